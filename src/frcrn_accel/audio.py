@@ -1,0 +1,219 @@
+"""Audio as numbers: array formats, sample formats, rates and levels. No engine and no files.
+
+Inside the library audio is `float32 (channels, samples)` with full scale at 1.0, handed on in blocks: an
+iterable of such arrays whose samples follow each other.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from frcrn_accel.errors import AudioError
+
+__all__ = [
+    "MAX_CHANNELS",
+    "MAX_SAMPLE_RATE_HZ",
+    "MIN_SAMPLE_RATE_HZ",
+    "Blocks",
+    "Layout",
+    "check_finite",
+    "check_format",
+    "fit_length",
+    "float_to_int",
+    "measure_levels",
+    "mix_dry",
+    "resample",
+    "unpack",
+]
+
+MIN_SAMPLE_RATE_HZ = 8_000
+MAX_SAMPLE_RATE_HZ = 192_000
+MAX_CHANNELS = 64  # more is nearly always a (samples, channels) array that wants a transpose
+
+TARGET_LEVEL = 10 ** (-25 / 20)  # upstream's pipelines bring active speech to -25 dBFS RMS (FRCRN's `audio_norm`)
+SILENCE_LEVEL = 10 ** (-140 / 20)  # below this RMS a signal is left as it is: it has nothing to normalise
+
+Blocks = Iterable[NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What an array looked like, so that the result can be given back in the same form.
+
+    Attributes:
+        dtype: float32, float64, int16 or int32.
+        mono: Whether the array was `(samples,)`.
+        torch_device: The device of a torch tensor; None for a numpy array.
+    """
+
+    dtype: np.dtype[Any]
+    mono: bool
+    torch_device: Any = None
+
+    def pack(self, audio: NDArray[np.float32]) -> Any:
+        """Turn `float32 (channels, samples)` into the form of the original."""
+        out: Any = audio[0] if self.mono else audio
+        if self.dtype.kind == "i":
+            out = float_to_int(out, 8 * self.dtype.itemsize)
+        out = out.astype(self.dtype)
+        if self.torch_device is not None:
+            return sys.modules["torch"].from_numpy(np.ascontiguousarray(out)).to(self.torch_device)
+        return out
+
+
+def unpack(audio: Any) -> tuple[NDArray[np.float32], Layout]:
+    """Turn what a caller passed into `float32 (channels, samples)` and remember its form.
+
+    Args:
+        audio: numpy array or torch tensor, `(samples,)` or `(channels, samples)`, float32, float64, int16 or int32.
+
+    Raises:
+        AudioError: Another type, dtype or shape.
+    """
+    torch = sys.modules.get("torch")  # a caller who has a tensor has imported torch
+    device = None
+    if torch is not None and isinstance(audio, torch.Tensor):
+        device = audio.device
+        if audio.dtype not in (torch.float32, torch.float64, torch.int16, torch.int32):
+            raise AudioError(f"audio must be float32, float64, int16 or int32, got a tensor of {audio.dtype}")
+        audio = audio.detach().cpu().numpy()
+    if not isinstance(audio, np.ndarray):
+        raise AudioError(f"audio must be a numpy array or a torch tensor, got {type(audio).__name__}")
+    if audio.dtype not in (np.float32, np.float64, np.int16, np.int32):
+        raise AudioError(f"audio must be float32, float64, int16 or int32, got {audio.dtype}")
+    if audio.ndim not in (1, 2) or audio.ndim == 2 and not 1 <= audio.shape[0] <= MAX_CHANNELS:
+        raise AudioError(
+            f"audio must be (samples,) or (channels, samples) with 1 to {MAX_CHANNELS} channels, got shape "
+            f"{audio.shape}; transpose an array of (samples, channels)"
+        )
+    scale = -float(np.iinfo(audio.dtype).min) if audio.dtype.kind == "i" else 1.0
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which `check_finite` refuses
+        samples = np.atleast_2d(audio / scale if scale != 1.0 else audio).astype(np.float32)
+    return samples, Layout(audio.dtype.newbyteorder("="), audio.ndim == 1, device)
+
+
+def float_to_int(audio: NDArray[np.float32], bits: int) -> NDArray[np.int64]:
+    """Full scale at 1.0 to signed integers of so many bits, rounded and clipped, never wrapped."""
+    full_scale = 1 << (bits - 1)
+    return np.clip(np.rint(audio.astype(np.float64) * full_scale), -full_scale, full_scale - 1).astype(np.int64)
+
+
+def check_format(sample_rate_hz: int, channels: int) -> None:
+    """Refuse rates and channel counts outside the supported range.
+
+    Raises:
+        AudioError: With the legal range.
+    """
+    if not MIN_SAMPLE_RATE_HZ <= sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
+        raise AudioError(
+            f"sample rate must be {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ} Hz, got {sample_rate_hz}"
+        )
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise AudioError(f"audio must have 1 to {MAX_CHANNELS} channels, got {channels}")
+
+
+def check_finite(block: NDArray[np.float32], offset: int) -> None:
+    """Refuse NaN and infinity.
+
+    Args:
+        block: `(channels, samples)`.
+        offset: Position of the block in its signal, for the message.
+
+    Raises:
+        AudioError: With the channel and the sample.
+    """
+    if not np.isfinite(block).all():
+        channel, sample = np.argwhere(~np.isfinite(block))[0]
+        raise AudioError(f"audio holds NaN or infinity, first in channel {channel} at sample {offset + sample}")
+
+
+def resample(blocks: Blocks, from_hz: int, to_hz: int, channels: int) -> Iterator[NDArray[np.float32]]:
+    """Change the rate of a signal given in blocks; the result does not depend on how it is cut into blocks.
+
+    A short run of zeros at the end makes sure that `samples * to_hz / from_hz` is rounded up, never down: cut the
+    result with `fit_length`.
+    """
+    if from_hz == to_hz:
+        yield from blocks
+        return
+    stream = soxr.ResampleStream(from_hz, to_hz, channels, dtype="float32", quality="HQ")
+
+    def step(block: NDArray[np.float32], last: bool) -> NDArray[np.float32]:
+        out = stream.resample_chunk(block.T, last=last)
+        return np.ascontiguousarray(out.reshape(-1, channels).T)
+
+    for block in blocks:
+        yield step(block, last=False)
+    yield step(np.zeros((channels, -(-from_hz // to_hz)), np.float32), last=True)
+
+
+def fit_length(blocks: Blocks, samples: int, channels: int) -> Iterator[NDArray[np.float32]]:
+    """Cut a signal to a length, or fill it up with zeros."""
+    left = samples
+    for block in blocks:
+        yield block[:, :left]
+        left -= min(left, block.shape[1])
+    if left:
+        yield np.zeros((channels, left), np.float32)
+
+
+def mix_dry(wet: Blocks, dry: Blocks, dry_share: float) -> Iterator[NDArray[np.float32]]:
+    """Mix two signals of the same length that may be cut into different blocks.
+
+    Args:
+        wet: The denoised signal.
+        dry: The signal as it came in.
+        dry_share: Amplitude of the dry signal, 0 to 1; the wet one gets the rest.
+    """
+    dry_blocks = iter(dry)
+    kept: NDArray[np.float32] | None = None
+    for block in wet:
+        while kept is None or kept.shape[1] < block.shape[1]:
+            more = next(dry_blocks)
+            kept = more if kept is None else np.concatenate([kept, more], axis=1)
+        share = np.float32(dry_share)
+        yield block * (1 - share) + kept[:, : block.shape[1]] * share
+        kept = kept[:, block.shape[1] :]
+
+
+def measure_levels(
+    open_blocks: Callable[[], Blocks], channels: int
+) -> tuple[int, NDArray[np.float64]]:
+    """Length of a signal and the gain that brings each channel to the level the model was trained at.
+
+    Upstream scales in two stages: to -25 dBFS over everything, then again so that the samples above the mean
+    power (the active ones) are at -25 dBFS. The first stage cancels out, so what is left is the RMS of the samples
+    above the mean power. A channel without such samples (a square wave, silence) uses its plain RMS, and a channel
+    below -140 dBFS gets gain 1: it is silence and stays silence.
+
+    Args:
+        open_blocks: Gives the signal from its start each time it is called; it is read twice.
+        channels: Number of channels.
+
+    Returns:
+        The number of samples, and the gains, shape `(channels,)`.
+
+    """
+    samples = 0
+    energy = np.zeros(channels)
+    for block in open_blocks():
+        samples += block.shape[1]
+        energy += np.einsum("cn,cn->c", block, block, dtype=np.float64)
+    mean_power = energy / max(samples, 1)
+    active_energy = np.zeros(channels)
+    active_samples = np.zeros(channels)
+    for block in open_blocks():
+        power = np.square(block, dtype=np.float64)
+        active = power > mean_power[:, None]
+        active_energy += np.sum(power, axis=1, where=active)
+        active_samples += np.count_nonzero(active, axis=1)
+    power = np.where(active_samples > 0, active_energy / np.maximum(active_samples, 1), mean_power)
+    level = np.sqrt(power)
+    return samples, np.where(level > SILENCE_LEVEL, TARGET_LEVEL / np.maximum(level, SILENCE_LEVEL), 1.0)

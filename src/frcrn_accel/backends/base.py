@@ -1,0 +1,86 @@
+"""What an engine must offer: the whole contract between the denoiser and the thing that computes.
+
+A backend knows nothing of files, sample rates, levels or windows. It gets batches of `float32 (batch, samples)`
+at the model's rate and level and gives the same back; the STFT is inside the model.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frcrn_accel.models import ModelFile
+
+__all__ = ["Backend", "Session"]
+
+
+class Session(abc.ABC):
+    """A model that an engine has loaded and is ready to run.
+
+    Attributes:
+        device: What it really runs on, asked of the engine after loading, e.g. `"CPU, 2 threads"`.
+    """
+
+    device: str
+
+    @abc.abstractmethod
+    def run(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Denoise a batch.
+
+        Must be safe to call from several threads at once. Each row's result must not depend on the other rows.
+
+        Args:
+            audio: `(batch, samples)`, `samples` a multiple of the model's hop and at least its window.
+
+        Returns:
+            The denoised batch, same shape, a new array.
+
+        Raises:
+            EngineError: The engine failed.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most engines free what they hold when they are dropped
+        """Free what the engine holds. No call follows it."""
+
+
+class Backend(abc.ABC):
+    """One engine, with its options. A subclass is what an entry point of the group names.
+
+    The class must be importable without the engine: import the engine in `check` and `load`.
+
+    Attributes:
+        name: The name users type.
+        description: One line for tables.
+        priority: `backend="auto"` takes the usable backend with the highest; negative is never chosen.
+        batch_size: Windows that one call takes at best.
+    """
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    priority: ClassVar[int] = 0
+    batch_size: int = 1
+
+    @classmethod
+    @abc.abstractmethod
+    def check(cls) -> None:
+        """Find out whether this backend can run here.
+
+        Raises:
+            BackendUnavailable: It cannot; with the reason and what to install.
+        """
+
+    @abc.abstractmethod
+    def load(self, model: ModelFile, threads: int) -> Session:
+        """Load a model.
+
+        Args:
+            model: The file and what it says of itself.
+            threads: Number of CPU threads to compute with, 1 or more.
+
+        Raises:
+            BackendUnavailable: The engine cannot run here, or fell back to another device than this backend's.
+            ModelError: The engine cannot read the file.
+        """

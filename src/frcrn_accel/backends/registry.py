@@ -1,0 +1,124 @@
+"""Finding backends: entry points of one group, the built-in ones included."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+from frcrn_accel.backends.base import Backend
+from frcrn_accel.errors import BackendUnavailable, UnknownBackendError
+
+__all__ = ["ENTRY_POINT_GROUP", "BackendStatus", "backend_statuses", "resolve_backend"]
+
+ENTRY_POINT_GROUP = "frcrn_accel.backends"
+AUTO = "auto"
+
+log = logging.getLogger("frcrn_accel")
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """Whether a backend can be used here.
+
+    Attributes:
+        name: Its name.
+        description: One line of what it is.
+        priority: Its rank for `backend="auto"`.
+        problem: Why it cannot be used and what to do; None if it can.
+    """
+
+    name: str
+    description: str
+    priority: int
+    problem: BackendUnavailable | None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can run here."""
+        return self.problem is None
+
+
+def backend_statuses() -> list[BackendStatus]:
+    """All installed backends, the one that `"auto"` would take first."""
+    statuses = []
+    for name in _entry_points():
+        try:
+            backend = _load_class(name)
+            description, priority = backend.description, backend.priority
+            problem = _problem_of(backend)
+        except BackendUnavailable as error:
+            description, priority, problem = "", -1, error
+        statuses.append(BackendStatus(name, description, priority, problem))
+    return sorted(statuses, key=lambda status: (not status.usable, -status.priority, status.name))
+
+
+def resolve_backend(backend: str | type[Backend] | Backend) -> Backend:
+    """Turn what the user gave into a backend that can run here.
+
+    Args:
+        backend: A name, `"auto"`, a class or an instance.
+
+    Raises:
+        UnknownBackendError: No backend of that name is installed.
+        BackendUnavailable: It is installed but cannot run here.
+    """
+    if isinstance(backend, str):
+        backend = _choose() if backend == AUTO else _load_class(backend)
+    if isinstance(backend, type) and issubclass(backend, Backend):
+        backend = backend()
+    if not isinstance(backend, Backend):
+        raise TypeError(f"backend must be a name, a Backend class or an instance of one, got {backend!r}")
+    backend.check()
+    return backend
+
+
+def _choose() -> type[Backend]:
+    statuses = backend_statuses()
+    usable = [status for status in statuses if status.usable and status.priority >= 0]
+    if not usable:
+        remedies = "; ".join(str(status.problem) for status in statuses if status.problem is not None)
+        raise BackendUnavailable(AUTO, "no backend can run", f"for one: {remedies}" if remedies else "reinstall")
+    chosen, others = usable[0], [status.name for status in usable[1:]]
+    log.info(
+        "backend 'auto' chose %r, the usable backend with the highest priority%s",
+        chosen.name,
+        f" (before {', '.join(others)})" if others else "",
+    )
+    return _load_class(chosen.name)
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name in found and point.value != found[point.name].value:
+            log.warning("two backends are named %r: %s is used", point.name, found[point.name].value)
+        found.setdefault(point.name, point)
+    return found
+
+
+def _load_class(name: str) -> type[Backend]:
+    point = _entry_points().get(name)
+    if point is None:
+        names = ", ".join(sorted(_entry_points()))
+        raise UnknownBackendError(f"unknown backend {name!r}: installed are {names}, or 'auto'")
+    try:
+        loaded = point.load()
+    except Exception as error:  # a plug-in may fail in any way; that must not take the others down
+        log.warning("backend %r (%s) cannot be loaded: %s", name, point.value, error)
+        raise BackendUnavailable(
+            name, f"its plug-in {point.value} cannot be loaded ({error!r})", "repair or uninstall the plug-in"
+        ) from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Backend)):
+        raise BackendUnavailable(
+            name, f"its entry point {point.value} is no subclass of Backend", "repair or uninstall the plug-in"
+        )
+    return loaded
+
+
+def _problem_of(backend: type[Backend]) -> BackendUnavailable | None:
+    try:
+        backend.check()
+    except BackendUnavailable as error:
+        return error
+    return None

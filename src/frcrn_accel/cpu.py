@@ -1,0 +1,41 @@
+"""How many CPU threads this process may use."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+__all__ = ["available_cpus"]
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_cpus(cgroup: Path = _CGROUP) -> int:
+    """CPUs this process may use: its affinity, limited by its container's quota. At least 1.
+
+    Engines that are not told size their thread pool by the host's cores, which a container has only a share of.
+
+    Args:
+        cgroup: Where the control group file system is mounted.
+    """
+    try:
+        cpus = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        cpus = os.cpu_count() or 1
+    return max(1, min(cpus, _quota(cgroup) or cpus))
+
+
+def _quota(cgroup: Path) -> int | None:
+    """The container's CPU quota in whole CPUs, rounded up; None without one."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()  # version 2
+    except (OSError, ValueError):
+        try:
+            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()  # version 1
+            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if not quota.isdecimal() or not period.isdecimal() or int(period) == 0:  # "max" and -1 mean no limit
+        return None
+    return math.ceil(int(quota) / int(period))

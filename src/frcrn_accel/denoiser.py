@@ -1,0 +1,219 @@
+"""The one class users meet."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import numpy as np
+from typing_extensions import Self
+
+from frcrn_accel.audio import check_format, unpack
+from frcrn_accel.backends import Backend, resolve_backend
+from frcrn_accel.cpu import available_cpus
+from frcrn_accel.models import DEFAULT_MODEL, ModelMetadata, find_model
+from frcrn_accel.pipeline import Engine, Signal, denoise_signal
+from frcrn_accel.windows import Windowing
+
+__all__ = ["MAX_DURATION_S", "Denoiser", "FileReport"]
+
+MAX_DURATION_S = 24 * 3600.0
+_ARRAY_BLOCK_SAMPLES = 1 << 20
+
+AudioT = TypeVar("AudioT")
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What became of one file.
+
+    Attributes:
+        source: The file that was read.
+        target: The file that was written.
+        sample_rate_hz: Rate of both.
+        channels: Channels of both.
+        duration_s: Length of the audio.
+        processing_s: Time it took, reading and writing included.
+        clipped_samples: Samples beyond full scale that an integer encoding clipped.
+    """
+
+    source: Path
+    target: Path
+    sample_rate_hz: int
+    channels: int
+    duration_s: float
+    processing_s: float
+    clipped_samples: int
+
+    @property
+    def real_time_factor(self) -> float:
+        """Processing time over audio time; not a number for a file without audio."""
+        return self.processing_s / self.duration_s if self.duration_s else math.nan
+
+
+class Denoiser:
+    """A speech denoiser: one loaded model, for any number of signals and threads.
+
+    >>> denoiser = Denoiser()
+    >>> clean = denoiser(noisy, sample_rate=48_000)
+
+    Args:
+        model: A known name (see `frcrn_accel.models.known_models`) or the path of a file made by
+            `frcrn-accel export`.
+        backend: Name of an engine, `"auto"` for the best usable one, a `Backend` class or an instance.
+        threads: CPU threads to compute with; by default as many as this process may use.
+        attenuation_limit_db: At most this much noise is taken away, by mixing in the signal as it came: for
+            listeners, and speech recognisers, that do better with some noise left. None for no limit.
+        windowing: How long signals are cut.
+        batch_size: Windows for one call of the engine; by default what the backend says suits it.
+
+    Raises:
+        UnknownBackendError: No backend of that name is installed.
+        BackendUnavailable: The backend cannot run here; the text says why and what to install.
+        ModelError: The model is unknown, missing or damaged.
+        ValueError: An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = DEFAULT_MODEL,
+        *,
+        backend: str | type[Backend] | Backend = "auto",
+        threads: int | None = None,
+        attenuation_limit_db: float | None = None,
+        windowing: Windowing | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if attenuation_limit_db is not None and not attenuation_limit_db >= 0:
+            raise ValueError(f"attenuation_limit_db must be 0 or more, got {attenuation_limit_db}")
+        file = find_model(model)
+        engine = resolve_backend(backend)
+        self.backend = engine.name
+        self.threads = threads or available_cpus()
+        self.attenuation_limit_db = attenuation_limit_db
+        self._engine: Engine | None = Engine(
+            session=engine.load(file, self.threads),
+            metadata=file.metadata,
+            windowing=windowing or Windowing(),
+            batch_size=batch_size or engine.batch_size,
+        )
+
+    @property
+    def model(self) -> ModelMetadata:
+        """What the model says of itself."""
+        return self._open().metadata
+
+    @property
+    def device(self) -> str:
+        """What the engine really runs on."""
+        return self._open().session.device
+
+    def __call__(self, audio: AudioT, sample_rate: int) -> AudioT:
+        """Denoise audio in memory.
+
+        Args:
+            audio: numpy array or torch tensor, `(samples,)` or `(channels, samples)`; float32 or float64 with full
+                scale at 1.0, or int16 or int32. Each channel is denoised by itself.
+            sample_rate: Its rate, 8,000 to 192,000 Hz. The model works at 16 kHz: what lies above 8 kHz is not in
+                the result, except for the share that an attenuation limit keeps.
+
+        Returns:
+            The same kind of object: type, dtype, shape, rate and level. Integers are clipped, never wrapped.
+
+        Raises:
+            AudioError: Another type, dtype or shape; NaN or infinity; a rate out of range.
+            EngineError: The engine failed.
+        """
+        samples, layout = unpack(audio)
+        check_format(sample_rate, samples.shape[0])
+        starts = range(0, samples.shape[1], _ARRAY_BLOCK_SAMPLES)
+        signal = Signal(
+            lambda: (samples[:, start : start + _ARRAY_BLOCK_SAMPLES] for start in starts),
+            sample_rate,
+            samples.shape[0],
+        )
+        blocks = [samples[:, :0], *denoise_signal(signal, self._open(), self._dry_share)]
+        packed: AudioT = layout.pack(np.concatenate(blocks, axis=1))
+        return packed
+
+    def denoise_file(
+        self,
+        source: str | Path,
+        target: str | Path,
+        *,
+        overwrite: bool = False,
+        progress: Callable[[float, float], None] | None = None,
+        max_duration_s: float = MAX_DURATION_S,
+    ) -> FileReport:
+        """Denoise a file, from disk to disk, in memory that does not grow with its length.
+
+        Args:
+            source: Any file that libsndfile reads: WAV, FLAC, OGG, Opus, MP3, AIFF and more.
+            target: The file to write. Its suffix tells the format; rate, channels, tags and, where the format has
+                it, encoding are those of the source. It appears when it is complete, not before.
+            overwrite: Replace `target` if it exists.
+            progress: Called now and then with the seconds of audio done and the seconds there are.
+            max_duration_s: Refuse audio that is longer.
+
+        Raises:
+            AudioError: `source` cannot be read or denoised, or `target` cannot be written.
+            OutputExistsError: `target` exists and `overwrite` is false.
+            EngineError: The engine failed.
+        """
+        from frcrn_accel.files import create_audio, open_audio
+
+        began = time.perf_counter()
+        file = open_audio(Path(source))
+        rate_hz = file.sample_rate_hz
+        signal = Signal(file.blocks, rate_hz, file.channels, max_samples=int(max_duration_s * rate_hz))
+        samples = 0
+        with create_audio(Path(target), file, overwrite=overwrite) as writer:
+            for block in denoise_signal(signal, self._open(), self._dry_share):
+                writer.write(block)
+                samples += block.shape[1]
+                if progress is not None:
+                    progress(samples / rate_hz, max(samples, file.samples) / rate_hz)
+        return FileReport(
+            source=file.path,
+            target=Path(target),
+            sample_rate_hz=rate_hz,
+            channels=file.channels,
+            duration_s=samples / rate_hz,
+            processing_s=time.perf_counter() - began,
+            clipped_samples=writer.clipped_samples,
+        )
+
+    def close(self) -> None:
+        """Free the engine. The denoiser cannot be used any more; closing it again does nothing."""
+        if self._engine is not None:
+            self._engine.session.close()
+            self._engine = None
+
+    def __enter__(self) -> Self:
+        """Return itself; leaving the block closes it."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    @property
+    def _dry_share(self) -> float:
+        limit_db = self.attenuation_limit_db
+        return 0.0 if limit_db is None else float(10 ** (-limit_db / 20))
+
+    def _open(self) -> Engine:
+        if self._engine is None:
+            raise ValueError("this Denoiser is closed: make a new one")
+        return self._engine

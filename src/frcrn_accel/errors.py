@@ -1,0 +1,100 @@
+"""Every error this library raises on purpose.
+
+::
+
+    FrcrnAccelError
+    ├── AudioError          the audio cannot be denoised: not finite, unreadable, out of range (also a ValueError)
+    ├── OutputExistsError   the output file is there and overwriting was not asked for (also a FileExistsError)
+    ├── ModelError          a model file or checkpoint is missing, damaged or not an FRCRN
+    ├── ExportError         the exported graph did not match the checkpoint it came from
+    ├── MissingExtraError   a feature needs a package of an extra that is not installed (also an ImportError)
+    └── BackendError
+        ├── UnknownBackendError    no backend of that name is installed (also a LookupError)
+        ├── BackendUnavailable     the backend is installed but cannot run here
+        └── EngineError            the engine failed while it ran, or gave numbers that are not finite
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AudioError",
+    "BackendError",
+    "BackendUnavailable",
+    "EngineError",
+    "ExportError",
+    "FrcrnAccelError",
+    "MissingExtraError",
+    "ModelError",
+    "OutputExistsError",
+    "UnknownBackendError",
+]
+
+
+class FrcrnAccelError(Exception):
+    """Base of all errors of this library; its text is one line that can be shown to a person."""
+
+
+class AudioError(FrcrnAccelError, ValueError):
+    """The audio cannot be denoised."""
+
+
+class OutputExistsError(FrcrnAccelError, FileExistsError):
+    """The output file exists and overwriting it was not asked for."""
+
+
+class ModelError(FrcrnAccelError):
+    """A model file or a checkpoint is missing, damaged or not an FRCRN."""
+
+
+class ExportError(FrcrnAccelError):
+    """The exported graph did not match the checkpoint it came from; nothing was written."""
+
+
+class MissingExtraError(FrcrnAccelError, ImportError):
+    """A feature needs packages that are not installed.
+
+    Args:
+        feature: What was asked for, as the start of a sentence.
+        extra: Name of the extra that brings the packages.
+        cause: The import error, for its text.
+    """
+
+    def __init__(self, feature: str, extra: str, cause: ImportError) -> None:
+        super().__init__(f"{feature} needs more packages ({cause}): {install_hint(extra)}")
+        self.extra = extra
+
+
+class BackendError(FrcrnAccelError):
+    """Base of the errors around engines."""
+
+
+class UnknownBackendError(BackendError, LookupError):
+    """No backend of that name is installed."""
+
+
+class BackendUnavailable(BackendError):  # noqa: N818 - the name users catch reads as a state, not an event
+    """A backend is installed but cannot run here.
+
+    Args:
+        backend: Name of the backend.
+        reason: What is missing or failed.
+        remedy: What to install or do.
+
+    Attributes:
+        backend, reason, remedy: The arguments.
+    """
+
+    def __init__(self, backend: str, reason: str, remedy: str) -> None:
+        super().__init__(f"backend {backend!r} cannot run here: {reason}; {remedy}")
+        self.backend = backend
+        self.reason = reason
+        self.remedy = remedy
+
+
+class EngineError(BackendError):
+    """The engine failed while it ran, or gave numbers that are not finite."""
+
+
+def install_hint(extra: str) -> str:
+    """The pip line that installs an extra."""
+    return f"pip install 'frcrn-accel[{extra}]'"

@@ -1,0 +1,100 @@
+"""A small writer of ONNX graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+__all__ = ["OPSET", "GraphWriter"]
+
+OPSET = 17
+IR_VERSION = 8  # the one of opset 17, so that engines of that age read the file
+
+
+class GraphWriter:
+    """Collects nodes and tensors; every method that adds something returns the name of its output.
+
+    Args:
+        weights: Tensors that `weight` can refer to. Only those used end up in the file, once each, by their names.
+    """
+
+    def __init__(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        self._weights = weights
+        self._nodes: list[onnx.NodeProto] = []
+        self._tensors: dict[str, onnx.TensorProto] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._scope: list[str] = []
+        self._counts: dict[str, int] = {}
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Nodes added inside carry the name in front of theirs: `unet.encoders.0/Conv_1`."""
+        self._scope.append(name)
+        try:
+            yield
+        finally:
+            self._scope.pop()
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node with one output."""
+        return self.ops(kind, 1, *inputs, **attributes)[0]
+
+    def ops(self, kind: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
+        """Add a node with several outputs."""
+        name = self._name(kind)
+        names = [name] if outputs == 1 else [f"{name}:{i}" for i in range(outputs)]
+        self._nodes.append(helper.make_node(kind, list(inputs), names, name=name, **attributes))
+        return names
+
+    def weight(self, key: str) -> str:
+        """Refer to one of the weights."""
+        if key not in self._tensors:
+            self._tensors[key] = numpy_helper.from_array(np.ascontiguousarray(self._weights[key]), key)
+        return key
+
+    def constant(self, value: Any, dtype: Any = np.float32) -> str:
+        """Add a constant; equal ones are stored once."""
+        array = np.asarray(value, dtype)
+        identity = (array.dtype.str, array.shape, array.tobytes())
+        if identity not in self._constants:
+            name = self._constants[identity] = f"constant_{len(self._constants)}"
+            self._tensors[name] = numpy_helper.from_array(array, name)
+        return self._constants[identity]
+
+    def ints(self, *values: int) -> str:
+        """Add a vector of int64, the form shapes and axes take."""
+        return self.constant(values, np.int64)
+
+    def build(
+        self, audio_in: str, audio_out: str, name: str, producer_version: str, properties: Mapping[str, str]
+    ) -> onnx.ModelProto:
+        """Make the model: `float32 (batch, samples)` in and out, both axes dynamic."""
+        self._nodes[-1].output[0] = audio_out
+        graph = helper.make_graph(
+            self._nodes,
+            name,
+            [helper.make_tensor_value_info(audio_in, TensorProto.FLOAT, ["batch", "samples"])],
+            [helper.make_tensor_value_info(audio_out, TensorProto.FLOAT, ["batch", "samples_out"])],
+            list(self._tensors.values()),
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="frcrn-accel",
+            producer_version=producer_version,
+        )
+        helper.set_model_props(model, dict(properties))
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+    def _name(self, kind: str) -> str:
+        path = "".join(f"{part}/" for part in self._scope) + kind
+        self._counts[path] = self._counts.get(path, -1) + 1
+        return f"{path}_{self._counts[path]}" if self._counts[path] else path

@@ -1,0 +1,166 @@
+"""Audio files: reading in blocks, and writing so that a file is either whole or not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from frcrn_accel.atomic import replacing
+from frcrn_accel.audio import check_format, float_to_int
+from frcrn_accel.errors import AudioError, OutputExistsError
+
+__all__ = ["AudioFile", "AudioWriter", "audio_suffixes", "create_audio", "open_audio"]
+
+_BLOCK_SAMPLES = 1 << 16
+_WAV_LIMIT_BYTES = 1 << 32
+_TAGS = ("title", "copyright", "artist", "comment", "date", "album", "license", "tracknumber", "genre")
+_INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+_FORMAT_OF_SUFFIX = {".aif": "AIFF", ".oga": "OGG", ".opus": "OGG"}  # the others are their format's name
+
+
+@dataclass(frozen=True)
+class AudioFile:
+    """What an audio file holds.
+
+    Attributes:
+        path: Where it is.
+        sample_rate_hz: Its rate.
+        channels: Its channels.
+        samples: Samples of each channel, as its header says.
+        format: libsndfile's name of its format, e.g. `"WAV"`.
+        subtype: libsndfile's name of its encoding, e.g. `"PCM_16"`.
+        tags: Title, artist and such.
+    """
+
+    path: Path
+    sample_rate_hz: int
+    channels: int
+    samples: int
+    format: str
+    subtype: str
+    tags: dict[str, str]
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """The audio from its start, as `float32 (channels, samples)`.
+
+        Raises:
+            AudioError: The file cannot be decoded to its end.
+        """
+        with _reading(self.path), soundfile.SoundFile(self.path) as file:
+            while len(block := file.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)):
+                yield np.ascontiguousarray(block.T)
+
+
+def open_audio(path: Path) -> AudioFile:
+    """Look at an audio file.
+
+    Raises:
+        AudioError: It is missing, no audio file, or outside the supported rates and channels.
+    """
+    if not path.is_file():
+        raise AudioError(f"{str(path)!r} {'is no file' if path.exists() else 'does not exist'}")
+    with _reading(path), soundfile.SoundFile(path) as file:
+        check_format(file.samplerate, file.channels)
+        tags = {tag: text for tag in _TAGS if (text := getattr(file, tag))}
+        return AudioFile(
+            path, file.samplerate, file.channels, file.frames, file.format, file.subtype, tags
+        )
+
+
+def audio_suffixes() -> set[str]:
+    """Suffixes of the formats that can be read and written, lower case, with the dot."""
+    return {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"} | _FORMAT_OF_SUFFIX.keys()
+
+
+class AudioWriter:
+    """Takes blocks for a file.
+
+    Attributes:
+        clipped_samples: Samples beyond full scale so far; an integer encoding clips them.
+    """
+
+    def __init__(self, file: soundfile.SoundFile) -> None:
+        self._file = file
+        self._bits = _INTEGER_BITS.get(file.subtype)
+        self.clipped_samples = 0
+
+    def write(self, block: NDArray[np.float32]) -> None:
+        """Append `float32 (channels, samples)`."""
+        if self._bits is None:
+            self._file.write(block.T)
+            return
+        # libsndfile reads full scale as 1.0 but writes 1.0 as one step less, so integers are made here, in the upper
+        # bits of an int32: what comes in and is not changed goes out bit for bit.
+        self.clipped_samples += int(np.count_nonzero(np.abs(block) > 1.0))
+        shifted = float_to_int(block, self._bits) << (32 - self._bits)
+        self._file.write(shifted.T.astype(np.int32))
+
+
+@contextmanager
+def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[AudioWriter]:
+    """Write an audio file; it appears under its name when the block ends without an error.
+
+    Args:
+        path: The file to make; its suffix tells the format.
+        like: Rate, channels, tags and, if the format has it, encoding come from here.
+        overwrite: Replace a file that is there.
+
+    Raises:
+        AudioError: The format is unknown or cannot hold this audio, or the folder is not writable.
+        OutputExistsError: `path` exists and `overwrite` is false.
+    """
+    file_format, subtype = _target_format(path, like)
+    with _writing(path), replacing(path, overwrite=overwrite) as temporary:
+        file = soundfile.SoundFile(
+            temporary, "w", like.sample_rate_hz, like.channels, subtype, format=file_format
+        )
+        with file:
+            for tag, text in like.tags.items():
+                setattr(file, tag, text)
+            yield AudioWriter(file)
+
+
+def _target_format(path: Path, like: AudioFile) -> tuple[str, str]:
+    """libsndfile's format and encoding for a new file."""
+    suffix = path.suffix.lower()
+    if suffix == like.path.suffix.lower():
+        file_format = like.format
+    else:
+        file_format = _FORMAT_OF_SUFFIX.get(suffix, suffix[1:].upper())
+    if file_format == "RAW" or file_format not in soundfile.available_formats():
+        raise AudioError(f"{str(path)!r}: unknown audio format {suffix!r}; try .wav, .flac, .ogg or .mp3")
+    if file_format in ("WAV", "WAVEX") and like.samples * like.channels * 8 >= _WAV_LIMIT_BYTES:
+        file_format = "RF64"  # the WAV for sizes beyond 32 bits
+    subtypes = soundfile.available_subtypes(file_format)
+    if suffix == ".opus":
+        return file_format, "OPUS"
+    return file_format, like.subtype if like.subtype in subtypes else soundfile.default_subtype(file_format)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, soundfile.SoundFileError) as error:
+        raise AudioError(f"{str(path)!r} cannot be read as audio: {_reason(error)}") from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OutputExistsError:
+        raise
+    except (OSError, soundfile.SoundFileError) as error:
+        raise AudioError(f"{str(path)!r} cannot be written: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    return str(text).rstrip(".")

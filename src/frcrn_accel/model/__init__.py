@@ -1,0 +1,1 @@
+"""FRCRN itself: its topology, its weights, and the reference implementation in PyTorch."""

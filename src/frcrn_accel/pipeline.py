@@ -1,0 +1,174 @@
+"""The way of a signal through the model, block by block, in memory that does not grow with its length.
+
+::
+
+    blocks at the source's rate ── resample ── 16 kHz ── gain ── windows ── engine ── cross-fade ── 1 / gain
+        │                                                                                             │
+        └──────────────── dry share (attenuation limit) ─────────────── + ───────── resample back ────┘
+
+A signal is read two times before that, for its level: one gain for the whole of each channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frcrn_accel.audio import Blocks, check_finite, fit_length, measure_levels, mix_dry, resample
+from frcrn_accel.backends import Session
+from frcrn_accel.errors import AudioError, EngineError
+from frcrn_accel.models import ModelMetadata
+from frcrn_accel.windows import Windowing
+
+__all__ = ["Engine", "Signal", "denoise_signal"]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Audio that can be read from its start as often as needed.
+
+    Attributes:
+        open_blocks: Gives the blocks, `float32 (channels, samples)`, from the start each time it is called.
+        sample_rate_hz: Its rate.
+        channels: Its channels.
+        max_samples: It is refused if it goes on for longer; None for no limit.
+    """
+
+    open_blocks: Callable[[], Blocks]
+    sample_rate_hz: int
+    channels: int
+    max_samples: int | None = None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A loaded model and how it is to be used.
+
+    Attributes:
+        session: The model in an engine.
+        metadata: What the model says of itself.
+        windowing: How long signals are cut.
+        batch_size: Windows for one call of the session, counted over all channels.
+    """
+
+    session: Session
+    metadata: ModelMetadata
+    windowing: Windowing
+    batch_size: int
+
+
+def denoise_signal(signal: Signal, engine: Engine, dry_share: float) -> Iterator[NDArray[np.float32]]:
+    """Denoise.
+
+    Args:
+        signal: What to denoise.
+        engine: What to denoise it with.
+        dry_share: Amplitude of the signal as it came in that is mixed into the result, 0 to 1.
+
+    Yields:
+        Blocks of the result: as many samples as the signal has, at its rate and level.
+
+    Raises:
+        AudioError: The signal holds NaN or infinity, or is too long.
+        EngineError: The engine failed or gave numbers that are not finite.
+    """
+    samples = 0
+
+    def source() -> Iterator[NDArray[np.float32]]:
+        nonlocal samples
+        samples = 0
+        for block in signal.open_blocks():
+            check_finite(block, samples)
+            samples += block.shape[1]
+            if signal.max_samples is not None and samples > signal.max_samples:
+                limit_s = signal.max_samples / signal.sample_rate_hz
+                raise AudioError(f"audio is longer than the limit of {limit_s:g} s")
+            yield block
+
+    rate_hz = engine.metadata.sample_rate_hz
+
+    def at_model_rate() -> Blocks:
+        return resample(source(), signal.sample_rate_hz, rate_hz, signal.channels)
+
+    model_samples, gains = measure_levels(at_model_rate, signal.channels)
+    total = samples  # from here on `samples` counts the third reading
+    if total == 0:
+        return
+    wet = _enhance(at_model_rate(), model_samples, gains, engine)
+    wet = resample(wet, rate_hz, signal.sample_rate_hz, signal.channels)
+    wet = fit_length(wet, total, signal.channels)
+    yield from mix_dry(wet, signal.open_blocks(), dry_share) if dry_share > 0 else wet
+
+
+def _enhance(
+    blocks: Blocks, samples: int, gains: NDArray[np.float64], engine: Engine
+) -> Iterator[NDArray[np.float32]]:
+    """Denoise at the model's rate: cut into windows, run, join."""
+    hop = engine.metadata.hop_samples
+    # Silence around the signal puts each of its samples into as many STFT frames as any other; the first and last
+    # hop of what the model gives are not reliable.
+    margin = engine.metadata.window_samples - hop
+    padded = -(-(samples + 2 * margin) // hop) * hop
+    plan = engine.windowing.plan(padded, engine.metadata.sample_rate_hz, hop)
+    gain = gains.astype(np.float32)[:, None]
+    feed = _Feed(blocks, len(gains), margin)
+    windows_per_call = max(1, engine.batch_size // len(gains))
+    joined = np.zeros((len(gains), 0), np.float32)  # the sum so far, from `position` on
+    position = 0
+    for first in range(0, len(plan), windows_per_call):
+        windows = plan[first : first + windows_per_call]
+        batch = np.stack([feed.read(window.start, window.stop) for window in windows])
+        denoised = _run(engine, (batch * gain).reshape(-1, batch.shape[-1])).reshape(batch.shape) / gain
+        for index, (window, piece) in enumerate(zip(windows, denoised, strict=True), first):
+            grown = np.zeros((len(gains), window.stop - position), np.float32)
+            grown[:, : joined.shape[1]] = joined
+            grown[:, window.start - position :] += piece * window.weights()
+            end = plan[index + 1].fade_in[0] if index + 1 < len(plan) else padded
+            lead = max(0, margin - position)
+            yield grown[:, lead : min(end, margin + samples) - position]
+            joined, position = grown[:, end - position :], end
+
+
+def _run(engine: Engine, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Run rows of one length, at most `batch_size` at a time."""
+    parts = []
+    for first in range(0, len(rows), engine.batch_size):
+        part = rows[first : first + engine.batch_size]
+        denoised = engine.session.run(part)
+        if denoised.shape != part.shape:
+            raise EngineError(f"the engine gave {denoised.shape} for a batch of {part.shape}")
+        if not np.isfinite(denoised).all():
+            raise EngineError("the engine gave NaN or infinity for audio that has none")
+        parts.append(denoised)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+class _Feed:
+    """Reads windows out of blocks; forgets what lies before the last window's start.
+
+    Args:
+        blocks: The signal.
+        channels: Its channels.
+        margin: Zeros before it.
+    """
+
+    def __init__(self, blocks: Blocks, channels: int, margin: int) -> None:
+        self._blocks = iter(blocks)
+        self._held = np.zeros((channels, margin), np.float32)
+        self._start = 0
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Samples `start` to `stop`, zeros where the signal has ended. `start` must not go back."""
+        pieces = [self._held[:, start - self._start :]]
+        length = pieces[0].shape[1]
+        while length < stop - start:
+            block = next(self._blocks, None)
+            if block is None:
+                block = np.zeros((self._held.shape[0], stop - start - length), np.float32)
+            pieces.append(block)
+            length += block.shape[1]
+        self._held, self._start = np.concatenate(pieces, axis=1), start
+        return self._held[:, : stop - start]
