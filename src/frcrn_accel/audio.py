@@ -86,9 +86,9 @@ def unpack(audio: Any) -> tuple[NDArray[np.float32], Layout]:
         audio = audio.detach().cpu().numpy()
     if not isinstance(audio, np.ndarray):
         raise AudioError(f"audio must be a numpy array or a torch tensor, got {type(audio).__name__}")
-    if audio.dtype not in (np.float32, np.float64, np.int16, np.int32):
+    if audio.dtype.newbyteorder("=") not in (np.float32, np.float64, np.int16, np.int32):
         raise AudioError(f"audio must be float32, float64, int16 or int32, got {audio.dtype}")
-    if audio.ndim not in (1, 2) or audio.ndim == 2 and not 1 <= audio.shape[0] <= MAX_CHANNELS:
+    if audio.ndim not in (1, 2) or (audio.ndim == 2 and not 1 <= audio.shape[0] <= MAX_CHANNELS):
         raise AudioError(
             f"audio must be (samples,) or (channels, samples) with 1 to {MAX_CHANNELS} channels, got shape "
             f"{audio.shape}; transpose an array of (samples, channels)"
@@ -112,9 +112,7 @@ def check_format(sample_rate_hz: int, channels: int) -> None:
         AudioError: With the legal range.
     """
     if not MIN_SAMPLE_RATE_HZ <= sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
-        raise AudioError(
-            f"sample rate must be {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ} Hz, got {sample_rate_hz}"
-        )
+        raise AudioError(f"sample rate must be {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ} Hz, got {sample_rate_hz}")
     if not 1 <= channels <= MAX_CHANNELS:
         raise AudioError(f"audio must have 1 to {MAX_CHANNELS} channels, got {channels}")
 
@@ -183,9 +181,7 @@ def mix_dry(wet: Blocks, dry: Blocks, dry_share: float) -> Iterator[NDArray[np.f
         kept = kept[:, block.shape[1] :]
 
 
-def measure_levels(
-    open_blocks: Callable[[], Blocks], channels: int
-) -> tuple[int, NDArray[np.float64]]:
+def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> tuple[int, NDArray[np.float64]]:
     """Length of a signal and the gain that brings each channel to the level the model was trained at.
 
     Upstream scales in two stages: to -25 dBFS over everything, then again so that the samples above the mean

@@ -72,7 +72,7 @@ class UnknownBackendError(BackendError, LookupError):
     """No backend of that name is installed."""
 
 
-class BackendUnavailable(BackendError):  # noqa: N818 - the name users catch reads as a state, not an event
+class BackendUnavailable(BackendError):
     """A backend is installed but cannot run here.
 
     Args:

@@ -68,9 +68,7 @@ def open_audio(path: Path) -> AudioFile:
     with _reading(path), soundfile.SoundFile(path) as file:
         check_format(file.samplerate, file.channels)
         tags = {tag: text for tag in _TAGS if (text := getattr(file, tag))}
-        return AudioFile(
-            path, file.samplerate, file.channels, file.frames, file.format, file.subtype, tags
-        )
+        return AudioFile(path, file.samplerate, file.channels, file.frames, file.format, file.subtype, tags)
 
 
 def audio_suffixes() -> set[str]:
@@ -117,9 +115,7 @@ def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[Au
     """
     file_format, subtype = _target_format(path, like)
     with _writing(path), replacing(path, overwrite=overwrite) as temporary:
-        file = soundfile.SoundFile(
-            temporary, "w", like.sample_rate_hz, like.channels, subtype, format=file_format
-        )
+        file = soundfile.SoundFile(temporary, "w", like.sample_rate_hz, like.channels, subtype, format=file_format)
         with file:
             for tag, text in like.tags.items():
                 setattr(file, tag, text)

@@ -123,12 +123,11 @@ def _enhance(
         batch = np.stack([feed.read(window.start, window.stop) for window in windows])
         denoised = _run(engine, (batch * gain).reshape(-1, batch.shape[-1])).reshape(batch.shape) / gain
         for index, (window, piece) in enumerate(zip(windows, denoised, strict=True), first):
-            grown = np.zeros((len(gains), window.stop - position), np.float32)
-            grown[:, : joined.shape[1]] = joined
-            grown[:, window.start - position :] += piece * window.weights()
+            # Before `position`, where its fade-in begins, the window's weights are zero.
+            grown = (piece * window.weights())[:, position - window.start :]
+            grown[:, : joined.shape[1]] += joined
             end = plan[index + 1].fade_in[0] if index + 1 < len(plan) else padded
-            lead = max(0, margin - position)
-            yield grown[:, lead : min(end, margin + samples) - position]
+            yield grown[:, max(0, margin - position) : min(end, margin + samples) - position]
             joined, position = grown[:, end - position :], end
 
 

@@ -121,9 +121,7 @@ class Windowing:
         joins = [(start + size - future - fade, start + size - future) for start in starts[:-1]]
         return [
             Window(start, start + size, fade_in, fade_out)
-            for start, fade_in, fade_out in zip(
-                starts, [(0, 0), *joins], [*joins, (samples, samples)], strict=True
-            )
+            for start, fade_in, fade_out in zip(starts, [(0, 0), *joins], [*joins, (samples, samples)], strict=True)
         ]
 
 

@@ -111,7 +111,9 @@ def _load_class(name: str) -> type[Backend]:
         ) from error
     if not (isinstance(loaded, type) and issubclass(loaded, Backend)):
         raise BackendUnavailable(
-            name, f"its entry point {point.value} is no subclass of Backend", "repair or uninstall the plug-in"
+            name,
+            f"its entry point {point.value} is no subclass of Backend",
+            "repair or uninstall the plug-in",
         )
     return loaded
 

@@ -16,7 +16,6 @@ from frcrn_accel.export.graph import GraphWriter
 from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.model.topology import (
     BN_EPSILON,
-    DECODER_KERNELS,
     FSMN_ORDER,
     HOP_SAMPLES,
     LEAKY_SLOPE,
@@ -32,9 +31,7 @@ from frcrn_accel.model.topology import (
 __all__ = ["build_graph"]
 
 
-def build_graph(
-    weights: Weights, name: str, producer_version: str, properties: Mapping[str, str]
-) -> onnx.ModelProto:
+def build_graph(weights: Weights, name: str, producer_version: str, properties: Mapping[str, str]) -> onnx.ModelProto:
     """The whole network, `float32 (batch, samples)` to `float32 (batch, samples - samples % 320)`."""
     config = config_of(weights)
     if config is None:

@@ -109,16 +109,14 @@ class FRCRN(nn.Module):
         output_size = (1, audio.shape[-1])
         # The 1e-8 is upstream's; without it the very first sample, where the window is 0, would be 0 / 0.
         overlap = F.fold(windows, output_size, (1, WINDOW_SAMPLES), stride=(1, HOP_SAMPLES)).view(1, 1, -1)
-        return cast(Tensor, (audio / (overlap + 1e-8))[:, 0])
+        return (audio / (overlap + 1e-8))[:, 0]
 
 
 class _UNet(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         c = channels
-        self.encoders = nn.ModuleList(
-            _Encoder(c if i else 1, c, kernel) for i, kernel in enumerate(ENCODER_KERNELS)
-        )
+        self.encoders = nn.ModuleList(_Encoder(c if i else 1, c, kernel) for i, kernel in enumerate(ENCODER_KERNELS))
         # nn.Identity keeps the released numbering where a stage has no such layer.
         self.fsmn_enc = nn.ModuleList(_ComplexFsmn(c, axis=2) if i else nn.Identity() for i in range(STAGES))
         self.se_layers_enc = nn.ModuleList(_SqueezeExcitation(c) for _ in range(STAGES - 1))
@@ -259,9 +257,7 @@ class _SqueezeExcitation(nn.Module):
     @staticmethod
     def _layers(channels: int) -> nn.Sequential:
         squeezed = channels // SE_REDUCTION
-        return nn.Sequential(
-            nn.Linear(channels, squeezed), nn.ReLU(), nn.Linear(squeezed, channels), nn.Sigmoid()
-        )
+        return nn.Sequential(nn.Linear(channels, squeezed), nn.ReLU(), nn.Linear(squeezed, channels), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
         mean_re, mean_im = x.mean(dim=(2, 3)).chunk(2, dim=1)
@@ -271,9 +267,7 @@ class _SqueezeExcitation(nn.Module):
         return x * torch.cat([scale_re, scale_im], dim=1)[..., None, None]
 
 
-def _complex_weight(
-    re: nn.Module, im: nn.Module, *, outputs_first: bool
-) -> tuple[Tensor, Tensor]:
+def _complex_weight(re: nn.Module, im: nn.Module, *, outputs_first: bool) -> tuple[Tensor, Tensor]:
     """Weight and bias of the real convolution that is the complex one of these two."""
     w_re, w_im = cast(Tensor, re.weight), cast(Tensor, im.weight)
     b_re, b_im = cast(Tensor, re.bias), cast(Tensor, im.bias)

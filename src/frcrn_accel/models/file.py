@@ -97,9 +97,7 @@ class ModelFile:
         try:
             return cls(path, ModelMetadata.from_properties(properties))
         except ModelError as error:
-            raise ModelError(
-                f"{str(path)!r} is not a model made by 'frcrn-accel export': {error}"
-            ) from error
+            raise ModelError(f"{str(path)!r} is not a model made by 'frcrn-accel export': {error}") from error
 
 
 def _read_properties(file: BinaryIO) -> Iterator[tuple[str, str]]:

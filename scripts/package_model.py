@@ -1,0 +1,48 @@
+"""Put a model into the package: export its checkpoint and write its entry in the catalog.
+
+    python scripts/package_model.py CHECKPOINT --name frcrn-small --description ... --source ... --licence ...
+
+What is not given stays as it is in the catalog, so replacing a model is one command:
+
+    python scripts/package_model.py CHECKPOINT --name frcrn-small
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import frcrn_accel.models
+from frcrn_accel.export import export_model
+from frcrn_accel.models import known_models, sha256_of
+
+FOLDER = Path(frcrn_accel.models.__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Put a model into the package.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--name", default="frcrn-small")
+    for field in ("description", "source", "licence"):
+        parser.add_argument(f"--{field}")
+    options = parser.parse_args()
+
+    catalog_path = FOLDER / "catalog.json"
+    catalog = json.loads(catalog_path.read_text(encoding="utf-8"))
+    entry = catalog.pop(options.name, {})
+    for field in ("description", "source", "licence"):
+        entry[field] = getattr(options, field) or entry[field]
+    # The old entry is out of the catalog while exporting, or its digest would be held against the new checkpoint.
+    catalog_path.write_text(json.dumps(catalog, indent=2) + "\n", encoding="utf-8")
+    known_models.cache_clear()
+    report = export_model(options.checkpoint, FOLDER / f"{options.name}.onnx", name=options.name, overwrite=True)
+    entry["checkpoint_sha256"] = report.model.metadata.checkpoint_sha256
+    entry["model_sha256"] = sha256_of(report.model.path)
+    catalog = {options.name: entry, **catalog}
+    catalog_path.write_text(json.dumps(catalog, indent=2) + "\n", encoding="utf-8")
+    print(f"{report.model.path}: {report.bytes} bytes, differs from PyTorch by {report.difference:.1e} of the peak")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The command line. One file for each command; what they do is in the library."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from frcrn_accel._version import __version__
+from frcrn_accel.cli.backends import backends
+from frcrn_accel.cli.denoise import denoise
+from frcrn_accel.cli.export import export
+from frcrn_accel.errors import FrcrnAccelError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="frcrn-accel",
+    help="Remove noise from speech with FRCRN, fast, on whatever engine this machine has.",
+    invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+app.command()(denoise)
+app.command()(export)
+app.command()(backends)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"frcrn-accel {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> NoReturn:
+    """Run the command line: errors are one line on stderr and exit code 2, never a traceback."""
+    try:
+        # Outside "standalone mode" errors in the arguments come as exceptions, to be put in one line like all others.
+        code = app(standalone_mode=False)
+    except FrcrnAccelError as error:
+        code = _fail(str(error))
+    except OSError as error:
+        code = _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # the base of typer's usage errors is not public
+        if message is None:
+            raise
+        code = _fail(message())
+    sys.exit(code or 0)
+
+
+def _fail(message: str) -> int:
+    print(f"frcrn-accel: error: {message}", file=sys.stderr)
+    return 2

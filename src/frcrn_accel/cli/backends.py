@@ -1,0 +1,31 @@
+"""`frcrn-accel backends`."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from frcrn_accel.backends import backend_statuses
+
+__all__ = ["backends"]
+
+
+def backends() -> None:
+    """List the engines: which can be used here, and what the others need."""
+    table = Table()
+    table.add_column("backend", no_wrap=True)
+    table.add_column("what")
+    table.add_column("usable", no_wrap=True)
+    table.add_column("why not")
+    table.add_column("what to do", overflow="fold")
+    for status in backend_statuses():
+        problem = status.problem
+        table.add_row(
+            status.name,
+            status.description,
+            "yes" if status.usable else "no",
+            problem.reason if problem else "",
+            # No markup: an extra in brackets is not a style.
+            problem.remedy.replace("[", r"\[") if problem else "",
+        )
+    Console().print(table)

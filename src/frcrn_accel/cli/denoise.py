@@ -1,0 +1,186 @@
+"""`frcrn-accel denoise`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from frcrn_accel.denoiser import Denoiser
+from frcrn_accel.errors import AudioError, FrcrnAccelError
+from frcrn_accel.models import DEFAULT_MODEL
+
+__all__ = ["denoise"]
+
+STANDARD_STREAM = "-"
+MAX_STDIN_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: Path
+    target: Path
+
+
+def denoise(
+    inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Audio files or folders; - for standard input.")],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT|DIR",
+            help="File, or folder for several files; - for standard output. [default: NAME.denoised.wav and so on, "
+            "beside each file]",
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(help="A known name, or a file made by 'export'.")] = DEFAULT_MODEL,
+    backend: Annotated[str, typer.Option(help="Engine, see 'backends'.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads. [default: all this process may use]")
+    ] = None,
+    attenuation_limit_db: Annotated[
+        float | None,
+        typer.Option(min=0, help="Take away at most this much noise, in dB. [default: no limit]"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+) -> None:
+    """Denoise audio files: WAV, FLAC, OGG, Opus, MP3 and more, at any rate, with any number of channels."""
+    console = Console(stderr=True, highlight=False)
+    with (
+        _standard_streams(inputs, output) as (paths, target),
+        Denoiser(model, backend=backend, threads=threads, attenuation_limit_db=attenuation_limit_db) as denoiser,
+    ):
+        jobs = _plan(paths, target)
+        console.print(escape(f"{denoiser.model.name} on {denoiser.backend} ({denoiser.device})"))
+        failed = _run(jobs, denoiser, overwrite, console, single=len(inputs) == 1 and not paths[0].is_dir())
+    for source, error in failed:
+        console.print(f"failed: {source}: {error}", markup=False, soft_wrap=True)
+    if failed:
+        console.print(f"{len(failed)} of {len(jobs)} files failed")
+        raise typer.Exit(1)
+
+
+def _run(
+    jobs: list[_Job], denoiser: Denoiser, overwrite: bool, console: Console, *, single: bool
+) -> list[tuple[Path, FrcrnAccelError]]:
+    """Do the jobs one after the other; a failure ends a single job and is kept for later among several."""
+    failed: list[tuple[Path, FrcrnAccelError]] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), _RealTimeFactor(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        for number, job in enumerate(jobs, 1):
+            count = f"{number}/{len(jobs)} " if len(jobs) > 1 else ""
+            bar = bars.add_task(escape(count + job.source.name), total=None)
+
+            def show(done_s: float, total_s: float, bar: int = bar) -> None:
+                bars.update(bar, completed=done_s, total=total_s)  # type: ignore[arg-type]
+
+            try:
+                job.target.parent.mkdir(parents=True, exist_ok=True)
+                report = denoiser.denoise_file(job.source, job.target, overwrite=overwrite, progress=show)
+            except FrcrnAccelError as error:
+                if single:
+                    raise
+                failed.append((job.source, error))
+                continue
+            finally:
+                bars.remove_task(bar)
+            clipped = f", {report.clipped_samples} samples clipped" if report.clipped_samples else ""
+            console.print(
+                f"{count}{job.source.name} -> {job.target.name}: {report.duration_s:.1f} s in "
+                f"{report.processing_s:.1f} s, real-time factor {report.real_time_factor:.3f}{clipped}",
+                markup=False,
+                soft_wrap=True,
+            )
+    return failed
+
+
+def _plan(paths: list[Path], output: Path | None) -> list[_Job]:
+    """Which file becomes which."""
+    from frcrn_accel.files import audio_suffixes
+
+    suffixes = audio_suffixes()
+    jobs: list[_Job] = []
+    several = len(paths) > 1 or paths[0].is_dir()
+    to_folder = output is not None and (several or output.is_dir())
+    if to_folder and output is not None and output.exists() and not output.is_dir():
+        raise AudioError(f"{str(output)!r} is a file: give a folder for several files")
+    for path in paths:
+        if path.is_dir():
+            if output is None:
+                raise AudioError(f"{str(path)!r} is a folder: say with -o where its files go")
+            found = sorted(
+                file
+                for file in path.rglob("*")
+                if file.suffix.lower() in suffixes and file.is_file() and output not in file.parents
+            )
+            if not found:
+                raise AudioError(f"folder {str(path)!r} holds no audio files")
+            jobs += [_Job(file, output / file.relative_to(path)) for file in found]
+        elif output is None:
+            jobs.append(_Job(path, path.with_name(f"{path.stem}.denoised{path.suffix}")))
+        else:
+            jobs.append(_Job(path, output / path.name if to_folder else output))
+    sources: dict[Path, Path] = {}
+    for job in jobs:
+        if job.target in sources:
+            raise AudioError(
+                f"{str(sources[job.target])!r} and {str(job.source)!r} would both become {str(job.target)!r}"
+            )
+        sources[job.target] = job.source
+    return jobs
+
+
+@contextmanager
+def _standard_streams(inputs: list[str], output: str | None) -> Iterator[tuple[list[Path], Path | None]]:
+    """Put files in the place of `-`: audio formats are read and written with seeking."""
+    reads = STANDARD_STREAM in inputs
+    writes = output == STANDARD_STREAM or (reads and output is None)
+    if (reads or writes) and len(inputs) != 1:
+        raise AudioError("- stands for one input or output: give no other input with it")
+    if not reads and not writes:
+        yield [Path(name) for name in inputs], Path(output) if output is not None else None
+        return
+    with tempfile.TemporaryDirectory(prefix="frcrn-accel-") as folder:
+        source = Path(folder) / "stdin" if reads else Path(inputs[0])
+        if reads:
+            _spool(source)
+        # Same suffix on both sides: the output has the format of the input.
+        target = Path(folder) / f"stdout{source.suffix}" if writes else Path(str(output))
+        if writes and sys.stdout.isatty():
+            raise AudioError("standard output is a terminal: redirect it, or name a file with -o")
+        yield [source], target
+        if writes:
+            with target.open("rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+
+
+def _spool(path: Path) -> None:
+    """Put standard input into a file."""
+    size = 0
+    with path.open("wb") as file:
+        while chunk := sys.stdin.buffer.read(1 << 20):
+            size += len(chunk)
+            if size > MAX_STDIN_BYTES:
+                raise AudioError(f"standard input is larger than the limit of {MAX_STDIN_BYTES >> 30} GiB")
+            file.write(chunk)
+
+
+class _RealTimeFactor(ProgressColumn):
+    """Processing time over audio time, so far."""
+
+    def render(self, task: Task) -> Text:
+        if not task.completed or task.elapsed is None:
+            return Text("RTF -----")
+        return Text(f"RTF {task.elapsed / task.completed:.3f}")

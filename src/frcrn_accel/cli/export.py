@@ -1,0 +1,30 @@
+"""`frcrn-accel export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["export"]
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A released or fine-tuned checkpoint.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The model file to write.")],
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the model; a known name must come with the known file. [default: the file's]"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.onnx if it exists.")] = False,
+) -> None:
+    """Turn a checkpoint into a model file for every backend, verified against PyTorch."""
+    from frcrn_accel.export import export_model
+
+    report = export_model(checkpoint, out, name=name, overwrite=overwrite)
+    model = report.model.metadata
+    typer.echo(
+        f"{out}: {model.name}, {model.channels} channels, {model.unets} U-Net(s), {report.bytes / 1e6:.1f} MB, "
+        f"differs from PyTorch by {report.difference:.1e} of the peak"
+    )

@@ -1,0 +1,189 @@
+"""What a backend must do, as tests. Needs pytest.
+
+The author of a backend subclasses `BackendConformance` in a test module, names the backend, and runs pytest:
+
+    from frcrn_accel.testing import BackendConformance
+
+    class TestMine(BackendConformance):
+        backend = MyBackend
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from frcrn_accel import Backend, BackendUnavailable, Denoiser, ModelError, ModelFile, Session, Windowing
+from frcrn_accel.backends import resolve_backend
+from frcrn_accel.models import DEFAULT_MODEL, find_model
+
+__all__ = ["BackendConformance", "FunctionBackend"]
+
+
+class FunctionBackend(Backend):
+    """A backend that is a function of the audio, for tests that want no engine.
+
+    Args:
+        function: Takes and gives `float32 (batch, samples)`. The default gives the audio as it is.
+    """
+
+    name: ClassVar[str] = "function"
+    description: ClassVar[str] = "a plain function"
+    priority: ClassVar[int] = -1
+
+    def __init__(self, function: Callable[[NDArray[np.float32]], NDArray[np.float32]] = np.copy) -> None:
+        self.function = function
+
+    @classmethod
+    def check(cls) -> None:
+        """It runs everywhere."""
+
+    def load(self, model: ModelFile, threads: int) -> Session:
+        """The model is of no interest."""
+        return _FunctionSession(self.function)
+
+
+class _FunctionSession(Session):
+    device = "numpy"
+
+    def __init__(self, function: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
+        self._function = function
+
+    def run(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._function(audio)
+
+
+class BackendConformance:
+    """The contract of `frcrn_accel.Backend`, with the packaged model.
+
+    Attributes:
+        backend: The class under test, or an instance with options.
+        reads_models: Whether it reads the model file at all.
+        reference: Backend whose output is the expected one; None to leave numbers untested.
+        tolerance: Largest difference from the reference, as a share of its peak.
+    """
+
+    backend: ClassVar[type[Backend] | Backend]
+    reads_models: ClassVar[bool] = True
+    reference: ClassVar[str | None] = None
+    tolerance: ClassVar[float] = 1e-4
+
+    @pytest.fixture
+    def model(self) -> ModelFile:
+        """The packaged model."""
+        return find_model(DEFAULT_MODEL)
+
+    @pytest.fixture
+    def instance(self) -> Backend:
+        """The backend, ready to load; where it cannot run, the tests are skipped with its own reason."""
+        return _resolve_or_skip(self.backend)
+
+    @pytest.fixture
+    def session(self, instance: Backend, model: ModelFile) -> Iterator[Session]:
+        """The model in the backend, on two threads."""
+        session = instance.load(model, threads=2)
+        yield session
+        session.close()
+
+    def test_it_tells_what_it_is(self, instance: Backend) -> None:
+        """Name, description, priority and batch size are there, and it can run here."""
+        assert instance.name
+        assert "\n" not in instance.description
+        assert instance.description
+        assert isinstance(instance.priority, int)
+        assert instance.batch_size >= 1
+        instance.check()
+
+    def test_the_session_names_its_device(self, session: Session) -> None:
+        """What it runs on is told after loading."""
+        assert session.device
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    @pytest.mark.parametrize("frames", [1, 2, 49])
+    def test_shape_and_dtype_are_kept(self, session: Session, model: ModelFile, batch: int, frames: int) -> None:
+        """Any batch and any number of frames gives float32 of the same shape, finite, in an array of its own."""
+        audio = _noise(batch, _samples(model, frames))
+        before = audio.copy()
+        denoised = session.run(audio)
+        assert denoised.shape == audio.shape
+        assert denoised.dtype == np.float32
+        assert np.isfinite(denoised).all()
+        assert not np.shares_memory(denoised, audio)
+        np.testing.assert_array_equal(audio, before)
+
+    def test_silence_stays_silence(self, session: Session, model: ModelFile) -> None:
+        """Zeros in, zeros out."""
+        silence = np.zeros((1, _samples(model, 20)), np.float32)
+        np.testing.assert_array_equal(session.run(silence), silence)
+
+    def test_a_row_does_not_depend_on_its_batch_mates(self, session: Session, model: ModelFile) -> None:
+        """A row alone gives what it gives beside a much louder one."""
+        audio = _noise(2, _samples(model, 30))
+        audio[1] *= 50
+        together = session.run(audio)
+        alone = session.run(audio[:1])
+        np.testing.assert_allclose(together[0], alone[0], atol=1e-5 * np.abs(alone).max())
+
+    def test_the_same_audio_gives_the_same_result(self, session: Session, model: ModelFile) -> None:
+        """There is no state between calls."""
+        audio = _noise(1, _samples(model, 30))
+        first = session.run(audio)
+        session.run(_noise(1, _samples(model, 10), seed=1))
+        np.testing.assert_array_equal(session.run(audio), first)
+
+    def test_threads_may_share_a_session(self, session: Session, model: ModelFile) -> None:
+        """Four threads at once get what one gets."""
+        signals = [_noise(1, _samples(model, 20 + i), seed=i) for i in range(8)]
+        expected = [session.run(signal) for signal in signals]
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(session.run, signals))
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6 * np.abs(other).max())
+
+    def test_it_agrees_with_the_reference(self, session: Session, model: ModelFile) -> None:
+        """The numbers are those of the reference backend."""
+        if self.reference is None:
+            pytest.skip("this backend has no reference")
+        audio = _noise(2, _samples(model, 80))
+        expected = _resolve_or_skip(self.reference).load(model, threads=2).run(audio)
+        assert np.abs(session.run(audio) - expected).max() <= self.tolerance * np.abs(expected).max()
+
+    def test_a_damaged_model_is_a_clear_error(self, instance: Backend, model: ModelFile, tmp_path: Path) -> None:
+        """A file cut in half is a ModelError, not the engine's own exception."""
+        if not self.reads_models:
+            pytest.skip("this backend does not read the model file")
+        damaged = tmp_path / "damaged.onnx"
+        content = model.path.read_bytes()
+        damaged.write_bytes(content[: len(content) // 2])
+        with pytest.raises(ModelError, match=r"damaged\.onnx"):
+            instance.load(ModelFile(damaged, model.metadata), threads=1)
+
+    def test_it_serves_a_denoiser(self, instance: Backend) -> None:
+        """The whole way: two channels at another rate, cut into windows."""
+        audio = _noise(2, 3 * 24_000)
+        windowing = Windowing(window_s=1.0, past_s=0.2, future_s=0.04, fade_s=0.05)
+        with Denoiser(backend=instance, threads=1, windowing=windowing) as denoiser:
+            denoised = denoiser(audio, 24_000)
+        assert denoised.shape == audio.shape
+        assert np.isfinite(denoised).all()
+
+
+def _resolve_or_skip(backend: str | type[Backend] | Backend) -> Backend:
+    try:
+        return resolve_backend(backend)
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+
+
+def _samples(model: ModelFile, frames: int) -> int:
+    return model.metadata.window_samples + (frames - 1) * model.metadata.hop_samples
+
+
+def _noise(batch: int, samples: int, seed: int = 0) -> NDArray[np.float32]:
+    return (0.05 * np.random.default_rng(seed).standard_normal((batch, samples))).astype(np.float32)

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import numpy as np
+import pytest
+
+from frcrn_accel import BackendUnavailable, Denoiser, backend_statuses
+from frcrn_accel.backends import ENTRY_POINT_GROUP, registry, resolve_backend
+from frcrn_accel.backends.ort import OrtBackend
+from frcrn_accel.backends.torch import TorchBackend
+from frcrn_accel.errors import EngineError
+from frcrn_accel.models import find_model
+from frcrn_accel.testing import BackendConformance, FunctionBackend
+
+
+class TestFunction(BackendConformance):
+    backend = FunctionBackend(np.copy)
+    reads_models = False
+
+
+class TestOrt(BackendConformance):
+    backend = OrtBackend
+    reference = "torch"
+
+
+class TestTorch(BackendConformance):
+    backend = TorchBackend
+    reference = "ort"
+
+
+def test_ort_reports_a_shape_it_cannot_run():
+    pytest.importorskip("onnxruntime")
+    session = OrtBackend().load(find_model("frcrn-small"), threads=1)
+    with pytest.raises(EngineError, match=r"failed on a batch of \(1, 100\)"):
+        session.run(np.zeros((1, 100), np.float32))
+
+
+def test_ort_uses_the_threads_it_is_given():
+    """Counted in a process of its own: each thread asked for is one more thread there."""
+    code = (
+        "import os, sys\n"
+        "from frcrn_accel import Denoiser\n"
+        "import numpy\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "denoiser = Denoiser(backend='ort', threads=int(sys.argv[1]))\n"
+        "print(len(os.listdir('/proc/self/task')) - before)"
+    )
+    pytest.importorskip("onnxruntime")
+    if not sys.platform.startswith("linux"):
+        pytest.skip("counts threads in /proc")
+    found = [int(subprocess.check_output([sys.executable, "-c", code, str(threads)])) for threads in (1, 2, 4)]
+    assert [count - found[0] for count in found] == [0, 1, 3]
+
+
+class TestRegistry:
+    @pytest.fixture
+    def points(self, monkeypatch):
+        """Replace the installed entry points."""
+
+        def install(**targets: str) -> None:
+            found = [EntryPoint(name.replace("_", "-"), value, ENTRY_POINT_GROUP) for name, value in targets.items()]
+            monkeypatch.setattr(registry, "entry_points", lambda group: [p for p in found if p.group == group])
+
+        return install
+
+    def test_the_built_in_ones_come_through_entry_points(self):
+        assert {"ort", "torch"} <= {status.name for status in backend_statuses()}
+
+    def test_a_plugin_is_found(self, points):
+        points(mine="frcrn_accel.testing:FunctionBackend")
+        assert isinstance(resolve_backend("mine"), FunctionBackend)
+
+    def test_a_broken_plugin_is_a_warning_and_no_crash(self, points, caplog):
+        points(broken="frcrn_accel.no_such_module:Nothing", mine="frcrn_accel.testing:FunctionBackend")
+        statuses = {status.name: status for status in backend_statuses()}
+        assert statuses["mine"].usable
+        assert not statuses["broken"].usable
+        assert "ModuleNotFoundError" in statuses["broken"].problem.reason
+        assert "cannot be loaded" in caplog.text
+        with pytest.raises(BackendUnavailable, match="repair or uninstall the plug-in"):
+            resolve_backend("broken")
+
+    def test_an_entry_point_that_is_no_backend(self, points):
+        points(wrong="frcrn_accel.windows:Windowing")
+        with pytest.raises(BackendUnavailable, match="is no subclass of Backend"):
+            resolve_backend("wrong")
+
+    def test_auto_takes_the_highest_priority_and_says_so(self, points, caplog, monkeypatch):
+        points(
+            low=f"{__name__}:LowBackend",
+            high=f"{__name__}:HighBackend",
+            never="frcrn_accel.testing:FunctionBackend",
+            absent=f"{__name__}:AbsentBackend",
+        )
+        with caplog.at_level(logging.INFO, "frcrn_accel"):
+            assert isinstance(resolve_backend("auto"), HighBackend)
+        assert [record.message for record in caplog.records] == [
+            "backend 'auto' chose 'high', the usable backend with the highest priority (before low)"
+        ]
+
+    def test_auto_without_any_usable_backend_says_what_to_install(self, points):
+        points(absent=f"{__name__}:AbsentBackend")
+        with pytest.raises(BackendUnavailable, match=r"no backend can run.*no card; plug one in"):
+            resolve_backend("auto")
+        points()
+        with pytest.raises(BackendUnavailable, match="no backend can run"):
+            resolve_backend("auto")
+
+    def test_statuses_put_what_auto_takes_first(self, points):
+        points(absent=f"{__name__}:AbsentBackend", low=f"{__name__}:LowBackend", high=f"{__name__}:HighBackend")
+        assert [status.name for status in backend_statuses()] == ["high", "low", "absent"]
+
+    def test_two_plugins_of_one_name(self, monkeypatch, caplog):
+        found = [
+            EntryPoint("mine", f"{__name__}:{name}", ENTRY_POINT_GROUP) for name in ("LowBackend", "HighBackend")
+        ]
+        monkeypatch.setattr(registry, "entry_points", lambda group: found)
+        assert isinstance(resolve_backend("mine"), LowBackend)
+        assert "two backends are named 'mine'" in caplog.text
+
+
+class LowBackend(FunctionBackend):
+    name = "low"
+    priority = 5
+
+
+class HighBackend(FunctionBackend):
+    name = "high"
+    priority = 500
+
+
+class AbsentBackend(FunctionBackend):
+    name = "absent"
+    priority = 900
+
+    @classmethod
+    def check(cls):
+        raise BackendUnavailable(cls.name, "no card", "plug one in")
+
+
+class TestMissingPackages:
+    """In processes where the packages cannot be imported."""
+
+    @staticmethod
+    def run(hidden: str, code: str) -> str:
+        block = f"import sys; sys.modules.update(dict.fromkeys({hidden.split()!r}))\n"
+        return subprocess.run(
+            [sys.executable, "-c", block + code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    @pytest.mark.parametrize(
+        ("backend", "hidden", "extra"), [("ort", "onnxruntime", "ort"), ("torch", "torch", "export")]
+    )
+    def test_reason_and_remedy(self, backend, hidden, extra):
+        code = (
+            "from frcrn_accel import Denoiser, BackendUnavailable\n"
+            f"try: Denoiser(backend={backend!r})\n"
+            "except BackendUnavailable as error: print(error)"
+        )
+        text = self.run(hidden, code)
+        assert hidden in text
+        assert f"pip install 'frcrn-accel[{extra}]'" in text
+
+    def test_auto_goes_to_the_next(self):
+        pytest.importorskip("torch")
+        code = "from frcrn_accel import Denoiser; print(Denoiser().backend)"
+        assert self.run("onnxruntime", code) == "torch"
+
+    def test_a_checkpoint_without_torch(self, tmp_path):
+        code = (
+            "import frcrn_accel\n"
+            "from frcrn_accel.model.checkpoint import load_checkpoint\n"
+            "from pathlib import Path\n"
+            "try: load_checkpoint(Path('x.pt'))\n"
+            "except frcrn_accel.MissingExtraError as error: print(error)"
+        )
+        assert "pip install 'frcrn-accel[export]'" in self.run("torch", code)
+
+
+def test_a_denoiser_on_torch_and_on_ort_agree(noisy):
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime")
+    one, other = (Denoiser(backend=name)(noisy[:32_000], 16_000) for name in ("torch", "ort"))
+    assert np.abs(one - other).max() <= 1e-4 * np.abs(one).max()

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from frcrn_accel import Denoiser, ExportError, ModelError, OutputExistsError, __version__
+from frcrn_accel.export import export_model, exporter, read_weights
+from frcrn_accel.model.topology import Config, parameter_shapes
+from frcrn_accel.models import find_model, sha256_of
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """One U-Net of 16 channels with random weights."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {}
+    for key, shape in parameter_shapes(Config(16, 1)).items():
+        if key.endswith("running_var"):
+            weights[key] = 0.5 + torch.rand(shape, generator=generator)
+        else:  # about unit gain in every layer
+            weights[key] = torch.randn(shape, generator=generator) / max(1, torch.Size(shape[1:]).numel()) ** 0.5
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
+    torch.save(weights, path)
+    return path
+
+
+def test_metadata_and_weights_are_in_the_file(checkpoint, tmp_path):
+    report = export_model(checkpoint, tmp_path / "tiny.onnx", name="my-model")
+    metadata = find_model(tmp_path / "tiny.onnx").metadata
+    assert report.model.metadata == metadata
+    assert report.difference <= 1e-4
+    assert metadata.name == "my-model"
+    assert metadata.checkpoint_sha256 == sha256_of(checkpoint)
+    assert metadata.library_version == __version__
+    assert (metadata.channels, metadata.unets) == (16, 1)
+    stored = read_weights(tmp_path / "tiny.onnx")
+    for key, value in torch.load(checkpoint, weights_only=True).items():
+        np.testing.assert_array_equal(stored[key], value.numpy())
+
+
+def test_an_exported_model_denoises(checkpoint, tmp_path, noisy):
+    export_model(checkpoint, tmp_path / "tiny.onnx")
+    out = Denoiser(tmp_path / "tiny.onnx", backend="ort")(noisy[:16_000], 16_000)
+    assert out.shape == (16_000,)
+
+
+def test_the_same_checkpoint_gives_the_same_file(checkpoint, tmp_path):
+    for name in ("a.onnx", "b.onnx"):
+        export_model(checkpoint, tmp_path / name)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_a_file_is_not_replaced_unasked(checkpoint, tmp_path):
+    out = tmp_path / "tiny.onnx"
+    out.write_bytes(b"precious")
+    with pytest.raises(OutputExistsError, match=r"tiny\.onnx' exists"):
+        export_model(checkpoint, out)
+    assert out.read_bytes() == b"precious"
+    export_model(checkpoint, out, overwrite=True)
+    assert find_model(out).metadata.channels == 16
+
+
+def test_a_graph_that_differs_from_pytorch_is_not_written(checkpoint, tmp_path, monkeypatch):
+    from frcrn_accel.export import frcrn
+
+    monkeypatch.setattr(frcrn, "LEAKY_SLOPE", 0.02)
+    with pytest.raises(ExportError, match=r"differs from PyTorch by .* was not written"):
+        export_model(checkpoint, tmp_path / "tiny.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there(checkpoint, tmp_path):
+    with pytest.raises(ModelError, match="cannot be written: No such file"):
+        export_model(checkpoint, tmp_path / "no" / "tiny.onnx")
+
+
+def test_weights_of_another_onnx_file(tmp_path):
+    import onnx
+    from onnx import helper
+
+    graph = helper.make_graph([], "empty", [], [])
+    onnx.save(helper.make_model(graph), tmp_path / "other.onnx")
+    with pytest.raises(ModelError, match="does not hold the weights"):
+        read_weights(tmp_path / "other.onnx")
+    (tmp_path / "text.onnx").write_text("text")
+    with pytest.raises(ModelError, match="is not an ONNX file"):
+        read_weights(tmp_path / "text.onnx")
+
+
+def test_the_packaged_model_is_what_its_checkpoint_exports_to(tmp_path):
+    """The weights inside the packaged file, through PyTorch, give what the file gives."""
+    model = find_model("frcrn-small")
+    assert exporter._difference(model, read_weights(model.path)) <= exporter.MAX_ERROR

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import pytest
+
+from frcrn_accel import ModelError, ModelFile, known_models
+from frcrn_accel.models import DEFAULT_MODEL, catalog, find_model, sha256_of
+
+
+def test_the_default_model_is_in_the_package_and_intact():
+    model = find_model(DEFAULT_MODEL)
+    known = known_models()[DEFAULT_MODEL]
+    assert sha256_of(model.path) == known.model_sha256
+    assert model.metadata.name == DEFAULT_MODEL
+    assert model.metadata.checkpoint_sha256 == known.checkpoint_sha256
+    assert model.metadata.sample_rate_hz == 16_000
+    assert (model.metadata.window_samples, model.metadata.hop_samples) == (640, 320)
+
+
+def test_metadata_agrees_with_the_onnx_package():
+    onnx = pytest.importorskip("onnx")
+    model = find_model(DEFAULT_MODEL)
+    properties = {entry.key: entry.value for entry in onnx.load(model.path).metadata_props}
+    assert properties == model.metadata.to_properties()
+
+
+def test_a_damaged_packaged_model(tmp_path, monkeypatch):
+    content = bytearray(find_model(DEFAULT_MODEL).path.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / f"{DEFAULT_MODEL}.onnx").write_bytes(content)
+    monkeypatch.setattr(catalog, "_FOLDER", tmp_path)
+    with pytest.raises(ModelError, match="is damaged: reinstall"):
+        catalog._open_packaged(known_models()[DEFAULT_MODEL])
+
+
+def test_a_path_is_a_model_too(tmp_path):
+    path = tmp_path / "my model.onnx"
+    shutil.copy(find_model(DEFAULT_MODEL).path, path)
+    assert find_model(path).metadata == find_model(DEFAULT_MODEL).metadata
+    assert find_model(str(path)).path == path
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.pth", "pytorch_model.bin", "a.ckpt"])
+def test_a_checkpoint_is_not_a_model_file(name):
+    with pytest.raises(ModelError, match=f"is a checkpoint, not a model file: run 'frcrn-accel export {name}"):
+        find_model(name)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"text", b"\x00" * 100, b"\xff" * 100, b"\x72\x05\x0a\x7fabc", b"\x08\x07", b"\x3a\xff\xff\x03"]
+)
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.onnx' is not a"):
+        ModelFile.open(path)
+
+
+def test_every_truncation_of_the_metadata_is_refused_or_complete(tmp_path):
+    content = find_model(DEFAULT_MODEL).path.read_bytes()
+    path = tmp_path / "model.onnx"
+    complete = 0
+    for cut in range(len(content) - 500, len(content)):
+        path.write_bytes(content[:cut])
+        try:
+            complete += ModelFile.open(path).metadata == find_model(DEFAULT_MODEL).metadata
+        except ModelError:
+            continue
+    assert complete < 100
+
+
+def test_metadata_round_trip():
+    metadata = find_model(DEFAULT_MODEL).metadata
+    assert type(metadata).from_properties(metadata.to_properties()) == metadata
+    for missing in dataclasses.asdict(metadata):
+        properties = metadata.to_properties()
+        del properties[f"frcrn_accel.{missing}"]
+        with pytest.raises(ModelError, match=missing):
+            type(metadata).from_properties(properties)
+    with pytest.raises(ModelError, match="is no number: 'many'"):
+        type(metadata).from_properties({**metadata.to_properties(), "frcrn_accel.channels": "many"})

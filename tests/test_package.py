@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import inspect
+import statistics
+import subprocess
+import sys
+
+import frcrn_accel
+from frcrn_accel import errors
+
+ENGINES = ["onnxruntime", "torch", "openvino", "tensorrt", "tensorrt_rtx", "onnx", "scipy", "typer", "rich"]
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_import_brings_no_engine():
+    loaded = run(f"import sys, frcrn_accel; print([name for name in {ENGINES} if name in sys.modules])")
+    assert loaded.strip() == "[]"
+
+
+def test_import_takes_less_than_200_ms():
+    code = "import time; t = time.perf_counter(); import frcrn_accel; print(time.perf_counter() - t)"
+    assert statistics.median(float(run(code)) for _ in range(5)) < 0.2
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in frcrn_accel.__all__:
+        public = getattr(frcrn_accel, name)
+        assert name == "__version__" or inspect.getdoc(public), name
+
+
+def test_every_error_has_the_one_base():
+    for name in errors.__all__:
+        assert issubclass(getattr(errors, name), errors.FrcrnAccelError)
+        assert name in errors.__doc__
