@@ -243,20 +243,13 @@ class TestBadFiles:
         identity.denoise_file(tmp_path / "in.wav", tmp_path / "out.wav")
         assert soundfile.info(tmp_path / "out.wav").frames == 20_000
 
-    def test_truncated_flac_is_an_error_or_gives_what_is_there(self, tmp_path, identity):
-        noise = RNG.uniform(-0.5, 0.5, 200_000)
-        soundfile.write(tmp_path / "whole.flac", noise, 16_000)
+    def test_truncated_flac_is_an_error(self, tmp_path, identity):
+        soundfile.write(tmp_path / "whole.flac", RNG.uniform(-0.5, 0.5, 200_000), 16_000)
         content = (tmp_path / "whole.flac").read_bytes()
         (tmp_path / "in.flac").write_bytes(content[: len(content) // 2])
-        try:
+        with pytest.raises(AudioError, match=r"in\.flac' cannot be read as audio"):
             identity.denoise_file(tmp_path / "in.flac", tmp_path / "out.flac")
-        except AudioError as error:
-            assert "cannot be read as audio" in str(error)
-            assert not (tmp_path / "out.flac").exists()
-        else:
-            written, _ = soundfile.read(tmp_path / "out.flac")
-            assert 90_000 < len(written) < 110_000
-            np.testing.assert_allclose(written, noise[: len(written)], atol=1e-3)
+        assert not (tmp_path / "out.flac").exists()
 
     @pytest.mark.parametrize("rate", [4_000, 384_000])
     def test_rates_out_of_range(self, tmp_path, identity, rate):

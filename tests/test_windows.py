@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,7 @@ def test_every_length_is_covered_once(windowing, frames):
 def test_neighbours_have_the_context_that_was_asked_for(frames):
     plan = SMALL.plan(frames * HOP, RATE, HOP)
     assert len(plan) > 1
-    for earlier, later in zip(plan, plan[1:], strict=False):
+    for earlier, later in pairwise(plan):
         assert earlier.fade_out == later.fade_in
         assert later.fade_in[0] - later.start >= 0.1 * RATE
         assert earlier.stop - earlier.fade_out[1] == 0.04 * RATE

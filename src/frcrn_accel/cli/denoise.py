@@ -87,7 +87,7 @@ def _run(
                 bars.update(bar, completed=done_s, total=total_s)  # type: ignore[arg-type]
 
             try:
-                job.target.parent.mkdir(parents=True, exist_ok=True)
+                _make_folder(job.target.parent)
                 report = denoiser.denoise_file(job.source, job.target, overwrite=overwrite, progress=show)
             except FrcrnAccelError as error:
                 if single:
@@ -104,6 +104,13 @@ def _run(
                 soft_wrap=True,
             )
     return failed
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AudioError(f"folder {str(path)!r} cannot be made: {error.strerror}") from error
 
 
 def _plan(paths: list[Path], output: Path | None) -> list[_Job]:

@@ -1,0 +1,261 @@
+"""The commands, run in this process as the console script runs them."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import soundfile
+
+from frcrn_accel import __version__, cli
+from frcrn_accel.backends import registry
+from frcrn_accel.models import find_model
+
+pytest.importorskip("onnxruntime")
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["frcrn-accel", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Result(exit_.value.code, captured.out, captured.err)
+
+    return run
+
+
+def the_error(result: Result) -> str:
+    """The one line on stderr that tells what went wrong."""
+    lines = [line for line in result.err.splitlines() if line.startswith("frcrn-accel: error: ")]
+    assert len(lines) == 1, result.err
+    assert result.err.splitlines()[-1] == lines[0]
+    assert result.code == 2
+    return lines[0].removeprefix("frcrn-accel: error: ")
+
+
+def test_version(run):
+    assert run("--version") == Result(0, f"frcrn-accel {__version__}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("denoise", "--help"), ("export", "--help")])
+def test_help(run, arguments):
+    result = run(*arguments)
+    assert result.code == 0
+    assert result.out.startswith("Usage: ")
+
+
+class TestDenoise:
+    def test_a_file(self, run, tmp_path, noisy_path, noisy, denoiser):
+        result = run("denoise", noisy_path, "-o", tmp_path / "clean.wav")
+        assert result.code == 0
+        assert "frcrn-small on ort (CPUExecutionProvider, " in result.err
+        assert "noisy.wav -> clean.wav: 10.8 s in " in result.err
+        assert "real-time factor 0." in result.err
+        written, rate = soundfile.read(tmp_path / "clean.wav")
+        assert rate == 16_000
+        np.testing.assert_allclose(written, denoiser(noisy, 16_000), atol=1 / 32_768)
+
+    def test_the_default_name_is_beside_the_input(self, run, tmp_path, noisy_path):
+        shutil.copy(noisy_path, tmp_path / "talk.wav")
+        assert run("denoise", tmp_path / "talk.wav").code == 0
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["talk.denoised.wav", "talk.wav"]
+
+    def test_options_reach_the_denoiser(self, run, tmp_path, noisy_path, noisy):
+        model = tmp_path / "m.onnx"
+        shutil.copy(find_model("frcrn-small").path, model)
+        out = tmp_path / "o.wav"
+        result = run(
+            *("denoise", noisy_path, "-o", out, "--model", model, "--backend", "ort"),
+            *("--threads", 1, "--attenuation-limit-db", 0),
+        )
+        assert "1 thread)" in result.err
+        np.testing.assert_array_equal(soundfile.read(out, dtype="float32")[0], noisy)
+
+    def test_existing_output(self, run, tmp_path, noisy_path):
+        out = tmp_path / "o.wav"
+        out.write_bytes(b"precious")
+        assert "exists" in the_error(run("denoise", noisy_path, "-o", out))
+        assert out.read_bytes() == b"precious"
+        assert run("denoise", noisy_path, "-o", out, "--overwrite").code == 0
+
+    def test_a_folder_is_mirrored_and_failures_come_last(self, run, tmp_path, noisy):
+        tree = tmp_path / "in"
+        (tree / "a/b").mkdir(parents=True)
+        soundfile.write(tree / "one.wav", noisy[:8_000], 16_000)
+        soundfile.write(tree / "a/two.flac", noisy[:8_000], 16_000)
+        soundfile.write(tree / "a/b/three.MP3", noisy[:8_000], 16_000, format="MP3")
+        (tree / "a/broken.wav").write_text("no audio")
+        (tree / "notes.txt").write_text("no audio and no such suffix")
+        result = run("denoise", tree, "-o", tmp_path / "out")
+        assert result.code == 1
+        *_, failed, count = result.err.splitlines()
+        assert failed.startswith(f"failed: {tree / 'a/broken.wav'}: ")
+        assert count == "1 of 4 files failed"
+        written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
+        assert written == ["a/b/three.MP3", "a/two.flac", "one.wav"]
+
+    def test_the_output_folder_may_be_inside_the_input_folder(self, run, tmp_path, noisy):
+        soundfile.write(tmp_path / "one.wav", noisy[:8_000], 16_000)
+        for _ in range(2):
+            assert run("denoise", tmp_path, "-o", tmp_path / "out", "--overwrite").code == 0
+        assert [path.name for path in (tmp_path / "out").rglob("*.*")] == ["one.wav"]
+
+    def test_several_files_into_a_folder(self, run, tmp_path, noisy):
+        for name in ("a.wav", "b.wav"):
+            soundfile.write(tmp_path / name, noisy[:8_000], 16_000)
+        result = run("denoise", tmp_path / "a.wav", tmp_path / "b.wav", "-o", tmp_path / "out")
+        assert result.code == 0
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.wav", "b.wav"]
+
+    def test_two_inputs_with_one_output(self, run, tmp_path, noisy):
+        for name in ("x", "y"):
+            (tmp_path / name).mkdir()
+            soundfile.write(tmp_path / name / "a.wav", noisy[:8_000], 16_000)
+        result = run("denoise", tmp_path / "x/a.wav", tmp_path / "y/a.wav", "-o", tmp_path / "out")
+        assert "would both become" in the_error(result)
+
+    def test_standard_input_and_output(self, noisy_path, noisy, tmp_path):
+        command = [sys.executable, "-c", "from frcrn_accel.cli import main; main()", "denoise", "-"]
+        done = subprocess.run(command, input=noisy_path.read_bytes(), capture_output=True, check=True)
+        audio, rate = soundfile.read(io.BytesIO(done.stdout))
+        assert (len(audio), rate) == (len(noisy), 16_000)
+        assert soundfile.info(io.BytesIO(done.stdout)).subtype == "PCM_16"
+        failed = subprocess.run(command, input=b"text", capture_output=True, check=False)
+        assert failed.returncode == 2
+        assert failed.stdout == b""
+        assert failed.stderr.splitlines()[-1].startswith(b"frcrn-accel: error: ")
+        to_file = subprocess.run(
+            [*command[:-1], str(noisy_path), "-o", "-"], capture_output=True, check=True, cwd=tmp_path
+        )
+        assert to_file.stdout == done.stdout
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["denoise"], "Missing argument 'IN'"),
+            (["denoise", "none.wav"], "'none.wav' does not exist"),
+            (["denoise", "none.wav", "-o", "x.wav"], "'none.wav' does not exist"),
+            (["denoise", "IN", "--threads", "0"], "--threads"),
+            (["denoise", "IN", "--attenuation-limit-db", "-3"], "--attenuation-limit-db"),
+            (["denoise", "IN", "--backend", "nope"], "unknown backend 'nope'"),
+            (["denoise", "IN", "--model", "nope"], "unknown model 'nope'"),
+            (["denoise", "IN", "--model", "frcrn-16k"], "not in this package"),
+            (["denoise", "IN", "--model", "IN"], "is not a"),
+            (["denoise", "IN", "-o", "x.xyz"], "unknown audio format '.xyz'"),
+            (["denoise", "IN", "-", "-o", "x"], "give no other input"),
+            (["denoise", "IN", "IN", "-o", "IN"], "is a file: give a folder"),
+            (["denoise", "."], "say with -o where its files go"),
+            (["denoise", ".", "-o", "x"], "holds no audio files"),
+            (["denoise", "IN", "--nonsense"], "--nonsense"),
+            (["nonsense"], "nonsense"),
+            (["export", "none.pt", "x.onnx"], "No such file"),
+        ],
+    )
+    def test_errors_are_one_line(self, run, tmp_path, monkeypatch, noisy_path, arguments, message):
+        monkeypatch.chdir(tmp_path)
+        result = run(*(str(noisy_path) if argument == "IN" else argument for argument in arguments))
+        assert message in the_error(result)
+        assert list(tmp_path.rglob("*.*")) == []
+
+    @pytest.mark.parametrize(
+        ("name", "audio", "rate", "subtype", "message"),
+        [
+            (
+                "nan.wav",
+                np.array([0.0, np.nan, 0.0]),
+                16_000,
+                "FLOAT",
+                "NaN or infinity, first in channel 0 at sample 1",
+            ),
+            ("inf.wav", np.array([0.0, np.inf]), 16_000, "FLOAT", "NaN or infinity"),
+            ("slow.wav", np.zeros(10), 4_000, "PCM_16", "8000 to 192000 Hz, got 4000"),
+            ("fast.wav", np.zeros(10), 384_000, "PCM_16", "8000 to 192000 Hz, got 384000"),
+            ("wide.wav", np.zeros((10, 65)), 16_000, "PCM_16", "1 to 64 channels, got 65"),
+        ],
+    )
+    def test_bad_audio_is_an_error(self, run, tmp_path, name, audio, rate, subtype, message):
+        soundfile.write(tmp_path / name, audio, rate, subtype=subtype)
+        assert message in the_error(run("denoise", tmp_path / name))
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+
+    @pytest.mark.parametrize("content", [b"", b"hello", b"RIFF\x24\0\0\0WAVEfmt "])
+    def test_no_audio_is_an_error(self, run, tmp_path, content):
+        (tmp_path / "bad.wav").write_bytes(content)
+        assert "cannot be read as audio" in the_error(run("denoise", tmp_path / "bad.wav"))
+        assert [path.name for path in tmp_path.iterdir()] == ["bad.wav"]
+
+    @pytest.mark.parametrize(
+        ("audio", "rate", "subtype"),
+        [
+            (np.zeros(0), 16_000, "PCM_16"),
+            (np.full(1, 0.5), 44_100, "PCM_16"),
+            (np.zeros(9_000), 16_000, "PCM_16"),
+            (np.clip(np.random.default_rng(0).standard_normal(9_000) * 5, -1, 1), 16_000, "PCM_16"),
+            (np.random.default_rng(0).uniform(-0.5, 0.5, (9_000, 8)), 8_000, "PCM_32"),
+            (np.random.default_rng(0).uniform(-0.5, 0.5, 50_000), 192_000, "DOUBLE"),
+        ],
+        ids=["empty", "one sample", "silence", "clipped", "8 channels at 8 kHz", "192 kHz float64"],
+    )
+    def test_odd_audio_comes_out_in_its_own_form(self, run, tmp_path, audio, rate, subtype):
+        soundfile.write(tmp_path / "in.wav", audio, rate, subtype=subtype)
+        assert run("denoise", tmp_path / "in.wav", "-o", tmp_path / "out.wav").code == 0
+        before, after = (soundfile.info(tmp_path / name) for name in ("in.wav", "out.wav"))
+        for what in ("frames", "samplerate", "channels", "subtype", "format"):
+            assert getattr(after, what) == getattr(before, what)
+        assert np.isfinite(soundfile.read(tmp_path / "out.wav")[0]).all()
+
+    def test_an_unwritable_folder(self, run, tmp_path, noisy_path):
+        (tmp_path / "file").write_text("in the way")
+        assert "cannot be made" in the_error(run("denoise", noisy_path, "-o", tmp_path / "file" / "x.wav"))
+
+
+class TestBackends:
+    def test_table(self, run, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "200")
+        result = run("backends")
+        assert result.code == 0
+        rows = {line.split("│")[1].strip(): line for line in result.out.splitlines() if line.startswith("│")}
+        assert "yes" in rows["ort"]
+
+    def test_what_to_install_is_told(self, run, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        result = run("backends")
+        row = next(line for line in result.out.splitlines() if line.startswith("│ ort"))
+        assert "no" in row.split("│")[3]
+        assert "pip install 'frcrn-accel[ort]'" in row
+
+    def test_none_installed(self, run, monkeypatch):
+        monkeypatch.setattr(registry, "entry_points", lambda group: [])
+        assert run("backends").code == 0
+
+
+class TestExport:
+    def test_it_writes_a_model(self, run, tmp_path):
+        torch = pytest.importorskip("torch")
+        pytest.importorskip("onnx")
+        from frcrn_accel.export import read_weights
+
+        weights = read_weights(find_model("frcrn-small").path)
+        torch.save({key: torch.tensor(value) for key, value in weights.items()}, tmp_path / "mine.pt")
+        result = run("export", tmp_path / "mine.pt", tmp_path / "mine.onnx")
+        assert result.code == 0
+        assert "mine, 32 channels, 1 U-Net(s), 3." in result.out
+        assert "exists" in the_error(run("export", tmp_path / "mine.pt", tmp_path / "mine.onnx"))
+        bad = run("export", tmp_path / "mine.pt", tmp_path / "other.onnx", "--name", "frcrn-16k")
+        assert "is not the known checkpoint of 'frcrn-16k'" in the_error(bad)
