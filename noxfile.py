@@ -1,0 +1,137 @@
+"""Checks and tests, each in an environment of its own: `nox` runs what every change must pass."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.error_on_missing_interpreters = True
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)
+# One exact version: a plain "torch" is a CUDA build of several gigabytes in many places.
+TORCH = os.environ.get("FRCRN_ACCEL_TORCH", "torch==2.13.0")
+# Upstream's code is an oracle for tests; its own requirements are not needed for the folder that is used.
+UPSTREAM = "clearvoice==0.1.2"
+# What each backend's test session installs beside the package.
+BACKENDS = {"ort": ["ort"], "torch": ["export"]}
+
+
+def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ()) -> None:
+    """The package with extras, and dependency groups; torch, if an extra wants it, in the exact version."""
+    packages = [f".[{','.join(extras)}]" if extras else "."]
+    if {"export", "train"} & set(extras):
+        packages.append(TORCH)
+    for group in groups:
+        packages += nox.project.dependency_groups(PROJECT, group)
+    session.install(*packages)
+
+
+def install_for_parity(session: nox.Session) -> None:
+    """What comparing with upstream's code takes."""
+    install(session, "ort", "export", groups=("test", "upstream"))
+    session.install("--no-deps", UPSTREAM)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and common mistakes."""
+    session.install(*nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy --strict."""
+    install(session, "ort", "export", groups=("types", "test"))
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests, with every engine that runs on any CPU, and upstream's code at a few lengths."""
+    install_for_parity(session)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("name", list(BACKENDS))
+def backend(session: nox.Session, name: str) -> None:
+    """One backend alone in its environment: the conformance class, and what the others say they need."""
+    install(session, *BACKENDS[name], groups=("test",))
+    session.run("pytest", "tests/test_backends.py", "-k", f"Test{name.title()} or Registry or MissingPackages")
+
+
+@nox.session
+def smoke(session: nox.Session) -> None:
+    """Build the wheel, install it in an empty environment, and run the command and the example plug-in."""
+    session.install("build")
+    dist = Path(session.create_tmp()) / "dist"
+    for old in dist.glob("*"):
+        old.unlink()
+    session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
+    (wheel,) = dist.glob("*.whl")
+    venv = Path(session.create_tmp()) / "venv"
+    session.run("python", "-m", "venv", "--clear", str(venv))
+    scripts = venv / ("Scripts" if sys.platform == "win32" else "bin")
+    python = str(scripts / "python")
+    pytest = nox.project.dependency_groups(PROJECT, "test")
+    session.run(python, "-m", "pip", "install", "--quiet", f"{wheel}[ort]", external=True)
+    session.run(python, "scripts/smoke.py", str(scripts / "frcrn-accel"), external=True)
+    session.run(python, "-m", "pip", "install", "--quiet", "./examples/plugin", *pytest, external=True)
+    session.run(python, "-m", "pytest", "-q", "-c", "pyproject.toml", "examples/plugin/tests", external=True)
+
+
+@nox.session(default=False)
+def parity(session: nox.Session) -> None:
+    """Upstream's numbers at every length, both widths."""
+    install_for_parity(session)
+    session.run("pytest", "tests/test_parity.py", "tests/test_checkpoint.py", "--all-lengths", *session.posargs)
+
+
+@nox.session(default=False, python=PYTHONS)
+def pythons(session: nox.Session) -> None:
+    """The tests that need no torch, on every Python version."""
+    install(session, "ort", groups=("test",))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(default=False)
+def speed(session: nox.Session) -> None:
+    """Speed against upstream's own code."""
+    install_for_parity(session)
+    session.run("python", "benchmarks/speed.py", *session.posargs)
+
+
+@nox.session(default=False)
+def quality(session: nox.Session) -> None:
+    """Quality on pairs of noisy and clean files: `nox -s quality -- PAIRS_DIR`."""
+    install(session, "ort", "eval")
+    session.run("python", "benchmarks/quality.py", *session.posargs)
+
+
+@nox.session(default=False)
+def windows(session: nox.Session) -> None:
+    """Windows against a whole pass: `nox -s windows -- PAIRS_DIR`."""
+    install(session, "ort")
+    session.run("python", "benchmarks/windows.py", *session.posargs)
+
+
+@nox.session(default=False)
+def length(session: nox.Session) -> None:
+    """Time and memory against the length of a file."""
+    install(session, "ort", groups=("test",))
+    session.run("python", "benchmarks/length.py", *session.posargs)
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the documentation."""
+    session.install(*nox.project.dependency_groups(PROJECT, "docs"))
+    session.run("mkdocs", "build", "--strict")
