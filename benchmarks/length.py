@@ -1,9 +1,9 @@
 """Time and memory of denoising a file, against its length.
 
-    python benchmarks/length.py [--minutes 0.1667 1 10 60] [--threads 2] [--rate 16000] [--json OUT.json]
+    python benchmarks/length.py [--minutes 0.1667 1 10 60] [--window-s 20] [--released-size] [--json OUT.json]
 
 The file is examples/noisy.wav over and over. Each run is a process of its own; its memory is the peak over that of an
-idle Python interpreter.
+idle Python interpreter. `--released-size` takes a network of that size with random weights (needs `[export]`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ from pathlib import Path
 import soundfile
 import soxr
 
+from frcrn_accel import Windowing
+from frcrn_accel.models import DEFAULT_MODEL
+
 NOISY = Path(__file__).parents[1] / "examples" / "noisy.wav"
 IDLE = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
 RUN = """
 import resource, sys
-from frcrn_accel import Denoiser
-source, target, threads = sys.argv[1:]
-report = Denoiser(backend="ort", threads=int(threads)).denoise_file(source, target)
+from frcrn_accel import Denoiser, Windowing
+source, target, model, threads, window_s = sys.argv[1:]
+denoiser = Denoiser(model, backend="ort", threads=int(threads), windowing=Windowing(window_s=float(window_s)))
+report = denoiser.denoise_file(source, target)
 print(report.processing_s, report.duration_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -34,10 +38,24 @@ def python(code: str, *arguments: str) -> list[float]:
     return [float(word) for word in done.stdout.split()]
 
 
+def released_size_model(folder: Path) -> Path:
+    import torch
+
+    from frcrn_accel.export import export_model
+    from frcrn_accel.model.topology import Config
+    from frcrn_accel.testing import random_weights
+
+    weights = {key: torch.tensor(value) for key, value in random_weights(Config()).items()}
+    torch.save(weights, folder / "random.pt")
+    return export_model(folder / "random.pt", folder / "random.onnx").model.path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, nargs="+", default=[10 / 60, 1, 10, 60])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--window-s", type=float, default=Windowing().window_s)
+    parser.add_argument("--released-size", action="store_true")
     parser.add_argument("--rate", type=int, default=16_000)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -46,18 +64,24 @@ def main() -> None:
     audio, rate = soundfile.read(NOISY, dtype="float32")
     audio = soxr.resample(audio, rate, options.rate)
     rows = []
-    print(f"frcrn-small on ort, {options.threads} thread(s), {options.rate} Hz mono PCM_16")
+    what = "released size" if options.released_size else DEFAULT_MODEL
+    print(
+        f"{what} on ort, {options.threads} thread(s), windows of {options.window_s:g} s, {options.rate} Hz mono PCM_16"
+    )
     print("| length | time, s | RTF | peak memory over an idle interpreter, MB |")
     print("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.wav", Path(folder) / "out.wav"
+        model = str(released_size_model(Path(folder))) if options.released_size else DEFAULT_MODEL
         for minutes in options.minutes:
             left = round(minutes * 60 * options.rate)
             with soundfile.SoundFile(source, "w", options.rate, 1) as file:
                 while left > 0:
                     file.write(audio[:left])
                     left -= len(audio)
-            processing_s, duration_s, peak_kib = python(RUN, str(source), str(target), str(options.threads))
+            processing_s, duration_s, peak_kib = python(
+                RUN, str(source), str(target), model, str(options.threads), str(options.window_s)
+            )
             row = {
                 "duration_s": duration_s,
                 "processing_s": processing_s,

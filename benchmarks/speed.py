@@ -188,9 +188,8 @@ def main() -> None:
     def ratios(variant: str, baseline: str) -> list[float]:
         return sorted(b / v for b, v in zip(wall[baseline], wall[variant], strict=True))
 
-    print(
-        f"{options.channels} channels, {options.unets} U-Net(s), {options.seconds:g} s clip, {options.threads} thread(s)"
-    )
+    size = f"{options.channels} channels, {options.unets} U-Net(s)"
+    print(f"{size}, {options.seconds:g} s clip, {options.threads} thread(s)")
     print(machine())
     print(", ".join(f"{name} {size:.1f} MB" for name, size in sorted(megabytes.items())))
     first, second = list(VARIANTS)[:2]

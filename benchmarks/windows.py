@@ -4,8 +4,8 @@
 
 Half of the signals are clean speech of PAIRS_DIR joined end to end, in the noise of one of its pairs (noisy minus
 clean, repeated), at -2.5 to 12.5 dB SNR. The other half, which is harder, are noisy files joined: noise and SNR
-change every few seconds. Printed: SI-SDR of the windowed result to the whole pass, mean and least over the signals of each
-half, and the time relative to the whole pass.
+change every few seconds. Printed: SI-SDR of the windowed result to the whole pass, mean and least over the signals of
+each half, and the time relative to the whole pass.
 """
 
 from __future__ import annotations

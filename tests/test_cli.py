@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -222,6 +223,17 @@ class TestDenoise:
     def test_an_unwritable_folder(self, run, tmp_path, noisy_path):
         (tmp_path / "file").write_text("in the way")
         assert "cannot be made" in the_error(run("denoise", noisy_path, "-o", tmp_path / "file" / "x.wav"))
+
+    def test_an_interrupt_leaves_nothing_behind(self, tmp_path, noisy):
+        soundfile.write(tmp_path / "long.wav", np.tile(noisy, 60), 16_000)
+        command = [sys.executable, "-c", "from frcrn_accel.cli import main; main()", "denoise", "long.wav"]
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr.readline().startswith("frcrn-small on ")  # the next thing it does is denoise
+            process.send_signal(signal.SIGINT)
+            _, rest = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Traceback" not in rest
+        assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
 
 
 class TestBackends:

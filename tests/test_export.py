@@ -5,8 +5,9 @@ import pytest
 
 from frcrn_accel import Denoiser, ExportError, ModelError, OutputExistsError, __version__
 from frcrn_accel.export import export_model, exporter, read_weights
-from frcrn_accel.model.topology import Config, parameter_shapes
+from frcrn_accel.model.topology import Config
 from frcrn_accel.models import find_model, sha256_of
+from frcrn_accel.testing import random_weights
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
@@ -15,13 +16,7 @@ pytest.importorskip("onnx")
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """One U-Net of 16 channels with random weights."""
-    generator = torch.Generator().manual_seed(0)
-    weights = {}
-    for key, shape in parameter_shapes(Config(16, 1)).items():
-        if key.endswith("running_var"):
-            weights[key] = 0.5 + torch.rand(shape, generator=generator)
-        else:  # about unit gain in every layer
-            weights[key] = torch.randn(shape, generator=generator) / max(1, torch.Size(shape[1:]).numel()) ** 0.5
+    weights = {key: torch.tensor(value) for key, value in random_weights(Config(16, 1)).items()}
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
     torch.save(weights, path)
     return path

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -278,3 +280,24 @@ class TestBadFiles:
         with pytest.raises(AudioError, match="longer than the limit of 5 s"):
             identity.denoise_file(tmp_path / "in.wav", tmp_path / "out.wav", max_duration_s=5)
         assert not (tmp_path / "out.wav").exists()
+
+    def test_three_hours_in_bounded_memory(self, tmp_path):
+        """On an engine that does nothing, so that what is measured is everything around it."""
+        pytest.importorskip("resource", reason="measures with getrusage")
+        samples = 3 * 3600 * 8_000
+        with soundfile.SoundFile(tmp_path / "in.wav", "w", 8_000, 1, subtype="PCM_U8") as file:
+            hour = np.resize(tone(8_000, 1, 8_000)[:, 0], samples // 3)
+            for _ in range(3):
+                file.write(hour)
+        code = (
+            "import resource, sys\n"
+            "from frcrn_accel import Denoiser\n"
+            "from frcrn_accel.testing import FunctionBackend\n"
+            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "Denoiser(backend=FunctionBackend()).denoise_file('in.wav', 'out.wav')\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        unit = 1 if sys.platform == "darwin" else 1024
+        assert int(done.stdout) * unit < 50e6
+        assert soundfile.info(tmp_path / "out.wav").frames == samples

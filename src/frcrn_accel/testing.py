@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from frcrn_accel import Backend, BackendUnavailable, Denoiser, ModelError, ModelFile, Session, Windowing
 from frcrn_accel.backends import resolve_backend
+from frcrn_accel.model.topology import Config, parameter_shapes
 from frcrn_accel.models import DEFAULT_MODEL, find_model
 
-__all__ = ["BackendConformance", "FunctionBackend"]
+__all__ = ["BackendConformance", "FunctionBackend", "random_weights"]
 
 
 class FunctionBackend(Backend):
@@ -172,6 +173,24 @@ class BackendConformance:
             denoised = denoiser(audio, 24_000)
         assert denoised.shape == audio.shape
         assert np.isfinite(denoised).all()
+
+
+def random_weights(config: Config, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Seeded weights of any size, of about unit gain in every layer: for tests and timings, not for listening.
+
+    Args:
+        config: Size of the network.
+        seed: Of the random numbers.
+    """
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for key, shape in parameter_shapes(config).items():
+        if key.endswith("running_var"):
+            value = rng.uniform(0.5, 1.5, shape)
+        else:
+            value = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+        weights[key] = value.astype(np.float32)
+    return weights
 
 
 def _resolve_or_skip(backend: str | type[Backend] | Backend) -> Backend:

@@ -75,7 +75,7 @@ class Windowing:
         ValueError: A context is shorter than an STFT frame, or the window is not at least three overlaps long.
     """
 
-    window_s: float = 30.0
+    window_s: float = 20.0
     past_s: float = 2.0
     future_s: float = 0.3
     fade_s: float = 0.5

@@ -14,8 +14,6 @@ The graph is written for speed on ONNX Runtime's CPU kernels, with operators tha
 - What a weight needs before it can be used (a sum, a sign, an order of taps, the folded batch norm) is written as
   operators on the tensor that is stored under its released key name. They depend on constants only, so an engine
   computes them once, when it loads the file.
-
-`docs/architecture.md` tells what each of these is worth.
 """
 
 from __future__ import annotations
