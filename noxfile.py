@@ -72,12 +72,13 @@ def backend(session: nox.Session, name: str) -> None:
 def smoke(session: nox.Session) -> None:
     """Build the wheel, install it in an empty environment, and run the command and the example plug-in."""
     session.install("build")
-    dist = Path(session.create_tmp()) / "dist"
+    folder = Path(session.create_tmp()).resolve()
+    dist = folder / "dist"
     for old in dist.glob("*"):
         old.unlink()
     session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
     (wheel,) = dist.glob("*.whl")
-    venv = Path(session.create_tmp()) / "venv"
+    venv = folder / "venv"
     session.run("python", "-m", "venv", "--clear", str(venv))
     scripts = venv / ("Scripts" if sys.platform == "win32" else "bin")
     python = str(scripts / "python")
