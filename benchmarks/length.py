@@ -65,9 +65,7 @@ def main() -> None:
     audio = soxr.resample(audio, rate, options.rate)
     rows = []
     what = "released size" if options.released_size else DEFAULT_MODEL
-    print(
-        f"{what} on ort, {options.threads} thread(s), windows of {options.window_s:g} s, {options.rate} Hz mono PCM_16"
-    )
+    print(f"{what} on ort, {options.threads} threads, windows of {options.window_s:g} s, {options.rate} Hz mono")
     print("| length | time, s | RTF | peak memory over an idle interpreter, MB |")
     print("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
