@@ -3,7 +3,8 @@
     python benchmarks/length.py [--minutes 0.1667 1 10 60] [--window-s 20] [--released-size] [--json OUT.json]
 
 The file is examples/noisy.wav over and over. Each run is a process of its own; its memory is the peak over that of an
-idle Python interpreter. `--released-size` takes a network of that size with random weights (needs `[export]`).
+idle Python interpreter. `--released-size` takes a network of that size with random weights (needs `[export]`). Linux
+only.
 """
 
 from __future__ import annotations
@@ -22,15 +23,24 @@ from frcrn_accel import Windowing
 from frcrn_accel.models import DEFAULT_MODEL
 
 NOISY = Path(__file__).parents[1] / "examples" / "noisy.wav"
-IDLE = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-RUN = """
-import resource, sys
+# Not getrusage: its peak takes in the process that this one was started from.
+PEAK = """
+from pathlib import Path
+def peak_kib():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""
+IDLE = PEAK + "print(peak_kib())"
+RUN = (
+    PEAK
+    + """
+import sys
 from frcrn_accel import Denoiser, Windowing
 source, target, model, threads, window_s = sys.argv[1:]
 denoiser = Denoiser(model, backend="ort", threads=int(threads), windowing=Windowing(window_s=float(window_s)))
 report = denoiser.denoise_file(source, target)
-print(report.processing_s, report.duration_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(report.processing_s, report.duration_s, peak_kib())
 """
+)
 
 
 def python(code: str, *arguments: str) -> list[float]:

@@ -4,7 +4,7 @@
 
 Every variant lives in a process of its own (so that one engine's idle threads do not slow the next) and the variants
 take turns, A B C A B C ...; what counts is the median over the rounds of the ratio to the first variant in the same
-round. Needs the groups `test` and `upstream`, and the extra `[export]`.
+round. Linux only; needs the groups `test` and `upstream`, and the extra `[export]`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import argparse
 import json
 import multiprocessing
 import platform
-import resource
 import statistics
 import sys
 import tempfile
@@ -133,7 +132,8 @@ def worker(connection: Connection, name: str, folder: Path, options: argparse.Na
         wall_s, cpu_s = time.perf_counter(), time.process_time()
         run(audio)
         connection.send((time.perf_counter() - wall_s, time.process_time() - cpu_s))
-    connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # Not getrusage: its peak takes in the process that this one was started from.
+    connection.send(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024)
 
 
 def machine() -> str:

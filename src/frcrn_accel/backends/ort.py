@@ -49,8 +49,8 @@ class _OrtSession(Session):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # A plan of all buffers, made at the second run of a shape, comes on top of what the first one left in the arena:
-        # two thirds more memory, and no faster (measured with benchmarks/length.py).
+        # A plan of all buffers, made at the second run of a shape, comes on top of what the first one left in the
+        # arena: two thirds more memory, and no faster (benchmarks/length.py).
         options.enable_mem_pattern = False
         options.log_severity_level = 3  # errors are raised; warnings about folded constants are noise to users
         providers = ["CPUExecutionProvider"]
