@@ -32,9 +32,9 @@ def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ()) ->
     session.install(*packages)
 
 
-def install_for_parity(session: nox.Session) -> None:
+def install_for_parity(session: nox.Session, *extras: str) -> None:
     """What comparing with upstream's code takes."""
-    install(session, "ort", "export", groups=("test", "upstream"))
+    install(session, "ort", "export", *extras, groups=("test", "upstream"))
     session.install("--no-deps", UPSTREAM)
 
 
@@ -56,7 +56,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests, with every engine that runs on any CPU, and upstream's code at a few lengths."""
-    install_for_parity(session)
+    install_for_parity(session, "eval")
     session.run("pytest", *session.posargs)
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from metrics import SAMPLE_RATE_HZ, bootstrap_interval, pesq_wb, si_sdr_db, stoi
 
 from frcrn_accel import Denoiser
+from frcrn_accel.evaluate import bootstrap_interval, pesq_wb, si_sdr_db, stoi
+
+SAMPLE_RATE_HZ = 16_000
 
 METRICS = {"PESQ-WB": pesq_wb, "STOI": stoi, "SI-SDR, dB": si_sdr_db}
 

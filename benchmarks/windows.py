@@ -18,9 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from metrics import SAMPLE_RATE_HZ, si_sdr_db
 
 from frcrn_accel import Denoiser, Windowing
+from frcrn_accel.evaluate import si_sdr_db
+
+SAMPLE_RATE_HZ = 16_000
 
 # window, past, future, fade; seconds
 GRID = [

@@ -79,5 +79,6 @@ def test_metadata_round_trip():
         del properties[f"frcrn_accel.{missing}"]
         with pytest.raises(ModelError, match=missing):
             type(metadata).from_properties(properties)
-    with pytest.raises(ModelError, match="is no number: 'many'"):
-        type(metadata).from_properties({**metadata.to_properties(), "frcrn_accel.channels": "many"})
+    for wrong in ("many", "0", "-1", ""):
+        with pytest.raises(ModelError, match=f"hop_samples' is no positive number: '{wrong}'"):
+            type(metadata).from_properties({**metadata.to_properties(), "frcrn_accel.hop_samples": wrong})

@@ -12,7 +12,7 @@ import pytest
 
 import upstream
 from frcrn_accel.backends.ort import OrtBackend
-from frcrn_accel.export import export_model
+from frcrn_accel.export import export_model, read_weights
 from frcrn_accel.model.checkpoint import load_checkpoint
 from frcrn_accel.model.network import build_network
 
@@ -77,18 +77,12 @@ def test_each_weight_is_stored_once(exported):
 
     model = onnx.load(exported.model.path)
     stored = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
-    weights = sum(value.size for value in load_checkpoint_of(exported).values())
+    weights = sum(value.size for value in read_weights(exported.model.path).values())
     transform = 642 * 640
     assert stored - weights - transform < 20_000  # a few small constants
     assert exported.bytes == exported.model.path.stat().st_size
     assert exported.bytes < 60_000_000
     assert exported.model.metadata.channels != 128 or exported.bytes > 50_000_000
-
-
-def load_checkpoint_of(exported):
-    from frcrn_accel.export import read_weights
-
-    return read_weights(exported.model.path)
 
 
 def test_both_axes_are_dynamic_and_the_opset_is_17_or_later(exported):

@@ -6,11 +6,7 @@ import numpy as np
 import soundfile
 
 from frcrn_accel import Denoiser, Windowing
-
-
-def si_sdr_db(reference: np.ndarray, estimate: np.ndarray) -> float:
-    target = np.dot(estimate, reference) / np.dot(reference, reference) * reference
-    return 10 * np.log10(np.sum(target**2) / np.sum((estimate - target) ** 2))
+from frcrn_accel.evaluate import si_sdr_db
 
 
 def test_denoised_speech_is_nearer_to_clean_speech(dev_audio, denoiser):

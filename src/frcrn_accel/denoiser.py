@@ -16,6 +16,7 @@ from typing_extensions import Self
 from frcrn_accel.audio import check_format, unpack
 from frcrn_accel.backends import Backend, resolve_backend
 from frcrn_accel.cpu import available_cpus
+from frcrn_accel.errors import AudioError
 from frcrn_accel.models import DEFAULT_MODEL, ModelMetadata, find_model
 from frcrn_accel.pipeline import Engine, Signal, denoise_signal
 from frcrn_accel.windows import Windowing
@@ -134,11 +135,14 @@ class Denoiser:
             EngineError: The engine failed.
         """
         samples, layout = unpack(audio)
-        check_format(sample_rate, samples.shape[0])
+        rate_hz = int(sample_rate)
+        if rate_hz != sample_rate:
+            raise AudioError(f"sample rate must be a whole number of Hz, got {sample_rate}")
+        check_format(rate_hz, samples.shape[0])
         starts = range(0, samples.shape[1], _ARRAY_BLOCK_SAMPLES)
         signal = Signal(
             lambda: (samples[:, start : start + _ARRAY_BLOCK_SAMPLES] for start in starts),
-            sample_rate,
+            rate_hz,
             samples.shape[0],
         )
         blocks = [samples[:, :0], *denoise_signal(signal, self._open(), self._dry_share)]

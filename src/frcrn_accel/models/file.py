@@ -62,9 +62,12 @@ class ModelMetadata:
             text = properties.get(METADATA_PREFIX + field.name)
             if text is None:
                 raise ModelError(f"its metadata has no {METADATA_PREFIX + field.name!r}")
-            if field.type == "int" and not text.isdecimal():
-                raise ModelError(f"its metadata {METADATA_PREFIX + field.name!r} is no number: {text[:40]!r}")
-            values[field.name] = int(text) if field.type == "int" else text
+            is_number = field.type == "int"
+            if is_number and not (text.isdecimal() and int(text) > 0):
+                raise ModelError(
+                    f"its metadata {METADATA_PREFIX + field.name!r} is no positive number: {text[:40]!r}"
+                )
+            values[field.name] = int(text) if is_number else text
         return cls(**values)  # type: ignore[arg-type]  # each value was just made by its field's own type
 
 

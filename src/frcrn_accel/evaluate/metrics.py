@@ -1,0 +1,71 @@
+"""How good denoised speech is, against the clean speech it came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frcrn_accel.errors import MissingExtraError
+
+__all__ = ["bootstrap_interval", "pesq_wb", "si_sdr_db", "stoi"]
+
+SAMPLE_RATE_HZ = 16_000  # the only rate that wide-band PESQ has, and the model's
+
+
+def si_sdr_db(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
+    """Scale-invariant signal-to-distortion ratio, dB.
+
+    Source: J. Le Roux, S. Wisdom, H. Erdogan, J. R. Hershey, "SDR - half-baked or well done?", ICASSP 2019.
+
+    Args:
+        reference: Clean speech, `(samples,)`.
+        estimate: The same length.
+    """
+    reference = reference.astype(np.float64) - np.mean(reference, dtype=np.float64)
+    estimate = estimate.astype(np.float64) - np.mean(estimate, dtype=np.float64)
+    target = np.dot(estimate, reference) / np.dot(reference, reference) * reference
+    return float(10 * np.log10(np.sum(target**2) / np.sum((estimate - target) ** 2)))
+
+
+def pesq_wb(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
+    """Wide-band PESQ (ITU-T P.862.2), 1 to 4.64.
+
+    Args:
+        reference: Clean speech at 16 kHz, `(samples,)`.
+        estimate: The same length.
+
+    Raises:
+        MissingExtraError: The `[eval]` extra is not installed.
+    """
+    try:
+        from pesq import pesq
+    except ImportError as error:
+        raise MissingExtraError("PESQ", "eval", error) from error
+    return float(pesq(SAMPLE_RATE_HZ, reference, estimate, "wb"))
+
+
+def stoi(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
+    """Short-time objective intelligibility (Taal et al., IEEE TASLP 2011), 0 to 1.
+
+    Args:
+        reference: Clean speech at 16 kHz, `(samples,)`.
+        estimate: The same length.
+
+    Raises:
+        MissingExtraError: The `[eval]` extra is not installed.
+    """
+    try:
+        from pystoi import stoi as short_time_objective_intelligibility
+    except ImportError as error:
+        raise MissingExtraError("STOI", "eval", error) from error
+    return float(short_time_objective_intelligibility(reference, estimate, SAMPLE_RATE_HZ))
+
+
+def bootstrap_interval(values: NDArray[Any], seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of `values`, `(count,)`."""
+    rng = np.random.default_rng(seed)
+    means = rng.choice(values, (10_000, len(values))).mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
