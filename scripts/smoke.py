@@ -1,4 +1,4 @@
-"""What an installed frcrn-accel must do: denoise a WAV, a FLAC and an MP3 from the command line.
+"""What an installed frcrn-accel must do: denoise a WAV, a FLAC and an MP3 from the command line, and run the example.
 
     python scripts/smoke.py PATH_OF_THE_COMMAND
 
@@ -35,6 +35,9 @@ def main() -> None:
             reduction_db = 20 * np.log10(np.std(audio[quiet]) / np.std(clean[quiet]))
             print(f"{suffix}: {len(clean) / rate:.2f} s, noise before the speech {reduction_db:.1f} dB down")
             assert reduction_db > 15
+        example = NOISY.with_name("denoise.py")
+        subprocess.run([sys.executable, str(example), str(NOISY), f"{folder}/example.wav"], check=True, cwd=folder)
+        assert soundfile.info(f"{folder}/example.wav").frames == len(audio)
         (Path(folder) / "text.wav").write_text("no audio")
         failed = subprocess.run([command, "denoise", f"{folder}/text.wav"], capture_output=True, text=True)
         assert failed.returncode == 2, failed

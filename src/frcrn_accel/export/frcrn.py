@@ -451,7 +451,7 @@ class _Network:
             even, odd = rows[0][which], rows[1][which]
             if row_counts[0] == row_counts[1]:
                 return g.op("Reshape", g.op("Concat", even, odd, axis=3), g.ints(0, 0, height, -1))
-            order = np.arange(height).reshape(-1)
+            order = np.arange(height)
             order = np.where(order % 2 == 0, order // 2, row_counts[0] + order // 2)
             return g.op("Gather", g.op("Concat", even, odd, axis=2), g.ints(*order), axis=2)
 
