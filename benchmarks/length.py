@@ -23,28 +23,22 @@ from frcrn_accel import Windowing
 from frcrn_accel.models import DEFAULT_MODEL
 
 NOISY = Path(__file__).parents[1] / "examples" / "noisy.wav"
-# Not getrusage: its peak takes in the process that this one was started from.
-PEAK = """
-from pathlib import Path
-def peak_kib():
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-"""
-IDLE = PEAK + "print(peak_kib())"
-RUN = (
-    PEAK
-    + """
+IDLE = "from process import peak_memory_kib; print(peak_memory_kib())"
+RUN = """
 import sys
+from process import peak_memory_kib
 from frcrn_accel import Denoiser, Windowing
 source, target, model, threads, window_s = sys.argv[1:]
 denoiser = Denoiser(model, backend="ort", threads=int(threads), windowing=Windowing(window_s=float(window_s)))
 report = denoiser.denoise_file(source, target)
-print(report.processing_s, report.duration_s, peak_kib())
+print(report.processing_s, report.duration_s, peak_memory_kib())
 """
-)
 
 
 def python(code: str, *arguments: str) -> list[float]:
-    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
+    command = [sys.executable, "-c", code, *arguments]
+    # In this folder, to find `process`.
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent)
     return [float(word) for word in done.stdout.split()]
 
 

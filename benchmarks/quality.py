@@ -16,8 +16,7 @@ import soundfile
 
 from frcrn_accel import Denoiser
 from frcrn_accel.evaluate import bootstrap_interval, pesq_wb, si_sdr_db, stoi
-
-SAMPLE_RATE_HZ = 16_000
+from frcrn_accel.model.topology import SAMPLE_RATE_HZ
 
 METRICS = {"PESQ-WB": pesq_wb, "STOI": stoi, "SI-SDR, dB": si_sdr_db}
 

@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from process import peak_memory_kib
+
+from frcrn_accel.model.topology import SAMPLE_RATE_HZ
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-SAMPLE_RATE_HZ = 16_000
 Run = Callable[[np.ndarray], Any]
 
 
@@ -132,8 +134,7 @@ def worker(connection: Connection, name: str, folder: Path, options: argparse.Na
         wall_s, cpu_s = time.perf_counter(), time.process_time()
         run(audio)
         connection.send((time.perf_counter() - wall_s, time.process_time() - cpu_s))
-    # Not getrusage: its peak takes in the process that this one was started from.
-    connection.send(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024)
+    connection.send(peak_memory_kib() / 1024)
 
 
 def machine() -> str:

@@ -21,8 +21,7 @@ import soundfile
 
 from frcrn_accel import Denoiser, Windowing
 from frcrn_accel.evaluate import si_sdr_db
-
-SAMPLE_RATE_HZ = 16_000
+from frcrn_accel.model.topology import SAMPLE_RATE_HZ
 
 # window, past, future, fade; seconds
 GRID = [

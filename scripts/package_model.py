@@ -33,9 +33,8 @@ def main() -> None:
     entry = catalog.pop(options.name, {})
     for field in ("description", "source", "licence"):
         entry[field] = getattr(options, field) or entry[field]
-    # The old entry is out of the catalog while exporting, or its digest would be held against the new checkpoint.
-    catalog_path.write_text(json.dumps(catalog, indent=2) + "\n", encoding="utf-8")
-    known_models.cache_clear()
+    # Forgotten in this process only, or its old digest would be held against the new checkpoint.
+    known_models().pop(options.name, None)
     report = export_model(options.checkpoint, FOLDER / f"{options.name}.onnx", name=options.name, overwrite=True)
     entry["checkpoint_sha256"] = report.model.metadata.checkpoint_sha256
     entry["model_sha256"] = sha256_of(report.model.path)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
@@ -256,6 +257,13 @@ class TestBackends:
         row = next(line for line in result.out.splitlines() if line.startswith("│ ort"))
         assert "no" in row.split("│")[3]
         assert "pip install 'frcrn-accel[ort]'" in row
+
+    def test_brackets_are_no_markup(self, run, monkeypatch):
+        """Neither in the remedy nor in the reason."""
+        monkeypatch.setenv("COLUMNS", "200")
+        broken = EntryPoint("broken", "frcrn_accel.windows:Windowing[extra]", "frcrn_accel.backends")
+        monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
+        assert "frcrn_accel.windows:Windowing[extra] is no subclass" in run("backends").out
 
     def test_none_installed(self, run, monkeypatch):
         monkeypatch.setattr(registry, "entry_points", lambda group: [])

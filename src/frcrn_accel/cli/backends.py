@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from frcrn_accel.backends import backend_statuses
@@ -20,12 +21,12 @@ def backends() -> None:
     table.add_column("what to do", overflow="fold")
     for status in backend_statuses():
         problem = status.problem
-        table.add_row(
+        texts = (
             status.name,
             status.description,
             "yes" if status.usable else "no",
             problem.reason if problem else "",
-            # No markup: an extra in brackets is not a style.
-            problem.remedy.replace("[", r"\[") if problem else "",
+            problem.remedy if problem else "",
         )
+        table.add_row(*map(escape, texts))  # an extra in brackets is no markup
     Console().print(table)

@@ -11,7 +11,7 @@ import numpy as np
 from frcrn_accel._version import __version__
 from frcrn_accel.atomic import replacing
 from frcrn_accel.errors import ExportError, MissingExtraError, ModelError, OutputExistsError
-from frcrn_accel.model.checkpoint import Weights, load_checkpoint
+from frcrn_accel.model.checkpoint import Checkpoint, Weights, load_checkpoint
 from frcrn_accel.model.topology import (
     HOP_SAMPLES,
     SAMPLE_RATE_HZ,
@@ -62,26 +62,10 @@ def export_model(
         OutputExistsError: `out` exists and `overwrite` is false.
     """
     out = Path(out)
-    loaded = load_checkpoint(Path(checkpoint), name)
-    metadata = ModelMetadata(
-        name=loaded.name,
-        checkpoint_sha256=loaded.sha256,
-        library_version=__version__,
-        sample_rate_hz=SAMPLE_RATE_HZ,
-        window_samples=WINDOW_SAMPLES,
-        hop_samples=HOP_SAMPLES,
-        channels=loaded.config.channels,
-        unets=loaded.config.unets,
-    )
-    try:
-        from frcrn_accel.export.frcrn import build_graph
-
-        model = build_graph(loaded.weights, loaded.name, __version__, metadata.to_properties())
-    except ImportError as error:
-        raise MissingExtraError("Exporting a model", "export", error) from error
     try:
         with replacing(out, overwrite=overwrite) as temporary:
-            temporary.write_bytes(model.SerializeToString())
+            loaded = load_checkpoint(Path(checkpoint), name)
+            temporary.write_bytes(_build(loaded).SerializeToString())
             difference = _difference(ModelFile.open(temporary), loaded.weights)
             if not difference <= MAX_ERROR:  # NaN fails as well
                 raise ExportError(
@@ -114,6 +98,25 @@ def read_weights(path: Path) -> Weights:
     if not shapes or any(key not in weights or weights[key].shape != shape for key, shape in shapes.items()):
         raise ModelError(f"{str(path)!r} does not hold the weights of an FRCRN under their released names")
     return {key: weights[key] for key in shapes}
+
+
+def _build(checkpoint: Checkpoint) -> onnx.ModelProto:
+    """The graph, with its metadata."""
+    try:
+        from frcrn_accel.export.frcrn import build_graph
+    except ImportError as error:
+        raise MissingExtraError("Exporting a model", "export", error) from error
+    metadata = ModelMetadata(
+        name=checkpoint.name,
+        checkpoint_sha256=checkpoint.sha256,
+        library_version=__version__,
+        sample_rate_hz=SAMPLE_RATE_HZ,
+        window_samples=WINDOW_SAMPLES,
+        hop_samples=HOP_SAMPLES,
+        channels=checkpoint.config.channels,
+        unets=checkpoint.config.unets,
+    )
+    return build_graph(checkpoint.weights, checkpoint.name, __version__, metadata.to_properties())
 
 
 def _difference(model: ModelFile, weights: Weights) -> float:
