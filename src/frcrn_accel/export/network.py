@@ -1,0 +1,189 @@
+"""What the forms of the network have in common: the transforms, the order of the layers, the weights.
+
+Whatever a weight needs before it can be used (a sum, a sign, an order of taps, the folded batch norm) is written as
+operators on the tensor that is stored under its released key name. They depend on constants only, so an engine
+computes them once, when it loads the file.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Generic, TypeVar
+
+import numpy as np
+import onnx
+
+from frcrn_accel.export.graph import GraphWriter
+from frcrn_accel.model.topology import (
+    BN_EPSILON,
+    ENCODER_KERNELS,
+    FSMN_ORDER,
+    HOP_SAMPLES,
+    STAGES,
+    STFT_BINS,
+    Config,
+    stft_kernel,
+    stft_synthesis_scale,
+    stft_window,
+)
+
+__all__ = ["Network", "Pair", "encoder_bins"]
+
+Pair = tuple[str, str]  # names of the real and the imaginary part
+X = TypeVar("X")  # how a form holds a complex tensor
+
+
+class Network(abc.ABC, Generic[X]):
+    """Writes the network into a graph. Methods take and return names of tensors."""
+
+    def __init__(self, graph: GraphWriter, config: Config) -> None:
+        self.graph = graph
+        self.config = config
+
+    def waveform_to_waveform(self, audio: str) -> None:
+        """STFT, mask and inverse; the last node's output is the result."""
+        g = self.graph
+        with g.scope("stft"):
+            kernel = g.constant(stft_kernel()[:, None])
+            spectrum = g.op("Conv", g.op("Unsqueeze", audio, g.ints(1)), kernel, strides=[HOP_SAMPLES])
+            spectrum = g.op("Reshape", spectrum, g.ints(0, 2, STFT_BINS, -1))
+        x, masks = spectrum, []
+        for unet in self.config.unet_names:
+            with g.scope(unet):
+                x = self.unet(unet, x)
+                masks.append(g.op("Tanh", x))
+        with g.scope("mask"):
+            mask = masks[0] if len(masks) == 1 else g.op("Sum", *masks)
+            a, b = g.ops("Split", 2, spectrum, axis=1)
+            c, d = g.ops("Split", 2, mask, axis=1)
+            re = g.op("Sub", g.op("Mul", a, c), g.op("Mul", b, d))
+            im = g.op("Add", g.op("Mul", a, d), g.op("Mul", b, c))
+            clean = g.op("Concat", re, im, axis=1)
+        with g.scope("istft"):
+            clean = g.op("Reshape", clean, g.ints(0, 2 * STFT_BINS, -1))
+            synthesis = g.op("Mul", kernel, g.constant(stft_synthesis_scale()[:, None, None]))
+            signal = g.op("ConvTranspose", clean, synthesis, strides=[HOP_SAMPLES])
+            # The sum of the squared windows over each sample: 1 but in the first and the last hop.
+            frames = g.op("Concat", g.ints(1, 1), g.op("Shape", clean, start=2), axis=0)
+            window = g.constant((stft_window() ** 2)[None, None])
+            ones = g.op("ConstantOfShape", frames, value=onnx.numpy_helper.from_array(np.ones(1, np.float32)))
+            overlap = g.op("ConvTranspose", ones, window, strides=[HOP_SAMPLES])
+            # The 1e-8 is upstream's; without it the very first sample, where the window is 0, would be 0 / 0.
+            signal = g.op("Div", signal, g.op("Add", overlap, g.constant(1e-8)))
+            g.op("Squeeze", signal, g.ints(1))
+
+    @abc.abstractmethod
+    def unet(self, name: str, spectrum: str) -> str:
+        """One U-Net, `(batch, 2, 321, frames)` to the same."""
+
+    # What the form decides.
+
+    @abc.abstractmethod
+    def first_encoder(self, name: str, spectrum: str) -> X:
+        """The convolution, batch norm and activation of the first stage, from one complex channel."""
+
+    @abc.abstractmethod
+    def encoder(self, name: str, x: X) -> X:
+        """The same of any other stage."""
+
+    @abc.abstractmethod
+    def fsmn(self, name: str, layer: int, x: X, *, along_time: bool) -> X:
+        """An FSMN layer along frequency or time: `re(x.re) - im(x.im)` and `re(x.im) + im(x.re)`.
+
+        Each of its nets has a residual of its own.
+        """
+
+    @abc.abstractmethod
+    def excited(self, name: str, x: X) -> X:
+        """Squeeze-and-excitation."""
+
+    # What all forms share.
+
+    def encoded(self, name: str, spectrum: str) -> tuple[X, list[X]]:
+        """The half of a U-Net up to the bottleneck: what comes out of it, and the skip connections."""
+        g = self.graph
+        skips: list[X] = []
+        for i in range(STAGES):
+            if i == 0:
+                with g.scope("encoders.0"):
+                    x = self.first_encoder(f"{name}.encoders.0", spectrum)
+            else:
+                with g.scope(f"fsmn_enc.{i}"):
+                    x = self.fsmn(f"{name}.fsmn_enc.{i}", 1, x, along_time=False)
+                with g.scope(f"encoders.{i}"):
+                    x = self.encoder(f"{name}.encoders.{i}", x)
+            if i < STAGES - 1:
+                # The scaled output goes into the skip connection only; the next stage gets the plain one.
+                with g.scope(f"se_layers_enc.{i}"):
+                    skips.append(self.excited(f"{name}.se_layers_enc.{i}", x))
+        for layer in (1, 2):
+            with g.scope(f"fsmn.L{layer}"):
+                x = self.fsmn(f"{name}.fsmn", layer, x, along_time=True)
+        return x, skips
+
+    def linear(self, name: str, x: str) -> str:
+        """The complex 1x1 convolution that ends a U-Net, `(batch, 2, ...)` to the same."""
+        g = self.graph
+        (w_re, w_im), (b_re, b_im) = (self.pair(f"{name}.linear.conv", kind) for kind in ("weight", "bias"))
+        weight = self.block(w_re, w_im)
+        bias = g.op("Concat", g.op("Sub", b_re, b_im), g.op("Add", b_re, b_im), axis=0)
+        return g.op("Conv", x, weight, bias)
+
+    def batch_norm(self, name: str, convolution: str, which: int) -> tuple[str, str]:
+        """Scale and shift of one part, the shift with the bias of the complex convolution before it."""
+        g = self.graph
+        gamma, beta, mean, variance = (
+            g.weight(f"{name}.bn.bn_{('re', 'im')[which]}.{tensor}")
+            for tensor in ("weight", "bias", "running_mean", "running_var")
+        )
+        bias = g.op(("Sub", "Add")[which], *self.pair(f"{name}.{convolution}", "bias"))
+        scale = g.op("Div", gamma, g.op("Sqrt", g.op("Add", variance, g.constant(BN_EPSILON))))
+        return scale, g.op("Add", g.op("Mul", g.op("Sub", bias, mean), scale), beta)
+
+    def block_row(self, w_re: str, w_im: str, which: int) -> str:
+        """One row of `[[Wr, -Wi], [Wi, Wr]]`, on axis 1."""
+        g = self.graph
+        parts = (w_re, g.op("Neg", w_im)) if which == 0 else (w_im, w_re)
+        return g.op("Concat", *parts, axis=1)
+
+    def block(self, w_re: str, w_im: str) -> str:
+        """`[[Wr, -Wi], [Wi, Wr]]` on axes 0 and 1."""
+        return self.graph.op("Concat", *[self.block_row(w_re, w_im, which) for which in (0, 1)], axis=0)
+
+    def fsmn_filter(self, name: str, layer: int, *, is_im_net: bool) -> str:
+        """Weight of the depthwise filter, with the identity (its input is added to its output) in the last tap."""
+        g = self.graph
+        tap = np.zeros((1, 1, FSMN_ORDER, 1), np.float32)
+        tap[0, 0, -1, 0] = 1
+        return g.op("Add", self.pair(f"{name}.fsmn", "conv1.weight", f"_L{layer}")[is_im_net], g.constant(tap))
+
+    def squeeze_excitation(self, name: str, means: str) -> Pair:
+        """Scales of the two parts, `(batch, channels, 1, 1)`, from their means `(batch, 2 * channels, 1, 1)`.
+
+        Its four dense layers (two nets on two parts) are two grouped 1x1 convolutions.
+        """
+        g = self.graph
+
+        def layer(x: str, number: int, groups: int) -> str:
+            weight, bias = (
+                g.op("Concat", *[g.weight(f"{name}.fc_{part}.{number}.{kind}") for part in "riri"], axis=0)
+                for kind in ("weight", "bias")
+            )
+            return g.op("Conv", x, g.op("Unsqueeze", weight, g.ints(2, 3)), bias, group=groups)
+
+        hidden = g.op("Relu", layer(means, 0, 2))
+        excited = g.op("Sigmoid", layer(hidden, 2, 4))
+        r_of_re, i_of_re, r_of_im, i_of_im = g.ops("Split", 4, excited, axis=1)
+        return g.op("Sub", r_of_re, i_of_im), g.op("Add", r_of_im, i_of_re)
+
+    def pair(self, name: str, tensor: str, suffix: str = "") -> Pair:
+        """The two weights `name_re` and `name_im`."""
+        return self.graph.weight(f"{name}_re{suffix}.{tensor}"), self.graph.weight(f"{name}_im{suffix}.{tensor}")
+
+
+def encoder_bins() -> list[int]:
+    """Height of the output of each encoder stage."""
+    bins: list[int] = []
+    for kernel, _ in ENCODER_KERNELS:
+        bins.append(((bins[-1] if bins else STFT_BINS) - kernel) // 2 + 1)
+    return bins
