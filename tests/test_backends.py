@@ -10,6 +10,7 @@ import pytest
 
 from frcrn_accel import BackendUnavailable, Denoiser, backend_statuses
 from frcrn_accel.backends import ENTRY_POINT_GROUP, registry, resolve_backend
+from frcrn_accel.backends.openvino import OpenVinoBackend
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.backends.torch import TorchBackend
 from frcrn_accel.errors import EngineError
@@ -25,6 +26,17 @@ class TestFunction(BackendConformance):
 class TestOrt(BackendConformance):
     backend = OrtBackend
     reference = "torch"
+
+
+class TestOpenVinoFp32(BackendConformance):
+    backend = OpenVinoBackend("fp32")
+    reference = "ort"
+
+
+class TestOpenVinoBf16(BackendConformance):
+    backend = OpenVinoBackend("bf16")
+    reference = "ort"
+    tolerance = 0.03  # 8 bits of mantissa
 
 
 class TestTorch(BackendConformance):

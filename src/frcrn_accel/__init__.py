@@ -19,6 +19,7 @@ from frcrn_accel.errors import (
     ModelError,
     OutputExistsError,
     UnknownBackendError,
+    UnsupportedPrecisionError,
 )
 from frcrn_accel.models import KnownModel, ModelFile, ModelMetadata, known_models
 from frcrn_accel.windows import Windowing
@@ -42,6 +43,7 @@ __all__ = [
     "OutputExistsError",
     "Session",
     "UnknownBackendError",
+    "UnsupportedPrecisionError",
     "Windowing",
     "__version__",
     "backend_statuses",

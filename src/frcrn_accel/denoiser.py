@@ -67,6 +67,8 @@ class Denoiser:
         model: A known name (see `frcrn_accel.models.known_models`) or the path of a file made by
             `frcrn-accel export`.
         backend: Name of an engine, `"auto"` for the best usable one, a `Backend` class or an instance.
+        precision: Number format to compute in, one that the backend has (see `frcrn-accel backends`); by default the
+            fastest of them that does not change the sound.
         threads: CPU threads to compute with; by default as many as this process may use.
         attenuation_limit_db: At most this much noise is taken away, by mixing in the signal as it came: for
             listeners, and speech recognisers, that do better with some noise left. None for no limit.
@@ -75,6 +77,7 @@ class Denoiser:
 
     Raises:
         UnknownBackendError: No backend of that name is installed.
+        UnsupportedPrecisionError: The backend does not compute in that precision.
         BackendUnavailable: The backend cannot run here; the text says why and what to install.
         ModelError: The model is unknown, missing or damaged.
         ValueError: An argument is out of its range.
@@ -85,6 +88,7 @@ class Denoiser:
         model: str | Path = DEFAULT_MODEL,
         *,
         backend: str | type[Backend] | Backend = "auto",
+        precision: str | None = None,
         threads: int | None = None,
         attenuation_limit_db: float | None = None,
         windowing: Windowing | None = None,
@@ -97,8 +101,9 @@ class Denoiser:
         if attenuation_limit_db is not None and not attenuation_limit_db >= 0:
             raise ValueError(f"attenuation_limit_db must be 0 or more, got {attenuation_limit_db}")
         file = find_model(model)
-        engine = resolve_backend(backend)
+        engine = resolve_backend(backend, precision)
         self.backend = engine.name
+        self.precision = engine.precision
         self.threads = threads or available_cpus()
         self.attenuation_limit_db = attenuation_limit_db
         self._engine: Engine | None = Engine(

@@ -10,11 +10,14 @@
     ├── MissingExtraError   a feature needs a package of an extra that is not installed (also an ImportError)
     └── BackendError
         ├── UnknownBackendError    no backend of that name is installed (also a LookupError)
+        ├── UnsupportedPrecisionError   the backend does not compute in that number format (also a ValueError)
         ├── BackendUnavailable     the backend is installed but cannot run here
         └── EngineError            the engine failed while it ran, or gave numbers that are not finite
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 __all__ = [
     "AudioError",
@@ -27,6 +30,7 @@ __all__ = [
     "ModelError",
     "OutputExistsError",
     "UnknownBackendError",
+    "UnsupportedPrecisionError",
 ]
 
 
@@ -70,6 +74,19 @@ class BackendError(FrcrnAccelError):
 
 class UnknownBackendError(BackendError, LookupError):
     """No backend of that name is installed."""
+
+
+class UnsupportedPrecisionError(BackendError, ValueError):
+    """A backend does not compute in the number format that was asked for.
+
+    Args:
+        backend: Name of the backend.
+        precision: What was asked for.
+        precisions: What it offers.
+    """
+
+    def __init__(self, backend: str, precision: str, precisions: Sequence[str]) -> None:
+        super().__init__(f"backend {backend!r} has no precision {precision!r}: it has {', '.join(precisions)}")
 
 
 class BackendUnavailable(BackendError):

@@ -32,13 +32,19 @@ class FunctionBackend(Backend):
 
     Args:
         function: Takes and gives `float32 (batch, samples)`. The default gives the audio as it is.
+        precision: See `Backend`.
     """
 
     name: ClassVar[str] = "function"
     description: ClassVar[str] = "a plain function"
     priority: ClassVar[int] = -1
 
-    def __init__(self, function: Callable[[NDArray[np.float32]], NDArray[np.float32]] = np.copy) -> None:
+    def __init__(
+        self,
+        function: Callable[[NDArray[np.float32]], NDArray[np.float32]] = np.copy,
+        precision: str | None = None,
+    ) -> None:
+        super().__init__(precision)
         self.function = function
 
     @classmethod

@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from frcrn_accel.errors import UnsupportedPrecisionError
 from frcrn_accel.models import ModelFile
 
 __all__ = ["Backend", "Session"]
@@ -49,19 +50,43 @@ class Session(abc.ABC):
 class Backend(abc.ABC):
     """One engine, with its options. A subclass is what an entry point of the group names.
 
-    The class must be importable without the engine: import the engine in `check` and `load`.
+    The class must be importable, and instances made, without the engine: import the engine in `check` and `load`.
+    A subclass with options of its own takes `precision` as well and hands it to `super().__init__`.
+
+    Args:
+        precision: One of `precisions`; None for the default.
 
     Attributes:
         name: The name users type.
         description: One line for tables.
         priority: `backend="auto"` takes the usable backend with the highest; negative is never chosen.
+        precisions: The number formats it can compute in, the default first.
         batch_size: Windows that one call takes at best.
+
+    Raises:
+        UnsupportedPrecisionError: `precision` is not one of `precisions`.
     """
 
     name: ClassVar[str]
     description: ClassVar[str]
     priority: ClassVar[int] = 0
+    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     batch_size: int = 1
+
+    def __init__(self, precision: str | None = None) -> None:
+        if precision is not None and precision not in self.precisions:
+            raise UnsupportedPrecisionError(self.name, precision, self.precisions)
+        self._precision = precision
+
+    @property
+    def precision(self) -> str:
+        """The number format that `load` will compute in."""
+        return self._precision or self.default_precision()
+
+    @classmethod
+    def default_precision(cls) -> str:
+        """What `precision=None` stands for: the first of `precisions`, unless that depends on the machine."""
+        return cls.precisions[0]
 
     @classmethod
     @abc.abstractmethod

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
 from frcrn_accel.backends.base import Backend
-from frcrn_accel.errors import BackendUnavailable, UnknownBackendError
+from frcrn_accel.errors import BackendUnavailable, UnknownBackendError, UnsupportedPrecisionError
 
 __all__ = ["ENTRY_POINT_GROUP", "BackendStatus", "backend_statuses", "resolve_backend"]
 
@@ -25,12 +25,14 @@ class BackendStatus:
         name: Its name.
         description: One line of what it is.
         priority: Its rank for `backend="auto"`.
+        precisions: The number formats it computes in, the default first; empty if that is not known.
         problem: Why it cannot be used and what to do; None if it can.
     """
 
     name: str
     description: str
     priority: int
+    precisions: tuple[str, ...]
     problem: BackendUnavailable | None
 
     @property
@@ -45,37 +47,54 @@ def backend_statuses() -> list[BackendStatus]:
     for name in _entry_points():
         try:
             backend = _load_class(name)
-            description, priority = backend.description, backend.priority
             problem = _problem_of(backend)
+            status = BackendStatus(name, backend.description, backend.priority, backend.precisions, problem)
         except BackendUnavailable as error:
-            description, priority, problem = "", -1, error
-        statuses.append(BackendStatus(name, description, priority, problem))
+            status = BackendStatus(name, "", -1, (), error)
+        statuses.append(status)
     return sorted(statuses, key=lambda status: (not status.usable, -status.priority, status.name))
 
 
-def resolve_backend(backend: str | type[Backend] | Backend) -> Backend:
+def resolve_backend(backend: str | type[Backend] | Backend, precision: str | None = None) -> Backend:
     """Turn what the user gave into a backend that can run here.
 
     Args:
         backend: A name, `"auto"`, a class or an instance.
+        precision: Number format to compute in, one of the backend's; None for its default. `"auto"` takes only
+            backends that have it. An instance has its own already.
 
     Raises:
         UnknownBackendError: No backend of that name is installed.
+        UnsupportedPrecisionError: It does not compute in that number format.
         BackendUnavailable: It is installed but cannot run here.
+        ValueError: `precision` was given beside an instance with another one.
     """
     if isinstance(backend, str):
-        backend = _choose() if backend == AUTO else _load_class(backend)
+        backend = _choose(precision) if backend == AUTO else _load_class(backend)
     if isinstance(backend, type) and issubclass(backend, Backend):
-        backend = backend()
+        # A class without options need not know of precisions.
+        backend = backend() if precision is None else backend(precision=precision)
     if not isinstance(backend, Backend):
         raise TypeError(f"backend must be a name, a Backend class or an instance of one, got {backend!r}")
+    if precision is not None and backend.precision != precision:
+        raise ValueError(
+            f"the backend given has precision {backend.precision!r}, not {precision!r}: "
+            f"make it with {type(backend).__name__}(precision={precision!r})"
+        )
     backend.check()
     return backend
 
 
-def _choose() -> type[Backend]:
-    statuses = backend_statuses()
+def _choose(precision: str | None) -> type[Backend]:
+    statuses = [
+        status
+        for status in backend_statuses()
+        if precision is None or precision in status.precisions or status.problem
+    ]
     usable = [status for status in statuses if status.usable and status.priority >= 0]
+    if not usable and precision is not None:
+        every = sorted({name for status in backend_statuses() if status.usable for name in status.precisions})
+        raise UnsupportedPrecisionError(AUTO, precision, every)
     if not usable:
         remedies = "; ".join(str(status.problem) for status in statuses if status.problem is not None)
         raise BackendUnavailable(AUTO, "no backend can run", f"for one: {remedies}" if remedies else "reinstall")

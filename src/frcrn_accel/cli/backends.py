@@ -16,6 +16,7 @@ def backends() -> None:
     table = Table()
     table.add_column("backend", no_wrap=True)
     table.add_column("what")
+    table.add_column("precisions")
     table.add_column("usable", no_wrap=True)
     table.add_column("why not")
     table.add_column("what to do", overflow="fold")
@@ -24,6 +25,7 @@ def backends() -> None:
         texts = (
             status.name,
             status.description,
+            ", ".join(status.precisions),
             "yes" if status.usable else "no",
             problem.reason if problem else "",
             problem.remedy if problem else "",

@@ -47,6 +47,10 @@ def denoise(
     ] = None,
     model: Annotated[str, typer.Option(help="A known name, or a file made by 'export'.")] = DEFAULT_MODEL,
     backend: Annotated[str, typer.Option(help="Engine, see 'backends'.")] = "auto",
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Number format to compute in, see 'backends'. [default: the backend's own choice]"),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. [default: all this process may use]")
     ] = None,
@@ -60,10 +64,18 @@ def denoise(
     console = Console(stderr=True, highlight=False)
     with (
         _standard_streams(inputs, output) as (paths, target),
-        Denoiser(model, backend=backend, threads=threads, attenuation_limit_db=attenuation_limit_db) as denoiser,
+        Denoiser(
+            model,
+            backend=backend,
+            precision=precision,
+            threads=threads,
+            attenuation_limit_db=attenuation_limit_db,
+        ) as denoiser,
     ):
         jobs = _plan(paths, target)
-        console.print(escape(f"{denoiser.model.name} on {denoiser.backend} ({denoiser.device})"))
+        console.print(
+            escape(f"{denoiser.model.name} on {denoiser.backend}, {denoiser.precision} ({denoiser.device})")
+        )
         failed = _run(jobs, denoiser, overwrite, console, single=len(inputs) == 1 and not paths[0].is_dir())
     for source, error in failed:
         console.print(f"failed: {source}: {error}", markup=False, soft_wrap=True)

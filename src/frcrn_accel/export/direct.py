@@ -47,24 +47,37 @@ class DirectNetwork(Network[str]):
 
     def first_encoder(self, name: str, spectrum: str) -> str:
         """See `Network.first_encoder`."""
-        return self.encoder(name, spectrum)
+        weight, shift = self.encoder_weights(name)
+        return self.strided(spectrum, weight, shift)
 
     def encoder(self, name: str, x: str) -> str:
         """See `Network.encoder`."""
+        weight, shift = self.encoder_weights(name)
+        return self.strided(*self.operands(name, x, weight, output_axis=0), shift)
+
+    def strided(self, x: str, weight: str, shift: str) -> str:
+        """The convolution of an encoder stage with its activation."""
+        return self.activated(self.graph.op("Conv", x, weight, shift, strides=[1, 2], pads=[1, 0, 1, 0]))
+
+    def encoder_weights(self, name: str) -> Pair:
+        """Weight `(2 * channels, inputs, time, frequency)` and bias, with the batch norm in them."""
         g = self.graph
         scale, shift = self.batch_norms(name, "conv.conv")
         weight = self.block(*self.pair(f"{name}.conv.conv", "weight"))
         weight = g.op("Mul", weight, g.op("Unsqueeze", scale, g.ints(1, 2, 3)))
-        weight = g.op("Transpose", weight, perm=[0, 1, 3, 2])
-        return self.activated(g.op("Conv", x, weight, shift, strides=[1, 2], pads=[1, 0, 1, 0]))
+        return g.op("Transpose", weight, perm=[0, 1, 3, 2]), shift
 
     def decoder(self, name: str, inputs: list[str]) -> str:
         """A transposed convolution with its batch norm and activation, of the inputs side by side."""
         g = self.graph
         weights, shift = self.decoder_weights(name, len(inputs))
         weight = g.op("Transpose", _joined(g, weights), perm=[0, 1, 3, 2])
-        y = g.op("ConvTranspose", _joined(g, inputs, axis=1), weight, shift, strides=[1, 2], pads=[1, 0, 1, 0])
-        return self.activated(y)
+        x, weight = self.operands(name, _joined(g, inputs, axis=1), weight, output_axis=1)
+        return self.activated(g.op("ConvTranspose", x, weight, shift, strides=[1, 2], pads=[1, 0, 1, 0]))
+
+    def operands(self, name: str, x: str, weight: str, output_axis: int) -> Pair:
+        """Input and weight of the convolution of a stage, as it takes them: where low precision comes in."""
+        return x, weight
 
     def last_decoder(self, name: str, inputs: list[str]) -> str:
         """To one complex channel: `(batch, 2, frames, 321)`.

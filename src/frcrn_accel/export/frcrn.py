@@ -38,6 +38,4 @@ def build_graph(
     config = config_of(weights)
     if config is None:
         raise ValueError("weights hold no FRCRN")
-    network = _FORMS[form](GraphWriter(weights), config)
-    network.waveform_to_waveform("audio")
-    return network.graph.build("audio", "denoised", name, producer_version, properties)
+    return _FORMS[form](GraphWriter(weights), config).build(name, producer_version, properties)

@@ -8,6 +8,7 @@ computes them once, when it loads the file.
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -39,6 +40,11 @@ class Network(abc.ABC, Generic[X]):
     def __init__(self, graph: GraphWriter, config: Config) -> None:
         self.graph = graph
         self.config = config
+
+    def build(self, name: str, producer_version: str, properties: Mapping[str, str]) -> onnx.ModelProto:
+        """The model, see `GraphWriter.build`. To be called once."""
+        self.waveform_to_waveform("audio")
+        return self.graph.build("audio", "denoised", name, producer_version, properties)
 
     def waveform_to_waveform(self, audio: str) -> None:
         """STFT, mask and inverse; the last node's output is the result."""

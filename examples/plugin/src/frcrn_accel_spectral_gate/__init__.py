@@ -21,13 +21,15 @@ class SpectralGateBackend(Backend):
 
     Args:
         reduction_db: How much is taken away.
+        precision: See `Backend`: here there is one, fp32.
     """
 
     name: ClassVar[str] = "spectral-gate"
     description: ClassVar[str] = "spectral gate in numpy, an example of a plug-in"
     priority: ClassVar[int] = -1  # never chosen by "auto"
 
-    def __init__(self, reduction_db: float = 12.0) -> None:
+    def __init__(self, reduction_db: float = 12.0, precision: str | None = None) -> None:
+        super().__init__(precision)
         self.reduction_db = reduction_db
 
     @classmethod
