@@ -10,10 +10,9 @@ import pytest
 
 from frcrn_accel import BackendUnavailable, Denoiser, backend_statuses
 from frcrn_accel.backends import ENTRY_POINT_GROUP, registry, resolve_backend
-from frcrn_accel.backends.openvino import OpenVinoBackend
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.backends.torch import TorchBackend
-from frcrn_accel.errors import EngineError
+from frcrn_accel.errors import EngineError, UnsupportedPrecisionError
 from frcrn_accel.models import find_model
 from frcrn_accel.testing import BackendConformance, FunctionBackend
 
@@ -26,17 +25,6 @@ class TestFunction(BackendConformance):
 class TestOrt(BackendConformance):
     backend = OrtBackend
     reference = "torch"
-
-
-class TestOpenVinoFp32(BackendConformance):
-    backend = OpenVinoBackend("fp32")
-    reference = "ort"
-
-
-class TestOpenVinoBf16(BackendConformance):
-    backend = OpenVinoBackend("bf16")
-    reference = "ort"
-    tolerance = 0.03  # 8 bits of mantissa
 
 
 class TestTorch(BackendConformance):
@@ -80,7 +68,7 @@ class TestRegistry:
         return install
 
     def test_the_built_in_ones_come_through_entry_points(self):
-        assert {"ort", "torch"} <= {status.name for status in backend_statuses()}
+        assert {"openvino", "ort", "torch"} <= {status.name for status in backend_statuses()}
 
     def test_a_plugin_is_found(self, points):
         points(mine="frcrn_accel.testing:FunctionBackend")
@@ -122,6 +110,33 @@ class TestRegistry:
         with pytest.raises(BackendUnavailable, match="no backend can run"):
             resolve_backend("auto")
 
+    def test_a_precision_goes_to_the_backend(self, points):
+        points(mine=f"{__name__}:TwoPrecisions", other="frcrn_accel.testing:FunctionBackend")
+        assert resolve_backend("mine").precision == "fp16"
+        assert resolve_backend("mine", "fp32").precision == "fp32"
+        assert resolve_backend(TwoPrecisions, "fp32").precision == "fp32"
+        assert resolve_backend(TwoPrecisions(precision="fp32"), "fp32").precision == "fp32"
+        assert {status.name: status.precisions for status in backend_statuses()} == {
+            "mine": ("fp16", "fp32"),
+            "other": ("fp32",),
+        }
+
+    def test_a_precision_that_the_backend_does_not_have(self, points):
+        points(mine=f"{__name__}:TwoPrecisions")
+        for backend in ("mine", TwoPrecisions):
+            with pytest.raises(UnsupportedPrecisionError, match="'two' has no precision 'int4': it has fp16, fp32"):
+                resolve_backend(backend, "int4")
+        with pytest.raises(ValueError, match=r"has precision 'fp16', not 'fp32': make it with TwoPrecisions\("):
+            resolve_backend(TwoPrecisions(), "fp32")
+
+    def test_auto_takes_one_that_has_the_precision(self, points):
+        points(high=f"{__name__}:HighBackend", two=f"{__name__}:TwoPrecisions")
+        assert isinstance(resolve_backend("auto"), HighBackend)
+        assert isinstance(resolve_backend("auto", "fp32"), HighBackend)
+        assert isinstance(resolve_backend("auto", "fp16"), TwoPrecisions)
+        with pytest.raises(UnsupportedPrecisionError, match="'auto' has no precision 'int4': it has fp16, fp32"):
+            resolve_backend("auto", "int4")
+
     def test_statuses_put_what_auto_takes_first(self, points):
         points(absent=f"{__name__}:AbsentBackend", low=f"{__name__}:LowBackend", high=f"{__name__}:HighBackend")
         assert [status.name for status in backend_statuses()] == ["high", "low", "absent"]
@@ -145,6 +160,12 @@ class HighBackend(FunctionBackend):
     priority = 500
 
 
+class TwoPrecisions(FunctionBackend):
+    name = "two"
+    priority = 1
+    precisions = ("fp16", "fp32")
+
+
 class AbsentBackend(FunctionBackend):
     name = "absent"
     priority = 900
@@ -165,7 +186,13 @@ class TestMissingPackages:
         ).stdout.strip()
 
     @pytest.mark.parametrize(
-        ("backend", "hidden", "extra"), [("ort", "onnxruntime", "ort"), ("torch", "torch", "export")]
+        ("backend", "hidden", "extra"),
+        [
+            ("ort", "onnxruntime", "ort"),
+            ("torch", "torch", "export"),
+            ("openvino", "openvino", "openvino"),
+            ("openvino", "onnx", "openvino"),
+        ],
     )
     def test_reason_and_remedy(self, backend, hidden, extra):
         code = (

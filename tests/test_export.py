@@ -59,9 +59,9 @@ def test_a_file_is_not_replaced_unasked(checkpoint, tmp_path):
 
 
 def test_a_graph_that_differs_from_pytorch_is_not_written(checkpoint, tmp_path, monkeypatch):
-    from frcrn_accel.export import frcrn
+    from frcrn_accel.export import gauss
 
-    monkeypatch.setattr(frcrn, "LEAKY_SLOPE", 0.02)
+    monkeypatch.setattr(gauss, "LEAKY_SLOPE", 0.02)
     with pytest.raises(ExportError, match=r"differs from PyTorch by .* was not written"):
         export_model(checkpoint, tmp_path / "tiny.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -89,3 +89,21 @@ def test_the_packaged_model_is_what_its_checkpoint_exports_to(tmp_path):
     """The weights inside the packaged file, through PyTorch, give what the file gives."""
     model = find_model("frcrn-small")
     assert exporter._difference(model, read_weights(model.path)) <= exporter.MAX_ERROR
+
+
+@pytest.mark.parametrize("config", [Config(16, 1), Config(8, 2)])
+def test_the_direct_form_is_the_same_network(config, tmp_path):
+    from frcrn_accel.export.frcrn import build_graph
+    from frcrn_accel.models import ModelMetadata
+
+    weights = random_weights(config)
+    metadata = ModelMetadata("tiny", "0" * 64, __version__, 16_000, 640, 320, config.channels, config.unets)
+    paths = {form: tmp_path / f"{form}.onnx" for form in ("gauss", "direct")}
+    for form, path in paths.items():
+        graph = build_graph(weights, "tiny", __version__, metadata.to_properties(), form)
+        path.write_bytes(graph.SerializeToString())
+        assert exporter._difference(find_model(path), weights) <= 1e-5
+        for key, value in read_weights(path).items():
+            np.testing.assert_array_equal(value, weights[key])
+    # The same weights once each; one tensor for a pair of parts makes a smaller graph.
+    assert paths["direct"].stat().st_size < paths["gauss"].stat().st_size

@@ -19,7 +19,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from frcrn_accel import Backend, BackendUnavailable, Denoiser, ModelError, ModelFile, Session, Windowing
+from frcrn_accel import (
+    Backend,
+    BackendUnavailable,
+    Denoiser,
+    ModelError,
+    ModelFile,
+    Session,
+    UnsupportedPrecisionError,
+    Windowing,
+)
 from frcrn_accel.backends import resolve_backend
 from frcrn_accel.model.topology import Config, parameter_shapes
 from frcrn_accel.models import DEFAULT_MODEL, find_model
@@ -105,7 +114,13 @@ class BackendConformance:
         assert instance.description
         assert isinstance(instance.priority, int)
         assert instance.batch_size >= 1
+        assert instance.precision in instance.precisions
         instance.check()
+
+    def test_an_unknown_precision_is_a_clear_error(self, instance: Backend) -> None:
+        """It is refused by name, with what there is, before anything is loaded."""
+        with pytest.raises(UnsupportedPrecisionError, match="has no precision 'int1': it has "):
+            resolve_backend(type(instance), "int1")
 
     def test_the_session_names_its_device(self, session: Session) -> None:
         """What it runs on is told after loading."""
@@ -171,11 +186,11 @@ class BackendConformance:
         with pytest.raises(ModelError, match=r"damaged\.onnx"):
             instance.load(ModelFile(damaged, model.metadata), threads=1)
 
-    def test_it_serves_a_denoiser(self, instance: Backend) -> None:
+    def test_it_serves_a_denoiser(self, instance: Backend, model: ModelFile) -> None:
         """The whole way: two channels at another rate, cut into windows."""
         audio = _noise(2, 3 * 24_000)
         windowing = Windowing(window_s=1.0, past_s=0.2, future_s=0.04, fade_s=0.05)
-        with Denoiser(backend=instance, threads=1, windowing=windowing) as denoiser:
+        with Denoiser(model.path, backend=instance, threads=1, windowing=windowing) as denoiser:
             denoised = denoiser(audio, 24_000)
         assert denoised.shape == audio.shape
         assert np.isfinite(denoised).all()

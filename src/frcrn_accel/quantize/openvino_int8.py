@@ -1,8 +1,9 @@
 """INT8 for OpenVINO: which layers, over which ranges, and the graph that says so.
 
-Of the direct form (`export.direct`) the convolutions of all stages but the outermost ones are quantized: most of the
-arithmetic. Everything else stays float: the layers next to the spectrum and the mask, the FSMN layers, whose time
-goes with memory and not with arithmetic, and squeeze-and-excitation.
+Of the direct form (`export.direct`) the convolutions of the inner stages are quantized: two thirds of the arithmetic.
+Everything else stays float: the layers next to the spectrum and the mask, the second encoder stage, which alone would
+cost more than all others together, the FSMN layers, whose time goes with memory rather than arithmetic, and
+squeeze-and-excitation. docs/backends.md has the measurements.
 
 - Activations: one symmetric range for each input. Its limit is not the largest magnitude that calibration sees but a
   quantile just below. A spectrogram spans 60-80 dB; with the largest as the limit, quiet speech falls below one step.
@@ -34,7 +35,7 @@ from frcrn_accel.models.file import METADATA_PREFIX
 __all__ = ["PROPERTY", "QUANTILE", "build_int8_graph", "calibrate", "int8_layers", "read_limits", "write_limits"]
 
 PROPERTY = METADATA_PREFIX + "openvino_int8"
-QUANTILE = 0.9999  # of the magnitudes; chosen on the training mixtures, see docs/backends.md
+QUANTILE = 0.9999  # of the magnitudes, see docs/backends.md
 _MAX_INT8 = 127
 
 # Histograms have logarithmic bins: the limit is then known to 1 % whatever the scale of a layer.
@@ -46,7 +47,7 @@ Limits = Mapping[str, float]
 
 def int8_layers(config: Config) -> list[str]:
     """Names of the layers that are quantized."""
-    inner = [f"encoders.{i}" for i in range(1, STAGES)] + [f"decoders.{i}" for i in range(STAGES - 1)]
+    inner = [f"encoders.{i}" for i in range(2, STAGES)] + [f"decoders.{i}" for i in range(STAGES - 1)]
     return [f"{unet}.{layer}" for unet in config.unet_names for layer in inner]
 
 
@@ -159,7 +160,8 @@ class _Probe(DirectNetwork):
         self.inputs: dict[str, str] = {}
 
     def operands(self, name: str, x: str, weight: str, output_axis: int) -> Pair:
-        self.inputs[name] = x
+        if name in int8_layers(self.config):
+            self.inputs[name] = x
         return x, weight
 
 
@@ -169,6 +171,8 @@ class _Int8Network(DirectNetwork):
         self._limits = limits
 
     def operands(self, name: str, x: str, weight: str, output_axis: int) -> Pair:
+        if name not in self._limits:
+            return x, weight
         g = self.graph
         x = self.rounded(x, g.constant(self._limits[name] / _MAX_INT8), g.constant(0, np.int8))
         # A channel whose weights are all zero still needs a step.
