@@ -207,7 +207,7 @@ class TestMissingPackages:
     def test_auto_goes_to_the_next(self):
         pytest.importorskip("torch")
         code = "from frcrn_accel import Denoiser; print(Denoiser().backend)"
-        assert self.run("onnxruntime", code) == "torch"
+        assert self.run("onnxruntime openvino", code) == "torch"
 
     def test_a_checkpoint_without_torch(self, tmp_path):
         code = (

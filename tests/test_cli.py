@@ -63,14 +63,19 @@ def test_help(run, arguments):
 
 class TestDenoise:
     def test_a_file(self, run, tmp_path, noisy_path, noisy, denoiser):
-        result = run("denoise", noisy_path, "-o", tmp_path / "clean.wav")
+        result = run("denoise", noisy_path, "-o", tmp_path / "clean.wav", "--backend", "ort", "--precision", "fp32")
         assert result.code == 0
-        assert "frcrn-small on ort (CPUExecutionProvider, " in result.err
+        assert "frcrn-small on ort, fp32 (CPUExecutionProvider, " in result.err
         assert "noisy.wav -> clean.wav: 10.8 s in " in result.err
         assert "real-time factor 0." in result.err
         written, rate = soundfile.read(tmp_path / "clean.wav")
         assert rate == 16_000
         np.testing.assert_allclose(written, denoiser(noisy, 16_000), atol=1 / 32_768)
+
+    def test_a_precision_that_the_backend_does_not_have(self, run, tmp_path, noisy_path):
+        result = run("denoise", noisy_path, "-o", tmp_path / "clean.wav", "--backend", "ort", "--precision", "int4")
+        assert result.code == 2
+        assert result.err == "frcrn-accel: error: backend 'ort' has no precision 'int4': it has fp32\n"
 
     def test_the_default_name_is_beside_the_input(self, run, tmp_path, noisy_path):
         shutil.copy(noisy_path, tmp_path / "talk.wav")
@@ -255,7 +260,8 @@ class TestBackends:
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
         result = run("backends")
         row = next(line for line in result.out.splitlines() if line.startswith("│ ort"))
-        assert "no" in row.split("│")[3]
+        assert "fp32" in row.split("│")[3]
+        assert "no" in row.split("│")[4]
         assert "pip install 'frcrn-accel[ort]'" in row
 
     def test_brackets_are_no_markup(self, run, monkeypatch):

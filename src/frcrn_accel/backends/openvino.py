@@ -112,6 +112,8 @@ class _OpenVinoSession(Session):
             (denoised,) = request.infer([audio], share_inputs=True).values()
         except Exception as error:  # as above
             raise EngineError(f"OpenVINO failed on a batch of {audio.shape}: {first_line(error)}") from error
+        if denoised.shape != audio.shape:  # less audio than one frame is no error to OpenVINO
+            raise EngineError(f"OpenVINO gave {denoised.shape} for a batch of {audio.shape}")
         return np.array(denoised)
 
     def close(self) -> None:
