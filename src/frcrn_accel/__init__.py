@@ -18,6 +18,8 @@ from frcrn_accel.errors import (
     MissingExtraError,
     ModelError,
     OutputExistsError,
+    QualityError,
+    QuantizeError,
     UnknownBackendError,
 )
 from frcrn_accel.models import KnownModel, ModelFile, ModelMetadata, known_models
@@ -40,6 +42,8 @@ __all__ = [
     "ModelFile",
     "ModelMetadata",
     "OutputExistsError",
+    "QualityError",
+    "QuantizeError",
     "Session",
     "UnknownBackendError",
     "Windowing",

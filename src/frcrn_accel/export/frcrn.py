@@ -34,9 +34,9 @@ from frcrn_accel.model.topology import (
     LEAKY_SLOPE,
     STAGES,
     STFT_BINS,
+    WINDOW_SAMPLES,
     Config,
     config_of,
-    stft_kernel,
     stft_synthesis_scale,
     stft_window,
 )
@@ -47,7 +47,13 @@ Complex = tuple[str, str]  # names of the real and the imaginary part
 Rows = tuple[Complex, Complex]  # the even and the odd rows of a complex tensor
 
 
-def build_graph(weights: Weights, name: str, producer_version: str, properties: Mapping[str, str]) -> onnx.ModelProto:
+def build_graph(
+    weights: Weights,
+    name: str,
+    producer_version: str,
+    properties: Mapping[str, str],
+    writer: GraphWriter | None = None,
+) -> onnx.ModelProto:
     """The whole network, `float32 (batch, samples)` to `float32 (batch, samples - samples % 320)`.
 
     Args:
@@ -55,11 +61,12 @@ def build_graph(weights: Weights, name: str, producer_version: str, properties: 
         name: Name of the graph.
         producer_version: Version of this library.
         properties: Metadata for the file.
+        writer: What writes the operators: a subclass may store and compute otherwise. By default all is fp32.
     """
     config = config_of(weights)
     if config is None:
         raise ValueError("weights hold no FRCRN")
-    network = _Network(GraphWriter(weights), config)
+    network = _Network(writer or GraphWriter(weights), config)
     network.waveform_to_waveform("audio")
     return network.graph.build("audio", "denoised", name, producer_version, properties)
 
@@ -74,7 +81,7 @@ class _Network:
     def waveform_to_waveform(self, audio: str) -> None:
         g = self.graph
         with g.scope("stft"):
-            kernel = g.constant(stft_kernel()[:, None])
+            kernel = self.fourier_kernel()
             spectrum = g.op("Conv", g.op("Unsqueeze", audio, g.ints(1)), kernel, strides=[HOP_SAMPLES])
             spectrum = g.op("Reshape", spectrum, g.ints(0, 2, STFT_BINS, -1))
         x, masks = spectrum, []
@@ -101,6 +108,25 @@ class _Network:
             # The 1e-8 is upstream's; without it the very first sample, where the window is 0, would be 0 / 0.
             signal = g.op("Div", signal, g.op("Add", overlap, g.constant(1e-8)))
             g.op("Squeeze", signal, g.ints(1))
+
+    def fourier_kernel(self) -> str:
+        """`stft_kernel` as `(642, 1, 640)`, computed from 640 cosines: stored, it would be 1.6 MB.
+
+        Bin `k` of sample `n` takes angle number `k n` for the real part, and a quarter turn more for the imaginary
+        part; a whole turn has 640 of them.
+        """
+        g = self.graph
+        samples = np.arange(WINDOW_SAMPLES)
+        quarter_turns = np.repeat([0, WINDOW_SAMPLES // 4], STFT_BINS)
+        angle = g.op(
+            "Mul",
+            g.constant(np.tile(np.arange(STFT_BINS), 2)[:, None, None], np.int32),
+            g.constant(samples, np.int32),
+        )
+        angle = g.op("Add", angle, g.constant(quarter_turns[:, None, None], np.int32))
+        angle = g.op("Mod", angle, g.constant(WINDOW_SAMPLES, np.int32))
+        cosines = g.constant(np.cos(2 * np.pi * samples / WINDOW_SAMPLES))
+        return g.op("Mul", g.op("Gather", cosines, angle, axis=0), g.constant(stft_window()))
 
     def unet(self, name: str, spectrum: str) -> str:
         """One U-Net, `(batch, 2, 321, frames)` to the same."""

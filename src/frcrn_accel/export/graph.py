@@ -24,7 +24,7 @@ class GraphWriter:
         weights: Tensors that `weight` can refer to. Only those used end up in the file, once each, by their names.
     """
 
-    def __init__(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+    def __init__(self, weights: Mapping[str, NDArray[Any]]) -> None:
         self._weights = weights
         self._nodes: list[onnx.NodeProto] = []
         self._tensors: dict[str, onnx.TensorProto] = {}
@@ -40,6 +40,11 @@ class GraphWriter:
             yield
         finally:
             self._scope.pop()
+
+    @property
+    def current_scope(self) -> str:
+        """The scopes that are open, outermost first, joined by dots: `unet.encoders.0`."""
+        return ".".join(self._scope)
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Add a node with one output."""
