@@ -36,7 +36,7 @@ def quantize(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Noisy speech to compare the models on, or a folder with noisy/ and clean/. [default: a small set in "
+            help="Noisy speech to compare them on, or a folder with noisy/ and clean/. [default: a small set in "
             "the package]",
         ),
     ] = None,
@@ -139,7 +139,7 @@ def _show(report: QuantizeReport) -> None:
                 _number(measure.candidate),
                 value,
                 f"{measure.limit:g} {measure.unit}",
-                escape(f"{verdict}: {measure.note}" if measure.note else verdict),
+                verdict,
             )
         table.add_row(
             "real-time factor",
@@ -148,6 +148,9 @@ def _show(report: QuantizeReport) -> None:
             "" if gate.speedup is None else f"{gate.speedup:.2f} x",
         )
         console.print(table)
+        for measure in gate.measures:
+            if measure.note:
+                console.print(f"{measure.metric}: {measure.note}", markup=False, soft_wrap=True)
     if report.sensitivity:
         table = Table("layer group, quantized alone", "SI-SDR to the source's output, dB")
         for cost in report.sensitivity[:_SHOWN_GROUPS]:

@@ -44,6 +44,8 @@ def pesq_wb(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
         from pesq import PesqError, pesq
     except ImportError as error:
         raise MissingExtraError("PESQ", "eval", error) from error
+    if not np.any(reference):
+        raise AudioError("PESQ cannot score this: the reference is silent")
     try:
         return float(pesq(SAMPLE_RATE_HZ, reference, estimate, "wb"))
     except PesqError as error:

@@ -62,7 +62,7 @@ def cached_variant(source: ModelFile, key: Mapping[str, str], build: Callable[[P
     """
     content = {"source": sha256_of(source.path), "library_version": __version__, **key}
     identity = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_DIGITS]
-    stem = f"{re.sub(r'[^A-Za-z0-9_.]', '_', source.metadata.name)[:64]}-{identity}"
+    stem = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', source.metadata.name)[:64]}-{identity}"
     folder = cache_folder()
     found = _made_by_this_process.get(stem) or _find(folder, stem)
     if found is not None:

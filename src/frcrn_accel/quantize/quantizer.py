@@ -31,7 +31,10 @@ __all__ = ["QuantizeReport", "quantize_model"]
 
 PASSED, REFUSED, SKIPPED = "passed", "refused", "skipped"
 _SENSITIVITY_S = 8.0  # audio on which layers are told apart: there are dozens of them
-_NAMED_GROUPS = 3  # in an error
+_NAMED_GROUPS, _NAMED_WITHIN_DB = (
+    3,
+    10.0,
+)  # in an error: at most so many, as far as they cost nearly as much as the worst
 
 
 @dataclass(frozen=True)
@@ -249,7 +252,8 @@ def _refusal(report: QuantizeReport) -> str:
     """What went wrong and what to do, in one line."""
     assert report.gate is not None
     failed = "; ".join(_described(measure) for measure in report.gate.measures if measure.passed is False)
-    worst = report.sensitivity[:_NAMED_GROUPS]
+    most_db = report.sensitivity[0].si_sdr_db + _NAMED_WITHIN_DB
+    worst = [cost for cost in report.sensitivity[:_NAMED_GROUPS] if cost.si_sdr_db < most_db]
     costs = ", ".join(f"{cost.group} ({cost.si_sdr_db:.1f} dB alone)" for cost in worst)
     options = " ".join(f"--keep-float {cost.group}" for cost in worst)
     return (
