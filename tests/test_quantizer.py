@@ -162,6 +162,12 @@ class TestRefusal:
         assert report.verdict == "passed"
         assert report.kept_float == (DAMAGED_GROUP,)
 
+    def test_nothing_is_left_to_keep_in_float(self, tiny, short_audio, tmp_path, damaged, monkeypatch):
+        monkeypatch.setitem(METHODS, damaged, dataclasses.replace(METHODS[damaged], groups=lambda config: ()))
+        with pytest.raises(QualityError, match="though every layer group is in float") as caught:
+            quantize_model(tiny.path, tmp_path / "a.onnx", damaged, gate_audio=short_audio)
+        assert caught.value.report.sensitivity == ()
+
     def test_thresholds_decide(self, tiny, short_audio, tmp_path, damaged):
         thresholds = GateThresholds(min_si_sdr_db=-50)
         report = quantize_model(tiny.path, tmp_path / "a.onnx", damaged, gate=thresholds, gate_audio=short_audio)

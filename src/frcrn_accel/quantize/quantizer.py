@@ -123,6 +123,7 @@ def quantize_model(
         ModelError: The model is not usable, or quantized already.
         AudioError: Audio cannot be read.
         OutputExistsError: `out` exists and `overwrite` is false.
+        BackendUnavailable: An engine that the gate compares with is not installed.
     """
     try:
         import onnx  # noqa: F401 - every builder does
@@ -136,19 +137,19 @@ def quantize_model(
     kept_float = _checked_groups(chosen, source.metadata, keep_float)
     report_progress = progress or _no_progress
     clips = read_clips(gate_audio or GATE_AUDIO, source.metadata.sample_rate_hz) if gate or sensitivity else []
-    build, calibration_sha256 = _prepare(chosen, weights, source.metadata, calibration)
-    metadata = dataclasses.replace(
-        source.metadata,
-        library_version=__version__,
-        method=chosen.name,
-        source_sha256=sha256_of(source.path),
-        calibration_sha256=calibration_sha256,
-        gate=PASSED if gate else SKIPPED,  # a file that does not pass is never put in place
-        kept_float=kept_float,
-    )
     out = Path(out)
     try:
         with replacing(out, overwrite=overwrite) as temporary:
+            build, calibration_sha256 = _prepare(chosen, weights, source.metadata, calibration, report_progress)
+            metadata = dataclasses.replace(
+                source.metadata,
+                library_version=__version__,
+                method=chosen.name,
+                source_sha256=sha256_of(source.path),
+                calibration_sha256=calibration_sha256,
+                gate=PASSED if gate else SKIPPED,  # a file that does not pass is never put in place
+                kept_float=kept_float,
+            )
             report_progress("build", 0, 1)
             temporary.write_bytes(build(weights, metadata, frozenset(kept_float)).SerializeToString())
             report_progress("build", 1, 1)
@@ -204,7 +205,7 @@ def _checked_groups(method: Method, metadata: ModelMetadata, keep_float: Sequenc
 
 
 def _prepare(
-    method: Method, weights: Weights, metadata: ModelMetadata, calibration: Path | None
+    method: Method, weights: Weights, metadata: ModelMetadata, calibration: Path | None, progress: Progress
 ) -> tuple[Build, str]:
     """What builds graphs, and the digest of the audio it was calibrated on."""
     if not method.needs_calibration:
@@ -216,8 +217,11 @@ def _prepare(
             f"method {method.name!r} measures ranges on audio: give --calibration DIR, a folder with a minute or so "
             f"of noisy speech such as the model is to denoise; the package has one at {str(CALIBRATION_AUDIO)!r}"
         )
+    progress("calibrate", 0, 1)
     clips = read_clips(calibration, metadata.sample_rate_hz)
-    return method.prepare(weights, model_inputs(clips, metadata)), digest_of(clips)
+    build = method.prepare(weights, model_inputs(clips, metadata))
+    progress("calibrate", 1, 1)
+    return build, digest_of(clips)
 
 
 def _sensitivity(
@@ -250,16 +254,16 @@ def _some(clips: Sequence[Clip]) -> Sequence[Clip]:
 
 def _refusal(report: QuantizeReport) -> str:
     """What went wrong and what to do, in one line."""
-    assert report.gate is not None
-    failed = "; ".join(_described(measure) for measure in report.gate.measures if measure.passed is False)
+    measures = report.gate.measures if report.gate else ()
+    failed = "; ".join(_described(measure) for measure in measures if measure.passed is False)
+    text = f"{report.output!r} was not written, too far from {report.source!r}: {failed}"
+    if not report.sensitivity:
+        return f"{text}, though every layer group is in float: this method does not suit this model"
     most_db = report.sensitivity[0].si_sdr_db + _NAMED_WITHIN_DB
     worst = [cost for cost in report.sensitivity[:_NAMED_GROUPS] if cost.si_sdr_db < most_db]
     costs = ", ".join(f"{cost.group} ({cost.si_sdr_db:.1f} dB alone)" for cost in worst)
     options = " ".join(f"--keep-float {cost.group}" for cost in worst)
-    return (
-        f"{report.output!r} was not written, too far from {report.source!r}: {failed}. The layers that cost most are "
-        f"{costs}: keep them in float with {options}"
-    )
+    return f"{text}. The layers that cost most are {costs}: keep them in float with {options}"
 
 
 def _described(measure: Measure) -> str:
