@@ -1,8 +1,9 @@
 """Half precision, for engines whose hardware computes in it.
 
 The network is in float16 but for what overflows or loses too much there: the STFT and its inverse with the division
-by the overlap, the masks and their product with the spectrum, and squeeze-and-excitation from its means on. The
-latter are sums over up to 159 bins and all frames. Audio goes in and comes out as float32.
+by the overlap, the masks with the small layer that ends a U-Net and their product with the spectrum, and
+squeeze-and-excitation from its means on, which are sums over up to 159 bins and all frames. Audio goes in and comes
+out as float32.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from frcrn_accel.models import ModelMetadata
 __all__ = ["build_fp16"]
 
 _LARGEST = float(np.finfo(np.float16).max)
+_SMALL = 1_000  # tensors of fewer elements are stored as float32: nothing is won, and the last layer has but four
 
 
 def build_fp16(weights: Weights, metadata: ModelMetadata, keep_float: frozenset[str]) -> onnx.ModelProto:
@@ -51,8 +53,7 @@ class _HalfGraphWriter(GraphWriter):
         self._half_keys = {
             key
             for key, value in weights.items()
-            # Vectors are small, and the variances among them may be too large or too small for float16.
-            if value.ndim > 1 and layer_group(key) not in keep_float and np.abs(value).max() <= _LARGEST
+            if value.size >= _SMALL and layer_group(key) not in keep_float and np.abs(value).max() <= _LARGEST
         }
         super().__init__(
             {key: value.astype(np.float16) if key in self._half_keys else value for key, value in weights.items()}
@@ -90,7 +91,9 @@ class _HalfGraphWriter(GraphWriter):
 
     def _computes_in_half(self, kind: str, signals: list[str]) -> bool:
         group = layer_group(self.current_scope)
-        if "." not in group or group in self._keep_float or kind == "GlobalAveragePool":  # outside of the layers
+        outside = "." not in group
+        # The linear layer has one channel: next to no work, and its rounding is that of the mask.
+        if outside or group.endswith(".linear") or group in self._keep_float or kind == "GlobalAveragePool":
             return False
         if ".se_layers_" in group:  # float32 from the means on, until the scales meet the signal again
             return any(self._is_half.get(name, False) for name in signals)
