@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from frcrn_accel.backends import Backend, Session
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.cpu import available_cpus
-from frcrn_accel.errors import AudioError, EngineError, MissingExtraError
+from frcrn_accel.errors import AudioError, EngineError, MissingExtraError, QuantizeError
 from frcrn_accel.evaluate import dnsmos, pesq_wb, si_sdr_db
 from frcrn_accel.models import ModelFile
 from frcrn_accel.quantize.clips import Clip, denoise_clip
@@ -49,7 +49,7 @@ class GateThresholds:
         max_dnsmos_drop: Most that the mean DNSMOS OVRL may be lower.
 
     Raises:
-        ValueError: A limit is not a number, or a drop is negative.
+        QuantizeError: A limit is not a number, a drop is negative, or the SI-SDR is -120 dB or less.
     """
 
     max_pesq_drop_percent: float = 1.0
@@ -58,8 +58,11 @@ class GateThresholds:
 
     def __post_init__(self) -> None:
         """Check the limits."""
-        if not (self.max_pesq_drop_percent >= 0 and self.max_dnsmos_drop >= 0 and np.isfinite(self.min_si_sdr_db)):
-            raise ValueError(f"drops must be 0 or more, and the SI-SDR a number, got {self}")
+        # A model that gives no audio is held to have the least SI-SDR there is: no limit may let it pass.
+        if not (
+            self.max_pesq_drop_percent >= 0 and self.max_dnsmos_drop >= 0 and self.min_si_sdr_db > -MAX_AGREEMENT_DB
+        ):
+            raise ValueError(f"drops must be 0 or more, and the SI-SDR above {-MAX_AGREEMENT_DB:g} dB, got {self}")
 
 
 @dataclass(frozen=True)
