@@ -59,10 +59,9 @@ class GateThresholds:
     def __post_init__(self) -> None:
         """Check the limits."""
         # A model that gives no audio is held to have the least SI-SDR there is: no limit may let it pass.
-        if not (
-            self.max_pesq_drop_percent >= 0 and self.max_dnsmos_drop >= 0 and self.min_si_sdr_db > -MAX_AGREEMENT_DB
-        ):
-            raise ValueError(f"drops must be 0 or more, and the SI-SDR above {-MAX_AGREEMENT_DB:g} dB, got {self}")
+        drops = (self.max_pesq_drop_percent, self.max_dnsmos_drop)
+        if not (all(drop >= 0 for drop in drops) and self.min_si_sdr_db > -MAX_AGREEMENT_DB):
+            raise QuantizeError(f"drops must be 0 or more, and the SI-SDR above {-MAX_AGREEMENT_DB:g} dB, got {self}")
 
 
 @dataclass(frozen=True)
