@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from frcrn_accel import Denoiser
-from frcrn_accel.testing import FunctionBackend
+from frcrn_accel import Denoiser, ModelFile
+from frcrn_accel.model.topology import Config
+from frcrn_accel.models import DEFAULT_MODEL, find_model
+from frcrn_accel.testing import FunctionBackend, random_weights
 
 REPOSITORY = Path(__file__).parents[1]
 DEV_AUDIO = REPOSITORY.parent / "shared" / "audio" / "dev"
@@ -32,6 +36,38 @@ def dev_audio() -> Path:
     if not DEV_AUDIO.is_dir():
         pytest.skip(f"no development audio at {DEV_AUDIO}")
     return DEV_AUDIO
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> ModelFile:
+    """An fp32 model file: one U-Net of 16 channels with random weights."""
+    pytest.importorskip("onnx")
+    from frcrn_accel.export.frcrn import build_graph
+
+    config = Config(16, 1)
+    metadata = dataclasses.replace(
+        find_model(DEFAULT_MODEL).metadata, name="tiny", channels=config.channels, unets=config.unets
+    )
+    path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
+    graph = build_graph(random_weights(config), "tiny", metadata.library_version, metadata.to_properties())
+    path.write_bytes(graph.SerializeToString())
+    return ModelFile(path, metadata)
+
+
+@pytest.fixture(scope="session")
+def short_audio(tmp_path_factory, noisy) -> Path:
+    """A folder with two noisy files of 2 s."""
+    folder = tmp_path_factory.mktemp("short")
+    for name, start in (("a.wav", 1), ("b.flac", 5)):
+        soundfile.write(folder / name, noisy[start * 16_000 : (start + 2) * 16_000], 16_000)
+    return folder
+
+
+@pytest.fixture
+def no_eval(monkeypatch) -> None:
+    """As if `[eval]` were not installed: tests that are not about its measures need not wait for them."""
+    monkeypatch.setitem(sys.modules, "pesq", None)
+    monkeypatch.setitem(sys.modules, "speechmos", None)
 
 
 @pytest.fixture

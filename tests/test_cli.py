@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 import shutil
 import signal
 import subprocess
@@ -16,7 +18,9 @@ import soundfile
 
 from frcrn_accel import __version__, cli
 from frcrn_accel.backends import registry
-from frcrn_accel.models import find_model
+from frcrn_accel.model.topology import layer_groups
+from frcrn_accel.models import find_model, sha256_of
+from frcrn_accel.quantize import METHODS
 
 pytest.importorskip("onnxruntime")
 
@@ -54,7 +58,9 @@ def test_version(run):
     assert run("--version") == Result(0, f"frcrn-accel {__version__}\n", "")
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",), ("denoise", "--help"), ("export", "--help")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("--help",), ("denoise", "--help"), ("export", "--help"), ("quantize", "--help")]
+)
 def test_help(run, arguments):
     result = run(*arguments)
     assert result.code == 0
@@ -286,8 +292,83 @@ class TestExport:
         torch.save({key: torch.tensor(value) for key, value in weights.items()}, tmp_path / "mine.pt")
         result = run("export", tmp_path / "mine.pt", tmp_path / "mine.onnx")
         assert result.code == 0
-        assert "mine, 32 channels, 1 U-Net(s), 3." in result.out
+        assert "mine, 32 channels, 1 U-Net(s), 2.0 MB" in result.out
         assert "exists" in the_error(run("export", tmp_path / "mine.pt", tmp_path / "mine.onnx"))
         assert "No such file" in the_error(run("export", tmp_path / "none.pt", tmp_path / "x.onnx"))
         bad = run("export", tmp_path / "mine.pt", tmp_path / "other.onnx", "--name", "frcrn-16k")
         assert "is not the known checkpoint of 'frcrn-16k'" in the_error(bad)
+
+
+@pytest.mark.usefixtures("no_eval")
+class TestQuantize:
+    def test_it_writes_a_model_and_a_report(self, run, tiny, short_audio, tmp_path, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "200")
+        out, report = tmp_path / "half.onnx", tmp_path / "r.json"
+        result = run(
+            *("quantize", tiny.path, out, "--method", "fp16", "--gate-audio", short_audio, "--report", report),
+            *("--keep-float", "unet.fsmn", "--keep-float", "unet.linear"),
+        )
+        assert result.code == 0
+        assert result.err == ""  # no bar where there is no terminal
+        first, *rows = result.out.splitlines()
+        assert first.startswith("tiny, fp16, in float: unet.fsmn, unet.linear: 0.")
+        assert first.endswith(", gate passed")
+        assert any("SI-SDR to the source's output" in row and "passed" in row for row in rows)
+        assert any("PESQ-WB" in row and "not measured" in row for row in rows)
+        assert rows[-1].startswith("DNSMOS OVRL: DNSMOS needs more packages (")
+        assert rows[-1].endswith("pip install 'frcrn-accel[eval]'")
+        assert any("real-time factor" in row and " x " in row for row in rows)
+        assert find_model(out).metadata.kept_float == ("unet.fsmn", "unet.linear")
+        assert json.loads(report.read_text())["output_sha256"] == sha256_of(out)
+
+    def test_refused_is_exit_code_1_and_the_report_is_there(self, run, tiny, short_audio, tmp_path, monkeypatch):
+        # Few groups: each is measured.
+        few = dataclasses.replace(METHODS["fp16"], groups=lambda config: layer_groups(config)[:3])
+        monkeypatch.setitem(METHODS, "fp16", few)
+        out, report = tmp_path / "half.onnx", tmp_path / "r.json"
+        result = run(
+            *("quantize", tiny.path, out, "--method", "fp16", "--gate-audio", short_audio, "--report", report),
+            *("--min-si-sdr-db", 119, "--max-pesq-drop-percent", 2, "--max-dnsmos-drop", 0.5),
+        )
+        assert result.code == 1
+        assert result.err.startswith(f"refused: {str(out)!r} was not written")
+        assert "keep them in float with --keep-float unet." in result.err
+        assert "layer group, quantized alone" in result.out
+        values = json.loads(report.read_text())
+        assert values["verdict"] == "refused"
+        assert values["thresholds"] == {"min_si_sdr_db": 119, "max_pesq_drop_percent": 2, "max_dnsmos_drop": 0.5}
+        assert len(values["sensitivity"]) == 3
+        assert list(tmp_path.iterdir()) == [report]
+
+    def test_without_the_gate(self, run, tiny, tmp_path):
+        result = run("quantize", tiny.path, tmp_path / "a.onnx", "--method", "dynamic", "--no-gate")
+        assert result.code == 0
+        assert "gate skipped" in result.out
+        assert find_model(tmp_path / "a.onnx").metadata.gate == "skipped"
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--method", "static"], "give --calibration DIR"),
+            (["--method", "int4"], "unknown method 'int4'"),
+            ([], "--method"),
+            (["--method", "dynamic", "--keep-float", "unet.x"], "unknown layer group 'unet.x'"),
+            (["--method", "dynamic", "--gate-audio", "none"], "'none' is no folder"),
+            (["--method", "dynamic", "--max-pesq-drop-percent", "-1"], "--max-pesq-drop-percent"),
+            (["--method", "dynamic", "--min-si-sdr-db", "-130"], "the SI-SDR above -120 dB"),
+            (["--method", "dynamic", "--report", "no/r.json"], "No such file"),
+        ],
+    )
+    def test_errors_are_exit_code_2(self, run, tiny, tmp_path, monkeypatch, arguments, message):
+        monkeypatch.chdir(tmp_path)
+        assert message in the_error(run("quantize", tiny.path, "a.onnx", *arguments))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_existing_report_is_refused_at_once(self, run, tiny, tmp_path):
+        report = tmp_path / "r.json"
+        report.write_text("precious")
+        arguments = ("quantize", tiny.path, tmp_path / "a.onnx", "--method", "fp16", "--no-gate", "--report", report)
+        assert "r.json' exists" in the_error(run(*arguments))
+        assert list(tmp_path.iterdir()) == [report]
+        assert run(*arguments, "--overwrite").code == 0
+        assert json.loads(report.read_text())["verdict"] == "skipped"

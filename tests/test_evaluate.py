@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from frcrn_accel import MissingExtraError
-from frcrn_accel.evaluate import bootstrap_interval, pesq_wb, si_sdr_db, stoi
+from frcrn_accel import AudioError, MissingExtraError
+from frcrn_accel.evaluate import bootstrap_interval, dnsmos, pesq_wb, si_sdr_db, stoi
 
 RNG = np.random.default_rng(0)
 
@@ -37,8 +37,27 @@ def test_pesq_and_stoi_are_best_for_clean_speech(noisy, denoiser):
     assert stoi(speech, noisy) < 0.99
 
 
-@pytest.mark.parametrize(("metric", "package"), [(pesq_wb, "pesq"), (stoi, "pystoi")])
-def test_a_missing_package_is_one_clear_error(monkeypatch, metric, package):
+def test_dnsmos_hears_less_noise_after_denoising(noisy, denoiser):
+    pytest.importorskip("speechmos.dnsmos", exc_type=ImportError)
+    before, after = dnsmos(noisy), dnsmos(denoiser(noisy, 16_000))
+    assert 1 < before < after - 0.3 < 4.5
+    assert dnsmos(30 * noisy) > 1  # clipped, where the package itself refuses
+    with pytest.raises(AudioError, match="no audio"):
+        dnsmos(np.zeros(0))
+
+
+def test_pesq_of_no_speech_is_a_clear_error():
+    pytest.importorskip("pesq")
+    with pytest.raises(AudioError, match="PESQ cannot score this: the reference is silent"):
+        pesq_wb(np.zeros(16_000), np.ones(16_000))
+    with pytest.raises(AudioError, match="PESQ cannot score this: "):
+        pesq_wb(np.ones(100), np.ones(100))
+
+
+@pytest.mark.parametrize(
+    ("metric", "package", "signals"), [(pesq_wb, "pesq", 2), (stoi, "pystoi", 2), (dnsmos, "speechmos", 1)]
+)
+def test_a_missing_package_is_one_clear_error(monkeypatch, metric, package, signals):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=r"pip install 'frcrn-accel\[eval\]'"):
-        metric(np.ones(10), np.ones(10))
+        metric(*[np.ones(10)] * signals)

@@ -5,7 +5,7 @@ import pytest
 
 from frcrn_accel import Denoiser, ExportError, ModelError, OutputExistsError, __version__
 from frcrn_accel.export import export_model, exporter, read_weights
-from frcrn_accel.model.topology import Config
+from frcrn_accel.model.topology import Config, stft_kernel
 from frcrn_accel.models import find_model, sha256_of
 from frcrn_accel.testing import random_weights
 
@@ -83,6 +83,32 @@ def test_weights_of_another_onnx_file(tmp_path):
     (tmp_path / "text.onnx").write_text("text")
     with pytest.raises(ModelError, match="is not an ONNX file"):
         read_weights(tmp_path / "text.onnx")
+
+
+def test_the_fourier_kernel_is_computed_from_small_constants(tiny):
+    """As the library has it, within the rounding of its cosines."""
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    model = onnx.load(tiny.path)
+    assert max(np.prod(t.dims) for t in model.graph.initializer if t.name.startswith("constant_")) <= 1_284
+    (convolution,) = (node for node in model.graph.node if node.name == "stft/Conv")
+    model.graph.output.append(helper.make_tensor_value_info(convolution.input[1], TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    kernel = session.run([convolution.input[1]], {"audio": np.zeros((1, 640), np.float32)})[0]
+    np.testing.assert_allclose(kernel[:, 0], stft_kernel(), atol=1e-7)
+
+
+def test_a_quantized_file_is_no_source_of_weights(tiny, tmp_path):
+    import onnx
+
+    model = onnx.load(tiny.path)
+    properties = {**tiny.metadata.to_properties(), "frcrn_accel.method": "fp16", "frcrn_accel.source_sha256": "abc"}
+    onnx.helper.set_model_props(model, properties)
+    onnx.save(model, tmp_path / "half.onnx")
+    with pytest.raises(ModelError, match=r"half\.onnx' is quantized \(fp16\).* give the fp32 file .* \(sha256 abc\)"):
+        read_weights(tmp_path / "half.onnx")
 
 
 def test_the_packaged_model_is_what_its_checkpoint_exports_to(tmp_path):

@@ -71,12 +71,32 @@ def test_every_truncation_of_the_metadata_is_refused_or_complete(tmp_path):
     assert complete < 100
 
 
+def test_a_file_that_says_nothing_of_quantization_is_fp32():
+    metadata = find_model(DEFAULT_MODEL).metadata
+    assert (metadata.method, metadata.source_sha256, metadata.calibration_sha256) == ("fp32", "", "")
+    assert (metadata.gate, metadata.kept_float) == ("", ())
+    assert len(metadata.to_properties()) == 8
+
+
+@pytest.mark.parametrize("kept_float", [(), ("unet.fsmn",), ("unet.encoders.0", "unet.fsmn")])
+def test_metadata_of_a_quantized_model_round_trip(kept_float):
+    metadata = dataclasses.replace(
+        find_model(DEFAULT_MODEL).metadata,
+        method="static",
+        source_sha256="ab" * 32,
+        calibration_sha256="cd" * 32,
+        gate="passed",
+        kept_float=kept_float,
+    )
+    assert type(metadata).from_properties(metadata.to_properties()) == metadata
+
+
 def test_metadata_round_trip():
     metadata = find_model(DEFAULT_MODEL).metadata
     assert type(metadata).from_properties(metadata.to_properties()) == metadata
-    for missing in dataclasses.asdict(metadata):
+    for missing in metadata.to_properties():
         properties = metadata.to_properties()
-        del properties[f"frcrn_accel.{missing}"]
+        del properties[missing]
         with pytest.raises(ModelError, match=missing):
             type(metadata).from_properties(properties)
     for wrong in ("many", "0", "-1", ""):

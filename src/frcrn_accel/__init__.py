@@ -18,6 +18,8 @@ from frcrn_accel.errors import (
     MissingExtraError,
     ModelError,
     OutputExistsError,
+    QualityError,
+    QuantizeError,
     UnknownBackendError,
     UnsupportedPrecisionError,
 )
@@ -41,6 +43,8 @@ __all__ = [
     "ModelFile",
     "ModelMetadata",
     "OutputExistsError",
+    "QualityError",
+    "QuantizeError",
     "Session",
     "UnknownBackendError",
     "UnsupportedPrecisionError",

@@ -7,6 +7,8 @@
     ├── OutputExistsError   the output file is there and overwriting was not asked for (also a FileExistsError)
     ├── ModelError          a model file or checkpoint is missing, damaged or not an FRCRN
     ├── ExportError         the exported graph did not match the checkpoint it came from
+    ├── QuantizeError       a model cannot be quantized as asked (also a ValueError)
+    ├── QualityError        a quantized model is further from its source than the quality gate allows
     ├── MissingExtraError   a feature needs a package of an extra that is not installed (also an ImportError)
     └── BackendError
         ├── UnknownBackendError    no backend of that name is installed (also a LookupError)
@@ -18,6 +20,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from frcrn_accel.quantize import QuantizeReport
 
 __all__ = [
     "AudioError",
@@ -29,6 +35,8 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "OutputExistsError",
+    "QualityError",
+    "QuantizeError",
     "UnknownBackendError",
     "UnsupportedPrecisionError",
 ]
@@ -52,6 +60,26 @@ class ModelError(FrcrnAccelError):
 
 class ExportError(FrcrnAccelError):
     """The exported graph did not match the checkpoint it came from; nothing was written."""
+
+
+class QuantizeError(FrcrnAccelError, ValueError):
+    """The model cannot be quantized as asked: unknown method or layer group, no calibration audio, no gate audio."""
+
+
+class QualityError(FrcrnAccelError):
+    """The quantized model is further from its source than the quality gate allows; nothing was written.
+
+    Args:
+        message: What was measured, what is allowed, and which layers to keep in float.
+        report: All that was measured.
+
+    Attributes:
+        report: The argument.
+    """
+
+    def __init__(self, message: str, report: QuantizeReport) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class MissingExtraError(FrcrnAccelError, ImportError):

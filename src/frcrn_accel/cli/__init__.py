@@ -11,6 +11,7 @@ from frcrn_accel._version import __version__
 from frcrn_accel.cli.backends import backends
 from frcrn_accel.cli.denoise import denoise
 from frcrn_accel.cli.export import export
+from frcrn_accel.cli.quantize import quantize
 from frcrn_accel.errors import FrcrnAccelError
 
 __all__ = ["app", "main"]
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(denoise)
 app.command()(export)
+app.command()(quantize)
 app.command()(backends)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel.errors import MissingExtraError
+from frcrn_accel.errors import AudioError, MissingExtraError
 
-__all__ = ["bootstrap_interval", "pesq_wb", "si_sdr_db", "stoi"]
+__all__ = ["bootstrap_interval", "dnsmos", "pesq_wb", "si_sdr_db", "stoi"]
 
 SAMPLE_RATE_HZ = 16_000  # the only rate that wide-band PESQ has, and the model's
 
@@ -38,12 +38,21 @@ def pesq_wb(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
 
     Raises:
         MissingExtraError: The `[eval]` extra is not installed.
+        AudioError: PESQ finds no speech in one of them, or they are too short.
     """
     try:
-        from pesq import pesq
+        from pesq import PesqError, pesq
     except ImportError as error:
         raise MissingExtraError("PESQ", "eval", error) from error
-    return float(pesq(SAMPLE_RATE_HZ, reference, estimate, "wb"))
+    if not np.any(reference):
+        raise AudioError("PESQ cannot score this: the reference is silent")
+    try:
+        return float(pesq(SAMPLE_RATE_HZ, reference, estimate, "wb"))
+    except PesqError as error:
+        reason = error.args[0] if error.args else type(error).__name__
+        raise AudioError(
+            f"PESQ cannot score this: {reason.decode() if isinstance(reason, bytes) else reason}"
+        ) from error
 
 
 def stoi(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
@@ -61,6 +70,28 @@ def stoi(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
     except ImportError as error:
         raise MissingExtraError("STOI", "eval", error) from error
     return float(short_time_objective_intelligibility(reference, estimate, SAMPLE_RATE_HZ))
+
+
+def dnsmos(audio: NDArray[Any]) -> float:
+    """DNSMOS P.835, overall quality (OVRL), 1 to 5: a network's guess at what listeners say, without a reference.
+
+    Source: C. K. A. Reddy, V. Gopal, R. Cutler, "DNSMOS P.835", ICASSP 2022. It hears 9 s at a time; shorter audio is
+    repeated.
+
+    Args:
+        audio: Speech at 16 kHz, `(samples,)`; what is beyond full scale is clipped.
+
+    Raises:
+        MissingExtraError: The `[eval]` extra is not installed.
+        AudioError: There is no audio.
+    """
+    try:
+        from speechmos import dnsmos as speechmos
+    except ImportError as error:
+        raise MissingExtraError("DNSMOS", "eval", error) from error
+    if not audio.size:
+        raise AudioError("DNSMOS cannot score this: no audio")
+    return float(speechmos.run(np.clip(audio, -1, 1), SAMPLE_RATE_HZ)["ovrl_mos"])
 
 
 def bootstrap_interval(values: NDArray[Any], seed: int = 0) -> tuple[float, float]:

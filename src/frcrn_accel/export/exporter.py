@@ -19,7 +19,7 @@ from frcrn_accel.model.topology import (
     config_of,
     parameter_shapes,
 )
-from frcrn_accel.models import ModelFile, ModelMetadata
+from frcrn_accel.models import FP32, METADATA_PREFIX, ModelFile, ModelMetadata
 
 if TYPE_CHECKING:
     import onnx
@@ -80,10 +80,10 @@ def export_model(
 
 
 def read_weights(path: Path) -> Weights:
-    """The network's weights out of a model file, under the released key names.
+    """The network's weights out of an fp32 model file, under the released key names.
 
     Raises:
-        ModelError: The file does not hold them.
+        ModelError: The file does not hold them, or holds quantized ones.
     """
     import onnx
     from onnx import numpy_helper
@@ -92,6 +92,13 @@ def read_weights(path: Path) -> Weights:
         model: onnx.ModelProto = onnx.load(path)
     except Exception as error:  # protobuf's DecodeError is no public class
         raise ModelError(f"{str(path)!r} is not an ONNX file ({error})") from error
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    method = properties.get(f"{METADATA_PREFIX}method", FP32)
+    if method != FP32:
+        raise ModelError(
+            f"{str(path)!r} is quantized ({method}) and no longer holds the weights as they were: give the fp32 file "
+            f"that it was made from (sha256 {properties.get(f'{METADATA_PREFIX}source_sha256', 'unknown')})"
+        )
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     config = config_of(weights)
     shapes = parameter_shapes(config) if config is not None else {}

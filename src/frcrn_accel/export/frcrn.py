@@ -22,7 +22,12 @@ _FORMS: dict[Form, type[Network[Any]]] = {"gauss": GaussNetwork, "direct": Direc
 
 
 def build_graph(
-    weights: Weights, name: str, producer_version: str, properties: Mapping[str, str], form: Form = "gauss"
+    weights: Weights,
+    name: str,
+    producer_version: str,
+    properties: Mapping[str, str],
+    form: Form = "gauss",
+    writer: GraphWriter | None = None,
 ) -> onnx.ModelProto:
     """The whole network, `float32 (batch, samples)` to `float32 (batch, samples - samples % 320)`.
 
@@ -34,8 +39,9 @@ def build_graph(
         form: `"gauss"`, fewer multiplications, is what model files hold and every engine runs (`export.gauss`);
             `"direct"`, fewer and larger operators, is for matrix units and low precision (`export.direct`). They
             differ in rounding only.
+        writer: What writes the operators: a subclass may store and compute otherwise. By default all is fp32.
     """
     config = config_of(weights)
     if config is None:
         raise ValueError("weights hold no FRCRN")
-    return _FORMS[form](GraphWriter(weights), config).build(name, producer_version, properties)
+    return _FORMS[form](writer or GraphWriter(weights), config).build(name, producer_version, properties)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,9 +11,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["OPSET", "GraphWriter"]
+__all__ = ["CONTRIB", "OPSET", "GraphWriter"]
 
 OPSET = 17
+CONTRIB = "com.microsoft"  # ONNX Runtime's own operators
 IR_VERSION = 8  # the one of opset 17, so that engines of that age read the file
 
 
@@ -24,7 +25,7 @@ class GraphWriter:
         weights: Tensors that `weight` can refer to. Only those used end up in the file, once each, by their names.
     """
 
-    def __init__(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+    def __init__(self, weights: Mapping[str, NDArray[Any]]) -> None:
         self._weights = weights
         self._nodes: list[onnx.NodeProto] = []
         self._tensors: dict[str, onnx.TensorProto] = {}
@@ -40,6 +41,11 @@ class GraphWriter:
             yield
         finally:
             self._scope.pop()
+
+    @property
+    def current_scope(self) -> str:
+        """The scopes that are open, outermost first, joined by dots: `unet.encoders.0`."""
+        return ".".join(self._scope)
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Add a node with one output."""
@@ -72,20 +78,42 @@ class GraphWriter:
         return self.constant(values, np.int64)
 
     def build(
-        self, audio_in: str, audio_out: str, name: str, producer_version: str, properties: Mapping[str, str]
+        self,
+        audio_in: str,
+        audio_out: str,
+        name: str,
+        producer_version: str,
+        properties: Mapping[str, str],
+        *,
+        batch: str | int = "batch",
+        more_outputs: Sequence[str] = (),
     ) -> onnx.ModelProto:
-        """Make the model: `float32 (batch, samples)` in and out, both axes dynamic."""
+        """Make the model: `float32 (batch, samples)` in and out.
+
+        Args:
+            audio_in: Name of the input, as the nodes use it.
+            audio_out: Name to give to the output of the last node.
+            name: Name of the graph.
+            producer_version: Version of this library.
+            properties: Metadata for the file.
+            batch: Size of the batch, or the name of a dynamic axis.
+            more_outputs: Further float matrices to give out, for looking inside.
+        """
         self._nodes[-1].output[0] = audio_out
         graph = helper.make_graph(
             self._nodes,
             name,
-            [helper.make_tensor_value_info(audio_in, TensorProto.FLOAT, ["batch", "samples"])],
-            [helper.make_tensor_value_info(audio_out, TensorProto.FLOAT, ["batch", "samples_out"])],
+            [helper.make_tensor_value_info(audio_in, TensorProto.FLOAT, [batch, "samples"])],
+            [helper.make_tensor_value_info(audio_out, TensorProto.FLOAT, [batch, "samples_out"])]
+            + [helper.make_tensor_value_info(tensor, TensorProto.FLOAT, [None, None]) for tensor in more_outputs],
             list(self._tensors.values()),
         )
+        opsets = [helper.make_opsetid("", OPSET)]
+        if any(node.domain == CONTRIB for node in self._nodes):
+            opsets.append(helper.make_opsetid(CONTRIB, 1))
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=opsets,
             ir_version=IR_VERSION,
             producer_name="frcrn-accel",
             producer_version=producer_version,

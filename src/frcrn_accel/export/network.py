@@ -22,8 +22,8 @@ from frcrn_accel.model.topology import (
     HOP_SAMPLES,
     STAGES,
     STFT_BINS,
+    WINDOW_SAMPLES,
     Config,
-    stft_kernel,
     stft_synthesis_scale,
     stft_window,
 )
@@ -50,9 +50,8 @@ class Network(abc.ABC, Generic[X]):
         """STFT, mask and inverse; the last node's output is the result."""
         g = self.graph
         with g.scope("stft"):
-            kernel = g.constant(stft_kernel()[:, None])
-            spectrum = g.op("Conv", g.op("Unsqueeze", audio, g.ints(1)), kernel, strides=[HOP_SAMPLES])
-            spectrum = g.op("Reshape", spectrum, g.ints(0, 2, STFT_BINS, -1))
+            kernel = self.fourier_kernel()
+            spectrum = self.analysis(audio, kernel)
         x, masks = spectrum, []
         for unet in self.config.unet_names:
             with g.scope(unet):
@@ -66,17 +65,47 @@ class Network(abc.ABC, Generic[X]):
             im = g.op("Add", g.op("Mul", a, d), g.op("Mul", b, c))
             clean = g.op("Concat", re, im, axis=1)
         with g.scope("istft"):
-            clean = g.op("Reshape", clean, g.ints(0, 2 * STFT_BINS, -1))
-            synthesis = g.op("Mul", kernel, g.constant(stft_synthesis_scale()[:, None, None]))
-            signal = g.op("ConvTranspose", clean, synthesis, strides=[HOP_SAMPLES])
-            # The sum of the squared windows over each sample: 1 but in the first and the last hop.
-            frames = g.op("Concat", g.ints(1, 1), g.op("Shape", clean, start=2), axis=0)
-            window = g.constant((stft_window() ** 2)[None, None])
-            ones = g.op("ConstantOfShape", frames, value=onnx.numpy_helper.from_array(np.ones(1, np.float32)))
-            overlap = g.op("ConvTranspose", ones, window, strides=[HOP_SAMPLES])
-            # The 1e-8 is upstream's; without it the very first sample, where the window is 0, would be 0 / 0.
-            signal = g.op("Div", signal, g.op("Add", overlap, g.constant(1e-8)))
-            g.op("Squeeze", signal, g.ints(1))
+            self.synthesis(clean, kernel)
+
+    def analysis(self, audio: str, kernel: str) -> str:
+        """The spectrum, `(batch, 2, 321, frames)`, or with the last two axes as the form wants them."""
+        g = self.graph
+        spectrum = g.op("Conv", g.op("Unsqueeze", audio, g.ints(1)), kernel, strides=[HOP_SAMPLES])
+        return g.op("Reshape", spectrum, g.ints(0, 2, STFT_BINS, -1))
+
+    def synthesis(self, spectrum: str, kernel: str) -> str:
+        """From what `analysis` gives to the waveform, `(batch, samples)`."""
+        g = self.graph
+        frames = g.op("Reshape", spectrum, g.ints(0, 2 * STFT_BINS, -1))
+        synthesis = g.op("Mul", kernel, g.constant(stft_synthesis_scale()[:, None, None]))
+        signal = g.op("ConvTranspose", frames, synthesis, strides=[HOP_SAMPLES])
+        # The sum of the squared windows over each sample: 1 but in the first and the last hop.
+        shape = g.op("Concat", g.ints(1, 1), g.op("Shape", frames, start=2), axis=0)
+        window = g.constant((stft_window() ** 2)[None, None])
+        ones = g.op("ConstantOfShape", shape, value=onnx.numpy_helper.from_array(np.ones(1, np.float32)))
+        overlap = g.op("ConvTranspose", ones, window, strides=[HOP_SAMPLES])
+        # The 1e-8 is upstream's; without it the very first sample, where the window is 0, would be 0 / 0.
+        signal = g.op("Div", signal, g.op("Add", overlap, g.constant(1e-8)))
+        return g.op("Squeeze", signal, g.ints(1))
+
+    def fourier_kernel(self) -> str:
+        """`stft_kernel` as `(642, 1, 640)`, computed from 640 cosines: stored, it would be 1.6 MB.
+
+        Bin `k` of sample `n` takes angle number `k n` for the real part, and a quarter turn more for the imaginary
+        part; a whole turn has 640 of them.
+        """
+        g = self.graph
+        samples = np.arange(WINDOW_SAMPLES)
+        quarter_turns = np.repeat([0, WINDOW_SAMPLES // 4], STFT_BINS)
+        angle = g.op(
+            "Mul",
+            g.constant(np.tile(np.arange(STFT_BINS), 2)[:, None, None], np.int32),
+            g.constant(samples, np.int32),
+        )
+        angle = g.op("Add", angle, g.constant(quarter_turns[:, None, None], np.int32))
+        angle = g.op("Mod", angle, g.constant(WINDOW_SAMPLES, np.int32))
+        cosines = g.constant(np.cos(2 * np.pi * samples / WINDOW_SAMPLES))
+        return g.op("Mul", g.op("Gather", cosines, angle, axis=0), g.constant(stft_window()))
 
     @abc.abstractmethod
     def unet(self, name: str, spectrum: str) -> str:

@@ -27,6 +27,8 @@ __all__ = [
     "WINDOW_SAMPLES",
     "Config",
     "config_of",
+    "layer_group",
+    "layer_groups",
     "parameter_shapes",
     "stft_kernel",
     "stft_synthesis_scale",
@@ -133,6 +135,21 @@ def config_of(weights: Mapping[str, Any]) -> Config | None:
     while any(key.startswith(f"unet{unets + 1}.") for key in weights):
         unets += 1
     return Config(first.shape[0], unets)
+
+
+def layer_group(name: str) -> str:
+    """The layer that a parameter or a node of the graph belongs to, e.g. `unet.encoders.1`, `unet.fsmn`.
+
+    Args:
+        name: A key of `parameter_shapes`, or anything that starts like one.
+    """
+    parts = name.split(".")
+    return ".".join(parts[: 3 if len(parts) > 2 and parts[2].isdecimal() else 2])
+
+
+def layer_groups(config: Config) -> tuple[str, ...]:
+    """All layers that have parameters, in the order in which a signal meets them in each U-Net."""
+    return tuple(dict.fromkeys(layer_group(key) for key in parameter_shapes(config)))
 
 
 def stft_window() -> NDArray[np.float64]:

@@ -14,9 +14,10 @@ from typing import BinaryIO
 
 from frcrn_accel.errors import ModelError
 
-__all__ = ["METADATA_PREFIX", "ModelFile", "ModelMetadata"]
+__all__ = ["FP32", "METADATA_PREFIX", "ModelFile", "ModelMetadata"]
 
 METADATA_PREFIX = "frcrn_accel."
+FP32 = "fp32"  # the method of a model that is not quantized
 _METADATA_PROPS = 14  # field number of ModelProto.metadata_props in onnx.proto
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 _MAX_TEXT_BYTES = 65_536
@@ -35,6 +36,12 @@ class ModelMetadata:
         hop_samples: Step between frames.
         channels: Complex channels of every layer (128 in the released model).
         unets: Number of U-Nets in cascade (2 in the released model).
+        method: How it was quantized, see `frcrn_accel.quantize.METHODS`; "fp32" for a model as it was exported.
+        source_sha256: Digest of the fp32 model file it was quantized from, hexadecimal; "" for fp32.
+        calibration_sha256: Digest of the audio it was calibrated on; "" if it took none.
+        gate: "passed" if it was compared with its source and found good, "skipped" if that was not asked for;
+            "" for fp32.
+        kept_float: Layer groups that were left in float, though the method would have quantized them.
     """
 
     name: str
@@ -45,10 +52,23 @@ class ModelMetadata:
     hop_samples: int
     channels: int
     unets: int
+    method: str = FP32
+    source_sha256: str = ""
+    calibration_sha256: str = ""
+    gate: str = ""
+    kept_float: tuple[str, ...] = ()
 
     def to_properties(self) -> dict[str, str]:
-        """As the properties stored in the file."""
-        return {METADATA_PREFIX + key: str(value) for key, value in dataclasses.asdict(self).items()}
+        """As the properties stored in the file; a field that has its default value is not written."""
+        values = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        }
+        return {
+            METADATA_PREFIX + key: ",".join(value) if isinstance(value, tuple) else str(value)
+            for key, value in values.items()
+        }
 
     @classmethod
     def from_properties(cls, properties: dict[str, str]) -> ModelMetadata:
@@ -57,9 +77,11 @@ class ModelMetadata:
         Raises:
             ModelError: A property is missing or is not what it should be.
         """
-        values: dict[str, str | int] = {}
+        values: dict[str, str | int | tuple[str, ...]] = {}
         for field in dataclasses.fields(cls):
             text = properties.get(METADATA_PREFIX + field.name)
+            if text is None and field.default is not dataclasses.MISSING:
+                continue
             if text is None:
                 raise ModelError(f"its metadata has no {METADATA_PREFIX + field.name!r}")
             is_number = field.type == "int"
@@ -67,7 +89,10 @@ class ModelMetadata:
                 raise ModelError(
                     f"its metadata {METADATA_PREFIX + field.name!r} is no positive number: {text[:40]!r}"
                 )
-            values[field.name] = int(text) if is_number else text
+            if field.type == "tuple[str, ...]":
+                values[field.name] = tuple(text.split(","))
+            else:
+                values[field.name] = int(text) if is_number else text
         return cls(**values)  # type: ignore[arg-type]  # each value was just made by its field's own type
 
 

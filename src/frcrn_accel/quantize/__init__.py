@@ -1,1 +1,20 @@
-"""Lower precision than the engines' own: what has to be measured or written beforehand."""
+"""From an fp32 model file to a smaller, faster one that was compared with it. Needs the `[quantize]` extra."""
+
+from frcrn_accel.quantize.clips import CALIBRATION_AUDIO, GATE_AUDIO
+from frcrn_accel.quantize.gate import ClipResult, GateReport, GateThresholds, GroupCost, Measure
+from frcrn_accel.quantize.methods import METHODS, Method
+from frcrn_accel.quantize.quantizer import QuantizeReport, quantize_model
+
+__all__ = [
+    "CALIBRATION_AUDIO",
+    "GATE_AUDIO",
+    "METHODS",
+    "ClipResult",
+    "GateReport",
+    "GateThresholds",
+    "GroupCost",
+    "Measure",
+    "Method",
+    "QuantizeReport",
+    "quantize_model",
+]

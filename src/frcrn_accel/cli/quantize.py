@@ -1,0 +1,162 @@
+"""`frcrn-accel quantize`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from frcrn_accel.atomic import replacing
+from frcrn_accel.errors import QualityError
+
+if TYPE_CHECKING:
+    from frcrn_accel.quantize import QuantizeReport
+
+__all__ = ["quantize"]
+
+_SHOWN_GROUPS = 10
+
+
+def quantize(
+    model: Annotated[str, typer.Argument(metavar="MODEL.onnx", help="A file made by 'export', or a known name.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The model file to write.")],
+    method: Annotated[str, typer.Option(help="dynamic, static or fp16.")],
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Noisy speech to measure ranges on, for --method static.")
+    ] = None,
+    gate_audio: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Noisy speech to compare them on, or a folder with noisy/ and clean/. [default: a small set in "
+            "the package]",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="R.json", help="Write all that was measured, also if the gate refuses.")
+    ] = None,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GROUP", help="Leave this layer group in float, e.g. unet.encoders.1; may be repeated."),
+    ] = None,
+    max_pesq_drop_percent: Annotated[
+        float, typer.Option(min=0, help="Most that the mean PESQ-WB may be lower, percent.")
+    ] = 1.0,
+    min_si_sdr_db: Annotated[
+        float, typer.Option(help="Least mean SI-SDR of the output to that of the fp32 model, dB.")
+    ] = 30.0,
+    max_dnsmos_drop: Annotated[
+        float, typer.Option(min=0, help="Most that the mean DNSMOS OVRL may be lower.")
+    ] = 0.03,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Measure what each layer group costs, even if the gate passes.")
+    ] = False,
+    no_gate: Annotated[
+        bool, typer.Option("--no-gate", help="Do not compare the models; the file's metadata will say so.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT.onnx and R.json if they exist.")
+    ] = False,
+) -> None:
+    """Make a model smaller and faster, and check that it still sounds the same. Exit code 1 if it does not."""
+    from frcrn_accel.quantize import GateThresholds, quantize_model
+
+    thresholds = GateThresholds(max_pesq_drop_percent, min_si_sdr_db, max_dnsmos_drop)
+    console = Console(stderr=True, highlight=False)
+    refusal: QualityError | None = None
+    with _report_file(report, overwrite) as report_path:
+        with _progress_bar(console) as show:
+            try:
+                result = quantize_model(
+                    model,
+                    out,
+                    method,
+                    calibration=calibration,
+                    gate=None if no_gate else thresholds,
+                    gate_audio=gate_audio,
+                    keep_float=keep_float or (),
+                    sensitivity=sensitivity,
+                    overwrite=overwrite,
+                    progress=show,
+                )
+            except QualityError as error:
+                refusal, result = error, error.report
+        if report_path is not None:
+            report_path.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+    _show(result)
+    if refusal is not None:
+        console.print(f"refused: {refusal}", markup=False, soft_wrap=True)
+        raise typer.Exit(1)
+
+
+def _report_file(path: Path | None, overwrite: bool) -> AbstractContextManager[Path | None]:
+    """Where to write the report: refused at once if it cannot be written, in place when it is complete."""
+    return nullcontext() if path is None else replacing(path, overwrite=overwrite)
+
+
+@contextmanager
+def _progress_bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield show
+
+
+def _show(report: QuantizeReport) -> None:
+    """The report as tables on standard output."""
+    console = Console(highlight=False)
+    kept = f", in float: {', '.join(report.kept_float)}" if report.kept_float else ""
+    source_mb, output_mb = report.source_bytes / 1e6, report.output_bytes / 1e6
+    console.print(
+        f"{report.model}, {report.method}{kept}: {source_mb:.2f} MB to {output_mb:.2f} MB ({report.size_ratio:.0%}), "
+        f"gate {report.verdict}",
+        markup=False,
+        soft_wrap=True,
+    )
+    if report.gate is not None:
+        gate = report.gate
+        table = Table("measure", "source", "quantized", "change", "limit", "verdict")
+        for measure in gate.measures:
+            value = "" if measure.value is None else f"{measure.value:.3f} {measure.unit}"
+            verdict = {True: "passed", False: "refused", None: "not measured"}[measure.passed]
+            table.add_row(
+                escape(measure.metric),
+                _number(measure.source),
+                _number(measure.candidate),
+                value,
+                f"{measure.limit:g} {measure.unit}",
+                verdict,
+            )
+        table.add_row(
+            "real-time factor",
+            _number(gate.source_real_time_factor),
+            _number(gate.candidate_real_time_factor),
+            "" if gate.speedup is None else f"{gate.speedup:.2f} x",
+        )
+        console.print(table)
+        for measure in gate.measures:
+            if measure.note:
+                console.print(f"{measure.metric}: {measure.note}", markup=False, soft_wrap=True)
+    if report.sensitivity:
+        table = Table("layer group, quantized alone", "SI-SDR to the source's output, dB")
+        for cost in report.sensitivity[:_SHOWN_GROUPS]:
+            table.add_row(cost.group, f"{cost.si_sdr_db:.1f}")
+        console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

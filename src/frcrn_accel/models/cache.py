@@ -1,0 +1,117 @@
+"""Files made from a model and kept for the next time.
+
+A cached file's name says what it was made of and what must be in it:
+
+    {model}-{16 digits: source file, options, library version}-{16 digits: its own content}.onnx
+
+so there is nothing beside it that could get lost or fall out of step. A file whose content is not what its name says
+is dropped and made anew. Two processes that want the same file at once both make it: each puts a whole file in place,
+and it does not matter whose is used. No lock is held, so none can be left behind, and file systems without locks do.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from frcrn_accel._version import __version__
+from frcrn_accel.models.catalog import sha256_of
+from frcrn_accel.models.file import ModelFile
+
+__all__ = ["CACHE_DIR_VARIABLE", "cache_folder", "cached_variant"]
+
+CACHE_DIR_VARIABLE = "FRCRN_ACCEL_CACHE_DIR"
+_DIGITS = 16
+
+log = logging.getLogger("frcrn_accel")
+
+
+def cache_folder() -> Path:
+    """Where cached files are: the folder that `FRCRN_ACCEL_CACHE_DIR` names, or the user's cache folder."""
+    named = os.environ.get(CACHE_DIR_VARIABLE)
+    return Path(named).expanduser() if named else user_cache_path("frcrn-accel", appauthor=False)
+
+
+def cached_variant(source: ModelFile, key: Mapping[str, str], build: Callable[[Path], None]) -> ModelFile:
+    """A file made from a model: the one that was made before, or a new one.
+
+    If the cache folder cannot be written, the file is made in a temporary folder that lasts as long as this process,
+    with a warning.
+
+    Args:
+        source: The model that it is made from.
+        key: All that decides what is in it, beside the source's content and the version of this library.
+        build: Makes it at the path it gets, where there is an empty file.
+
+    Raises:
+        ModelError: What `build` made is no model file of this library.
+        Exception: What `build` raises.
+    """
+    content = {"source": sha256_of(source.path), "library_version": __version__, **key}
+    identity = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+    stem = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', source.metadata.name)[:64]}-{identity}"
+    folder = cache_folder()
+    found = _made_by_this_process.get(stem) or _find(folder, stem)
+    if found is not None:
+        return found
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _make(folder, stem, build)
+    except OSError as error:
+        log.warning("%s cannot be kept in %s (%s): it is made again by each process", stem, folder, error.strerror)
+        made = _made_by_this_process[stem] = _make(_process_folder(), stem, build)
+        return made
+
+
+_made_by_this_process: dict[str, ModelFile] = {}
+
+
+def _find(folder: Path, stem: str) -> ModelFile | None:
+    """The whole cached file of that name, if there is one; damaged ones are dropped."""
+    for path in sorted(folder.glob(f"{stem}-*.onnx")):
+        try:
+            if path.stem == f"{stem}-{sha256_of(path)[:_DIGITS]}":
+                return ModelFile.open(path)
+        except OSError:  # another process has dropped it, or it cannot be read
+            continue
+        log.warning("cached file %s is damaged: it is made anew", path)
+        with suppress(OSError):
+            path.unlink()
+    return None
+
+
+def _make(folder: Path, stem: str, build: Callable[[Path], None]) -> ModelFile:
+    """Build a file and put it in place when it is whole."""
+    temporary = folder / f".{stem}-{secrets.token_hex(4)}.onnx"
+    temporary.touch(exist_ok=False)
+    try:
+        build(temporary)
+        ModelFile.open(temporary)
+        path = folder / f"{stem}-{sha256_of(temporary)[:_DIGITS]}.onnx"
+        if not path.exists():  # else another process was faster, and its file has the same content
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    log.info("made %s", path)
+    return ModelFile.open(path)
+
+
+@cache
+def _process_folder() -> Path:
+    """A folder that goes when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="frcrn-accel-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

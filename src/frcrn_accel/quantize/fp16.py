@@ -1,0 +1,110 @@
+"""Half precision, for engines whose hardware computes in it.
+
+The network is in float16 but for what overflows or loses too much there: the STFT and its inverse with the division
+by the overlap, the masks with the small layer that ends a U-Net and their product with the spectrum, and
+squeeze-and-excitation from its means on, which are sums over up to 159 bins and all frames. Audio goes in and comes
+out as float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from frcrn_accel._version import __version__
+from frcrn_accel.export.frcrn import build_graph
+from frcrn_accel.export.graph import GraphWriter
+from frcrn_accel.model.checkpoint import Weights
+from frcrn_accel.model.topology import layer_group
+from frcrn_accel.models import ModelMetadata
+
+__all__ = ["build_fp16"]
+
+_LARGEST = float(np.finfo(np.float16).max)
+_SMALL = 1_000  # tensors of fewer elements are stored as float32: nothing is won, and the last layer has but four
+
+
+def build_fp16(weights: Weights, metadata: ModelMetadata, keep_float: frozenset[str]) -> onnx.ModelProto:
+    """The network in float16, each weight stored once, as float16.
+
+    Args:
+        weights: As `export.read_weights` gives them.
+        metadata: For the file.
+        keep_float: Layer groups that stay in float32.
+    """
+    writer = _HalfGraphWriter(weights, keep_float)
+    return build_graph(weights, metadata.name, __version__, metadata.to_properties(), writer)
+
+
+class _HalfGraphWriter(GraphWriter):
+    """Puts casts where the precision changes.
+
+    What is made of weights alone is computed in float32 and cast where it meets the signal. An engine does that once.
+
+    Args:
+        weights: The network's.
+        keep_float: Layer groups that stay in float32.
+    """
+
+    def __init__(self, weights: Weights, keep_float: frozenset[str]) -> None:
+        self._half_keys = {
+            key
+            for key, value in weights.items()
+            if value.size >= _SMALL and layer_group(key) not in keep_float and np.abs(value).max() <= _LARGEST
+        }
+        super().__init__(
+            {key: value.astype(np.float16) if key in self._half_keys else value for key, value in weights.items()}
+        )
+        self._keep_float = keep_float
+        self._is_half: dict[str, bool] = {}  # of every float tensor that depends on the audio
+        self._integers: set[str] = set()
+        self._casts: dict[tuple[str, int], str] = {}
+
+    def weight(self, key: str) -> str:
+        """Refer to one of the weights, as float32."""
+        stored = super().weight(key)
+        return self._cast(stored, TensorProto.FLOAT) if key in self._half_keys else stored
+
+    def constant(self, value: Any, dtype: Any = np.float32) -> str:
+        """Add a constant; equal ones are stored once."""
+        name = super().constant(value, dtype)
+        if np.issubdtype(dtype, np.integer):
+            self._integers.add(name)
+        return name
+
+    def ops(self, kind: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
+        """Add a node with several outputs, and the casts of its inputs."""
+        signals = [name for name in inputs if name in self._is_half or name == "audio"]
+        if not signals or kind == "Shape":
+            names = super().ops(kind, outputs, *inputs, **attributes)
+            if kind == "Shape":
+                self._integers.update(names)
+            return names
+        half = self._computes_in_half(kind, signals)
+        cast = [name if name in self._integers else self._in_precision(name, half) for name in inputs]
+        names = super().ops(kind, outputs, *cast, **attributes)
+        self._is_half.update(dict.fromkeys(names, half))
+        return names
+
+    def _computes_in_half(self, kind: str, signals: list[str]) -> bool:
+        group = layer_group(self.current_scope)
+        outside = "." not in group
+        # The linear layer has one channel: next to no work, and its rounding is that of the mask.
+        if outside or group.endswith(".linear") or group in self._keep_float or kind == "GlobalAveragePool":
+            return False
+        if ".se_layers_" in group:  # float32 from the means on, until the scales meet the signal again
+            return any(self._is_half.get(name, False) for name in signals)
+        return True
+
+    def _in_precision(self, name: str, half: bool) -> str:
+        if self._is_half.get(name, False) == half:
+            return name
+        return self._cast(name, TensorProto.FLOAT16 if half else TensorProto.FLOAT)
+
+    def _cast(self, name: str, to: int) -> str:
+        if (name, to) not in self._casts:
+            (self._casts[name, to],) = super().ops("Cast", 1, name, to=to)
+        return self._casts[name, to]

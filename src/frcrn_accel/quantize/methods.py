@@ -1,0 +1,77 @@
+"""The ways to quantize: one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frcrn_accel.backends import Backend
+from frcrn_accel.backends.ort import OrtBackend
+from frcrn_accel.model.checkpoint import Weights
+from frcrn_accel.model.topology import Config, layer_groups
+from frcrn_accel.models import ModelMetadata
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["METHODS", "Build", "Method"]
+
+Build = Callable[[Weights, ModelMetadata, frozenset[str]], "onnx.ModelProto"]
+"""Makes a graph of the weights, with the metadata in it and some layer groups in float."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to quantize.
+
+    Attributes:
+        name: What users type.
+        description: One line.
+        needs_calibration: Whether it measures ranges on audio first.
+        prepare: Gets the weights and what the model sees of the calibration audio, `float32 (1, samples)` each (none
+            without calibration); gives what builds graphs. It runs once, however many graphs are built.
+        backend: Runs the result.
+        groups: Layer groups of a model that can be kept in float.
+    """
+
+    name: str
+    description: str
+    needs_calibration: bool
+    prepare: Callable[[Weights, Sequence[NDArray[np.float32]]], Build]
+    backend: type[Backend] = OrtBackend
+    groups: Callable[[Config], tuple[str, ...]] = layer_groups
+
+
+# The builders import the ONNX package, so they are imported when they are used.
+
+
+def _dynamic(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
+    from frcrn_accel.quantize.dynamic import build_dynamic
+
+    return build_dynamic
+
+
+def _static(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
+    from frcrn_accel.quantize.static import calibrate_static
+
+    return calibrate_static(weights, audio)
+
+
+def _fp16(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
+    from frcrn_accel.quantize.fp16 import build_fp16
+
+    return build_fp16
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("dynamic", "INT8 weights, ranges of activations measured on the fly", False, _dynamic),
+        Method("static", "INT8 weights and activations, ranges measured on calibration audio", True, _static),
+        Method("fp16", "half precision, for GPU engines", False, _fp16),
+    )
+}

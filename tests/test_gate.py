@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from frcrn_accel import AudioError, BackendUnavailable, EngineError, QuantizeError
+from frcrn_accel.backends.ort import OrtBackend
+from frcrn_accel.models import find_model
+from frcrn_accel.quantize import CALIBRATION_AUDIO, GATE_AUDIO, GateThresholds, clips
+from frcrn_accel.quantize.clips import digest_of, model_inputs, read_clips
+from frcrn_accel.quantize.gate import compare, measure_sensitivity
+from frcrn_accel.testing import FunctionBackend
+
+pytest.importorskip("onnxruntime")
+
+
+class Identity(FunctionBackend):
+    """A "quantized model" that leaves the noise in."""
+
+
+class NotANumber(FunctionBackend):
+    def __init__(self) -> None:
+        super().__init__(lambda audio: audio * np.float32(np.nan))
+
+
+class Silent(FunctionBackend):
+    def __init__(self) -> None:
+        super().__init__(np.zeros_like)
+
+
+class Unavailable(FunctionBackend):
+    @classmethod
+    def check(cls) -> None:
+        raise BackendUnavailable("none", "it is not there", "get it")
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    pass
+
+
+def run(model, backend, folder, thresholds=None, progress=quiet):
+    found = read_clips(folder, 16_000)
+    return compare(model, model, backend, found, thresholds or GateThresholds(), progress)
+
+
+class TestCompare:
+    @pytest.mark.usefixtures("no_eval")
+    def test_a_model_equals_itself(self, tiny, short_audio):
+        steps = []
+        report = run(tiny, OrtBackend, short_audio, progress=lambda *step: steps.append(step))
+        assert report.passed
+        assert [clip.si_sdr_db for clip in report.clips] == [120, 120]
+        assert [(clip.name, clip.duration_s) for clip in report.clips] == [("a.wav", 2), ("b.flac", 2)]
+        assert report.source_device == report.candidate_device
+        assert report.source_device.startswith("ort: CPUExecutionProvider, ")
+        assert 0 < report.source_real_time_factor < 10
+        assert report.speedup > 0
+        assert steps == [("gate", 0, 2), ("gate", 1, 2), ("gate", 2, 2)]
+
+    @pytest.mark.usefixtures("no_eval")
+    def test_what_is_not_installed_is_told_and_not_held_against_it(self, tiny, short_audio):
+        report = run(tiny, OrtBackend, GATE_AUDIO)
+        agreement, *others = report.measures
+        assert agreement.passed
+        for measure, name in zip(others, ("PESQ-WB", "DNSMOS OVRL"), strict=True):
+            assert (measure.metric, measure.value, measure.passed, measure.clips) == (name, None, None, 0)
+            assert "pip install 'frcrn-accel[eval]'" in measure.note
+        assert report.passed
+
+    @pytest.mark.usefixtures("no_eval")
+    def test_too_far_from_the_source(self, tiny, short_audio):
+        report = run(tiny, Identity, short_audio)
+        assert not report.passed
+        (agreement, *_) = report.measures
+        assert agreement.value == pytest.approx(np.mean([clip.si_sdr_db for clip in report.clips]))
+        assert agreement.value < 15
+        assert agreement.passed is False
+        assert report.candidate_device == "function: numpy"
+        generous = GateThresholds(min_si_sdr_db=agreement.value - 0.1)
+        assert run(tiny, Identity, short_audio, generous).passed
+
+    @pytest.mark.usefixtures("no_eval")
+    @pytest.mark.parametrize("backend", [NotANumber, Silent])
+    def test_a_model_that_gives_no_audio_fails(self, tiny, short_audio, backend):
+        report = run(tiny, backend, short_audio, GateThresholds(min_si_sdr_db=-100))
+        assert not report.passed
+        assert report.measures[0].value == -120
+        if backend is NotANumber:
+            assert report.measures[0].note == "on a.wav: the engine gave NaN or infinity for audio that has none"
+            assert (report.clips, report.speedup) == ((), None)
+
+    def test_pesq_and_dnsmos_against_the_source(self):
+        """The packaged model against one that does nothing, on the packaged audio."""
+        pytest.importorskip("pesq")
+        pytest.importorskip("speechmos.dnsmos", exc_type=ImportError)
+        report = run(find_model("frcrn-small"), Identity, GATE_AUDIO)
+        _, pesq, dnsmos = report.measures
+        for measure, drop in ((pesq, -20), (dnsmos, -0.1)):
+            assert measure.passed is False
+            assert measure.clips == 8
+            assert measure.value < drop
+            assert measure.candidate < measure.source
+        assert pesq.value == pytest.approx(100 * (pesq.candidate / pesq.source - 1))
+        assert dnsmos.value == pytest.approx(dnsmos.candidate - dnsmos.source)
+        assert pesq.source == pytest.approx(np.mean([clip.pesq_source for clip in report.clips]))
+
+    def test_pesq_wants_clean_speech(self, tiny, short_audio, monkeypatch):
+        monkeypatch.setitem(sys.modules, "speechmos", None)
+        assert run(tiny, OrtBackend, short_audio).measures[1].note == "no clip with clean speech"
+
+    def test_an_engine_that_is_not_there(self, tiny, short_audio):
+        with pytest.raises(BackendUnavailable, match="it is not there"):
+            run(tiny, Unavailable, short_audio)
+
+
+class TestSensitivity:
+    def test_the_group_that_costs_most_comes_first(self, tiny, short_audio):
+        """Noise stands for the error of each group; the fake engine adds what its "file" says."""
+        levels = {"a": 0.01, "b": 0.1, "c": 0.001}
+
+        class Noisy(OrtBackend):
+            def load(self, model, threads):
+                session = super().load(model, threads)
+                run, level = session.run, levels[model.metadata.name]
+                rng = np.random.default_rng(0)
+                session.run = lambda audio: (
+                    lambda out: out + (level * np.std(out) * rng.standard_normal(out.shape)).astype(np.float32)
+                )(run(audio))
+                return session
+
+        def build_only(group):
+            return dataclasses.replace(tiny, metadata=dataclasses.replace(tiny.metadata, name=group))
+
+        found = read_clips(short_audio, 16_000)[:1]
+        costs = measure_sensitivity(tiny, list(levels), build_only, Noisy, found, quiet)
+        assert [cost.group for cost in costs] == ["b", "a", "c"]
+        assert [cost.si_sdr_db for cost in costs] == pytest.approx([20, 40, 60], abs=1)
+
+    def test_a_group_that_breaks_it_costs_most(self, tiny, short_audio):
+        found = read_clips(short_audio, 16_000)[:1]
+        (cost,) = measure_sensitivity(tiny, ["x"], lambda group: tiny, NotANumber, found, quiet)
+        assert cost.si_sdr_db == -120
+
+
+class TestThresholds:
+    @pytest.mark.parametrize(
+        "wrong", [{"max_pesq_drop_percent": -1}, {"max_dnsmos_drop": float("nan")}, {"min_si_sdr_db": -120}]
+    )
+    def test_nonsense_is_refused(self, wrong):
+        with pytest.raises(QuantizeError, match="drops must be 0 or more"):
+            GateThresholds(**wrong)
+
+
+class TestClips:
+    def test_the_packaged_sets(self):
+        gate, calibration = read_clips(GATE_AUDIO, 16_000), read_clips(CALIBRATION_AUDIO, 16_000)
+        assert len(gate) == len(calibration) == 8
+        for clip in gate:
+            assert clip.duration_s == 4
+            assert clip.clean.shape == clip.noisy.shape == (64_000,)
+            assert 0.01 < np.std(clip.clean) < np.std(clip.noisy) < 0.1
+        assert all(clip.clean is None and len(clip.noisy) == 64_000 for clip in calibration)
+        size = sum(path.stat().st_size for path in GATE_AUDIO.parent.rglob("*.opus"))
+        assert size < 400_000
+        credits = (GATE_AUDIO.parent / "CREDITS.md").read_text()
+        prompts = [line.split("|")[4].split(",") for line in credits.splitlines() if line.endswith("g722` |")]
+        used = [prompt.strip() for row in prompts for prompt in row]
+        assert len(prompts) == 16
+        assert len(used) == len(set(used))
+
+    def test_channels_and_rates(self, tmp_path, noisy):
+        stereo = np.stack([noisy[:44_100], noisy[44_100:88_200]], axis=1)
+        (tmp_path / "deep").mkdir()
+        soundfile.write(tmp_path / "deep" / "x.wav", stereo, 44_100)
+        (tmp_path / "notes.txt").write_text("no audio")
+        left, right = read_clips(tmp_path, 16_000)
+        assert [left.name, right.name] == ["deep/x.wav channel 0", "deep/x.wav channel 1"]
+        assert left.duration_s == pytest.approx(1, abs=0.001)
+        assert not np.array_equal(left.noisy, right.noisy)
+
+    def test_pairs(self, tmp_path, noisy):
+        for name in ("noisy", "clean"):
+            (tmp_path / name).mkdir()
+            soundfile.write(tmp_path / name / "x.wav", noisy[:16_000], 16_000)
+        (clip,) = read_clips(tmp_path, 16_000)
+        np.testing.assert_array_equal(clip.clean, clip.noisy)
+        soundfile.write(tmp_path / "clean" / "x.wav", noisy[:15_000], 16_000)
+        with pytest.raises(QuantizeError, match="differ in length or channels"):
+            read_clips(tmp_path, 16_000)
+        (tmp_path / "clean" / "x.wav").unlink()
+        with pytest.raises(QuantizeError, match=r"noisy/x\.wav' has no partner '.*clean/x\.wav'"):
+            read_clips(tmp_path, 16_000)
+        shutil.rmtree(tmp_path / "clean")
+        (clip,) = read_clips(tmp_path, 16_000)
+        assert clip.clean is None
+
+    def test_folders_that_will_not_do(self, tmp_path):
+        with pytest.raises(QuantizeError, match="is no folder: give one"):
+            read_clips(tmp_path / "none", 16_000)
+        with pytest.raises(QuantizeError, match="holds no audio but silence"):
+            read_clips(tmp_path, 16_000)
+        soundfile.write(tmp_path / "silence.wav", np.zeros(16_000), 16_000)
+        soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
+        with pytest.raises(QuantizeError, match="holds no audio but silence"):
+            read_clips(tmp_path, 16_000)
+        (tmp_path / "text.wav").write_text("no audio")
+        with pytest.raises(AudioError, match=r"text\.wav' cannot be read"):
+            read_clips(tmp_path, 16_000)
+
+    def test_the_model_sees_its_own_level(self, short_audio, tiny):
+        found = read_clips(short_audio, 16_000)
+        inputs = model_inputs(found, tiny.metadata)
+        assert [audio.shape for audio in inputs] == [(1, 32_640)] * 2  # a hop of silence at each end
+        for audio in inputs:
+            active = audio[audio**2 > np.mean(audio**2)]
+            assert 20 * np.log10(np.sqrt(np.mean(active**2))) == pytest.approx(-25, abs=0.2)
+        assert digest_of(found) == digest_of(read_clips(short_audio, 16_000)) != digest_of(found[:1])
+
+
+def test_a_source_that_fails_is_an_error(tiny, short_audio, monkeypatch):
+    monkeypatch.setattr(clips.Windowing, "plan", lambda *_: (_ for _ in ()).throw(EngineError("broken")))
+    with pytest.raises(EngineError, match="broken"):
+        run(tiny, OrtBackend, short_audio)
