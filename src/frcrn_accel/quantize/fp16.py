@@ -36,7 +36,7 @@ def build_fp16(weights: Weights, metadata: ModelMetadata, keep_float: frozenset[
         keep_float: Layer groups that stay in float32.
     """
     writer = _HalfGraphWriter(weights, keep_float)
-    return build_graph(weights, metadata.name, __version__, metadata.to_properties(), writer)
+    return build_graph(weights, metadata.name, __version__, metadata.to_properties(), writer=writer)
 
 
 class _HalfGraphWriter(GraphWriter):

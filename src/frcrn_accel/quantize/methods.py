@@ -50,15 +50,15 @@ class Method:
 
 
 def _dynamic(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
-    from frcrn_accel.quantize.dynamic import build_dynamic
+    from frcrn_accel.quantize.int8 import prepare_dynamic
 
-    return build_dynamic
+    return prepare_dynamic(weights)
 
 
 def _static(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
-    from frcrn_accel.quantize.static import calibrate_static
+    from frcrn_accel.quantize.int8 import prepare_static
 
-    return calibrate_static(weights, audio)
+    return prepare_static(weights, audio)
 
 
 def _fp16(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:

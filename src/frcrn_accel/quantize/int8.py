@@ -1,0 +1,53 @@
+"""INT8 files for ONNX Runtime: what is known of the activations decides which kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frcrn_accel._version import __version__
+from frcrn_accel.model.checkpoint import Weights
+from frcrn_accel.models import ModelMetadata
+from frcrn_accel.quantize.integer import IntegerNetwork, Ranges
+from frcrn_accel.quantize.ranges import measure_ranges
+from frcrn_accel.quantize.signals import synthetic_clips
+
+if TYPE_CHECKING:
+    import onnx
+
+    from frcrn_accel.quantize.methods import Build
+
+__all__ = ["prepare_dynamic", "prepare_static"]
+
+
+def prepare_dynamic(weights: Weights) -> Build:
+    """No calibration audio: the peak of every frame is looked for in the data.
+
+    Inside an FSMN block values are relative to that of its input. How large they get there is up to the weights, not
+    to the audio: synthetic signals show it as well as recordings.
+
+    Args:
+        weights: As `export.read_weights` gives them.
+    """
+    return _builder(Ranges(measure_ranges(weights, synthetic_clips()).fsmn))
+
+
+def prepare_static(weights: Weights, audio: Sequence[NDArray[np.float32]]) -> Build:
+    """With calibration audio, the peaks at the convolutions are known too, relative to the block before them.
+
+    Args:
+        weights: As `export.read_weights` gives them.
+        audio: What the model is to see: `(1, samples)` each, at its rate and level.
+    """
+    return _builder(measure_ranges(weights, (clip[0] for clip in audio)))
+
+
+def _builder(ranges: Ranges) -> Build:
+    def build(weights: Weights, metadata: ModelMetadata, keep_float: frozenset[str]) -> onnx.ModelProto:
+        network = IntegerNetwork(weights, ranges, keep_float)
+        return network.build(metadata.name, __version__, metadata.to_properties())
+
+    return build

@@ -1,0 +1,114 @@
+"""What ranges activations take, measured by running the network."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frcrn_accel._version import __version__
+from frcrn_accel.cpu import available_cpus
+from frcrn_accel.errors import MissingExtraError
+from frcrn_accel.model.checkpoint import Weights
+from frcrn_accel.model.topology import config_of
+from frcrn_accel.quantize.integer import Activation, FsmnRanges, IntegerNetwork, Ranges, group_names
+
+__all__ = ["measure_ranges"]
+
+# Shares of the frames whose peak is within the range. Measured in `benchmarks/int8_ranges.py`.
+FSMN_PERCENTILE = 99.9
+INPUT_PERCENTILE = 90.0
+_LEAST_SHARE = 1e-3  # a channel that is silent gets this share of the loudest one's range
+
+
+def measure_ranges(weights: Weights, clips: Iterable[NDArray[np.float32]]) -> Ranges:
+    """Run the network on clips and note the peaks of every frame.
+
+    Args:
+        weights: As `export.read_weights` gives them.
+        clips: `(samples,)` each, at the model's rate and level; read once.
+
+    Raises:
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+    peaks = _observed(_Observer(weights), clips)
+    blocks: dict[str, dict[str, NDArray[np.float32]]] = defaultdict(dict)
+    inputs: dict[str, list[float]] = defaultdict(list)
+    for (name, what), values in peaks.items():
+        if what.startswith("input"):
+            inputs[name].append(float(np.percentile(values, INPUT_PERCENTILE)))
+        else:
+            blocks[name][what] = np.percentile(values, FSMN_PERCENTILE, axis=0).astype(np.float32)
+    return Ranges(
+        {name: _fsmn_ranges(found) for name, found in blocks.items()},
+        {name: tuple(found) for name, found in inputs.items()},
+    )
+
+
+def _fsmn_ranges(found: Mapping[str, NDArray[np.float32]]) -> FsmnRanges:
+    memory = _widened(found["memory"])
+    filtered, memories, filtered_sum, total = (
+        float(np.max(found[what] / memory)) for what in ("filtered", "memories", "filtered_sum", "total")
+    )
+    hidden = np.stack([_widened(found[f"hidden/{net}"]) for net in (0, 1)])
+    return FsmnRanges(hidden, memory, filtered, memories, filtered_sum, total)
+
+
+def _widened(peaks: NDArray[np.float32]) -> NDArray[np.float32]:
+    least = max(float(peaks.max()) * _LEAST_SHARE, float(np.finfo(np.float32).tiny))
+    return np.maximum(peaks, np.float32(least))
+
+
+class _Observer(IntegerNetwork):
+    """The network with its FSMN blocks in float, and the peaks of what is observed as further outputs.
+
+    Attributes:
+        seen: For each output, whose it is and what.
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        config = config_of(weights)
+        blocks = frozenset(name for name in group_names(config) if "fsmn" in name) if config else frozenset()
+        super().__init__(weights, Ranges({}), blocks)
+        self.seen: dict[str, tuple[str, str]] = {}
+
+    def observe(self, name: str, what: str, tensor: str) -> None:
+        g = self.graph
+        if name in self.keep_float:
+            self.seen[g.op("ReduceMax", g.op("Abs", tensor), axes=[0, 2], keepdims=0)] = (name, what)
+
+    def observe_input(self, name: str, source: Activation) -> None:
+        g = self.graph
+        if source.scale:
+            number = sum(seen == name for seen, _ in self.seen.values())
+            highs = [g.op("ReduceMax", g.op("Abs", part), axes=[0, 2], keepdims=0) for part in source.parts]
+            peaks = g.op("ReduceMax", g.op("Concat", *highs, axis=1), axes=[1], keepdims=1)
+            relative = g.op("Div", peaks, g.op("Unsqueeze", source.scale, g.ints(1)))
+            self.seen[relative] = (name, f"input/{number}")
+
+
+def _observed(
+    observer: _Observer, clips: Iterable[NDArray[np.float32]]
+) -> dict[tuple[str, str], NDArray[np.float32]]:
+    """All that was seen, `(frames of all clips, channels)` each."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("Measuring the ranges of activations", "quantize", error) from error
+    observer.waveform_to_waveform("audio")
+    model = observer.graph.build(
+        "audio", "denoised", "observer", __version__, {}, batch=1, more_outputs=list(observer.seen)
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = available_cpus()
+    options.enable_mem_pattern = False  # as in `backends.ort`
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found: dict[tuple[str, str], list[NDArray[np.float32]]] = defaultdict(list)
+    for clip in clips:
+        values = session.run(list(observer.seen), {"audio": clip[None]})
+        for seen, value in zip(observer.seen.values(), values, strict=True):
+            found[seen].append(value)
+    return {seen: np.concatenate(values) for seen, values in found.items()}
