@@ -45,6 +45,7 @@ from frcrn_accel.model.topology import (
     STFT_BINS,
     Config,
     config_of,
+    layer_group,
 )
 
 __all__ = ["Activation", "FsmnRanges", "IntegerNetwork", "Ranges", "group_names"]
@@ -56,7 +57,7 @@ RECTIFIED_ZERO = 7
 RECTIFIED_STEPS = 248
 BIAS_CHANNELS = 4
 SMALLEST_PEAK = 1e-30  # silence has a range too
-_STORED_AS_INT8 = 4096  # weights that are used in float but larger than this are stored in 8 bits
+_COMPACT_ELEMENTS = 1024  # larger matrices are stored in 8 bits even if they are used in float
 
 
 def group_names(config: Config) -> list[str]:
@@ -143,7 +144,7 @@ class IntegerNetwork(Network[Activation]):
         if config is None:
             raise ValueError("weights hold no FRCRN")
         self.weights: dict[str, NDArray[Any]] = dict(weights)  # what is quantized takes the place of the tensor
-        super().__init__(GraphWriter(self.weights), config)
+        super().__init__(_CompactWriter(self.weights, keep_float), config)
         self.ranges = ranges
         self.keep_float = keep_float
         self._indices: dict[tuple[int, ...], str] = {}
@@ -660,3 +661,29 @@ def _scale(weight: NDArray[np.float32], axes: tuple[int, ...]) -> NDArray[np.flo
 def _rounded(weight: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.int8]:
     rounded: NDArray[np.int8] = np.rint(weight / scale).astype(np.int8)
     return rounded
+
+
+class _CompactWriter(GraphWriter):
+    """Stores matrices of float layers in 8 bits, with a scale per row; an engine makes floats of them at load.
+
+    Args:
+        weights: The network's, see `GraphWriter`.
+        keep_float: Layers whose weights are stored as they are.
+    """
+
+    def __init__(self, weights: dict[str, NDArray[Any]], keep_float: frozenset[str]) -> None:
+        super().__init__(weights)
+        self._all = weights
+        self._keep_float = keep_float
+        self._restored: dict[str, str] = {}
+
+    def weight(self, key: str) -> str:
+        """Refer to one of the weights."""
+        value = self._all[key]
+        is_matrix = value.dtype == np.float32 and value.ndim == 2 and value.size > _COMPACT_ELEMENTS
+        if key not in self._restored and is_matrix and layer_group(key) not in self._keep_float:
+            scale = _scale(value, (1,))
+            self._all[key] = _rounded(value, scale)
+            stored = self.op("Cast", super().weight(key), to=TensorProto.FLOAT)
+            self._restored[key] = self.op("Mul", stored, self.constant(scale))
+        return self._restored.get(key) or super().weight(key)
