@@ -19,7 +19,7 @@ TORCH = os.environ.get("FRCRN_ACCEL_TORCH", "torch==2.13.0")
 # Upstream's code is an oracle for tests; its own requirements are not needed for the folder that is used.
 UPSTREAM = "clearvoice==0.1.2"
 # What each backend's test session installs beside the package.
-BACKENDS = {"ort": ["ort"], "torch": ["export"]}
+BACKENDS = {"ort": ["ort"], "torch": ["export"], "openvino": ["openvino", "ort"]}
 
 
 def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ()) -> None:
@@ -66,6 +66,8 @@ def backend(session: nox.Session, name: str) -> None:
     """One backend alone in its environment: the conformance class, and what the others say they need."""
     install(session, *BACKENDS[name], groups=("test",))
     session.run("pytest", "tests/test_backends.py", "-k", f"Test{name.title()} or Registry or MissingPackages")
+    if name == "openvino":
+        session.run("pytest", "tests/test_openvino.py")
 
 
 @nox.session

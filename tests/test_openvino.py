@@ -78,7 +78,7 @@ def test_speech_is_what_fp32_makes_of_it(calibrated, noisy, precision, least_db)
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_every_number_of_frames_returns(calibrated, precision):
-    """With another form of the network OpenVINO never came back in bfloat16, if the frames were 3 more than 4 n."""
+    """With the form that the file holds, OpenVINO hangs in bfloat16 for 27, 31, 35, ... frames."""
     if precision == "bf16":
         skip_without_bf16()
     code = (

@@ -22,8 +22,8 @@ class OpenVinoBackend(Backend):
 
     - fp32 runs the model file as it is.
     - bf16, the default where the CPU computes in it natively, runs another form of the network (`export.direct`) made
-      from the weights inside the file. The form that the file holds is not for it: in bfloat16 OpenVINO 2026.4 gives
-      10 dB more rounding noise with it, and for some lengths never returns.
+      from the weights inside the file. The form that the file holds is not for it: for some numbers of frames
+      OpenVINO 2026.4 never returns from it in bfloat16. It is also slower there.
     - int8 is for files that were calibrated for it (`quantize.openvino_int8`): that form with INT8 convolutions. What
       is not INT8 is bf16 where the CPU has it, else fp32.
     """

@@ -1,10 +1,10 @@
 """The form for engines with matrix units and low precision: few, large convolutions. Tuned for OpenVINO on the CPU.
 
 - A complex tensor is one real one, `(batch, 2 * channels, time, frequency)`, real parts first. A complex convolution
-  is one real convolution with the weight `[[Wr, -Wi], [Wi, Wr]]`: a third more arithmetic than Gauss's product,
-  but better conditioned: there are no sums of parts that cancel later, which cost 15 dB in bfloat16.
-- Frequency is the last axis. The FSMN filters run along it and so over neighbouring memory: with time last the same
-  filters took twice as long.
+  is one real convolution with the weight `[[Wr, -Wi], [Wi, Wr]]`: a third more arithmetic than Gauss's product, which
+  matrix units do in less time than the additions around the three products take.
+- Frequency is the last axis. The FSMN filters run along it and so over neighbouring memory: with time last they
+  took twice as long, and the whole network a quarter longer.
 - Batch norm is in the weight and the bias of the convolution before it.
 - The FSMN is two branches, the net that keeps the parts (`re` on each of them) and the one that swaps them (`im`).
   Their sum is in the filters' accumulation, which engines fuse.
