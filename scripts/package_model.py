@@ -1,4 +1,4 @@
-"""Put a model into the package: export its checkpoint and write its entry in the catalog.
+"""Put a model into the package: export its checkpoint, quantize it, and write its entry in the catalog.
 
     python scripts/package_model.py CHECKPOINT --name frcrn-small --description ... --source ... --licence ...
 
@@ -16,7 +16,9 @@ from pathlib import Path
 import frcrn_accel.models
 from frcrn_accel.export import export_model
 from frcrn_accel.models import known_models, sha256_of
+from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, quantize_model
 
+VARIANTS = ("dynamic", "static")
 FOLDER = Path(frcrn_accel.models.__file__).parent
 
 
@@ -38,6 +40,13 @@ def main() -> None:
     report = export_model(options.checkpoint, FOLDER / f"{options.name}.onnx", name=options.name, overwrite=True)
     entry["checkpoint_sha256"] = report.model.metadata.checkpoint_sha256
     entry["model_sha256"] = sha256_of(report.model.path)
+    entry["variants"] = {}
+    for method in VARIANTS:
+        path = FOLDER / f"{options.name}.{method}.onnx"
+        calibration = CALIBRATION_AUDIO if METHODS[method].needs_calibration else None
+        quantized = quantize_model(report.model.path, path, method, calibration=calibration, overwrite=True)
+        entry["variants"][method] = quantized.output_sha256
+        print(f"{path}: {quantized.output_bytes} bytes, {quantized.verdict}")
     catalog = {options.name: entry, **catalog}
     catalog_path.write_text(json.dumps(catalog, indent=2) + "\n", encoding="utf-8")
     print(f"{report.model.path}: {report.bytes} bytes, differs from PyTorch by {report.difference:.1e} of the peak")

@@ -69,6 +69,8 @@ class Denoiser:
         backend: Name of an engine, `"auto"` for the best usable one, a `Backend` class or an instance.
         precision: Number format to compute in, one that the backend has (see `frcrn-accel backends`); by default the
             fastest of them that does not change the sound.
+        calibration: Folder with noisy speech, of the kind that is to be denoised, for a backend that measures ranges:
+            `"ort-static-int8"`, or `"openvino"` with precision `"int8"`.
         threads: CPU threads to compute with; by default as many as this process may use.
         attenuation_limit_db: At most this much noise is taken away, by mixing in the signal as it came: for
             listeners, and speech recognisers, that do better with some noise left. None for no limit.
@@ -89,6 +91,7 @@ class Denoiser:
         *,
         backend: str | type[Backend] | Backend = "auto",
         precision: str | None = None,
+        calibration: str | Path | None = None,
         threads: int | None = None,
         attenuation_limit_db: float | None = None,
         windowing: Windowing | None = None,
@@ -101,7 +104,7 @@ class Denoiser:
         if attenuation_limit_db is not None and not attenuation_limit_db >= 0:
             raise ValueError(f"attenuation_limit_db must be 0 or more, got {attenuation_limit_db}")
         file = find_model(model)
-        engine = resolve_backend(backend, precision)
+        engine = resolve_backend(backend, precision, calibration, file)
         self.backend = engine.name
         self.precision = engine.precision
         self.threads = threads or available_cpus()

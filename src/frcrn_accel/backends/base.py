@@ -7,13 +7,14 @@ at the model's rate and level and gives the same back; the STFT is inside the mo
 from __future__ import annotations
 
 import abc
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.errors import UnsupportedPrecisionError
-from frcrn_accel.models import ModelFile
+from frcrn_accel.models import FP32, ModelFile
 
 __all__ = ["Backend", "Session"]
 
@@ -51,29 +52,36 @@ class Backend(abc.ABC):
     """One engine, with its options. A subclass is what an entry point of the group names.
 
     The class must be importable, and instances made, without the engine: import the engine in `check` and `load`.
-    A subclass with options of its own takes `precision` as well and hands it to `super().__init__`.
+    A subclass with options of its own takes these as well and hands them to `super().__init__`.
 
     Args:
         precision: One of `precisions`; None for the default.
+        calibration: Folder with noisy speech, to measure the ranges of a model on that has not been quantized yet.
 
     Attributes:
         name: The name users type.
         description: One line for tables.
         priority: `backend="auto"` takes the usable backend with the highest; negative is never chosen.
         precisions: The number formats it can compute in, the default first.
+        calibrates: Whether calibration audio is of use to it.
         batch_size: Windows that one call takes at best.
 
     Raises:
         UnsupportedPrecisionError: `precision` is not one of `precisions`.
+        ValueError: `calibration` was given to a backend that has no use for it.
     """
 
     name: ClassVar[str]
     description: ClassVar[str]
     priority: ClassVar[int] = 0
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    calibrates: ClassVar[bool] = False
     batch_size: int = 1
 
-    def __init__(self, precision: str | None = None) -> None:
+    def __init__(self, precision: str | None = None, calibration: str | Path | None = None) -> None:
+        if calibration is not None and not self.calibrates:
+            raise ValueError(f"backend {self.name!r} measures no ranges: calibration audio is of no use to it")
+        self.calibration = None if calibration is None else Path(calibration)
         if precision is not None and precision not in self.precisions:
             raise UnsupportedPrecisionError(self.name, precision, self.precisions)
         self._precision = precision
@@ -87,6 +95,11 @@ class Backend(abc.ABC):
     def default_precision(cls) -> str:
         """What `precision=None` stands for: the first of `precisions`, unless that depends on the machine."""
         return cls.precisions[0]
+
+    @classmethod
+    def priority_for(cls, model: ModelFile) -> int:
+        """Its rank for a model when `backend="auto"`; negative if it is not for it."""
+        return cls.priority if model.metadata.method == FP32 else -1
 
     @classmethod
     @abc.abstractmethod

@@ -1,17 +1,24 @@
-"""ONNX Runtime on the CPU, fp32."""
+"""ONNX Runtime on the CPU: fp32, and INT8 in two ways."""
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.backends.base import Backend, Session
+from frcrn_accel.backends.variants import find_variant, ready_variant
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
-from frcrn_accel.models import ModelFile
+from frcrn_accel.models import FP32, ModelFile
 
-__all__ = ["OrtBackend"]
+__all__ = ["OrtBackend", "OrtDynamicInt8Backend", "OrtStaticInt8Backend"]
+
+
+# One MatMulInteger of uint8 (1, 64) and a constant int8 (64, 16) of 127: made by scripts/make_probe.py.
+_PROBE = Path(__file__).with_name("u8s8-probe.onnx")
 
 
 class OrtBackend(Backend):
@@ -39,7 +46,70 @@ class OrtBackend(Backend):
     def load(self, model: ModelFile, threads: int) -> Session:
         """See `Backend.load`."""
         self.check()
-        return _OrtSession(model, threads)
+        return _OrtSession(self._file(model), threads)
+
+    def _file(self, model: ModelFile) -> ModelFile:
+        """The file to run for a model."""
+        if model.metadata.method not in (FP32, "fp16"):  # fp16 files run as well, in fp32, to be tried out
+            raise ModelError(
+                f"{str(model.path)!r} was quantized with method {model.metadata.method!r}: choose the backend for "
+                "that, or 'auto'"
+            )
+        return model
+
+
+class _OrtInt8Backend(OrtBackend):
+    """Runs what one method of quantization makes of a model."""
+
+    method: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]] = ("int8",)
+
+    @classmethod
+    def check(cls) -> None:
+        """See `Backend.check`."""
+        super().check()
+        if not _products_are_exact():
+            raise BackendUnavailable(
+                cls.name,
+                "this CPU has no exact product of unsigned and signed 8-bit integers (it lacks AVX-512 VNNI, "
+                "AVX-VNNI and AMX, and ONNX Runtime then lets sums of two overflow)",
+                "use backend 'ort'",
+            )
+
+    @classmethod
+    def priority_for(cls, model: ModelFile) -> int:
+        """Only for a model whose variant is there: `"auto"` makes none."""
+        if model.metadata.method == cls.method:
+            return cls.priority
+        if ready_variant(model, cls.method) is None:
+            return -1
+        return cls.priority if model.metadata.channels >= _INT8_LEAST_CHANNELS else OrtBackend.priority - 10
+
+    def _file(self, model: ModelFile) -> ModelFile:
+        return find_variant(model, self.method, self.calibration, self.name)
+
+
+class OrtDynamicInt8Backend(_OrtInt8Backend):
+    """INT8 without calibration audio: quantized at the first use, kept in the cache."""
+
+    name: ClassVar[str] = "ort-dynamic-int8"
+    description: ClassVar[str] = "ONNX Runtime on the CPU, INT8 with ranges looked for in the data"
+    priority: ClassVar[int] = 105
+    method: ClassVar[str] = "dynamic"
+
+
+class OrtStaticInt8Backend(_OrtInt8Backend):
+    """INT8 with ranges from calibration audio: give a folder of it, or a file that was calibrated before."""
+
+    name: ClassVar[str] = "ort-static-int8"
+    description: ClassVar[str] = "ONNX Runtime on the CPU, INT8 with calibrated ranges"
+    priority: ClassVar[int] = 110
+    method: ClassVar[str] = "static"
+    calibrates: ClassVar[bool] = True
+
+
+# With fewer channels the operators are too small to gain from INT8: docs/performance.md.
+_INT8_LEAST_CHANNELS = 64
 
 
 class _OrtSession(Session):
@@ -62,11 +132,14 @@ class _OrtSession(Session):
         if active != providers:
             raise BackendUnavailable(OrtBackend.name, f"it would run on {active}", "report this as a bug")
         self._input = self._session.get_inputs()[0].name
+        self._is_single = self._session.get_inputs()[0].shape[0] == 1
         self._output = self._session.get_outputs()[0].name
         self.device = f"{active[0]}, {threads} thread{'s' if threads > 1 else ''}"
 
     def run(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
+            if self._is_single and len(audio) > 1:
+                return np.concatenate([self.run(row) for row in audio[:, None]])
             (denoised,) = self._session.run([self._output], {self._input: audio})
         except Exception as error:  # as above
             raise EngineError(f"ONNX Runtime failed on a batch of {audio.shape}: {_first_line(error)}") from error
@@ -74,6 +147,18 @@ class _OrtSession(Session):
 
     def close(self) -> None:
         self._session = None
+
+
+@cache
+def _products_are_exact() -> bool:
+    """Whether 255 * 127 + 255 * 127 is what it should be, in ONNX Runtime's integer product."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(_PROBE), options, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": np.full((1, 64), 255, np.uint8)})
+    return bool((found == 64 * 255 * 127).all())
 
 
 def _first_line(error: Exception) -> str:

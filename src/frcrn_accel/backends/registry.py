@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
 
 from frcrn_accel.backends.base import Backend
 from frcrn_accel.errors import BackendUnavailable, UnknownBackendError, UnsupportedPrecisionError
+from frcrn_accel.models import ModelFile
 
 __all__ = ["ENTRY_POINT_GROUP", "BackendStatus", "backend_statuses", "resolve_backend"]
 
@@ -41,39 +44,57 @@ class BackendStatus:
         return self.problem is None
 
 
-def backend_statuses() -> list[BackendStatus]:
-    """All installed backends, the one that `"auto"` would take first."""
+def backend_statuses(model: ModelFile | None = None) -> list[BackendStatus]:
+    """All installed backends, the one that `"auto"` would take first.
+
+    Args:
+        model: The model that it would take it for; None for any fp32 model.
+    """
     statuses = []
     for name in _entry_points():
         try:
             backend = _load_class(name)
             problem = _problem_of(backend)
-            status = BackendStatus(name, backend.description, backend.priority, backend.precisions, problem)
+            priority = backend.priority
+            if model is not None and problem is None:
+                priority = backend.priority_for(model)
+            status = BackendStatus(name, backend.description, priority, backend.precisions, problem)
         except BackendUnavailable as error:
             status = BackendStatus(name, "", -1, (), error)
         statuses.append(status)
     return sorted(statuses, key=lambda status: (not status.usable, -status.priority, status.name))
 
 
-def resolve_backend(backend: str | type[Backend] | Backend, precision: str | None = None) -> Backend:
+def resolve_backend(
+    backend: str | type[Backend] | Backend,
+    precision: str | None = None,
+    calibration: str | Path | None = None,
+    model: ModelFile | None = None,
+) -> Backend:
     """Turn what the user gave into a backend that can run here.
 
     Args:
         backend: A name, `"auto"`, a class or an instance.
         precision: Number format to compute in, one of the backend's; None for its default. `"auto"` takes only
             backends that have it. An instance has its own already.
+        calibration: Folder with noisy speech, for a backend that measures ranges. An instance has its own already.
+        model: What it is to run, for `"auto"`.
 
     Raises:
         UnknownBackendError: No backend of that name is installed.
         UnsupportedPrecisionError: It does not compute in that number format.
         BackendUnavailable: It is installed but cannot run here.
-        ValueError: `precision` was given beside an instance with another one.
+        ValueError: `precision` was given beside an instance with another one, or `calibration` beside an instance or
+            to a backend that has no use for it.
     """
     if isinstance(backend, str):
-        backend = _choose(precision) if backend == AUTO else _load_class(backend)
+        backend = _choose(precision, model) if backend == AUTO else _load_class(backend)
     if isinstance(backend, type) and issubclass(backend, Backend):
-        # A class without options need not know of precisions.
-        backend = backend() if precision is None else backend(precision=precision)
+        # A class without options need not know of these.
+        options: dict[str, Any] = {"precision": precision, "calibration": calibration}
+        backend = backend(**{name: value for name, value in options.items() if value is not None})
+    elif calibration is not None:
+        raise ValueError("the backend given is made already: give calibration to its class")
     if not isinstance(backend, Backend):
         raise TypeError(f"backend must be a name, a Backend class or an instance of one, got {backend!r}")
     if precision is not None and backend.precision != precision:
@@ -85,10 +106,10 @@ def resolve_backend(backend: str | type[Backend] | Backend, precision: str | Non
     return backend
 
 
-def _choose(precision: str | None) -> type[Backend]:
+def _choose(precision: str | None, model: ModelFile | None) -> type[Backend]:
     statuses = [
         status
-        for status in backend_statuses()
+        for status in backend_statuses(model)
         if precision is None or precision in status.precisions or status.problem
     ]
     usable = [status for status in statuses if status.usable and status.priority >= 0]

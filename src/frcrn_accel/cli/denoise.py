@@ -51,6 +51,10 @@ def denoise(
         str | None,
         typer.Option(help="Number format to compute in, see 'backends'. [default: the backend's own choice]"),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Noisy speech, for a backend that measures ranges on it first."),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. [default: all this process may use]")
     ] = None,
@@ -68,6 +72,7 @@ def denoise(
             model,
             backend=backend,
             precision=precision,
+            calibration=calibration,
             threads=threads,
             attenuation_limit_db=attenuation_limit_db,
         ) as denoiser,

@@ -31,7 +31,7 @@ from frcrn_accel._version import __version__
 from frcrn_accel.models.catalog import sha256_of
 from frcrn_accel.models.file import ModelFile
 
-__all__ = ["CACHE_DIR_VARIABLE", "cache_folder", "cached_variant"]
+__all__ = ["CACHE_DIR_VARIABLE", "cache_folder", "cached_variant", "find_cached"]
 
 CACHE_DIR_VARIABLE = "FRCRN_ACCEL_CACHE_DIR"
 _DIGITS = 16
@@ -60,13 +60,10 @@ def cached_variant(source: ModelFile, key: Mapping[str, str], build: Callable[[P
         ModelError: What `build` made is no model file of this library.
         Exception: What `build` raises.
     """
-    content = {"source": sha256_of(source.path), "library_version": __version__, **key}
-    identity = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_DIGITS]
-    stem = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', source.metadata.name)[:64]}-{identity}"
-    folder = cache_folder()
-    found = _made_by_this_process.get(stem) or _find(folder, stem)
+    found = find_cached(source, key)
     if found is not None:
         return found
+    folder, stem = cache_folder(), _stem(source, key)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return _make(folder, stem, build)
@@ -76,7 +73,19 @@ def cached_variant(source: ModelFile, key: Mapping[str, str], build: Callable[[P
         return made
 
 
+def find_cached(source: ModelFile, key: Mapping[str, str]) -> ModelFile | None:
+    """The file that `cached_variant` made before for the same arguments; None if there is none."""
+    stem = _stem(source, key)
+    return _made_by_this_process.get(stem) or _find(cache_folder(), stem)
+
+
 _made_by_this_process: dict[str, ModelFile] = {}
+
+
+def _stem(source: ModelFile, key: Mapping[str, str]) -> str:
+    content = {"source": sha256_of(source.path), "library_version": __version__, **key}
+    identity = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', source.metadata.name)[:64]}-{identity}"
 
 
 def _find(folder: Path, stem: str) -> ModelFile | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class KnownModel:
         licence: Of the weights.
         checkpoint_sha256: Digest of the checkpoint file, hexadecimal.
         model_sha256: Digest of the packaged ONNX file; None if the package does not hold the model.
+        variants: Digests of the quantized files that the package holds, by method.
     """
 
     name: str
@@ -36,11 +38,16 @@ class KnownModel:
     licence: str
     checkpoint_sha256: str
     model_sha256: str | None
+    variants: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def packaged_path(self) -> Path:
         """Where the package keeps the model file."""
         return _FOLDER / f"{self.name}.onnx"
+
+    def variant_path(self, method: str) -> Path:
+        """Where the package keeps the file that a method of quantization made of it."""
+        return _FOLDER / f"{self.name}.{method}.onnx"
 
 
 @cache
@@ -73,6 +80,22 @@ def find_model(model: str | Path) -> ModelFile:
     return ModelFile.open(path)
 
 
+def packaged_variant(model: ModelFile, method: str) -> ModelFile | None:
+    """The quantized file that the package holds of a packaged model, if there is one.
+
+    Args:
+        model: A model file; only the packaged ones have variants.
+        method: See `frcrn_accel.quantize.METHODS`.
+
+    Raises:
+        ModelError: The file is damaged.
+    """
+    for known in known_models().values():
+        if model.path == known.packaged_path and method in known.variants:
+            return _checked(known.variant_path(method), known.variants[method])
+    return None
+
+
 def sha256_of(path: Path) -> str:
     """Digest of a file, hexadecimal."""
     digest = hashlib.sha256()
@@ -88,7 +111,11 @@ def _open_packaged(known: KnownModel) -> ModelFile:
             f"model {known.name!r} is not in this package: get its checkpoint from {known.source}, run "
             f"'frcrn-accel export CHECKPOINT {known.name}.onnx --name {known.name}' and give the path of that file"
         )
-    model = ModelFile.open(known.packaged_path)
-    if sha256_of(model.path) != known.model_sha256:
-        raise ModelError(f"the packaged model {str(model.path)!r} is damaged: reinstall frcrn-accel")
+    return _checked(known.packaged_path, known.model_sha256)
+
+
+def _checked(path: Path, sha256: str) -> ModelFile:
+    model = ModelFile.open(path)
+    if sha256_of(path) != sha256:
+        raise ModelError(f"the packaged model {str(path)!r} is damaged: reinstall frcrn-accel")
     return model

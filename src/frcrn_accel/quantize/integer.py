@@ -60,7 +60,7 @@ SMALLEST_PEAK = 1e-30  # silence has a range too
 _COMPACT_ELEMENTS = 1024  # larger matrices are stored in 8 bits even if they are used in float
 
 
-def group_names(config: Config) -> list[str]:
+def group_names(config: Config) -> tuple[str, ...]:
     """What can be kept in float, in the order of the network: convolutions and FSMN blocks."""
     names = []
     for unet in config.unet_names:
@@ -68,7 +68,7 @@ def group_names(config: Config) -> list[str]:
             names += [f"{unet}.fsmn_enc.{i}", f"{unet}.encoders.{i}"]
         for i in range(STAGES - 1):
             names += [f"{unet}.decoders.{i}", f"{unet}.fsmn_dec.{i}"]
-    return names
+    return tuple(names)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.backends import Backend
-from frcrn_accel.backends.ort import OrtBackend
+from frcrn_accel.backends.ort import OrtBackend, OrtDynamicInt8Backend, OrtStaticInt8Backend
 from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.model.topology import Config, layer_groups
 from frcrn_accel.models import ModelMetadata
@@ -61,6 +61,12 @@ def _static(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
     return prepare_static(weights, audio)
 
 
+def _integer_groups(config: Config) -> tuple[str, ...]:
+    from frcrn_accel.quantize.integer import group_names
+
+    return group_names(config)
+
+
 def _fp16(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
     from frcrn_accel.quantize.fp16 import build_fp16
 
@@ -70,8 +76,22 @@ def _fp16(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("dynamic", "INT8 weights, ranges of activations measured on the fly", False, _dynamic),
-        Method("static", "INT8 weights and activations, ranges measured on calibration audio", True, _static),
+        Method(
+            "dynamic",
+            "INT8 for ONNX Runtime, the peak of each frame looked for in the data",
+            False,
+            _dynamic,
+            OrtDynamicInt8Backend,
+            _integer_groups,
+        ),
+        Method(
+            "static",
+            "INT8 for ONNX Runtime, ranges measured on calibration audio",
+            True,
+            _static,
+            OrtStaticInt8Backend,
+            _integer_groups,
+        ),
         Method("fp16", "half precision, for GPU engines", False, _fp16),
     )
 }
