@@ -1,0 +1,173 @@
+"""The INT8 backends of ONNX Runtime, and where their files come from."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import shutil
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime")
+
+from frcrn_accel import BackendUnavailable, Denoiser, ModelError
+from frcrn_accel.backends import backend_statuses, ort, resolve_backend
+from frcrn_accel.backends.ort import OrtBackend, OrtDynamicInt8Backend, OrtStaticInt8Backend
+from frcrn_accel.backends.variants import find_variant, ready_variant
+from frcrn_accel.evaluate import si_sdr_db
+from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, ModelFile, find_model, known_models
+from frcrn_accel.testing import BackendConformance
+
+
+class TestDynamic(BackendConformance):
+    backend = OrtDynamicInt8Backend
+
+
+class TestStatic(BackendConformance):
+    backend = OrtStaticInt8Backend
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv(CACHE_DIR_VARIABLE, str(folder))
+    return folder
+
+
+@pytest.fixture
+def copied(tmp_path) -> ModelFile:
+    """The packaged model in a place of its own, where the package has no variants of it."""
+    return ModelFile.open(shutil.copy(find_model(DEFAULT_MODEL).path, tmp_path / "copied.onnx"))
+
+
+@pytest.mark.parametrize("backend", ["ort-dynamic-int8", "ort-static-int8"])
+def test_speech_is_what_fp32_makes_of_it(noisy, backend):
+    expected = Denoiser(backend="ort")(noisy, 16_000)
+    assert si_sdr_db(expected, Denoiser(backend=backend)(noisy, 16_000)) > 33
+
+
+@pytest.mark.parametrize("backend", [OrtDynamicInt8Backend, OrtStaticInt8Backend])
+def test_every_number_of_frames_returns_and_is_close(noisy, backend):
+    session, reference = (kind().load(find_model(DEFAULT_MODEL), 2) for kind in (backend, OrtBackend))
+    for frames in (*range(1, 33), 199):
+        window = noisy[None, 16_000 : 16_000 + 640 + 320 * (frames - 1)]
+        expected, found = reference.run(window), session.run(window)
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+
+
+class TestVariants:
+    def test_the_packaged_model_has_its_own(self, cache_folder):
+        known = known_models()[DEFAULT_MODEL]
+        for method in ("dynamic", "static"):
+            variant = find_variant(find_model(DEFAULT_MODEL), method, None, "x")
+            assert variant.path == known.variant_path(method)
+            assert variant.metadata.method == method
+            assert variant.metadata.gate == "passed"
+            assert variant.metadata.source_sha256 == known.model_sha256
+        assert not cache_folder.exists()
+
+    def test_a_damaged_packaged_one_is_an_error(self, tmp_path, monkeypatch):
+        source = known_models()[DEFAULT_MODEL].variant_path("dynamic")
+        damaged = tmp_path / "damaged.onnx"
+        content = bytearray(source.read_bytes())
+        content[len(content) // 2] ^= 1
+        damaged.write_bytes(content)
+        model = find_model(DEFAULT_MODEL)
+        monkeypatch.setattr("frcrn_accel.models.catalog.KnownModel.variant_path", lambda self, method: damaged)
+        with pytest.raises(ModelError, match=r"damaged\.onnx' is damaged: reinstall"):
+            find_variant(model, "dynamic", None, "x")
+
+    def test_a_model_is_quantized_once(self, copied, cache_folder, caplog):
+        pytest.importorskip("onnx")
+        assert ready_variant(copied, "dynamic") is None
+        with caplog.at_level(logging.INFO, logger="frcrn_accel"):
+            made = find_variant(copied, "dynamic", None, "ort-dynamic-int8")
+        assert "quantizing frcrn-small with method 'dynamic', once" in caplog.text
+        assert made.path.parent == cache_folder
+        assert made.metadata.gate == "passed"
+        content = made.path.read_bytes()
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="frcrn_accel"):
+            assert find_variant(copied, "dynamic", None, "ort-dynamic-int8") == made
+        assert ready_variant(copied, "dynamic") == made
+        assert caplog.text == ""
+        # Cut short, it is made again, and is what it was.
+        made.path.write_bytes(content[: len(content) // 2])
+        again = find_variant(copied, "dynamic", None, "ort-dynamic-int8")
+        assert again.path.read_bytes() == content
+
+    def test_two_processes_make_it_at_once(self, copied, cache_folder):
+        pytest.importorskip("onnx")
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(2) as pool:
+            paths = pool.map(_quantize, [copied.path, copied.path])
+        assert paths[0] == paths[1]
+        assert [path.name for path in cache_folder.iterdir()] == [paths[0].name]
+        assert ModelFile.open(paths[0]).metadata.method == "dynamic"
+
+    def test_static_without_calibration_says_how(self, copied):
+        pytest.importorskip("onnx")
+        with pytest.raises(ModelError, match=r"not been calibrated for backend 'ort-static-int8': give a folder"):
+            Denoiser(copied.path, backend="ort-static-int8")
+
+    def test_static_with_calibration(self, copied, cache_folder, noisy):
+        pytest.importorskip("onnx")
+        from frcrn_accel.quantize import CALIBRATION_AUDIO
+
+        with Denoiser(copied.path, backend="ort-static-int8", calibration=CALIBRATION_AUDIO) as denoiser:
+            found = denoiser(noisy, 16_000)
+        (path,) = cache_folder.iterdir()
+        metadata = ModelFile.open(path).metadata
+        assert metadata.method == "static"
+        assert len(metadata.calibration_sha256) == 64
+        assert si_sdr_db(Denoiser(backend="ort")(noisy, 16_000), found) > 33
+
+    def test_a_file_of_another_method(self):
+        dynamic = known_models()[DEFAULT_MODEL].variant_path("dynamic")
+        with pytest.raises(ModelError, match=r"method 'dynamic', and backend 'ort-static-int8' runs 'static'"):
+            Denoiser(dynamic, backend="ort-static-int8")
+        with pytest.raises(ModelError, match=r"quantized with method 'dynamic': choose the backend for that"):
+            Denoiser(dynamic, backend="ort")
+
+    def test_calibration_where_it_is_of_no_use(self, tmp_path):
+        for backend in ("ort", "ort-dynamic-int8"):
+            with pytest.raises(ValueError, match=f"backend '{backend}' measures no ranges"):
+                Denoiser(backend=backend, calibration=tmp_path)
+        with pytest.raises(ValueError, match="is made already: give calibration to its class"):
+            Denoiser(backend=OrtStaticInt8Backend(), calibration=tmp_path)
+        static = known_models()[DEFAULT_MODEL].variant_path("static")
+        with pytest.raises(ModelError, match="is calibrated already"):
+            Denoiser(static, backend="ort-static-int8", calibration=tmp_path)
+
+
+class TestAuto:
+    @pytest.mark.parametrize("method", ["dynamic", "static"])
+    def test_a_quantized_file_gets_its_backend(self, method):
+        model = ModelFile.open(known_models()[DEFAULT_MODEL].variant_path(method))
+        assert resolve_backend("auto", model=model).name == f"ort-{method}-int8"
+        others = [status for status in backend_statuses(model) if status.name != f"ort-{method}-int8"]
+        assert all(status.priority < 0 for status in others)
+
+    def test_a_small_model_stays_in_fp32(self):
+        """Its operators are too small to gain from INT8 on ONNX Runtime."""
+        ranks = {status.name: status.priority for status in backend_statuses(find_model(DEFAULT_MODEL))}
+        assert 0 <= ranks["ort-dynamic-int8"] < ranks["ort"]
+        assert 0 <= ranks["ort-static-int8"] < ranks["ort"]
+
+    def test_it_makes_no_variants(self, copied, cache_folder):
+        ranks = {status.name: status.priority for status in backend_statuses(copied)}
+        assert ranks["ort-dynamic-int8"] < 0
+        assert not cache_folder.exists()
+
+
+def test_a_cpu_without_exact_products_is_refused(monkeypatch):
+    monkeypatch.setattr(ort, "_products_are_exact", lambda: False)
+    with pytest.raises(BackendUnavailable, match="no exact product of unsigned and signed 8-bit integers"):
+        resolve_backend("ort-dynamic-int8")
+    resolve_backend("ort")
+
+
+def _quantize(path):
+    return find_variant(ModelFile.open(path), "dynamic", None, "ort-dynamic-int8").path
