@@ -1,6 +1,6 @@
 """Where the time of a model goes: by operator, and by kind of layer.
 
-    python benchmarks/operators.py MODEL... [--backend ort | --backend openvino:int8] [--seconds 5] [--runs 5]
+    python benchmarks/operators.py MODEL... [--backend openvino:int8] [--seconds 5] [--runs 5]
 
 MODEL is the name of a known model or a file; `--random CHANNELS UNETS`, in place of it, stands for one of that size
 with random weights, and `--method dynamic` for its quantized form. What is profiled is the engine's session with the
@@ -29,9 +29,10 @@ from typing import Any
 
 import numpy as np
 
-from frcrn_accel.backends import resolve_backend
+from frcrn_accel.backends import Backend, resolve_backend
+from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.model.topology import HOP_SAMPLES, SAMPLE_RATE_HZ, STAGES, Config
-from frcrn_accel.models import DEFAULT_MODEL, ModelFile, find_model
+from frcrn_accel.models import DEFAULT_MODEL, FP32, ModelFile, find_model
 
 # Kinds of layer, by the scope in the name of a node; the first that matches.
 ADDED = "added by the engine"
@@ -103,13 +104,20 @@ def profile_openvino(load: Callable[[], Any], audio: np.ndarray, runs: int) -> l
         session = load()
     finally:
         openvino.Core = plain
+    # What a node was made of; the node itself may have a name that OpenVINO thought of.
+    origins = {
+        node.get_friendly_name(): str(node.get_rt_info()["originalLayersNames"].value).split(",")
+        for node in compiled[-1].get_runtime_model().get_ordered_ops()
+    }
     request = compiled[-1].create_infer_request()
     profiles = []
     for run in range(runs + 1):
         request.infer([audio], share_inputs=True)
         profile: Profile = defaultdict(float)
         for node in request.get_profiling_info():
-            profile[node.node_name, node.node_type] += node.real_time.total_seconds()
+            names = [node.node_name, *origins.get(node.node_name, [])]
+            name = next((name for name in names if kind_of(name) != ADDED), node.node_name)
+            profile[name, node.node_type] += node.real_time.total_seconds()
         if run:
             profiles.append(profile)
     del request
@@ -164,9 +172,21 @@ def quantized(folder: Path, model: str | Path, method: str) -> Path:
     return out
 
 
+def backend_of(method: str) -> type[Backend]:
+    """What runs the result of a way to quantize."""
+    if method == FP32:
+        return OrtBackend
+    from frcrn_accel.quantize import METHODS
+
+    return METHODS[method].backend
+
+
 def profile_model(model: ModelFile, options: argparse.Namespace) -> dict[str, Any]:
-    name, _, precision = options.backend.partition(":")
-    backend = resolve_backend(name, precision or None)
+    if options.backend:
+        name, _, precision = options.backend.partition(":")
+        backend = resolve_backend(name, precision or None)
+    else:
+        backend = resolve_backend(backend_of(model.metadata.method))
     hops = int(options.seconds * SAMPLE_RATE_HZ) // HOP_SAMPLES
     audio = (0.056 * np.random.default_rng(0).standard_normal((1, hops * HOP_SAMPLES))).astype(np.float32)
     session = backend.load(model, options.threads)
@@ -176,13 +196,13 @@ def profile_model(model: ModelFile, options: argparse.Namespace) -> dict[str, An
         session.run(audio)
         walls.append(time.perf_counter() - began)
     session.close()
-    profile = profile_openvino if name == "openvino" else profile_ort
+    profile = profile_openvino if backend.name == "openvino" else profile_ort
     profiles = profile(lambda: backend.load(model, options.threads), audio, options.runs)
     operators = table(profiles, lambda operator: operator[1])
     kinds = table(profiles, lambda operator: kind_of(operator[0]))
     layers = table(profiles, lambda operator: operator[0].rpartition("/")[0] or ADDED)
     wall_s = statistics.median(walls[1:])
-    described = f"{model.metadata.name} ({model.metadata.method}) on {options.backend}"
+    described = f"{model.metadata.name} ({model.metadata.method}) on {backend.name}, {backend.precision}"
     print(f"{described}, {options.seconds:g} s clip, {options.threads} thread(s), {options.runs} runs")
     print(
         f"{1000 * wall_s:.1f} ms without the profiler, "
@@ -200,7 +220,9 @@ def main() -> None:
     parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("--random", type=int, nargs=2, metavar=("CHANNELS", "UNETS"))
     parser.add_argument("--method", help="quantize it first, see `frcrn-accel quantize`")
-    parser.add_argument("--backend", default="ort", help="BACKEND[:PRECISION]")
+    parser.add_argument(
+        "--backend", help="BACKEND[:PRECISION], by default what the file is made for, on ONNX Runtime"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--runs", type=int, default=5)
