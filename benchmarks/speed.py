@@ -226,6 +226,7 @@ def quantize(folder: Path, files: Sequence[str]) -> None:
         shutil.copy(path, calibration)
     for file, method in METHOD_FILES.items():
         if file in files:
+            print(f"quantizing: {method}", file=sys.stderr)
             audio = calibration if METHODS[method].needs_calibration else None
             quantize_model(folder / FUSED_FILE, folder / file, method, gate=None, calibration=audio)
 
