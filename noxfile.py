@@ -107,15 +107,26 @@ def pythons(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def speed(session: nox.Session) -> None:
-    """Speed against upstream's own code."""
-    install_for_parity(session)
+    """Speed of every variant against upstream's own code, and the machine's peak."""
+    install(session, "ort", "export", "quantize", "openvino", groups=("test", "upstream"))
+    session.install("--no-deps", UPSTREAM)
     session.run("python", "benchmarks/speed.py", *session.posargs)
 
 
 @nox.session(default=False)
+def operators(session: nox.Session) -> None:
+    """Where the time goes: `nox -s operators -- MODEL [--backend openvino:int8]`."""
+    install(session, "ort", "quantize", "openvino", groups=("test",))
+    session.run("python", "benchmarks/operators.py", *session.posargs)
+
+
+@nox.session(default=False)
 def quality(session: nox.Session) -> None:
-    """Quality on pairs of noisy and clean files: `nox -s quality -- PAIRS_DIR`. PESQ wants a C compiler."""
-    install(session, "ort", "eval", groups=("test",))
+    """Quality on pairs of noisy and clean files: `nox -s quality -- PAIRS_DIR [--variants ort openvino:int8]`.
+
+    PESQ wants a C compiler.
+    """
+    install(session, "ort", "quantize", "openvino", "eval", groups=("test",))
     session.run("pytest", "-q", "tests/test_evaluate.py")
     session.run("python", "benchmarks/quality.py", *session.posargs)
 

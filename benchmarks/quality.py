@@ -1,62 +1,215 @@
-"""Quality of the denoised audio on pairs of noisy and clean files of the same names.
+"""Quality of the denoised audio on pairs of noisy and clean files of the same names, and what variants change in it.
 
-    python benchmarks/quality.py PAIRS_DIR [--model frcrn-small] [--backend ort] [--json OUT.json]
+    python benchmarks/quality.py PAIRS_DIR [--model frcrn-small] [--variants ort openvino:bf16 ...] [--json OUT.json]
 
-PAIRS_DIR has two folders, `noisy` and `clean`, of 16 kHz mono files. Needs the extra `[eval]`.
+PAIRS_DIR has two folders, `noisy` and `clean`, of 16 kHz mono files. Besides, every pair is used with its noise
+turned down to some signal-to-noise ratios, where the loss of a variant shows most.
+
+A variant is `BACKEND[:PRECISION][=MODEL]`; the first is the baseline of the others. The first table has the
+baseline's scores on the pairs as they are, the second the changes from it by signal-to-noise ratio, and the bar:
+PESQ-WB may not fall by more than `--max-pesq-drop-percent`. Intervals are 95 % bootstrap intervals of the mean. Needs
+the extra `[eval]` and those of the backends.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 from frcrn_accel import Denoiser
-from frcrn_accel.evaluate import bootstrap_interval, pesq_wb, si_sdr_db, stoi
+from frcrn_accel.evaluate import bootstrap_interval, dnsmos, pesq_wb, si_sdr_db, stoi
 from frcrn_accel.model.topology import SAMPLE_RATE_HZ
+from frcrn_accel.quantize.gate import DNSMOS_SAMPLES
 
-METRICS = {"PESQ-WB": pesq_wb, "STOI": stoi, "SI-SDR, dB": si_sdr_db}
+Audio = NDArray[np.float32]
+PESQ = "PESQ-WB"
+# Each takes the clean speech and the estimate. DNSMOS hears 9 s at a time, shorter clips are repeated up to that.
+METRICS: dict[str, Callable[[Audio, Audio], float]] = {
+    PESQ: pesq_wb,
+    "STOI": stoi,
+    "SI-SDR, dB": si_sdr_db,
+    "DNSMOS OVRL": lambda clean, audio: dnsmos(np.resize(audio, max(len(audio), DNSMOS_SAMPLES))),
+}
+DIGITS = {PESQ: 2, "STOI": 3, "SI-SDR, dB": 2, "DNSMOS OVRL": 2}
+AS_THEY_ARE = "as they are"
+BIN_DB = 5
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A pair, or one made of it.
+
+    Attributes:
+        path: The noisy file.
+        snr_db: What its noise is turned down to; None for the pair as it is.
+    """
+
+    path: Path
+    snr_db: float | None
+
+
+def read(clip: Clip) -> tuple[str, Audio, Audio]:
+    """The group that a clip counts for, its noisy and its clean audio."""
+    noisy, rate = soundfile.read(clip.path, dtype="float32")
+    clean, clean_rate = soundfile.read(clip.path.parents[1] / "clean" / clip.path.name, dtype="float32")
+    if rate != SAMPLE_RATE_HZ or clean_rate != SAMPLE_RATE_HZ or noisy.shape != clean.shape or noisy.ndim != 1:
+        raise ValueError(f"{clip.path.name}: expected two mono files of one length at {SAMPLE_RATE_HZ} Hz")
+    noise = noisy - clean
+    snr_db = 10 * np.log10(np.mean(clean**2) / np.mean(noise**2))
+    if clip.snr_db is None:
+        least = BIN_DB * int(np.floor(snr_db / BIN_DB))
+        return f"{AS_THEY_ARE}, {least} to {least + BIN_DB} dB", noisy, clean
+    turned_down: Audio = clean + noise * np.float32(10 ** ((snr_db - clip.snr_db) / 20))
+    return f"turned down to {clip.snr_db:g} dB", turned_down, clean
+
+
+def measure(clip: Clip, model: str, variants: tuple[str, ...]) -> dict[str, Any]:
+    """Scores of the noisy audio and of each variant's output, and SI-SDR to the output of the first one."""
+    group, noisy, clean = read(clip)
+    scores = {
+        "noisy": {name: metric(clean, noisy) for name, metric in METRICS.items()} if clip.snr_db is None else {}
+    }
+    agreements_db = {}
+    expected = noisy
+    for variant in variants:
+        denoised: Audio = denoiser_of(variant, model)(noisy, SAMPLE_RATE_HZ)
+        scores[variant] = {name: metric(clean, denoised) for name, metric in METRICS.items()}
+        if variant == variants[0]:
+            expected = denoised
+        else:
+            agreements_db[variant] = float(np.minimum(si_sdr_db(expected, denoised), 100))
+    return {"file": clip.path.name, "group": group, "scores": scores, "si_sdr_to_baseline_db": agreements_db}
+
+
+_denoisers: dict[str, Denoiser] = {}  # of this process
+
+
+def denoiser_of(variant: str, model: str) -> Denoiser:
+    if variant not in _denoisers:
+        engine, _, file = variant.partition("=")
+        backend, _, precision = engine.partition(":")
+        _denoisers[variant] = Denoiser(file or model, backend=backend, precision=precision or None, threads=1)
+    return _denoisers[variant]
+
+
+def groups_of(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Results by group, in the order of the signal-to-noise ratio; those as they are all together first."""
+    plain = [result for result in results if result["group"].startswith(AS_THEY_ARE)]
+
+    def order(group: str) -> tuple[bool, float]:
+        numbers = [float(word) for word in group.split() if word.lstrip("-").isdecimal()]
+        return not group.startswith(AS_THEY_ARE), numbers[0]
+
+    names = sorted({result["group"] for result in results}, key=order)
+    by_name = {name: [result for result in results if result["group"] == name] for name in names}
+    return {f"{AS_THEY_ARE}, all": plain, **by_name}
+
+
+def mean_and_interval(values: list[float]) -> dict[str, Any]:
+    return {"mean": float(np.mean(values)), "interval": bootstrap_interval(np.asarray(values))}
+
+
+def changes(results: list[dict[str, Any]], variant: str, baseline: str) -> dict[str, Any]:
+    """By how much the scores of a variant differ from the baseline's; PESQ in percent of the baseline's mean."""
+    found: dict[str, Any] = {}
+    for name in METRICS:
+        before = [result["scores"][baseline][name] for result in results]
+        after = [result["scores"][variant][name] for result in results]
+        unit = 100 / np.mean(before) if name == PESQ else 1.0
+        found[name] = mean_and_interval([float(unit * (b - a)) for a, b in zip(before, after, strict=True)])
+    agreements_db = [result["si_sdr_to_baseline_db"][variant] for result in results]
+    found["si_sdr_to_baseline_db"] = {"mean": float(np.mean(agreements_db)), "worst": min(agreements_db)}
+    return found
+
+
+def with_interval(value: dict[str, Any], digits: int, sign: str = "") -> str:
+    low, high = value["interval"]
+    return f"{value['mean']:{sign}.{digits}f} ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", type=Path)
     parser.add_argument("--model", default="frcrn-small")
-    parser.add_argument("--backend", default="ort")
+    parser.add_argument("--variants", nargs="+", default=["ort"], metavar="VARIANT")
+    parser.add_argument("--snrs", nargs="*", type=float, default=[10, 15, 20, 25], help="dB, to turn noise down to")
+    parser.add_argument("--limit", type=int, help="use only so many of the pairs, from all over the folder")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--max-pesq-drop-percent", type=float, default=1.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-
-    denoiser = Denoiser(options.model, backend=options.backend)
-    scores: dict[str, dict[str, list[float]]] = {name: {"noisy": [], "denoised": []} for name in METRICS}
     paths = sorted((options.pairs / "noisy").iterdir())
-    for path in paths:
-        noisy, rate = soundfile.read(path, dtype="float32")
-        clean, clean_rate = soundfile.read(options.pairs / "clean" / path.name, dtype="float32")
-        if rate != SAMPLE_RATE_HZ or clean_rate != SAMPLE_RATE_HZ or noisy.shape != clean.shape or noisy.ndim != 1:
-            parser.error(f"{path.name}: expected two mono files of one length at {SAMPLE_RATE_HZ} Hz")
-        denoised = denoiser(noisy, rate)
-        for name, metric in METRICS.items():
-            scores[name]["noisy"].append(metric(clean, noisy))
-            scores[name]["denoised"].append(metric(clean, denoised))
+    if options.limit:
+        paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(options.limit, len(paths))).astype(int)]
+    snrs = [None, *(options.snrs if len(options.variants) > 1 else [])]
+    clips = [Clip(path, snr_db) for path in paths for snr_db in snrs]
+    baseline, *others = options.variants
 
-    print(f"{denoiser.model.name} on {denoiser.backend}, {len(paths)} pairs, mean and 95 % interval of the mean")
+    results = []
+    task = partial(measure, model=options.model, variants=tuple(options.variants))
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+        for result in pool.imap_unordered(task, clips):
+            results.append(result)
+            print(f"\r{len(results)} of {len(clips)} clips", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    results.sort(key=lambda result: (result["file"], result["group"]))
+    groups = groups_of(results)
+
+    print(f"{options.model} on {baseline}, {len(paths)} pairs, mean and 95 % interval of the mean")
     print("| | noisy | denoised |")
     print("|---|---|---|")
-    summary = {}
-    for name, columns in scores.items():
-        cells = []
-        for column, values in columns.items():
-            mean, (low, high) = float(np.mean(values)), bootstrap_interval(np.asarray(values))
-            summary[f"{name} {column}"] = {"mean": mean, "interval": [low, high]}
-            digits = 3 if name == "STOI" else 2
-            cells.append(f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
-        print(f"| {name} | {' | '.join(cells)} |")
+    summary: dict[str, Any] = {}
+    for name, digits in DIGITS.items():
+        plain = groups[f"{AS_THEY_ARE}, all"]
+        columns = {
+            column: mean_and_interval([result["scores"][source][name] for result in plain])
+            for column, source in (("noisy", "noisy"), ("denoised", baseline))
+        }
+        summary[name] = columns
+        print(f"| {name} | {' | '.join(with_interval(value, digits) for value in columns.values())} |")
+
+    table: dict[str, dict[str, Any]] = {}
+    if others:
+        print(f"\nChanges from {baseline}; the bar is PESQ-WB at most {options.max_pesq_drop_percent:g} % down")
+        print(
+            f"| variant | clips | n | {PESQ}, % | bar | STOI | SI-SDR, dB | DNSMOS OVRL | SI-SDR to it (worst), dB |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|")
+    for variant in others:
+        engine, _, file = variant.partition("=")
+        title = f"{engine} {Path(file).name}".rstrip()
+        table[variant] = {}
+        for group, members in groups.items():
+            found = table[variant][group] = changes(members, variant, baseline)
+            found["passed"] = found[PESQ]["mean"] >= -options.max_pesq_drop_percent
+            near = found["si_sdr_to_baseline_db"]
+            print(
+                f"| {title} | {group} | {len(members)} | {with_interval(found[PESQ], 2, '+')} "
+                f"| {'kept' if found['passed'] else 'MISSED'} | {found['STOI']['mean']:+.4f} "
+                f"| {found['SI-SDR, dB']['mean']:+.2f} | {with_interval(found['DNSMOS OVRL'], 3, '+')} "
+                f"| {near['mean']:.1f} ({near['worst']:.1f}) |"
+            )
     if options.json:
-        result = {"model": denoiser.model.name, "backend": denoiser.backend, "pairs": len(paths), "scores": summary}
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        content = {
+            "model": options.model,
+            "variants": options.variants,
+            "pairs": len(paths),
+            "scores": summary,
+            "changes": table,
+            "clips": results,
+        }
+        options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

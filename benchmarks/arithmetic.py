@@ -1,0 +1,69 @@
+"""How much there is to compute, counted from the shape of the network."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from frcrn_accel.model.topology import (
+    DECODER_KERNELS,
+    ENCODER_KERNELS,
+    FSMN_ORDER,
+    HOP_SAMPLES,
+    SE_REDUCTION,
+    STAGES,
+    STFT_BINS,
+    WINDOW_SAMPLES,
+    Config,
+)
+
+PRODUCTS = 4  # real multiplications in a complex one
+
+
+def multiply_accumulates(config: Config, samples: int) -> dict[str, int]:
+    """Real multiply-accumulates of one window, by kind of layer: of the network as it is defined.
+
+    A form of it may do with fewer (Gauss's product has three real products instead of four). Counted are products
+    of weights; what is done once per value (activations, the mask) is not.
+
+    Args:
+        config: Size of the network.
+        samples: Of the window.
+    """
+    c = config.channels
+    frames = (samples - WINDOW_SAMPLES) // HOP_SAMPLES + 1
+    counts: Counter[str] = Counter()
+    counts["transforms"] = 2 * 2 * STFT_BINS * WINDOW_SAMPLES * frames
+
+    def fsmn(height: int) -> None:
+        counts["FSMN"] += PRODUCTS * height * frames * c * (2 * c + FSMN_ORDER)
+
+    def squeeze_excitation() -> None:
+        counts["squeeze-excitation"] += PRODUCTS * 2 * c * (c // SE_REDUCTION)
+
+    for _ in range(config.unets):
+        height = STFT_BINS
+        for i, (taps, times) in enumerate(ENCODER_KERNELS):
+            if i:
+                fsmn(height)
+            height = (height - taps) // 2 + 1
+            frames += 1  # one of zeros before and after, two frames in for each one out
+            inputs, kind = (c, "convolutions") if i else (1, "first and last layers")
+            counts[kind] += PRODUCTS * inputs * c * taps * times * height * frames
+            if i < STAGES - 1:
+                squeeze_excitation()
+        for _ in range(2):
+            fsmn(height)  # along time
+        for i, (taps, times) in enumerate(DECODER_KERNELS):
+            is_last = i == STAGES - 1
+            inputs, outputs = c if i == 0 else 2 * c, 1 if is_last else c
+            frames -= 1
+            kind = "first and last layers" if is_last else "convolutions"
+            counts[kind] += PRODUCTS * inputs * outputs * taps * times * height * frames
+            height = (height - 1) * 2 + taps
+            if not is_last:
+                fsmn(height)
+            if i < STAGES - 2:
+                squeeze_excitation()
+        counts["first and last layers"] += PRODUCTS * STFT_BINS * frames  # the 1x1 convolution at the end
+        assert height == STFT_BINS
+    return dict(counts)
