@@ -7,6 +7,7 @@ at the model's rate and level and gives the same back; the STFT is inside the mo
 from __future__ import annotations
 
 import abc
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -55,13 +56,16 @@ class Backend(abc.ABC):
 
     Args:
         precision: One of `precisions`; None for the default.
+        calibration: Folder with noisy speech, for backends that calibrate.
 
     Attributes:
         name: The name users type.
         description: One line for tables.
         priority: `backend="auto"` takes the usable backend with the highest; negative is never chosen.
         precisions: The number formats it can compute in, the default first.
+        calibrates: Whether it may need calibration audio.
         batch_size: Windows that one call takes at best.
+        calibration: As given.
 
     Raises:
         UnsupportedPrecisionError: `precision` is not one of `precisions`.
@@ -71,17 +75,23 @@ class Backend(abc.ABC):
     description: ClassVar[str]
     priority: ClassVar[int] = 0
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    calibrates: ClassVar[bool] = False
     batch_size: int = 1
 
-    def __init__(self, precision: str | None = None) -> None:
+    def __init__(self, precision: str | None = None, calibration: Path | None = None) -> None:
         if precision is not None and precision not in self.precisions:
             raise UnsupportedPrecisionError(self.name, precision, self.precisions)
         self._precision = precision
+        self.calibration = calibration
 
     @property
     def precision(self) -> str:
         """The number format that `load` will compute in."""
         return self._precision or self.default_precision()
+
+    def precision_for(self, model: ModelFile) -> str:
+        """The number format that `load` will compute this model in: a quantized file may decide."""
+        return self.precision
 
     @classmethod
     def default_precision(cls) -> str:
