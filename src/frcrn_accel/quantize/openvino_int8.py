@@ -23,6 +23,7 @@ from onnx import TensorProto
 
 from frcrn_accel._version import __version__
 from frcrn_accel.cpu import available_cpus
+from frcrn_accel.errors import MissingExtraError, QuantizeError
 from frcrn_accel.export.direct import DirectNetwork
 from frcrn_accel.export.graph import GraphWriter
 from frcrn_accel.export.network import Pair
@@ -65,10 +66,13 @@ def calibrate(
         The limit of each of `openvino_int8_layers`.
 
     Raises:
-        ValueError: There are no clips, or all of them are silent.
+        QuantizeError: There are no clips, or all of them are silent.
+        MissingExtraError: The `[quantize]` extra is not installed.
     """
-    import onnxruntime
-
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("Measuring the ranges of activations", "quantize", error) from error
     network = _Probe(GraphWriter(weights), _config(weights))
     model = network.build("calibration", "", {})
     model.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in network.inputs.values())
@@ -80,13 +84,15 @@ def calibrate(
         np.arange(_LOWEST_OCTAVE * _BINS_PER_OCTAVE, _HIGHEST_OCTAVE * _BINS_PER_OCTAVE) / _BINS_PER_OCTAVE
     )
     counts = {layer: np.zeros(len(edges) + 1, np.int64) for layer in network.inputs}
+    heard = False
     for clip in clips:
+        heard |= bool(clip.any())
         for histogram, tensor in zip(
             counts.values(), session.run(list(network.inputs.values()), {"audio": clip}), strict=True
         ):
             histogram += np.bincount(np.searchsorted(edges, np.abs(tensor).ravel()), minlength=len(histogram))
-    if not all(histogram[1:].any() for histogram in counts.values()):
-        raise ValueError("calibration needs audio that is not silent")
+    if not heard:
+        raise QuantizeError("the calibration audio is silent")
     return {layer: float(edges[_quantile_bin(histogram, quantile)]) for layer, histogram in counts.items()}
 
 
