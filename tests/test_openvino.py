@@ -270,6 +270,13 @@ class TestCalibration:
         for q, limits in found.items():
             assert limits["unet.decoders.3"] == pytest.approx(np.quantile(magnitudes, q), rel=0.02)
 
+    def test_long_clips_are_seen_in_pieces(self):
+        weights = random_weights(Config(16, 1))
+        rng = np.random.default_rng(0)
+        clip = (0.056 * rng.standard_normal((1, 96_000))).astype(np.float32)
+        whole = openvino_int8.calibrate(weights, [clip])
+        assert whole == openvino_int8.calibrate(weights, [clip[:, :48_000], clip[:, 48_000:]])
+
     @pytest.mark.parametrize("clips", [[], [np.zeros((1, 3200), np.float32)]])
     def test_silence_is_no_calibration(self, clips):
         with pytest.raises(QuantizeError, match="the calibration audio is silent"):
