@@ -18,7 +18,7 @@ from frcrn_accel.export import export_model
 from frcrn_accel.models import known_models, sha256_of
 from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, quantize_model
 
-VARIANTS = ("dynamic", "static")
+VARIANTS = ("dynamic", "static", "openvino-int8")
 FOLDER = Path(frcrn_accel.models.__file__).parent
 
 

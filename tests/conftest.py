@@ -10,11 +10,19 @@ import soundfile
 
 from frcrn_accel import Denoiser, ModelFile
 from frcrn_accel.model.topology import Config
-from frcrn_accel.models import DEFAULT_MODEL, find_model
+from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, find_model
 from frcrn_accel.testing import FunctionBackend, random_weights
 
 REPOSITORY = Path(__file__).parents[1]
 DEV_AUDIO = REPOSITORY.parent / "shared" / "audio" / "dev"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """A cache folder that goes with the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_DIR_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

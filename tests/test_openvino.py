@@ -1,34 +1,39 @@
 from __future__ import annotations
 
-import json
+import dataclasses
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from frcrn_accel import BackendUnavailable, Denoiser, EngineError, ModelError, ModelFile
+from frcrn_accel import BackendUnavailable, Denoiser, EngineError, ModelError, ModelFile, QuantizeError
 from frcrn_accel.backends import openvino as module
 from frcrn_accel.backends.openvino import OpenVinoBackend
 from frcrn_accel.evaluate import si_sdr_db
-from frcrn_accel.models import find_model
-from frcrn_accel.testing import BackendConformance
+from frcrn_accel.model.topology import Config
+from frcrn_accel.models import CACHE_DIR_VARIABLE, find_model, sha256_of
+from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, QuantizeReport, quantize_model
+from frcrn_accel.testing import BackendConformance, random_weights
 
 pytest.importorskip("openvino")
-pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+from frcrn_accel.export import read_weights  # noqa: E402
+from frcrn_accel.export.graph import GraphWriter  # noqa: E402
+from frcrn_accel.quantize import openvino_int8  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def calibrated(tmp_path_factory, noisy) -> ModelFile:
-    """The packaged model, calibrated for INT8 on ten seconds."""
-    from frcrn_accel.export import read_weights
-    from frcrn_accel.quantize.openvino_int8 import calibrate, write_limits
+def quantized(tmp_path_factory) -> QuantizeReport:
+    """The packaged model, quantized with the packaged audio."""
+    path = tmp_path_factory.mktemp("quantized") / "int8.onnx"
+    return quantize_model("frcrn-small", path, "openvino-int8", calibration=CALIBRATION_AUDIO)
 
-    source = find_model("frcrn-small").path
-    path = tmp_path_factory.mktemp("calibrated") / "calibrated.onnx"
-    write_limits(source, path, calibrate(read_weights(source), [at_model_level(noisy)], threads=2))
-    return ModelFile.open(path)
+
+@pytest.fixture(scope="module")
+def int8(quantized) -> ModelFile:
+    return find_model(quantized.output)
 
 
 def at_model_level(audio: np.ndarray) -> np.ndarray:
@@ -61,23 +66,24 @@ class TestInt8(BackendConformance):
     backend = OpenVinoBackend("int8")  # numbers: on speech, below
 
     @pytest.fixture
-    def model(self, calibrated) -> ModelFile:
-        return calibrated
+    def model(self, int8) -> ModelFile:
+        return int8
 
 
 @pytest.mark.parametrize(("precision", "least_db"), [("fp32", 90), ("bf16", 42), ("int8", 30)])
-def test_speech_is_what_fp32_makes_of_it(calibrated, noisy, precision, least_db):
+def test_speech_is_what_fp32_makes_of_it(int8, noisy, precision, least_db):
     if precision == "bf16":
         skip_without_bf16()
-    expected = Denoiser(calibrated.path, backend="ort")(noisy, 16_000)
-    with Denoiser(calibrated.path, backend="openvino", precision=precision) as denoiser:
+    expected = Denoiser(backend="ort")(noisy, 16_000)
+    model = int8.path if precision == "int8" else "frcrn-small"
+    with Denoiser(model, backend="openvino", precision=precision) as denoiser:
         assert denoiser.precision == precision
         assert denoiser.device.startswith(f"CPU, {precision}, ")
         assert si_sdr_db(expected, denoiser(noisy, 16_000)) > least_db
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-def test_every_number_of_frames_returns(calibrated, precision):
+def test_every_number_of_frames_returns(int8, precision):
     """With the form that the file holds, OpenVINO hangs in bfloat16 for 27, 31, 35, ... frames."""
     if precision == "bf16":
         skip_without_bf16()
@@ -93,7 +99,8 @@ def test_every_number_of_frames_returns(calibrated, precision):
         "    assert np.isfinite(session.run(audio)).all()\n"
         "print('done')"
     )
-    command = [sys.executable, "-c", code, precision, str(calibrated.path)]
+    model = int8 if precision == "int8" else find_model("frcrn-small")
+    command = [sys.executable, "-c", code, precision, str(model.path)]
     assert subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout == "done\n"
 
 
@@ -106,11 +113,45 @@ def test_the_default_is_bf16_where_the_cpu_has_it(monkeypatch):
         OpenVinoBackend("bf16").load(find_model("frcrn-small"), threads=1)
 
 
-def test_int8_without_bf16_computes_the_rest_in_fp32(monkeypatch, calibrated, noisy):
-    monkeypatch.setattr(module, "_has_bf16", lambda: False)
-    session = OpenVinoBackend("int8").load(calibrated, threads=1)
+def test_the_form_for_bf16_is_made_once(tmp_path, monkeypatch):
+    skip_without_bf16()
+    monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path))
+    model = find_model("frcrn-small")
+    OpenVinoBackend("bf16").load(model, threads=1)
+    (path,) = tmp_path.iterdir()
+    assert ModelFile.open(path).metadata == model.metadata
+    made = path.stat().st_mtime_ns
+    OpenVinoBackend("bf16").load(model, threads=1)
+    assert [(found, found.stat().st_mtime_ns) for found in tmp_path.iterdir()] == [(path, made)]
+
+
+def test_int8_without_bf16_computes_the_rest_in_fp32(monkeypatch, int8, noisy):
     audio = at_model_level(noisy[:32_000])
-    assert np.isfinite(session.run(audio)).all()
+    default = OpenVinoBackend("int8").load(int8, threads=1).run(audio)
+    monkeypatch.setattr(module, "_has_bf16", lambda: False)
+    session = OpenVinoBackend("int8").load(int8, threads=1)
+    assert session._compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+    assert si_sdr_db(session.run(audio)[0], default[0]) > 30
+
+
+def test_the_precision_of_an_int8_file_is_int8(int8):
+    assert OpenVinoBackend().precision_for(int8) == "int8"
+    assert OpenVinoBackend("fp32").precision_for(find_model("frcrn-small")) == "fp32"
+    with Denoiser(int8.path, backend="openvino") as denoiser:
+        assert denoiser.precision == "int8"
+        assert denoiser.device.startswith("CPU, int8, ")
+    with pytest.raises(
+        ModelError, match=r"int8\.onnx' is INT8 and cannot run in 'fp32': leave the precision out, or"
+    ):
+        OpenVinoBackend("fp32").load(int8, threads=1)
+
+
+@pytest.mark.parametrize(("method", "problem"), [("static", "for backend 'ort'"), ("new", "for another backend")])
+def test_a_file_that_is_quantized_for_another_engine(method, problem):
+    model = find_model("frcrn-small")
+    other = ModelFile(model.path, dataclasses.replace(model.metadata, method=method))
+    with pytest.raises(ModelError, match=rf"quantized by '{method}', which is {problem}, not for OpenVINO"):
+        OpenVinoBackend().load(other, threads=1)
 
 
 def test_settings_that_openvino_does_not_take_are_an_error(monkeypatch):
@@ -130,23 +171,96 @@ def test_a_shape_it_cannot_run():
         session.run(np.zeros((1, 1, 640), np.float32))
 
 
+class TestQuantized:
+    def test_it_passes_the_gate(self, quantized, int8):
+        source = find_model("frcrn-small")
+        assert quantized.verdict == "passed"
+        assert quantized.gate.measures[0].value > 38
+        assert quantized.gate.candidate_device.startswith("openvino: CPU, int8, ")
+        assert quantized.size_ratio < 0.5
+        assert int8.metadata == dataclasses.replace(
+            source.metadata,
+            library_version=int8.metadata.library_version,
+            method="openvino-int8",
+            source_sha256=sha256_of(source.path),
+            calibration_sha256=quantized.calibration_sha256,
+            gate="passed",
+        )
+
+    def test_openvino_computes_it_in_int8(self, int8):
+        session = OpenVinoBackend().load(int8, threads=1)
+        kinds = [
+            (info["layerType"].astype(str), info["primitiveType"].astype(str).rpartition("_")[2])
+            for info in (node.get_rt_info() for node in session._compiled.get_runtime_model().get_ops())
+        ]
+        assert kinds.count(("Convolution", "i8")) == 5
+        assert kinds.count(("Deconvolution", "i8")) == 6
+
+    def test_weights_are_stored_once_as_integers(self, int8):
+        released = read_weights(find_model("frcrn-small").path)
+        stored = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(int8.path).graph.initializer}
+        assert set(released) <= set(stored)
+        for layer in METHODS["openvino-int8"].groups(Config(32, 1)):
+            is_encoder = "encoders" in layer
+            name = f"{layer}.{'conv.conv' if is_encoder else 'transconv.tconv'}"
+            step = stored[f"{name}.scale"].reshape((-1, 1, 1, 1) if is_encoder else (1, -1, 1, 1))
+            for part in ("re", "im"):
+                found, expected = stored[f"{name}_{part}.weight"], released[f"{name}_{part}.weight"]
+                assert (found.dtype, np.abs(found).max()) == (np.int8, 127)
+                assert np.max(np.abs(found * step - expected) / step) <= 0.5001
+        large = [name for name, tensor in stored.items() if tensor.size > 10_000]
+        assert all(stored[name].dtype == np.int8 for name in large)
+
+    def test_layers_kept_in_float(self):
+        config = Config(16, 1)
+        weights = random_weights(config)
+        audio = (0.056 * np.random.default_rng(0).standard_normal((1, 32_000))).astype(np.float32)
+        build = METHODS["openvino-int8"].prepare(weights, [audio])
+        metadata = dataclasses.replace(find_model("frcrn-small").metadata, channels=16, unets=1)
+        groups = METHODS["openvino-int8"].groups(config)
+        assert groups == (
+            *(f"unet.encoders.{i}" for i in range(2, 7)),
+            *(f"unet.decoders.{i}" for i in range(6)),
+        )
+        for kept in ((), groups[:1], groups):
+            graph = build(weights, metadata, frozenset(kept)).graph
+            # The input and the weight of each layer.
+            assert sum(node.op_type == "QuantizeLinear" for node in graph.node) == 2 * (len(groups) - len(kept))
+            stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+            for layer in kept:
+                names = [name for name in stored if name.startswith(layer) and name in weights]
+                assert any(stored[name].ndim == 4 for name in names)
+                for name in names:
+                    np.testing.assert_array_equal(stored[name], weights[name])
+
+    def test_a_channel_without_weights(self, tmp_path):
+        config = Config(16, 1)
+        weights = {key: value.copy() for key, value in random_weights(config).items()}
+        for part in ("re", "im"):
+            weights[f"unet.encoders.2.conv.conv_{part}.weight"][3] = 0
+        weights["unet.decoders.1.bn.bn_re.weight"][2] = 0
+        weights["unet.decoders.1.bn.bn_re.weight"][3] *= -1
+        audio = (0.056 * np.random.default_rng(0).standard_normal((1, 32_000))).astype(np.float32)
+        metadata = dataclasses.replace(find_model("frcrn-small").metadata, channels=16, unets=1)
+        build = METHODS["openvino-int8"].prepare(weights, [audio])
+        outputs = []
+        for kept in ((), METHODS["openvino-int8"].groups(config)):
+            path = tmp_path / f"{len(kept)}.onnx"
+            method = dataclasses.replace(metadata, method="openvino-int8")
+            path.write_bytes(build(weights, method, frozenset(kept)).SerializeToString())
+            outputs.append(OpenVinoBackend().load(ModelFile.open(path), threads=1).run(audio)[0])
+        assert si_sdr_db(outputs[1], outputs[0]) > 20
+
+
 class TestCalibration:
     def test_limits_are_the_quantile_of_the_magnitudes(self, noisy):
-        from frcrn_accel.export import read_weights
-        from frcrn_accel.quantize import openvino_int8
-
         weights = read_weights(find_model("frcrn-small").path)
         clip = at_model_level(noisy[:48_000])
         found = {q: openvino_int8.calibrate(weights, [clip], quantile=q) for q in (0.5, 0.9999, 1.0)}
-        assert list(found[1.0]) == openvino_int8.int8_layers(openvino_int8._config(weights))
+        assert tuple(found[1.0]) == METHODS["openvino-int8"].groups(Config(32, 1))
         for layer in found[1.0]:
             assert found[0.5][layer] < found[0.9999][layer] <= found[1.0][layer]
         # Against numpy, on the tensor itself.
-        import onnx
-        import onnxruntime
-
-        from frcrn_accel.export.graph import GraphWriter
-
         probe = openvino_int8._Probe(GraphWriter(weights), openvino_int8._config(weights))
         model = probe.build("probe", "", {})
         name = probe.inputs["unet.decoders.3"]
@@ -156,66 +270,14 @@ class TestCalibration:
         for q, limits in found.items():
             assert limits["unet.decoders.3"] == pytest.approx(np.quantile(magnitudes, q), rel=0.02)
 
-    def test_the_limits_are_in_the_file_and_the_rest_is_as_before(self, calibrated):
-        import onnx
+    def test_long_clips_are_seen_in_pieces(self):
+        weights = random_weights(Config(16, 1))
+        rng = np.random.default_rng(0)
+        clip = (0.056 * rng.standard_normal((1, 96_000))).astype(np.float32)
+        whole = openvino_int8.calibrate(weights, [clip])
+        assert whole == openvino_int8.calibrate(weights, [clip[:, :48_000], clip[:, 48_000:]])
 
-        from frcrn_accel.quantize.openvino_int8 import PROPERTY, read_limits
-
-        source = find_model("frcrn-small")
-        assert calibrated.metadata == source.metadata
-        before, after = onnx.load(source.path), onnx.load(calibrated.path)
-        assert before.graph == after.graph
-        limits = read_limits(calibrated.path)
-        assert len(limits) == 11
-        assert all(0.01 < limit < 1000 for limit in limits.values())
-        assert PROPERTY in {entry.key for entry in after.metadata_props}
-
-    def test_the_weights_of_the_quantized_graph_are_the_released_ones(self, calibrated, tmp_path):
-        from frcrn_accel.export import read_weights
-        from frcrn_accel.quantize.openvino_int8 import build_int8_graph, read_limits
-
-        weights = read_weights(calibrated.path)
-        graph = build_int8_graph(weights, read_limits(calibrated.path), "name", "0", {})
-        (tmp_path / "int8.onnx").write_bytes(graph.SerializeToString())
-        for key, value in read_weights(tmp_path / "int8.onnx").items():
-            np.testing.assert_array_equal(value, weights[key])
-        # 11 layers, input and weight each.
-        assert sum(node.op_type == "QuantizeLinear" for node in graph.graph.node) == 22
-
-    def test_a_model_that_is_not_calibrated(self):
-        with pytest.raises(ModelError, match=r"frcrn-small\.onnx' is not calibrated for INT8"):
-            OpenVinoBackend("int8").load(find_model("frcrn-small"), threads=1)
-
-    @pytest.mark.parametrize(
-        ("text", "problem"),
-        [
-            ("{", "damaged"),
-            ("[1]", "damaged"),
-            ('{"unet.decoders.0": -1}', "must be positive"),
-            ('{"unet.decoders.0": 1}', "not of this network"),
-        ],
-    )
-    def test_a_damaged_calibration(self, calibrated, tmp_path, text, problem):
-        import onnx
-
-        from frcrn_accel.quantize.openvino_int8 import PROPERTY
-
-        model = onnx.load(calibrated.path)
-        next(entry for entry in model.metadata_props if entry.key == PROPERTY).value = text
-        onnx.save(model, tmp_path / "damaged.onnx")
-        with pytest.raises(ModelError, match=rf"damaged\.onnx.*{problem}"):
-            OpenVinoBackend("int8").load(ModelFile.open(tmp_path / "damaged.onnx"), threads=1)
-
-    def test_silence_is_no_calibration(self):
-        from frcrn_accel.export import read_weights
-        from frcrn_accel.quantize.openvino_int8 import calibrate
-
-        with pytest.raises(ValueError, match="not silent"):
-            calibrate(read_weights(find_model("frcrn-small").path), [])
-
-    def test_limits_survive_json(self, calibrated, tmp_path):
-        from frcrn_accel.quantize.openvino_int8 import read_limits, write_limits
-
-        limits = read_limits(calibrated.path)
-        write_limits(calibrated.path, tmp_path / "again.onnx", limits)
-        assert read_limits(tmp_path / "again.onnx") == limits == json.loads(json.dumps(limits))
+    @pytest.mark.parametrize("clips", [[], [np.zeros((1, 3200), np.float32)]])
+    def test_silence_is_no_calibration(self, clips):
+        with pytest.raises(QuantizeError, match="the calibration audio is silent"):
+            openvino_int8.calibrate(random_weights(Config(16, 1)), clips)

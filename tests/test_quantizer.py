@@ -179,7 +179,11 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("arguments", "error", "message"),
         [
-            ({"method": "int4"}, QuantizeError, "unknown method 'int4': there are dynamic, static, fp16"),
+            (
+                {"method": "int4"},
+                QuantizeError,
+                "unknown method 'int4': there are dynamic, static, openvino-int8, fp16",
+            ),
             (
                 {"method": "static"},
                 QuantizeError,

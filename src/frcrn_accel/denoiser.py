@@ -106,7 +106,7 @@ class Denoiser:
         file = find_model(model)
         engine = resolve_backend(backend, precision, calibration, file)
         self.backend = engine.name
-        self.precision = engine.precision
+        self.precision = engine.precision_for(file)
         self.threads = threads or available_cpus()
         self.attenuation_limit_db = attenuation_limit_db
         self._engine: Engine | None = Engine(

@@ -65,6 +65,7 @@ class Backend(abc.ABC):
         precisions: The number formats it can compute in, the default first.
         calibrates: Whether calibration audio is of use to it.
         batch_size: Windows that one call takes at best.
+        calibration: As given.
 
     Raises:
         UnsupportedPrecisionError: `precision` is not one of `precisions`.
@@ -85,11 +86,16 @@ class Backend(abc.ABC):
         if precision is not None and precision not in self.precisions:
             raise UnsupportedPrecisionError(self.name, precision, self.precisions)
         self._precision = precision
+        self.calibration = calibration
 
     @property
     def precision(self) -> str:
         """The number format that `load` will compute in."""
         return self._precision or self.default_precision()
+
+    def precision_for(self, model: ModelFile) -> str:
+        """The number format that `load` will compute this model in: a quantized file may decide."""
+        return self.precision
 
     @classmethod
     def default_precision(cls) -> str:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.backends.base import Backend, Session
+from frcrn_accel.backends.ort import OrtBackend
+from frcrn_accel.backends.variants import find_variant
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
-from frcrn_accel.models import ModelFile
+from frcrn_accel.models import FP32, ModelFile, cached_variant
 
-__all__ = ["OpenVinoBackend"]
+__all__ = ["INT8_METHOD", "OpenVinoBackend"]
 
 DEVICE = "CPU"
+INT8_METHOD = "openvino-int8"  # of `frcrn_accel.quantize.METHODS`
 
 
 class OpenVinoBackend(Backend):
@@ -24,14 +28,29 @@ class OpenVinoBackend(Backend):
     - bf16, the default where the CPU computes in it natively, runs another form of the network (`export.direct`) made
       from the weights inside the file. The form that the file holds is not for it: for some numbers of frames
       OpenVINO 2026.4 never returns from it in bfloat16. It is also slower there.
-    - int8 is for files that were calibrated for it (`quantize.openvino_int8`): that form with INT8 convolutions. What
-      is not INT8 is bf16 where the CPU has it, else fp32.
+    - int8 runs a file quantized for it (`quantize.openvino_int8`): that form with INT8 convolutions. What is not INT8
+      is bf16 where the CPU has it, else fp32. It is the only precision of such a file.
     """
 
     name: ClassVar[str] = "openvino"
     description: ClassVar[str] = "OpenVINO on the CPU"
     priority: ClassVar[int] = 120
     precisions: ClassVar[tuple[str, ...]] = ("bf16", "fp32", "int8")
+    calibrates: ClassVar[bool] = True
+
+    def __init__(self, precision: str | None = None, calibration: str | Path | None = None) -> None:
+        super().__init__(precision, calibration)
+        if calibration is not None and precision != "int8":
+            raise ValueError("OpenVINO measures ranges for precision 'int8' only: ask for it, or give no calibration")
+
+    @classmethod
+    def priority_for(cls, model: ModelFile) -> int:
+        """Before all others with bfloat16 or INT8; in fp32 it is no faster than ONNX Runtime."""
+        if model.metadata.method == INT8_METHOD:
+            return cls.priority
+        if model.metadata.method != FP32:
+            return -1
+        return cls.priority if cls.default_precision() == "bf16" else OrtBackend.priority - 5
 
     @classmethod
     def check(cls) -> None:
@@ -56,14 +75,24 @@ class OpenVinoBackend(Backend):
         except ImportError:
             return "fp32"
 
+    def precision_for(self, model: ModelFile) -> str:
+        """See `Backend.precision_for`."""
+        return "int8" if model.metadata.method == INT8_METHOD and self._precision is None else self.precision
+
     def load(self, model: ModelFile, threads: int) -> Session:
         """See `Backend.load`."""
         self.check()
-        if self.precision == "bf16" and not _has_bf16():
+        precision = self.precision_for(model)
+        _check_method(model, precision)
+        if precision == "bf16" and not _has_bf16():
             raise BackendUnavailable(
                 self.name, "this CPU does not compute in bfloat16", "use precision 'fp32', the default here"
             )
-        return _OpenVinoSession(model, self.precision, threads)
+        if precision == "int8":
+            model = find_variant(model, INT8_METHOD, self.calibration, self.name)
+        elif precision == "bf16":
+            model = _direct_form(model)
+        return _OpenVinoSession(model, precision, threads)
 
 
 class _OpenVinoSession(Session):
@@ -80,11 +109,9 @@ class _OpenVinoSession(Session):
             # Pinned threads of several processes would share the first cores.
             "ENABLE_CPU_PINNING": False,
         }
-        content = _content(model, precision)
         core = openvino.Core()
         try:
-            network = core.read_model(str(model.path)) if content is None else core.read_model(content, b"")
-            self._compiled: Any = core.compile_model(network, DEVICE, options)
+            self._compiled: Any = core.compile_model(core.read_model(str(model.path)), DEVICE, options)
         except Exception as error:  # RuntimeError with several lines, but nothing promises that class
             raise ModelError(f"OpenVINO cannot load {str(model.path)!r}: {first_line(error)}") from error
         self._check_settings(hint, threads)
@@ -127,25 +154,35 @@ def _has_bf16() -> bool:
     return "BF16" in openvino.Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
 
 
-def _content(model: ModelFile, precision: str) -> bytes | None:
-    """The ONNX model to run; None for the one in the file."""
-    if precision == "fp32":
-        return None
-    from frcrn_accel.export import read_weights
-    from frcrn_accel.export.frcrn import build_graph
-    from frcrn_accel.quantize.openvino_int8 import build_int8_graph, read_limits
+def _check_method(model: ModelFile, precision: str) -> None:
+    """Whether a file can run in a precision."""
+    method = model.metadata.method
+    if method == INT8_METHOD and precision != "int8":
+        raise ModelError(
+            f"{str(model.path)!r} is INT8 and cannot run in {precision!r}: leave the precision out, or give the fp32 "
+            "file that it was made from"
+        )
+    if method not in (FP32, INT8_METHOD):
+        from frcrn_accel.quantize.methods import METHODS
 
-    weights = read_weights(model.path)
-    if precision == "bf16":
-        graph = build_graph(weights, model.metadata.name, model.metadata.library_version, {}, "direct")
-    else:
-        limits = read_limits(model.path)
-        try:
-            graph = build_int8_graph(weights, limits, model.metadata.name, model.metadata.library_version, {})
-        except ValueError as error:
-            raise ModelError(f"{str(model.path)!r}: {error}") from error
-    content: bytes = graph.SerializeToString()
-    return content
+        engine = f"backend {METHODS[method].backend().name!r}" if method in METHODS else "another backend"
+        raise ModelError(f"{str(model.path)!r} is quantized by {method!r}, which is for {engine}, not for OpenVINO")
+
+
+def _direct_form(model: ModelFile) -> ModelFile:
+    """The model in that form."""
+
+    def build(path: Path) -> None:
+        from frcrn_accel.export import read_weights
+        from frcrn_accel.export.frcrn import build_graph
+
+        metadata = model.metadata
+        graph = build_graph(
+            read_weights(model.path), metadata.name, metadata.library_version, metadata.to_properties(), "direct"
+        )
+        path.write_bytes(graph.SerializeToString())
+
+    return cached_variant(model, {"form": "direct"}, build)
 
 
 def first_line(error: Exception) -> str:

@@ -162,7 +162,7 @@ class GroupCost:
 def compare(
     source: ModelFile,
     candidate: ModelFile,
-    backend: type[Backend],
+    backend: Callable[[], Backend],
     clips: Sequence[Clip],
     thresholds: GateThresholds,
     progress: Progress,
@@ -172,7 +172,7 @@ def compare(
     Args:
         source: The fp32 model; it runs on ONNX Runtime.
         candidate: The quantized model.
-        backend: What it runs on.
+        backend: Gives what it runs on.
         clips: Speech in noise; PESQ takes those whose clean speech is known.
         thresholds: The limits.
         progress: Told after each clip.
@@ -183,7 +183,8 @@ def compare(
         EngineError: The source fails. (If the quantized model fails, that is part of the report.)
     """
     scores = _Scores()
-    sessions = [_load(OrtBackend, source), _load(backend, candidate)]
+    engine = backend()
+    sessions = [_load(OrtBackend(), source), _load(engine, candidate)]
     results: list[ClipResult] = []
     failure = ""
     try:
@@ -208,7 +209,7 @@ def compare(
         measures=_measures(results, thresholds, scores.notes, failure),
         clips=tuple(results),
         source_device=f"{OrtBackend.name}: {devices[0]}",
-        candidate_device=f"{backend.name}: {devices[1]}",
+        candidate_device=f"{engine.name}: {devices[1]}",
         source_real_time_factor=_median(result.source_s / result.duration_s for result in results),
         candidate_real_time_factor=_median(result.candidate_s / result.duration_s for result in results),
         speedup=_median(result.source_s / result.candidate_s for result in results),
@@ -219,7 +220,7 @@ def measure_sensitivity(
     source: ModelFile,
     groups: Sequence[str],
     build_only: Callable[[str], ModelFile],
-    backend: type[Backend],
+    backend: Callable[[], Backend],
     clips: Sequence[Clip],
     progress: Progress,
 ) -> tuple[GroupCost, ...]:
@@ -229,21 +230,21 @@ def measure_sensitivity(
         source: The fp32 model.
         groups: The layer groups.
         build_only: Gives the model with only one group quantized; called for one after the other.
-        backend: What those run on.
+        backend: Gives what those run on.
         clips: Few are enough.
         progress: Told after each group.
 
     Returns:
         The groups, the one that costs most first.
     """
-    session = _load(OrtBackend, source)
+    session = _load(OrtBackend(), source)
     expected = [denoise_clip(clip, session, source.metadata) for clip in clips]
     session.close()
     costs = []
     for done, group in enumerate(groups):
         progress("sensitivity", done, len(groups))
         candidate = build_only(group)
-        session = _load(backend, candidate)
+        session = _load(backend(), candidate)
         try:
             agreements = [
                 _agreement_db(reference, denoise_clip(clip, session, candidate.metadata))
@@ -258,10 +259,9 @@ def measure_sensitivity(
     return tuple(sorted(costs, key=lambda cost: cost.si_sdr_db))
 
 
-def _load(backend: type[Backend], model: ModelFile) -> Session:
-    instance = backend()
-    instance.check()
-    return instance.load(model, available_cpus())
+def _load(backend: Backend, model: ModelFile) -> Session:
+    backend.check()
+    return backend.load(model, available_cpus())
 
 
 def _denoise_timed(clip: Clip, session: Session, model: ModelFile) -> tuple[NDArray[np.float32], float]:

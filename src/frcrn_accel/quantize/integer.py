@@ -33,7 +33,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from frcrn_accel.export.graph import CONTRIB, GraphWriter
+from frcrn_accel.export.graph import CONTRIB
 from frcrn_accel.export.network import Network, Pair
 from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.model.topology import (
@@ -45,8 +45,8 @@ from frcrn_accel.model.topology import (
     STFT_BINS,
     Config,
     config_of,
-    layer_group,
 )
+from frcrn_accel.quantize.compact import CompactWriter, round_convolution, rounded, step_of
 
 __all__ = ["Activation", "FsmnRanges", "IntegerNetwork", "Ranges", "group_names"]
 
@@ -57,7 +57,6 @@ RECTIFIED_ZERO = 7
 RECTIFIED_STEPS = 248
 BIAS_CHANNELS = 4
 SMALLEST_PEAK = 1e-30  # silence has a range too
-_COMPACT_ELEMENTS = 1024  # larger matrices are stored in 8 bits even if they are used in float
 
 
 def group_names(config: Config) -> tuple[str, ...]:
@@ -144,7 +143,7 @@ class IntegerNetwork(Network[Activation]):
         if config is None:
             raise ValueError("weights hold no FRCRN")
         self.weights: dict[str, NDArray[Any]] = dict(weights)  # what is quantized takes the place of the tensor
-        super().__init__(_CompactWriter(self.weights, keep_float), config)
+        super().__init__(CompactWriter(self.weights, keep_float), config)
         self.ranges = ranges
         self.keep_float = keep_float
         self._indices: dict[tuple[int, ...], str] = {}
@@ -320,15 +319,8 @@ class IntegerNetwork(Network[Activation]):
         """Both parts of a weight; as int8 they share a scale per output channel, stored as `name.scale`."""
         if is_float:
             return self.pair(name, "weight")
-        keys = [f"{name}_{part}.weight" for part in ("re", "im")]
-        stacked = np.stack([self.weights[key] for key in keys])
-        axes = tuple(axis for axis in range(5) if axis != output_axis + 1)
-        scale = _scale(stacked, axes)
-        for key, weight in zip(keys, _rounded(stacked, scale), strict=True):
-            self.weights[key] = weight
-        self.weights[f"{name}.scale"] = scale.reshape(-1)
-        re, im = (self.graph.weight(key) for key in keys)
-        return re, im
+        round_convolution(self.weights, name, output_axis)
+        return self.pair(name, "weight")
 
     def _gathered(
         self,
@@ -639,8 +631,8 @@ class IntegerNetwork(Network[Activation]):
 
     def _int8(self, key: str, weight: NDArray[np.float32]) -> tuple[str, str]:
         """Store a matrix as int8 with a scale per row, under its key and `key.scale`."""
-        scale = _scale(weight, (1,))
-        self.weights[key] = _rounded(weight, scale)
+        scale = step_of(weight, (1,))
+        self.weights[key] = rounded(weight, scale)
         self.weights[f"{key}.scale"] = scale.reshape(-1)
         return self.graph.weight(key), self.graph.weight(f"{key}.scale")
 
@@ -650,40 +642,3 @@ class IntegerNetwork(Network[Activation]):
     @staticmethod
     def _of_both(x: Pair, function: Callable[[str], str]) -> Pair:
         return function(x[0]), function(x[1])
-
-
-def _scale(weight: NDArray[np.float32], axes: tuple[int, ...]) -> NDArray[np.float32]:
-    """One step of int8 along the other axes."""
-    peak = np.abs(weight).max(axis=axes, keepdims=True)
-    return np.where(peak > 0, peak / 127, 1).astype(np.float32)
-
-
-def _rounded(weight: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.int8]:
-    rounded: NDArray[np.int8] = np.rint(weight / scale).astype(np.int8)
-    return rounded
-
-
-class _CompactWriter(GraphWriter):
-    """Stores matrices of float layers in 8 bits, with a scale per row; an engine makes floats of them at load.
-
-    Args:
-        weights: The network's, see `GraphWriter`.
-        keep_float: Layers whose weights are stored as they are.
-    """
-
-    def __init__(self, weights: dict[str, NDArray[Any]], keep_float: frozenset[str]) -> None:
-        super().__init__(weights)
-        self._all = weights
-        self._keep_float = keep_float
-        self._restored: dict[str, str] = {}
-
-    def weight(self, key: str) -> str:
-        """Refer to one of the weights."""
-        value = self._all[key]
-        is_matrix = value.dtype == np.float32 and value.ndim == 2 and value.size > _COMPACT_ELEMENTS
-        if key not in self._restored and is_matrix and layer_group(key) not in self._keep_float:
-            scale = _scale(value, (1,))
-            self._all[key] = _rounded(value, scale)
-            stored = self.op("Cast", super().weight(key), to=TensorProto.FLOAT)
-            self._restored[key] = self.op("Mul", stored, self.constant(scale))
-        return self._restored.get(key) or super().weight(key)

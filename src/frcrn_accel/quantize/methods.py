@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.backends import Backend
+from frcrn_accel.backends.openvino import INT8_METHOD, OpenVinoBackend
 from frcrn_accel.backends.ort import OrtBackend, OrtDynamicInt8Backend, OrtStaticInt8Backend
 from frcrn_accel.model.checkpoint import Weights
-from frcrn_accel.model.topology import Config, layer_groups
+from frcrn_accel.model.topology import STAGES, Config, layer_groups
 from frcrn_accel.models import ModelMetadata
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["METHODS", "Build", "Method"]
+__all__ = ["METHODS", "Build", "Method", "openvino_int8_layers"]
 
 Build = Callable[[Weights, ModelMetadata, frozenset[str]], "onnx.ModelProto"]
 """Makes a graph of the weights, with the metadata in it and some layer groups in float."""
@@ -34,7 +35,7 @@ class Method:
         needs_calibration: Whether it measures ranges on audio first.
         prepare: Gets the weights and what the model sees of the calibration audio, `float32 (1, samples)` each (none
             without calibration); gives what builds graphs. It runs once, however many graphs are built.
-        backend: Runs the result.
+        backend: Gives what runs the result.
         groups: Layer groups of a model that can be kept in float.
     """
 
@@ -42,8 +43,18 @@ class Method:
     description: str
     needs_calibration: bool
     prepare: Callable[[Weights, Sequence[NDArray[np.float32]]], Build]
-    backend: type[Backend] = OrtBackend
+    backend: Callable[[], Backend] = OrtBackend
     groups: Callable[[Config], tuple[str, ...]] = layer_groups
+
+
+def openvino_int8_layers(config: Config) -> tuple[str, ...]:
+    """Layers that are INT8 on OpenVINO: the convolutions of the inner stages."""
+    inner = [f"encoders.{i}" for i in range(2, STAGES)] + [f"decoders.{i}" for i in range(STAGES - 1)]
+    return tuple(f"{unet}.{layer}" for unet in config.unet_names for layer in inner)
+
+
+def _openvino() -> Backend:
+    return OpenVinoBackend("int8")
 
 
 # The builders import the ONNX package, so they are imported when they are used.
@@ -65,6 +76,12 @@ def _integer_groups(config: Config) -> tuple[str, ...]:
     from frcrn_accel.quantize.integer import group_names
 
     return group_names(config)
+
+
+def _openvino_int8(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
+    from frcrn_accel.quantize.openvino_int8 import prepare_openvino_int8
+
+    return prepare_openvino_int8(weights, audio)
 
 
 def _fp16(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
@@ -91,6 +108,14 @@ METHODS: dict[str, Method] = {
             _static,
             OrtStaticInt8Backend,
             _integer_groups,
+        ),
+        Method(
+            INT8_METHOD,
+            "INT8 convolutions for OpenVINO, ranges measured on calibration audio",
+            True,
+            _openvino_int8,
+            _openvino,
+            openvino_int8_layers,
         ),
         Method("fp16", "half precision, for GPU engines", False, _fp16),
     )
