@@ -172,13 +172,13 @@ def quantized(folder: Path, model: str | Path, method: str) -> Path:
     return out
 
 
-def backend_of(method: str) -> type[Backend]:
+def backend_of(method: str) -> Backend:
     """What runs the result of a way to quantize."""
     if method == FP32:
-        return OrtBackend
+        return OrtBackend()
     from frcrn_accel.quantize import METHODS
 
-    return METHODS[method].backend
+    return METHODS[method].backend()
 
 
 def profile_model(model: ModelFile, options: argparse.Namespace) -> dict[str, Any]:

@@ -86,7 +86,6 @@ class Backend(abc.ABC):
         if precision is not None and precision not in self.precisions:
             raise UnsupportedPrecisionError(self.name, precision, self.precisions)
         self._precision = precision
-        self.calibration = calibration
 
     @property
     def precision(self) -> str:
