@@ -66,8 +66,9 @@ def backend(session: nox.Session, name: str) -> None:
     """One backend alone in its environment: the conformance class, and what the others say they need."""
     install(session, *BACKENDS[name], groups=("test",))
     session.run("pytest", "tests/test_backends.py", "-k", f"Test{name.title()} or Registry or MissingPackages")
-    if name == "openvino":
-        session.run("pytest", "tests/test_openvino.py")
+    more = {"ort": "tests/test_int8.py", "openvino": "tests/test_openvino.py"}
+    if name in more:
+        session.run("pytest", more[name])
 
 
 @nox.session

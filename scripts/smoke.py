@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from frcrn_accel import backend_statuses
+
 NOISY = Path(__file__).parents[1] / "examples" / "noisy.wav"
 
 
@@ -35,6 +37,10 @@ def main() -> None:
             reduction_db = 20 * np.log10(np.std(audio[quiet]) / np.std(clean[quiet]))
             print(f"{suffix}: {len(clean) / rate:.2f} s, noise before the speech {reduction_db:.1f} dB down")
             assert reduction_db > 15
+        for backend in [status.name for status in backend_statuses() if status.usable]:
+            target = Path(folder) / f"{backend}.wav"
+            subprocess.run([command, "denoise", str(NOISY), "-o", str(target), "--backend", backend], check=True)
+            assert soundfile.info(target).frames == len(audio)
         example = NOISY.with_name("denoise.py")
         subprocess.run([sys.executable, str(example), str(NOISY), f"{folder}/example.wav"], check=True, cwd=folder)
         assert soundfile.info(f"{folder}/example.wav").frames == len(audio)

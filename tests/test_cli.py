@@ -265,7 +265,7 @@ class TestBackends:
         monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
         result = run("backends")
-        row = next(line for line in result.out.splitlines() if line.startswith("│ ort"))
+        row = next(line for line in result.out.splitlines() if line.startswith("│ ort "))
         assert "fp32" in row.split("│")[3]
         assert "no" in row.split("│")[4]
         assert "pip install 'frcrn-accel[ort]'" in row
