@@ -146,7 +146,9 @@ def test_the_precision_of_an_int8_file_is_int8(int8):
         OpenVinoBackend("fp32").load(int8, threads=1)
 
 
-@pytest.mark.parametrize(("method", "problem"), [("static", "for backend 'ort'"), ("new", "for another backend")])
+@pytest.mark.parametrize(
+    ("method", "problem"), [("static", "for backend 'ort-static-int8'"), ("new", "for another backend")]
+)
 def test_a_file_that_is_quantized_for_another_engine(method, problem):
     model = find_model("frcrn-small")
     other = ModelFile(model.path, dataclasses.replace(model.metadata, method=method))

@@ -66,7 +66,7 @@ class TestQuantize:
             tmp_path / "small.onnx",
             method,
             gate_audio=short_audio,
-            keep_float=["unet.fsmn", "unet.encoders.0", "unet.fsmn"],
+            keep_float=["unet.encoders.1", "unet.fsmn_enc.1", "unet.encoders.1"],
             progress=lambda *step: steps.append(step),
         )
         model = find_model(tmp_path / "small.onnx")
@@ -76,7 +76,7 @@ class TestQuantize:
             method=method,
             source_sha256=sha256_of(tiny.path),
             gate="passed",
-            kept_float=("unet.encoders.0", "unet.fsmn"),
+            kept_float=("unet.fsmn_enc.1", "unet.encoders.1"),
         )
         assert [path.name for path in tmp_path.iterdir()] == ["small.onnx"]
         assert (report.verdict, report.method, report.model) == ("passed", method, "tiny")
@@ -84,7 +84,7 @@ class TestQuantize:
         assert report.source_sha256 == sha256_of(tiny.path)
         assert report.output_sha256 == sha256_of(model.path)
         assert (report.source_bytes, report.output_bytes) == tuple(f.path.stat().st_size for f in (tiny, model))
-        assert report.size_ratio == report.output_bytes / report.source_bytes < 0.9
+        assert report.size_ratio == report.output_bytes / report.source_bytes < 0.95  # mostly graph
         assert report.gate.measures[0].value > 35
         assert report.sensitivity == ()
         assert steps == [("build", 0, 1), ("build", 1, 1), ("gate", 0, 2), ("gate", 1, 2), ("gate", 2, 2)]
@@ -95,7 +95,7 @@ class TestQuantize:
 
     @pytest.mark.parametrize("method", RUNNABLE)
     def test_with_all_in_float_it_is_the_source(self, tiny, short_audio, tmp_path, method):
-        groups = layer_groups(Config(16, 1))
+        groups = METHODS[method].groups(Config(16, 1))
         report = quantize_model(
             tiny.path, tmp_path / "a.onnx", method, gate_audio=short_audio, keep_float=groups, sensitivity=True
         )
@@ -193,7 +193,7 @@ class TestErrors:
             (
                 {"keep_float": ["unet.encoders.9"]},
                 QuantizeError,
-                r"unknown layer group 'unet.encoders.9' for 'dynamic': there are unet.encoders.0, .*unet.linear",
+                r"unknown layer group 'unet.encoders.9' for 'dynamic': there are unet.fsmn_enc.1, .*unet.fsmn_dec.5",
             ),
             ({"model": "none.onnx"}, ModelError, r"none\.onnx' cannot be read"),
             ({"model": "a.pt"}, ModelError, "is a checkpoint, not a model file"),

@@ -50,11 +50,15 @@ class OrtBackend(Backend):
 
     def _file(self, model: ModelFile) -> ModelFile:
         """The file to run for a model."""
-        if model.metadata.method not in (FP32, "fp16"):  # fp16 files run as well, in fp32, to be tried out
-            raise ModelError(
-                f"{str(model.path)!r} was quantized with method {model.metadata.method!r}: choose the backend for "
-                "that, or 'auto'"
-            )
+        if model.metadata.method != FP32:
+            from frcrn_accel.quantize import METHODS
+
+            method = METHODS.get(model.metadata.method)
+            if method is None or method.backend is not OrtBackend:
+                raise ModelError(
+                    f"{str(model.path)!r} was quantized with method {model.metadata.method!r}: choose the backend "
+                    "for that, or 'auto'"
+                )
         return model
 
 

@@ -17,31 +17,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from frcrn_accel.export.graph import GraphWriter
-from frcrn_accel.export.network import Network, Pair
-from frcrn_accel.model.topology import DECODER_KERNELS, FSMN_ORDER, LEAKY_SLOPE, STAGES
+from frcrn_accel.export.network import FrequencyLastNetwork, Pair
+from frcrn_accel.model.topology import DECODER_KERNELS, FSMN_ORDER, LEAKY_SLOPE
 
 __all__ = ["DirectNetwork"]
 
 
-class DirectNetwork(Network[str]):
+class DirectNetwork(FrequencyLastNetwork[str]):
     """See the module."""
-
-    def unet(self, name: str, spectrum: str) -> str:
-        """See `Network.unet`."""
-        g = self.graph
-        x, skips = self.encoded(name, g.op("Transpose", spectrum, perm=[0, 1, 3, 2]))
-        for i in range(STAGES - 1):
-            with g.scope(f"decoders.{i}"):
-                x = self.decoder(f"{name}.decoders.{i}", [x, skips.pop()] if i else [x])
-            with g.scope(f"fsmn_dec.{i}"):
-                x = self.fsmn(f"{name}.fsmn_dec.{i}", 1, x, along_time=False)
-            if i < STAGES - 2:
-                with g.scope(f"se_layers_dec.{i}"):
-                    x = self.excited(f"{name}.se_layers_dec.{i}", x)
-        with g.scope(f"decoders.{STAGES - 1}"):
-            x = self.last_decoder(f"{name}.decoders.{STAGES - 1}", [x, skips.pop()])
-        with g.scope("linear"):
-            return g.op("Transpose", self.linear(name, x), perm=[0, 1, 3, 2])
 
     # Convolutions.
 

@@ -28,7 +28,7 @@ from frcrn_accel.model.topology import (
     stft_window,
 )
 
-__all__ = ["Network", "Pair", "encoder_bins"]
+__all__ = ["FrequencyLastNetwork", "Network", "Pair", "encoder_bins"]
 
 Pair = tuple[str, str]  # names of the real and the imaginary part
 X = TypeVar("X")  # how a form holds a complex tensor
@@ -214,6 +214,43 @@ class Network(abc.ABC, Generic[X]):
     def pair(self, name: str, tensor: str, suffix: str = "") -> Pair:
         """The two weights `name_re` and `name_im`."""
         return self.graph.weight(f"{name}_re{suffix}.{tensor}"), self.graph.weight(f"{name}_im{suffix}.{tensor}")
+
+
+class FrequencyLastNetwork(Network[X]):
+    """A form with frequency as the last axis but channels, whose decoders take whole tensors."""
+
+    def analysis(self, audio: str, kernel: str) -> str:
+        """The spectrum, `(batch, 2, frames, 321)`."""
+        return self.graph.op("Transpose", super().analysis(audio, kernel), perm=[0, 1, 3, 2])
+
+    def synthesis(self, spectrum: str, kernel: str) -> str:
+        """See `Network.synthesis`."""
+        return super().synthesis(self.graph.op("Transpose", spectrum, perm=[0, 1, 3, 2]), kernel)
+
+    def unet(self, name: str, spectrum: str) -> str:
+        """One U-Net, `(batch, 2, frames, 321)` to the same."""
+        g = self.graph
+        x, skips = self.encoded(name, spectrum)
+        for i in range(STAGES - 1):
+            with g.scope(f"decoders.{i}"):
+                x = self.decoder(f"{name}.decoders.{i}", [x, skips.pop()] if i > 0 else [x])
+            with g.scope(f"fsmn_dec.{i}"):
+                x = self.fsmn(f"{name}.fsmn_dec.{i}", 1, x, along_time=False)
+            if i < STAGES - 2:
+                with g.scope(f"se_layers_dec.{i}"):
+                    x = self.excited(f"{name}.se_layers_dec.{i}", x)
+        with g.scope(f"decoders.{STAGES - 1}"):
+            y = self.last_decoder(f"{name}.decoders.{STAGES - 1}", [x, skips.pop()])
+        with g.scope("linear"):
+            return self.linear(name, y)
+
+    @abc.abstractmethod
+    def decoder(self, name: str, inputs: list[X]) -> X:
+        """The transposed convolution, batch norm and activation of a stage, from the one before and the skip."""
+
+    @abc.abstractmethod
+    def last_decoder(self, name: str, inputs: list[X]) -> str:
+        """The same of the last stage, to one complex channel: `(batch, 2, frames, 321)`."""
 
 
 def encoder_bins() -> list[int]:

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from frcrn_accel.export.graph import CONTRIB
-from frcrn_accel.export.network import Network, Pair
+from frcrn_accel.export.network import FrequencyLastNetwork, Pair
 from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.model.topology import (
     DECODER_KERNELS,
@@ -124,7 +124,7 @@ class Activation:
     scale: str = ""
 
 
-class IntegerNetwork(Network[Activation]):
+class IntegerNetwork(FrequencyLastNetwork[Activation]):
     """Writes the network with integer products.
 
     Args:
@@ -155,31 +155,10 @@ class IntegerNetwork(Network[Activation]):
         return self.graph.build("audio", "denoised", name, producer_version, properties, batch=1)
 
     def analysis(self, audio: str, kernel: str) -> str:
-        """The spectrum, `(1, 2, frames, 321)`: time before frequency from here on."""
-        spectrum = self.graph.op("Transpose", super().analysis(audio, kernel), perm=[0, 1, 3, 2])
+        """The spectrum, `(1, 2, frames, 321)`."""
+        spectrum = super().analysis(audio, kernel)
         self._frames = self.graph.op("Shape", spectrum, start=2, end=3)
         return spectrum
-
-    def synthesis(self, spectrum: str, kernel: str) -> str:
-        """See `Network.synthesis`."""
-        return super().synthesis(self.graph.op("Transpose", spectrum, perm=[0, 1, 3, 2]), kernel)
-
-    def unet(self, name: str, spectrum: str) -> str:
-        """One U-Net, `(1, 2, frames, 321)` to the same."""
-        g = self.graph
-        x, skips = self.encoded(name, spectrum)
-        for i in range(STAGES - 1):
-            with g.scope(f"decoders.{i}"):
-                x = self.decoder(f"{name}.decoders.{i}", [x, skips.pop()] if i > 0 else [x])
-            with g.scope(f"fsmn_dec.{i}"):
-                x = self.fsmn(f"{name}.fsmn_dec.{i}", 1, x, along_time=False)
-            if i < STAGES - 2:
-                with g.scope(f"se_layers_dec.{i}"):
-                    x = self.excited(f"{name}.se_layers_dec.{i}", x)
-        with g.scope(f"decoders.{STAGES - 1}"):
-            y = self.last_decoder(f"{name}.decoders.{STAGES - 1}", [x, skips.pop()])
-        with g.scope("linear"):
-            return self.linear(name, y)
 
     # Float layers.
 
@@ -198,7 +177,7 @@ class IntegerNetwork(Network[Activation]):
         height = (STFT_BINS - ENCODER_KERNELS[0][0]) // 2 + 1
         return self._rectified((part(0), part(1)), height, height, more_frames=1)
 
-    def last_decoder(self, name: str, sources: Sequence[Activation]) -> str:
+    def last_decoder(self, name: str, inputs: list[Activation]) -> str:
         """To one complex channel, `(1, 2, frames, 321)`.
 
         With so few outputs it is cheapest to multiply each input position by all taps first, `(positions, taps)`, and
@@ -218,12 +197,12 @@ class IntegerNetwork(Network[Activation]):
             "Concat", *[g.op("Mul", side, scale) for side, scale in zip(sides, scales, strict=True)], axis=3
         )
         weight = g.op("Reshape", weight, g.ints(4 * c, 2 * taps * times))
-        height = sources[0].height
+        height = inputs[0].height
         products = ""
-        for i, part in enumerate(part for source in sources for part in source.parts):
+        for i, part in enumerate(part for source in inputs for part in source.parts):
             rows = g.op("Slice", weight, g.ints(i * c), g.ints(i * c + c), g.ints(0))
             y = g.op("MatMul", part, rows)
-            if sources[i // 2].rows > height:
+            if inputs[i // 2].rows > height:
                 y = g.op("Slice", y, g.ints(0), g.ints(height), g.ints(2))
             products = g.op("Add", products, y) if products else y
         # Output row 2 n + k % 2 takes tap k of input row n - k // 2; output frame t takes time 1 - d of frame t + d.
@@ -280,7 +259,7 @@ class IntegerNetwork(Network[Activation]):
         y = self._products(rows, products, name, "conv.conv", 1, is_float=is_float)
         return self._activated(name, "conv.conv", y, scales, height, height, x.more_frames + 1)
 
-    def decoder(self, name: str, sources: list[Activation]) -> Activation:
+    def decoder(self, name: str, inputs: list[Activation]) -> Activation:
         """Transposed, stride 2 along frequency; two frames in, one out.
 
         Row pair `n`, rows `2 n` and `2 n + 1`, takes taps `2 j` and `2 j + 1` of input row `n - j`.
@@ -288,14 +267,14 @@ class IntegerNetwork(Network[Activation]):
         g = self.graph
         c = self.config.channels
         kernel, _ = DECODER_KERNELS[int(name.rpartition(".")[2])]
-        height = sources[0].height
+        height = inputs[0].height
         half = (kernel + 1) // 2
         pairs = height + half - 1
         row, back = np.meshgrid(np.arange(pairs), np.arange(half), indexing="ij")
         source = np.where((row - back >= 0) & (row - back < height), row - back, -1)
         is_float = name in self.keep_float
         re, im = self._convolution_weights(f"{name}.transconv.tconv", 1, is_float=is_float)
-        blocks = len(sources)  # the stage before, and the skip connection
+        blocks = len(inputs)  # the stage before, and the skip connection
         products = []
         for which in (0, 1):
             sides = (re, g.op("Neg", im)) if which == 0 else (im, re)
@@ -310,9 +289,9 @@ class IntegerNetwork(Network[Activation]):
             # From (part, input, output, tap, row of the pair, time):
             weight = g.op("Transpose", weight, perm=[0, 5, 3, 1, 4, 2])
             products.append(g.op("Reshape", weight, g.ints(-1, 2 * c)))
-        rows, scales = self._gathered(name, sources, source, pad_time=False, is_float=is_float)
+        rows, scales = self._gathered(name, inputs, source, pad_time=False, is_float=is_float)
         y = self._products(rows, products, name, "transconv.tconv", 2, is_float=is_float)
-        more_frames = sources[0].more_frames - 1
+        more_frames = inputs[0].more_frames - 1
         return self._activated(name, "transconv.tconv", y, scales, 2 * (height - 1) + kernel, 2 * pairs, more_frames)
 
     def _convolution_weights(self, name: str, output_axis: int, *, is_float: bool) -> Pair:
@@ -396,7 +375,7 @@ class IntegerNetwork(Network[Activation]):
         g = self.graph
         rows = [source.rows for source in sources]
         more_frames = sources[0].more_frames
-        key = (*rows, more_frames)
+        key = (*rows, more_frames, int(pad_time))
         if key not in self._indices:
             # Of each (output row, part, frame of the product, tap): index = frame * step + frames * per_frame + first
             exists = (source_rows >= 0)[:, None, None, :]
