@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -123,6 +124,14 @@ class TestVariants:
         assert metadata.method == "static"
         assert len(metadata.calibration_sha256) == 64
         assert si_sdr_db(Denoiser(backend="ort")(noisy, 16_000), found) > 33
+
+    def test_packages_to_make_one_are_missing(self, copied, monkeypatch):
+        monkeypatch.setitem(sys.modules, "onnx", None)
+        with pytest.raises(
+            BackendUnavailable, match=r"not quantized yet, and for that packages are missing"
+        ) as caught:
+            Denoiser(copied.path, backend="ort-dynamic-int8")
+        assert caught.value.remedy == "pip install 'frcrn-accel[quantize]'"
 
     def test_a_file_of_another_method(self):
         dynamic = known_models()[DEFAULT_MODEL].variant_path("dynamic")

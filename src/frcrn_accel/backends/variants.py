@@ -53,11 +53,10 @@ def find_variant(model: ModelFile, method: str, calibration: Path | None, backen
             return ready
     elif model.metadata.method == method:
         raise ModelError(f"{str(model.path)!r} is calibrated already: calibration audio is of no use to it")
-    try:
-        from frcrn_accel.quantize import METHODS, quantize_model
-        from frcrn_accel.quantize.clips import digest_of, read_clips
-    except ImportError as error:
-        raise BackendUnavailable(backend, str(error), install_hint("quantize")) from error
+    from frcrn_accel.quantize import METHODS, quantize_model
+    from frcrn_accel.quantize.clips import digest_of, read_clips
+
+    ModelFile.open(model.path)  # a damaged file is the first thing to tell
     if METHODS[method].needs_calibration and calibration is None:
         raise ModelError(
             f"{model.metadata.name!r} has not been calibrated for backend {backend!r}: give a folder of noisy speech "
@@ -73,7 +72,8 @@ def find_variant(model: ModelFile, method: str, calibration: Path | None, backen
     try:
         return cached_variant(model, _key(method, digest), build)
     except MissingExtraError as error:
-        raise BackendUnavailable(backend, str(error), install_hint("quantize")) from error
+        reason = f"the model is not quantized yet, and for that packages are missing ({error.__cause__})"
+        raise BackendUnavailable(backend, reason, install_hint("quantize")) from error
 
 
 def _key(method: str, calibration_sha256: str) -> dict[str, str]:
