@@ -14,9 +14,10 @@ from frcrn_accel.backends.variants import find_variant, ready_variant
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
 from frcrn_accel.models import FP32, ModelFile
 
-__all__ = ["OrtBackend", "OrtDynamicInt8Backend", "OrtStaticInt8Backend"]
+__all__ = ["OrtBackend", "OrtDynamicInt8Backend", "OrtStaticInt8Backend", "cpu_session"]
 
 
+_PROVIDERS = ["CPUExecutionProvider"]
 # One MatMulInteger of uint8 (1, 64) and a constant int8 (64, 16) of 127: made by scripts/make_probe.py.
 _PROBE = Path(__file__).with_name("u8s8-probe.onnx")
 
@@ -118,22 +119,12 @@ _INT8_LEAST_CHANNELS = 64
 
 class _OrtSession(Session):
     def __init__(self, model: ModelFile, threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # A plan of all buffers, made at the second run of a shape, comes on top of what the first one left in the
-        # arena: two thirds more memory, and no faster (benchmarks/length.py).
-        options.enable_mem_pattern = False
-        options.log_severity_level = 3  # errors are raised; warnings about folded constants are noise to users
-        providers = ["CPUExecutionProvider"]
         try:
-            self._session: Any = onnxruntime.InferenceSession(str(model.path), options, providers=providers)
+            self._session = cpu_session(str(model.path), threads)
         except Exception as error:  # onnxruntime raises a dozen unrelated classes
             raise ModelError(f"ONNX Runtime cannot load {str(model.path)!r}: {_first_line(error)}") from error
         active = self._session.get_providers()
-        if active != providers:
+        if active != _PROVIDERS:
             raise BackendUnavailable(OrtBackend.name, f"it would run on {active}", "report this as a bug")
         self._input = self._session.get_inputs()[0].name
         self._is_single = self._session.get_inputs()[0].shape[0] == 1
@@ -153,15 +144,33 @@ class _OrtSession(Session):
         self._session = None
 
 
-@cache
-def _products_are_exact() -> bool:
-    """Whether 255 * 127 + 255 * 127 is what it should be, in ONNX Runtime's integer product."""
+def cpu_session(model: str | bytes, threads: int) -> Any:
+    """ONNX Runtime's session on the CPU, with the settings that suit this network.
+
+    Args:
+        model: Path of a model file, or what is in one.
+        threads: CPU threads.
+
+    Raises:
+        ImportError: ONNX Runtime is not installed.
+        Exception: It cannot load the model.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(_PROBE), options, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"x": np.full((1, 64), 255, np.uint8)})
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A plan of all buffers, made at the second run of a shape, comes on top of what the first one left in the
+    # arena: two thirds more memory, and no faster (benchmarks/length.py).
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3  # errors are raised; warnings about folded constants are noise to users
+    return onnxruntime.InferenceSession(model, options, providers=_PROVIDERS)
+
+
+@cache
+def _products_are_exact() -> bool:
+    """Whether 255 * 127 + 255 * 127 is what it should be, in ONNX Runtime's integer product."""
+    (found,) = cpu_session(str(_PROBE), 1).run(None, {"x": np.full((1, 64), 255, np.uint8)})
     return bool((found == 64 * 255 * 127).all())
 
 

@@ -82,8 +82,19 @@ def find_cached(source: ModelFile, key: Mapping[str, str]) -> ModelFile | None:
 _made_by_this_process: dict[str, ModelFile] = {}
 
 
+def _source_sha256(path: Path) -> str:
+    """Digest of a model file, read once in a process for as long as it stays as it is: loading asks several times."""
+    status = path.stat()
+    return _remembered_sha256(path, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _remembered_sha256(path: Path, mtime_ns: int, size: int) -> str:
+    return sha256_of(path)
+
+
 def _stem(source: ModelFile, key: Mapping[str, str]) -> str:
-    content = {"source": sha256_of(source.path), "library_version": __version__, **key}
+    content = {"source": _source_sha256(source.path), "library_version": __version__, **key}
     identity = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_DIGITS]
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', source.metadata.name)[:64]}-{identity}"
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from frcrn_accel._version import __version__
+from frcrn_accel.backends.ort import cpu_session
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.errors import MissingExtraError, QuantizeError
 from frcrn_accel.export.direct import DirectNetwork
@@ -70,17 +71,13 @@ def calibrate(
         QuantizeError: There are no clips, or all of them are silent.
         MissingExtraError: The `[quantize]` extra is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("Measuring the ranges of activations", "quantize", error) from error
     network = _Probe(GraphWriter(weights), _config(weights))
     model = network.build("calibration", "", {})
     model.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in network.inputs.values())
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    try:
+        session = cpu_session(model.SerializeToString(), threads)
+    except ImportError as error:
+        raise MissingExtraError("Measuring the ranges of activations", "quantize", error) from error
     edges = 2.0 ** (
         np.arange(_LOWEST_OCTAVE * _BINS_PER_OCTAVE, _HIGHEST_OCTAVE * _BINS_PER_OCTAVE) / _BINS_PER_OCTAVE
     )

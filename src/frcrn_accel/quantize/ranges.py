@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel._version import __version__
+from frcrn_accel.backends.ort import cpu_session
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.errors import MissingExtraError
 from frcrn_accel.model.checkpoint import Weights
@@ -93,19 +94,14 @@ def _observed(
     observer: _Observer, clips: Iterable[NDArray[np.float32]]
 ) -> dict[tuple[str, str], NDArray[np.float32]]:
     """All that was seen, `(frames of all clips, channels)` each."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("Measuring the ranges of activations", "quantize", error) from error
     observer.waveform_to_waveform("audio")
     model = observer.graph.build(
         "audio", "denoised", "observer", __version__, {}, batch=1, more_outputs=list(observer.seen)
     )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = available_cpus()
-    options.enable_mem_pattern = False  # as in `backends.ort`
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    try:
+        session = cpu_session(model.SerializeToString(), available_cpus())
+    except ImportError as error:
+        raise MissingExtraError("Measuring the ranges of activations", "quantize", error) from error
     found: dict[tuple[str, str], list[NDArray[np.float32]]] = defaultdict(list)
     for clip in clips:
         values = session.run(list(observer.seen), {"audio": clip[None]})
