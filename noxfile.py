@@ -32,9 +32,9 @@ def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ()) ->
     session.install(*packages)
 
 
-def install_for_parity(session: nox.Session) -> None:
+def install_for_parity(session: nox.Session, *extras: str) -> None:
     """What comparing with upstream's code takes."""
-    install(session, "ort", "export", groups=("test", "upstream"))
+    install(session, "ort", "export", *extras, groups=("test", "upstream"))
     session.install("--no-deps", UPSTREAM)
 
 
@@ -56,7 +56,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests, with every engine that runs on any CPU, and upstream's code at a few lengths."""
-    install_for_parity(session)
+    install_for_parity(session, "train")
     session.run("pytest", *session.posargs)
 
 
@@ -123,12 +123,12 @@ def operators(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def quality(session: nox.Session) -> None:
-    """Quality on pairs of noisy and clean files: `nox -s quality -- PAIRS_DIR [--variants ort openvino:int8]`.
+    """What variants change in the sound: `nox -s quality -- PAIRS_DIR --variants ort openvino:int8`.
 
     PESQ wants a C compiler.
     """
     install(session, "ort", "quantize", "openvino", "eval", groups=("test",))
-    session.run("pytest", "-q", "tests/test_evaluate.py")
+    session.run("pytest", "-q", "tests/test_evaluate.py", "tests/test_evaluation.py")
     session.run("python", "benchmarks/quality.py", *session.posargs)
 
 

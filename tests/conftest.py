@@ -16,6 +16,29 @@ from frcrn_accel.testing import FunctionBackend, random_weights
 REPOSITORY = Path(__file__).parents[1]
 DEV_AUDIO = REPOSITORY.parent / "shared" / "audio" / "dev"
 
+TRAINING_CONFIG = """
+[model]
+channels = 8
+[data]
+speech = [{ path = "speech" }]
+noise = [{ path = "noise.wav", weight = 2 }]
+held_out_share = 0.25
+[mixing]
+clip_s = 0.5
+[optimisation]
+steps = 6
+batch_size = 2
+warmup_steps = 2
+decay_steps = 2
+precision = "fp32"
+compile = false
+save_every_steps = 2
+validate_every_steps = 3
+[validation]
+clips = 2
+clip_s = 0.5
+"""
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
@@ -68,6 +91,20 @@ def short_audio(tmp_path_factory, noisy) -> Path:
     folder = tmp_path_factory.mktemp("short")
     for name, start in (("a.wav", 1), ("b.flac", 5)):
         soundfile.write(folder / name, noisy[start * 16_000 : (start + 2) * 16_000], 16_000)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def training_data(tmp_path_factory):
+    """A config and its audio: tones that come and go as speech, white noise as noise."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    time_s = np.arange(8 * 16_000) / 16_000
+    speech = 0.3 * np.sin(2 * np.pi * 220 * time_s) * (np.sin(2 * np.pi * 3 * time_s) > -0.5)
+    (folder / "speech").mkdir()
+    soundfile.write(folder / "speech" / "a.wav", speech, 16_000)
+    soundfile.write(folder / "noise.wav", 0.1 * rng.standard_normal(8 * 16_000), 16_000)
+    (folder / "run.toml").write_text(TRAINING_CONFIG)
     return folder
 
 

@@ -372,3 +372,54 @@ class TestQuantize:
         assert list(tmp_path.iterdir()) == [report]
         assert run(*arguments, "--overwrite").code == 0
         assert json.loads(report.read_text())["verdict"] == "skipped"
+
+
+class TestEvaluate:
+    def test_a_table_and_all_scores(self, run, short_audio, tmp_path):
+        pytest.importorskip("speechmos.dnsmos", exc_type=ImportError)
+        report = tmp_path / "r.json"
+        result = run("evaluate", short_audio, "--backend", "ort", "--processes", 1, "--json", report)
+        assert result.code == 0
+        assert "frcrn-small on ort, fp32, 2 recordings, mean (95 % interval)" in result.out
+        assert "DNSMOS OVRL" in result.out
+        assert "PESQ" not in result.out  # there is no clean speech
+        content = json.loads(report.read_text())
+        assert [clip["name"] for clip in content["clips"]] == ["a.wav", "b.flac"]
+        assert (
+            content["summary"]["DNSMOS OVRL"]["denoised"]["mean"] > content["summary"]["DNSMOS OVRL"]["noisy"]["mean"]
+        )
+        assert "exists" in the_error(run("evaluate", short_audio, "--json", report))
+
+    def test_what_is_missing_is_told_and_nothing_is_written(self, run, short_audio, tmp_path, no_eval):
+        report = tmp_path / "r.json"
+        error = the_error(run("evaluate", short_audio, "--backend", "ort", "--processes", 1, "--json", report))
+        assert error.startswith("DNSMOS needs more packages")
+        assert error.endswith("pip install 'frcrn-accel[eval]'")
+        assert not report.exists()
+        assert "is no folder" in the_error(run("evaluate", tmp_path / "none"))
+
+
+class TestTrain:
+    def test_a_run_to_a_checkpoint_and_from_there_to_a_model(self, run, training_data, tmp_path):
+        pytest.importorskip("torch")
+        pytest.importorskip("matplotlib")
+        folder = tmp_path / "run"
+        result = run("train", training_data / "run.toml", folder, "--loaders", 0)
+        assert result.code == 0
+        assert "step 6: complex_spectrum" in result.err
+        assert result.err.splitlines()[-1].startswith("6 of 6 steps: ")
+        assert {path.name for path in folder.iterdir()} == {
+            "audio",
+            "checkpoint.pt",
+            "curve.png",
+            "last.pt",
+            "log.jsonl",
+        }
+        assert run("export", folder / "checkpoint.pt", tmp_path / "mine.onnx").code == 0
+
+    def test_what_is_wrong_is_one_line(self, run, tmp_path):
+        assert "cannot be read: No such file" in the_error(run("train", tmp_path / "none.toml", tmp_path / "run"))
+        (tmp_path / "run.toml").write_text("[data]\nspeech = 1")
+        error = the_error(run("train", tmp_path / "run.toml", tmp_path / "run"))
+        assert error == f"config '{tmp_path / 'run.toml'}': 'data.noise' is missing"
+        assert not (tmp_path / "run").exists()

@@ -40,8 +40,10 @@ def test_pesq_and_stoi_are_best_for_clean_speech(noisy, denoiser):
 def test_dnsmos_hears_less_noise_after_denoising(noisy, denoiser):
     pytest.importorskip("speechmos.dnsmos", exc_type=ImportError)
     before, after = dnsmos(noisy), dnsmos(denoiser(noisy, 16_000))
-    assert 1 < before < after - 0.3 < 4.5
-    assert dnsmos(30 * noisy) > 1  # clipped, where the package itself refuses
+    assert 1 < before.ovrl < after.ovrl - 0.3 < 4.5
+    assert after.bak > before.bak + 0.5
+    assert after.sig > after.ovrl
+    assert dnsmos(30 * noisy).ovrl > 1  # clipped, where the package itself refuses
     with pytest.raises(AudioError, match="no audio"):
         dnsmos(np.zeros(0))
 

@@ -10,9 +10,10 @@ import soundfile
 
 from frcrn_accel import AudioError, BackendUnavailable, EngineError, QuantizeError
 from frcrn_accel.backends.ort import OrtBackend
+from frcrn_accel.evaluate.clips import read_clips
 from frcrn_accel.models import find_model
 from frcrn_accel.quantize import CALIBRATION_AUDIO, GATE_AUDIO, GateThresholds, clips
-from frcrn_accel.quantize.clips import digest_of, model_inputs, read_clips
+from frcrn_accel.quantize.clips import digest_of, model_inputs
 from frcrn_accel.quantize.gate import compare, measure_sensitivity
 from frcrn_accel.testing import FunctionBackend
 
@@ -190,23 +191,23 @@ class TestClips:
         (clip,) = read_clips(tmp_path, 16_000)
         np.testing.assert_array_equal(clip.clean, clip.noisy)
         soundfile.write(tmp_path / "clean" / "x.wav", noisy[:15_000], 16_000)
-        with pytest.raises(QuantizeError, match="differ in length or channels"):
+        with pytest.raises(AudioError, match="differ in length or channels"):
             read_clips(tmp_path, 16_000)
         (tmp_path / "clean" / "x.wav").unlink()
-        with pytest.raises(QuantizeError, match=r"noisy/x\.wav' has no partner '.*clean/x\.wav'"):
+        with pytest.raises(AudioError, match=r"noisy/x\.wav' has no partner '.*clean/x\.wav'"):
             read_clips(tmp_path, 16_000)
         shutil.rmtree(tmp_path / "clean")
         (clip,) = read_clips(tmp_path, 16_000)
         assert clip.clean is None
 
     def test_folders_that_will_not_do(self, tmp_path):
-        with pytest.raises(QuantizeError, match="is no folder: give one"):
+        with pytest.raises(AudioError, match="is no folder: give one"):
             read_clips(tmp_path / "none", 16_000)
-        with pytest.raises(QuantizeError, match="holds no audio but silence"):
+        with pytest.raises(AudioError, match="holds no audio but silence"):
             read_clips(tmp_path, 16_000)
         soundfile.write(tmp_path / "silence.wav", np.zeros(16_000), 16_000)
         soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
-        with pytest.raises(QuantizeError, match="holds no audio but silence"):
+        with pytest.raises(AudioError, match="holds no audio but silence"):
             read_clips(tmp_path, 16_000)
         (tmp_path / "text.wav").write_text("no audio")
         with pytest.raises(AudioError, match=r"text\.wav' cannot be read"):

@@ -20,6 +20,7 @@ from frcrn_accel.errors import (
     OutputExistsError,
     QualityError,
     QuantizeError,
+    TrainingError,
     UnknownBackendError,
     UnsupportedPrecisionError,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "QualityError",
     "QuantizeError",
     "Session",
+    "TrainingError",
     "UnknownBackendError",
     "UnsupportedPrecisionError",
     "Windowing",

@@ -9,6 +9,7 @@
     ├── ExportError         the exported graph did not match the checkpoint it came from
     ├── QuantizeError       a model cannot be quantized as asked (also a ValueError)
     ├── QualityError        a quantized model is further from its source than the quality gate allows
+    ├── TrainingError       a training config is wrong, its audio is missing, or training diverged (also a ValueError)
     ├── MissingExtraError   a feature needs a package of an extra that is not installed (also an ImportError)
     └── BackendError
         ├── UnknownBackendError    no backend of that name is installed (also a LookupError)
@@ -37,6 +38,7 @@ __all__ = [
     "OutputExistsError",
     "QualityError",
     "QuantizeError",
+    "TrainingError",
     "UnknownBackendError",
     "UnsupportedPrecisionError",
 ]
@@ -80,6 +82,10 @@ class QualityError(FrcrnAccelError):
     def __init__(self, message: str, report: QuantizeReport) -> None:
         super().__init__(message)
         self.report = report
+
+
+class TrainingError(FrcrnAccelError, ValueError):
+    """A training config is wrong, its audio is missing, or training diverged."""
 
 
 class MissingExtraError(FrcrnAccelError, ImportError):

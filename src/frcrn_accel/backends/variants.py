@@ -53,8 +53,9 @@ def find_variant(model: ModelFile, method: str, calibration: Path | None, backen
             return ready
     elif model.metadata.method == method:
         raise ModelError(f"{str(model.path)!r} is calibrated already: calibration audio is of no use to it")
+    from frcrn_accel.evaluate.clips import read_clips
     from frcrn_accel.quantize import METHODS, quantize_model
-    from frcrn_accel.quantize.clips import digest_of, read_clips
+    from frcrn_accel.quantize.clips import digest_of
 
     ModelFile.open(model.path)  # a damaged file is the first thing to tell
     if METHODS[method].needs_calibration and calibration is None:

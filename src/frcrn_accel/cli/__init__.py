@@ -10,8 +10,10 @@ import typer
 from frcrn_accel._version import __version__
 from frcrn_accel.cli.backends import backends
 from frcrn_accel.cli.denoise import denoise
+from frcrn_accel.cli.evaluate import evaluate
 from frcrn_accel.cli.export import export
 from frcrn_accel.cli.quantize import quantize
+from frcrn_accel.cli.train import train
 from frcrn_accel.errors import FrcrnAccelError
 
 __all__ = ["app", "main"]
@@ -24,8 +26,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(denoise)
+app.command()(evaluate)
 app.command()(export)
 app.command()(quantize)
+app.command()(train)
 app.command()(backends)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.errors import AudioError, MissingExtraError
 
-__all__ = ["bootstrap_interval", "dnsmos", "pesq_wb", "si_sdr_db", "stoi"]
+__all__ = ["Dnsmos", "bootstrap_interval", "dnsmos", "pesq_wb", "si_sdr_db", "stoi"]
 
 SAMPLE_RATE_HZ = 16_000  # the only rate that wide-band PESQ has, and the model's
+_DNSMOS_SAMPLES = 144_160  # what it hears at a time
 
 
 def si_sdr_db(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
@@ -72,11 +73,25 @@ def stoi(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
     return float(short_time_objective_intelligibility(reference, estimate, SAMPLE_RATE_HZ))
 
 
-def dnsmos(audio: NDArray[Any]) -> float:
-    """DNSMOS P.835, overall quality (OVRL), 1 to 5: a network's guess at what listeners say, without a reference.
+class Dnsmos(NamedTuple):
+    """DNSMOS P.835, 1 to 5 each.
+
+    Attributes:
+        sig: How well the speech is kept.
+        bak: How unobtrusive the background is.
+        ovrl: Overall quality.
+    """
+
+    sig: float
+    bak: float
+    ovrl: float
+
+
+def dnsmos(audio: NDArray[Any]) -> Dnsmos:
+    """DNSMOS P.835: a network's guess at what listeners say, without a reference.
 
     Source: C. K. A. Reddy, V. Gopal, R. Cutler, "DNSMOS P.835", ICASSP 2022. It hears 9 s at a time; shorter audio is
-    repeated.
+    repeated up to that.
 
     Args:
         audio: Speech at 16 kHz, `(samples,)`; what is beyond full scale is clipped.
@@ -91,7 +106,10 @@ def dnsmos(audio: NDArray[Any]) -> float:
         raise MissingExtraError("DNSMOS", "eval", error) from error
     if not audio.size:
         raise AudioError("DNSMOS cannot score this: no audio")
-    return float(speechmos.run(np.clip(audio, -1, 1), SAMPLE_RATE_HZ)["ovrl_mos"])
+    # Repeated here: what the package does itself with short audio takes up to eight times as long.
+    heard = np.resize(np.clip(audio, -1, 1), max(len(audio), _DNSMOS_SAMPLES))
+    scores = speechmos.run(heard, SAMPLE_RATE_HZ)
+    return Dnsmos(float(scores["sig_mos"]), float(scores["bak_mos"]), float(scores["ovrl_mos"]))
 
 
 def bootstrap_interval(values: NDArray[Any], seed: int = 0) -> tuple[float, float]:

@@ -15,8 +15,9 @@ from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.errors import AudioError, EngineError, MissingExtraError, QuantizeError
 from frcrn_accel.evaluate import dnsmos, pesq_wb, si_sdr_db
+from frcrn_accel.evaluate.clips import Clip
 from frcrn_accel.models import ModelFile
-from frcrn_accel.quantize.clips import Clip, denoise_clip
+from frcrn_accel.quantize.clips import denoise_clip
 
 __all__ = [
     "ClipResult",
@@ -32,7 +33,6 @@ __all__ = [
 SI_SDR = "SI-SDR to the source's output"
 PESQ = "PESQ-WB"
 DNSMOS = "DNSMOS OVRL"
-DNSMOS_SAMPLES = 144_160  # 9.01 s
 MAX_AGREEMENT_DB = 120.0  # of outputs that are equal, or nearly: float32 holds no more
 
 Progress = Callable[[str, int, int], None]
@@ -305,7 +305,7 @@ def _measure(
     clean = clip.clean
     outputs = (expected, found)
     pesqs = (None, None) if clean is None else scores.of(PESQ, lambda output: pesq_wb(clean, output), outputs)
-    dnsmoses = scores.of(DNSMOS, lambda output: dnsmos(_long_enough(output)), outputs)
+    dnsmoses = scores.of(DNSMOS, lambda output: dnsmos(output).ovrl, outputs)
     return ClipResult(
         name=clip.name,
         duration_s=clip.duration_s,
@@ -317,11 +317,6 @@ def _measure(
         source_s=source_s,
         candidate_s=candidate_s,
     )
-
-
-def _long_enough(audio: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Repeated up to what DNSMOS hears at a time: what it does itself takes up to eight times as long."""
-    return np.resize(audio, max(len(audio), DNSMOS_SAMPLES))
 
 
 def _agreement_db(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:

@@ -12,10 +12,11 @@ from typing import Any
 from frcrn_accel._version import __version__
 from frcrn_accel.atomic import replacing
 from frcrn_accel.errors import MissingExtraError, ModelError, OutputExistsError, QualityError, QuantizeError
+from frcrn_accel.evaluate.clips import Clip, read_clips
 from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.model.topology import Config
 from frcrn_accel.models import ModelFile, ModelMetadata, find_model, sha256_of
-from frcrn_accel.quantize.clips import CALIBRATION_AUDIO, GATE_AUDIO, Clip, digest_of, model_inputs, read_clips
+from frcrn_accel.quantize.clips import CALIBRATION_AUDIO, GATE_AUDIO, digest_of, model_inputs
 from frcrn_accel.quantize.gate import (
     GateReport,
     GateThresholds,

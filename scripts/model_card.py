@@ -1,0 +1,84 @@
+"""Pictures and sound for a model's card: spectrograms of pairs, and denoised examples from the package.
+
+    python scripts/model_card.py PAIRS_DIR OUT_DIR [--model frcrn-small] [--files 00 01 ...]
+
+PAIRS_DIR has `noisy` and `clean`. OUT_DIR gets one PNG of noisy, denoised and clean for each file, and FLAC files of
+the gate's recordings, which may be passed on, before and after. Needs the extras `[ort]` and `[train]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from frcrn_accel import Denoiser
+from frcrn_accel.evaluate import si_sdr_db
+from frcrn_accel.evaluate.clips import read_clips
+from frcrn_accel.quantize import GATE_AUDIO
+
+RATE_HZ = 16_000
+FFT, HOP = 512, 128
+RANGE_DB = 70
+SHOWN_S = 6
+
+
+def spectrogram_db(audio: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Power in dB below the highest, `(bins, frames)`."""
+    frames = np.lib.stride_tricks.sliding_window_view(audio, FFT)[::HOP] * np.hanning(FFT)
+    power = np.abs(np.fft.rfft(frames)).T ** 2
+    decibels: NDArray[np.float64] = 10 * np.log10(power / power.max() + 1e-12)
+    return decibels
+
+
+def draw(title: str, signals: dict[str, NDArray[np.float32]], path: Path) -> None:
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    for axes, (name, audio) in zip(figure.subplots(1, len(signals), sharey=True), signals.items(), strict=True):
+        shown = audio[: SHOWN_S * RATE_HZ]
+        extent = (0, len(shown) / RATE_HZ, 0, RATE_HZ / 2000)
+        axes.imshow(
+            spectrogram_db(shown), origin="lower", aspect="auto", extent=extent, vmin=-RANGE_DB, vmax=0, cmap="magma"
+        )
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("s")
+    figure.axes[0].set_ylabel("kHz")
+    figure.savefig(path, dpi=75)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pairs", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--model", default="frcrn-small")
+    parser.add_argument("--files", nargs="+", metavar="NAME", help="names without suffix; default: ten from all over")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    denoiser = Denoiser(options.model, backend="ort")
+    clips = read_clips(options.pairs, RATE_HZ)
+    if options.files:
+        clips = [clip for clip in clips if clip.path.stem in options.files]
+    else:
+        clips = [clips[i] for i in np.linspace(0, len(clips) - 1, min(10, len(clips))).astype(int)]
+    for clip in clips:
+        assert clip.clean is not None
+        denoised = denoiser(clip.noisy, RATE_HZ)
+        before_db, after_db = si_sdr_db(clip.clean, clip.noisy), si_sdr_db(clip.clean, denoised)
+        title = f"{clip.path.stem}: SI-SDR {before_db:.1f} dB to {after_db:.1f} dB"
+        draw(
+            title,
+            {"noisy": clip.noisy, "denoised": denoised, "clean": clip.clean},
+            options.out / f"{clip.path.stem}.png",
+        )
+        print(title)
+    for clip in read_clips(GATE_AUDIO, RATE_HZ)[:3]:
+        soundfile.write(options.out / f"{clip.path.stem}-noisy.flac", clip.noisy, RATE_HZ)
+        soundfile.write(options.out / f"{clip.path.stem}-denoised.flac", denoiser(clip.noisy, RATE_HZ), RATE_HZ)
+
+
+if __name__ == "__main__":
+    main()

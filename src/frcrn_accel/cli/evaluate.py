@@ -1,0 +1,88 @@
+"""`frcrn-accel evaluate`."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from frcrn_accel.atomic import replacing
+from frcrn_accel.models import DEFAULT_MODEL
+
+__all__ = ["evaluate"]
+
+_DIGITS = {"STOI": 3}
+
+
+def evaluate(
+    noisy: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="Noisy recordings; or a folder with noisy/ and clean/, a pair under one name.",
+        ),
+    ],
+    clean: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Clean speech, under the names of the noisy recordings.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="A known name, or a file made by 'export'.")] = DEFAULT_MODEL,
+    backend: Annotated[str, typer.Option(help="Engine, see 'backends'.")] = "auto",
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Number format to compute in, see 'backends'. [default: the backend's own choice]"),
+    ] = None,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Also denoise the clean speech alone and the noise alone.")
+    ] = False,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes, one thread each. [default: one for each CPU]")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--json", metavar="R.json", help="Write all scores, also those of each file.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace R.json if it exists.")] = False,
+) -> None:
+    """Score a model: PESQ-WB, STOI, SI-SDR with clean speech, DNSMOS without; means with 95 % intervals."""
+    from frcrn_accel.evaluate.clips import read_clips
+    from frcrn_accel.evaluate.evaluation import SAMPLE_RATE_HZ, evaluate_clips
+
+    clips = read_clips(noisy, SAMPLE_RATE_HZ, clean)
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with nullcontext() if report is None else replacing(report, overwrite=overwrite) as path:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+            bar = bars.add_task("evaluating", total=len(clips))
+            found = evaluate_clips(
+                clips,
+                {"model": model, "backend": backend, "precision": precision},
+                alone=alone,
+                processes=processes,
+                progress=lambda done, total: bars.update(bar, completed=done, total=total),
+            )
+        if path is not None:
+            path.write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")
+    out = Console(highlight=False)
+    out.print(
+        f"{found.model} on {found.backend}, {found.precision}, {len(clips)} recordings, mean (95 % interval)",
+        markup=False,
+        soft_wrap=True,
+    )
+    table = Table("metric", "clips", "noisy", "denoised", "change")
+    for summary in found.summaries():
+        digits = _DIGITS.get(summary.metric, 2)
+        values = (summary.noisy, summary.denoised, summary.change)
+        table.add_row(summary.metric, str(summary.clips), *(_shown(value, digits) for value in values))
+    out.print(table)
+
+
+def _shown(value: tuple[float, tuple[float, float]] | None, digits: int) -> str:
+    if value is None:
+        return ""
+    mean, (low, high) = value
+    return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

@@ -1,0 +1,67 @@
+"""How far the network's output is from the target."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from frcrn_accel.train.config import Loss
+
+__all__ = ["DenoisingLoss"]
+
+_WINDOW = 512
+_HOP = 128
+_FLOOR = 1e-6  # power of a bin below which it counts as silent: far below what 16 bits hold
+_BEST_SI_SDR_DB = 35.0
+_SILENT_POWER = 1e-10
+
+
+class DenoisingLoss(torch.nn.Module):
+    """Errors of compressed spectra, and minus SI-SDR.
+
+    The compressed complex spectrum and its magnitude: S. Braun, I. Tashev, "A consolidated view of loss functions for
+    supervised deep learning-based speech enhancement", 2020. A target without speech has no SI-SDR; the spectra alone
+    count there.
+
+    Args:
+        weights: Of the parts.
+    """
+
+    window: Tensor
+
+    def __init__(self, weights: Loss) -> None:
+        super().__init__()
+        self.weights = weights
+        self.register_buffer("window", torch.hann_window(_WINDOW), persistent=False)
+
+    def forward(self, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The parts by name, weighted, and their sum, `"loss"`.
+
+        Args:
+            estimate: `float32 (batch, samples)`.
+            target: The same shape.
+        """
+        a, b = self._compressed(estimate), self._compressed(target)
+        parts = {
+            "complex_spectrum": self.weights.complex_spectrum * (a - b).abs().square().mean(),
+            "magnitude": self.weights.magnitude * (a.abs() - b.abs()).square().mean(),
+            "si_sdr": -self.weights.si_sdr * self._si_sdr_db(estimate, target) / 10,
+        }
+        return {**parts, "loss": torch.stack(list(parts.values())).sum()}
+
+    def _compressed(self, audio: Tensor) -> Tensor:
+        spectrum = torch.stft(audio, _WINDOW, _HOP, window=self.window, return_complex=True)
+        power = spectrum.real.square() + spectrum.imag.square()
+        return spectrum * (power + _FLOOR) ** ((self.weights.exponent - 1) / 2)
+
+    @staticmethod
+    def _si_sdr_db(estimate: Tensor, target: Tensor) -> Tensor:
+        """Mean over the examples with speech; capped, so that those that are easy do not crowd out the others."""
+        energy = target.square().sum(-1)
+        spoken = energy > _SILENT_POWER * target.shape[-1]
+        energy = energy + _SILENT_POWER
+        aimed = (estimate * target).sum(-1, keepdim=True) / energy[:, None] * target
+        error = (estimate - aimed).square().sum(-1)
+        floor = energy * 10 ** (-_BEST_SI_SDR_DB / 10)
+        ratio_db = 10 * torch.log10((aimed.square().sum(-1) + _SILENT_POWER) / (error + floor))
+        return (ratio_db * spoken).sum() / spoken.sum().clamp_min(1)

@@ -1,0 +1,41 @@
+"""How well a network does on fixed examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import numpy as np
+import torch
+
+from frcrn_accel.errors import AudioError, MissingExtraError
+from frcrn_accel.evaluate import pesq_wb, si_sdr_db
+from frcrn_accel.model.network import FRCRN
+from frcrn_accel.train.loss import DenoisingLoss
+from frcrn_accel.train.mixing import Example
+
+__all__ = ["score"]
+
+
+def score(network: FRCRN, loss: DenoisingLoss, examples: Sequence[Example]) -> dict[str, float]:
+    """Means over the examples: the parts of the loss, SI-SDR, and PESQ-WB if the `[eval]` extra is installed.
+
+    Args:
+        network: In evaluation mode, in fp32.
+        loss: What it is trained on.
+        examples: With speech in each.
+    """
+    device = network.kernel.device
+    rows: list[dict[str, float]] = []
+    for example in examples:
+        estimate = network(torch.from_numpy(example.noisy)[None].to(device))
+        target = example.target[: estimate.shape[1]]
+        parts = loss(estimate, torch.from_numpy(target)[None].to(device))
+        row = {name: float(value) for name, value in parts.items()}
+        output = estimate[0].cpu().numpy()
+        row["si_sdr_db"] = si_sdr_db(target, output)
+        with suppress(MissingExtraError, AudioError):  # not installed, or it finds no speech in what is left
+            row["pesq_wb"] = pesq_wb(target, output)
+        rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}

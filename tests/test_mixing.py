@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import soundfile
+
+from frcrn_accel import AudioError, TrainingError
+from frcrn_accel.audio import TARGET_LEVEL
+from frcrn_accel.train.config import Mixing, Optimisation, Source, read_config
+from frcrn_accel.train.corpus import Corpus, prepare_source
+from frcrn_accel.train.mixing import Mixer, _active_level
+
+RATE = 16_000
+
+
+def mixer(speech=None, noise=None, **mixing):
+    """A mixer that does nothing but mix, unless it is told to."""
+    never = {item.name: 0.0 for item in fields(Mixing) if item.type == "float"}
+    rng = np.random.default_rng(3)
+    time_s = np.arange(4 * RATE) / RATE
+    speech = np.sin(2 * np.pi * 220 * time_s) * (time_s % 1 < 0.5) if speech is None else speech
+    noise = 0.1 * rng.standard_normal(4 * RATE) if noise is None else noise
+
+    def corpus(audio):
+        return Corpus([np.rint(np.clip(audio, -1, 1) * 32767).astype(np.int16)], [1.0], 0.1, held_out=False)
+
+    return Mixer(corpus(speech), corpus(noise), Mixing(**(never | {"clip_s": 2.0} | mixing)))
+
+
+def level_db(audio):
+    return 10 * np.log10(np.mean(np.square(audio, dtype=np.float64)))
+
+
+class TestConfig:
+    def test_what_is_not_said_is_the_default(self, training_data):
+        config = read_config(training_data / "run.toml")
+        assert config.data.noise == (Source("noise.wav", 2.0),)
+        assert config.mixing == Mixing(clip_s=0.5)
+        assert config.optimisation.batch_size == 2
+        assert config.optimisation.learning_rate == Optimisation(steps=1).learning_rate
+        assert config.model.start is None
+
+    @pytest.mark.parametrize(
+        ("old", "new", "message"),
+        [
+            ("channels = 8", "channels = 12", r"model\.channels must be a multiple of 8"),
+            ("channels = 8", "chanels = 8", r"unknown 'model\.chanels'; there are channels, unets, start"),
+            ("steps = 6", "", r"'optimisation\.steps' is missing"),
+            ("steps = 6", "steps = 3", r"optimisation\.steps must be warm-up and decay or more"),
+            ("steps = 6", "steps = 6.5", r"'optimisation\.steps' must be int, got 6\.5"),
+            ("clip_s = 0.5", 'clip_s = "long"', r"'mixing\.clip_s' must be float, got 'long'"),
+            ("clip_s = 0.5", "clean = 1.5", r"mixing\.high_snr, clean, noise_only must be 1 together"),
+            ("clip_s = 0.5", "snr_db = [1]", r"'mixing\.snr_db' must be a list of 2"),
+            ("clip_s = 0.5", "reverberation = -1", r"mixing\.reverberation must be a probability, 0 to 1"),
+            ('speech = [{ path = "speech" }]', "", r"'data\.speech' is missing"),
+            ('speech = [{ path = "speech" }]', "speech = [3]", r"'data\.speech\[0\]' must be a table"),
+            ("[model]", "[model", "is not TOML"),
+        ],
+    )
+    def test_what_is_wrong_is_named(self, training_data, tmp_path, old, new, message):
+        path = tmp_path / "run.toml"
+        path.write_text((training_data / "run.toml").read_text().replace(old, new, 1))
+        with pytest.raises(TrainingError, match=message) as caught:
+            read_config(path)
+        assert str(path) in str(caught.value)
+
+    def test_a_missing_file(self, tmp_path):
+        with pytest.raises(TrainingError, match="cannot be read: No such file"):
+            read_config(tmp_path / "none.toml")
+
+
+class TestCorpus:
+    def test_a_folder_is_one_signal_and_channels_follow_each_other(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        left, right = np.full(RATE, 0.25), np.full(RATE, -0.5)
+        soundfile.write(tmp_path / "in" / "a.wav", np.stack([left, right], axis=1), RATE)
+        soundfile.write(tmp_path / "in" / "b.flac", np.full(2 * 8_000, 0.125), 8_000)
+        signal = prepare_source(Source("in"), tmp_path, tmp_path / "cache")
+        assert len(signal) == pytest.approx(4 * RATE, abs=10)
+        assert np.array_equal(signal[: 2 * RATE : RATE // 2], [8192, 8192, -16384, -16384])
+        assert signal[3 * RATE] == pytest.approx(4096, abs=2)
+        assert len(list((tmp_path / "cache").iterdir())) == 1
+        again = prepare_source(Source("in"), tmp_path, tmp_path / "cache")
+        assert np.array_equal(again, signal)
+        soundfile.write(tmp_path / "in" / "a.wav", left, RATE)
+        assert len(prepare_source(Source("in"), tmp_path, tmp_path / "cache")) < len(signal)
+
+    def test_held_out_parts_are_never_trained_on(self):
+        signal = np.concatenate([np.full(900, 1000), np.full(100, -1000)]).astype(np.int16)
+        rng = np.random.default_rng(0)
+        training, validation = (Corpus([signal], [1.0], 0.1, held_out=held_out) for held_out in (False, True))
+        for _ in range(50):
+            assert (training.draw(rng, 80) > 0).all()
+            assert (validation.draw(rng, 80) < 0).all()
+
+    def test_silence_is_passed_over(self):
+        signal = np.concatenate([np.zeros(20_000), np.full(2_000, 9000)]).astype(np.int16)
+        rng = np.random.default_rng(0)
+        drawn = [Corpus([signal], [1.0], 0.01, held_out=False).draw(rng, 1000).any() for _ in range(40)]
+        assert np.mean(drawn) > 0.8
+        assert not Corpus([np.zeros(5000, np.int16)], [1.0], 0.1, held_out=False).draw(rng, 100).any()
+
+    @pytest.mark.parametrize(
+        ("name", "error", "message"),
+        [
+            ("none", TrainingError, "none' does not exist"),
+            ("empty", TrainingError, "empty': no audio in it"),
+            ("short.wav", TrainingError, "less than a second"),
+            ("text.wav", AudioError, r"text\.wav"),
+        ],
+    )
+    def test_sources_without_audio(self, tmp_path, name, error, message):
+        (tmp_path / "empty").mkdir()
+        soundfile.write(tmp_path / "short.wav", np.full(100, 0.1), RATE)
+        (tmp_path / "text.wav").write_text("no audio")
+        with pytest.raises(error, match=message):
+            prepare_source(Source(name), tmp_path, tmp_path / "cache")
+
+
+class TestMixing:
+    @pytest.mark.parametrize("snr_db", [-5.0, 10.0])
+    def test_speech_is_so_far_above_the_noise(self, snr_db):
+        example = mixer(snr_db=(snr_db, snr_db)).example((0,))
+        noise = example.noisy - example.target
+        assert 20 * np.log10(_active_level(example.target)) - level_db(noise) == pytest.approx(snr_db, abs=0.01)
+        assert _active_level(example.noisy) == pytest.approx(TARGET_LEVEL, rel=1e-3)
+
+    def test_the_same_seed_gives_the_same_example(self):
+        kinds = ["pause", "speech_eq", "noise_eq", "reverberation", "speech_speed", "noise_speed", "noise_swell"]
+        every = mixer(**dict.fromkeys(kinds, 1.0))
+        first, again, other = (every.example(seed) for seed in ((1, 2), (1, 2), (1, 3)))
+        assert np.array_equal(first.noisy, again.noisy)
+        assert np.array_equal(first.target, again.target)
+        assert not np.array_equal(first.noisy, other.noisy)
+
+    def test_a_batch_is_its_rows_wherever_they_are_made(self):
+        whole = mixer().batch(0, 5, range(4))
+        halves = [mixer().batch(0, 5, rows) for rows in (range(2), range(2, 4))]
+        for i in range(2):
+            assert np.array_equal(whole[i], np.concatenate([half[i] for half in halves]))
+        assert not np.array_equal(whole[0], mixer().batch(0, 6, range(4))[0])
+
+    def test_noise_alone_and_speech_alone(self):
+        alone = mixer(noise_only=1.0).example((0,))
+        assert alone.noisy.any()
+        assert not alone.target.any()
+        clean = mixer(clean=1.0).example((0,))
+        assert clean.target.any()
+        assert np.array_equal(clean.noisy, clean.target)
+
+    @pytest.mark.parametrize("kind", ["coloured", "babble", "tones", "second_noise", "noise_swell", "noise_speed"])
+    def test_every_kind_of_noise_has_the_level_asked_for(self, kind):
+        example = mixer(**{kind: 1.0}, snr_db=(0, 0)).example((4,))
+        noise = example.noisy - example.target
+        assert 20 * np.log10(_active_level(example.target)) - level_db(noise) == pytest.approx(0, abs=0.01)
+
+    def test_the_target_has_the_first_reflections_only(self):
+        clicks = np.zeros(4 * RATE)
+        clicks[:: RATE // 2] = 1
+        example = mixer(speech=clicks, reverberation=1.0, clean=1.0).example((0,))
+        early = round(0.05 * RATE)
+        for at in np.flatnonzero(example.target == example.target.max()):
+            assert np.array_equal(example.target[at + 1 : at + early], example.noisy[at + 1 : at + early])
+            assert np.abs(example.target[at + early : at + 2 * early]).max(initial=0) < 1e-6
+
+    def test_band_limit_is_for_both(self):
+        example = mixer(band_limit=1.0, speech=np.random.default_rng(0).standard_normal(4 * RATE) / 5).example((0,))
+        for audio in (example.noisy, example.target):
+            power = np.abs(np.fft.rfft(audio)) ** 2
+            assert power[7500 * 2 :].sum() < 1e-5 * power.sum()
+
+    def test_silence_stays_silence(self):
+        nothing = np.zeros(4 * RATE)
+        example = mixer(speech=nothing, noise=nothing).example((0,))
+        assert not example.noisy.any()
+        assert not example.target.any()

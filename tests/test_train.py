@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from frcrn_accel import ModelError, TrainingError
+
+torch = pytest.importorskip("torch")
+
+from frcrn_accel.model.checkpoint import load_checkpoint  # noqa: E402
+from frcrn_accel.testing import random_weights  # noqa: E402
+from frcrn_accel.train.config import Loss, Optimisation, read_config  # noqa: E402
+from frcrn_accel.train.loss import DenoisingLoss  # noqa: E402
+from frcrn_accel.train.trainer import learning_rate_at, start_network, train  # noqa: E402
+
+
+class TestLoss:
+    def test_parts_against_numpy(self):
+        rng = np.random.default_rng(0)
+        target = rng.standard_normal((2, 4096)).astype(np.float32) * 0.1
+        estimate = target + rng.standard_normal((2, 4096)).astype(np.float32) * 0.02
+        found = DenoisingLoss(Loss(1.0, 1.0, 1.0))(torch.tensor(estimate), torch.tensor(target))
+        window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
+
+        def compressed(audio):
+            padded = np.pad(audio.astype(np.float64), ((0, 0), (256, 256)), mode="reflect")
+            frames = np.lib.stride_tricks.sliding_window_view(padded, 512, axis=1)[:, ::128]
+            spectrum = np.fft.rfft(frames * window)
+            return spectrum * (np.abs(spectrum) ** 2 + 1e-6) ** ((0.3 - 1) / 2)
+
+        a, b = compressed(estimate), compressed(target)
+        assert float(found["complex_spectrum"]) == pytest.approx(np.mean(np.abs(a - b) ** 2), rel=1e-4)
+        assert float(found["magnitude"]) == pytest.approx(np.mean((np.abs(a) - np.abs(b)) ** 2), rel=1e-4)
+        scale = np.sum(estimate * target, 1, keepdims=True) / np.sum(target**2, 1, keepdims=True)
+        ratio = np.sum((scale * target) ** 2, 1) / np.sum((estimate - scale * target) ** 2, 1)
+        # The cap at 35 dB takes a little off below it too.
+        expected_db = np.mean(10 * np.log10(1 / (1 / ratio + 10**-3.5 / scale[:, 0] ** 2)))
+        assert -10 * float(found["si_sdr"]) == pytest.approx(expected_db, abs=0.01)
+        assert float(found["loss"]) == pytest.approx(sum(float(found[name]) for name in found if name != "loss"))
+
+    def test_silence_has_a_finite_gradient_and_no_si_sdr(self):
+        loss = DenoisingLoss(Loss())
+        for level in (0.0, 0.1):
+            estimate = (level * torch.randn(1, 4096)).requires_grad_()
+            parts = loss(estimate, torch.zeros(1, 4096))
+            parts["loss"].backward()
+            assert float(parts["si_sdr"].detach()) == 0
+            assert torch.isfinite(estimate.grad).all()
+
+    def test_half_of_a_batch_silent_counts_the_other_half(self):
+        target = torch.randn(2, 4096) * 0.1
+        noisy = target + torch.randn(2, 4096) * 0.05
+        alone = DenoisingLoss(Loss())(noisy[:1], target[:1])["si_sdr"]
+        target[1] = 0
+        assert float(DenoisingLoss(Loss())(noisy, target)["si_sdr"]) == pytest.approx(float(alone), rel=1e-5)
+
+
+def test_learning_rate_rises_stays_and_falls():
+    run = Optimisation(steps=100, learning_rate=2.0, warmup_steps=10, decay_steps=20)
+    rates = [learning_rate_at(step, run) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[9:81] == [2.0] * 72
+    assert rates[90] == pytest.approx(1.0)
+    assert 0 < rates[99] < 0.02
+    assert np.all(np.diff(rates[80:]) < 0)
+
+
+class TestTraining:
+    def test_a_run_gives_a_checkpoint_and_a_log(self, training_data, tmp_path):
+        shown = []
+        done = train(
+            read_config(training_data / "run.toml"),
+            training_data,
+            tmp_path / "run",
+            show=lambda *entry: shown.append(entry),
+        )
+        assert done == 6
+        checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+        assert (checkpoint.config.channels, checkpoint.config.unets) == (8, 1)
+        entries = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+        assert entries[0]["config"]["mixing"]["clip_s"] == 0.5
+        assert [entry["step"] for entry in entries if "validation" in entry] == [3, 6]
+        assert [step for step, entry in shown if "compute_s" in entry] == [6]
+        assert np.isfinite(entries[-1]["validation"]["si_sdr_db"])
+
+    def test_it_learns(self, training_data, tmp_path):
+        config = read_config(training_data / "run.toml")
+        run = replace(config.optimisation, steps=60, learning_rate=3e-3, validate_every_steps=30, ema_decay=0.9)
+        train(replace(config, optimisation=run), training_data, tmp_path)
+        entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+        losses = [entry["loss"] for entry in entries if "loss" in entry]
+        assert losses[-1] < 0.8 * losses[0]
+
+    @pytest.mark.parametrize("stops", [[2], [4], [1, 3]])
+    def test_stopped_and_gone_on_with_is_as_never_stopped(self, training_data, tmp_path, stops):
+        config = read_config(training_data / "run.toml")
+        train(config, training_data, tmp_path / "whole")
+        for stop in stops:
+            _train_up_to(stop, config, training_data, tmp_path / "parts")
+        train(config, training_data, tmp_path / "parts")
+        whole, parts = (load_checkpoint(tmp_path / name / "checkpoint.pt").weights for name in ("whole", "parts"))
+        for key in whole:
+            assert np.array_equal(whole[key], parts[key]), key
+        steps = [
+            [json.loads(line).get("step") for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+            for name in ("whole", "parts")
+        ]
+        assert steps[0][-1] == steps[1][-1] == 6
+        assert steps[1] == sorted(steps[1], key=lambda step: step or 0)
+
+    def test_minutes_end_a_sitting(self, training_data, tmp_path):
+        config = read_config(training_data / "run.toml")
+        assert train(config, training_data, tmp_path, minutes=0) == 1
+        assert train(config, training_data, tmp_path, minutes=0) == 2
+        assert load_checkpoint(tmp_path / "checkpoint.pt").config.channels == 8
+
+    def test_a_u_net_that_is_added_changes_nothing(self, training_data, tmp_path):
+        config = read_config(training_data / "run.toml")
+        weights = {key: torch.tensor(value) for key, value in random_weights(config.network).items()}
+        torch.save(weights, tmp_path / "one.pt")
+        start = str(tmp_path / "one.pt")
+        one = start_network(replace(config, model=replace(config.model, start=start)), training_data).eval()
+        two = start_network(replace(config, model=replace(config.model, start=start, unets=2)), training_data).eval()
+        audio = 0.1 * torch.randn(1, 6400)
+        with torch.no_grad():
+            assert torch.equal(one(audio), two(audio))
+        assert len(list(two.parameters())) == 2 * len(list(one.parameters()))
+
+    def test_what_cannot_be_started_from(self, training_data, tmp_path):
+        config = read_config(training_data / "run.toml")
+        torch.save(
+            {key: torch.tensor(value) for key, value in random_weights(config.network).items()},
+            training_data / "8.pt",
+        )
+        wider = replace(config, model=replace(config.model, channels=16, start="8.pt"))
+        with pytest.raises(TrainingError, match=r"has 8 channels and 1 U-Net\(s\), the config wants 16 and 1"):
+            train(wider, training_data, tmp_path / "a")
+        with pytest.raises(ModelError, match=r"none\.pt' cannot be read"):
+            train(replace(config, model=replace(config.model, start="none.pt")), training_data, tmp_path / "b")
+
+    def test_the_state_of_another_network_is_refused(self, training_data, tmp_path):
+        config = read_config(training_data / "run.toml")
+        train(config, training_data, tmp_path, minutes=0)
+        with pytest.raises(TrainingError, match="is not the state of a run of this network"):
+            train(replace(config, model=replace(config.model, channels=16)), training_data, tmp_path)
+        (tmp_path / "last.pt").write_bytes(b"damaged")
+        with pytest.raises(TrainingError, match="choose another folder, or restore the file"):
+            train(config, training_data, tmp_path)
+
+    def test_divergence_ends_with_advice(self, training_data, tmp_path):
+        config = read_config(training_data / "run.toml")
+        run = replace(config.optimisation, steps=60, learning_rate=float("inf"), warmup_steps=1)
+        with pytest.raises(TrainingError, match=r"diverged before step .* with a lower optimisation\.learning_rate"):
+            train(replace(config, optimisation=run), training_data, tmp_path)
+
+    def test_several_processes(self, training_data, tmp_path):
+        code = (
+            "import sys; from pathlib import Path\n"
+            "from frcrn_accel.train.config import read_config\n"
+            "from frcrn_accel.train.trainer import train\n"
+            "data, out = map(Path, sys.argv[1:])\n"
+            "train(read_config(data / 'run.toml'), data, out, threads=1, loaders=0)\n"
+        )
+        (tmp_path / "go.py").write_text(code)
+        command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "go.py")]
+        found = subprocess.run(
+            [sys.executable, *command, str(training_data), str(tmp_path / "run")],
+            env={**os.environ, "PYTHONWARNINGS": "ignore"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert found.returncode == 0, found.stderr
+        steps = [json.loads(line).get("step") for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+        assert steps == [None, 3, 6, 6]
+        assert load_checkpoint(tmp_path / "run" / "checkpoint.pt").config.channels == 8
+
+    def test_a_batch_that_cannot_be_shared(self, training_data, tmp_path, monkeypatch):
+        from frcrn_accel.train.trainer import _Team
+
+        monkeypatch.setattr(_Team, "__init__", lambda self: self.__dict__.update(size=3, rank=0))
+        with pytest.raises(TrainingError, match="a batch of 2 cannot be shared by 3 processes"):
+            _Team().rows(2)
+
+
+def _train_up_to(step: int, config, data: Path, out: Path) -> None:
+    """As a kill would do it: the process ends in the middle, after so many more steps."""
+
+    class Killed(Exception):
+        pass
+
+    def loop():
+        from frcrn_accel.train import trainer
+
+        original, left = trainer._Run._update, step
+
+        def update(self, noisy, target):
+            nonlocal left
+            if not left:
+                raise Killed
+            left -= 1
+            return original(self, noisy, target)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trainer._Run, "_update", update)
+            train(config, data, out)
+
+    with pytest.raises(Killed):
+        loop()
+
+
+def test_compiled_bf16_takes_steps(training_data, tmp_path):
+    config = read_config(training_data / "run.toml")
+    run = replace(
+        config.optimisation, steps=2, warmup_steps=0, decay_steps=0, precision="bf16", validate_every_steps=2
+    )
+    assert train(replace(config, optimisation=run), training_data, tmp_path) == 2
+
+
+def test_plot(training_data, tmp_path):
+    pytest.importorskip("matplotlib")
+    from frcrn_accel.train.curve import plot_curve
+
+    train(read_config(training_data / "run.toml"), training_data, tmp_path)
+    plot_curve(tmp_path / "log.jsonl", tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(TrainingError, match="does not exist: it is no folder of a training run"):
+        plot_curve(tmp_path / "none.jsonl", tmp_path / "curve.png")
