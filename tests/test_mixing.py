@@ -106,7 +106,7 @@ class TestCorpus:
         ("name", "error", "message"),
         [
             ("none", TrainingError, "none' does not exist"),
-            ("empty", TrainingError, "empty': no audio in it"),
+            ("empty", TrainingError, "empty' has no audio in it"),
             ("short.wav", TrainingError, "less than a second"),
             ("text.wav", AudioError, r"text\.wav"),
         ],
@@ -158,11 +158,11 @@ class TestMixing:
 
     def test_the_target_has_the_first_reflections_only(self):
         clicks = np.zeros(4 * RATE)
-        clicks[:: RATE // 2] = 1
+        clicks[::RATE] = 1  # no room echoes as long as that
         example = mixer(speech=clicks, reverberation=1.0, clean=1.0).example((0,))
         early = round(0.05 * RATE)
         for at in np.flatnonzero(example.target == example.target.max()):
-            assert np.array_equal(example.target[at + 1 : at + early], example.noisy[at + 1 : at + early])
+            assert np.abs(example.target - example.noisy)[at + 1 : at + early].max(initial=0) < 1e-6
             assert np.abs(example.target[at + early : at + 2 * early]).max(initial=0) < 1e-6
 
     def test_band_limit_is_for_both(self):

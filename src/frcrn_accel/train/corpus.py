@@ -75,7 +75,7 @@ def prepare_source(source: Source, folder: Path, cache: Path) -> NDArray[np.int1
     suffixes = audio_suffixes()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
     if not files:
-        raise TrainingError(f"source {str(path)!r}: {'no audio in it' if path.exists() else 'does not exist'}")
+        raise TrainingError(f"source {str(path)!r} {'has no audio in it' if path.exists() else 'does not exist'}")
     digest = hashlib.sha256()
     for file in files:
         state = file.stat()

@@ -227,8 +227,8 @@ class _Run:
         self._step = 0
         if (out / STATE).exists():
             self._restore()
-        elif (out / LOG).exists():
-            (out / LOG).unlink()
+        elif team.rank == 0:
+            (out / LOG).unlink(missing_ok=True)
 
     def go_on(self, deadline_s: float | None) -> int:
         """Train to the end, or to the deadline."""
@@ -244,10 +244,7 @@ class _Run:
             means.add(numbers | {"data_s": data_s, "compute_s": time.perf_counter() - started_s})
             skipped_in_a_row = skipped_in_a_row + 1 if numbers["skipped"] else 0
             if skipped_in_a_row > _MOST_SKIPPED:
-                raise TrainingError(
-                    f"training diverged before step {self._step}: {skipped_in_a_row} gradients in a row are not "
-                    f"finite; go on from {str(self._out / STATE)!r} with a lower optimisation.learning_rate"
-                )
+                raise self._diverged(f"{skipped_in_a_row} gradients in a row are not finite")
             is_late = deadline_s is not None and time.monotonic() >= deadline_s
             is_last = self._step == run.steps or self._team.agree(is_late)
             if self._step % _LOG_EVERY_STEPS == 0 or is_last:
@@ -309,12 +306,20 @@ class _Run:
     def _validate(self) -> None:
         if self._team.rank:
             return
+        if not all(torch.isfinite(value).all() for value in self._average.state_dict().values()):
+            raise self._diverged("the averaged weights are not finite")
         with torch.no_grad():
             found = score(self._average, DenoisingLoss(self._config.loss).to(self._team.device), self._validation)
         self._log({"step": self._step, "validation": found})
         with replacing(self._out / CHECKPOINT, overwrite=True) as temporary:
             state = self._average.state_dict()
             torch.save({key: state[key].cpu() for key in parameter_shapes(self._config.network)}, temporary)
+
+    def _diverged(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"training diverged before step {self._step}: {what}; go on from {str(self._out / STATE)!r} with a lower "
+            "optimisation.learning_rate"
+        )
 
     def _save(self) -> None:
         if self._team.rank:
