@@ -19,7 +19,7 @@ from frcrn_accel.models import ModelMetadata
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["METHODS", "Build", "Method", "openvino_int8_layers"]
+__all__ = ["METHODS", "Build", "Method", "openvino_int8_layers", "tensorrt_int8_layers"]
 
 Build = Callable[[Weights, ModelMetadata, frozenset[str]], "onnx.ModelProto"]
 """Makes a graph of the weights, with the metadata in it and some layer groups in float."""
@@ -53,6 +53,17 @@ def openvino_int8_layers(config: Config) -> tuple[str, ...]:
     return tuple(f"{unet}.{layer}" for unet in config.unet_names for layer in inner)
 
 
+def tensorrt_int8_layers(config: Config) -> tuple[str, ...]:
+    """Layers that are INT8 on TensorRT: the convolutions but the first and the last, and the dense FSMN layers."""
+    return tuple(
+        group
+        for group in layer_groups(config)
+        if "fsmn" in group
+        or (".encoders." in group and not group.endswith(".0"))
+        or (".decoders." in group and not group.endswith(f".{STAGES - 1}"))
+    )
+
+
 def _openvino() -> Backend:
     return OpenVinoBackend("int8")
 
@@ -82,6 +93,12 @@ def _openvino_int8(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
     from frcrn_accel.quantize.openvino_int8 import prepare_openvino_int8
 
     return prepare_openvino_int8(weights, audio)
+
+
+def _tensorrt_int8(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
+    from frcrn_accel.quantize.tensorrt_int8 import prepare_tensorrt_int8
+
+    return prepare_tensorrt_int8(weights, audio)
 
 
 def _fp16(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
@@ -116,6 +133,13 @@ METHODS: dict[str, Method] = {
             _openvino_int8,
             _openvino,
             openvino_int8_layers,
+        ),
+        Method(
+            "tensorrt-int8",
+            "INT8 for TensorRT, ranges measured on calibration audio",
+            True,
+            _tensorrt_int8,
+            groups=tensorrt_int8_layers,
         ),
         Method("fp16", "half precision, for GPU engines", False, _fp16),
     )

@@ -1,0 +1,226 @@
+"""INT8 for TensorRT: nearly all of the arithmetic, with channels brought to one scale first.
+
+Of the plain form (`export.plain`) every convolution but the first, the last and the depthwise filters is quantized.
+The rest is in float16 or float32, as in a file of `quantize.fp16`.
+
+TensorRT has one range for each input of a convolution. What is done so that one is enough:
+
+- Channels are equalised: each is divided by a factor of its own before it is quantized, and the weights that take it
+  are multiplied by the same factor. It is the square root of its magnitude over that of its weights, so neither the
+  values nor the weights keep all of the spread. Between the two convolutions of an FSMN the factor is in the weights
+  on both sides; elsewhere it is a multiplication next to others, which an engine fuses.
+- The limit of an input is a quantile of what calibration saw, after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from frcrn_accel._version import __version__
+from frcrn_accel.cpu import available_cpus
+from frcrn_accel.export.network import Pair
+from frcrn_accel.export.plain import PlainNetwork
+from frcrn_accel.model.checkpoint import Weights
+from frcrn_accel.model.topology import Config, layer_group
+from frcrn_accel.models import ModelMetadata
+from frcrn_accel.quantize.compact import CompactWriter, round_convolution, step_of
+from frcrn_accel.quantize.explicit import Histogram, Probe, QdqNetwork, measure_inputs, required_config
+from frcrn_accel.quantize.fp16 import HalfWriter
+from frcrn_accel.quantize.methods import tensorrt_int8_layers
+
+if TYPE_CHECKING:
+    import onnx
+
+    from frcrn_accel.quantize.methods import Build
+
+__all__ = ["Ranges", "find_ranges", "prepare_tensorrt_int8"]
+
+LIMIT_QUANTILE = 0.9999
+CHANNEL_QUANTILE = 0.999
+BALANCE = 1.0
+_LARGEST_FACTOR = 32.0  # a channel that is silent in calibration is no reason to blow it up
+_SMALLEST_STEP = 1e-20
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What is known of the inputs that are quantized, by name of operand.
+
+    Attributes:
+        limits: Largest magnitude, after equalisation.
+        factors: What each complex channel is divided by, `(channels,)`; of a `project` one for each channel of the
+            two nets, `(2 * channels,)`.
+    """
+
+    limits: Mapping[str, float]
+    factors: Mapping[str, NDArray[np.float32]]
+
+
+def operand_names(config: Config, groups: Sequence[str]) -> list[str]:
+    """The operands of layer groups, as `PlainNetwork` names them."""
+    names = []
+    for group in groups:
+        layers = ("L1", "L2") if group.endswith(".fsmn") else ("L1",)
+        names += [f"{group}.{layer}.{which}" for layer in layers for which in ("linear", "project")] if (
+            "fsmn" in group
+        ) else [group]
+    return names
+
+
+def prepare_tensorrt_int8(weights: Weights, audio: Sequence[NDArray[np.float32]]) -> Build:
+    """Calibrate, for any number of graphs.
+
+    Args:
+        weights: As `export.read_weights` gives them.
+        audio: What the model is to see: `(1, samples)` each, at its rate and level.
+    """
+    config = required_config(weights)
+    probe = _Probe(weights, operand_names(config, tensorrt_int8_layers(config)))
+    ranges = find_ranges(weights, measure_inputs(probe, audio, available_cpus()))
+
+    def build(weights: Weights, metadata: ModelMetadata, keep_float: frozenset[str]) -> onnx.ModelProto:
+        network = _Int8Network(weights, ranges, keep_float)
+        return network.build(metadata.name, __version__, metadata.to_properties())
+
+    return build
+
+
+def find_ranges(weights: Weights, seen: Mapping[str, Histogram]) -> Ranges:
+    """Choose factors and limits.
+
+    Args:
+        weights: As `export.read_weights` gives them.
+        seen: What each operand saw.
+    """
+    channels = required_config(weights).channels
+    limits, factors = {}, {}
+    for name, histogram in seen.items():
+        to_complex = _complex_channels(name, len(histogram.counts), channels)
+        magnitudes = np.zeros(to_complex.max() + 1, np.float32)
+        np.maximum.at(magnitudes, to_complex, histogram.channel_quantiles(CHANNEL_QUANTILE))
+        found = magnitudes**BALANCE / np.maximum(_weight_magnitudes(weights, name), 1e-12) ** (1 - BALANCE)
+        found /= np.exp(np.mean(np.log(found)))
+        found = np.clip(found, 1 / _LARGEST_FACTOR, _LARGEST_FACTOR).astype(np.float32)
+        factors[name] = found
+        limits[name] = histogram.quantile(LIMIT_QUANTILE, found[to_complex])
+    return Ranges(limits, factors)
+
+
+def _complex_channels(name: str, tensor_channels: int, channels: int) -> NDArray[np.int64]:
+    """For each channel of an operand's tensor, the number of its factor."""
+    if name.endswith(".project"):  # both nets on the real part, both on the imaginary part
+        return np.tile(np.arange(2 * channels), 2)
+    # Each tensor of real and imaginary parts; a decoder takes two of them.
+    pairs = np.arange(tensor_channels // 2).reshape(-1, 1, channels)
+    return np.tile(pairs, (1, 2, 1)).reshape(-1)
+
+
+def _weight_keys(name: str) -> tuple[list[str], int]:
+    """The two weights that take an operand, and the axis of their input channels."""
+    if ".encoders." in name:
+        return [f"{name}.conv.conv_{part}.weight" for part in ("re", "im")], 1
+    if ".decoders." in name:
+        return [f"{name}.transconv.tconv_{part}.weight" for part in ("re", "im")], 0
+    group, layer, which = name.rsplit(".", 2)
+    return [f"{group}.fsmn_{part}_{layer}.{which}.weight" for part in ("re", "im")], 1
+
+
+def _weight_magnitudes(weights: Weights, name: str) -> NDArray[np.float32]:
+    """Largest weight of each factor's channel."""
+    keys, axis = _weight_keys(name)
+    peaks = [np.abs(weights[key]).max(axis=tuple(i for i in range(weights[key].ndim) if i != axis)) for key in keys]
+    magnitudes: NDArray[np.float32] = np.concatenate(peaks) if name.endswith(".project") else np.maximum(*peaks)
+    return magnitudes
+
+
+class _Probe(Probe, PlainNetwork):
+    pass
+
+
+class _Writer(HalfWriter, CompactWriter):
+    """Weights in 8 bits, and float16 where convolutions are not INT8."""
+
+    opset = 19  # the first in which integers can be made of float16
+
+
+class _Int8Network(QdqNetwork, PlainNetwork):
+    """The network of a file: weights are stored as the integers that are computed with, each once."""
+
+    def __init__(self, weights: Weights, ranges: Ranges, keep_float: frozenset[str]) -> None:
+        stored: dict[str, NDArray[Any]] = dict(weights)
+        quantized = {name: limit for name, limit in ranges.limits.items() if layer_group(name) not in keep_float}
+        writer = _Writer(stored, keep_float, keep_float=keep_float)
+        super().__init__(writer, required_config(weights), quantized)
+        self._factors = ranges.factors
+        for name in quantized:
+            _equalise(stored, name, ranges.factors[name])
+        self._matrix_steps: dict[str, NDArray[np.float32]] = {}
+        convolutions = []
+        for name in quantized:
+            keys, axis = _weight_keys(name)
+            if name.endswith((".linear", ".project")):
+                # As the writer rounds them, both nets on both parts.
+                steps = [step_of(stored[key], (1,)).reshape(-1) for key in keys]
+                self._matrix_steps[name] = np.concatenate([*steps, *steps])
+            else:
+                convolutions.append(keys[0].removesuffix("_re.weight"))
+                round_convolution(stored, convolutions[-1], output_axis=1 - axis)
+        self._rounded_convolutions = frozenset(convolutions)
+        self._steps: dict[str, str] = {}
+
+    def pair(self, name: str, tensor: str, suffix: str = "") -> Pair:
+        """See `Network.pair`."""
+        stored = super().pair(name, tensor, suffix)
+        if name not in self._rounded_convolutions or tensor != "weight":
+            return stored
+        re, im = (self.graph.op("Cast", part, to=TensorProto.FLOAT) for part in stored)
+        return re, im
+
+    def batch_norms(self, name: str, convolution: str) -> Pair:
+        """See `DirectNetwork.batch_norms`: what scales the outputs also scales the integers of the weights."""
+        scale, shift = super().batch_norms(name, convolution)
+        if f"{name}.{convolution}" in self._rounded_convolutions:
+            g = self.graph
+            step = g.weight(f"{name}.{convolution}.scale")
+            scale = self._steps[name] = g.op("Mul", scale, g.op("Concat", step, step, axis=0))
+        return scale, shift
+
+    def weight_steps(self, name: str) -> Pair:
+        """See `QdqNetwork.weight_steps`."""
+        g = self.graph
+        if name in self._matrix_steps:
+            steps = self._matrix_steps[name]
+            return g.constant(steps), g.constant(np.zeros(len(steps)), np.int8)
+        # A channel whose weights are all zero still needs a step.
+        step = g.op("Max", g.op("Abs", self._steps[name]), g.constant(_SMALLEST_STEP))
+        return step, g.constant(np.zeros(2 * self.config.channels), np.int8)
+
+    def prepared(self, name: str, x: str) -> str:
+        """See `QdqNetwork.prepared`: divided by the factors, if the weights before have not been."""
+        if name.endswith(".project"):
+            return x
+        factors = self._factors[name]
+        channels = _complex_channels(name, 2 * len(factors), self.config.channels)
+        return self.graph.op("Mul", x, self.graph.constant((1 / factors[channels])[:, None, None]))
+
+
+def _equalise(stored: dict[str, NDArray[Any]], name: str, factors: NDArray[np.float32]) -> None:
+    """Multiply the weights that take an operand; divide those that make it, between the two of an FSMN."""
+    keys, axis = _weight_keys(name)
+    is_project = name.endswith(".project")
+    for number, key in enumerate(keys):
+        own = np.split(factors, 2)[number] if is_project else factors
+        shape = [1] * stored[key].ndim
+        shape[axis] = -1
+        stored[key] = stored[key] * own.reshape(shape)
+        if is_project:
+            linear = key.replace(".project.", ".linear.")
+            stored[linear] = stored[linear] / own[:, None]
+            bias = linear.replace(".weight", ".bias")
+            stored[bias] = stored[bias] / own
