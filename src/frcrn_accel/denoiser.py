@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -112,7 +113,7 @@ class Denoiser:
         self._engine: Engine | None = Engine(
             session=engine.load(file, self.threads),
             metadata=file.metadata,
-            windowing=windowing or Windowing(),
+            windowing=dataclasses.replace(windowing or Windowing(), fixed=engine.fixed_windows),
             batch_size=batch_size or engine.batch_size,
         )
 

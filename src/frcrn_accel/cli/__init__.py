@@ -9,6 +9,7 @@ import typer
 
 from frcrn_accel._version import __version__
 from frcrn_accel.cli.backends import backends
+from frcrn_accel.cli.build_engine import build_engine
 from frcrn_accel.cli.denoise import denoise
 from frcrn_accel.cli.export import export
 from frcrn_accel.cli.quantize import quantize
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(denoise)
 app.command()(export)
 app.command()(quantize)
+app.command()(build_engine)
 app.command()(backends)
 
 

@@ -20,7 +20,8 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
         model: Any of this library's. It is left as it is.
     """
     known = {tensor.name: tensor for tensor in model.graph.initializer}
-    constant, rest = [], []
+    constant: list[onnx.NodeProto] = []
+    rest: list[onnx.NodeProto] = []
     names = set(known)
     for node in model.graph.node:
         is_constant = node.op_type != "DequantizeLinear" and names.issuperset(node.input)

@@ -71,5 +71,3 @@ class PlainNetwork(DirectNetwork):
         re_sum = g.op("Add", g.op("Add", re_re, re_im), g.op("Sub", re, im))
         im_sum = g.op("Add", g.op("Add", im_im, im_re), g.op("Add", re, im))
         return g.op("Concat", re_sum, im_sum, axis=1)
-
-

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import onnx
@@ -69,7 +68,8 @@ class Histogram:
 
     def channel_quantiles(self, quantile: float) -> NDArray[np.float32]:
         """The same of each channel apart, `(channels,)`."""
-        return _EDGES[_quantile_bins(self.counts, quantile)].astype(np.float32)
+        quantiles: NDArray[np.float32] = _EDGES[_quantile_bins(self.counts, quantile)].astype(np.float32)
+        return quantiles
 
 
 class Probe(DirectNetwork):
@@ -189,7 +189,8 @@ def _shifted(counts: NDArray[np.int64], by: int) -> NDArray[np.int64]:
     return moved
 
 
-def _quantile_bins(counts: NDArray[np.int64], quantile: float) -> NDArray[Any]:
+def _quantile_bins(counts: NDArray[np.int64], quantile: float) -> NDArray[np.int64]:
     """Of each row, the bin up to which a share of all lies."""
     cumulative = np.cumsum(counts, axis=1)
-    return np.minimum(np.sum(cumulative < quantile * cumulative[:, -1:], axis=1), counts.shape[1] - 2)
+    bins: NDArray[np.int64] = np.sum(cumulative < quantile * cumulative[:, -1:], axis=1)
+    return bins.clip(max=counts.shape[1] - 2)

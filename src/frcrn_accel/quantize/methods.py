@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from frcrn_accel.backends import Backend
 from frcrn_accel.backends.openvino import INT8_METHOD, OpenVinoBackend
 from frcrn_accel.backends.ort import OrtBackend, OrtDynamicInt8Backend, OrtStaticInt8Backend
+from frcrn_accel.backends.tensorrt_plan import INT8_METHOD as TENSORRT_INT8_METHOD
 from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.model.topology import STAGES, Config, layer_groups
 from frcrn_accel.models import ModelMetadata
@@ -35,7 +36,8 @@ class Method:
         needs_calibration: Whether it measures ranges on audio first.
         prepare: Gets the weights and what the model sees of the calibration audio, `float32 (1, samples)` each (none
             without calibration); gives what builds graphs. It runs once, however many graphs are built.
-        backend: Gives what runs the result.
+        backend: Gives what runs the result: what it is for, or ONNX Runtime on the CPU for engines of a GPU, where
+            files are made that have none.
         groups: Layer groups of a model that can be kept in float.
     """
 
@@ -135,7 +137,7 @@ METHODS: dict[str, Method] = {
             openvino_int8_layers,
         ),
         Method(
-            "tensorrt-int8",
+            TENSORRT_INT8_METHOD,
             "INT8 for TensorRT, ranges measured on calibration audio",
             True,
             _tensorrt_int8,

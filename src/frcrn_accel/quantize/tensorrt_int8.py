@@ -67,9 +67,11 @@ def operand_names(config: Config, groups: Sequence[str]) -> list[str]:
     names = []
     for group in groups:
         layers = ("L1", "L2") if group.endswith(".fsmn") else ("L1",)
-        names += [f"{group}.{layer}.{which}" for layer in layers for which in ("linear", "project")] if (
-            "fsmn" in group
-        ) else [group]
+        names += (
+            [f"{group}.{layer}.{which}" for layer in layers for which in ("linear", "project")]
+            if ("fsmn" in group)
+            else [group]
+        )
     return names
 
 
@@ -99,16 +101,16 @@ def find_ranges(weights: Weights, seen: Mapping[str, Histogram]) -> Ranges:
         seen: What each operand saw.
     """
     channels = required_config(weights).channels
-    limits, factors = {}, {}
+    limits: dict[str, float] = {}
+    factors: dict[str, NDArray[np.float32]] = {}
     for name, histogram in seen.items():
         to_complex = _complex_channels(name, len(histogram.counts), channels)
         magnitudes = np.zeros(to_complex.max() + 1, np.float32)
         np.maximum.at(magnitudes, to_complex, histogram.channel_quantiles(CHANNEL_QUANTILE))
         found = magnitudes**BALANCE / np.maximum(_weight_magnitudes(weights, name), 1e-12) ** (1 - BALANCE)
         found /= np.exp(np.mean(np.log(found)))
-        found = np.clip(found, 1 / _LARGEST_FACTOR, _LARGEST_FACTOR).astype(np.float32)
-        factors[name] = found
-        limits[name] = histogram.quantile(LIMIT_QUANTILE, found[to_complex])
+        factors[name] = np.clip(found, 1 / _LARGEST_FACTOR, _LARGEST_FACTOR).astype(np.float32)
+        limits[name] = histogram.quantile(LIMIT_QUANTILE, factors[name][to_complex])
     return Ranges(limits, factors)
 
 
