@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from frcrn_accel.export.direct import DirectNetwork, joined
 from frcrn_accel.model.topology import DECODER_KERNELS, FSMN_ORDER
 
@@ -16,6 +18,27 @@ __all__ = ["PlainNetwork"]
 
 class PlainNetwork(DirectNetwork):
     """See the module."""
+
+    def encoder(self, name: str, x: str) -> str:
+        """See `Network.encoder`."""
+        weight, shift = self.encoder_weights(name)
+        return self.activated(self.convolution(name, x, weight, shift, strides=[1, 2], pads=[1, 0, 1, 0]))
+
+    def convolution(self, name: str, x: str, weight: str, shift: str, **attributes: Any) -> str:
+        """One of those that do nearly all of the work: where low precision comes in.
+
+        Args:
+            name: The layer, or for an FSMN layer that with `.linear` or `.project` after it.
+            x: Its input.
+            weight: `(outputs, ...)`.
+            shift: Bias `(outputs,)`; "" for none.
+            attributes: Of the operator.
+        """
+        return self.graph.op("Conv", x, weight, *([shift] if shift else []), **attributes)
+
+    def filters(self, name: str, kernel: str) -> str:
+        """The depthwise filters `(outputs, 1, ...)` on what the `.project` of an FSMN layer gives."""
+        return kernel
 
     def decoder(self, name: str, inputs: list[str]) -> str:
         """See `DirectNetwork.decoder`. Frequency is the last axis: its rows are columns here.
@@ -34,10 +57,9 @@ class PlainNetwork(DirectNetwork):
         rows = []
         for odd in (0, 1):
             chosen = g.op("Gather", weight, g.ints(*reversed(range(odd, taps, 2))), axis=3)
-            operand, chosen = self.operands(name, x, chosen, output_axis=0)
             # The last odd row of an odd number of rows does not exist: it is computed and dropped.
             before = (taps - odd - 1) // 2
-            y = g.op("Conv", operand, chosen, shift, pads=[0, before, 0, reach])
+            y = self.convolution(name, x, chosen, shift, pads=[0, before, 0, reach])
             rows.append(g.op("Unsqueeze", self.activated(y), g.ints(4)))
         y = g.op("Reshape", g.op("Concat", *rows, axis=4), g.ints(0, 0, 0, -1))
         return y if taps % 2 == 0 else g.op("Slice", y, g.ints(0), g.ints(-1), g.ints(3))
@@ -55,15 +77,14 @@ class PlainNetwork(DirectNetwork):
             for tensor in ("linear.weight", "linear.bias", "project.weight")
         )
         of_layer = f"{name}.L{layer}"
-        operands = self.operands(f"{of_layer}.linear", x, self.pointwise(*linear, *linear), output_axis=0)
-        hidden = g.op("Relu", g.op("Conv", *operands, joined(g, [*bias, *bias]), group=2))
+        weight = self.pointwise(*linear, *linear)
+        hidden = self.convolution(f"{of_layer}.linear", x, weight, joined(g, [*bias, *bias]), group=2)
         weight = self.pointwise(*project, project[0], g.op("Neg", project[1]))
-        operands = self.operands(f"{of_layer}.project", hidden, weight, output_axis=0)
-        memory = g.op("Conv", *operands, group=4)
+        memory = self.convolution(f"{of_layer}.project", g.op("Relu", hidden), weight, "", group=4)
         kernels = [self.fsmn_filter(name, layer, is_im_net=is_im_net) for is_im_net in (False, True)]
         if not along_time:
             kernels = [g.op("Transpose", kernel, perm=[0, 1, 3, 2]) for kernel in kernels]
-        kernel = joined(g, [*kernels, *kernels])
+        kernel = self.filters(of_layer, joined(g, [*kernels, *kernels]))
         pads = [past, 0, 0, 0] if along_time else [0, past, 0, 0]
         filtered = g.op("Conv", memory, kernel, group=4 * self.config.channels, pads=pads)
         re_re, im_im, im_re, re_im = g.ops("Split", 4, filtered, axis=1)

@@ -9,8 +9,8 @@ All ranges are symmetric. Activations have one range for each input, weights one
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -18,13 +18,11 @@ from numpy.typing import NDArray
 
 from frcrn_accel.backends.ort import cpu_session
 from frcrn_accel.errors import MissingExtraError, QuantizeError
-from frcrn_accel.export.direct import DirectNetwork
 from frcrn_accel.export.graph import GraphWriter
-from frcrn_accel.export.network import Pair
 from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.model.topology import Config, config_of
 
-__all__ = ["MAX_INT8", "Histogram", "Probe", "QdqNetwork", "measure_inputs", "required_config"]
+__all__ = ["MAX_INT8", "Histogram", "Probe", "measure_inputs", "qdq", "qdq_input", "required_config"]
 
 MAX_INT8 = 127
 _PIECE_SAMPLES = 80_640  # 5 s: takes 2 GB at the released size
@@ -72,24 +70,17 @@ class Histogram:
         return quantiles
 
 
-class Probe(DirectNetwork):
-    """The float network, which notes the inputs of the layers to quantize. To be mixed into a form.
+class Probe(Protocol):
+    """The float network of a form, which notes the inputs of the layers to quantize.
 
-    Args:
-        weights: The network's.
-        layers: Names of those inputs, see `DirectNetwork.operands`.
+    Attributes:
+        inputs: Tensors, by name of layer, once it is built.
     """
 
-    def __init__(self, weights: Weights, layers: Iterable[str]) -> None:
-        super().__init__(GraphWriter(weights), required_config(weights))
-        self.layers = frozenset(layers)
-        self.inputs: dict[str, str] = {}
+    inputs: dict[str, str]
 
-    def operands(self, name: str, x: str, weight: str, output_axis: int) -> Pair:
-        """See `DirectNetwork.operands`."""
-        if name in self.layers:
-            self.inputs[name] = x
-        return x, weight
+    def build(self, name: str, producer_version: str, properties: Mapping[str, str]) -> onnx.ModelProto:
+        """See `Network.build`."""
 
 
 def measure_inputs(probe: Probe, clips: Iterable[NDArray[np.float32]], threads: int) -> dict[str, Histogram]:
@@ -126,42 +117,15 @@ def measure_inputs(probe: Probe, clips: Iterable[NDArray[np.float32]], threads: 
     return found
 
 
-class QdqNetwork(DirectNetwork):
-    """With the pairs around what is quantized. To be mixed into a form.
+def qdq(graph: GraphWriter, x: str, step: str, zero: str, **axis: int) -> str:
+    """A pair: to INT8 and back."""
+    integers = graph.op("QuantizeLinear", x, step, zero, **axis)
+    return graph.op("DequantizeLinear", integers, step, zero, **axis)
 
-    Args:
-        graph: What writes it.
-        config: Size of the network.
-        limits: Largest magnitude of each input that is quantized, by the name of its layer.
-    """
 
-    def __init__(self, graph: GraphWriter, config: Config, limits: Mapping[str, float]) -> None:
-        super().__init__(graph, config)
-        self.limits = limits
-        self._rounded_inputs: dict[str, str] = {}
-
-    def operands(self, name: str, x: str, weight: str, output_axis: int) -> Pair:
-        """See `DirectNetwork.operands`."""
-        if name not in self.limits:
-            return x, weight
-        g = self.graph
-        if x not in self._rounded_inputs:  # two convolutions may share an input
-            step = g.constant(self.limits[name] / MAX_INT8)
-            self._rounded_inputs[x] = self._rounded(self.prepared(name, x), step, g.constant(0, np.int8))
-        return self._rounded_inputs[x], self._rounded(weight, *self.weight_steps(name), axis=output_axis)
-
-    def prepared(self, name: str, x: str) -> str:
-        """What an input goes through before it is quantized."""
-        return x
-
-    @abc.abstractmethod
-    def weight_steps(self, name: str) -> Pair:
-        """Steps and zero points of the output channels of a weight, tensors `(outputs,)`."""
-
-    def _rounded(self, x: str, step: str, zero: str, **axis: int) -> str:
-        """To INT8 and back."""
-        g = self.graph
-        return g.op("DequantizeLinear", g.op("QuantizeLinear", x, step, zero, **axis), step, zero, **axis)
+def qdq_input(graph: GraphWriter, x: str, limit: float) -> str:
+    """The pair of an activation whose largest magnitude is known."""
+    return qdq(graph, x, graph.constant(limit / MAX_INT8), graph.constant(0, np.int8))
 
 
 def required_config(weights: Weights) -> Config:

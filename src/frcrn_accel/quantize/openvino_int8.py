@@ -22,11 +22,13 @@ from onnx import TensorProto
 
 from frcrn_accel._version import __version__
 from frcrn_accel.cpu import available_cpus
+from frcrn_accel.export.direct import DirectNetwork
+from frcrn_accel.export.graph import GraphWriter
 from frcrn_accel.export.network import Pair
 from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.models import ModelMetadata
 from frcrn_accel.quantize.compact import CompactWriter, round_convolution
-from frcrn_accel.quantize.explicit import Probe, QdqNetwork, measure_inputs, required_config
+from frcrn_accel.quantize.explicit import measure_inputs, qdq, qdq_input, required_config
 from frcrn_accel.quantize.methods import openvino_int8_layers
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def calibrate(
         QuantizeError: There are no clips, or all of them are silent.
         MissingExtraError: The `[quantize]` extra is not installed.
     """
-    probe = Probe(weights, openvino_int8_layers(required_config(weights)))
+    probe = _Probe(weights)
     return {layer: seen.quantile(quantile) for layer, seen in measure_inputs(probe, clips, threads).items()}
 
 
@@ -79,7 +81,21 @@ def prepare_openvino_int8(weights: Weights, audio: Sequence[NDArray[np.float32]]
     return build
 
 
-class _Int8Network(QdqNetwork):
+class _Probe(DirectNetwork):
+    """The float network, which notes the inputs of the layers to quantize."""
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__(GraphWriter(weights), required_config(weights))
+        self.inputs: dict[str, str] = {}
+
+    def operands(self, name: str, x: str, weight: str, output_axis: int) -> Pair:
+        """See `DirectNetwork.operands`."""
+        if name in openvino_int8_layers(self.config):
+            self.inputs[name] = x
+        return x, weight
+
+
+class _Int8Network(DirectNetwork):
     """The network of a file.
 
     The integers of a weight are made floats, the block matrix with the batch norm is made of those, and of that the
@@ -91,7 +107,8 @@ class _Int8Network(QdqNetwork):
         stored: dict[str, NDArray[Any]] = dict(weights)
         config = required_config(weights)
         quantized = {layer: limit for layer, limit in limits.items() if layer not in keep_float}
-        super().__init__(CompactWriter(stored, keep_float), config, quantized)
+        super().__init__(CompactWriter(stored, keep_float), config)
+        self._limits = quantized
         convolutions = [f"{unet}.{_STORED_ENCODER}.conv.conv" for unet in config.unet_names]
         for layer in quantized:
             convolutions.append(f"{layer}.conv.conv" if ".encoders." in layer else f"{layer}.transconv.tconv")
@@ -117,9 +134,12 @@ class _Int8Network(QdqNetwork):
             scale = self._steps[name] = g.op("Mul", scale, g.op("Concat", step, step, axis=0))
         return scale, shift
 
-    def weight_steps(self, name: str) -> Pair:
-        """See `QdqNetwork.weight_steps`."""
+    def operands(self, name: str, x: str, weight: str, output_axis: int) -> Pair:
+        """See `DirectNetwork.operands`."""
+        if name not in self._limits:
+            return x, weight
         g = self.graph
+        x = qdq_input(g, x, self._limits[name])
         # A channel whose weights are all zero still needs a step.
         step = g.op("Max", g.op("Abs", self._steps[name]), g.constant(_SMALLEST_STEP))
-        return step, g.constant(np.zeros(2 * self.config.channels), np.int8)
+        return x, qdq(g, weight, step, g.constant(np.zeros(2 * self.config.channels), np.int8), axis=output_axis)

@@ -6,9 +6,8 @@ The rest is in float16 or float32, as in a file of `quantize.fp16`.
 TensorRT has one range for each input of a convolution. What is done so that one is enough:
 
 - Channels are equalised: each is divided by a factor of its own before it is quantized, and the weights that take it
-  are multiplied by the same factor. It is the square root of its magnitude over that of its weights, so neither the
-  values nor the weights keep all of the spread. Between the two convolutions of an FSMN the factor is in the weights
-  on both sides; elsewhere it is a multiplication next to others, which an engine fuses.
+  are multiplied by the same factor, which is the channel's magnitude. Between the two convolutions of an FSMN the factor
+  is in the weights on both sides; elsewhere it is a multiplication next to others, which an engine fuses.
 - The limit of an input is a quantile of what calibration saw, after that.
 """
 
@@ -24,15 +23,15 @@ from onnx import TensorProto
 
 from frcrn_accel._version import __version__
 from frcrn_accel.cpu import available_cpus
+from frcrn_accel.export.graph import GraphWriter
 from frcrn_accel.export.network import Pair
 from frcrn_accel.export.plain import PlainNetwork
 from frcrn_accel.model.checkpoint import Weights
-from frcrn_accel.model.topology import Config, layer_group
+from frcrn_accel.model.topology import layer_group
 from frcrn_accel.models import ModelMetadata
 from frcrn_accel.quantize.compact import CompactWriter, round_convolution, step_of
-from frcrn_accel.quantize.explicit import Histogram, Probe, QdqNetwork, measure_inputs, required_config
+from frcrn_accel.quantize.explicit import Histogram, measure_inputs, qdq_input, required_config
 from frcrn_accel.quantize.fp16 import HalfWriter
-from frcrn_accel.quantize.methods import tensorrt_int8_layers
 
 if TYPE_CHECKING:
     import onnx
@@ -43,9 +42,9 @@ __all__ = ["Ranges", "find_ranges", "prepare_tensorrt_int8"]
 
 LIMIT_QUANTILE = 0.9999
 CHANNEL_QUANTILE = 0.999
-BALANCE = 1.0
 _LARGEST_FACTOR = 32.0  # a channel that is silent in calibration is no reason to blow it up
 _SMALLEST_STEP = 1e-20
+_SMALLEST_COMMON_STEP = 1e-6  # float16 has some digits there
 
 
 @dataclass(frozen=True)
@@ -62,19 +61,6 @@ class Ranges:
     factors: Mapping[str, NDArray[np.float32]]
 
 
-def operand_names(config: Config, groups: Sequence[str]) -> list[str]:
-    """The operands of layer groups, as `PlainNetwork` names them."""
-    names = []
-    for group in groups:
-        layers = ("L1", "L2") if group.endswith(".fsmn") else ("L1",)
-        names += (
-            [f"{group}.{layer}.{which}" for layer in layers for which in ("linear", "project")]
-            if ("fsmn" in group)
-            else [group]
-        )
-    return names
-
-
 def prepare_tensorrt_int8(weights: Weights, audio: Sequence[NDArray[np.float32]]) -> Build:
     """Calibrate, for any number of graphs.
 
@@ -82,9 +68,7 @@ def prepare_tensorrt_int8(weights: Weights, audio: Sequence[NDArray[np.float32]]
         weights: As `export.read_weights` gives them.
         audio: What the model is to see: `(1, samples)` each, at its rate and level.
     """
-    config = required_config(weights)
-    probe = _Probe(weights, operand_names(config, tensorrt_int8_layers(config)))
-    ranges = find_ranges(weights, measure_inputs(probe, audio, available_cpus()))
+    ranges = find_ranges(required_config(weights).channels, measure_inputs(_Probe(weights), audio, available_cpus()))
 
     def build(weights: Weights, metadata: ModelMetadata, keep_float: frozenset[str]) -> onnx.ModelProto:
         network = _Int8Network(weights, ranges, keep_float)
@@ -93,23 +77,21 @@ def prepare_tensorrt_int8(weights: Weights, audio: Sequence[NDArray[np.float32]]
     return build
 
 
-def find_ranges(weights: Weights, seen: Mapping[str, Histogram]) -> Ranges:
+def find_ranges(channels: int, seen: Mapping[str, Histogram]) -> Ranges:
     """Choose factors and limits.
 
     Args:
-        weights: As `export.read_weights` gives them.
+        channels: Complex channels of the network.
         seen: What each operand saw.
     """
-    channels = required_config(weights).channels
     limits: dict[str, float] = {}
     factors: dict[str, NDArray[np.float32]] = {}
     for name, histogram in seen.items():
         to_complex = _complex_channels(name, len(histogram.counts), channels)
         magnitudes = np.zeros(to_complex.max() + 1, np.float32)
         np.maximum.at(magnitudes, to_complex, histogram.channel_quantiles(CHANNEL_QUANTILE))
-        found = magnitudes**BALANCE / np.maximum(_weight_magnitudes(weights, name), 1e-12) ** (1 - BALANCE)
-        found /= np.exp(np.mean(np.log(found)))
-        factors[name] = np.clip(found, 1 / _LARGEST_FACTOR, _LARGEST_FACTOR).astype(np.float32)
+        typical = np.exp(np.mean(np.log(magnitudes)))
+        factors[name] = (magnitudes / typical).clip(1 / _LARGEST_FACTOR, _LARGEST_FACTOR).astype(np.float32)
         limits[name] = histogram.quantile(LIMIT_QUANTILE, factors[name][to_complex])
     return Ranges(limits, factors)
 
@@ -133,16 +115,17 @@ def _weight_keys(name: str) -> tuple[list[str], int]:
     return [f"{group}.fsmn_{part}_{layer}.{which}.weight" for part in ("re", "im")], 1
 
 
-def _weight_magnitudes(weights: Weights, name: str) -> NDArray[np.float32]:
-    """Largest weight of each factor's channel."""
-    keys, axis = _weight_keys(name)
-    peaks = [np.abs(weights[key]).max(axis=tuple(i for i in range(weights[key].ndim) if i != axis)) for key in keys]
-    magnitudes: NDArray[np.float32] = np.concatenate(peaks) if name.endswith(".project") else np.maximum(*peaks)
-    return magnitudes
+class _Probe(PlainNetwork):
+    """The float network, which notes the inputs of the layers to quantize."""
 
+    def __init__(self, weights: Weights) -> None:
+        super().__init__(GraphWriter(weights), required_config(weights))
+        self.inputs: dict[str, str] = {}
 
-class _Probe(Probe, PlainNetwork):
-    pass
+    def convolution(self, name: str, x: str, weight: str, shift: str, **attributes: Any) -> str:
+        """See `PlainNetwork.convolution`: all that come here are to be quantized."""
+        self.inputs[name] = x
+        return super().convolution(name, x, weight, shift, **attributes)
 
 
 class _Writer(HalfWriter, CompactWriter):
@@ -151,15 +134,17 @@ class _Writer(HalfWriter, CompactWriter):
     opset = 19  # the first in which integers can be made of float16
 
 
-class _Int8Network(QdqNetwork, PlainNetwork):
+class _Int8Network(PlainNetwork):
     """The network of a file: weights are stored as the integers that are computed with, each once."""
 
     def __init__(self, weights: Weights, ranges: Ranges, keep_float: frozenset[str]) -> None:
         stored: dict[str, NDArray[Any]] = dict(weights)
         quantized = {name: limit for name, limit in ranges.limits.items() if layer_group(name) not in keep_float}
         writer = _Writer(stored, keep_float, keep_float=keep_float)
-        super().__init__(writer, required_config(weights), quantized)
+        super().__init__(writer, required_config(weights))
+        self._limits = quantized
         self._factors = ranges.factors
+        self._rounded_inputs: dict[str, str] = {}
         for name in quantized:
             _equalise(stored, name, ranges.factors[name])
         self._matrix_steps: dict[str, NDArray[np.float32]] = {}
@@ -193,18 +178,51 @@ class _Int8Network(QdqNetwork, PlainNetwork):
             scale = self._steps[name] = g.op("Mul", scale, g.op("Concat", step, step, axis=0))
         return scale, shift
 
-    def weight_steps(self, name: str) -> Pair:
-        """See `QdqNetwork.weight_steps`."""
+    def convolution(self, name: str, x: str, weight: str, shift: str, **attributes: Any) -> str:
+        """See `PlainNetwork.convolution`.
+
+        The integers of each output channel have a step of their own, but the engine is told of one for all: only
+        then does TensorRT (for RTX, 1.7) write what it sums up as float16, and not as float32 for a further layer to
+        scale. What is left of the steps is a factor for each channel, after it.
+        """
+        if name not in self._limits:
+            return super().convolution(name, x, weight, shift, **attributes)
+        g = self.graph
+        if x not in self._rounded_inputs:  # even and odd rows share it
+            self._rounded_inputs[x] = qdq_input(g, self._divided(name, x), self._limits[name])
+        steps, common = self._weight_steps(name)
+        integers = g.op("QuantizeLinear", weight, steps, g.constant(np.zeros(self._outputs(name)), np.int8), axis=0)
+        operand = g.op("DequantizeLinear", integers, common, g.constant(0, np.int8))
+        y = g.op("Conv", self._rounded_inputs[x], operand, **attributes)
+        if name.endswith(".project"):  # see `filters`
+            return y
+        y = g.op("Mul", y, g.op("Unsqueeze", g.op("Div", steps, common), g.ints(1, 2)))
+        return g.op("Add", y, g.op("Unsqueeze", shift, g.ints(1, 2)))
+
+    def filters(self, name: str, kernel: str) -> str:
+        """See `PlainNetwork.filters`: here they take in the factors of the channels."""
+        if f"{name}.project" not in self._limits:
+            return kernel
+        g = self.graph
+        steps, common = self._weight_steps(f"{name}.project")
+        return g.op("Mul", kernel, g.op("Unsqueeze", g.op("Div", steps, common), g.ints(1, 2, 3)))
+
+    def _outputs(self, name: str) -> int:
+        """Output channels of a convolution."""
+        return len(self._matrix_steps.get(name, np.zeros(2 * self.config.channels)))
+
+    def _weight_steps(self, name: str) -> Pair:
+        """The step of each output channel, and one for all of them: the largest, as float16 holds it."""
         g = self.graph
         if name in self._matrix_steps:
-            steps = self._matrix_steps[name]
-            return g.constant(steps), g.constant(np.zeros(len(steps)), np.int8)
-        # A channel whose weights are all zero still needs a step.
-        step = g.op("Max", g.op("Abs", self._steps[name]), g.constant(_SMALLEST_STEP))
-        return step, g.constant(np.zeros(2 * self.config.channels), np.int8)
+            steps = g.constant(self._matrix_steps[name])
+        else:  # a channel whose weights are all zero still needs a step
+            steps = g.op("Max", g.op("Abs", self._steps[name]), g.constant(_SMALLEST_STEP))
+        common = g.op("Max", g.op("ReduceMax", steps, keepdims=0), g.constant(_SMALLEST_COMMON_STEP))
+        return steps, g.op("Cast", g.op("Cast", common, to=TensorProto.FLOAT16), to=TensorProto.FLOAT)
 
-    def prepared(self, name: str, x: str) -> str:
-        """See `QdqNetwork.prepared`: divided by the factors, if the weights before have not been."""
+    def _divided(self, name: str, x: str) -> str:
+        """An input, divided by the factors, if the weights before have not been."""
         if name.endswith(".project"):
             return x
         factors = self._factors[name]
