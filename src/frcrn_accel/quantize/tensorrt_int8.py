@@ -6,7 +6,7 @@ The rest is in float16 or float32, as in a file of `quantize.fp16`.
 TensorRT has one range for each input of a convolution. What is done so that one is enough:
 
 - Channels are equalised: each is divided by a factor of its own before it is quantized, and the weights that take it
-  are multiplied by the same factor, which is the channel's magnitude. Between the two convolutions of an FSMN the factor
+  are multiplied by the same factor, which is the channel's magnitude. Between the two convolutions of an FSMN it
   is in the weights on both sides; elsewhere it is a multiplication next to others, which an engine fuses.
 - The limit of an input is a quantile of what calibration saw, after that.
 """
@@ -90,7 +90,7 @@ def find_ranges(channels: int, seen: Mapping[str, Histogram]) -> Ranges:
         to_complex = _complex_channels(name, len(histogram.counts), channels)
         magnitudes = np.zeros(to_complex.max() + 1, np.float32)
         np.maximum.at(magnitudes, to_complex, histogram.channel_quantiles(CHANNEL_QUANTILE))
-        typical = np.exp(np.mean(np.log(magnitudes)))
+        typical = np.median(magnitudes)
         factors[name] = (magnitudes / typical).clip(1 / _LARGEST_FACTOR, _LARGEST_FACTOR).astype(np.float32)
         limits[name] = histogram.quantile(LIMIT_QUANTILE, factors[name][to_complex])
     return Ranges(limits, factors)
