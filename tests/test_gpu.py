@@ -65,7 +65,7 @@ class TestHalving:
     def test_one_window_that_does_not_fit_is_an_error_with_the_ways_out(self):
         with pytest.raises(
             EngineError, match=r"does not hold one window of 640 samples on a small GPU \(12 GB are"
-        ) as c:
+        ) as caught:
             SmallSession(0).run(np.ones((4, 640), np.float32))
         for way in ("gpu_memory_limit_mb", "Windowing(window_s=10)", "backend='ort'"):
             assert way in str(caught.value)
