@@ -138,6 +138,20 @@ def speed(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def plan(session: nox.Session) -> None:
+    """What is in a TensorRT plan, its memory and the least time: `nox -s plan -- [--channels 32 --unets 1]`."""
+    install(session, "tensorrt-rtx", "quantize", groups=("test",))
+    session.run("python", "benchmarks/plan.py", *session.posargs)
+
+
+@nox.session(default=False)
+def gpu(session: nox.Session) -> None:
+    """Speed on an NVIDIA GPU, against what is published: `nox -s gpu -- [MODEL] [--hour]`."""
+    install(session, "cuda", "tensorrt-rtx", groups=("test",))
+    session.run("python", "benchmarks/gpu.py", *session.posargs)
+
+
+@nox.session(default=False)
 def operators(session: nox.Session) -> None:
     """Where the time goes: `nox -s operators -- MODEL [--backend openvino:int8]`."""
     install(session, "ort", "quantize", "openvino", groups=("test",))
