@@ -7,8 +7,8 @@ for the same network on an RTX 4090D with TensorRT (fp32 89 ms, INT8 42 ms, for 
 held against ONNX Runtime's on the CPU: if one is too far from it, that is said, and the exit code is 1.
 
 Without MODEL.onnx the network has the released size and seeded random weights, which are as fast as any. INT8 loses
-more of random weights than of trained ones, so it is held to a lower bar then. With a model, INT8 is calibrated on the
-package's audio and must pass the quality gate.
+more of random weights than of trained ones, so it is held to a lower bar then. With a model, INT8 is calibrated on
+the package's audio and must pass the quality gate.
 """
 
 from __future__ import annotations
@@ -91,9 +91,18 @@ def clip() -> NDArray[np.float32]:
     return level
 
 
-def measure(backend: Backend, model: ModelFile, expected: NDArray[np.float32], rounds: int, hour: Path | None) -> Row:
+def measure(
+    kind: type[Backend],
+    precision: str,
+    model: ModelFile,
+    expected: NDArray[np.float32],
+    rounds: int,
+    hour: Path | None,
+) -> Row:
     audio = clip()
-    precision = backend.precision_for(model)
+    # A plan that is tuned for the clip, and below one for the windows of a file.
+    backend = kind(precision, window_s=CLIP_S) if issubclass(kind, TensorRtBackend) else kind(precision)
+    backend.check()
     session = backend.load(model, threads=2)
     try:
         found = session.run(audio)  # the first takes memory, and compiles
