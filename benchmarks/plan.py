@@ -36,6 +36,7 @@ from frcrn_accel.testing import random_weights
 PRECISIONS = ("fp32", "fp16", "int8")
 BYTES = {"Float": 4, "Half": 2, "Int8": 1, "Bool": 1, "Int32": 4, "Int64": 8}
 WINDOW_S = 20
+CARD_SIZES_GB, SPARE_GB = (4, 8, 24), 1
 
 
 @dataclass(frozen=True)
@@ -258,6 +259,17 @@ def main() -> None:
     table(
         ["memory between the layers, MB", *(f"batch {batch}" for batch in options.batches)],
         [[precision, *(f"{found / 1e6:.0f}" for found in memory[precision])] for precision in PRECISIONS],
+    )
+    print()
+    sizes_mb = dict(zip(PRECISIONS, (float(row[5]) for row in rows), strict=True))
+
+    def fitting(precision: str, card_gb: int) -> int:
+        window_mb = memory[precision][-1] / 1e6 / options.batches[-1]
+        return int((1e3 * (card_gb - SPARE_GB) - sizes_mb[precision]) / window_mb)
+
+    table(
+        [f"windows that fit, {SPARE_GB} GB left for CUDA and others", *(f"{size} GB" for size in CARD_SIZES_GB)],
+        [[precision, *(str(fitting(precision, size)) for size in CARD_SIZES_GB)] for precision in PRECISIONS],
     )
 
 
