@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -106,10 +107,15 @@ class TestFixedWindows:
 
         audio = np.random.default_rng(0).standard_normal(7 * 16_000).astype(np.float32)
         windowing = Windowing(window_s=3, past_s=0.5, future_s=0.1, fade_s=0.1)
-        for backend in (Fixed(note), FunctionBackend(note)):
-            with Denoiser(backend=backend, windowing=windowing) as denoiser:
+        asked = dataclasses.replace(windowing, fixed=True)
+        for backend, given in (
+            (Fixed(note), windowing),
+            (FunctionBackend(note), asked),
+            (FunctionBackend(note), windowing),
+        ):
+            with Denoiser(backend=backend, windowing=given) as denoiser:
                 np.testing.assert_allclose(denoiser(audio, 16_000), audio, atol=1e-4)
-        assert lengths == [(1, 48_000)] * 3 + [(1, 45_120)] * 3
+        assert lengths == [(1, 48_000)] * 6 + [(1, 45_120)] * 3
 
 
 class TestOptions:

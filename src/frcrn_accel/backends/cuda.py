@@ -47,7 +47,7 @@ def find_gpu(index: int) -> Gpu:
     runtime = _runtime()
     properties = _checked(*runtime.cudaGetDeviceProperties(index))
     capability = f"{properties.major}.{properties.minor}"
-    return Gpu(index, properties.name.decode(), capability, properties.totalGlobalMem)
+    return Gpu(index, properties.name.decode().rstrip("\0"), capability, properties.totalGlobalMem)
 
 
 def use_gpu(gpu: Gpu) -> None:

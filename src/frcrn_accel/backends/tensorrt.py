@@ -276,7 +276,8 @@ class _TensorRtSession(GpuSession):
         self._audio.reserve(audio.nbytes)
         self._denoised.reserve(audio.nbytes)
         done = profile == self._profile or context.set_optimization_profile_async(profile, self._stream.handle)
-        self._profile = profile
+        if done:
+            self._profile = profile
         done = done and context.set_input_shape(self._input, audio.shape)
         if done:
             self._workspace.reserve(max(1, context.update_device_memory_size_for_shapes()))
