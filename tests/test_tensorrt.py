@@ -12,6 +12,7 @@ import pytest
 
 from frcrn_accel import BackendUnavailable, Denoiser, EngineError, ModelError, ModelFile
 from frcrn_accel.backends import resolve_backend
+from frcrn_accel.backends.cuda import CudaError, DeviceBuffer, Stream, find_gpu
 from frcrn_accel.backends.gpu import driver_problem
 from frcrn_accel.backends.tensorrt import TensorRtBackend, TensorRtRtxBackend, load_plan
 from frcrn_accel.backends.tensorrt_plan import BuildLog, Plan, Target, build_plan, plan_target
@@ -253,6 +254,12 @@ class TestWithoutGpu:
         assert "install the driver" in caught.value.remedy
         with pytest.raises(BackendUnavailable, match="NVIDIA's driver"):
             TensorRtRtxBackend().build(find_model("frcrn-small"))
+
+    @needs_no_gpu
+    def test_the_cuda_runtime_says_so_too(self):
+        for call in (lambda: find_gpu(0), Stream, lambda: DeviceBuffer().reserve(1)):
+            with pytest.raises(CudaError, match=r"\(cudaError\w+\)"):
+                call()
 
     @needs_no_gpu
     def test_auto_takes_a_cpu_engine_and_says_so(self, caplog):
