@@ -159,7 +159,6 @@ class TestOnnxRuntime:
     @pytest.fixture
     def has_cuda(self) -> bool:
         onnxruntime = pytest.importorskip("onnxruntime")
-        pytest.importorskip("onnx")
         return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
     @needs_no_gpu

@@ -82,7 +82,6 @@ class OrtCudaBackend(Backend):
     def check(cls) -> None:
         """See `Backend.check`."""
         try:
-            import onnx  # noqa: F401 - writes the form for GPUs
             import onnxruntime
         except ImportError as error:
             raise BackendUnavailable(cls.name, str(error), install_hint("cuda")) from error
@@ -92,6 +91,10 @@ class OrtCudaBackend(Backend):
                 "the onnxruntime package that is installed has no CUDA in it",
                 f"pip uninstall -y onnxruntime onnxruntime-gpu, then {install_hint('cuda')}",
             )
+        try:
+            import onnx  # noqa: F401 - writes the form for GPUs
+        except ImportError as error:
+            raise BackendUnavailable(cls.name, str(error), install_hint("cuda")) from error
         problem = driver_problem()
         if problem is not None:
             raise BackendUnavailable(
