@@ -19,7 +19,14 @@ TORCH = os.environ.get("FRCRN_ACCEL_TORCH", "torch==2.13.0")
 # Upstream's code is an oracle for tests; its own requirements are not needed for the folder that is used.
 UPSTREAM = "clearvoice==0.1.2"
 # What each backend's test session installs beside the package.
-BACKENDS = {"ort": ["ort"], "torch": ["export"], "openvino": ["openvino", "ort"]}
+BACKENDS = {
+    "ort": ["ort"],
+    "torch": ["export"],
+    "openvino": ["openvino", "ort"],
+    "tensorrt-rtx": ["tensorrt-rtx", "quantize"],
+}
+# The extra [cuda] without CUDA's libraries, some gigabytes that are of no use where there is no card.
+ONNXRUNTIME_GPU = ["onnxruntime-gpu>=1.21", "onnx>=1.17"]
 
 
 def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ()) -> None:
@@ -48,9 +55,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """mypy --strict."""
+    """mypy --strict, the code for TensorRT against its type stubs."""
     install(session, "ort", "export", groups=("types", "test"))
-    session.run("mypy")
+    stubs = Path(session.create_tmp()).resolve() / "stubs"
+    session.run("python", "scripts/tensorrt_stubs.py", str(stubs))
+    session.run("mypy", env={"MYPYPATH": str(stubs)})
 
 
 @nox.session
@@ -65,10 +74,24 @@ def tests(session: nox.Session) -> None:
 def backend(session: nox.Session, name: str) -> None:
     """One backend alone in its environment: the conformance class, and what the others say they need."""
     install(session, *BACKENDS[name], groups=("test",))
-    session.run("pytest", "tests/test_backends.py", "-k", f"Test{name.title()} or Registry or MissingPackages")
-    more = {"ort": "tests/test_int8.py", "openvino": "tests/test_openvino.py"}
+    tests = f"Test{name.title().replace('-', '')} or Registry or MissingPackages"
+    session.run("pytest", "tests/test_backends.py", "-k", tests)
+    more = {
+        "ort": "tests/test_int8.py",
+        "openvino": "tests/test_openvino.py",
+        "tensorrt-rtx": "tests/test_tensorrt.py",
+    }
     if name in more:
         session.run("pytest", more[name])
+
+
+@nox.session
+def cuda(session: nox.Session) -> None:
+    """ONNX Runtime with CUDA: what it says where there is no card, and the conformance class where there is."""
+    install(session, groups=("test",))
+    session.install(*ONNXRUNTIME_GPU)
+    session.run("pytest", "tests/test_gpu.py", "tests/test_backends.py", "-k", "not test_backends or TestOrtCuda")
+    session.run("frcrn-accel", "backends")
 
 
 @nox.session
@@ -112,6 +135,20 @@ def speed(session: nox.Session) -> None:
     install(session, "ort", "export", "quantize", "openvino", groups=("test", "upstream"))
     session.install("--no-deps", UPSTREAM)
     session.run("python", "benchmarks/speed.py", *session.posargs)
+
+
+@nox.session(default=False)
+def plan(session: nox.Session) -> None:
+    """What is in a TensorRT plan, its memory and the least time: `nox -s plan -- [--channels 32 --unets 1]`."""
+    install(session, "tensorrt-rtx", "quantize", groups=("test",))
+    session.run("python", "benchmarks/plan.py", *session.posargs)
+
+
+@nox.session(default=False)
+def gpu(session: nox.Session) -> None:
+    """Speed on an NVIDIA GPU, against what is published: `nox -s gpu -- [MODEL] [--hour]`."""
+    install(session, "cuda", "tensorrt-rtx", groups=("test",))
+    session.run("python", "benchmarks/gpu.py", *session.posargs)
 
 
 @nox.session(default=False)

@@ -11,6 +11,8 @@ import pytest
 from frcrn_accel import BackendUnavailable, Denoiser, backend_statuses
 from frcrn_accel.backends import ENTRY_POINT_GROUP, registry, resolve_backend
 from frcrn_accel.backends.ort import OrtBackend
+from frcrn_accel.backends.ort_cuda import OrtCudaBackend
+from frcrn_accel.backends.tensorrt import TensorRtBackend, TensorRtRtxBackend
 from frcrn_accel.backends.torch import TorchBackend
 from frcrn_accel.errors import EngineError, UnsupportedPrecisionError
 from frcrn_accel.models import find_model
@@ -25,6 +27,21 @@ class TestFunction(BackendConformance):
 class TestOrt(BackendConformance):
     backend = OrtBackend
     reference = "torch"
+
+
+class TestOrtCuda(BackendConformance):
+    backend = OrtCudaBackend("fp32")
+    reference = "ort"
+
+
+class TestTensorrt(BackendConformance):
+    backend = TensorRtBackend("fp32")
+    reference = "ort"
+
+
+class TestTensorrtRtx(BackendConformance):
+    backend = TensorRtRtxBackend("fp32")
+    reference = "ort"
 
 
 class TestTorch(BackendConformance):
@@ -68,7 +85,8 @@ class TestRegistry:
         return install
 
     def test_the_built_in_ones_come_through_entry_points(self):
-        assert {"openvino", "ort", "torch"} <= {status.name for status in backend_statuses()}
+        built_in = {"openvino", "ort", "ort-cuda", "tensorrt", "tensorrt-rtx", "torch"}
+        assert built_in <= {status.name for status in backend_statuses()}
 
     def test_a_plugin_is_found(self, points):
         points(mine="frcrn_accel.testing:FunctionBackend")
@@ -192,6 +210,10 @@ class TestMissingPackages:
             ("torch", "torch", "export"),
             ("openvino", "openvino", "openvino"),
             ("openvino", "onnx", "openvino"),
+            ("ort-cuda", "onnxruntime", "cuda"),
+            ("tensorrt", "tensorrt", "tensorrt"),
+            ("tensorrt-rtx", "tensorrt_rtx", "tensorrt-rtx"),
+            ("tensorrt-rtx", "cuda", "tensorrt-rtx"),
         ],
     )
     def test_reason_and_remedy(self, backend, hidden, extra):

@@ -124,7 +124,7 @@ def test_the_direct_form_is_the_same_network(config, tmp_path):
 
     weights = random_weights(config)
     metadata = ModelMetadata("tiny", "0" * 64, __version__, 16_000, 640, 320, config.channels, config.unets)
-    paths = {form: tmp_path / f"{form}.onnx" for form in ("gauss", "direct")}
+    paths = {form: tmp_path / f"{form}.onnx" for form in ("gauss", "direct", "plain")}
     for form, path in paths.items():
         graph = build_graph(weights, "tiny", __version__, metadata.to_properties(), form)
         path.write_bytes(graph.SerializeToString())

@@ -20,7 +20,6 @@ pytest.importorskip("openvino")
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 from frcrn_accel.export import read_weights  # noqa: E402
-from frcrn_accel.export.graph import GraphWriter  # noqa: E402
 from frcrn_accel.quantize import openvino_int8  # noqa: E402
 
 
@@ -263,7 +262,7 @@ class TestCalibration:
         for layer in found[1.0]:
             assert found[0.5][layer] < found[0.9999][layer] <= found[1.0][layer]
         # Against numpy, on the tensor itself.
-        probe = openvino_int8._Probe(GraphWriter(weights), openvino_int8._config(weights))
+        probe = openvino_int8._Probe(weights)
         model = probe.build("probe", "", {})
         name = probe.inputs["unet.decoders.3"]
         model.graph.output.append(onnx.ValueInfoProto(name=name))

@@ -182,7 +182,7 @@ class TestErrors:
             (
                 {"method": "int4"},
                 QuantizeError,
-                "unknown method 'int4': there are dynamic, static, openvino-int8, fp16",
+                "unknown method 'int4': there are dynamic, static, openvino-int8, tensorrt-int8, fp16",
             ),
             (
                 {"method": "static"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -70,7 +71,7 @@ class Denoiser:
         precision: Number format to compute in, one that the backend has (see `frcrn-accel backends`); by default the
             fastest of them that does not change the sound.
         calibration: Folder with noisy speech, of the kind that is to be denoised, for a backend that measures ranges:
-            `"ort-static-int8"`, or `"openvino"` with precision `"int8"`.
+            `"ort-static-int8"`, or `"openvino"` and TensorRT with precision `"int8"`.
         threads: CPU threads to compute with; by default as many as this process may use.
         attenuation_limit_db: At most this much noise is taken away, by mixing in the signal as it came: for
             listeners, and speech recognisers, that do better with some noise left. None for no limit.
@@ -109,10 +110,11 @@ class Denoiser:
         self.precision = engine.precision_for(file)
         self.threads = threads or available_cpus()
         self.attenuation_limit_db = attenuation_limit_db
+        windowing = windowing or Windowing()
         self._engine: Engine | None = Engine(
             session=engine.load(file, self.threads),
             metadata=file.metadata,
-            windowing=windowing or Windowing(),
+            windowing=dataclasses.replace(windowing, fixed=windowing.fixed or engine.fixed_windows),
             batch_size=batch_size or engine.batch_size,
         )
 

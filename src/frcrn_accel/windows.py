@@ -70,6 +70,8 @@ class Windowing:
         past_s: Least context before a window's used part, seconds. The model looks about 1.8 s back.
         future_s: Context after a window's used part, seconds. The model looks 0.28 s ahead.
         fade_s: Length of the cross-fade, seconds.
+        fixed: Cut every signal that is longer than a window into windows of just `window_s`, with more overlap than
+            it takes: for engines that are tuned for one length.
 
     Raises:
         ValueError: A context is shorter than an STFT frame, or the window is not at least three overlaps long.
@@ -79,6 +81,7 @@ class Windowing:
     past_s: float = 2.0
     future_s: float = 0.3
     fade_s: float = 0.5
+    fixed: bool = False
 
     def __post_init__(self) -> None:
         """Check the lengths."""
@@ -115,7 +118,7 @@ class Windowing:
         if samples <= longest:
             return [Window(0, samples, (0, 0), (samples, samples))]
         steps = _ceil_div(samples - longest, longest - overlap)
-        size = _ceil_div(samples + steps * overlap, (steps + 1) * hop) * hop
+        size = longest if self.fixed else _ceil_div(samples + steps * overlap, (steps + 1) * hop) * hop
         # Rounded down, no step is longer than size - overlap, so no overlap is shorter than asked for.
         starts = [(samples - size) * i // (steps * hop) * hop for i in range(steps + 1)]
         joins = [(start + size - future - fade, start + size - future) for start in starts[:-1]]

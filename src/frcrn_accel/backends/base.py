@@ -64,6 +64,8 @@ class Backend(abc.ABC):
         priority: `backend="auto"` takes the usable backend with the highest; negative is never chosen.
         precisions: The number formats it can compute in, the default first.
         calibrates: Whether calibration audio is of use to it.
+        fixed_windows: Whether it is tuned for one length of windows: long signals are then cut into windows of just
+            that length. It still takes any length.
         batch_size: Windows that one call takes at best.
         calibration: As given.
 
@@ -77,6 +79,7 @@ class Backend(abc.ABC):
     priority: ClassVar[int] = 0
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     calibrates: ClassVar[bool] = False
+    fixed_windows: ClassVar[bool] = False
     batch_size: int = 1
 
     def __init__(self, precision: str | None = None, calibration: str | Path | None = None) -> None:

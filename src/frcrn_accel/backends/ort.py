@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from frcrn_accel.backends.variants import find_variant, ready_variant
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
 from frcrn_accel.models import FP32, ModelFile
 
-__all__ = ["OrtBackend", "OrtDynamicInt8Backend", "OrtStaticInt8Backend", "cpu_session"]
+__all__ = ["OrtBackend", "OrtDynamicInt8Backend", "OrtStaticInt8Backend", "cpu_session", "first_line", "make_session"]
 
 
 _PROVIDERS = ["CPUExecutionProvider"]
@@ -122,7 +123,7 @@ class _OrtSession(Session):
         try:
             self._session = cpu_session(str(model.path), threads)
         except Exception as error:  # onnxruntime raises a dozen unrelated classes
-            raise ModelError(f"ONNX Runtime cannot load {str(model.path)!r}: {_first_line(error)}") from error
+            raise ModelError(f"ONNX Runtime cannot load {str(model.path)!r}: {first_line(error)}") from error
         active = self._session.get_providers()
         if active != _PROVIDERS:
             raise BackendUnavailable(OrtBackend.name, f"it would run on {active}", "report this as a bug")
@@ -137,7 +138,7 @@ class _OrtSession(Session):
                 return np.concatenate([self.run(row) for row in audio[:, None]])
             (denoised,) = self._session.run([self._output], {self._input: audio})
         except Exception as error:  # as above
-            raise EngineError(f"ONNX Runtime failed on a batch of {audio.shape}: {_first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime failed on a batch of {audio.shape}: {first_line(error)}") from error
         return denoised  # type: ignore[no-any-return]
 
     def close(self) -> None:
@@ -155,6 +156,21 @@ def cpu_session(model: str | bytes, threads: int) -> Any:
         ImportError: ONNX Runtime is not installed.
         Exception: It cannot load the model.
     """
+    return make_session(model, threads, _PROVIDERS)
+
+
+def make_session(model: str | bytes, threads: int, providers: Sequence[str | tuple[str, dict[str, str]]]) -> Any:
+    """The same on any device.
+
+    Args:
+        model: Path of a model file, or what is in one.
+        threads: CPU threads.
+        providers: Names of ONNX Runtime's providers, with their options.
+
+    Raises:
+        ImportError: ONNX Runtime is not installed.
+        Exception: It cannot load the model.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -164,7 +180,7 @@ def cpu_session(model: str | bytes, threads: int) -> Any:
     # arena: two thirds more memory, and no faster (benchmarks/length.py).
     options.enable_mem_pattern = False
     options.log_severity_level = 3  # errors are raised; warnings about folded constants are noise to users
-    return onnxruntime.InferenceSession(model, options, providers=_PROVIDERS)
+    return onnxruntime.InferenceSession(model, options, providers=list(providers))
 
 
 @cache
@@ -174,5 +190,6 @@ def _products_are_exact() -> bool:
     return bool((found == 64 * 255 * 127).all())
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, without what ONNX Runtime adds to it."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

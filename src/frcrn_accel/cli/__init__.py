@@ -9,6 +9,7 @@ import typer
 
 from frcrn_accel._version import __version__
 from frcrn_accel.cli.backends import backends
+from frcrn_accel.cli.build_engine import build_engine
 from frcrn_accel.cli.denoise import denoise
 from frcrn_accel.cli.evaluate import evaluate
 from frcrn_accel.cli.export import export
@@ -30,6 +31,7 @@ app.command()(evaluate)
 app.command()(export)
 app.command()(quantize)
 app.command()(train)
+app.command()(build_engine)
 app.command()(backends)
 
 

@@ -28,9 +28,9 @@ _SHOWN_GROUPS = 10
 def quantize(
     model: Annotated[str, typer.Argument(metavar="MODEL.onnx", help="A file made by 'export', or a known name.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The model file to write.")],
-    method: Annotated[str, typer.Option(help="dynamic, static, openvino-int8 or fp16.")],
+    method: Annotated[str, typer.Option(help="dynamic, static, openvino-int8, tensorrt-int8 or fp16.")],
     calibration: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Noisy speech to measure ranges on, for --method static.")
+        Path | None, typer.Option(metavar="DIR", help="Noisy speech to measure ranges on, for the methods that do.")
     ] = None,
     gate_audio: Annotated[
         Path | None,

@@ -20,7 +20,7 @@ from frcrn_accel.export.graph import GraphWriter
 from frcrn_accel.export.network import FrequencyLastNetwork, Pair
 from frcrn_accel.model.topology import DECODER_KERNELS, FSMN_ORDER, LEAKY_SLOPE
 
-__all__ = ["DirectNetwork"]
+__all__ = ["DirectNetwork", "joined"]
 
 
 class DirectNetwork(FrequencyLastNetwork[str]):
@@ -54,8 +54,8 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         """A transposed convolution with its batch norm and activation, of the inputs side by side."""
         g = self.graph
         weights, shift = self.decoder_weights(name, len(inputs))
-        weight = g.op("Transpose", _joined(g, weights), perm=[0, 1, 3, 2])
-        x, weight = self.operands(name, _joined(g, inputs, axis=1), weight, output_axis=1)
+        weight = g.op("Transpose", joined(g, weights), perm=[0, 1, 3, 2])
+        x, weight = self.operands(name, joined(g, inputs, axis=1), weight, output_axis=1)
         return self.activated(g.op("ConvTranspose", x, weight, shift, strides=[1, 2], pads=[1, 0, 1, 0]))
 
     def operands(self, name: str, x: str, weight: str, output_axis: int) -> Pair:
@@ -106,7 +106,7 @@ class DirectNetwork(FrequencyLastNetwork[str]):
     def batch_norms(self, name: str, convolution: str) -> Pair:
         """Scale and shift of both parts, `(2 * outputs,)`."""
         scales, shifts = zip(*(self.batch_norm(name, convolution, which) for which in (0, 1)), strict=True)
-        return _joined(self.graph, scales), _joined(self.graph, shifts)
+        return joined(self.graph, scales), joined(self.graph, shifts)
 
     def activated(self, x: str) -> str:
         """LeakyReLU."""
@@ -130,7 +130,7 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         zero = g.constant(np.zeros((c, c)))
         for is_im_net in (False, True):
             weight, shift, p = linear[is_im_net], bias[is_im_net], project[is_im_net]
-            hidden = g.op("Conv", x, self.pointwise(weight, weight), _joined(g, [shift, shift]), group=2)
+            hidden = g.op("Conv", x, self.pointwise(weight, weight), joined(g, [shift, shift]), group=2)
             hidden = g.op("Relu", hidden)
             if is_im_net:
                 rows = [g.op("Concat", *row, axis=1) for row in ((zero, g.op("Neg", p)), (p, zero))]
@@ -140,13 +140,13 @@ class DirectNetwork(FrequencyLastNetwork[str]):
             kernel = self.fsmn_filter(name, layer, is_im_net=is_im_net)
             if not along_time:
                 kernel = g.op("Transpose", kernel, perm=[0, 1, 3, 2])
-            filtered = g.op("Conv", memory, _joined(g, [kernel, kernel]), group=2 * c, pads=pads)
+            filtered = g.op("Conv", memory, joined(g, [kernel, kernel]), group=2 * c, pads=pads)
             y = g.op("Add", filtered, y)
         return y
 
     def pointwise(self, *rows: str) -> str:
         """Matrices below each other as the weight of a 1x1 convolution."""
-        return self.graph.op("Unsqueeze", _joined(self.graph, rows), self.graph.ints(2, 3))
+        return self.graph.op("Unsqueeze", joined(self.graph, rows), self.graph.ints(2, 3))
 
     # Squeeze-and-excitation.
 
@@ -157,5 +157,6 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         return g.op("Mul", x, g.op("Concat", *scale, axis=1))
 
 
-def _joined(graph: GraphWriter, names: Sequence[str], axis: int = 0) -> str:
+def joined(graph: GraphWriter, names: Sequence[str], axis: int = 0) -> str:
+    """Tensors side by side."""
     return names[0] if len(names) == 1 else graph.op("Concat", *names, axis=axis)

@@ -11,14 +11,19 @@ from frcrn_accel.export.direct import DirectNetwork
 from frcrn_accel.export.gauss import GaussNetwork
 from frcrn_accel.export.graph import GraphWriter
 from frcrn_accel.export.network import Network
+from frcrn_accel.export.plain import PlainNetwork
 from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.model.topology import config_of
 
 __all__ = ["Form", "build_graph"]
 
-Form = Literal["gauss", "direct"]
+Form = Literal["gauss", "direct", "plain"]
 
-_FORMS: dict[Form, type[Network[Any]]] = {"gauss": GaussNetwork, "direct": DirectNetwork}
+_FORMS: dict[Form, type[Network[Any]]] = {
+    "gauss": GaussNetwork,
+    "direct": DirectNetwork,
+    "plain": PlainNetwork,
+}
 
 
 def build_graph(
@@ -37,8 +42,9 @@ def build_graph(
         producer_version: Version of this library.
         properties: Metadata for the file.
         form: `"gauss"`, fewer multiplications, is what model files hold and every engine runs (`export.gauss`);
-            `"direct"`, fewer and larger operators, is for matrix units and low precision (`export.direct`). They
-            differ in rounding only.
+            `"direct"`, fewer and larger operators, is for matrix units and low precision (`export.direct`), and
+            `"plain"` is that without transposed convolutions, for GPUs (`export.plain`). They differ in rounding
+            only.
         writer: What writes the operators: a subclass may store and compute otherwise. By default all is fp32.
     """
     config = config_of(weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -15,7 +15,7 @@ __all__ = ["CONTRIB", "OPSET", "GraphWriter"]
 
 OPSET = 17
 CONTRIB = "com.microsoft"  # ONNX Runtime's own operators
-IR_VERSION = 8  # the one of opset 17, so that engines of that age read the file
+IR_VERSIONS = {17: 8, 19: 9}  # the one of an opset's age, so that engines of that age read the file
 
 
 class GraphWriter:
@@ -24,6 +24,8 @@ class GraphWriter:
     Args:
         weights: Tensors that `weight` can refer to. Only those used end up in the file, once each, by their names.
     """
+
+    opset: ClassVar[int] = OPSET
 
     def __init__(self, weights: Mapping[str, NDArray[Any]]) -> None:
         self._weights = weights
@@ -54,6 +56,8 @@ class GraphWriter:
     def ops(self, kind: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
         """Add a node with several outputs."""
         name = self._name(kind)
+        if kind == "Split" and self.opset >= 18:  # before, it was the number of outputs that there are
+            attributes["num_outputs"] = outputs
         names = [name] if outputs == 1 else [f"{name}:{i}" for i in range(outputs)]
         self._nodes.append(helper.make_node(kind, list(inputs), names, name=name, **attributes))
         return names
@@ -108,13 +112,13 @@ class GraphWriter:
             + [helper.make_tensor_value_info(tensor, TensorProto.FLOAT, [None, None]) for tensor in more_outputs],
             list(self._tensors.values()),
         )
-        opsets = [helper.make_opsetid("", OPSET)]
+        opsets = [helper.make_opsetid("", self.opset)]
         if any(node.domain == CONTRIB for node in self._nodes):
             opsets.append(helper.make_opsetid(CONTRIB, 1))
         model = helper.make_model(
             graph,
             opset_imports=opsets,
-            ir_version=IR_VERSION,
+            ir_version=IR_VERSIONS[self.opset],
             producer_name="frcrn-accel",
             producer_version=producer_version,
         )

@@ -1,6 +1,6 @@
 """Model files: what they say of themselves, which are known, and where they are."""
 
-from frcrn_accel.models.cache import CACHE_DIR_VARIABLE, cache_folder, cached_variant, find_cached
+from frcrn_accel.models.cache import CACHE_DIR_VARIABLE, cache_folder, cached_file, cached_variant, find_cached
 from frcrn_accel.models.catalog import (
     DEFAULT_MODEL,
     KnownModel,
@@ -20,6 +20,7 @@ __all__ = [
     "ModelFile",
     "ModelMetadata",
     "cache_folder",
+    "cached_file",
     "cached_variant",
     "find_cached",
     "find_model",

@@ -2,7 +2,7 @@
 
 A cached file's name says what it was made of and what must be in it:
 
-    {model}-{16 digits: source file, options, library version}-{16 digits: its own content}.onnx
+    {model}-{16 digits: source file, options, library version}-{16 digits: its own content}.{suffix}
 
 so there is nothing beside it that could get lost or fall out of step. A file whose content is not what its name says
 is dropped and made anew. Two processes that want the same file at once both make it: each puts a whole file in place,
@@ -31,9 +31,10 @@ from frcrn_accel._version import __version__
 from frcrn_accel.models.catalog import sha256_of
 from frcrn_accel.models.file import ModelFile
 
-__all__ = ["CACHE_DIR_VARIABLE", "cache_folder", "cached_variant", "find_cached"]
+__all__ = ["CACHE_DIR_VARIABLE", "cache_folder", "cached_file", "cached_variant", "find_cached"]
 
 CACHE_DIR_VARIABLE = "FRCRN_ACCEL_CACHE_DIR"
+MODEL_SUFFIX = ".onnx"
 _DIGITS = 16
 
 log = logging.getLogger("frcrn_accel")
@@ -46,6 +47,20 @@ def cache_folder() -> Path:
 
 
 def cached_variant(source: ModelFile, key: Mapping[str, str], build: Callable[[Path], None]) -> ModelFile:
+    """A model file made from a model: the one that was made before, or a new one. See `cached_file`.
+
+    Raises:
+        ModelError: What `build` made is no model file of this library.
+    """
+
+    def build_model(path: Path) -> None:
+        build(path)
+        ModelFile.open(path)
+
+    return ModelFile.open(cached_file(source, key, build_model, MODEL_SUFFIX))
+
+
+def cached_file(source: ModelFile, key: Mapping[str, str], build: Callable[[Path], None], suffix: str) -> Path:
     """A file made from a model: the one that was made before, or a new one.
 
     If the cache folder cannot be written, the file is made in a temporary folder that lasts as long as this process,
@@ -55,31 +70,32 @@ def cached_variant(source: ModelFile, key: Mapping[str, str], build: Callable[[P
         source: The model that it is made from.
         key: All that decides what is in it, beside the source's content and the version of this library.
         build: Makes it at the path it gets, where there is an empty file.
+        suffix: What its name ends in.
 
     Raises:
-        ModelError: What `build` made is no model file of this library.
         Exception: What `build` raises.
     """
-    found = find_cached(source, key)
+    folder, stem = cache_folder(), _stem(source, key)
+    found = _made_by_this_process.get(stem) or _find(folder, stem, suffix)
     if found is not None:
         return found
-    folder, stem = cache_folder(), _stem(source, key)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return _make(folder, stem, build)
+        return _make(folder, stem, build, suffix)
     except OSError as error:
         log.warning("%s cannot be kept in %s (%s): it is made again by each process", stem, folder, error.strerror)
-        made = _made_by_this_process[stem] = _make(_process_folder(), stem, build)
+        made = _made_by_this_process[stem] = _make(_process_folder(), stem, build, suffix)
         return made
 
 
 def find_cached(source: ModelFile, key: Mapping[str, str]) -> ModelFile | None:
     """The file that `cached_variant` made before for the same arguments; None if there is none."""
     stem = _stem(source, key)
-    return _made_by_this_process.get(stem) or _find(cache_folder(), stem)
+    found = _made_by_this_process.get(stem) or _find(cache_folder(), stem, MODEL_SUFFIX)
+    return None if found is None else ModelFile.open(found)
 
 
-_made_by_this_process: dict[str, ModelFile] = {}
+_made_by_this_process: dict[str, Path] = {}
 
 
 def _source_sha256(path: Path) -> str:
@@ -99,12 +115,12 @@ def _stem(source: ModelFile, key: Mapping[str, str]) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', source.metadata.name)[:64]}-{identity}"
 
 
-def _find(folder: Path, stem: str) -> ModelFile | None:
+def _find(folder: Path, stem: str, suffix: str) -> Path | None:
     """The whole cached file of that name, if there is one; damaged ones are dropped."""
-    for path in sorted(folder.glob(f"{stem}-*.onnx")):
+    for path in sorted(folder.glob(f"{stem}-*{suffix}")):
         try:
             if path.stem == f"{stem}-{sha256_of(path)[:_DIGITS]}":
-                return ModelFile.open(path)
+                return path
         except OSError:  # another process has dropped it, or it cannot be read
             continue
         log.warning("cached file %s is damaged: it is made anew", path)
@@ -113,20 +129,19 @@ def _find(folder: Path, stem: str) -> ModelFile | None:
     return None
 
 
-def _make(folder: Path, stem: str, build: Callable[[Path], None]) -> ModelFile:
+def _make(folder: Path, stem: str, build: Callable[[Path], None], suffix: str) -> Path:
     """Build a file and put it in place when it is whole."""
-    temporary = folder / f".{stem}-{secrets.token_hex(4)}.onnx"
+    temporary = folder / f".{stem}-{secrets.token_hex(4)}{suffix}"
     temporary.touch(exist_ok=False)
     try:
         build(temporary)
-        ModelFile.open(temporary)
-        path = folder / f"{stem}-{sha256_of(temporary)[:_DIGITS]}.onnx"
+        path = folder / f"{stem}-{sha256_of(temporary)[:_DIGITS]}{suffix}"
         if not path.exists():  # else another process was faster, and its file has the same content
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     log.info("made %s", path)
-    return ModelFile.open(path)
+    return path
 
 
 @cache

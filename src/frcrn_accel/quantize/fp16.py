@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from frcrn_accel._version import __version__
@@ -21,7 +22,7 @@ from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.model.topology import layer_group
 from frcrn_accel.models import ModelMetadata
 
-__all__ = ["build_fp16"]
+__all__ = ["HalfWriter", "build_fp16"]
 
 _LARGEST = float(np.finfo(np.float16).max)
 _SMALL = 1_000  # tensors of fewer elements are stored as float32: nothing is won, and the last layer has but four
@@ -35,38 +36,27 @@ def build_fp16(weights: Weights, metadata: ModelMetadata, keep_float: frozenset[
         metadata: For the file.
         keep_float: Layer groups that stay in float32.
     """
-    writer = _HalfGraphWriter(weights, keep_float)
-    return build_graph(weights, metadata.name, __version__, metadata.to_properties(), writer=writer)
+    writer = _HalfStorageWriter(weights, keep_float)
+    return build_graph(weights, metadata.name, __version__, metadata.to_properties(), "plain", writer)
 
 
-class _HalfGraphWriter(GraphWriter):
+class HalfWriter(GraphWriter):
     """Puts casts where the precision changes.
 
     What is made of weights alone is computed in float32 and cast where it meets the signal. An engine does that once.
 
     Args:
         weights: The network's.
-        keep_float: Layer groups that stay in float32.
+        float_groups: Layer groups that stay in float32.
+        storage: Further arguments of a class that this one is mixed into.
     """
 
-    def __init__(self, weights: Weights, keep_float: frozenset[str]) -> None:
-        self._half_keys = {
-            key
-            for key, value in weights.items()
-            if value.size >= _SMALL and layer_group(key) not in keep_float and np.abs(value).max() <= _LARGEST
-        }
-        super().__init__(
-            {key: value.astype(np.float16) if key in self._half_keys else value for key, value in weights.items()}
-        )
-        self._keep_float = keep_float
+    def __init__(self, weights: dict[str, NDArray[Any]], float_groups: frozenset[str], **storage: Any) -> None:
+        super().__init__(weights, **storage)
+        self._float_groups = float_groups
         self._is_half: dict[str, bool] = {}  # of every float tensor that depends on the audio
         self._integers: set[str] = set()
         self._casts: dict[tuple[str, int], str] = {}
-
-    def weight(self, key: str) -> str:
-        """Refer to one of the weights, as float32."""
-        stored = super().weight(key)
-        return self._cast(stored, TensorProto.FLOAT) if key in self._half_keys else stored
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
         """Add a constant; equal ones are stored once."""
@@ -78,6 +68,12 @@ class _HalfGraphWriter(GraphWriter):
     def ops(self, kind: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
         """Add a node with several outputs, and the casts of its inputs."""
         signals = [name for name in inputs if name in self._is_half or name == "audio"]
+        if kind == "DequantizeLinear" and not signals and self._computes_in_half(kind, signals):
+            # Of a weight: it becomes a float where it meets the signal, and is no business of a cast behind it.
+            integers, step, zero = inputs
+            names = super().ops(kind, outputs, integers, self._cast(step, TensorProto.FLOAT16), zero, **attributes)
+            self._is_half.update(dict.fromkeys(names, True))
+            return names
         if not signals or kind == "Shape":
             names = super().ops(kind, outputs, *inputs, **attributes)
             if kind == "Shape":
@@ -93,7 +89,7 @@ class _HalfGraphWriter(GraphWriter):
         group = layer_group(self.current_scope)
         outside = "." not in group
         # The linear layer has one channel: next to no work, and its rounding is that of the mask.
-        if outside or group.endswith(".linear") or group in self._keep_float or kind == "GlobalAveragePool":
+        if outside or group.endswith(".linear") or group in self._float_groups or kind == "GlobalAveragePool":
             return False
         if ".se_layers_" in group:  # float32 from the means on, until the scales meet the signal again
             return any(self._is_half.get(name, False) for name in signals)
@@ -108,3 +104,23 @@ class _HalfGraphWriter(GraphWriter):
         if (name, to) not in self._casts:
             (self._casts[name, to],) = super().ops("Cast", 1, name, to=to)
         return self._casts[name, to]
+
+
+class _HalfStorageWriter(HalfWriter):
+    """Stores large weights as float16 as well."""
+
+    def __init__(self, weights: Weights, keep_float: frozenset[str]) -> None:
+        self._half_keys = {
+            key
+            for key, value in weights.items()
+            if value.size >= _SMALL and layer_group(key) not in keep_float and np.abs(value).max() <= _LARGEST
+        }
+        super().__init__(
+            {key: value.astype(np.float16) if key in self._half_keys else value for key, value in weights.items()},
+            keep_float,
+        )
+
+    def weight(self, key: str) -> str:
+        """Refer to one of the weights, as float32."""
+        stored = super().weight(key)
+        return self._cast(stored, TensorProto.FLOAT) if key in self._half_keys else stored

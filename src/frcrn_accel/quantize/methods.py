@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from frcrn_accel.backends import Backend
 from frcrn_accel.backends.openvino import INT8_METHOD, OpenVinoBackend
 from frcrn_accel.backends.ort import OrtBackend, OrtDynamicInt8Backend, OrtStaticInt8Backend
+from frcrn_accel.backends.tensorrt_plan import INT8_METHOD as TENSORRT_INT8_METHOD
 from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.model.topology import STAGES, Config, layer_groups
 from frcrn_accel.models import ModelMetadata
@@ -19,7 +20,7 @@ from frcrn_accel.models import ModelMetadata
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["METHODS", "Build", "Method", "openvino_int8_layers"]
+__all__ = ["METHODS", "Build", "Method", "openvino_int8_layers", "tensorrt_int8_layers"]
 
 Build = Callable[[Weights, ModelMetadata, frozenset[str]], "onnx.ModelProto"]
 """Makes a graph of the weights, with the metadata in it and some layer groups in float."""
@@ -35,7 +36,8 @@ class Method:
         needs_calibration: Whether it measures ranges on audio first.
         prepare: Gets the weights and what the model sees of the calibration audio, `float32 (1, samples)` each (none
             without calibration); gives what builds graphs. It runs once, however many graphs are built.
-        backend: Gives what runs the result.
+        backend: Gives what runs the result: what it is for, or ONNX Runtime on the CPU for engines of a GPU, where
+            files are made that have none.
         groups: Layer groups of a model that can be kept in float.
     """
 
@@ -51,6 +53,17 @@ def openvino_int8_layers(config: Config) -> tuple[str, ...]:
     """Layers that are INT8 on OpenVINO: the convolutions of the inner stages."""
     inner = [f"encoders.{i}" for i in range(2, STAGES)] + [f"decoders.{i}" for i in range(STAGES - 1)]
     return tuple(f"{unet}.{layer}" for unet in config.unet_names for layer in inner)
+
+
+def tensorrt_int8_layers(config: Config) -> tuple[str, ...]:
+    """Layers that are INT8 on TensorRT: the convolutions but the first and the last, and the dense FSMN layers."""
+    return tuple(
+        group
+        for group in layer_groups(config)
+        if "fsmn" in group
+        or (".encoders." in group and not group.endswith(".0"))
+        or (".decoders." in group and not group.endswith(f".{STAGES - 1}"))
+    )
 
 
 def _openvino() -> Backend:
@@ -82,6 +95,12 @@ def _openvino_int8(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
     from frcrn_accel.quantize.openvino_int8 import prepare_openvino_int8
 
     return prepare_openvino_int8(weights, audio)
+
+
+def _tensorrt_int8(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
+    from frcrn_accel.quantize.tensorrt_int8 import prepare_tensorrt_int8
+
+    return prepare_tensorrt_int8(weights, audio)
 
 
 def _fp16(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
@@ -116,6 +135,13 @@ METHODS: dict[str, Method] = {
             _openvino_int8,
             _openvino,
             openvino_int8_layers,
+        ),
+        Method(
+            TENSORRT_INT8_METHOD,
+            "INT8 for TensorRT, ranges measured on calibration audio",
+            True,
+            _tensorrt_int8,
+            groups=tensorrt_int8_layers,
         ),
         Method("fp16", "half precision, for GPU engines", False, _fp16),
     )

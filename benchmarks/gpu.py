@@ -1,0 +1,185 @@
+"""Speed on an NVIDIA GPU: run once where a card is, it prints what to paste into the README.
+
+    pip install ".[cuda,tensorrt-rtx]" && python benchmarks/gpu.py [MODEL.onnx] [--hour]
+
+Every engine and precision that can run: a 5 s clip and, with `--hour`, a file of one hour, beside what is published
+for the same network on an RTX 4090D with TensorRT (fp32 89 ms, INT8 42 ms, for 5 s). On the way the output of each is
+held against ONNX Runtime's on the CPU: if one is too far from it, that is said, and the exit code is 1.
+
+Without MODEL.onnx the network has the released size and seeded random weights, which are as fast as any. INT8 loses
+more of random weights than of trained ones, so it is held to a lower bar then. With a model, INT8 is calibrated on
+the package's audio and must pass the quality gate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from frcrn_accel import Backend, BackendError, Denoiser, ModelFile
+from frcrn_accel.backends.ort import OrtBackend
+from frcrn_accel.backends.ort_cuda import OrtCudaBackend
+from frcrn_accel.backends.tensorrt import TensorRtBackend, TensorRtRtxBackend
+from frcrn_accel.backends.tensorrt_plan import INT8_METHOD
+from frcrn_accel.cpu import available_cpus
+from frcrn_accel.evaluate import si_sdr_db
+from frcrn_accel.export.frcrn import build_graph
+from frcrn_accel.model.topology import HOP_SAMPLES, SAMPLE_RATE_HZ, Config
+from frcrn_accel.models import find_model
+from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, quantize_model
+from frcrn_accel.testing import random_weights
+
+CLIP_S = 5
+EXAMPLE = Path(__file__).parents[1] / "examples" / "noisy.wav"
+PUBLISHED = {("TensorRT", "fp32"): 89.0, ("TensorRT", "int8"): 42.0}  # ms for 5 s, RTX 4090D
+LEAST_DB = {"fp32": 80.0, "fp16": 40.0, "int8": 30.0}  # SI-SDR to the CPU's output
+LEAST_RANDOM_INT8_DB = 10.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one engine and precision.
+
+    Attributes:
+        clip_ms: Median time of the clip.
+        agreement_db: SI-SDR to the CPU's output.
+        hour_s: Time of the hour; None if it was not asked for.
+    """
+
+    engine: str
+    precision: str
+    device: str
+    clip_ms: float
+    agreement_db: float
+    hour_s: float | None
+
+
+def models(path: Path | None, folder: Path) -> dict[str, ModelFile]:
+    """The fp32 model and the one in INT8."""
+    int8 = folder / "int8.onnx"
+    if path is not None:
+        quantize_model(path, int8, INT8_METHOD, calibration=CALIBRATION_AUDIO)
+        return {"fp32": find_model(path), "int8": ModelFile.open(int8)}
+    config = Config()
+    weights = random_weights(config)
+    metadata = dataclasses.replace(
+        find_model("frcrn-small").metadata, name="random", channels=config.channels, unets=config.unets
+    )
+    fp32 = folder / "fp32.onnx"
+    graph = build_graph(weights, "random", metadata.library_version, metadata.to_properties())
+    fp32.write_bytes(graph.SerializeToString())
+    build = METHODS[INT8_METHOD].prepare(weights, [clip()])
+    graph = build(weights, dataclasses.replace(metadata, method=INT8_METHOD), frozenset())
+    int8.write_bytes(graph.SerializeToString())
+    return {"fp32": ModelFile.open(fp32), "int8": ModelFile.open(int8)}
+
+
+def clip() -> NDArray[np.float32]:
+    """Speech in noise, `(1, samples)`, at the model's level."""
+    audio = soundfile.read(EXAMPLE, dtype="float32")[0][: CLIP_S * SAMPLE_RATE_HZ // HOP_SAMPLES * HOP_SAMPLES]
+    level: NDArray[np.float32] = (audio * 0.056 / np.std(audio)).astype(np.float32)[None]
+    return level
+
+
+def measure(
+    kind: type[Backend],
+    precision: str,
+    model: ModelFile,
+    expected: NDArray[np.float32],
+    rounds: int,
+    hour: Path | None,
+) -> Row:
+    audio = clip()
+    # A plan that is tuned for the clip, and below one for the windows of a file.
+    backend = kind(precision, window_s=CLIP_S) if issubclass(kind, TensorRtBackend) else kind(precision)
+    backend.check()
+    session = backend.load(model, threads=2)
+    try:
+        found = session.run(audio)  # the first takes memory, and compiles
+        times = []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            session.run(audio)
+            times.append(time.perf_counter() - began)
+        device = session.device
+    finally:
+        session.close()
+    hour_s = None
+    if hour is not None:
+        with Denoiser(model.path, backend=kind(precision)) as denoiser:
+            denoiser(audio[0], SAMPLE_RATE_HZ)
+            hour_s = denoiser.denoise_file(hour, hour.with_suffix(".out.wav"), overwrite=True).processing_s
+    agreement_db = si_sdr_db(expected[0], found[0])
+    return Row(backend.name, precision, device, 1e3 * statistics.median(times), agreement_db, hour_s)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?", help="an fp32 file made by 'frcrn-accel export'")
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--hour", action="store_true", help="also denoise a file of one hour")
+    options = parser.parse_args()
+    rows: list[Row] = []
+    too_far = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        hour = None
+        if options.hour:
+            audio = soundfile.read(EXAMPLE, dtype="float32")[0]
+            hour = folder / "hour.wav"
+            soundfile.write(hour, np.resize(audio, 3600 * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
+        files = models(options.model, folder)
+        expected = OrtBackend().load(files["fp32"], available_cpus()).run(clip())
+        variants: list[tuple[type[Backend], str]] = [
+            (kind, precision)
+            for kind in (OrtCudaBackend, TensorRtBackend, TensorRtRtxBackend)
+            for precision in ("fp32", "fp16", "int8")
+            if precision in kind.precisions
+        ]
+        for kind, precision in variants:
+            title = f"{kind.name} {precision}"
+            print(f"{title} ...", file=sys.stderr)
+            try:
+                model = files["int8" if precision == "int8" else "fp32"]
+                row = measure(kind, precision, model, expected, options.rounds, hour)
+            except BackendError as error:
+                print(f"left out: {title}: {error}")
+                continue
+            least_db = LEAST_DB[row.precision]
+            if row.precision == "int8" and options.model is None:
+                least_db = LEAST_RANDOM_INT8_DB
+            if not row.agreement_db >= least_db:
+                too_far.append(f"{title}: {row.agreement_db:.1f} dB to the CPU's output, at least {least_db:g}")
+            rows.append(row)
+    if not rows:
+        sys.exit("no engine for a GPU can run here")
+    print(f"\n{rows[0].device.split(',')[0]}; {files['fp32'].metadata.name}\n")
+    print("| | 5 s clip, ms | published, ms | one hour, s | SI-SDR to the CPU's output, dB |")
+    print("|---|---|---|---|---|")
+    for row in rows:
+        engine = "TensorRT" if row.engine.startswith("tensorrt") else row.engine
+        published = PUBLISHED.get((engine, row.precision))
+        cells = [
+            f"`{row.engine}` {row.precision}",
+            f"{row.clip_ms:.1f}",
+            "" if published is None else f"{published:.0f}",
+            "" if row.hour_s is None else f"{row.hour_s:.1f}",
+            f"{row.agreement_db:.1f}",
+        ]
+        print(f"| {' | '.join(cells)} |")
+    if too_far:
+        sys.exit("too far from the CPU:\n" + "\n".join(too_far))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""What the engines on a GPU share: the driver, the network in the form for them, and running out of memory."""
+
+from __future__ import annotations
+
+import abc
+import ctypes
+import logging
+import sys
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frcrn_accel.backends.base import Session
+from frcrn_accel.errors import EngineError, ModelError
+from frcrn_accel.models import FP32, ModelFile
+
+__all__ = ["FP16", "GpuSession", "OutOfGpuMemory", "driver_problem", "gpu_graph"]
+
+FP16 = "fp16"  # of `frcrn_accel.quantize.METHODS`
+
+log = logging.getLogger("frcrn_accel")
+
+
+class OutOfGpuMemory(Exception):
+    """A batch did not fit: `GpuSession.run` tries again with half of it."""
+
+
+class GpuSession(Session):
+    """A session that halves a batch that does not fit into the GPU's memory, down to one window."""
+
+    _fitting: int | None = None  # windows that are known to fit, once more did not
+
+    @abc.abstractmethod
+    def run_batch(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Session.run`.
+
+        Raises:
+            OutOfGpuMemory: The batch does not fit.
+            EngineError: The engine failed otherwise.
+        """
+
+    def run(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Session.run`."""
+        most = self._fitting or len(audio)
+        parts = [self._run_or_halve(audio[first : first + most]) for first in range(0, len(audio), most)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _run_or_halve(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        try:
+            return self.run_batch(audio)
+        except OutOfGpuMemory as error:
+            windows, samples = audio.shape
+            if windows == 1:
+                raise EngineError(
+                    f"the GPU's memory does not hold one window of {samples} samples on {self.device} ({error}): "
+                    "free some, raise gpu_memory_limit_mb if it is set, take shorter windows with "
+                    "windowing=Windowing(window_s=10), or the CPU with backend='ort'"
+                ) from error
+            half = (windows + 1) // 2
+            self._fitting = half
+            log.warning("a batch of %d windows does not fit into the GPU's memory: %d from now on", windows, half)
+        return np.concatenate([self._run_or_halve(part) for part in (audio[:half], audio[half:])])
+
+
+def driver_problem(device_index: int = 0) -> str | None:
+    """Why NVIDIA's driver cannot be used here; None if it can.
+
+    It is asked itself, without any package: everything else needs it.
+    """
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError as error:
+        return f"NVIDIA's driver is not installed ({error})"
+    count = ctypes.c_int()
+    for code in (driver.cuInit(0), driver.cuDeviceGetCount(ctypes.byref(count))):
+        if code:
+            text = ctypes.c_char_p()
+            driver.cuGetErrorString(code, ctypes.byref(text))
+            return f"NVIDIA's driver says: {(text.value or b'unknown error').decode()} (error {code})"
+    if device_index >= count.value:
+        return f"there is no GPU number {device_index}: NVIDIA's driver finds {count.value}"
+    return None
+
+
+def gpu_graph(model: ModelFile, precision: str) -> bytes:
+    """The network of a file as an ONNX model in the form for GPUs.
+
+    Args:
+        model: An fp32 file, or one that was quantized to fp16 for the precision `"fp16"`.
+        precision: `"fp32"` or `"fp16"`.
+
+    Raises:
+        ModelError: The file is damaged, or was quantized otherwise.
+    """
+    from frcrn_accel.export import read_weights
+    from frcrn_accel.export.frcrn import build_graph
+    from frcrn_accel.quantize.fp16 import build_fp16
+
+    metadata = model.metadata
+    if metadata.method == FP16 and precision == "fp16":
+        ModelFile.open(model.path)  # a file cut short is a ModelError here, not something from the engine
+        return model.path.read_bytes()
+    if metadata.method != FP32:
+        raise ModelError(
+            f"{str(model.path)!r} was quantized with method {metadata.method!r} and cannot run in {precision!r} "
+            "here: leave the precision out, choose the backend for that method, or give the fp32 file"
+        )
+    weights = read_weights(model.path)
+    if precision == "fp16":
+        graph = build_fp16(weights, metadata, frozenset())
+    else:
+        graph = build_graph(weights, metadata.name, metadata.library_version, metadata.to_properties(), "plain")
+    content: bytes = graph.SerializeToString()
+    return content

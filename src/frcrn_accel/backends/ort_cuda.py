@@ -1,0 +1,214 @@
+"""ONNX Runtime on an NVIDIA GPU: fp16 and fp32."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frcrn_accel.backends.base import Backend, Session
+from frcrn_accel.backends.gpu import FP16, GpuSession, OutOfGpuMemory, driver_problem, gpu_graph
+from frcrn_accel.backends.ort import first_line, make_session
+from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
+from frcrn_accel.models import FP32, ModelFile
+
+__all__ = ["CudnnSearch", "OrtCudaBackend", "provider_problem"]
+
+CudnnSearch = Literal["heuristic", "exhaustive", "default"]
+
+_PROVIDER = "CUDAExecutionProvider"
+_PROBE = Path(__file__).with_name("u8s8-probe.onnx")
+_PROBE_S = 120
+_OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "out_of_memory", "available memory of")
+
+
+class OrtCudaBackend(Backend):
+    """ONNX Runtime's CUDA provider.
+
+    It runs the form of the network that is for GPUs (`export.plain`), made from the weights in the file.
+
+    Args:
+        precision: See `Backend`. In fp32 nothing is rounded to TF32.
+        device_index: Number of the GPU.
+        gpu_memory_limit_mb: Most that ONNX Runtime's arena may take, MB; None for all there is. cuDNN's workspaces
+            come on top.
+        cudnn_search: How cuDNN chooses its convolutions. `"heuristic"` asks its rules, in no time. `"exhaustive"`
+            tries all at the first window of each shape, which takes seconds, and may be faster from then on.
+            `"default"` takes the first that works.
+
+    Raises:
+        UnsupportedPrecisionError: See `Backend`.
+        ValueError: An option is out of its range.
+    """
+
+    name: ClassVar[str] = "ort-cuda"
+    description: ClassVar[str] = "ONNX Runtime on an NVIDIA GPU"
+    priority: ClassVar[int] = 130
+    precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32")
+    fixed_windows: ClassVar[bool] = True
+    batch_size: int = 4
+
+    def __init__(
+        self,
+        precision: str | None = None,
+        *,
+        device_index: int = 0,
+        gpu_memory_limit_mb: int | None = None,
+        cudnn_search: CudnnSearch = "heuristic",
+    ) -> None:
+        super().__init__(precision)
+        if device_index < 0:
+            raise ValueError(f"device_index must be 0 or more, got {device_index}")
+        if gpu_memory_limit_mb is not None and gpu_memory_limit_mb < 1:
+            raise ValueError(f"gpu_memory_limit_mb must be at least 1, got {gpu_memory_limit_mb}")
+        if cudnn_search not in get_args(CudnnSearch):
+            raise ValueError(f"cudnn_search must be one of {', '.join(get_args(CudnnSearch))}, got {cudnn_search!r}")
+        self.device_index = device_index
+        self.gpu_memory_limit_mb = gpu_memory_limit_mb
+        self.cudnn_search = cudnn_search
+
+    @classmethod
+    def priority_for(cls, model: ModelFile) -> int:
+        """See `Backend.priority_for`."""
+        return cls.priority if model.metadata.method in (FP32, FP16) else -1
+
+    @classmethod
+    def check(cls) -> None:
+        """See `Backend.check`."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise BackendUnavailable(cls.name, str(error), install_hint("cuda")) from error
+        if _PROVIDER not in getattr(onnxruntime, "get_available_providers", list)():
+            raise BackendUnavailable(
+                cls.name,
+                "the onnxruntime package that is installed has no CUDA in it",
+                f"pip uninstall -y onnxruntime onnxruntime-gpu, then {install_hint('cuda')}",
+            )
+        try:
+            import onnx  # noqa: F401 - writes the form for GPUs
+        except ImportError as error:
+            raise BackendUnavailable(cls.name, str(error), install_hint("cuda")) from error
+        problem = driver_problem()
+        if problem is not None:
+            raise BackendUnavailable(
+                cls.name, problem, "install the driver for your NVIDIA GPU, or use a backend for the CPU, e.g. 'ort'"
+            )
+        problem = provider_problem()
+        if problem is not None:
+            raise BackendUnavailable(cls.name, problem, f"install its CUDA and cuDNN: {install_hint('cuda')}")
+
+    def precision_for(self, model: ModelFile) -> str:
+        """See `Backend.precision_for`."""
+        return "fp16" if model.metadata.method == FP16 and self._precision is None else self.precision
+
+    def load(self, model: ModelFile, threads: int) -> Session:
+        """See `Backend.load`."""
+        self.check()
+        problem = driver_problem(self.device_index)
+        if problem is not None:
+            raise BackendUnavailable(self.name, problem, "choose another device_index")
+        precision = self.precision_for(model)
+        return _CudaSession(model, precision, threads, self.provider_options(precision))
+
+    def provider_options(self, precision: str) -> dict[str, str]:
+        """What ONNX Runtime's CUDA provider is given."""
+        options = {
+            "device_id": str(self.device_index),
+            "cudnn_conv_algo_search": self.cudnn_search.upper(),
+            # The default takes the next power of two, up to twice what is needed.
+            "arena_extend_strategy": "kSameAsRequested",
+            "use_tf32": "0" if precision == "fp32" else "1",
+        }
+        if self.gpu_memory_limit_mb is not None:
+            options["gpu_mem_limit"] = str(self.gpu_memory_limit_mb * 1_000_000)
+        return options
+
+
+class _CudaSession(GpuSession):
+    def __init__(self, model: ModelFile, precision: str, threads: int, options: dict[str, str]) -> None:
+        _preload()
+        content = gpu_graph(model, precision)
+        # A few operators on shapes belong on the CPU.
+        providers: list[str | tuple[str, dict[str, str]]] = [(_PROVIDER, options), "CPUExecutionProvider"]
+        try:
+            self._session = make_session(content, threads, providers)
+        except Exception as error:  # onnxruntime raises a dozen unrelated classes
+            raise ModelError(f"ONNX Runtime cannot load {str(model.path)!r}: {first_line(error)}") from error
+        active = self._session.get_providers()
+        if active[0] != _PROVIDER:
+            reason = provider_problem() or f"ONNX Runtime fell back to {active[0]}"
+            raise BackendUnavailable(OrtCudaBackend.name, reason, "see ONNX Runtime's messages above")
+        self._device_index = int(options["device_id"])
+        self._input = self._session.get_inputs()[0].name
+        self._output = self._session.get_outputs()[0].name
+        self.device = f"{_PROVIDER}, GPU {self._device_index}, {precision}"
+
+    def run_batch(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        # Bound, so that the batch goes up once and comes down once. A binding belongs to one call.
+        try:
+            binding = self._session.io_binding()
+            binding.bind_cpu_input(self._input, np.ascontiguousarray(audio))
+            binding.bind_output(self._output, "cuda", self._device_index)
+            self._session.run_with_iobinding(binding)
+            (denoised,) = binding.copy_outputs_to_cpu()
+        except Exception as error:  # as above
+            text = str(error).lower()
+            if any(sign in text for sign in _OUT_OF_MEMORY):
+                raise OutOfGpuMemory(first_line(error)) from error
+            raise EngineError(f"ONNX Runtime failed on a batch of {audio.shape}: {first_line(error)}") from error
+        return denoised  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        self._session = None
+
+
+@cache
+def provider_problem() -> str | None:
+    """Why ONNX Runtime cannot use CUDA although it has it, in the loader's words; None if it can.
+
+    It does not raise that: it writes it to standard error and goes on with the CPU. So it is tried in a process of
+    its own, whose standard error can be read.
+    """
+    code = (
+        "import json, sys, onnxruntime\n"
+        "from frcrn_accel.backends.ort_cuda import _preload\n"
+        "_preload()\n"
+        "session = onnxruntime.InferenceSession(sys.argv[1], providers=[sys.argv[2]])\n"
+        "print(json.dumps(session.get_providers()))"
+    )
+    try:
+        command = [sys.executable, "-c", code, str(_PROBE), _PROVIDER]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"trying it failed: {error}"
+    lines = found.stdout.strip().splitlines()
+    if found.returncode == 0 and lines and json.loads(lines[-1])[0] == _PROVIDER:
+        return None
+    return _told(found.stderr) or f"a process that tried it ended with {found.returncode} and said nothing"
+
+
+def _told(stderr: str) -> str:
+    """The reason in ONNX Runtime's messages: what the loader said, else the last line."""
+    _, _, loader = stderr.partition("with error: ")
+    lines = (loader or stderr).strip().splitlines()
+    line = lines[0 if loader else -1] if lines else ""
+    return line.replace("\x1b[m", "").strip()
+
+
+@cache
+def _preload() -> None:
+    """Load CUDA and cuDNN from NVIDIA's packages, where ONNX Runtime does not look by itself."""
+    import contextlib
+    import io
+
+    import onnxruntime
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; that is told later, and better
+        getattr(onnxruntime, "preload_dlls", lambda: None)()

@@ -1,0 +1,312 @@
+"""TensorRT on an NVIDIA GPU, with either of NVIDIA's packages: fp16, fp32 and INT8."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frcrn_accel.backends.base import Backend, Session
+from frcrn_accel.backends.gpu import FP16, GpuSession, OutOfGpuMemory, driver_problem
+from frcrn_accel.backends.tensorrt_plan import (
+    DATA_CENTRE,
+    INT8_METHOD,
+    PLAN_SUFFIX,
+    RTX,
+    BuildLog,
+    Plan,
+    Target,
+    build_plan,
+    import_package,
+    make_logger,
+    plan_target,
+)
+from frcrn_accel.backends.variants import find_variant
+from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
+from frcrn_accel.models import FP32, ModelFile, cached_file
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+    from frcrn_accel.backends.cuda import Gpu
+
+__all__ = ["TensorRtBackend", "TensorRtRtxBackend", "load_plan"]
+
+_METHOD_PRECISIONS: Mapping[str, str] = {FP16: "fp16", INT8_METHOD: "int8"}
+
+
+class TensorRtBackend(Backend):
+    """TensorRT for data centres.
+
+    The plan for a model is built at its first use, which takes seconds to minutes, and kept in the cache.
+
+    Args:
+        precision: See `Backend`.
+        calibration: See `Backend`; for precision `"int8"`.
+        device_index: Number of the GPU.
+        window_s: Longest window, and the one that the plan is tuned for: that of the `Windowing`, seconds.
+        max_batch: Most windows at a time. Memory for them is taken when they come.
+        plan: A file that `frcrn-accel build-engine` made for this model and card; None to look in the cache.
+
+    Raises:
+        UnsupportedPrecisionError: See `Backend`.
+        ValueError: An option is out of its range.
+    """
+
+    name: ClassVar[str] = "tensorrt"
+    description: ClassVar[str] = "TensorRT on an NVIDIA GPU"
+    priority: ClassVar[int] = 140
+    precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "int8")
+    calibrates: ClassVar[bool] = True
+    fixed_windows: ClassVar[bool] = True
+    package: ClassVar[str] = DATA_CENTRE
+
+    def __init__(
+        self,
+        precision: str | None = None,
+        calibration: str | Path | None = None,
+        *,
+        device_index: int = 0,
+        window_s: float = 20.0,
+        max_batch: int = 4,
+        plan: str | Path | None = None,
+    ) -> None:
+        super().__init__(precision, calibration)
+        if calibration is not None and precision != "int8":
+            raise ValueError("TensorRT measures ranges for precision 'int8' only: ask for it, or give no calibration")
+        for option, value, least in (("device_index", device_index, 0), ("max_batch", max_batch, 1)):
+            if value < least:
+                raise ValueError(f"{option} must be {least} or more, got {value}")
+        if not window_s > 0:
+            raise ValueError(f"window_s must be more than 0, got {window_s}")
+        self.device_index = device_index
+        self.window_s = window_s
+        self.batch_size = max_batch
+        self.plan = None if plan is None else Path(plan)
+
+    @classmethod
+    def priority_for(cls, model: ModelFile) -> int:
+        """See `Backend.priority_for`."""
+        return cls.priority if model.metadata.method in (FP32, *_METHOD_PRECISIONS) else -1
+
+    @classmethod
+    def check(cls) -> None:
+        """See `Backend.check`."""
+        cls.check_packages()
+        problem = driver_problem()
+        if problem is not None:
+            raise BackendUnavailable(
+                cls.name, problem, "install the driver for your NVIDIA GPU, or use a backend for the CPU, e.g. 'ort'"
+            )
+
+    @classmethod
+    def check_packages(cls) -> None:
+        """Whether all is installed that building takes.
+
+        Raises:
+            BackendUnavailable: It is not.
+        """
+        try:
+            import cuda.bindings.runtime  # noqa: F401 - memory on the card
+            import onnx  # noqa: F401 - writes the form for GPUs
+
+            import_package(cls.package)
+        except (ImportError, OSError) as error:  # OSError: a library that the package loads is missing
+            raise BackendUnavailable(cls.name, str(error), install_hint(cls.name)) from error
+
+    def precision_for(self, model: ModelFile) -> str:
+        """See `Backend.precision_for`."""
+        return self._precision or _METHOD_PRECISIONS.get(model.metadata.method) or self.precision
+
+    def load(self, model: ModelFile, threads: int) -> Session:
+        """See `Backend.load`."""
+        self.check()
+        gpu = self._gpu()
+        ModelFile.open(model.path)  # a damaged file is the first thing to tell
+        if self.precision_for(model) == "int8":
+            model = find_variant(model, INT8_METHOD, self.calibration, self.name)
+        target = self._target(model, (gpu.compute_capability,), gpu.name)
+        return _TensorRtSession(load_plan(model, target, self.plan), gpu)
+
+    def build(self, model: ModelFile, compute_capabilities: Sequence[str] = ()) -> Plan:
+        """Build a plan ahead of time, to be given as `plan`.
+
+        Args:
+            model: A model file that can run in the precision.
+            compute_capabilities: Architectures of the cards to build for, e.g. `["8.9"]`: they need not be in this
+                machine. None for the card that is.
+
+        Raises:
+            BackendUnavailable: Packages are missing, or the package cannot build for these cards.
+            ModelError: TensorRT cannot read the model.
+            EngineError: Building failed.
+        """
+        self.check_packages()
+        gpu_name = ""
+        if not compute_capabilities:
+            self.check()
+            gpu = self._gpu()
+            compute_capabilities, gpu_name = (gpu.compute_capability,), gpu.name
+        return build_plan(model, self._target(model, compute_capabilities, gpu_name))
+
+    def _gpu(self) -> Gpu:
+        from frcrn_accel.backends.cuda import find_gpu
+
+        problem = driver_problem(self.device_index)
+        if problem is not None:
+            raise BackendUnavailable(self.name, problem, "choose another device_index")
+        return find_gpu(self.device_index)
+
+    def _target(self, model: ModelFile, compute_capabilities: Sequence[str], gpu_name: str) -> Target:
+        hop = model.metadata.hop_samples
+        return plan_target(
+            model,
+            self.package,
+            self.precision_for(model),
+            compute_capabilities,
+            window_samples=round(self.window_s * model.metadata.sample_rate_hz / hop) * hop,
+            max_batch=self.batch_size,
+            gpu=gpu_name,
+        )
+
+
+class TensorRtRtxBackend(TensorRtBackend):
+    """TensorRT for RTX cards: it also builds for cards that are not there."""
+
+    name: ClassVar[str] = "tensorrt-rtx"
+    description: ClassVar[str] = "TensorRT for RTX on an NVIDIA GPU"
+    priority: ClassVar[int] = 145
+    package: ClassVar[str] = RTX
+
+
+def load_plan(model: ModelFile, target: Target, path: Path | None = None) -> Plan:
+    """The plan of a file, or the one in the cache, or a new one.
+
+    Args:
+        model: What it is built from.
+        target: What it must be for.
+        path: A file; None for the cache.
+
+    Raises:
+        ModelError: The file is no plan, or for something else. Or see `build_plan`.
+        BackendUnavailable, EngineError: See `build_plan`.
+    """
+    if path is not None:
+        plan = Plan.read(path)
+        mismatch = plan.target.mismatch(target)
+        if mismatch:
+            raise ModelError(f"plan {str(path)!r} cannot be used: {mismatch}; build it again with build-engine")
+        return plan
+
+    def build(path: Path) -> None:
+        build_plan(model, target).write(path)
+
+    return Plan.read(cached_file(model, target.to_key(), build, PLAN_SUFFIX))
+
+
+class _TensorRtSession(GpuSession):
+    """Runs a plan, one call at a time.
+
+    Memory between the layers is given to the engine for each call, as much as its shape takes: so a smaller batch
+    does take less.
+    """
+
+    def __init__(self, plan: Plan, gpu: Gpu) -> None:
+        from frcrn_accel.backends.cuda import DeviceBuffer, Stream, use_gpu
+
+        use_gpu(gpu)
+        self._gpu = gpu
+        self._target = plan.target
+        self._log = BuildLog()
+        self._lock = threading.Lock()
+        package = import_package(plan.target.package)
+        if TYPE_CHECKING:
+            import tensorrt as trt
+        else:
+            trt = package
+        self._logger = make_logger(package, self._log)
+        self._runtime = trt.Runtime(self._logger)
+        engine = self._runtime.deserialize_cuda_engine(plan.content)
+        if engine is None:
+            raise ModelError(f"TensorRT cannot load its plan: {self._told()}; empty the cache, or build it again")
+        self._engine: trt.ICudaEngine | None = engine
+        context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if context is None:
+            raise EngineError(f"TensorRT gives no execution context: {self._told()}")
+        self._context: trt.IExecutionContext | None = context
+        self._input, self._output = (engine.get_tensor_name(i) for i in range(2))
+        self._stream = Stream()
+        self._audio, self._denoised, self._workspace = DeviceBuffer(), DeviceBuffer(), DeviceBuffer()
+        self._profile = 0
+        self.device = f"{gpu.name}, {plan.target.package} {plan.target.package_version}, {plan.target.precision}"
+
+    def run_batch(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        from frcrn_accel.backends.cuda import CudaError
+
+        most = self._target.max_batch
+        if audio.shape[1] > self._target.window_samples:
+            raise EngineError(
+                f"the plan takes windows of at most {self._target.window_samples} samples, got {audio.shape[1]}: "
+                "give window_s= to the backend, the same as to the Windowing"
+            )
+        parts = [np.ascontiguousarray(audio[first : first + most]) for first in range(0, len(audio), most)]
+        denoised = []
+        try:
+            with self._lock:
+                for part in parts:
+                    denoised.append(self._run_part(part))
+        except CudaError as error:
+            raise EngineError(f"TensorRT failed on a batch of {audio.shape}: {error}") from error
+        return np.concatenate(denoised)
+
+    def _run_part(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        """At most `max_batch` windows; the lock is held."""
+        from frcrn_accel.backends.cuda import use_gpu
+
+        context = self._context
+        if context is None:
+            raise EngineError("this session is closed")
+        use_gpu(self._gpu)
+        self._log.errors.clear()
+        profile = 0 if audio.shape[1] == self._target.window_samples else 1
+        self._audio.reserve(audio.nbytes)
+        self._denoised.reserve(audio.nbytes)
+        done = profile == self._profile or context.set_optimization_profile_async(profile, self._stream.handle)
+        if done:
+            self._profile = profile
+        done = done and context.set_input_shape(self._input, audio.shape)
+        if done:
+            self._workspace.reserve(max(1, context.update_device_memory_size_for_shapes()))
+            context.set_device_memory(self._workspace.address, self._workspace.size)
+            context.set_tensor_address(self._input, self._audio.address)
+            context.set_tensor_address(self._output, self._denoised.address)
+            self._audio.upload(audio)
+            done = context.execute_async_v3(self._stream.handle)
+        self._stream.wait()
+        if not done:
+            told = self._told()
+            if "memory" in told.lower():
+                raise OutOfGpuMemory(told)
+            raise EngineError(f"TensorRT failed on a batch of {audio.shape}: {told}")
+        denoised = np.empty_like(audio)
+        self._denoised.download(denoised)
+        return denoised
+
+    def close(self) -> None:
+        from frcrn_accel.backends.cuda import use_gpu
+
+        with self._lock:
+            use_gpu(self._gpu)
+            self._context = None  # before the engine
+            self._engine = None
+            freed: tuple[Any, ...] = (self._audio, self._denoised, self._workspace, self._stream)
+            for held in freed:
+                held.close()
+
+    def _told(self) -> str:
+        """The last error, in one line."""
+        return " ".join(self._log.errors[-1].split()) if self._log.errors else "no reason given"

@@ -1,0 +1,246 @@
+"""INT8 for TensorRT: nearly all of the arithmetic, with channels brought to one scale first.
+
+Of the plain form (`export.plain`) every convolution but the first, the last and the depthwise filters is quantized.
+The rest is in float16 or float32, as in a file of `quantize.fp16`.
+
+TensorRT has one range for each input of a convolution. What is done so that one is enough:
+
+- Channels are equalised: each is divided by a factor of its own before it is quantized, and the weights that take it
+  are multiplied by the same factor, which is the channel's magnitude. Between the two convolutions of an FSMN it
+  is in the weights on both sides; elsewhere it is a multiplication next to others, which an engine fuses.
+- The limit of an input is a quantile of what calibration saw, after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from frcrn_accel._version import __version__
+from frcrn_accel.cpu import available_cpus
+from frcrn_accel.export.graph import GraphWriter
+from frcrn_accel.export.network import Pair
+from frcrn_accel.export.plain import PlainNetwork
+from frcrn_accel.model.checkpoint import Weights
+from frcrn_accel.model.topology import layer_group
+from frcrn_accel.models import ModelMetadata
+from frcrn_accel.quantize.compact import CompactWriter, round_convolution, step_of
+from frcrn_accel.quantize.explicit import Histogram, measure_inputs, qdq_input, required_config
+from frcrn_accel.quantize.fp16 import HalfWriter
+
+if TYPE_CHECKING:
+    import onnx
+
+    from frcrn_accel.quantize.methods import Build
+
+__all__ = ["Ranges", "find_ranges", "prepare_tensorrt_int8"]
+
+LIMIT_QUANTILE = 0.9999
+CHANNEL_QUANTILE = 0.999
+_LARGEST_FACTOR = 32.0  # a channel that is silent in calibration is no reason to blow it up
+_SMALLEST_STEP = 1e-20
+_SMALLEST_COMMON_STEP = 1e-6  # float16 has some digits there
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What is known of the inputs that are quantized, by name of operand.
+
+    Attributes:
+        limits: Largest magnitude, after equalisation.
+        factors: What each complex channel is divided by, `(channels,)`; of a `project` one for each channel of the
+            two nets, `(2 * channels,)`.
+    """
+
+    limits: Mapping[str, float]
+    factors: Mapping[str, NDArray[np.float32]]
+
+
+def prepare_tensorrt_int8(weights: Weights, audio: Sequence[NDArray[np.float32]]) -> Build:
+    """Calibrate, for any number of graphs.
+
+    Args:
+        weights: As `export.read_weights` gives them.
+        audio: What the model is to see: `(1, samples)` each, at its rate and level.
+    """
+    ranges = find_ranges(required_config(weights).channels, measure_inputs(_Probe(weights), audio, available_cpus()))
+
+    def build(weights: Weights, metadata: ModelMetadata, keep_float: frozenset[str]) -> onnx.ModelProto:
+        network = _Int8Network(weights, ranges, keep_float)
+        return network.build(metadata.name, __version__, metadata.to_properties())
+
+    return build
+
+
+def find_ranges(channels: int, seen: Mapping[str, Histogram]) -> Ranges:
+    """Choose factors and limits.
+
+    Args:
+        channels: Complex channels of the network.
+        seen: What each operand saw.
+    """
+    limits: dict[str, float] = {}
+    factors: dict[str, NDArray[np.float32]] = {}
+    for name, histogram in seen.items():
+        to_complex = _complex_channels(name, len(histogram.counts), channels)
+        magnitudes = np.zeros(to_complex.max() + 1, np.float32)
+        np.maximum.at(magnitudes, to_complex, histogram.channel_quantiles(CHANNEL_QUANTILE))
+        typical = np.median(magnitudes)
+        factors[name] = (magnitudes / typical).clip(1 / _LARGEST_FACTOR, _LARGEST_FACTOR).astype(np.float32)
+        limits[name] = histogram.quantile(LIMIT_QUANTILE, factors[name][to_complex])
+    return Ranges(limits, factors)
+
+
+def _complex_channels(name: str, tensor_channels: int, channels: int) -> NDArray[np.int64]:
+    """For each channel of an operand's tensor, the number of its factor."""
+    if name.endswith(".project"):  # both nets on the real part, both on the imaginary part
+        return np.tile(np.arange(2 * channels), 2)
+    # Each tensor of real and imaginary parts; a decoder takes two of them.
+    pairs = np.arange(tensor_channels // 2).reshape(-1, 1, channels)
+    return np.tile(pairs, (1, 2, 1)).reshape(-1)
+
+
+def _weight_keys(name: str) -> tuple[list[str], int]:
+    """The two weights that take an operand, and the axis of their input channels."""
+    if ".encoders." in name:
+        return [f"{name}.conv.conv_{part}.weight" for part in ("re", "im")], 1
+    if ".decoders." in name:
+        return [f"{name}.transconv.tconv_{part}.weight" for part in ("re", "im")], 0
+    group, layer, which = name.rsplit(".", 2)
+    return [f"{group}.fsmn_{part}_{layer}.{which}.weight" for part in ("re", "im")], 1
+
+
+class _Probe(PlainNetwork):
+    """The float network, which notes the inputs of the layers to quantize."""
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__(GraphWriter(weights), required_config(weights))
+        self.inputs: dict[str, str] = {}
+
+    def convolution(self, name: str, x: str, weight: str, shift: str, **attributes: Any) -> str:
+        """See `PlainNetwork.convolution`: all that come here are to be quantized."""
+        self.inputs[name] = x
+        return super().convolution(name, x, weight, shift, **attributes)
+
+
+class _Writer(HalfWriter, CompactWriter):
+    """Weights in 8 bits, and float16 where convolutions are not INT8."""
+
+    opset = 19  # the first in which integers can be made of float16
+
+
+class _Int8Network(PlainNetwork):
+    """The network of a file: weights are stored as the integers that are computed with, each once."""
+
+    def __init__(self, weights: Weights, ranges: Ranges, keep_float: frozenset[str]) -> None:
+        stored: dict[str, NDArray[Any]] = dict(weights)
+        quantized = {name: limit for name, limit in ranges.limits.items() if layer_group(name) not in keep_float}
+        writer = _Writer(stored, keep_float, keep_float=keep_float)
+        super().__init__(writer, required_config(weights))
+        self._limits = quantized
+        self._factors = ranges.factors
+        self._rounded_inputs: dict[str, str] = {}
+        for name in quantized:
+            _equalise(stored, name, ranges.factors[name])
+        self._matrix_steps: dict[str, NDArray[np.float32]] = {}
+        convolutions = []
+        for name in quantized:
+            keys, axis = _weight_keys(name)
+            if name.endswith((".linear", ".project")):
+                # As the writer rounds them, both nets on both parts.
+                steps = [step_of(stored[key], (1,)).reshape(-1) for key in keys]
+                self._matrix_steps[name] = np.concatenate([*steps, *steps])
+            else:
+                convolutions.append(keys[0].removesuffix("_re.weight"))
+                round_convolution(stored, convolutions[-1], output_axis=1 - axis)
+        self._rounded_convolutions = frozenset(convolutions)
+        self._steps: dict[str, str] = {}
+
+    def pair(self, name: str, tensor: str, suffix: str = "") -> Pair:
+        """See `Network.pair`."""
+        stored = super().pair(name, tensor, suffix)
+        if name not in self._rounded_convolutions or tensor != "weight":
+            return stored
+        re, im = (self.graph.op("Cast", part, to=TensorProto.FLOAT) for part in stored)
+        return re, im
+
+    def batch_norms(self, name: str, convolution: str) -> Pair:
+        """See `DirectNetwork.batch_norms`: what scales the outputs also scales the integers of the weights."""
+        scale, shift = super().batch_norms(name, convolution)
+        if f"{name}.{convolution}" in self._rounded_convolutions:
+            g = self.graph
+            step = g.weight(f"{name}.{convolution}.scale")
+            scale = self._steps[name] = g.op("Mul", scale, g.op("Concat", step, step, axis=0))
+        return scale, shift
+
+    def convolution(self, name: str, x: str, weight: str, shift: str, **attributes: Any) -> str:
+        """See `PlainNetwork.convolution`.
+
+        The integers of each output channel have a step of their own, but the engine is told of one for all: only
+        then does TensorRT (for RTX, 1.7) write what it sums up as float16, and not as float32 for a further layer to
+        scale. What is left of the steps is a factor for each channel, after it.
+        """
+        if name not in self._limits:
+            return super().convolution(name, x, weight, shift, **attributes)
+        g = self.graph
+        if x not in self._rounded_inputs:  # even and odd rows share it
+            self._rounded_inputs[x] = qdq_input(g, self._divided(name, x), self._limits[name])
+        steps, common = self._weight_steps(name)
+        integers = g.op("QuantizeLinear", weight, steps, g.constant(np.zeros(self._outputs(name)), np.int8), axis=0)
+        operand = g.op("DequantizeLinear", integers, common, g.constant(0, np.int8))
+        y = g.op("Conv", self._rounded_inputs[x], operand, **attributes)
+        if name.endswith(".project"):  # see `filters`
+            return y
+        y = g.op("Mul", y, g.op("Unsqueeze", g.op("Div", steps, common), g.ints(1, 2)))
+        return g.op("Add", y, g.op("Unsqueeze", shift, g.ints(1, 2)))
+
+    def filters(self, name: str, kernel: str) -> str:
+        """See `PlainNetwork.filters`: here they take in the factors of the channels."""
+        if f"{name}.project" not in self._limits:
+            return kernel
+        g = self.graph
+        steps, common = self._weight_steps(f"{name}.project")
+        return g.op("Mul", kernel, g.op("Unsqueeze", g.op("Div", steps, common), g.ints(1, 2, 3)))
+
+    def _outputs(self, name: str) -> int:
+        """Output channels of a convolution."""
+        return len(self._matrix_steps.get(name, np.zeros(2 * self.config.channels)))
+
+    def _weight_steps(self, name: str) -> Pair:
+        """The step of each output channel, and one for all of them: the largest, as float16 holds it."""
+        g = self.graph
+        if name in self._matrix_steps:
+            steps = g.constant(self._matrix_steps[name])
+        else:  # a channel whose weights are all zero still needs a step
+            steps = g.op("Max", g.op("Abs", self._steps[name]), g.constant(_SMALLEST_STEP))
+        common = g.op("Max", g.op("ReduceMax", steps, keepdims=0), g.constant(_SMALLEST_COMMON_STEP))
+        return steps, g.op("Cast", g.op("Cast", common, to=TensorProto.FLOAT16), to=TensorProto.FLOAT)
+
+    def _divided(self, name: str, x: str) -> str:
+        """An input, divided by the factors, if the weights before have not been."""
+        if name.endswith(".project"):
+            return x
+        factors = self._factors[name]
+        channels = _complex_channels(name, 2 * len(factors), self.config.channels)
+        return self.graph.op("Mul", x, self.graph.constant((1 / factors[channels])[:, None, None]))
+
+
+def _equalise(stored: dict[str, NDArray[Any]], name: str, factors: NDArray[np.float32]) -> None:
+    """Multiply the weights that take an operand; divide those that make it, between the two of an FSMN."""
+    keys, axis = _weight_keys(name)
+    is_project = name.endswith(".project")
+    for number, key in enumerate(keys):
+        own = np.split(factors, 2)[number] if is_project else factors
+        shape = [1] * stored[key].ndim
+        shape[axis] = -1
+        stored[key] = stored[key] * own.reshape(shape)
+        if is_project:
+            linear = key.replace(".project.", ".linear.")
+            stored[linear] = stored[linear] / own[:, None]
+            bias = linear.replace(".weight", ".bias")
+            stored[bias] = stored[bias] / own
