@@ -52,6 +52,8 @@ def test_pesq_of_no_speech_is_a_clear_error():
     pytest.importorskip("pesq")
     with pytest.raises(AudioError, match="PESQ cannot score this: the reference is silent"):
         pesq_wb(np.zeros(16_000), np.ones(16_000))
+    with pytest.raises(AudioError, match="PESQ cannot score this: the estimate is silent"):
+        pesq_wb(RNG.standard_normal(16_000), np.zeros(16_000))
     with pytest.raises(AudioError, match="PESQ cannot score this: "):
         pesq_wb(np.ones(100), np.ones(100))
 

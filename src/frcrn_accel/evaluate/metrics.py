@@ -45,8 +45,9 @@ def pesq_wb(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
         from pesq import PesqError, pesq
     except ImportError as error:
         raise MissingExtraError("PESQ", "eval", error) from error
-    if not np.any(reference):
-        raise AudioError("PESQ cannot score this: the reference is silent")
+    for what, audio in (("reference", reference), ("estimate", estimate)):
+        if not np.any(audio):  # the package fails on that, now with one error, now with another
+            raise AudioError(f"PESQ cannot score this: the {what} is silent")
     try:
         return float(pesq(SAMPLE_RATE_HZ, reference, estimate, "wb"))
     except PesqError as error:
