@@ -10,7 +10,9 @@ import typer
 from frcrn_accel._version import __version__
 from frcrn_accel.cli.backends import backends
 from frcrn_accel.cli.denoise import denoise
+from frcrn_accel.cli.doctor import doctor
 from frcrn_accel.cli.export import export
+from frcrn_accel.cli.models import models
 from frcrn_accel.cli.quantize import quantize
 from frcrn_accel.errors import FrcrnAccelError
 
@@ -27,6 +29,8 @@ app.command()(denoise)
 app.command()(export)
 app.command()(quantize)
 app.command()(backends)
+app.command()(doctor)
+app.add_typer(models, name="models")
 
 
 def _print_version(asked: bool) -> None:
