@@ -107,7 +107,7 @@ def examine_cpu() -> CpuReport:
     flags = detected_info().features or archspec.cpu.host().features
     features = {label: flag in flags for label, flag in _FEATURES.get(architecture, {}).items()}
     return CpuReport(
-        model=archspec.cpu.brand_string(),
+        model=_brand(),
         architecture=architecture,
         features=features,
         int8=what_int8_means(architecture, features),
@@ -117,6 +117,16 @@ def examine_cpu() -> CpuReport:
         quota_cpus=quota_cpus(),
         threads=available_cpus(),
     )
+
+
+def _brand() -> str | None:
+    import archspec.cpu
+
+    try:
+        brand: str | None = archspec.cpu.brand_string()
+    except OSError:  # it executes a few bytes of its own, which hardened systems do not allow
+        return None
+    return brand
 
 
 def what_int8_means(architecture: str, features: Mapping[str, bool]) -> str:
