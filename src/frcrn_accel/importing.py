@@ -162,6 +162,7 @@ def _variant(model: ModelFile, method: str, progress: Callable[[str, int, int], 
         progress(f"{method}: {what}", done, total)
 
     def build(path: Path) -> None:
+        show("build", 0, 1)  # before it there may be minutes of measuring that nothing else tells of
         calibration = CALIBRATION_AUDIO if METHODS[method].needs_calibration else None
         quantize_model(model.path, path, method, calibration=calibration, overwrite=True, progress=show)
 

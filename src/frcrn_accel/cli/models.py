@@ -80,8 +80,8 @@ def import_(
 ) -> None:
     """Bring in a checkpoint: export it into the cache, verified against PyTorch, and quantize it.
 
-    From then on its name can be given wherever a model is asked for. Takes minutes. Exit code 1 if the quality gate
-    refuses a quantized form: the model can be used without it.
+    From then on its name can be given wherever a model is asked for. At the released size it can take half an hour.
+    Exit code 1 if the quality gate refuses a quantized form: the model can be used without it.
     """
     from frcrn_accel.importing import import_model
 
