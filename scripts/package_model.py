@@ -15,10 +15,10 @@ from pathlib import Path
 
 import frcrn_accel.models
 from frcrn_accel.export import export_model
+from frcrn_accel.importing import VARIANT_METHODS
 from frcrn_accel.models import known_models, sha256_of
 from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, quantize_model
 
-VARIANTS = ("dynamic", "static", "openvino-int8")
 FOLDER = Path(frcrn_accel.models.__file__).parent
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     entry["checkpoint_sha256"] = report.model.metadata.checkpoint_sha256
     entry["model_sha256"] = sha256_of(report.model.path)
     entry["variants"] = {}
-    for method in VARIANTS:
+    for method in VARIANT_METHODS:
         path = FOLDER / f"{options.name}.{method}.onnx"
         calibration = CALIBRATION_AUDIO if METHODS[method].needs_calibration else None
         quantized = quantize_model(report.model.path, path, method, calibration=calibration, overwrite=True)

@@ -24,7 +24,7 @@ def main() -> None:
     command = sys.argv[1]
     audio, rate = soundfile.read(NOISY)
     with tempfile.TemporaryDirectory() as folder:
-        for command_line in (["--version"], ["backends"]):
+        for command_line in (["--version"], ["backends"], ["doctor"], ["models", "list"], ["models", "verify"]):
             subprocess.run([command, *command_line], check=True, cwd=folder)
         for suffix in (".wav", ".flac", ".mp3"):
             source, target = Path(folder) / f"noisy{suffix}", Path(folder) / f"clean{suffix}"

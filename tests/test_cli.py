@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +19,20 @@ import soundfile
 
 from frcrn_accel import __version__, cli
 from frcrn_accel.backends import registry
-from frcrn_accel.model.topology import layer_groups
-from frcrn_accel.models import find_model, sha256_of
+from frcrn_accel.doctor import Report, machine, report
+from frcrn_accel.importing import ImportedVariant, ImportReport
+from frcrn_accel.model.topology import Config, layer_groups
+from frcrn_accel.models import (
+    CACHE_DIR_VARIABLE,
+    DEFAULT_MODEL,
+    find_model,
+    keep_imported,
+    known_models,
+    packaged_files,
+    sha256_of,
+)
 from frcrn_accel.quantize import METHODS
+from frcrn_accel.testing import random_weights
 
 pytest.importorskip("onnxruntime")
 
@@ -59,7 +71,18 @@ def test_version(run):
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("--help",), ("denoise", "--help"), ("export", "--help"), ("quantize", "--help")]
+    "arguments",
+    [
+        (),
+        ("--help",),
+        ("denoise", "--help"),
+        ("export", "--help"),
+        ("quantize", "--help"),
+        ("doctor", "--help"),
+        ("models",),
+        ("models", "--help"),
+        *(("models", command, "--help") for command in ("list", "verify", "path", "import", "download")),
+    ],
 )
 def test_help(run, arguments):
     result = run(*arguments)
@@ -423,3 +446,229 @@ class TestTrain:
         error = the_error(run("train", tmp_path / "run.toml", tmp_path / "run"))
         assert error == f"config '{tmp_path / 'run.toml'}': 'data.noise' is missing"
         assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache folder."""
+    monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def keep_a_copy(name: str) -> Path:
+    """Import the packaged model under another name."""
+    return keep_imported(name, lambda path: path.write_bytes(find_model(DEFAULT_MODEL).path.read_bytes())).path
+
+
+class TestModels:
+    def test_list(self, run, cache):
+        keep_a_copy("mine")
+        result = run("models", "list")
+        assert result.code == 0
+        lines = result.out.splitlines()
+        assert [line for line in lines if not line.startswith(" ")] == [
+            "frcrn-small: in the package, 2.0 MB, verified",
+            "frcrn-16k: not here: 'frcrn-accel models download frcrn-16k', then 'models import'",
+            "mine: imported, 2.0 MB, verified",
+        ]
+        known = known_models()["frcrn-16k"]
+        for line in (
+            f"  what        {known.description}",
+            f"  source      {known.source}",
+            "  licence     Apache-2.0",
+            f"  checkpoint  sha256 {known.checkpoint_sha256}",
+            "  quantized   dynamic, static, openvino-int8",
+        ):
+            assert line in lines
+
+    def test_a_damaged_one_is_listed_and_verified_as_such(self, run, cache):
+        path = keep_a_copy("mine")
+        count = len(packaged_files()) + 1
+        whole = run("models", "verify")
+        assert (whole.code, whole.err) == (0, "")
+        assert f"ok  2.0 MB  {path}" in whole.out.splitlines()
+        assert whole.out.splitlines()[-1] == f"{count} of {count} files are whole"
+        path.write_bytes(path.read_bytes()[:-1])
+        damaged = run("models", "verify")
+        assert damaged.code == 1
+        assert f"damaged  2.0 MB  {path}" in damaged.out.splitlines()
+        assert damaged.out.splitlines()[-1] == f"{count - 1} of {count} files are whole"
+        assert damaged.err == f"{path}: damaged: import it again\n"
+        listed = run("models", "list").out.splitlines()
+        assert "mine: imported, damaged" in listed
+        assert listed[-1].startswith("  problem     the imported model '")
+
+    def test_path(self, run, cache):
+        assert run("models", "path", DEFAULT_MODEL).out == f"{find_model(DEFAULT_MODEL).path}\n"
+        path = keep_a_copy("mine")
+        assert run("models", "path", "mine").out == f"{path}\n"
+        assert "'frcrn-accel models import CHECKPOINT' once" in the_error(run("models", "path", "frcrn-16k"))
+        assert "unknown model 'nope'" in the_error(run("models", "path", "nope"))
+
+    def test_import(self, run, cache, tmp_path, monkeypatch, noisy_path):
+        torch = pytest.importorskip("torch")
+        pytest.importorskip("onnx")
+        monkeypatch.setattr("frcrn_accel.importing.VARIANT_METHODS", ())
+        weights = random_weights(Config(8, 1))
+        torch.save({key: torch.from_numpy(np.array(value)) for key, value in weights.items()}, tmp_path / "mine.pt")
+        result = run("models", "import", tmp_path / "mine.pt", "--name", "ours")
+        assert (result.code, result.err) == (0, "")
+        first, last = result.out.splitlines()
+        assert first.startswith("ours: 8 channels, 1 U-Net(s), 0.4 MB, differs from PyTorch by ")
+        assert last == "Use it with: frcrn-accel denoise IN --model ours"
+        done = run("denoise", noisy_path, "-o", tmp_path / "a.wav", "--model", "ours", "--backend", "ort")
+        assert done.code == 0
+        assert "ours on ort, fp32" in done.err
+        known = run("models", "import", tmp_path / "mine.pt", "--name", "frcrn-16k")
+        assert "is not the known checkpoint of 'frcrn-16k'" in the_error(known)
+        assert "No such file" in the_error(run("models", "import", tmp_path / "none.pt"))
+
+    def test_what_import_says_of_variants(self, run, monkeypatch):
+        model = find_model(DEFAULT_MODEL)
+        report = ImportReport(
+            model,
+            None,
+            (
+                ImportedVariant("dynamic", model),
+                ImportedVariant("static", None, refusal="too far"),
+                ImportedVariant("openvino-int8", None, missing="no engine"),
+            ),
+        )
+        asked: list[object] = []
+
+        def import_model(checkpoint, *, name, overwrite, progress):
+            asked.extend((str(checkpoint), name, overwrite))
+            return report
+
+        monkeypatch.setattr("frcrn_accel.importing.import_model", import_model)
+        result = run("models", "import", "a.pt", "--overwrite")
+        assert asked == ["a.pt", None, True]
+        assert result.code == 1
+        assert result.out.splitlines() == [
+            "frcrn-small: 32 channels, 1 U-Net(s), 2.0 MB",
+            "  dynamic: 2.0 MB, gate passed",
+            "  static: refused",
+            "  openvino-int8: left out",
+            "Use it with: frcrn-accel denoise IN --model frcrn-small",
+        ]
+        assert result.err.splitlines() == ["static: too far", "openvino-int8: no engine"]
+
+    def test_download(self, run, tmp_path, monkeypatch):
+        asked: list[object] = []
+
+        def download_checkpoint(name, out, *, overwrite, progress):
+            asked.extend((name, overwrite))
+            progress(0, 5)
+            out.write_bytes(bytes(57_991_225))
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys.modules["frcrn_accel.cli.models"], "download_checkpoint", download_checkpoint)
+        result = run("models", "download", "frcrn-16k")
+        assert asked == ["frcrn-16k", False]
+        assert result.code == 0
+        assert result.err == f"{known_models()['frcrn-16k'].checkpoint_url} -> frcrn-16k.bin\n"
+        assert result.out.splitlines() == [
+            "frcrn-16k.bin: 58.0 MB, the known checkpoint of frcrn-16k",
+            "Bring it in with: frcrn-accel models import frcrn-16k.bin",
+        ]
+        run("models", "download", "frcrn-16k", "-o", "other.bin", "--overwrite")
+        assert asked[2:] == ["frcrn-16k", True]
+        assert (tmp_path / "other.bin").stat().st_size == 57_991_225
+
+    def test_download_errors(self, run, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        here = dataclasses.replace(known_models()["frcrn-16k"], checkpoint_url="http://127.0.0.1:1/a")
+        monkeypatch.setitem(known_models(), "frcrn-16k", here)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert "http://127.0.0.1:1/a cannot be downloaded: " in the_error(run("models", "download", "frcrn-16k"))
+        assert "no checkpoint of 'nope' can be downloaded" in the_error(run("models", "download", "nope"))
+        (tmp_path / "frcrn-16k.bin").write_bytes(b"precious")
+        assert "'frcrn-16k.bin' exists" in the_error(run("models", "download", "frcrn-16k"))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["path"], "Missing argument 'NAME'"),
+            (["import"], "Missing argument 'FILE'"),
+            (["download"], "Missing argument 'NAME'"),
+            (["list", "--nonsense"], "--nonsense"),
+            (["nonsense"], "nonsense"),
+        ],
+    )
+    def test_errors_in_arguments_are_one_line(self, run, arguments, message):
+        assert message in the_error(run("models", *arguments))
+
+
+class TestDoctor:
+    @pytest.fixture
+    def found(self, monkeypatch) -> Report:
+        """A report in which everything is there once."""
+        cpu = machine.CpuReport("A CPU", "x86_64", {"AVX2": True, "AMX INT8": False}, "no", "yes", 8, 4, 2, 2)
+        gpu = machine.GpuReport(
+            *("575.57", "12.9", None, (machine.GpuDevice("H100", 85_521, "9.0"),)),
+            *({"tensorrt": "10.3"}, {"cudnn": None, "cudart": "libcudart.so.12"}),
+        )
+        found = Report(
+            version="1.2.3",
+            python="3.13.0 CPython",
+            system="Linux 6.1 x86_64",
+            packages={"numpy": "2.4", "torch": None},
+            backends=(
+                report.BackendReport("ort", "-", True, True, "fp32", "CPU, 2 threads", None, None),
+                report.BackendReport("torch", "-", False, False, None, None, "No module 'torch'", "pip install it"),
+            ),
+            cpu=cpu,
+            gpu=gpu,
+            cache=report.CacheReport("/c", True, True, 2_500_000, (report.FileReport("a.onnx", 1, "damaged"),)),
+            models=(
+                report.ModelReport("small", "packaged", "MIT", "", True, ("dynamic",), None),
+                report.ModelReport("large", "absent", "MIT", "", None, (), None),
+                report.ModelReport("mine", "imported", "", "", False, (), "damaged"),
+            ),
+            problems=("cached file a.onnx: damaged",),
+        )
+        monkeypatch.setattr("frcrn_accel.doctor.examine", lambda tell: found)
+        return found
+
+    def test_for_a_person(self, run, found):
+        result = run("doctor")
+        assert (result.code, result.err) == (1, "")
+        assert result.out.splitlines() == [
+            "frcrn-accel 1.2.3, Python 3.13.0 CPython, Linux 6.1 x86_64",
+            "packages: numpy 2.4",
+            "  not installed: torch",
+            "backends:",
+            "  ort               runs in fp32 on CPU, 2 threads (auto)",
+            "  torch             cannot run: No module 'torch'; pip install it",
+            "CPU: A CPU, x86_64",
+            "  8 CPU(s), affinity 4, container quota 2 CPU(s): 2 thread(s)",
+            "  has AVX2",
+            "  has not AMX INT8",
+            "  INT8: no",
+            "  bfloat16: yes",
+            "GPU: driver 575.57, CUDA up to 12.9",
+            "  H100, 86 GB, compute capability 9.0",
+            "  packages: tensorrt 10.3",
+            "  libraries of the system: cudnn not found, cudart libcudart.so.12",
+            "cache: /c, 1 file(s), 1 damaged, 2.5 MB",
+            "models:",
+            "  small             packaged, verified, quantized: dynamic",
+            "  large             not here",
+            "  mine              imported, damaged",
+            "problems:",
+            "  cached file a.onnx: damaged",
+        ]
+
+    def test_for_a_bug_report(self, run, found, monkeypatch):
+        result = run("doctor", "--json")
+        assert (result.code, result.err) == (1, "")
+        assert json.loads(result.out) == json.loads(json.dumps(found.to_json()))
+        fine = dataclasses.replace(found, problems=())
+        monkeypatch.setattr("frcrn_accel.doctor.examine", lambda tell: fine)
+        assert run("doctor", "--json").code == 0
+        assert run("doctor").out.splitlines()[-1] == "problems: none"
+
+    def test_it_brings_no_engine_before_it_is_asked(self):
+        code = "import sys, frcrn_accel.cli; print([n for n in ('archspec', 'pynvml', 'torch') if n in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        assert done.stdout == "[]\n"

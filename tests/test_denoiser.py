@@ -211,7 +211,8 @@ class TestModelArgument:
             Denoiser("frcrn-huge", backend=FunctionBackend())
 
     def test_known_but_not_packaged(self):
-        with pytest.raises(ModelError, match=r"not in this package: get its checkpoint from .*frcrn-accel export"):
+        with pytest.raises(
+            ModelError, match=r"not in this package: get its checkpoint from .*accel models import":
             Denoiser("frcrn-16k", backend=FunctionBackend())
 
     def test_missing_file(self, tmp_path):

@@ -32,7 +32,7 @@ def test_a_damaged_packaged_model(tmp_path, monkeypatch):
     (tmp_path / f"{DEFAULT_MODEL}.onnx").write_bytes(content)
     monkeypatch.setattr(catalog, "_FOLDER", tmp_path)
     with pytest.raises(ModelError, match="is damaged: reinstall"):
-        catalog._open_packaged(known_models()[DEFAULT_MODEL])
+        find_model(DEFAULT_MODEL)
 
 
 def test_a_path_is_a_model_too(tmp_path):

@@ -6,7 +6,7 @@ import math
 import os
 from pathlib import Path
 
-__all__ = ["available_cpus"]
+__all__ = ["affinity_cpus", "available_cpus", "quota_cpus"]
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -19,14 +19,19 @@ def available_cpus(cgroup: Path = _CGROUP) -> int:
     Args:
         cgroup: Where the control group file system is mounted.
     """
+    cpus = affinity_cpus() or os.cpu_count() or 1
+    return max(1, min(cpus, quota_cpus(cgroup) or cpus))
+
+
+def affinity_cpus() -> int | None:
+    """CPUs this process is allowed on; None where systems have no such thing (macOS and Windows)."""
     try:
-        cpus = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        cpus = os.cpu_count() or 1
-    return max(1, min(cpus, _quota(cgroup) or cpus))
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return None
 
 
-def _quota(cgroup: Path) -> int | None:
+def quota_cpus(cgroup: Path = _CGROUP) -> int | None:
     """The container's CPU quota in whole CPUs, rounded up; None without one."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()  # version 2

@@ -65,8 +65,8 @@ class Denoiser:
     >>> clean = denoiser(noisy, sample_rate=48_000)
 
     Args:
-        model: A known name (see `frcrn_accel.models.known_models`) or the path of a file made by
-            `frcrn-accel export`.
+        model: A name, of a known model or an imported one (see `frcrn-accel models list`), or the path of a file made
+            by `frcrn-accel export`.
         backend: Name of an engine, `"auto"` for the best usable one, a `Backend` class or an instance.
         precision: Number format to compute in, one that the backend has (see `frcrn-accel backends`); by default the
             fastest of them that does not change the sound.

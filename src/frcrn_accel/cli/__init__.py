@@ -11,8 +11,10 @@ from frcrn_accel._version import __version__
 from frcrn_accel.cli.backends import backends
 from frcrn_accel.cli.build_engine import build_engine
 from frcrn_accel.cli.denoise import denoise
+from frcrn_accel.cli.doctor import doctor
 from frcrn_accel.cli.evaluate import evaluate
 from frcrn_accel.cli.export import export
+from frcrn_accel.cli.models import models
 from frcrn_accel.cli.quantize import quantize
 from frcrn_accel.cli.train import train
 from frcrn_accel.errors import FrcrnAccelError
@@ -27,12 +29,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(denoise)
-app.command()(evaluate)
+app.command()(backends)
+app.command()(doctor)
+app.add_typer(models, name="models")
 app.command()(export)
 app.command()(quantize)
-app.command()(train)
 app.command()(build_engine)
-app.command()(backends)
+app.command()(evaluate)
+app.command()(train)
 
 
 def _print_version(asked: bool) -> None:

@@ -45,7 +45,7 @@ def denoise(
             "beside each file]",
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="A known name, or a file made by 'export'.")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Option(help="A name, see 'models list', or a file of 'export'.")] = DEFAULT_MODEL,
     backend: Annotated[str, typer.Option(help="Engine, see 'backends'.")] = "auto",
     precision: Annotated[
         str | None,

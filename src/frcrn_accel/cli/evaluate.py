@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from frcrn_accel.atomic import replacing
+from frcrn_accel.cli.progress import progress_bar
 from frcrn_accel.models import DEFAULT_MODEL
 
 __all__ = ["evaluate"]
@@ -54,16 +55,14 @@ def evaluate(
 
     clips = read_clips(noisy, SAMPLE_RATE_HZ, clean)
     console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with nullcontext() if report is None else replacing(report, overwrite=overwrite) as path:
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-            bar = bars.add_task("evaluating", total=len(clips))
+        with progress_bar(console) as show:
             found = evaluate_clips(
                 clips,
                 {"model": model, "backend": backend, "precision": precision},
                 alone=alone,
                 processes=processes,
-                progress=lambda done, total: bars.update(bar, completed=done, total=total),
+                progress=partial(show, "evaluating"),
             )
         if path is not None:
             path.write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from frcrn_accel.atomic import replacing
+from frcrn_accel.cli.progress import progress_bar
 from frcrn_accel.errors import QualityError
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def quantize(
     console = Console(stderr=True, highlight=False)
     refusal: QualityError | None = None
     with _report_file(report, overwrite) as report_path:
-        with _progress_bar(console) as show:
+        with progress_bar(console) as show:
             try:
                 result = quantize_model(
                     model,
@@ -100,20 +99,6 @@ def quantize(
 def _report_file(path: Path | None, overwrite: bool) -> AbstractContextManager[Path | None]:
     """Where to write the report: refused at once if it cannot be written, in place when it is complete."""
     return nullcontext() if path is None else replacing(path, overwrite=overwrite)
-
-
-@contextmanager
-def _progress_bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield show
 
 
 def _show(report: QuantizeReport) -> None:

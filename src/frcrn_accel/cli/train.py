@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from frcrn_accel.cli.progress import progress_bar
 from frcrn_accel.errors import MissingExtraError
 
 __all__ = ["train"]
@@ -44,12 +44,10 @@ def train(
     except ImportError as error:
         raise MissingExtraError("Training", "train", error) from error
     console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        bar = bars.add_task("training", total=parsed.optimisation.steps)
+    with progress_bar(console) as bar:
 
         def show(step: int, entry: Mapping[str, float]) -> None:
-            bars.update(bar, completed=step)
+            bar("training", step, parsed.optimisation.steps)
             if "compute_s" not in entry:  # a validation
                 shown = ", ".join(f"{name} {value:.3f}" for name, value in entry.items())
                 console.print(f"step {step}: {shown}", markup=False, soft_wrap=True)

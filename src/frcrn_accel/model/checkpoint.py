@@ -28,7 +28,7 @@ from frcrn_accel.model.topology import (
 )
 from frcrn_accel.models import known_models, sha256_of
 
-__all__ = ["Checkpoint", "load_checkpoint", "normalise_state_dict"]
+__all__ = ["Checkpoint", "checked_name", "load_checkpoint", "normalise_state_dict"]
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -91,7 +91,7 @@ def load_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
     except Exception as error:  # damaged files make the reader fail with nearly any class
         # torch's own text on a rejected file advises to load it unsafely, which is no advice to pass on.
         raise ModelError(f"checkpoint {str(path)!r} is not a file of plain tensors written by torch.save") from error
-    name = _checked_name(path, name, sha256)
+    name = checked_name(path, name, sha256)
     try:
         weights = normalise_state_dict(content)
     except ModelError as error:
@@ -135,7 +135,17 @@ def normalise_state_dict(content: Any) -> Weights:
     return {key: tensors[key] for key in shapes}
 
 
-def _checked_name(path: Path, name: str | None, sha256: str) -> str:
+def checked_name(path: Path, name: str | None, sha256: str) -> str:
+    """The name of the model that a checkpoint file holds.
+
+    Args:
+        path: The file.
+        name: What it is to be called. Without, it is the known name of this file, or the file's own.
+        sha256: Digest of the file.
+
+    Raises:
+        ModelError: A known name, and another file than the known one.
+    """
     by_digest = {model.checkpoint_sha256: model.name for model in known_models().values()}
     if name is None:
         return by_digest.get(sha256, path.stem)

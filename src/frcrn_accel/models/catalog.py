@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,9 +9,10 @@ from functools import cache
 from pathlib import Path
 
 from frcrn_accel.errors import ModelError
-from frcrn_accel.models.file import ModelFile
+from frcrn_accel.models.cache import MODEL_NAME, find_imported, imported_names
+from frcrn_accel.models.file import FileStatus, ModelFile, sha256_of
 
-__all__ = ["DEFAULT_MODEL", "KnownModel", "find_model", "known_models", "sha256_of"]
+__all__ = ["DEFAULT_MODEL", "KnownModel", "find_model", "known_models", "packaged_files", "packaged_variant"]
 
 DEFAULT_MODEL = "frcrn-small"
 _FOLDER = Path(__file__).parent
@@ -30,6 +30,8 @@ class KnownModel:
         checkpoint_sha256: Digest of the checkpoint file, hexadecimal.
         model_sha256: Digest of the packaged ONNX file; None if the package does not hold the model.
         variants: Digests of the quantized files that the package holds, by method.
+        checkpoint_bytes: Size of the checkpoint file; None if it cannot be downloaded.
+        checkpoint_url: Where `models.download_checkpoint` gets it from; None if it cannot be downloaded.
     """
 
     name: str
@@ -39,6 +41,8 @@ class KnownModel:
     checkpoint_sha256: str
     model_sha256: str | None
     variants: Mapping[str, str] = field(default_factory=dict)
+    checkpoint_bytes: int | None = None
+    checkpoint_url: str | None = None
 
     @property
     def packaged_path(self) -> Path:
@@ -61,17 +65,19 @@ def find_model(model: str | Path) -> ModelFile:
     """Find a model by its name or path.
 
     Args:
-        model: A known name, or the path of a file made by `frcrn-accel export`.
+        model: A known name, the name of an imported model (`import_model`), or the path of a file made by
+            `frcrn-accel export`. A name comes before a file of that name: write `./name` for that.
 
     Raises:
-        ModelError: Unknown name, no file, a damaged packaged file, or a checkpoint instead of a model file.
+        ModelError: Unknown name, a model that is not here yet, no file, a damaged file, or a checkpoint instead of a
+            model file.
     """
-    known = known_models().get(str(model)) if isinstance(model, str) else None
-    if known is not None:
-        return _open_packaged(known)
+    if isinstance(model, str) and (named := _find_named(model)) is not None:
+        return named
     path = Path(model).expanduser()
     if not path.exists() and path.parent == Path() and not path.suffix:
-        raise ModelError(f"unknown model {str(model)!r}: give one of {', '.join(known_models())} or a path")
+        names = ", ".join(dict.fromkeys([*known_models(), *imported_names()]))
+        raise ModelError(f"unknown model {str(model)!r}: give one of {names} or a path")
     if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
         raise ModelError(
             f"{str(path)!r} is a checkpoint, not a model file: run 'frcrn-accel export {path} "
@@ -96,22 +102,39 @@ def packaged_variant(model: ModelFile, method: str) -> ModelFile | None:
     return None
 
 
-def sha256_of(path: Path) -> str:
-    """Digest of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def packaged_files() -> list[FileStatus]:
+    """Every model file of the package, against its digest in the catalogue."""
+    files = []
+    for known in known_models().values():
+        if known.model_sha256 is not None:
+            files.append(_status(known.packaged_path, known.model_sha256))
+        files += [_status(known.variant_path(method), digest) for method, digest in known.variants.items()]
+    return files
 
 
-def _open_packaged(known: KnownModel) -> ModelFile:
-    if known.model_sha256 is None:
+def _find_named(name: str) -> ModelFile | None:
+    """The model of a name; None if it is no name of a model."""
+    known = known_models().get(name)
+    if known is not None and known.model_sha256 is not None:
+        return _checked(known.packaged_path, known.model_sha256)
+    imported = find_imported(name) if MODEL_NAME.fullmatch(name) else None
+    if known is None:
+        return imported
+    if imported is None:
         raise ModelError(
-            f"model {known.name!r} is not in this package: get its checkpoint from {known.source}, run "
-            f"'frcrn-accel export CHECKPOINT {known.name}.onnx --name {known.name}' and give the path of that file"
+            f"model {name!r} is not in this package: get its checkpoint from {known.source} ('frcrn-accel models "
+            f"download {name}' does), then run 'frcrn-accel models import CHECKPOINT' once"
         )
-    return _checked(known.packaged_path, known.model_sha256)
+    if imported.metadata.checkpoint_sha256 != known.checkpoint_sha256:
+        raise ModelError(f"{str(imported.path)!r} is not made from the known checkpoint of {name!r}: remove it")
+    return imported
+
+
+def _status(path: Path, sha256: str) -> FileStatus:
+    try:
+        return FileStatus(_checked(path, sha256).path, path.stat().st_size, None)
+    except ModelError as error:
+        return FileStatus(path, path.stat().st_size if path.exists() else 0, str(error))
 
 
 def _checked(path: Path, sha256: str) -> ModelFile:

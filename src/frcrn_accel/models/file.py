@@ -7,6 +7,7 @@ protobuf is read here; everything else is skipped unread.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import BinaryIO
 
 from frcrn_accel.errors import ModelError
 
-__all__ = ["FP32", "METADATA_PREFIX", "ModelFile", "ModelMetadata"]
+__all__ = ["FP32", "METADATA_PREFIX", "FileStatus", "ModelFile", "ModelMetadata", "sha256_of"]
 
 METADATA_PREFIX = "frcrn_accel."
 FP32 = "fp32"  # the method of a model that is not quantized
@@ -126,6 +127,30 @@ class ModelFile:
             return cls(path, ModelMetadata.from_properties(properties))
         except ModelError as error:
             raise ModelError(f"{str(path)!r} is not a model made by 'frcrn-accel export': {error}") from error
+
+
+@dataclass(frozen=True)
+class FileStatus:
+    """Whether a file is what it should be.
+
+    Attributes:
+        path: Where it is.
+        bytes: Its size; 0 if it is not there.
+        problem: What is wrong with it and what to do; None if it is whole.
+    """
+
+    path: Path
+    bytes: int
+    problem: str | None
+
+
+def sha256_of(path: Path) -> str:
+    """Digest of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _read_properties(file: BinaryIO) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,145 @@
+"""`frcrn-accel models`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from frcrn_accel.cli.progress import progress_bar
+from frcrn_accel.inventory import ABSENT, IMPORTED, PACKAGED, ModelStatus, model_statuses
+from frcrn_accel.models import cached_files, download_checkpoint, downloadable, find_model, packaged_files
+
+__all__ = ["models"]
+
+models = typer.Typer(
+    help="Models: which are known and here, and how to bring in others.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
+
+_PLACES = {PACKAGED: "in the package", IMPORTED: "imported"}
+
+
+@models.callback()
+def _options(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@models.command("list")
+def list_() -> None:
+    """List the models: where each comes from, its licence and digest, and whether it is here."""
+    for status in model_statuses():
+        typer.echo(f"{status.name}: {_place(status)}")
+        for label, text in (
+            ("what", status.description),
+            ("source", status.source),
+            ("licence", status.licence),
+            ("checkpoint", f"sha256 {status.checkpoint_sha256}" if status.checkpoint_sha256 else ""),
+            ("quantized", ", ".join(status.variants)),
+            ("problem", status.problem or ""),
+        ):
+            if text:
+                typer.echo(f"  {label:<10}  {text}")
+
+
+@models.command()
+def verify() -> None:
+    """Hold every model file, in the package and in the cache, against its digest. Exit code 1 if one is damaged."""
+    files = packaged_files() + cached_files()
+    damaged = [file for file in files if file.problem is not None]
+    for file in files:
+        typer.echo(f"{'ok' if file.problem is None else 'damaged'}  {file.bytes / 1e6:.1f} MB  {file.path}")
+    for file in damaged:
+        typer.echo(f"{file.path}: {file.problem}", err=True)
+    typer.echo(f"{len(files) - len(damaged)} of {len(files)} files are whole")
+    if damaged:
+        raise typer.Exit(1)
+
+
+@models.command()
+def path(name: Annotated[str, typer.Argument(metavar="NAME", help="A model, see 'models list'.")]) -> None:
+    """Print where a model's file is."""
+    typer.echo(find_model(name).path)
+
+
+@models.command("import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="A released or fine-tuned checkpoint.")],
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the model; a known name must come with the known file. [default: the file's]"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace another model that was imported under this name.")
+    ] = False,
+) -> None:
+    """Bring in a checkpoint: export it into the cache, verified against PyTorch, and quantize it.
+
+    From then on its name can be given wherever a model is asked for. At the released size it can take half an hour.
+    Exit code 1 if the quality gate refuses a quantized form: the model can be used without it.
+    """
+    from frcrn_accel.importing import import_model
+
+    with progress_bar(Console(stderr=True, highlight=False)) as show:
+        report = import_model(checkpoint, name=name, overwrite=overwrite, progress=show)
+    model = report.model.metadata
+    difference = "" if report.difference is None else f", differs from PyTorch by {report.difference:.1e} of the peak"
+    typer.echo(
+        f"{model.name}: {model.channels} channels, {model.unets} U-Net(s), "
+        f"{report.model.path.stat().st_size / 1e6:.1f} MB{difference}"
+    )
+    for variant in report.variants:
+        if variant.file is not None:
+            typer.echo(f"  {variant.method}: {variant.file.path.stat().st_size / 1e6:.1f} MB, gate passed")
+        else:
+            typer.echo(f"  {variant.method}: {'refused' if variant.refusal else 'left out'}")
+            typer.echo(f"{variant.method}: {variant.refusal or variant.missing}", err=True)
+    typer.echo(f"Use it with: frcrn-accel denoise IN --model {model.name}")
+    if any(variant.refusal for variant in report.variants):
+        raise typer.Exit(1)
+
+
+@models.command()
+def download(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A known model that is not in the package.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="OUT", help="File to write. [default: NAME.bin]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
+) -> None:
+    """Download a checkpoint from the model hub. No other command, and nothing in the library, uses the network.
+
+    What has come is kept if the connection breaks; the same command then goes on from there.
+    """
+    known = downloadable(name)
+    out = output or Path(f"{name}.bin")
+    console = Console(stderr=True, highlight=False)
+    console.print(f"{known.checkpoint_url} -> {out}", markup=False, soft_wrap=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task(name, total=known.checkpoint_bytes)
+        download_checkpoint(
+            name, out, overwrite=overwrite, progress=lambda done, total: bars.update(bar, completed=done, total=total)
+        )
+    typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, the known checkpoint of {name}")
+    typer.echo(f"Bring it in with: frcrn-accel models import {out}")
+
+
+def _place(status: ModelStatus) -> str:
+    """Where a model is, and in what state."""
+    if status.problem is not None:
+        return f"{_PLACES[status.place]}, damaged"
+    if status.place == ABSENT:
+        return f"not here: 'frcrn-accel models download {status.name}', then 'models import'"
+    return f"{_PLACES[status.place]}, {status.bytes / 1e6:.1f} MB, verified"

@@ -1,0 +1,151 @@
+"""Getting a known checkpoint from the model hub: the only place in this library that touches the network."""
+
+from __future__ import annotations
+
+import http
+import http.client
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from frcrn_accel._version import __version__
+from frcrn_accel.atomic import replacing
+from frcrn_accel.errors import ModelError, OutputExistsError
+from frcrn_accel.models.catalog import KnownModel, known_models
+from frcrn_accel.models.file import sha256_of
+
+__all__ = ["download_checkpoint", "downloadable"]
+
+_TIMEOUT_S = 30.0  # without a byte
+_ATTEMPTS = 5  # in one call, each of which goes on where the one before was cut off
+_CHUNK_BYTES = 1 << 16
+
+DownloadProgress = Callable[[int, int], None]
+
+
+def download_checkpoint(
+    name: str, out: str | Path, *, overwrite: bool = False, progress: DownloadProgress | None = None
+) -> Path:
+    """Download the checkpoint of a known model.
+
+    What has come is kept in `OUT.part` if the connection breaks, and the next call goes on from there. The file
+    appears when it is complete and its size and digest are the known ones.
+
+    Args:
+        name: A known model that has a `checkpoint_url`.
+        out: The file to write.
+        overwrite: Replace `out` if it exists.
+        progress: Called with the bytes that are there and the bytes there are.
+
+    Raises:
+        ModelError: No such model; the server cannot be reached, breaks off, or serves another file.
+        OutputExistsError: `out` exists and `overwrite` is false.
+    """
+    known = downloadable(name)
+    out = Path(out)
+    part = out.with_name(f"{out.name}.part")
+    try:
+        with replacing(out, overwrite=overwrite) as temporary:
+            _fetch(known, part, progress or _no_progress)
+            sha256 = sha256_of(part)
+            if sha256 != known.checkpoint_sha256:
+                part.unlink()
+                raise ModelError(
+                    f"what came from {known.checkpoint_url} is not the known checkpoint of {name!r}: its sha256 is "
+                    f"{sha256}, expected {known.checkpoint_sha256}; it was dropped"
+                )
+            part.replace(temporary)
+    except OutputExistsError:
+        raise
+    except (urllib.error.URLError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise ModelError(f"{known.checkpoint_url} cannot be downloaded: {reason}{_kept(part)}") from error
+    except OSError as error:
+        raise ModelError(f"{str(out)!r} cannot be written: {error.strerror}") from error
+    finally:
+        if part.exists() and part.stat().st_size == 0:
+            part.unlink()
+    return out
+
+
+def downloadable(name: str) -> KnownModel:
+    """A known model whose checkpoint can be downloaded.
+
+    Raises:
+        ModelError: There is none of that name.
+    """
+    found = {known.name: known for known in known_models().values() if known.checkpoint_url}
+    if name not in found:
+        raise ModelError(f"no checkpoint of {name!r} can be downloaded: there are {', '.join(found)}")
+    return found[name]
+
+
+def _fetch(known: KnownModel, part: Path, progress: DownloadProgress) -> None:
+    """Bring `part` to the full size."""
+    assert known.checkpoint_bytes is not None  # downloadable models have it
+    total = known.checkpoint_bytes
+    for _ in range(_ATTEMPTS):
+        have = part.stat().st_size if part.exists() else 0
+        if have > total:
+            part.unlink()
+            have = 0
+        if have < total:
+            with part.open("ab") as file:
+                have = _attempt(known, file, have, total, progress)
+        if have == total:
+            return
+    raise ModelError(
+        f"the connection to {known.checkpoint_url} broke {_ATTEMPTS} times, at {have / 1e6:.1f} of "
+        f"{total / 1e6:.1f} MB{_kept(part)}"
+    )
+
+
+def _attempt(known: KnownModel, file: BinaryIO, have: int, total: int, progress: DownloadProgress) -> int:
+    """Ask once for what is missing; the bytes that are there now."""
+    headers = {"User-Agent": f"frcrn-accel/{__version__}", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    request = urllib.request.Request(str(known.checkpoint_url), headers=headers)  # the catalogue's: https
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+            if have and not str(response.headers["Content-Range"]).startswith(f"bytes {have}-"):
+                file.truncate(0)  # the whole file again: this server does not know ranges
+                have = 0
+            length = response.headers["Content-Length"]
+            if length is not None and length.isdecimal() and have + int(length) != total:
+                raise ModelError(
+                    f"{known.checkpoint_url} is another file than the known checkpoint of {known.name!r}: it has "
+                    f"{have + int(length):,} bytes, expected {total:,}"
+                )
+            progress(have, total)
+            # One byte more than there should be, to notice a server that sends more.
+            while chunk := response.read(min(_CHUNK_BYTES, total - have + 1)):
+                if have + len(chunk) > total:
+                    file.truncate(0)
+                    raise ModelError(
+                        f"{known.checkpoint_url} is another file than the known checkpoint of {known.name!r}: it has "
+                        f"more than {total:,} bytes; what came was dropped"
+                    )
+                file.write(chunk)
+                have += len(chunk)
+                progress(have, total)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        file.truncate(0)  # what is there is no part of what the server has
+        have = 0
+    except (ConnectionError, TimeoutError, http.client.IncompleteRead):
+        file.flush()
+    return have
+
+
+def _kept(part: Path) -> str:
+    """What to do next, if there is something to go on from."""
+    return f"; run the same again to go on from {str(part)!r}" if part.exists() and part.stat().st_size else ""
+
+
+def _no_progress(done_bytes: int, total_bytes: int) -> None:
+    """Tell nobody."""
