@@ -211,8 +211,7 @@ class TestModelArgument:
             Denoiser("frcrn-huge", backend=FunctionBackend())
 
     def test_known_but_not_packaged(self):
-        with pytest.raises(
-            ModelError, match=r"not in this package: get its checkpoint from .*accel models import":
+        with pytest.raises(ModelError, match=r"not in this package: get its checkpoint from .*accel models import"):
             Denoiser("frcrn-16k", backend=FunctionBackend())
 
     def test_missing_file(self, tmp_path):
