@@ -8,8 +8,7 @@ from pathlib import Path
 
 from frcrn_accel._version import __version__
 from frcrn_accel.backends.openvino import INT8_METHOD
-from frcrn_accel.backends.variants import _key as variant_key  # what `find_variant` looks for
-from frcrn_accel.backends.variants import ready_variant
+from frcrn_accel.backends.variants import ready_variant, variant_key
 from frcrn_accel.errors import BackendUnavailable, ModelError, OutputExistsError, QualityError
 from frcrn_accel.model.checkpoint import checked_name
 from frcrn_accel.models import (

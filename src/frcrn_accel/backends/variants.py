@@ -8,7 +8,7 @@ from pathlib import Path
 from frcrn_accel.errors import BackendUnavailable, MissingExtraError, ModelError, install_hint
 from frcrn_accel.models import FP32, ModelFile, cached_variant, find_cached, packaged_variant
 
-__all__ = ["find_variant", "ready_variant"]
+__all__ = ["find_variant", "ready_variant", "variant_key"]
 
 log = logging.getLogger("frcrn_accel")
 
@@ -24,7 +24,7 @@ def ready_variant(model: ModelFile, method: str) -> ModelFile | None:
         return model
     if model.metadata.method != FP32:
         return None
-    return packaged_variant(model, method) or find_cached(model, _key(method, ""))
+    return packaged_variant(model, method) or find_cached(model, variant_key(method, ""))
 
 
 def find_variant(model: ModelFile, method: str, calibration: Path | None, backend: str) -> ModelFile:
@@ -71,11 +71,12 @@ def find_variant(model: ModelFile, method: str, calibration: Path | None, backen
         quantize_model(model.path, path, method, calibration=calibration, overwrite=True)
 
     try:
-        return cached_variant(model, _key(method, digest), build)
+        return cached_variant(model, variant_key(method, digest), build)
     except MissingExtraError as error:
         reason = f"the model is not quantized yet, and for that packages are missing ({error.__cause__})"
         raise BackendUnavailable(backend, reason, install_hint("quantize")) from error
 
 
-def _key(method: str, calibration_sha256: str) -> dict[str, str]:
+def variant_key(method: str, calibration_sha256: str) -> dict[str, str]:
+    """What a variant in the cache is kept under, beside its source; without calibration audio the digest is empty."""
     return {"method": method, "calibration": calibration_sha256}
