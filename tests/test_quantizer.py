@@ -7,7 +7,15 @@ import sys
 import numpy as np
 import pytest
 
-from frcrn_accel import MissingExtraError, ModelError, OutputExistsError, QualityError, QuantizeError, __version__
+from frcrn_accel import (
+    AudioError,
+    MissingExtraError,
+    ModelError,
+    OutputExistsError,
+    QualityError,
+    QuantizeError,
+    __version__,
+)
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.evaluate import si_sdr_db
 from frcrn_accel.model.topology import Config, layer_group, layer_groups
@@ -214,7 +222,7 @@ class TestErrors:
         assert sha256_of(tiny.path) in str(caught.value)
 
     def test_gate_audio_that_is_not_there(self, tiny, tmp_path):
-        with pytest.raises(QuantizeError, match="is no folder"):
+        with pytest.raises(AudioError, match="is no folder"):
             quantize_model(tiny.path, tmp_path / "a.onnx", "dynamic", gate_audio=tmp_path / "none")
 
     def test_an_existing_file(self, tiny, tmp_path):

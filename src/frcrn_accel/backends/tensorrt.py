@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -110,13 +111,19 @@ class TensorRtBackend(Backend):
         Raises:
             BackendUnavailable: It is not.
         """
-        try:
-            import cuda.bindings.runtime  # noqa: F401 - memory on the card
-            import onnx  # noqa: F401 - writes the form for GPUs
-
-            import_package(cls.package)
-        except (ImportError, OSError) as error:  # OSError: a library that the package loads is missing
-            raise BackendUnavailable(cls.name, str(error), install_hint(cls.name)) from error
+        missing = []
+        for load in (
+            lambda: import_package(cls.package),
+            lambda: import_module("cuda.bindings.runtime"),  # memory on the card
+            lambda: import_module("onnx"),  # writes the form for GPUs
+        ):
+            try:
+                load()
+            except (ImportError, OSError) as error:  # OSError: a library that the package loads is missing
+                missing.append(error)
+        if missing:
+            reason = ", ".join(str(error) for error in missing)
+            raise BackendUnavailable(cls.name, reason, install_hint(cls.name)) from missing[0]
 
     def precision_for(self, model: ModelFile) -> str:
         """See `Backend.precision_for`."""
