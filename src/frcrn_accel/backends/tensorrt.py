@@ -111,14 +111,15 @@ class TensorRtBackend(Backend):
         Raises:
             BackendUnavailable: It is not.
         """
-        missing = []
-        for load in (
-            lambda: import_package(cls.package),
-            lambda: import_module("cuda.bindings.runtime"),  # memory on the card
-            lambda: import_module("onnx"),  # writes the form for GPUs
+        missing: list[Exception] = []
+        # Memory on the card is from the second, the form for GPUs is written with the third.
+        for package, load in (
+            (cls.package, import_package),
+            ("cuda.bindings.runtime", import_module),
+            ("onnx", import_module),
         ):
             try:
-                load()
+                load(package)
             except (ImportError, OSError) as error:  # OSError: a library that the package loads is missing
                 missing.append(error)
         if missing:
