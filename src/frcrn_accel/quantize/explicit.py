@@ -15,14 +15,26 @@ from typing import Protocol
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from frcrn_accel.backends.ort import cpu_session
 from frcrn_accel.errors import MissingExtraError, QuantizeError
+from frcrn_accel.export.direct import DirectNetwork
 from frcrn_accel.export.graph import GraphWriter
+from frcrn_accel.export.network import Pair
 from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.model.topology import Config, config_of
 
-__all__ = ["MAX_INT8", "Histogram", "Probe", "measure_inputs", "qdq", "qdq_input", "required_config"]
+__all__ = [
+    "MAX_INT8",
+    "Histogram",
+    "Probe",
+    "RoundedConvolutions",
+    "measure_inputs",
+    "qdq",
+    "qdq_input",
+    "required_config",
+]
 
 MAX_INT8 = 127
 _PIECE_SAMPLES = 80_640  # 5 s: takes 2 GB at the released size
@@ -115,6 +127,35 @@ def measure_inputs(probe: Probe, clips: Iterable[NDArray[np.float32]], threads: 
     if not heard:
         raise QuantizeError("the calibration audio is silent")
     return found
+
+
+class RoundedConvolutions(DirectNetwork):
+    """A form in which the weights of some convolutions are stored as integers and a step for each output.
+
+    Attributes:
+        rounded_convolutions: Names of these. Set it before the network is built.
+        steps: Step of each output with the batch norm, by layer, as far as the network is built.
+    """
+
+    rounded_convolutions: frozenset[str]
+    steps: dict[str, str]
+
+    def pair(self, name: str, tensor: str, suffix: str = "") -> Pair:
+        """See `Network.pair`."""
+        stored = super().pair(name, tensor, suffix)
+        if name not in self.rounded_convolutions or tensor != "weight":
+            return stored
+        re, im = (self.graph.op("Cast", part, to=TensorProto.FLOAT) for part in stored)
+        return re, im
+
+    def batch_norms(self, name: str, convolution: str) -> Pair:
+        """See `DirectNetwork.batch_norms`: what scales the outputs also scales the integers of the weights."""
+        scale, shift = super().batch_norms(name, convolution)
+        if f"{name}.{convolution}" in self.rounded_convolutions:
+            g = self.graph
+            step = g.weight(f"{name}.{convolution}.scale")
+            scale = self.steps[name] = g.op("Mul", scale, g.op("Concat", step, step, axis=0))
+        return scale, shift
 
 
 def qdq(graph: GraphWriter, x: str, step: str, zero: str, **axis: int) -> str:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from frcrn_accel._version import __version__
 from frcrn_accel.cpu import available_cpus
@@ -28,7 +27,7 @@ from frcrn_accel.export.network import Pair
 from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.models import ModelMetadata
 from frcrn_accel.quantize.compact import CompactWriter, round_convolution
-from frcrn_accel.quantize.explicit import measure_inputs, qdq, qdq_input, required_config
+from frcrn_accel.quantize.explicit import RoundedConvolutions, measure_inputs, qdq, qdq_input, required_config
 from frcrn_accel.quantize.methods import openvino_int8_layers
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ class _Probe(DirectNetwork):
         return x, weight
 
 
-class _Int8Network(DirectNetwork):
+class _Int8Network(RoundedConvolutions):
     """The network of a file.
 
     The integers of a weight are made floats, the block matrix with the batch norm is made of those, and of that the
@@ -114,25 +113,8 @@ class _Int8Network(DirectNetwork):
             convolutions.append(f"{layer}.conv.conv" if ".encoders." in layer else f"{layer}.transconv.tconv")
         for convolution in convolutions:
             round_convolution(stored, convolution, output_axis=int(".decoders." in convolution))
-        self._rounded_convolutions = frozenset(convolutions)
-        self._steps: dict[str, str] = {}  # of the rows of the weights with the batch norm, by layer
-
-    def pair(self, name: str, tensor: str, suffix: str = "") -> Pair:
-        """See `Network.pair`."""
-        stored = super().pair(name, tensor, suffix)
-        if name not in self._rounded_convolutions or tensor != "weight":
-            return stored
-        re, im = (self.graph.op("Cast", part, to=TensorProto.FLOAT) for part in stored)
-        return re, im
-
-    def batch_norms(self, name: str, convolution: str) -> Pair:
-        """See `DirectNetwork.batch_norms`: what scales the outputs also scales the integers of the weights."""
-        scale, shift = super().batch_norms(name, convolution)
-        if f"{name}.{convolution}" in self._rounded_convolutions:
-            g = self.graph
-            step = g.weight(f"{name}.{convolution}.scale")
-            scale = self._steps[name] = g.op("Mul", scale, g.op("Concat", step, step, axis=0))
-        return scale, shift
+        self.rounded_convolutions = frozenset(convolutions)
+        self.steps = {}
 
     def operands(self, name: str, x: str, weight: str, output_axis: int) -> Pair:
         """See `DirectNetwork.operands`."""
@@ -141,5 +123,5 @@ class _Int8Network(DirectNetwork):
         g = self.graph
         x = qdq_input(g, x, self._limits[name])
         # A channel whose weights are all zero still needs a step.
-        step = g.op("Max", g.op("Abs", self._steps[name]), g.constant(_SMALLEST_STEP))
+        step = g.op("Max", g.op("Abs", self.steps[name]), g.constant(_SMALLEST_STEP))
         return x, qdq(g, weight, step, g.constant(np.zeros(2 * self.config.channels), np.int8), axis=output_axis)

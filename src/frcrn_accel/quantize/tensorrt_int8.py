@@ -30,7 +30,7 @@ from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.model.topology import layer_group
 from frcrn_accel.models import ModelMetadata
 from frcrn_accel.quantize.compact import CompactWriter, round_convolution, step_of
-from frcrn_accel.quantize.explicit import Histogram, measure_inputs, qdq_input, required_config
+from frcrn_accel.quantize.explicit import Histogram, RoundedConvolutions, measure_inputs, qdq_input, required_config
 from frcrn_accel.quantize.fp16 import HalfWriter
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class _Writer(HalfWriter, CompactWriter):
     opset = 19  # the first in which integers can be made of float16
 
 
-class _Int8Network(PlainNetwork):
+class _Int8Network(RoundedConvolutions, PlainNetwork):
     """The network of a file: weights are stored as the integers that are computed with, each once."""
 
     def __init__(self, weights: Weights, ranges: Ranges, keep_float: frozenset[str]) -> None:
@@ -158,25 +158,8 @@ class _Int8Network(PlainNetwork):
             else:
                 convolutions.append(keys[0].removesuffix("_re.weight"))
                 round_convolution(stored, convolutions[-1], output_axis=1 - axis)
-        self._rounded_convolutions = frozenset(convolutions)
-        self._steps: dict[str, str] = {}
-
-    def pair(self, name: str, tensor: str, suffix: str = "") -> Pair:
-        """See `Network.pair`."""
-        stored = super().pair(name, tensor, suffix)
-        if name not in self._rounded_convolutions or tensor != "weight":
-            return stored
-        re, im = (self.graph.op("Cast", part, to=TensorProto.FLOAT) for part in stored)
-        return re, im
-
-    def batch_norms(self, name: str, convolution: str) -> Pair:
-        """See `DirectNetwork.batch_norms`: what scales the outputs also scales the integers of the weights."""
-        scale, shift = super().batch_norms(name, convolution)
-        if f"{name}.{convolution}" in self._rounded_convolutions:
-            g = self.graph
-            step = g.weight(f"{name}.{convolution}.scale")
-            scale = self._steps[name] = g.op("Mul", scale, g.op("Concat", step, step, axis=0))
-        return scale, shift
+        self.rounded_convolutions = frozenset(convolutions)
+        self.steps = {}
 
     def convolution(self, name: str, x: str, weight: str, shift: str, **attributes: Any) -> str:
         """See `PlainNetwork.convolution`.
@@ -217,7 +200,7 @@ class _Int8Network(PlainNetwork):
         if name in self._matrix_steps:
             steps = g.constant(self._matrix_steps[name])
         else:  # a channel whose weights are all zero still needs a step
-            steps = g.op("Max", g.op("Abs", self._steps[name]), g.constant(_SMALLEST_STEP))
+            steps = g.op("Max", g.op("Abs", self.steps[name]), g.constant(_SMALLEST_STEP))
         common = g.op("Max", g.op("ReduceMax", steps, keepdims=0), g.constant(_SMALLEST_COMMON_STEP))
         return steps, g.op("Cast", g.op("Cast", common, to=TensorProto.FLOAT16), to=TensorProto.FLOAT)
 
