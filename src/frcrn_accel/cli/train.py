@@ -34,10 +34,10 @@ def train(
     """Train FRCRN: folders of speech and noise to a checkpoint for 'export'. A run that was stopped goes on."""
     # Threads that wait for each other busily lose half of the speed as soon as anything else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from frcrn_accel.train.config import read_config
-
-    parsed = read_config(config)
     try:
+        from frcrn_accel.train.config import read_config
+
+        parsed = read_config(config)  # what is wrong in it is told before packages that are missing
         from frcrn_accel.train.curve import plot_curve
         from frcrn_accel.train.trainer import CHECKPOINT, LOG
         from frcrn_accel.train.trainer import train as run_training

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from frcrn_accel.atomic import replacing
-from frcrn_accel.errors import MissingExtraError, TrainingError
+from frcrn_accel.errors import TrainingError
 
 __all__ = ["plot_curve"]
 
@@ -19,13 +21,8 @@ def plot_curve(log: Path, picture: Path) -> None:
         picture: PNG to write; one that is there is replaced.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
         TrainingError: There is no log, or nothing in it yet.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("Plotting a training log", "train", error) from error
     if not log.exists():
         raise TrainingError(f"{str(log)!r} does not exist: it is no folder of a training run")
     entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
