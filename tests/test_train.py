@@ -121,6 +121,15 @@ class TestTraining:
         assert train(config, training_data, tmp_path, minutes=0) == 2
         assert load_checkpoint(tmp_path / "checkpoint.pt").config.channels == 8
 
+    def test_a_line_of_the_log_that_a_kill_cut_short_is_dropped(self, training_data, tmp_path):
+        config = read_config(training_data / "run.toml")
+        train(config, training_data, tmp_path, minutes=0)
+        with (tmp_path / "log.jsonl").open("a") as log:
+            log.write('{"step": 1, "lo')
+        train(config, training_data, tmp_path)
+        entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+        assert entries[-1]["step"] == 6
+
     def test_a_u_net_that_is_added_changes_nothing(self, training_data, tmp_path):
         config = read_config(training_data / "run.toml")
         weights = {key: torch.tensor(value) for key, value in random_weights(config.network).items()}

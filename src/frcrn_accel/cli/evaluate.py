@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from frcrn_accel.atomic import replacing
 from frcrn_accel.cli.progress import progress_bar
+from frcrn_accel.cli.report import report_file
 from frcrn_accel.models import DEFAULT_MODEL
 
 __all__ = ["evaluate"]
@@ -51,11 +50,12 @@ def evaluate(
 ) -> None:
     """Score a model: PESQ-WB, STOI, SI-SDR with clean speech, DNSMOS without; means with 95 % intervals."""
     from frcrn_accel.evaluate.clips import read_clips
-    from frcrn_accel.evaluate.evaluation import SAMPLE_RATE_HZ, evaluate_clips
+    from frcrn_accel.evaluate.evaluation import evaluate_clips
+    from frcrn_accel.evaluate.metrics import SAMPLE_RATE_HZ
 
     clips = read_clips(noisy, SAMPLE_RATE_HZ, clean)
     console = Console(stderr=True, highlight=False)
-    with nullcontext() if report is None else replacing(report, overwrite=overwrite) as path:
+    with report_file(report, overwrite) as path:
         with progress_bar(console) as show:
             found = evaluate_clips(
                 clips,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from frcrn_accel.atomic import replacing
 from frcrn_accel.cli.progress import progress_bar
+from frcrn_accel.cli.report import report_file
 from frcrn_accel.errors import QualityError
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def quantize(
     thresholds = GateThresholds(max_pesq_drop_percent, min_si_sdr_db, max_dnsmos_drop)
     console = Console(stderr=True, highlight=False)
     refusal: QualityError | None = None
-    with _report_file(report, overwrite) as report_path:
+    with report_file(report, overwrite) as report_path:
         with progress_bar(console) as show:
             try:
                 result = quantize_model(
@@ -94,11 +93,6 @@ def quantize(
     if refusal is not None:
         console.print(f"refused: {refusal}", markup=False, soft_wrap=True)
         raise typer.Exit(1)
-
-
-def _report_file(path: Path | None, overwrite: bool) -> AbstractContextManager[Path | None]:
-    """Where to write the report: refused at once if it cannot be written, in place when it is complete."""
-    return nullcontext() if path is None else replacing(path, overwrite=overwrite)
 
 
 def _show(report: QuantizeReport) -> None:

@@ -15,11 +15,10 @@ from frcrn_accel.cpu import available_cpus
 from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.errors import AudioError
 from frcrn_accel.evaluate.clips import Clip
-from frcrn_accel.evaluate.metrics import bootstrap_interval, dnsmos, pesq_wb, si_sdr_db, stoi
+from frcrn_accel.evaluate.metrics import SAMPLE_RATE_HZ, bootstrap_interval, dnsmos, pesq_wb, si_sdr_db, stoi
 
-__all__ = ["CLEAN_IN", "NOISE_OUT", "SAMPLE_RATE_HZ", "Evaluation", "Score", "Summary", "evaluate_clips"]
+__all__ = ["CLEAN_IN", "NOISE_OUT", "Evaluation", "Score", "Summary", "evaluate_clips"]
 
-SAMPLE_RATE_HZ = 16_000  # of all the metrics
 CLEAN_IN = "PESQ-WB, clean speech in"
 NOISE_OUT = "Level out, noise alone in, dB"
 _LOWEST_LEVEL_DB = -120.0

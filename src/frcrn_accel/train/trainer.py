@@ -346,8 +346,8 @@ class _Run:
                 f"{str(path)!r} is not the state of a run of this network: choose another folder, or restore the file"
             ) from error
         if self._team.rank == 0 and (self._out / LOG).exists():
-            # What was logged after the state was saved will be logged again.
-            lines = (self._out / LOG).read_text(encoding="utf-8").splitlines()
+            # What was logged after the state was saved will be logged again, as will a line that a kill cut short.
+            lines = (self._out / LOG).read_text(encoding="utf-8").split("\n")[:-1]
             kept = [line for line in lines if json.loads(line).get("step", 0) <= self._step]
             with replacing(self._out / LOG, overwrite=True) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
