@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from frcrn_accel.cpu import available_cpus
 from frcrn_accel.errors import AudioError
 from frcrn_accel.models import DEFAULT_MODEL, ModelMetadata, find_model
 from frcrn_accel.pipeline import Engine, Signal, denoise_signal
+from frcrn_accel.streaming.averaging import Averaging
+from frcrn_accel.streaming.engine import StreamEngine
+from frcrn_accel.streaming.stream import Stream
 from frcrn_accel.windows import Windowing
 
 __all__ = ["MAX_DURATION_S", "Denoiser", "FileReport"]
@@ -111,6 +115,9 @@ class Denoiser:
         self.threads = threads or available_cpus()
         self.attenuation_limit_db = attenuation_limit_db
         windowing = windowing or Windowing()
+        self._file, self._backend = file, engine
+        self._stream_engine: StreamEngine | None = None
+        self._stream_lock = threading.Lock()
         self._engine: Engine | None = Engine(
             session=engine.load(file, self.threads),
             metadata=file.metadata,
@@ -206,11 +213,54 @@ class Denoiser:
             clipped_samples=writer.clipped_samples,
         )
 
+    def stream(
+        self,
+        sample_rate: int,
+        *,
+        channels: int = 1,
+        step_s: float = 0.02,
+        averaging: Averaging | None = None,
+        gain_db: float | None = None,
+    ) -> Stream:
+        """Begin to denoise a live signal. Any number of streams share the model.
+
+        Args:
+            sample_rate: Its rate, 8,000 to 192,000 Hz.
+            channels: Its channels; each is denoised by itself.
+            step_s: How much is computed at a time, a multiple of 0.02 s. Longer steps take less time per second of
+                audio and add to the latency.
+            averaging: What stands for the means over the whole signal, which a stream does not know; see
+                `streaming.Averaging`.
+            gain_db: Gain that brings active speech to -25 dBFS, where it is known; by default the level is followed.
+
+        Raises:
+            AudioError: The rate or the number of channels is out of range.
+            BackendUnavailable: The backend has no streams, or packages are missing to make the graph for them.
+            ValueError: An argument is out of its range, or the denoiser is closed.
+        """
+        self._open()
+        with self._stream_lock:
+            if self._stream_engine is None:
+                session = self._backend.load_step(self._file, self.threads)
+                self._stream_engine = StreamEngine(session, self._file.metadata)
+        return Stream(
+            self._stream_engine,
+            sample_rate,
+            channels=channels,
+            step_s=step_s,
+            attenuation_limit_db=self.attenuation_limit_db,
+            averaging=averaging,
+            gain_db=gain_db,
+        )
+
     def close(self) -> None:
-        """Free the engine. The denoiser cannot be used any more; closing it again does nothing."""
+        """Free the engine. Neither the denoiser nor its streams can be used any more; again it does nothing."""
         if self._engine is not None:
             self._engine.session.close()
             self._engine = None
+        if self._stream_engine is not None:
+            self._stream_engine.session.close()
+            self._stream_engine = None
 
     def __enter__(self) -> Self:
         """Return itself; leaving the block closes it."""

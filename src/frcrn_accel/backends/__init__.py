@@ -1,6 +1,6 @@
 """Engines that can run a model, and how they are found."""
 
-from frcrn_accel.backends.base import Backend, Session
+from frcrn_accel.backends.base import Backend, Session, StepSession
 from frcrn_accel.backends.registry import ENTRY_POINT_GROUP, BackendStatus, backend_statuses, resolve_backend
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "Backend",
     "BackendStatus",
     "Session",
+    "StepSession",
     "backend_statuses",
     "resolve_backend",
 ]

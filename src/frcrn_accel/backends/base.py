@@ -7,16 +7,17 @@ at the model's rate and level and gives the same back; the STFT is inside the mo
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel.errors import UnsupportedPrecisionError
+from frcrn_accel.errors import BackendUnavailable, UnsupportedPrecisionError
 from frcrn_accel.models import FP32, ModelFile
 
-__all__ = ["Backend", "Session"]
+__all__ = ["Backend", "Session", "StepSession"]
 
 
 class Session(abc.ABC):
@@ -45,6 +46,36 @@ class Session(abc.ABC):
         """
 
     def close(self) -> None:  # noqa: B027 - most engines free what they hold when they are dropped
+        """Free what the engine holds. No call follows it."""
+
+
+class StepSession(abc.ABC):
+    """A step of a stream that an engine has loaded: a graph with states as further inputs and outputs.
+
+    Attributes:
+        device: See `Session`.
+        inputs: Names and shapes of what it takes, in order; 0 for an axis of any length. The first is the audio; the
+            states are the last.
+    """
+
+    device: str
+    inputs: Mapping[str, tuple[int, ...]]
+
+    @abc.abstractmethod
+    def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """One step. Must be safe to call from several threads at once.
+
+        Args:
+            feeds: All inputs, by name.
+
+        Returns:
+            The audio, and the states for the next step in the order of the inputs; arrays of their own.
+
+        Raises:
+            EngineError: The engine failed.
+        """
+
+    def close(self) -> None:  # noqa: B027 - as above
         """Free what the engine holds. No call follows it."""
 
 
@@ -130,3 +161,12 @@ class Backend(abc.ABC):
             BackendUnavailable: The engine cannot run here, or fell back to another device than this backend's.
             ModelError: The engine cannot read the file.
         """
+
+    def load_step(self, model: ModelFile, threads: int) -> StepSession:
+        """Load what streams of a model run, see `load`. A backend need not have it.
+
+        Raises:
+            BackendUnavailable: It has no streams, or see `load`.
+            ModelError: The engine cannot read the file.
+        """
+        raise BackendUnavailable(self.name, "it does not run streams", "use backend 'ort' or 'openvino' for them")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel.backends.base import Backend, Session
+from frcrn_accel.backends.base import Backend, Session, StepSession
 from frcrn_accel.backends.ort import OrtBackend
-from frcrn_accel.backends.variants import find_variant
+from frcrn_accel.backends.variants import find_form, find_variant
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
-from frcrn_accel.models import FP32, ModelFile, cached_variant
+from frcrn_accel.models import FP32, ModelFile
 
 __all__ = ["INT8_METHOD", "OpenVinoBackend"]
 
@@ -91,11 +92,22 @@ class OpenVinoBackend(Backend):
         if precision == "int8":
             model = find_variant(model, INT8_METHOD, self.calibration, self.name)
         elif precision == "bf16":
-            model = _direct_form(model)
+            model = find_form(model, "direct", self.name)
         return _OpenVinoSession(model, precision, threads)
 
+    def load_step(self, model: ModelFile, threads: int) -> StepSession:
+        """See `Backend.load_step`."""
+        self.check()
+        precision = self.precision_for(model)
+        _check_method(model, precision)
+        if precision == "int8":
+            raise BackendUnavailable(self.name, "its INT8 files have no streams", "use precision 'bf16' or 'fp32'")
+        return _OpenVinoStep(find_form(model, "direct", self.name, stream=True), precision, threads)
 
-class _OpenVinoSession(Session):
+
+class _Compiled:
+    """A model that OpenVINO has compiled, and a request for each thread."""
+
     def __init__(self, model: ModelFile, precision: str, threads: int) -> None:
         import openvino
 
@@ -129,23 +141,57 @@ class _OpenVinoSession(Session):
         if found != wanted:
             raise BackendUnavailable(OpenVinoBackend.name, f"it would run with {found}, not {wanted}", "report a bug")
 
-    def run(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """By name; 0 for an axis of any length."""
+        return {
+            tensor.any_name: tuple(0 if size.is_dynamic else size.get_length() for size in tensor.partial_shape)
+            for tensor in self._compiled.inputs
+        }
+
+    def infer(self, feeds: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Outputs in order, in memory of their own."""
         # A request is one run at a time: each thread has its own.
         request = getattr(self._local, "request", None)
         try:
             if request is None:
                 request = self._local.request = self._compiled.create_infer_request()
-            # The input is only read, so it need not be copied. The result lies in the request's memory.
-            (denoised,) = request.infer([audio], share_inputs=True).values()
+            # The inputs are only read, so they need not be copied. The results lie in the request's memory.
+            return [np.array(tensor) for tensor in request.infer(feeds, share_inputs=True).values()]
         except Exception as error:  # as above
-            raise EngineError(f"OpenVINO failed on a batch of {audio.shape}: {first_line(error)}") from error
-        if denoised.shape != audio.shape:  # less audio than one frame is no error to OpenVINO
-            raise EngineError(f"OpenVINO gave {denoised.shape} for a batch of {audio.shape}")
-        return np.array(denoised)
+            raise EngineError(f"OpenVINO failed on a batch of {feeds[0].shape}: {first_line(error)}") from error
 
     def close(self) -> None:
         self._local = threading.local()
         self._compiled = None
+
+
+class _OpenVinoSession(Session):
+    def __init__(self, model: ModelFile, precision: str, threads: int) -> None:
+        self._model = _Compiled(model, precision, threads)
+        self.device = self._model.device
+
+    def run(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        (denoised,) = self._model.infer([audio])
+        if denoised.shape != audio.shape:  # less audio than one frame is no error to OpenVINO
+            raise EngineError(f"OpenVINO gave {denoised.shape} for a batch of {audio.shape}")
+        return denoised
+
+    def close(self) -> None:
+        self._model.close()
+
+
+class _OpenVinoStep(StepSession):
+    def __init__(self, model: ModelFile, precision: str, threads: int) -> None:
+        self._model = _Compiled(model, precision, threads)
+        self.device = self._model.device
+        self.inputs = self._model.input_shapes
+
+    def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        return self._model.infer([feeds[name] for name in self.inputs])
+
+    def close(self) -> None:
+        self._model.close()
 
 
 def _has_bf16() -> bool:
@@ -167,22 +213,6 @@ def _check_method(model: ModelFile, precision: str) -> None:
 
         engine = f"backend {METHODS[method].backend().name!r}" if method in METHODS else "another backend"
         raise ModelError(f"{str(model.path)!r} is quantized by {method!r}, which is for {engine}, not for OpenVINO")
-
-
-def _direct_form(model: ModelFile) -> ModelFile:
-    """The model in that form."""
-
-    def build(path: Path) -> None:
-        from frcrn_accel.export import read_weights
-        from frcrn_accel.export.frcrn import build_graph
-
-        metadata = model.metadata
-        graph = build_graph(
-            read_weights(model.path), metadata.name, metadata.library_version, metadata.to_properties(), "direct"
-        )
-        path.write_bytes(graph.SerializeToString())
-
-    return cached_variant(model, {"form": "direct"}, build)
 
 
 def first_line(error: Exception) -> str:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from frcrn_accel.errors import BackendUnavailable, MissingExtraError, ModelError, install_hint
-from frcrn_accel.models import FP32, ModelFile, cached_variant, find_cached, packaged_variant
+from frcrn_accel.models import FP32, STREAM, ModelFile, cached_variant, find_cached, packaged_variant
 
-__all__ = ["find_variant", "ready_variant", "variant_key"]
+if TYPE_CHECKING:
+    from frcrn_accel.export.frcrn import Form
+
+__all__ = ["find_form", "find_int8_stream", "find_variant", "ready_variant", "variant_key"]
 
 log = logging.getLogger("frcrn_accel")
 
@@ -80,3 +86,75 @@ def find_variant(model: ModelFile, method: str, calibration: Path | None, backen
 def variant_key(method: str, calibration_sha256: str) -> dict[str, str]:
     """What a variant in the cache is kept under, beside its source; without calibration audio the digest is empty."""
     return {"method": method, "calibration": calibration_sha256}
+
+
+def find_form(model: ModelFile, form: Form, backend: str, *, stream: bool = False) -> ModelFile:
+    """An fp32 model in another form of its graph: one inside the package, or one made of the weights, and kept.
+
+    Args:
+        model: An fp32 model file.
+        form: See `export.frcrn.build_graph`.
+        backend: Who asks, for errors.
+        stream: A step of a stream instead of the whole signal.
+
+    Raises:
+        ModelError: The file does not hold the weights as they were.
+        BackendUnavailable: Packages are missing to make one.
+    """
+    if stream and form == "plain" and (packaged := packaged_variant(model, STREAM)) is not None:
+        return packaged
+
+    def build(path: Path) -> None:
+        from frcrn_accel.export import read_weights
+        from frcrn_accel.export.frcrn import build_graph
+        from frcrn_accel.export.timeline import Stream, WholePass
+
+        metadata = replace(model.metadata, timeline=STREAM if stream else "")
+        graph = build_graph(
+            read_weights(model.path),
+            metadata.name,
+            metadata.library_version,
+            metadata.to_properties(),
+            form,
+            timeline=Stream if stream else WholePass,
+        )
+        path.write_bytes(graph.SerializeToString())
+
+    return _made(model, {"form": form, **({"timeline": STREAM} if stream else {})}, build, backend)
+
+
+def find_int8_stream(model: ModelFile, method: str, calibration: Path | None, backend: str) -> ModelFile:
+    """A step of a stream with the numbers of a quantized variant. See `find_variant`.
+
+    Args:
+        model: The fp32 model.
+        method: "dynamic" or "static".
+        calibration: See `find_variant`.
+        backend: Who asks, for errors.
+
+    Raises:
+        ModelError: The model is quantized itself; see also `find_variant`.
+        Exception: See `find_variant`.
+    """
+    if model.metadata.method != FP32:
+        raise ModelError(
+            f"{str(model.path)!r} is quantized, and a stream's graph is made of the weights as they were: give the "
+            f"fp32 file (sha256 {model.metadata.source_sha256}) and backend {backend!r}"
+        )
+    variant = find_variant(model, method, calibration, backend)
+
+    def build(path: Path) -> None:
+        from frcrn_accel.export import read_weights
+        from frcrn_accel.quantize.int8 import build_stream
+
+        path.write_bytes(build_stream(read_weights(model.path), variant).SerializeToString())
+
+    return _made(variant, {"timeline": STREAM}, build, backend)
+
+
+def _made(model: ModelFile, key: Mapping[str, str], build: Callable[[Path], None], backend: str) -> ModelFile:
+    try:
+        return cached_variant(model, key, build)
+    except ImportError as error:
+        reason = f"a graph of another form is needed, and to write it packages are missing ({error})"
+        raise BackendUnavailable(backend, reason, install_hint("quantize")) from error

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from frcrn_accel.export.graph import GraphWriter
-from frcrn_accel.export.network import FrequencyLastNetwork, Pair
-from frcrn_accel.model.topology import DECODER_KERNELS, FSMN_ORDER, LEAKY_SLOPE
+from frcrn_accel.export.network import FrequencyLastNetwork, Pair, encoder_bins
+from frcrn_accel.export.timeline import TIME
+from frcrn_accel.model.topology import DECODER_KERNELS, FSMN_ORDER, LEAKY_SLOPE, STAGES, STFT_BINS
 
 __all__ = ["DirectNetwork", "joined"]
 
@@ -31,16 +32,45 @@ class DirectNetwork(FrequencyLastNetwork[str]):
     def first_encoder(self, name: str, spectrum: str) -> str:
         """See `Network.first_encoder`."""
         weight, shift = self.encoder_weights(name)
-        return self.strided(spectrum, weight, shift)
+        return self.strided(self.of_two_frames(name, spectrum), weight, shift)
 
     def encoder(self, name: str, x: str) -> str:
         """See `Network.encoder`."""
         weight, shift = self.encoder_weights(name)
+        x = self.of_two_frames(name, x)
         return self.strided(*self.operands(name, x, weight, output_axis=0), shift)
 
     def strided(self, x: str, weight: str, shift: str) -> str:
         """The convolution of an encoder stage with its activation."""
-        return self.activated(self.graph.op("Conv", x, weight, shift, strides=[1, 2], pads=[1, 0, 1, 0]))
+        return self.activated(self.graph.op("Conv", x, weight, shift, **self.strides_and_pads))
+
+    @property
+    def strides_and_pads(self) -> dict[str, list[int]]:
+        """Of an encoder's convolution."""
+        pad = self.time.padding(1)
+        return {"strides": [1, 2], "pads": [pad, 0, pad, 0]}
+
+    def of_two_frames(self, name: str, x: str, channels: int = 0) -> str:
+        """The input of a stage, whose convolution takes in two frames, with the last frame of before.
+
+        Args:
+            name: Of the stage.
+            x: Its input.
+            channels: Channels of that; 0 for those that the stage takes in.
+        """
+        _, unit, stage = name.split(".")
+        i = int(stage)
+        if unit == "encoders":
+            height = encoder_bins()[i - 1] if i else STFT_BINS
+            channels = channels or (2 * self.config.channels if i else 2)
+        else:
+            height = encoder_bins()[STAGES - 1 - i]
+            channels = channels or (4 if i else 2) * self.config.channels
+        return self.time.with_last(x, 1, ("batch", channels, TIME, height))
+
+    def delayed(self, x: str, since: int, height: int) -> str:
+        """See `Timeline.delayed`."""
+        return self.time.delayed(x, since, ("batch", 2 * self.config.channels, TIME, height))
 
     def encoder_weights(self, name: str) -> Pair:
         """Weight `(2 * channels, inputs, time, frequency)` and bias, with the batch norm in them."""
@@ -55,7 +85,8 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         g = self.graph
         weights, shift = self.decoder_weights(name, len(inputs))
         weight = g.op("Transpose", joined(g, weights), perm=[0, 1, 3, 2])
-        x, weight = self.operands(name, joined(g, inputs, axis=1), weight, output_axis=1)
+        x = self.of_two_frames(name, joined(g, inputs, axis=1))
+        x, weight = self.operands(name, x, weight, output_axis=1)
         return self.activated(g.op("ConvTranspose", x, weight, shift, strides=[1, 2], pads=[1, 0, 1, 0]))
 
     def operands(self, name: str, x: str, weight: str, output_axis: int) -> Pair:
@@ -86,7 +117,7 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         ]
         count = 2 * taps[0] * taps[1]
         places = np.eye(count).reshape(count, 2, *taps).swapaxes(2, 3)
-        y = g.op("Add", *products)
+        y = self.of_two_frames(name, g.op("Add", *products), count)
         return self.activated(g.op("ConvTranspose", y, g.constant(places), shift, strides=[1, 2], pads=[1, 0, 1, 0]))
 
     def decoder_weights(self, name: str, inputs: int) -> tuple[list[str], str]:
@@ -119,7 +150,7 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         g = self.graph
         c = self.config.channels
         past = FSMN_ORDER - 1
-        pads = [past, 0, 0, 0] if along_time else [0, past, 0, 0]
+        pads = [self.time.padding(past), 0, 0, 0] if along_time else [0, past, 0, 0]
         one = np.eye(c, dtype=np.float32)
         # The residuals of all four nets.
         y = g.op("Conv", x, g.constant(np.block([[one, -one], [one, one]])[..., None, None]))
@@ -138,7 +169,9 @@ class DirectNetwork(FrequencyLastNetwork[str]):
             else:
                 memory = g.op("Conv", hidden, self.pointwise(p, p), group=2)
             kernel = self.fsmn_filter(name, layer, is_im_net=is_im_net)
-            if not along_time:
+            if along_time:
+                memory = self.time.with_last(memory, past, ("batch", 2 * c, TIME, encoder_bins()[-1]))
+            else:
                 kernel = g.op("Transpose", kernel, perm=[0, 1, 3, 2])
             filtered = g.op("Conv", memory, joined(g, [kernel, kernel]), group=2 * c, pads=pads)
             y = g.op("Add", filtered, y)
@@ -153,7 +186,8 @@ class DirectNetwork(FrequencyLastNetwork[str]):
     def excited(self, name: str, x: str) -> str:
         """See `Network.excited`."""
         g = self.graph
-        scale = self.squeeze_excitation(name, g.op("GlobalAveragePool", x))
+        means = self.time.averaged(self.time.mean(x, 3), 2 * self.config.channels, time_axis=2)
+        scale = self.squeeze_excitation(name, means)
         return g.op("Mul", x, g.op("Concat", *scale, axis=1))
 
 

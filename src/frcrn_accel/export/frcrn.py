@@ -12,6 +12,7 @@ from frcrn_accel.export.gauss import GaussNetwork
 from frcrn_accel.export.graph import GraphWriter
 from frcrn_accel.export.network import Network
 from frcrn_accel.export.plain import PlainNetwork
+from frcrn_accel.export.timeline import Timeline, WholePass
 from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.model.topology import config_of
 
@@ -33,6 +34,7 @@ def build_graph(
     properties: Mapping[str, str],
     form: Form = "gauss",
     writer: GraphWriter | None = None,
+    timeline: type[Timeline] = WholePass,
 ) -> onnx.ModelProto:
     """The whole network, `float32 (batch, samples)` to `float32 (batch, samples - samples % 320)`.
 
@@ -46,8 +48,10 @@ def build_graph(
             `"plain"` is that without transposed convolutions, for GPUs (`export.plain`). They differ in rounding
             only.
         writer: What writes the operators: a subclass may store and compute otherwise. By default all is fp32.
+        timeline: `Stream` for a step of a stream (`export.timeline`), in all forms but `"gauss"`.
     """
     config = config_of(weights)
     if config is None:
         raise ValueError("weights hold no FRCRN")
-    return _FORMS[form](writer or GraphWriter(weights), config).build(name, producer_version, properties)
+    network = _FORMS[form](writer or GraphWriter(weights), config, timeline)
+    return network.build(name, producer_version, properties)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from frcrn_accel.export.network import Network, Pair, encoder_bins
+from frcrn_accel.export.timeline import WholePass
 from frcrn_accel.model.topology import DECODER_KERNELS, FSMN_ORDER, LEAKY_SLOPE, STAGES, STFT_BINS
 
 __all__ = ["GaussNetwork"]
@@ -26,7 +27,9 @@ Rows = tuple[Pair, Pair]  # the even and the odd rows of a complex tensor
 
 
 class GaussNetwork(Network[Pair]):
-    """See the module."""
+    """See the module. Only for whole signals: with time last, a few frames of it are slow."""
+
+    time: WholePass
 
     def unet(self, name: str, spectrum: str) -> str:
         """One U-Net, `(batch, 2, 321, frames)` to the same."""

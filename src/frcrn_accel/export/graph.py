@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +12,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["CONTRIB", "OPSET", "GraphWriter"]
+__all__ = ["CONTRIB", "OPSET", "GraphWriter", "Shape"]
+
+Shape = tuple[int | str | None, ...]  # a name is an axis of any length, the same wherever it is; None is any length
 
 OPSET = 17
 CONTRIB = "com.microsoft"  # ONNX Runtime's own operators
@@ -90,7 +93,8 @@ class GraphWriter:
         properties: Mapping[str, str],
         *,
         batch: str | int = "batch",
-        more_outputs: Sequence[str] = (),
+        more_inputs: Mapping[str, Shape] = MappingProxyType({}),
+        more_outputs: Mapping[str, Shape] = MappingProxyType({}),
     ) -> onnx.ModelProto:
         """Make the model: `float32 (batch, samples)` in and out.
 
@@ -101,16 +105,18 @@ class GraphWriter:
             producer_version: Version of this library.
             properties: Metadata for the file.
             batch: Size of the batch, or the name of a dynamic axis.
-            more_outputs: Further float matrices to give out, for looking inside.
+            more_inputs: Further float tensors that it takes, by the names that the nodes use.
+            more_outputs: Further float tensors to give out.
         """
         self._nodes[-1].output[0] = audio_out
+        inputs: dict[str, Shape] = {audio_in: (batch, "samples"), **more_inputs}
+        outputs: dict[str, Shape] = {audio_out: (batch, "samples_out"), **more_outputs}
+        inputs_and_outputs = [
+            [helper.make_tensor_value_info(tensor, TensorProto.FLOAT, shape) for tensor, shape in tensors.items()]
+            for tensors in (inputs, outputs)
+        ]
         graph = helper.make_graph(
-            self._nodes,
-            name,
-            [helper.make_tensor_value_info(audio_in, TensorProto.FLOAT, [batch, "samples"])],
-            [helper.make_tensor_value_info(audio_out, TensorProto.FLOAT, [batch, "samples_out"])]
-            + [helper.make_tensor_value_info(tensor, TensorProto.FLOAT, [None, None]) for tensor in more_outputs],
-            list(self._tensors.values()),
+            self._nodes, name, inputs_and_outputs[0], inputs_and_outputs[1], list(self._tensors.values())
         )
         opsets = [helper.make_opsetid("", self.opset)]
         if any(node.domain == CONTRIB for node in self._nodes):

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 import onnx
 
-from frcrn_accel.export.graph import GraphWriter
+from frcrn_accel.export.graph import GraphWriter, Shape
+from frcrn_accel.export.timeline import TIME, Timeline, WholePass
 from frcrn_accel.model.topology import (
     BN_EPSILON,
     ENCODER_KERNELS,
@@ -35,16 +36,37 @@ X = TypeVar("X")  # how a form holds a complex tensor
 
 
 class Network(abc.ABC, Generic[X]):
-    """Writes the network into a graph. Methods take and return names of tensors."""
+    """Writes the network into a graph. Methods take and return names of tensors.
 
-    def __init__(self, graph: GraphWriter, config: Config) -> None:
+    Args:
+        graph: The graph.
+        config: Size of the network.
+        timeline: What it does along time.
+
+    Attributes:
+        batch: Size of a batch; a name for any size.
+    """
+
+    batch: ClassVar[str | int] = "batch"
+
+    def __init__(self, graph: GraphWriter, config: Config, timeline: type[Timeline] = WholePass) -> None:
         self.graph = graph
         self.config = config
+        self.time = timeline(graph)
 
     def build(self, name: str, producer_version: str, properties: Mapping[str, str]) -> onnx.ModelProto:
         """The model, see `GraphWriter.build`. To be called once."""
         self.waveform_to_waveform("audio")
-        return self.graph.build("audio", "denoised", name, producer_version, properties)
+        return self.graph.build(
+            "audio",
+            "denoised",
+            name,
+            producer_version,
+            properties,
+            batch=self.batch,
+            more_inputs=self.time.inputs,
+            more_outputs=self.time.outputs,
+        )
 
     def waveform_to_waveform(self, audio: str) -> None:
         """STFT, mask and inverse; the last node's output is the result."""
@@ -56,9 +78,11 @@ class Network(abc.ABC, Generic[X]):
         for unet in self.config.unet_names:
             with g.scope(unet):
                 x = self.unet(unet, x)
-                masks.append(g.op("Tanh", x))
+                masks.append((g.op("Tanh", x), self.time.lag))
         with g.scope("mask"):
-            mask = masks[0] if len(masks) == 1 else g.op("Sum", *masks)
+            spectrum = self.time.delayed(spectrum, 0, self.spectrum_shape)
+            summands = [self.time.delayed(mask, since, self.spectrum_shape) for mask, since in masks]
+            mask = summands[0] if len(summands) == 1 else g.op("Sum", *summands)
             a, b = g.ops("Split", 2, spectrum, axis=1)
             c, d = g.ops("Split", 2, mask, axis=1)
             re = g.op("Sub", g.op("Mul", a, c), g.op("Mul", b, d))
@@ -67,9 +91,15 @@ class Network(abc.ABC, Generic[X]):
         with g.scope("istft"):
             self.synthesis(clean, kernel)
 
+    @property
+    def spectrum_shape(self) -> Shape:
+        """Of what `analysis` gives."""
+        return ("batch", 2, STFT_BINS, TIME)
+
     def analysis(self, audio: str, kernel: str) -> str:
         """The spectrum, `(batch, 2, 321, frames)`, or with the last two axes as the form wants them."""
         g = self.graph
+        audio = self.time.with_last(audio, WINDOW_SAMPLES - HOP_SAMPLES, ("batch", TIME))
         spectrum = g.op("Conv", g.op("Unsqueeze", audio, g.ints(1)), kernel, strides=[HOP_SAMPLES])
         return g.op("Reshape", spectrum, g.ints(0, 2, STFT_BINS, -1))
 
@@ -78,15 +108,7 @@ class Network(abc.ABC, Generic[X]):
         g = self.graph
         frames = g.op("Reshape", spectrum, g.ints(0, 2 * STFT_BINS, -1))
         synthesis = g.op("Mul", kernel, g.constant(stft_synthesis_scale()[:, None, None]))
-        signal = g.op("ConvTranspose", frames, synthesis, strides=[HOP_SAMPLES])
-        # The sum of the squared windows over each sample: 1 but in the first and the last hop.
-        shape = g.op("Concat", g.ints(1, 1), g.op("Shape", frames, start=2), axis=0)
-        window = g.constant((stft_window() ** 2)[None, None])
-        ones = g.op("ConstantOfShape", shape, value=onnx.numpy_helper.from_array(np.ones(1, np.float32)))
-        overlap = g.op("ConvTranspose", ones, window, strides=[HOP_SAMPLES])
-        # The 1e-8 is upstream's; without it the very first sample, where the window is 0, would be 0 / 0.
-        signal = g.op("Div", signal, g.op("Add", overlap, g.constant(1e-8)))
-        return g.op("Squeeze", signal, g.ints(1))
+        return self.time.synthesis(frames, synthesis)
 
     def fourier_kernel(self) -> str:
         """`stft_kernel` as `(642, 1, 640)`, computed from 640 cosines: stored, it would be 1.6 MB.
@@ -219,6 +241,11 @@ class Network(abc.ABC, Generic[X]):
 class FrequencyLastNetwork(Network[X]):
     """A form with frequency as the last axis but channels, whose decoders take whole tensors."""
 
+    @property
+    def spectrum_shape(self) -> Shape:
+        """Of what `analysis` gives."""
+        return ("batch", 2, TIME, STFT_BINS)
+
     def analysis(self, audio: str, kernel: str) -> str:
         """The spectrum, `(batch, 2, frames, 321)`."""
         return self.graph.op("Transpose", super().analysis(audio, kernel), perm=[0, 1, 3, 2])
@@ -230,19 +257,30 @@ class FrequencyLastNetwork(Network[X]):
     def unet(self, name: str, spectrum: str) -> str:
         """One U-Net, `(batch, 2, frames, 321)` to the same."""
         g = self.graph
+        lag = self.time.lag
         x, skips = self.encoded(name, spectrum)
+        heights = encoder_bins()
         for i in range(STAGES - 1):
             with g.scope(f"decoders.{i}"):
-                x = self.decoder(f"{name}.decoders.{i}", [x, skips.pop()] if i > 0 else [x])
+                height = heights[STAGES - 1 - i]
+                inputs = [x, self.delayed(skips.pop(), lag, height)] if i > 0 else [x]
+                x = self.decoder(f"{name}.decoders.{i}", inputs)
+                self.time.decoded()
             with g.scope(f"fsmn_dec.{i}"):
                 x = self.fsmn(f"{name}.fsmn_dec.{i}", 1, x, along_time=False)
             if i < STAGES - 2:
                 with g.scope(f"se_layers_dec.{i}"):
                     x = self.excited(f"{name}.se_layers_dec.{i}", x)
         with g.scope(f"decoders.{STAGES - 1}"):
-            y = self.last_decoder(f"{name}.decoders.{STAGES - 1}", [x, skips.pop()])
+            skip = self.delayed(skips.pop(), lag, heights[0])
+            y = self.last_decoder(f"{name}.decoders.{STAGES - 1}", [x, skip])
+            self.time.decoded()
         with g.scope("linear"):
             return self.linear(name, y)
+
+    @abc.abstractmethod
+    def delayed(self, x: X, since: int, height: int) -> X:
+        """See `Timeline.delayed`."""
 
     @abc.abstractmethod
     def decoder(self, name: str, inputs: list[X]) -> X:

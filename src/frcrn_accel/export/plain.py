@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from frcrn_accel.export.direct import DirectNetwork, joined
+from frcrn_accel.export.network import encoder_bins
+from frcrn_accel.export.timeline import TIME
 from frcrn_accel.model.topology import DECODER_KERNELS, FSMN_ORDER
 
 __all__ = ["PlainNetwork"]
@@ -22,7 +24,9 @@ class PlainNetwork(DirectNetwork):
     def encoder(self, name: str, x: str) -> str:
         """See `Network.encoder`."""
         weight, shift = self.encoder_weights(name)
-        return self.activated(self.convolution(name, x, weight, shift, strides=[1, 2], pads=[1, 0, 1, 0]))
+        return self.activated(
+            self.convolution(name, self.of_two_frames(name, x), weight, shift, **self.strides_and_pads)
+        )
 
     def convolution(self, name: str, x: str, weight: str, shift: str, **attributes: Any) -> str:
         """One of those that do nearly all of the work: where low precision comes in.
@@ -53,7 +57,7 @@ class PlainNetwork(DirectNetwork):
         weight = g.op("Gather", weight, g.ints(1, 0), axis=2)
         taps = DECODER_KERNELS[int(name.rpartition(".")[2])][0]
         reach = (taps - 1) // 2  # of the even rows; the odd ones reach as far or one less
-        x = joined(g, inputs, axis=1)
+        x = self.of_two_frames(name, joined(g, inputs, axis=1))
         rows = []
         for odd in (0, 1):
             chosen = g.op("Gather", weight, g.ints(*reversed(range(odd, taps, 2))), axis=3)
@@ -82,10 +86,13 @@ class PlainNetwork(DirectNetwork):
         weight = self.pointwise(*project, project[0], g.op("Neg", project[1]))
         memory = self.convolution(f"{of_layer}.project", g.op("Relu", hidden), weight, "", group=4)
         kernels = [self.fsmn_filter(name, layer, is_im_net=is_im_net) for is_im_net in (False, True)]
-        if not along_time:
+        if along_time:
+            shape = ("batch", 4 * self.config.channels, TIME, encoder_bins()[-1])
+            memory = self.time.with_last(memory, past, shape)
+        else:
             kernels = [g.op("Transpose", kernel, perm=[0, 1, 3, 2]) for kernel in kernels]
         kernel = self.filters(of_layer, joined(g, [*kernels, *kernels]))
-        pads = [past, 0, 0, 0] if along_time else [0, past, 0, 0]
+        pads = [self.time.padding(past), 0, 0, 0] if along_time else [0, past, 0, 0]
         filtered = g.op("Conv", memory, kernel, group=4 * self.config.channels, pads=pads)
         re_re, im_im, im_re, re_im = g.ops("Split", 4, filtered, axis=1)
         re, im = g.ops("Split", 2, x, axis=1)

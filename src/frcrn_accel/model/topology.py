@@ -15,14 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "AVERAGING_INPUT",
     "BN_EPSILON",
     "DECODER_KERNELS",
     "ENCODER_KERNELS",
     "FSMN_ORDER",
     "HOP_SAMPLES",
     "LEAKY_SLOPE",
+    "LOOKAHEAD_FRAMES",
     "SAMPLE_RATE_HZ",
+    "SE_LAYERS",
     "STAGES",
+    "STARTED_INPUT",
     "STFT_BINS",
     "WINDOW_SAMPLES",
     "Config",
@@ -48,6 +52,12 @@ FSMN_ORDER = 20
 SE_REDUCTION = 8
 LEAKY_SLOPE = 0.01
 BN_EPSILON = 1e-5
+LOOKAHEAD_FRAMES = STAGES  # of each U-Net: one in each decoder stage
+
+# What a step of a stream takes besides audio and states: `export.timeline.Stream`.
+AVERAGING_INPUT = "averaging"
+STARTED_INPUT = "started"
+SE_LAYERS = "se_layers"  # in the names of squeeze-and-excitation and of its states
 
 
 @dataclass(frozen=True)

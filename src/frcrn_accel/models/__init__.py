@@ -21,7 +21,7 @@ from frcrn_accel.models.catalog import (
     packaged_variant,
 )
 from frcrn_accel.models.download import download_checkpoint, downloadable
-from frcrn_accel.models.file import FP32, METADATA_PREFIX, FileStatus, ModelFile, ModelMetadata, sha256_of
+from frcrn_accel.models.file import FP32, METADATA_PREFIX, STREAM, FileStatus, ModelFile, ModelMetadata, sha256_of
 
 __all__ = [
     "CACHE_DIR_VARIABLE",
@@ -29,6 +29,7 @@ __all__ = [
     "FP32",
     "METADATA_PREFIX",
     "MODEL_NAME",
+    "STREAM",
     "FileStatus",
     "KnownModel",
     "ModelFile",

@@ -83,7 +83,10 @@ def find_model(model: str | Path) -> ModelFile:
             f"{str(path)!r} is a checkpoint, not a model file: run 'frcrn-accel export {path} "
             f"{path.stem}.onnx' once and use its output"
         )
-    return ModelFile.open(path)
+    found = ModelFile.open(path)
+    if found.metadata.timeline:
+        raise ModelError(f"{str(path)!r} is a step of a stream, not a whole model: give the file it was made from")
+    return found
 
 
 def packaged_variant(model: ModelFile, method: str) -> ModelFile | None:

@@ -15,10 +15,11 @@ from typing import BinaryIO
 
 from frcrn_accel.errors import ModelError
 
-__all__ = ["FP32", "METADATA_PREFIX", "FileStatus", "ModelFile", "ModelMetadata", "sha256_of"]
+__all__ = ["FP32", "METADATA_PREFIX", "STREAM", "FileStatus", "ModelFile", "ModelMetadata", "sha256_of"]
 
 METADATA_PREFIX = "frcrn_accel."
 FP32 = "fp32"  # the method of a model that is not quantized
+STREAM = "stream"  # the timeline of a step of a stream; the package keeps those of a model under this name
 _METADATA_PROPS = 14  # field number of ModelProto.metadata_props in onnx.proto
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 _MAX_TEXT_BYTES = 65_536
@@ -43,6 +44,7 @@ class ModelMetadata:
         gate: "passed" if it was compared with its source and found good, "skipped" if that was not asked for;
             "" for fp32.
         kept_float: Layer groups that were left in float, though the method would have quantized them.
+        timeline: "stream" for a graph that is a step of a stream, which only `Backend.load_step` runs; "" else.
     """
 
     name: str
@@ -58,6 +60,7 @@ class ModelMetadata:
     calibration_sha256: str = ""
     gate: str = ""
     kept_float: tuple[str, ...] = ()
+    timeline: str = ""
 
     def to_properties(self) -> dict[str, str]:
         """As the properties stored in the file; a field that has its default value is not written."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel._version import __version__
+from frcrn_accel.errors import ModelError
+from frcrn_accel.export.timeline import Stream
 from frcrn_accel.model.checkpoint import Weights
-from frcrn_accel.models import ModelMetadata
+from frcrn_accel.models import METADATA_PREFIX, STREAM, ModelFile, ModelMetadata
 from frcrn_accel.quantize.integer import IntegerNetwork, Ranges
 from frcrn_accel.quantize.ranges import measure_ranges
 from frcrn_accel.quantize.signals import synthetic_clips
@@ -20,7 +23,9 @@ if TYPE_CHECKING:
 
     from frcrn_accel.quantize.methods import Build
 
-__all__ = ["prepare_dynamic", "prepare_static"]
+__all__ = ["build_stream", "prepare_dynamic", "prepare_static"]
+
+_RANGES = f"{METADATA_PREFIX}ranges"  # property of a file: what streams need to have its numbers
 
 
 def prepare_dynamic(weights: Weights) -> Build:
@@ -52,6 +57,28 @@ def prepare_static(weights: Weights, audio: Sequence[NDArray[np.float32]]) -> Bu
 def _builder(ranges: Ranges) -> Build:
     def build(weights: Weights, metadata: ModelMetadata, keep_float: frozenset[str]) -> onnx.ModelProto:
         network = IntegerNetwork(weights, ranges, keep_float)
-        return network.build(metadata.name, __version__, metadata.to_properties())
+        return network.build(metadata.name, __version__, metadata.to_properties() | {_RANGES: ranges.to_json()})
 
     return build
+
+
+def build_stream(weights: Weights, variant: ModelFile) -> onnx.ModelProto:
+    """A step of a stream with the numbers of a quantized file: the same ranges, the same layers in float.
+
+    Args:
+        weights: Of the fp32 model that the file was made from.
+        variant: A file that one of these methods made.
+
+    Raises:
+        ModelError: The file does not tell its ranges.
+    """
+    import onnx
+
+    properties = {entry.key: entry.value for entry in onnx.load(variant.path).metadata_props}
+    if _RANGES not in properties:
+        raise ModelError(f"{str(variant.path)!r} does not tell its ranges: quantize the model again")
+    metadata = replace(variant.metadata, timeline=STREAM)
+    network = IntegerNetwork(
+        weights, Ranges.from_json(properties[_RANGES]), frozenset(metadata.kept_float), timeline=Stream
+    )
+    return network.build(metadata.name, __version__, metadata.to_properties())

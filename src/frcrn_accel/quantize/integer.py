@@ -24,17 +24,19 @@ What keeps the sound:
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from frcrn_accel.export.graph import CONTRIB
-from frcrn_accel.export.network import FrequencyLastNetwork, Pair
+from frcrn_accel.export.graph import CONTRIB, Shape
+from frcrn_accel.export.network import FrequencyLastNetwork, Pair, encoder_bins
+from frcrn_accel.export.timeline import TIME, Timeline, WholePass
 from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.model.topology import (
     DECODER_KERNELS,
@@ -104,6 +106,25 @@ class Ranges:
     fsmn: Mapping[str, FsmnRanges]
     inputs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
+    def to_json(self) -> str:
+        """As text that gives the same numbers again."""
+        fsmn = {
+            name: {key: _text_of(np.asarray(value, np.float32)) for key, value in vars(ranges).items()}
+            for name, ranges in self.fsmn.items()
+        }
+        return json.dumps({"fsmn": fsmn, "inputs": self.inputs})
+
+    @classmethod
+    def from_json(cls, text: str) -> Ranges:
+        """What `to_json` made a text of."""
+        read = json.loads(text)
+        fsmn = {}
+        for name, values in read["fsmn"].items():
+            arrays = {key: np.frombuffer(base64.b64decode(value), np.float32) for key, value in values.items()}
+            numbers = {key: float(array[0]) for key, array in arrays.items() if key not in ("hidden", "memory")}
+            fsmn[name] = FsmnRanges(arrays["hidden"].reshape(2, -1), arrays["memory"], **numbers)
+        return cls(fsmn, {name: tuple(values) for name, values in read["inputs"].items()})
+
 
 @dataclass(frozen=True)
 class Activation:
@@ -124,6 +145,10 @@ class Activation:
     scale: str = ""
 
 
+def _text_of(values: NDArray[np.float32]) -> str:
+    return base64.b64encode(values.tobytes()).decode()
+
+
 class IntegerNetwork(FrequencyLastNetwork[Activation]):
     """Writes the network with integer products.
 
@@ -131,28 +156,27 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
         weights: As `model.checkpoint.load_checkpoint` gives them.
         ranges: What is known of the activations.
         keep_float: Names of `group_names` that are computed in float.
+        timeline: See `Network`.
     """
+
+    batch: ClassVar[str | int] = 1  # one window at a time
 
     def __init__(
         self,
         weights: Weights,
         ranges: Ranges,
         keep_float: frozenset[str],
+        timeline: type[Timeline] = WholePass,
     ) -> None:
         config = config_of(weights)
         if config is None:
             raise ValueError("weights hold no FRCRN")
         self.weights: dict[str, NDArray[Any]] = dict(weights)  # what is quantized takes the place of the tensor
-        super().__init__(CompactWriter(self.weights, keep_float), config)
+        super().__init__(CompactWriter(self.weights, keep_float), config, timeline)
         self.ranges = ranges
         self.keep_float = keep_float
         self._indices: dict[tuple[int, ...], str] = {}
         self._frames = ""
-
-    def build(self, name: str, producer_version: str, properties: Mapping[str, str]) -> onnx.ModelProto:
-        """The model, see `GraphWriter.build`, for one window at a time. To be called once."""
-        self.waveform_to_waveform("audio")
-        return self.graph.build("audio", "denoised", name, producer_version, properties, batch=1)
 
     def analysis(self, audio: str, kernel: str) -> str:
         """The spectrum, `(1, 2, frames, 321)`."""
@@ -166,16 +190,18 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
         """A float convolution, then channels last."""
         g = self.graph
         w_re, w_im = self.pair(f"{name}.conv.conv", "weight")
+        spectrum = self.time.with_last(spectrum, 1, self.spectrum_shape)
+        pad = self.time.padding(1)
 
         def part(which: int) -> str:
             scale, shift = self.batch_norm(name, "conv.conv", which)
             weight = g.op("Mul", self.block_row(w_re, w_im, which), g.op("Unsqueeze", scale, g.ints(1, 2, 3)))
             weight = g.op("Transpose", weight, perm=[0, 1, 3, 2])
-            y = g.op("Conv", spectrum, weight, shift, strides=[1, 2], pads=[1, 0, 1, 0])
+            y = g.op("Conv", spectrum, weight, shift, strides=[1, 2], pads=[pad, 0, pad, 0])
             return self.channels_last(g.op("LeakyRelu", y, alpha=LEAKY_SLOPE))
 
         height = (STFT_BINS - ENCODER_KERNELS[0][0]) // 2 + 1
-        return self._rectified((part(0), part(1)), height, height, more_frames=1)
+        return self._rectified((part(0), part(1)), height, height, more_frames=pad)
 
     def last_decoder(self, name: str, inputs: list[Activation]) -> str:
         """To one complex channel, `(1, 2, frames, 321)`.
@@ -205,6 +231,7 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
             if inputs[i // 2].rows > height:
                 y = g.op("Slice", y, g.ints(0), g.ints(height), g.ints(2))
             products = g.op("Add", products, y) if products else y
+        products = self.time.with_last(products, 1, (1, TIME, height, 2 * taps * times))
         # Output row 2 n + k % 2 takes tap k of input row n - k // 2; output frame t takes time 1 - d of frame t + d.
         places = np.zeros((2, 2, 2, taps, times, 2, 3), np.float32)
         for k in range(taps):
@@ -223,21 +250,55 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
     def excited(self, name: str, x: Activation) -> Activation:
         """Scaled by squeeze-and-excitation."""
         g = self.graph
+        means = self._means_of_frames(x) if self.time.is_stream else self._means(x)
+        re, im = (
+            g.op("Mul", part, self.channels_last(scale))
+            for part, scale in zip(x.parts, self.squeeze_excitation(name, means), strict=True)
+        )
+        return replace(x, parts=(re, im))
+
+    def _means(self, x: Activation) -> str:
+        """Over rows and frames, `(1, 2 * channels, 1, 1)`."""
+        g = self.graph
         c = self.config.channels
         # The mean as a product with a row of shares: a reduction along the slow axes takes three times as long.
-        shares = np.zeros((1, x.rows), np.float32)
-        shares[:, : x.height] = 1 / x.height
+        shares = self._row_shares(x)
         frames = g.op("Shape", x.parts[0], start=1, end=2)
         per_frame = g.op("Reciprocal", g.op("Cast", g.op("Unsqueeze", frames, g.ints(1)), to=TensorProto.FLOAT))
         row = g.op("Mul", per_frame, g.constant(shares))
         row = g.op("Reshape", g.op("Expand", row, g.op("Concat", frames, g.ints(x.rows), axis=0)), g.ints(1, -1))
         means = [g.op("MatMul", row, g.op("Reshape", part, g.ints(-1, c))) for part in x.parts]
-        joined = g.op("Reshape", g.op("Concat", *means, axis=1), g.ints(1, 2 * c, 1, 1))
-        re, im = (
-            g.op("Mul", part, g.op("Reshape", scale, g.ints(1, 1, 1, c)))
-            for part, scale in zip(x.parts, self.squeeze_excitation(name, joined), strict=True)
-        )
-        return replace(x, parts=(re, im))
+        return g.op("Reshape", g.op("Concat", *means, axis=1), g.ints(1, 2 * c, 1, 1))
+
+    def _means_of_frames(self, x: Activation) -> str:
+        """Over rows, and over the frames as a stream has it, `(1, 2 * channels, frames, 1)`."""
+        g = self.graph
+        row = g.constant(self._row_shares(x)[None, None])
+        means = g.op("Concat", *[g.op("MatMul", row, part) for part in x.parts], axis=3)
+        means = g.op("Transpose", means, perm=[0, 3, 1, 2])
+        return self.time.averaged(means, 2 * self.config.channels, time_axis=2)
+
+    @staticmethod
+    def _row_shares(x: Activation) -> NDArray[np.float32]:
+        """What each row counts for in the mean, `(1, rows)`."""
+        shares = np.zeros((1, x.rows), np.float32)
+        shares[:, : x.height] = 1 / x.height
+        return shares
+
+    def delayed(self, x: Activation, since: int, height: int) -> Activation:
+        """See `Timeline.delayed`."""
+        return self._along_time(x, lambda tensor, shape: self.time.delayed(tensor, since, shape))
+
+    def of_two_frames(self, x: Activation) -> Activation:
+        """With the last frame of before."""
+        x = self._along_time(x, lambda tensor, shape: self.time.with_last(tensor, 1, shape))
+        return replace(x, more_frames=x.more_frames + 1 - self.time.padding(1))
+
+    def _along_time(self, x: Activation, function: Callable[[str, Shape], str]) -> Activation:
+        """A function of a tensor and its shape, on all that an activation has."""
+        shape = (1, TIME, x.rows, self.config.channels)
+        scale = function(x.scale, (TIME,)) if x.scale else ""
+        return replace(x, parts=self._of_both(x.parts, lambda part: function(part, shape)), scale=scale)
 
     # Convolutions as integer products.
 
@@ -255,9 +316,12 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
             weight = g.op("Reshape", self.block_row(re, im, which), g.ints(c, 2, c, kernel, 2))
             weight = g.op("Transpose", weight, perm=[1, 4, 3, 2, 0])  # (part, time, frequency, input, output)
             products.append(g.op("Reshape", weight, g.ints(-1, c)))
-        rows, scales = self._gathered(name, [x], 2 * row + tap, pad_time=True, is_float=is_float)
+        x = self.of_two_frames(x)
+        pad_time = not self.time.is_stream
+        rows, scales = self._gathered(name, [x], 2 * row + tap, pad_time=pad_time, is_float=is_float)
         y = self._products(rows, products, name, "conv.conv", 1, is_float=is_float)
-        return self._activated(name, "conv.conv", y, scales, height, height, x.more_frames + 1)
+        more_frames = x.more_frames + (1 if pad_time else -1)
+        return self._activated(name, "conv.conv", y, scales, height, height, more_frames)
 
     def decoder(self, name: str, inputs: list[Activation]) -> Activation:
         """Transposed, stride 2 along frequency; two frames in, one out.
@@ -289,6 +353,7 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
             # From (part, input, output, tap, row of the pair, time):
             weight = g.op("Transpose", weight, perm=[0, 5, 3, 1, 4, 2])
             products.append(g.op("Reshape", weight, g.ints(-1, 2 * c)))
+        inputs = [self.of_two_frames(x) for x in inputs]
         rows, scales = self._gathered(name, inputs, source, pad_time=False, is_float=is_float)
         y = self._products(rows, products, name, "transconv.tconv", 2, is_float=is_float)
         more_frames = inputs[0].more_frames - 1
@@ -573,10 +638,14 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
                 hidden = g.op("Relu", g.op("Add", g.op("MatMul", x[source], linear), bias))
                 project = g.op("Transpose", g.weight(f"{key}.project.weight"), perm=[1, 0])
                 memory = g.op("MatMul", hidden, g.op("Neg", project) if (to, source) == (0, 1) else project)
-                taps, pads = g.weight(f"{key}.conv1.weight"), [FSMN_ORDER - 1, 0, 0, 0]
-                if not along_time:
-                    taps, pads = g.op("Transpose", taps, perm=[0, 1, 3, 2]), [0, FSMN_ORDER - 1, 0, 0]
-                y = g.op("Conv", g.op("Transpose", memory, perm=[0, 3, 1, 2]), taps, group=c, pads=pads)
+                past = FSMN_ORDER - 1
+                taps, pads = g.weight(f"{key}.conv1.weight"), [self.time.padding(past), 0, 0, 0]
+                filter_input = memory
+                if along_time:
+                    filter_input = self.time.with_last(memory, past, (1, TIME, encoder_bins()[-1], c))
+                else:
+                    taps, pads = g.op("Transpose", taps, perm=[0, 1, 3, 2]), [0, past, 0, 0]
+                y = g.op("Conv", g.op("Transpose", filter_input, perm=[0, 3, 1, 2]), taps, group=c, pads=pads)
                 memories.append(memory)
                 filters.append(self.channels_last(y))
                 self.observe(name, f"hidden/{net}", hidden)

@@ -96,7 +96,13 @@ def _observed(
     """All that was seen, `(frames of all clips, channels)` each."""
     observer.waveform_to_waveform("audio")
     model = observer.graph.build(
-        "audio", "denoised", "observer", __version__, {}, batch=1, more_outputs=list(observer.seen)
+        "audio",
+        "denoised",
+        "observer",
+        __version__,
+        {},
+        batch=1,
+        more_outputs=dict.fromkeys(observer.seen, (None, None)),
     )
     try:
         session = cpu_session(model.SerializeToString(), available_cpus())

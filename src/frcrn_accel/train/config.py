@@ -141,8 +141,8 @@ class Optimisation:
     Attributes:
         steps: Its length.
         batch_size: Examples a step, over all processes.
-        learning_rate: AdamW's, at its highest.
-        weight_decay: AdamW's.
+        learning_rate: At its highest.
+        weight_decay: Decoupled from the gradient.
         warmup_steps: The learning rate rises from 0 over these.
         decay_steps: It falls to 0 over these, the last ones, along a cosine; between them it stays.
         gradient_norm: Gradients are clipped to this.

@@ -29,6 +29,7 @@ from frcrn_accel.train.config import Mixing, Optimisation, TrainingConfig
 from frcrn_accel.train.corpus import Corpus, prepare_source
 from frcrn_accel.train.loss import DenoisingLoss
 from frcrn_accel.train.mixing import Example, Mixer
+from frcrn_accel.train.optimiser import Muon
 from frcrn_accel.train.validation import score
 
 __all__ = ["Progress", "learning_rate_at", "start_network", "train"]
@@ -223,7 +224,7 @@ class _Run:
         self._average = deepcopy(network).eval()
         self._network = network
         self._objective = team.wrap(_Objective(network, config, team.device).to(team.device))
-        self._optimiser = torch.optim.AdamW(network.parameters(), run.learning_rate, weight_decay=run.weight_decay)
+        self._optimiser = Muon(network, run.learning_rate, run.weight_decay)
         self._step = 0
         if (out / STATE).exists():
             self._restore()

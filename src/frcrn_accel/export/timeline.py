@@ -1,0 +1,258 @@
+"""What the network does along time: over a whole signal at once, or a few frames at a time, with a state between.
+
+The forms of the network leave to a timeline all that reaches beyond a frame: an encoder stage takes in the frame
+before, a decoder stage the frame after, the memory at the bottleneck the 19 before, squeeze-and-excitation the mean
+over all there are, and the STFT half a window.
+
+In a stream nothing can be taken in that has not come yet. A decoder stage therefore gives its output for the frame
+before: it lags by one frame, and what it is put beside (a skip connection, at the end the spectrum) waits as long. So
+the output of each U-Net lags by seven frames. Otherwise it is that of the whole signal.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+import onnx
+
+from frcrn_accel.export.graph import GraphWriter, Shape
+from frcrn_accel.model.topology import (
+    AVERAGING_INPUT,
+    HOP_SAMPLES,
+    LOOKAHEAD_FRAMES,
+    STARTED_INPUT,
+    STFT_BINS,
+    WINDOW_SAMPLES,
+    stft_window,
+)
+
+__all__ = ["TIME", "Stream", "Timeline", "WholePass"]
+
+TIME = "frames"  # in the shape of a state: the axis of time
+
+
+class Timeline(abc.ABC):
+    """Writes what reaches beyond a frame. Methods take and return names of tensors.
+
+    A shape given to them is that of the tensor, with `TIME` for the axis along which the frames follow each other.
+
+    Args:
+        graph: Where to write it.
+
+    Attributes:
+        is_stream: Whether it is a step of a stream.
+        lag: Frames by which what is being written lags behind the input.
+    """
+
+    is_stream: ClassVar[bool]
+    lag: int = 0
+
+    def __init__(self, graph: GraphWriter) -> None:
+        self.graph = graph
+
+    @property
+    @abc.abstractmethod
+    def inputs(self) -> Mapping[str, Shape]:
+        """What the graph takes besides the audio."""
+
+    @property
+    @abc.abstractmethod
+    def outputs(self) -> Mapping[str, Shape]:
+        """What it gives besides the audio."""
+
+    @abc.abstractmethod
+    def padding(self, frames: int) -> int:
+        """Frames of zeros that stand for so many before the first."""
+
+    @abc.abstractmethod
+    def with_last(self, x: str, frames: int, shape: Shape) -> str:
+        """With the last frames of before in front: so many that there are as many outputs as new frames."""
+
+    @abc.abstractmethod
+    def delayed(self, x: str, since: int, shape: Shape) -> str:
+        """What was written when the lag was `since`, for use at the lag there is now."""
+
+    @abc.abstractmethod
+    def decoded(self) -> None:
+        """To be called after each decoder stage."""
+
+    @abc.abstractmethod
+    def mean(self, x: str, frequency_axis: int) -> str:
+        """Mean over frequency; of a whole signal, over time as well. Both axes stay, and follow the channels."""
+
+    @abc.abstractmethod
+    def averaged(self, means: str, channels: int, *, time_axis: int) -> str:
+        """Means over time of what `mean` gave."""
+
+    @abc.abstractmethod
+    def synthesis(self, frames: str, kernel: str) -> str:
+        """Inverse transform of the frames, `(batch, 642, frames)`, to `(batch, samples)`."""
+
+
+class WholePass(Timeline):
+    """The whole signal at once."""
+
+    is_stream = False
+    inputs: Mapping[str, Shape] = MappingProxyType({})
+    outputs: Mapping[str, Shape] = MappingProxyType({})
+
+    def padding(self, frames: int) -> int:
+        """All of them."""
+        return frames
+
+    def with_last(self, x: str, frames: int, shape: Shape) -> str:
+        """There is no before."""
+        return x
+
+    def delayed(self, x: str, since: int, shape: Shape) -> str:
+        """There is no lag."""
+        return x
+
+    def decoded(self) -> None:
+        """There is no lag."""
+
+    def mean(self, x: str, frequency_axis: int) -> str:
+        """Over frequency and time."""
+        return self.graph.op("GlobalAveragePool", x)
+
+    def averaged(self, means: str, channels: int, *, time_axis: int) -> str:
+        """They are already."""
+        return means
+
+    def synthesis(self, frames: str, kernel: str) -> str:
+        """See `Timeline.synthesis`."""
+        g = self.graph
+        signal = g.op("ConvTranspose", frames, kernel, strides=[HOP_SAMPLES])
+        # The sum of the squared windows over each sample: 1 but in the first and the last hop.
+        shape = g.op("Concat", g.ints(1, 1), g.op("Shape", frames, start=2), axis=0)
+        window = g.constant((stft_window() ** 2)[None, None])
+        ones = g.op("ConstantOfShape", shape, value=onnx.numpy_helper.from_array(np.ones(1, np.float32)))
+        overlap = g.op("ConvTranspose", ones, window, strides=[HOP_SAMPLES])
+        # The 1e-8 is upstream's; without it the very first sample, where the window is 0, would be 0 / 0.
+        signal = g.op("Div", signal, g.op("Add", overlap, g.constant(1e-8)))
+        return g.op("Squeeze", signal, g.ints(1))
+
+
+class Stream(Timeline):
+    """A few frames at a time: any number, the same for all rows of a batch.
+
+    The graph takes, after the audio of the new hops:
+
+    - `averaging`, `(batch, lags, frames, frames + 1)`: how the means of squeeze-and-excitation follow from those
+      before and those of the new frames, for what lags by 0, 1, ... frames. A row holds the share of the mean before
+      the step, and of each new frame. The rule is up to whoever runs the graph.
+    - `started`, `(batch, unets - 1, frames)`, with more U-Nets than one: 1 for the frames that the next U-Net takes
+      in, 0 for what comes out of the one before ahead of its first frame.
+    - the states, zeros at the start.
+
+    After the audio it gives the states of the next step, in the same order.
+    """
+
+    is_stream = True
+
+    def __init__(self, graph: GraphWriter) -> None:
+        super().__init__(graph)
+        self._states: dict[str, Shape] = {}
+        self._next: dict[str, Shape] = {}
+        self._by_lag: dict[str, str] = {}
+
+    @property
+    def inputs(self) -> Mapping[str, Shape]:
+        """See the class."""
+        found: dict[str, Shape] = {AVERAGING_INPUT: ("batch", self.lag, "frames", "frames_and_state")}
+        later_unets = self.lag // LOOKAHEAD_FRAMES - 1
+        if later_unets:
+            found[STARTED_INPUT] = ("batch", later_unets, "frames")
+        return found | self._states
+
+    @property
+    def outputs(self) -> Mapping[str, Shape]:
+        """The states of the next step."""
+        return self._next
+
+    def padding(self, frames: int) -> int:
+        """None: they are there."""
+        return 0
+
+    def with_last(self, x: str, frames: int, shape: Shape) -> str:
+        """See `Timeline.with_last`."""
+        axis = shape.index(TIME)
+        unet, stage = divmod(self.lag, LOOKAHEAD_FRAMES)
+        if unet and not stage:
+            # To an encoder there is nothing ahead of the first frame, but the U-Net before gives something there.
+            x = self.graph.op("Mul", x, self._started(unet, axis, len(shape)))
+        joined = self.graph.op("Concat", self._state(frames, shape), x, axis=axis)
+        self._keep(joined, frames, shape)
+        return joined
+
+    def delayed(self, x: str, since: int, shape: Shape) -> str:
+        """See `Timeline.delayed`."""
+        g = self.graph
+        frames = self.lag - since
+        if not frames:
+            return x
+        axis = shape.index(TIME)
+        joined = g.op("Concat", self._state(frames, shape), x, axis=axis)
+        self._keep(joined, frames, shape)
+        return g.op("Slice", joined, g.ints(0), g.ints(-frames), g.ints(axis))
+
+    def decoded(self) -> None:
+        """Its output is for the frame before."""
+        self.lag += 1
+
+    def mean(self, x: str, frequency_axis: int) -> str:
+        """Over frequency."""
+        return self.graph.op("ReduceMean", x, axes=[frequency_axis], keepdims=1)
+
+    def averaged(self, means: str, channels: int, *, time_axis: int) -> str:
+        """See `Timeline.averaged`."""
+        g = self.graph
+        shape: Shape = ("batch", channels, TIME, 1) if time_axis == 2 else ("batch", channels, 1, TIME)
+        joined = g.op("Concat", self._state(1, shape), means, axis=time_axis)
+        key = f"{AVERAGING_INPUT}/{self.lag}/{time_axis}"
+        if key not in self._by_lag:
+            shares = g.op("Slice", AVERAGING_INPUT, g.ints(self.lag), g.ints(self.lag + 1), g.ints(1))
+            self._by_lag[key] = shares if time_axis == 2 else g.op("Transpose", shares, perm=[0, 1, 3, 2])
+        shares = self._by_lag[key]
+        y = g.op("MatMul", shares, joined) if time_axis == 2 else g.op("MatMul", joined, shares)
+        self._keep(y, 1, shape)
+        return y
+
+    def synthesis(self, frames: str, kernel: str) -> str:
+        """The two halves of each window; the second is added to the first of the next."""
+        g = self.graph
+        kernel = g.op("Reshape", kernel, g.ints(2 * STFT_BINS, WINDOW_SAMPLES))
+        samples = g.op("MatMul", g.op("Transpose", frames, perm=[0, 2, 1]), kernel)
+        first, second = g.ops("Split", 2, samples, axis=2)
+        shape: Shape = ("batch", TIME, HOP_SAMPLES)
+        joined = g.op("Concat", self._state(1, shape), second, axis=1)
+        self._keep(joined, 1, shape)
+        before = g.op("Slice", joined, g.ints(0), g.ints(-1), g.ints(1))
+        return g.op("Reshape", g.op("Add", first, before), g.ints(0, -1))
+
+    def _started(self, unet: int, axis: int, rank: int) -> str:
+        g = self.graph
+        key = f"{STARTED_INPUT}/{unet}/{axis}/{rank}"
+        if key not in self._by_lag:
+            frames = g.op("Slice", STARTED_INPUT, g.ints(unet - 1), g.ints(unet), g.ints(1))
+            others = [0] + [1] * (rank - 1)
+            others[axis] = -1
+            self._by_lag[key] = g.op("Reshape", frames, g.ints(*others))
+        return self._by_lag[key]
+
+    def _state(self, frames: int, shape: Shape) -> str:
+        """A new state of so many frames."""
+        name = f"state_{len(self._states)}/{self.graph.current_scope}"
+        self._states[name] = tuple(frames if size == TIME else size for size in shape)
+        return name
+
+    def _keep(self, x: str, frames: int, shape: Shape) -> None:
+        """The last frames of this are what the state that was made last becomes."""
+        g = self.graph
+        end = g.ints(np.iinfo(np.int64).max)
+        kept = g.op("Slice", x, g.ints(-frames), end, g.ints(shape.index(TIME)))
+        self._next[kept] = list(self._states.values())[-1]

@@ -1,0 +1,158 @@
+"""Steps of streams: many in one call of the engine, each with a state of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frcrn_accel.backends import StepSession
+from frcrn_accel.errors import EngineError
+from frcrn_accel.model.topology import AVERAGING_INPUT, LOOKAHEAD_FRAMES, SE_LAYERS, STARTED_INPUT
+from frcrn_accel.models import ModelMetadata
+from frcrn_accel.streaming.averaging import Averaging, Statistics, shares
+
+__all__ = ["Step", "StreamEngine", "StreamState"]
+
+
+@dataclass(frozen=True, eq=False)
+class StreamState:
+    """Where a stream is.
+
+    Attributes:
+        frames: Frames it has taken in.
+        tensors: The states of the graph, `(channels, ...)` each.
+    """
+
+    frames: int
+    tensors: tuple[NDArray[np.float32], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What a stream wants computed.
+
+    Attributes:
+        state: Where it is.
+        averaging: Its rule for the means of squeeze-and-excitation.
+        audio: The next hops, `(channels, samples)`.
+    """
+
+    state: StreamState
+    averaging: Averaging
+    audio: NDArray[np.float32]
+
+
+class StreamEngine:
+    """A loaded model that streams share.
+
+    Args:
+        session: The model in an engine.
+        metadata: What the model says of itself.
+
+    Attributes:
+        lag: Frames by which the output lags behind the input.
+    """
+
+    def __init__(self, session: StepSession, metadata: ModelMetadata) -> None:
+        self.session = session
+        self.metadata = metadata
+        self.lag = LOOKAHEAD_FRAMES * metadata.unets
+        audio, *others = session.inputs
+        self._audio = audio
+        self._has_started = STARTED_INPUT in others
+        self._states = [name for name in others if name not in (AVERAGING_INPUT, STARTED_INPUT)]
+        self._means = [i for i, name in enumerate(self._states) if SE_LAYERS in name]
+        self._is_single = session.inputs[audio][0] == 1
+        self._frames_per_second = metadata.sample_rate_hz / metadata.hop_samples
+
+    def start(self, channels: int, averaging: Averaging) -> StreamState:
+        """The state before the first sample.
+
+        Raises:
+            ValueError: The statistics to start with are of another model or of another number of channels.
+        """
+        shapes = [(channels, *self.session.inputs[name][1:]) for name in self._states]
+        tensors = [np.zeros(shape, np.float32) for shape in shapes]
+        if averaging.start is not None:
+            means = averaging.start.means
+            sizes = [(channels, int(np.prod(shapes[i][1:]))) for i in self._means]
+            if [mean.shape for mean in means] != sizes:
+                raise ValueError("the statistics to start with are of another model, or of other channels")
+            for i, mean in zip(self._means, means, strict=True):
+                tensors[i] = mean.reshape(shapes[i]).astype(np.float32)
+        return StreamState(0, tuple(tensors))
+
+    def statistics(self, state: StreamState, averaging: Averaging) -> Statistics:
+        """What a stream has heard."""
+        before_s = 0.0 if averaging.start is None else averaging.start.heard_s
+        means = tuple(state.tensors[i].reshape(len(state.tensors[i]), -1).copy() for i in self._means)
+        return Statistics(means, before_s + state.frames / self._frames_per_second)
+
+    def run(self, steps: Sequence[Step]) -> list[tuple[NDArray[np.float32], StreamState]]:
+        """Compute steps of one length: for each the audio, `(channels, samples)`, and the state after it.
+
+        Raises:
+            EngineError: The engine failed or gave numbers that are not finite; all states are as they were.
+        """
+        if self._is_single:
+            results = [
+                self._run([Step(_row(step.state, channel), step.averaging, step.audio[channel : channel + 1])])[0]
+                for step in steps
+                for channel in range(len(step.audio))
+            ]
+            return _regrouped(results, [len(step.audio) for step in steps])
+        return self._run(steps)
+
+    def _run(self, steps: Sequence[Step]) -> list[tuple[NDArray[np.float32], StreamState]]:
+        counts = [len(step.audio) for step in steps]
+        frames = steps[0].audio.shape[1] // self.metadata.hop_samples
+        feeds = {self._audio: _joined([step.audio for step in steps])}
+        rows = [
+            shares(step.averaging, step.state.frames, frames, self.lag, self._frames_per_second) for step in steps
+        ]
+        feeds[AVERAGING_INPUT] = np.repeat(np.stack(rows), counts, axis=0)
+        if self._has_started:
+            firsts = np.repeat([step.state.frames for step in steps], counts)
+            lags = LOOKAHEAD_FRAMES * np.arange(1, self.metadata.unets)
+            number = firsts[:, None, None] + np.arange(frames) - lags[:, None]
+            feeds[STARTED_INPUT] = (number >= 0).astype(np.float32)
+        for i, name in enumerate(self._states):
+            feeds[name] = _joined([step.state.tensors[i] for step in steps])
+        audio, *tensors = self.session.run(feeds)
+        if audio.shape != feeds[self._audio].shape:
+            raise EngineError(f"the engine gave {audio.shape} for a step of {feeds[self._audio].shape}")
+        if not np.isfinite(audio).all():
+            raise EngineError("the engine gave NaN or infinity for audio that has none")
+        results = []
+        first = 0
+        for step, count in zip(steps, counts, strict=True):
+            rows_of_step = slice(first, first + count)
+            state = StreamState(step.state.frames + frames, tuple(tensor[rows_of_step] for tensor in tensors))
+            results.append((audio[rows_of_step], state))
+            first += count
+        return results
+
+
+def _row(state: StreamState, channel: int) -> StreamState:
+    """The state of one channel."""
+    return StreamState(state.frames, tuple(tensor[channel : channel + 1] for tensor in state.tensors))
+
+
+def _joined(arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
+
+
+def _regrouped(
+    results: Sequence[tuple[NDArray[np.float32], StreamState]], counts: Sequence[int]
+) -> list[tuple[NDArray[np.float32], StreamState]]:
+    """Results of single channels as those of streams."""
+    grouped = []
+    remaining = iter(results)
+    for count in counts:
+        audio, states = zip(*(next(remaining) for _ in range(count)), strict=True)
+        tensors = tuple(_joined(parts) for parts in zip(*(state.tensors for state in states), strict=True))
+        grouped.append((_joined(audio), StreamState(states[0].frames, tensors)))
+    return grouped

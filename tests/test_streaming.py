@@ -1,0 +1,421 @@
+"""Live streams."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from frcrn_accel import AudioError, Backend, BackendUnavailable, Denoiser, EngineError
+from frcrn_accel.backends.base import StepSession
+from frcrn_accel.backends.ort import OrtBackend
+from frcrn_accel.streaming import Averaging, Statistics, Stream, process_streams
+from frcrn_accel.streaming.averaging import shares
+from frcrn_accel.streaming.level import RunningLevel
+from frcrn_accel.testing import FunctionBackend
+
+RATES = [8_000, 16_000, 22_050, 24_000, 44_100, 48_000]
+
+
+class _Delay(FunctionBackend):
+    """Gives the audio as it is, as late as the model would."""
+
+    broken = False
+
+    def load_step(self, model, threads):
+        return _DelayStep(self)
+
+
+class _DelayStep(StepSession):
+    device = "numpy"
+    inputs: ClassVar = {"audio": (0, 0), "averaging": (0, 7, 0, 0), "state_0/lag": (0, 7 * 320 + 320)}
+
+    def __init__(self, backend: _Delay) -> None:
+        self._backend = backend
+
+    def run(self, feeds):
+        joined = np.concatenate([feeds["state_0/lag"], feeds["audio"]], axis=1)
+        kept = joined.shape[1] - self.inputs["state_0/lag"][1]
+        audio = joined[:, :kept] * (np.nan if self._backend.broken else 1)
+        return [audio, joined[:, kept:]]
+
+
+@pytest.fixture(scope="module")
+def denoiser() -> Iterator[Denoiser]:
+    with Denoiser(backend="ort", threads=1) as denoiser:
+        yield denoiser
+
+
+@pytest.fixture(scope="module")
+def delay() -> Iterator[Denoiser]:
+    with Denoiser(backend=_Delay()) as denoiser:
+        yield denoiser
+
+
+def sent(stream: Stream, audio: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """A signal in chunks of these sizes, over and over, and what is left inside at the end."""
+    parts, first = [], 0
+    for size in cycle(sizes):
+        chunk = audio[:, first : first + size]
+        out = stream.process(chunk)
+        assert out.shape == chunk.shape
+        parts.append(out)
+        first += size
+        if first >= audio.shape[1]:
+            return np.concatenate([*parts, stream.flush()], axis=1)
+    raise AssertionError
+
+
+def noise(seconds: float, rate: int = 16_000, channels: int = 1, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (0.05 * rng.standard_normal((channels, int(seconds * rate)))).astype(np.float32)
+
+
+class TestExactness:
+    @pytest.mark.parametrize("sizes", [[320], [1, 7, 1000, 3, 319, 48_000], [48_000]], ids=str)
+    def test_with_held_means_it_is_the_whole_pass(self, denoiser: Denoiser, sizes: list[int]) -> None:
+        """The issue's measure: 1e-4 of the peak. The means are those of a whole pass, the gain is one."""
+        audio = noise(2.0)
+        samples = audio.shape[1]
+        padded = np.pad(audio, ((0, 0), (320, 8 * 320)))
+        expected = denoiser._open().session.run(padded)[:, 320 : 320 + samples]
+        averaging = Averaging(start=whole_pass_means(padded), hold=True)
+        stream = denoiser.stream(16_000, averaging=averaging, gain_db=0)
+        found = sent(stream, audio, sizes)[:, stream.latency_samples :]
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+    @pytest.mark.parametrize("rate", [16_000, 44_100])
+    def test_chunks_do_not_change_a_bit(self, denoiser: Denoiser, rate: int) -> None:
+        audio = noise(1.5, rate, channels=2)
+        first = sent(denoiser.stream(rate, channels=2), audio, [rate // 50])
+        for sizes in ([1, 5, 2000], [audio.shape[1]], [777]):
+            np.testing.assert_array_equal(sent(denoiser.stream(rate, channels=2), audio, sizes), first)
+
+    def test_longer_steps_give_the_same_up_to_rounding(self, denoiser: Denoiser) -> None:
+        audio = noise(1.5)
+        outputs = []
+        for step_s in (0.02, 0.1, 0.34):
+            stream = denoiser.stream(16_000, step_s=step_s)
+            outputs.append(sent(stream, audio, [160])[:, stream.latency_samples :])
+        for other in outputs[1:]:
+            assert np.abs(other - outputs[0]).max() <= 1e-5 * np.abs(outputs[0]).max()
+
+    @pytest.mark.parametrize("rate", RATES)
+    def test_the_delay_is_what_it_says(self, delay: Denoiser, rate: int) -> None:
+        """Through an engine that changes nothing, low tones come back after just `latency_samples`."""
+        time = np.arange(3 * rate) / rate
+        tone = (0.3 * np.sin(2 * np.pi * 200 * time)).astype(np.float32)[None]
+        stream = delay.stream(rate)
+        found = sent(stream, tone, [rate // 100, 13, 2 * rate // 25])
+        assert found.shape[1] == tone.shape[1] + stream.latency_samples
+        assert not found[:, : stream.latency_samples - rate // 100].any()
+        error = (found[:, stream.latency_samples :] - tone)[:, rate // 10 : -rate // 10]
+        assert np.abs(error).max() < 2 * np.pi * 200 * 2.5e-4 * 0.3  # 0.25 ms of the tone's steepest slope
+        assert stream.latency_s == stream.latency_samples / rate
+        assert stream.latency.total_s == pytest.approx(stream.latency_s, abs=1e-9)
+
+    @pytest.mark.parametrize("rate", RATES)
+    def test_a_sweep_has_no_seam(self, delay: Denoiser, rate: int) -> None:
+        """The curvature is nowhere more than that of the sweep there: a step of a hundredth of its peak would be."""
+        time = np.arange(4 * rate) / rate
+        top_hz = 0.4 * min(rate, 16_000)
+        sweep = (0.3 * np.sin(2 * np.pi * (50 * time + (top_hz - 50) / 8 * time**2))).astype(np.float32)[None]
+        stream = delay.stream(rate)
+        found = sent(stream, sweep, [rate // 100, 13, 2 * rate // 25])[0, stream.latency_samples :]
+        curvature = np.abs(np.diff(found, 2))[rate // 10 : -rate // 10]
+        frequency_hz = (50 + (top_hz - 50) / 4 * time)[1:-1][rate // 10 : -rate // 10]
+        expected = 0.3 * 2 * (1 - np.cos(2 * np.pi * frequency_hz / rate))
+        assert (curvature - expected).max() < 0.003
+        assert curvature[-rate // 20 :].max() > 0.95 * expected[-rate // 20]
+
+    def test_the_parts_of_the_latency(self, denoiser: Denoiser) -> None:
+        latency = denoiser.stream(16_000, step_s=0.04).latency
+        assert latency.lookahead_s == pytest.approx(0.14)
+        assert latency.window_s == pytest.approx(0.02)
+        assert latency.step_s == pytest.approx(0.04 - 1 / 16_000)
+        assert latency.resampling_s == pytest.approx(0, abs=1e-12)
+
+
+class TestTogether:
+    def test_streams_together_give_what_they_give_alone(self, denoiser: Denoiser) -> None:
+        """Of several rates and channels, joining and leaving, with chunks of their own."""
+        kinds = [(16_000, 1), (16_000, 2), (48_000, 1), (8_000, 1)]
+        signals = [noise(1.0, rate, channels, seed=i) for i, (rate, channels) in enumerate(kinds)]
+        alone = [sent(denoiser.stream(r, channels=c), s, [r // 50]) for (r, c), s in zip(kinds, signals, strict=True)]
+        streams = [denoiser.stream(rate, channels=channels) for rate, channels in kinds]
+        parts: list[list[np.ndarray]] = [[] for _ in kinds]
+        for turn in range(70):
+            # Stream i is there from turn 5 i on, for fifty turns.
+            there = [i for i in range(4) if 5 * i <= turn < 5 * i + 50]
+            chunks = []
+            for i in there:
+                size = kinds[i][0] // 50
+                chunks.append(signals[i][:, (turn - 5 * i) * size :][:, :size])
+            for i, out in zip(there, process_streams([streams[i] for i in there], chunks), strict=True):
+                parts[i].append(out)
+        for i, stream in enumerate(streams):
+            together = np.concatenate([*parts[i], stream.flush()], axis=1)
+            assert together.shape == alone[i].shape
+            assert np.abs(together - alone[i]).max() <= 1e-5 * np.abs(alone[i]).max()
+
+    def test_what_cannot_be_together(self, denoiser: Denoiser, delay: Denoiser) -> None:
+        stream = denoiser.stream(16_000)
+        chunk = noise(0.02)
+        with pytest.raises(ValueError, match="1 streams and 2 chunks"):
+            process_streams([stream], [chunk, chunk])
+        with pytest.raises(ValueError, match="there twice"):
+            process_streams([stream, stream], [chunk, chunk])
+        with pytest.raises(ValueError, match="not of one denoiser"):
+            process_streams([stream, delay.stream(16_000)], [chunk, chunk])
+
+    def test_a_bad_chunk_leaves_all_as_they_were(self, denoiser: Denoiser) -> None:
+        audio = noise(0.6)
+        expected = sent(denoiser.stream(16_000), audio, [640])
+        good, bad = denoiser.stream(16_000), denoiser.stream(16_000)
+        parts = [good.process(audio[:, :3200])]
+        with pytest.raises(AudioError, match="NaN"):
+            process_streams([good, bad], [audio[:, 3200:6400], np.full((1, 10), np.nan, np.float32)])
+        parts += [good.process(audio[:, 3200:]), good.flush()]
+        np.testing.assert_array_equal(np.concatenate(parts, axis=1), expected)
+
+
+class TestForms:
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.int32])
+    def test_dtype_and_shape_are_kept(self, delay: Denoiser, dtype: type) -> None:
+        chunk = (1000 * np.ones(500)).astype(dtype) if np.dtype(dtype).kind == "i" else np.full(500, 0.1, dtype)
+        out = delay.stream(16_000).process(chunk)
+        assert out.dtype == dtype
+        assert out.shape == (500,)
+
+    def test_bytes_are_interleaved_16_bit_samples(self, delay: Denoiser) -> None:
+        rng = np.random.default_rng(0)
+        samples = rng.integers(-20_000, 20_000, (9_000, 2)).astype(np.int16)
+        stream = delay.stream(16_000, channels=2)
+        out = b"".join(stream.process(samples[i : i + 450].tobytes()) for i in range(0, 9_000, 450))
+        found = np.frombuffer(out, np.int16).reshape(-1, 2)
+        late = stream.latency_samples
+        assert np.abs(found[late:].astype(int) - samples[:-late]).max() <= 1
+        with pytest.raises(AudioError, match="5 bytes are no whole number"):
+            stream.process(b"12345")
+
+    def test_an_empty_chunk_gives_an_empty_one(self, denoiser: Denoiser) -> None:
+        stream = denoiser.stream(16_000)
+        assert stream.process(np.zeros(0, np.float32)).shape == (0,)
+        assert stream.process(b"") == b""
+
+    def test_silence_stays_silence(self, denoiser: Denoiser) -> None:
+        assert not sent(denoiser.stream(16_000), np.zeros((1, 8_000), np.float32), [500]).any()
+
+    @pytest.mark.parametrize(
+        ("chunk", "message"),
+        [
+            (np.full(100, np.nan, np.float32), "NaN or infinity"),
+            (np.full(100, np.inf), "NaN or infinity"),
+            (np.zeros((2, 100), np.float32), r"has 1 channel\(s\), the chunk 2"),
+            (np.zeros(100, np.uint8), "float32, float64, int16 or int32"),
+            ([0.0, 0.1], "must be a numpy array"),
+        ],
+        ids=["nan", "inf", "channels", "dtype", "list"],
+    )
+    def test_a_bad_chunk_is_an_error_and_nothing_else(self, denoiser: Denoiser, chunk: object, message: str) -> None:
+        audio = noise(0.4)
+        expected = sent(denoiser.stream(16_000), audio, [1000])
+        stream = denoiser.stream(16_000)
+        parts = [stream.process(audio[:, :1000])]
+        with pytest.raises(AudioError, match=message):
+            stream.process(chunk)
+        parts += [stream.process(audio[:, 1000:]), stream.flush()]
+        np.testing.assert_array_equal(np.concatenate(parts, axis=1), expected)
+
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"sample_rate": 4_000}, AudioError, "8000 to 192000 Hz"),
+            ({"sample_rate": 16_000.5}, AudioError, "whole number"),
+            ({"channels": 0}, AudioError, "1 to 64 channels"),
+            ({"step_s": 0.03}, ValueError, r"multiple of 0\.02 s"),
+            ({"step_s": 5.0}, ValueError, "up to 1 s"),
+            ({"gain_db": np.inf}, ValueError, "gain_db"),
+        ],
+    )
+    def test_bad_arguments(self, delay: Denoiser, options: dict, error: type[Exception], message: str) -> None:
+        with pytest.raises(error, match=message):
+            delay.stream(**({"sample_rate": 16_000} | options))
+
+
+class TestLife:
+    def test_after_flush_it_wants_a_reset(self, denoiser: Denoiser) -> None:
+        audio = noise(0.5)
+        stream = denoiser.stream(16_000)
+        first = sent(stream, audio, [400])
+        for call in (lambda: stream.process(audio), stream.flush):
+            with pytest.raises(ValueError, match="was flushed: reset it"):
+                call()
+        stream.reset()
+        np.testing.assert_array_equal(sent(stream, audio, [400]), first)
+
+    def test_two_threads_in_one_stream_are_an_error(self, delay: Denoiser) -> None:
+        stream = delay.stream(16_000)
+        errors: list[Exception] = []
+
+        def enter() -> None:
+            try:
+                stream.process(np.zeros(10, np.float32))
+            except RuntimeError as error:
+                errors.append(error)
+
+        with stream._alone():
+            thread = threading.Thread(target=enter)
+            thread.start()
+            thread.join()
+        assert len(errors) == 1
+        assert "make one for each" in str(errors[0])
+
+    def test_an_engine_that_fails_leaves_the_state(self) -> None:
+        backend = _Delay()
+        with Denoiser(backend=backend) as denoiser:
+            stream = denoiser.stream(16_000)
+            stream.process(noise(0.2))
+            state = stream._state
+            backend.broken = True
+            with pytest.raises(EngineError, match="NaN or infinity for audio that has none"):
+                stream.process(noise(0.2))
+            assert stream._state is state
+            backend.broken = False
+            stream.reset()
+            assert np.isfinite(stream.process(noise(0.2))).all()
+
+    def test_a_backend_without_streams_says_so(self) -> None:
+        denoiser = Denoiser(backend=FunctionBackend())
+        with pytest.raises(BackendUnavailable, match="does not run streams"):
+            denoiser.stream(16_000)
+
+    def test_a_closed_denoiser_has_none(self) -> None:
+        denoiser = Denoiser(backend=_Delay())
+        denoiser.close()
+        with pytest.raises(ValueError, match="closed"):
+            denoiser.stream(16_000)
+
+
+class TestLevel:
+    def test_the_attenuation_limit_mixes_in_what_came(self, delay: Denoiser) -> None:
+        """Delay-matched: of an engine that changes nothing, nothing changes at any limit, nor on the way."""
+        audio = noise(1.0, 48_000)
+        expected = sent(delay.stream(48_000), audio, [960])
+        stream = delay.stream(48_000)
+        stream.attenuation_limit_db = 6.0
+        half = stream.process(audio[:, :24_000])
+        stream.attenuation_limit_db = 3.0
+        found = np.concatenate([half, stream.process(audio[:, 24_000:]), stream.flush()], axis=1)
+        assert np.abs(found - expected).max() < 1e-6
+        with pytest.raises(ValueError, match="0 or more"):
+            stream.attenuation_limit_db = -1.0
+
+    def test_no_limit_at_all_is_the_signal_itself(self, denoiser: Denoiser) -> None:
+        audio = noise(0.5)
+        stream = denoiser.stream(16_000)
+        stream.attenuation_limit_db = 0.0
+        np.testing.assert_allclose(sent(stream, audio, [333])[:, stream.latency_samples :], audio, atol=1e-7)
+
+    def test_the_gain_settles_where_the_whole_signals_is(self) -> None:
+        from frcrn_accel.audio import measure_levels
+
+        audio = noise(8.0) * np.repeat([0.2, 1.0] * 4, 16_000)
+        level = RunningLevel(1, 1e9)
+        for first in range(0, audio.shape[1], 320):
+            gain = level.gain(audio[:, first : first + 320])
+        _, expected = measure_levels(lambda: [audio], 1)
+        assert 20 * abs(np.log10(gain / expected)) < 1.5
+
+    def test_a_loud_and_a_quiet_stream_sound_alike(self, denoiser: Denoiser) -> None:
+        audio = noise(1.0)
+        quiet, loud = (sent(denoiser.stream(16_000), audio * gain, [320]) / gain for gain in (0.01, 1.0))
+        assert np.abs(quiet - loud).max() < 1e-3 * np.abs(loud).max()
+
+
+class TestAveraging:
+    def test_the_shares_are_those_of_a_running_mean(self) -> None:
+        """Applied to numbers, step by step, they give the mean of all so far, for every lag."""
+        values = np.random.default_rng(0).standard_normal(30)
+        means = np.zeros(3)
+        first = 0
+        for count in (1, 4, 2, 8, 5):
+            rows = shares(Averaging(horizon_s=None), first, count, 3, 50)
+            assert rows.shape == (3, count, count + 1)
+            for lag in range(3):
+                number = first + np.arange(count) - lag
+                new = np.where(number >= 0, values[np.maximum(number, 0)], 99.0)
+                running = rows[lag] @ np.concatenate([[means[lag]], new])
+                for i, n in enumerate(number):
+                    if n >= 0:
+                        assert running[i] == pytest.approx(values[: n + 1].mean(), abs=1e-5)
+                means[lag] = running[-1]
+            first += count
+
+    def test_a_horizon_forgets(self) -> None:
+        rows = shares(Averaging(horizon_s=0.2), 1000, 2, 1, 50)[0]
+        np.testing.assert_allclose(rows, [[0.9, 0.1, 0], [0.81, 0.09, 0.1]], atol=1e-6)
+
+    def test_a_start_weighs_in_and_hold_holds(self) -> None:
+        start = Statistics((), heard_s=0.06)
+        np.testing.assert_allclose(shares(Averaging(start=start), 0, 1, 1, 50)[0], [[0.75, 0.25]])
+        np.testing.assert_allclose(shares(Averaging(start=start, hold=True), 5, 1, 1, 50)[0], [[1, 0]])
+
+    def test_bad_rules(self, denoiser: Denoiser) -> None:
+        with pytest.raises(ValueError, match=r"horizon_s must be at least 0\.02 s"):
+            Averaging(horizon_s=0.0)
+        with pytest.raises(ValueError, match="needs a start"):
+            Averaging(hold=True)
+        with pytest.raises(ValueError, match="of another model"):
+            denoiser.stream(16_000, averaging=Averaging(start=Statistics((), 1.0)))
+
+    def test_what_one_stream_heard_starts_another(self, denoiser: Denoiser) -> None:
+        """A stream that starts with the statistics of another and holds them has them still at its end."""
+        stream = denoiser.stream(16_000)
+        sent(stream, noise(1.0), [320])
+        statistics = stream.statistics
+        assert statistics.heard_s == pytest.approx(1.16, abs=0.01)
+        other = denoiser.stream(16_000, averaging=Averaging(start=statistics, hold=True))
+        sent(other, noise(0.5, seed=1), [320])
+        for found, expected in zip(other.statistics.means, statistics.means, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("make", [OrtBackend, lambda: _openvino("fp32"), lambda: _openvino("bf16")])
+def test_engines_agree(denoiser: Denoiser, make: Callable[[], Backend]) -> None:
+    audio = noise(1.0)
+    expected = sent(denoiser.stream(16_000), audio, [320])
+    backend = make()
+    with Denoiser(backend=backend, threads=2) as other:
+        found = sent(other.stream(16_000), audio, [320])
+    tolerance = 5e-2 if backend.precision == "bf16" else 1e-4
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
+def whole_pass_means(audio: np.ndarray) -> Statistics:
+    """Of the packaged model, by PyTorch."""
+    torch = pytest.importorskip("torch")
+    from frcrn_accel.export import read_weights
+    from frcrn_accel.model.network import _SqueezeExcitation, build_network
+    from frcrn_accel.models import DEFAULT_MODEL, find_model
+
+    network = build_network(read_weights(find_model(DEFAULT_MODEL).path))
+    means = []
+    for module in network.modules():
+        if isinstance(module, _SqueezeExcitation):
+            # In the order in which a signal meets them, which is that of the states.
+            module.register_forward_hook(lambda _, inputs, __: means.append(inputs[0].mean(dim=(2, 3)).numpy()))
+    with torch.inference_mode():
+        network(torch.from_numpy(audio))
+    return Statistics(tuple(means), 1.0)
+
+
+def _openvino(precision: str) -> Backend:
+    pytest.importorskip("openvino")
+    from frcrn_accel.backends.openvino import OpenVinoBackend
+
+    if precision not in (OpenVinoBackend.default_precision(), "fp32"):
+        pytest.skip("this CPU does not compute in bfloat16")
+    return OpenVinoBackend(precision)

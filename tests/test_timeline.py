@@ -1,0 +1,115 @@
+"""A step of a stream, as a graph: what it gives is what the whole pass gives."""
+
+import numpy as np
+import pytest
+
+from frcrn_accel.backends.ort import OrtBackend, cpu_session
+from frcrn_accel.export.frcrn import Form, build_graph
+from frcrn_accel.export.timeline import Stream
+from frcrn_accel.model.topology import AVERAGING_INPUT, HOP_SAMPLES, LOOKAHEAD_FRAMES, STARTED_INPUT, Config
+from frcrn_accel.testing import random_weights
+
+torch = pytest.importorskip("torch")
+
+FRAMES = 40
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one-unet", "two-unets"])
+def config(request: pytest.FixtureRequest) -> Config:
+    return Config(8, request.param)
+
+
+@pytest.fixture(scope="module")
+def weights(config: Config) -> dict[str, np.ndarray]:
+    return random_weights(config)
+
+
+@pytest.fixture(scope="module")
+def audio(config: Config) -> np.ndarray:
+    """A hop of silence, noise, and silence for the look-ahead: two rows, the second louder."""
+    rng = np.random.default_rng(0)
+    noise = 0.05 * rng.standard_normal((2, FRAMES * HOP_SAMPLES)) * [[1], [4]]
+    lag = LOOKAHEAD_FRAMES * config.unets
+    return np.pad(noise, ((0, 0), (HOP_SAMPLES, (lag + 1) * HOP_SAMPLES))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def whole(weights: dict[str, np.ndarray], audio: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """PyTorch's output, and the means of squeeze-and-excitation by name of layer."""
+    from frcrn_accel.model.network import _SqueezeExcitation, build_network
+
+    network = build_network(weights)
+    means = {}
+    for name, module in network.named_modules():
+        if isinstance(module, _SqueezeExcitation):
+            module.register_forward_hook(
+                lambda _, inputs, __, name=name: means.update({name: inputs[0].mean(dim=(2, 3)).numpy()})
+            )
+    with torch.inference_mode():
+        output = network(torch.from_numpy(audio)).numpy()
+    return output, means
+
+
+@pytest.mark.parametrize("form", ["direct", "plain"])
+@pytest.mark.parametrize("sizes", [[1], [3], [1, 7, 2, 16]], ids=str)
+def test_with_the_means_of_the_whole_pass_it_gives_the_whole_pass(
+    form: Form,
+    sizes: list[int],
+    config: Config,
+    weights: dict[str, np.ndarray],
+    audio: np.ndarray,
+    whole: tuple[np.ndarray, dict[str, np.ndarray]],
+) -> None:
+    expected, means = whole
+    lag = LOOKAHEAD_FRAMES * config.unets
+    model = build_graph(weights, "step", "0", {}, form, timeline=Stream)
+    session = cpu_session(model.SerializeToString(), 2)
+    states = {}
+    for tensor in session.get_inputs():
+        if tensor.name.startswith("state"):
+            shape = [2 if isinstance(size, str) else size for size in tensor.shape]
+            found = means.get(tensor.name.split("/")[1])
+            states[tensor.name] = np.zeros(shape, np.float32) if found is None else found.reshape(shape)
+    assert sum("se_layers" in name for name in states) == 11 * config.unets
+
+    first, parts = 0, []
+    steps = iter(sizes * 100)
+    while (count := min(next(steps), audio.shape[1] // HOP_SAMPLES - 1 - first)) > 0:
+        hold = np.zeros((2, lag, count, count + 1), np.float32)
+        hold[..., 0] = 1
+        feeds = {AVERAGING_INPUT: hold, "audio": audio[:, HOP_SAMPLES * (first + 1) :][:, : HOP_SAMPLES * count]}
+        if config.unets > 1:
+            number = np.arange(first, first + count)
+            feeds[STARTED_INPUT] = np.tile((number >= LOOKAHEAD_FRAMES).astype(np.float32), (2, 1, 1))
+        part, *following = session.run(None, feeds | states)
+        states = dict(zip(states, following, strict=True))
+        parts.append(part)
+        first += count
+    # Frame `lag` is the first: its first hop lies in one window only, and the half-window of silence is there.
+    found = np.concatenate(parts, axis=1)[:, lag * HOP_SAMPLES :]
+    used = slice(HOP_SAMPLES, (1 + FRAMES) * HOP_SAMPLES)
+    for row in range(2):
+        error = np.abs(found[row, used] - expected[row, used]).max()
+        assert error <= 1e-6 * np.abs(expected[row]).max()
+
+
+def test_the_whole_signals_means_matter(weights: dict[str, np.ndarray], config: Config) -> None:
+    """The check above would see it if the means were wrong: each of them has a state and a use."""
+    model = build_graph(weights, "step", "0", {}, "plain", timeline=Stream)
+    names = [tensor.name for tensor in model.graph.input if "se_layers" in tensor.name]
+    used = {name for node in model.graph.node for name in node.input}
+    assert set(names) <= used
+    assert len(model.graph.output) == len([t for t in model.graph.input if t.name.startswith("state")]) + 1
+
+
+def test_a_step_is_no_model_for_whole_signals(tmp_path, weights: dict[str, np.ndarray]) -> None:
+    """Given as a model, it is refused by what its metadata says."""
+    from frcrn_accel import Denoiser, ModelError
+    from frcrn_accel.models import ModelMetadata
+
+    metadata = ModelMetadata("step", "0", "0", 16_000, 640, 320, 8, 1, timeline="stream")
+    path = tmp_path / "step.onnx"
+    model = build_graph(weights, "step", "0", metadata.to_properties(), "plain", timeline=Stream)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"step\.onnx' is a step of a stream"):
+        Denoiser(path, backend=OrtBackend)
