@@ -224,15 +224,16 @@ class Stream:
         dry = np.concatenate([self._dry, self._waiting[:, : self._step_samples]], axis=1)
         self._waiting = self._waiting[:, self._step_samples :]
         self._gains, self._dry = gains[:, hops:], dry[:, self._step_samples :]
-        out = (out.reshape(self.channels, hops, -1) / gains[:, :hops, None]).reshape(self.channels, -1)
+        scaled = out.reshape(self.channels, hops, -1) / gains[:, :hops, None]
+        wet: NDArray[np.float32] = scaled.reshape(self.channels, -1)
         limit_db = self._attenuation_limit_db
         if limit_db is not None:
             share = np.float32(10 ** (-limit_db / 20))
-            out = out * (1 - share) + dry[:, : self._step_samples] * share
-        skipped = min(self._skip, out.shape[1])
+            wet = wet * (1 - share) + dry[:, : self._step_samples] * share
+        skipped = min(self._skip, wet.shape[1])
         self._skip -= skipped
-        if skipped < out.shape[1]:
-            self._out = np.concatenate([self._out, self._from_model.process(out[:, skipped:])], axis=1)
+        if skipped < wet.shape[1]:
+            self._out = np.concatenate([self._out, self._from_model.process(wet[:, skipped:])], axis=1)
 
     def _pop(self, samples: int) -> NDArray[np.float32]:
         out, self._out = self._out[:, :samples], self._out[:, samples:]
