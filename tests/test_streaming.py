@@ -24,13 +24,13 @@ class _Delay(FunctionBackend):
 
     broken = False
 
-    def load_step(self, model, threads):
+    def load_step(self, model, threads, lookahead=7):
         return _DelayStep(self)
 
 
 class _DelayStep(StepSession):
     device = "numpy"
-    inputs: ClassVar = {"audio": (0, 0), "averaging": (0, 7, 0, 0), "state_0/lag": (0, 7 * 320 + 320)}
+    inputs: ClassVar = {"audio": (0, 0), "averaging": (0, 8, 0, 0), "state_0/lag": (0, 7 * 320 + 320)}
 
     def __init__(self, backend: _Delay) -> None:
         self._backend = backend

@@ -75,7 +75,7 @@ def test_with_the_means_of_the_whole_pass_it_gives_the_whole_pass(
     first, parts = 0, []
     steps = iter(sizes * 100)
     while (count := min(next(steps), audio.shape[1] // HOP_SAMPLES - 1 - first)) > 0:
-        hold = np.zeros((2, lag, count, count + 1), np.float32)
+        hold = np.zeros((2, lag + 1, count, count + 1), np.float32)
         hold[..., 0] = 1
         feeds = {AVERAGING_INPUT: hold, "audio": audio[:, HOP_SAMPLES * (first + 1) :][:, : HOP_SAMPLES * count]}
         if config.unets > 1:

@@ -19,6 +19,7 @@ from frcrn_accel.audio import check_format, unpack
 from frcrn_accel.backends import Backend, resolve_backend
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.errors import AudioError
+from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
 from frcrn_accel.models import DEFAULT_MODEL, ModelMetadata, find_model
 from frcrn_accel.pipeline import Engine, Signal, denoise_signal
 from frcrn_accel.streaming.averaging import Averaging
@@ -116,7 +117,7 @@ class Denoiser:
         self.attenuation_limit_db = attenuation_limit_db
         windowing = windowing or Windowing()
         self._file, self._backend = file, engine
-        self._stream_engine: StreamEngine | None = None
+        self._stream_engines: dict[int, StreamEngine] = {}  # by look-ahead
         self._stream_lock = threading.Lock()
         self._engine: Engine | None = Engine(
             session=engine.load(file, self.threads),
@@ -219,6 +220,7 @@ class Denoiser:
         *,
         channels: int = 1,
         step_s: float = 0.02,
+        lookahead_s: float | None = None,
         averaging: Averaging | None = None,
         gain_db: float | None = None,
     ) -> Stream:
@@ -229,6 +231,8 @@ class Denoiser:
             channels: Its channels; each is denoised by itself.
             step_s: How much is computed at a time, a multiple of 0.02 s. Longer steps take less time per second of
                 audio and add to the latency.
+            lookahead_s: How far the model looks ahead, a multiple of 0.02 s for each U-Net; None for all that it was
+                trained with, 0.14 s for each. Less is less latency and less quality (`docs/streaming.md`).
             averaging: What stands for the means over the whole signal, which a stream does not know; see
                 `streaming.Averaging`.
             gain_db: Gain that brings active speech to -25 dBFS, where it is known; by default the level is followed.
@@ -238,13 +242,14 @@ class Denoiser:
             BackendUnavailable: The backend has no streams, or packages are missing to make the graph for them.
             ValueError: An argument is out of its range, or the denoiser is closed.
         """
-        self._open()
+        frames = self._lookahead_frames(lookahead_s)
         with self._stream_lock:
-            if self._stream_engine is None:
-                session = self._backend.load_step(self._file, self.threads)
-                self._stream_engine = StreamEngine(session, self._file.metadata)
+            self._open()
+            if frames not in self._stream_engines:
+                session = self._backend.load_step(self._file, self.threads, frames)
+                self._stream_engines[frames] = StreamEngine(session, self._file.metadata)
         return Stream(
-            self._stream_engine,
+            self._stream_engines[frames],
             sample_rate,
             channels=channels,
             step_s=step_s,
@@ -258,9 +263,8 @@ class Denoiser:
         if self._engine is not None:
             self._engine.session.close()
             self._engine = None
-        if self._stream_engine is not None:
-            self._stream_engine.session.close()
-            self._stream_engine = None
+        while self._stream_engines:
+            self._stream_engines.popitem()[1].session.close()
 
     def __enter__(self) -> Self:
         """Return itself; leaving the block closes it."""
@@ -271,6 +275,20 @@ class Denoiser:
     ) -> None:
         """Close."""
         self.close()
+
+    def _lookahead_frames(self, lookahead_s: float | None) -> int:
+        """For each U-Net."""
+        if lookahead_s is None:
+            return LOOKAHEAD_FRAMES
+        metadata = self.model
+        frame_s = metadata.unets * metadata.hop_samples / metadata.sample_rate_hz
+        frames = round(lookahead_s / frame_s)
+        if not (0 <= frames <= LOOKAHEAD_FRAMES and abs(frames * frame_s - lookahead_s) < 1e-9):
+            raise ValueError(
+                f"lookahead_s must be a multiple of {frame_s:g} s, up to {LOOKAHEAD_FRAMES * frame_s:g} s, "
+                f"got {lookahead_s:g} s"
+            )
+        return frames
 
     @property
     def _dry_share(self) -> float:

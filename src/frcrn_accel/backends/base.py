@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.errors import BackendUnavailable, UnsupportedPrecisionError
+from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
 from frcrn_accel.models import FP32, ModelFile
 
 __all__ = ["Backend", "Session", "StepSession"]
@@ -162,11 +163,16 @@ class Backend(abc.ABC):
             ModelError: The engine cannot read the file.
         """
 
-    def load_step(self, model: ModelFile, threads: int) -> StepSession:
+    def load_step(self, model: ModelFile, threads: int, lookahead: int = LOOKAHEAD_FRAMES) -> StepSession:
         """Load what streams of a model run, see `load`. A backend need not have it.
 
+        Args:
+            model: See `load`.
+            threads: See `load`.
+            lookahead: Frames that each U-Net looks ahead.
+
         Raises:
-            BackendUnavailable: It has no streams, or see `load`.
+            BackendUnavailable: It has no streams, or none with that look-ahead, or see `load`.
             ModelError: The engine cannot read the file.
         """
         raise BackendUnavailable(self.name, "it does not run streams", "use backend 'ort' or 'openvino' for them")

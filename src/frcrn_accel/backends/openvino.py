@@ -14,6 +14,7 @@ from frcrn_accel.backends.base import Backend, Session, StepSession
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.backends.variants import find_form, find_variant
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
+from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
 from frcrn_accel.models import FP32, ModelFile
 
 __all__ = ["INT8_METHOD", "OpenVinoBackend"]
@@ -95,14 +96,14 @@ class OpenVinoBackend(Backend):
             model = find_form(model, "direct", self.name)
         return _OpenVinoSession(model, precision, threads)
 
-    def load_step(self, model: ModelFile, threads: int) -> StepSession:
+    def load_step(self, model: ModelFile, threads: int, lookahead: int = LOOKAHEAD_FRAMES) -> StepSession:
         """See `Backend.load_step`."""
         self.check()
         precision = self.precision_for(model)
         _check_method(model, precision)
         if precision == "int8":
             raise BackendUnavailable(self.name, "its INT8 files have no streams", "use precision 'bf16' or 'fp32'")
-        return _OpenVinoStep(find_form(model, "direct", self.name, stream=True), precision, threads)
+        return _OpenVinoStep(find_form(model, "direct", self.name, lookahead=lookahead), precision, threads)
 
 
 class _Compiled:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from frcrn_accel.backends.base import Backend, Session, StepSession
 from frcrn_accel.backends.variants import find_form, find_int8_stream, find_variant, ready_variant
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
+from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
 from frcrn_accel.models import FP32, ModelFile
 
 __all__ = ["OrtBackend", "OrtDynamicInt8Backend", "OrtStaticInt8Backend", "cpu_session", "first_line", "make_session"]
@@ -50,10 +51,10 @@ class OrtBackend(Backend):
         self.check()
         return _OrtSession(self._file(model), threads)
 
-    def load_step(self, model: ModelFile, threads: int) -> StepSession:
+    def load_step(self, model: ModelFile, threads: int, lookahead: int = LOOKAHEAD_FRAMES) -> StepSession:
         """See `Backend.load_step`. The form with frequency last: of a few frames it is faster than the file's."""
         self.check()
-        return _OrtStep(find_form(self._file(model), "plain", self.name, stream=True), threads)
+        return _OrtStep(find_form(self._file(model), "plain", self.name, lookahead=lookahead), threads)
 
     def _file(self, model: ModelFile) -> ModelFile:
         """The file to run for a model."""
@@ -96,9 +97,11 @@ class _OrtInt8Backend(OrtBackend):
             return -1
         return cls.priority if model.metadata.channels >= _INT8_LEAST_CHANNELS else OrtBackend.priority - 10
 
-    def load_step(self, model: ModelFile, threads: int) -> StepSession:
+    def load_step(self, model: ModelFile, threads: int, lookahead: int = LOOKAHEAD_FRAMES) -> StepSession:
         """See `Backend.load_step`."""
         self.check()
+        if lookahead != LOOKAHEAD_FRAMES:
+            raise BackendUnavailable(self.name, "its streams have the full look-ahead only", "use backend 'ort'")
         return _OrtStep(find_int8_stream(model, self.method, self.calibration, self.name), threads)
 
     def _file(self, model: ModelFile) -> ModelFile:

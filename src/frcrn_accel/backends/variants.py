@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frcrn_accel.errors import BackendUnavailable, MissingExtraError, ModelError, install_hint
+from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
 from frcrn_accel.models import FP32, STREAM, ModelFile, cached_variant, find_cached, packaged_variant
 
 if TYPE_CHECKING:
@@ -88,20 +90,24 @@ def variant_key(method: str, calibration_sha256: str) -> dict[str, str]:
     return {"method": method, "calibration": calibration_sha256}
 
 
-def find_form(model: ModelFile, form: Form, backend: str, *, stream: bool = False) -> ModelFile:
+def find_form(model: ModelFile, form: Form, backend: str, *, lookahead: int | None = None) -> ModelFile:
     """An fp32 model in another form of its graph: one inside the package, or one made of the weights, and kept.
 
     Args:
         model: An fp32 model file.
         form: See `export.frcrn.build_graph`.
         backend: Who asks, for errors.
-        stream: A step of a stream instead of the whole signal.
+        lookahead: A step of a stream, whose U-Nets look so many frames ahead; None for the whole signal.
 
     Raises:
         ModelError: The file does not hold the weights as they were.
         BackendUnavailable: Packages are missing to make one.
     """
-    if stream and form == "plain" and (packaged := packaged_variant(model, STREAM)) is not None:
+    if (
+        lookahead == LOOKAHEAD_FRAMES
+        and form == "plain"
+        and (packaged := packaged_variant(model, STREAM)) is not None
+    ):
         return packaged
 
     def build(path: Path) -> None:
@@ -109,18 +115,19 @@ def find_form(model: ModelFile, form: Form, backend: str, *, stream: bool = Fals
         from frcrn_accel.export.frcrn import build_graph
         from frcrn_accel.export.timeline import Stream, WholePass
 
-        metadata = replace(model.metadata, timeline=STREAM if stream else "")
+        metadata = model.metadata if lookahead is None else replace(model.metadata, timeline=STREAM)
         graph = build_graph(
             read_weights(model.path),
             metadata.name,
             metadata.library_version,
             metadata.to_properties(),
             form,
-            timeline=Stream if stream else WholePass,
+            timeline=WholePass if lookahead is None else partial(Stream, lookahead=lookahead),
         )
         path.write_bytes(graph.SerializeToString())
 
-    return _made(model, {"form": form, **({"timeline": STREAM} if stream else {})}, build, backend)
+    key = {"form": form} if lookahead is None else {"form": form, "timeline": STREAM, "lookahead": str(lookahead)}
+    return _made(model, key, build, backend)
 
 
 def find_int8_stream(model: ModelFile, method: str, calibration: Path | None, backend: str) -> ModelFile:

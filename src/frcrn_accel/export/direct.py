@@ -60,6 +60,8 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         """
         _, unit, stage = name.split(".")
         i = int(stage)
+        if unit == "decoders" and self.decoder_frames(name) == 1:
+            return x
         if unit == "encoders":
             height = encoder_bins()[i - 1] if i else STFT_BINS
             channels = channels or (2 * self.config.channels if i else 2)
@@ -87,7 +89,7 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         weight = g.op("Transpose", joined(g, weights), perm=[0, 1, 3, 2])
         x = self.of_two_frames(name, joined(g, inputs, axis=1))
         x, weight = self.operands(name, x, weight, output_axis=1)
-        return self.activated(g.op("ConvTranspose", x, weight, shift, strides=[1, 2], pads=[1, 0, 1, 0]))
+        return self.activated(g.op("ConvTranspose", x, weight, shift, strides=[1, 2], pads=self.decoder_pads(name)))
 
     def operands(self, name: str, x: str, weight: str, output_axis: int) -> Pair:
         """Input and weight of the convolution of a stage, as it takes them: where low precision comes in."""
@@ -101,7 +103,7 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         """
         g = self.graph
         weights, shift = self.decoder_weights(name, len(inputs))
-        taps = DECODER_KERNELS[-1]
+        taps = (DECODER_KERNELS[-1][0], self.decoder_frames(name))
         products = [
             # (2 * channels, 2, *taps) to (products, 2 * channels, 1, 1)
             g.op(
@@ -118,7 +120,9 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         count = 2 * taps[0] * taps[1]
         places = np.eye(count).reshape(count, 2, *taps).swapaxes(2, 3)
         y = self.of_two_frames(name, g.op("Add", *products), count)
-        return self.activated(g.op("ConvTranspose", y, g.constant(places), shift, strides=[1, 2], pads=[1, 0, 1, 0]))
+        return self.activated(
+            g.op("ConvTranspose", y, g.constant(places), shift, strides=[1, 2], pads=self.decoder_pads(name))
+        )
 
     def decoder_weights(self, name: str, inputs: int) -> tuple[list[str], str]:
         """Weights `(2 * channels, outputs, frequency, time)` for each input, and the bias."""
@@ -131,8 +135,20 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         for i in range(inputs):
             w_re, w_im = (g.op("Slice", w, g.ints(i * c), g.ints((i + 1) * c), g.ints(0)) for w in parts)
             # Inputs come first here, so that the block matrix is the transposed one.
-            weights.append(g.op("Mul", self.block(w_re, g.op("Neg", w_im)), scale))
+            weight = g.op("Mul", self.block(w_re, g.op("Neg", w_im)), scale)
+            if self.decoder_frames(name) == 1:
+                weight = g.op("ReduceSum", weight, g.ints(3), keepdims=1)
+            weights.append(weight)
         return weights, shift
+
+    def decoder_frames(self, name: str) -> int:
+        """How many frames a decoder stage takes in."""
+        return 1 + self.time.looks_ahead(int(name.rpartition(".")[2]))
+
+    def decoder_pads(self, name: str) -> list[int]:
+        """Of its transposed convolution, which drops what reaches beyond the frames."""
+        beyond = self.decoder_frames(name) - 1
+        return [beyond, 0, beyond, 0]
 
     def batch_norms(self, name: str, convolution: str) -> Pair:
         """Scale and shift of both parts, `(2 * outputs,)`."""

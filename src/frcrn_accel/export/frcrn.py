@@ -12,7 +12,7 @@ from frcrn_accel.export.gauss import GaussNetwork
 from frcrn_accel.export.graph import GraphWriter
 from frcrn_accel.export.network import Network
 from frcrn_accel.export.plain import PlainNetwork
-from frcrn_accel.export.timeline import Timeline, WholePass
+from frcrn_accel.export.timeline import MakeTimeline, WholePass
 from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.model.topology import config_of
 
@@ -34,7 +34,7 @@ def build_graph(
     properties: Mapping[str, str],
     form: Form = "gauss",
     writer: GraphWriter | None = None,
-    timeline: type[Timeline] = WholePass,
+    timeline: MakeTimeline = WholePass,
 ) -> onnx.ModelProto:
     """The whole network, `float32 (batch, samples)` to `float32 (batch, samples - samples % 320)`.
 

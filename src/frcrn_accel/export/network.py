@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from frcrn_accel.export.graph import GraphWriter, Shape
-from frcrn_accel.export.timeline import TIME, Timeline, WholePass
+from frcrn_accel.export.timeline import TIME, MakeTimeline, WholePass
 from frcrn_accel.model.topology import (
     BN_EPSILON,
     ENCODER_KERNELS,
@@ -49,7 +49,7 @@ class Network(abc.ABC, Generic[X]):
 
     batch: ClassVar[str | int] = "batch"
 
-    def __init__(self, graph: GraphWriter, config: Config, timeline: type[Timeline] = WholePass) -> None:
+    def __init__(self, graph: GraphWriter, config: Config, timeline: MakeTimeline = WholePass) -> None:
         self.graph = graph
         self.config = config
         self.time = timeline(graph)
@@ -257,6 +257,7 @@ class FrequencyLastNetwork(Network[X]):
     def unet(self, name: str, spectrum: str) -> str:
         """One U-Net, `(batch, 2, frames, 321)` to the same."""
         g = self.graph
+        self.time.begin_unet()
         lag = self.time.lag
         x, skips = self.encoded(name, spectrum)
         heights = encoder_bins()
@@ -265,7 +266,7 @@ class FrequencyLastNetwork(Network[X]):
                 height = heights[STAGES - 1 - i]
                 inputs = [x, self.delayed(skips.pop(), lag, height)] if i > 0 else [x]
                 x = self.decoder(f"{name}.decoders.{i}", inputs)
-                self.time.decoded()
+                self.time.decoded(i)
             with g.scope(f"fsmn_dec.{i}"):
                 x = self.fsmn(f"{name}.fsmn_dec.{i}", 1, x, along_time=False)
             if i < STAGES - 2:
@@ -274,7 +275,7 @@ class FrequencyLastNetwork(Network[X]):
         with g.scope(f"decoders.{STAGES - 1}"):
             skip = self.delayed(skips.pop(), lag, heights[0])
             y = self.last_decoder(f"{name}.decoders.{STAGES - 1}", [x, skip])
-            self.time.decoded()
+            self.time.decoded(STAGES - 1)
         with g.scope("linear"):
             return self.linear(name, y)
 

@@ -54,7 +54,7 @@ class PlainNetwork(DirectNetwork):
         weights, shift = self.decoder_weights(name, len(inputs))
         # (inputs, outputs, frequency, time) to (outputs, inputs, time, frequency), time reversed.
         weight = g.op("Transpose", joined(g, weights), perm=[1, 0, 3, 2])
-        weight = g.op("Gather", weight, g.ints(1, 0), axis=2)
+        weight = g.op("Gather", weight, g.ints(*reversed(range(self.decoder_frames(name)))), axis=2)
         taps = DECODER_KERNELS[int(name.rpartition(".")[2])][0]
         reach = (taps - 1) // 2  # of the even rows; the odd ones reach as far or one less
         x = self.of_two_frames(name, joined(g, inputs, axis=1))

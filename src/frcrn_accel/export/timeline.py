@@ -12,7 +12,7 @@ the output of each U-Net lags by seven frames. Otherwise it is that of the whole
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -30,7 +30,7 @@ from frcrn_accel.model.topology import (
     stft_window,
 )
 
-__all__ = ["TIME", "Stream", "Timeline", "WholePass"]
+__all__ = ["TIME", "MakeTimeline", "Stream", "Timeline", "WholePass"]
 
 TIME = "frames"  # in the shape of a state: the axis of time
 
@@ -77,7 +77,15 @@ class Timeline(abc.ABC):
         """What was written when the lag was `since`, for use at the lag there is now."""
 
     @abc.abstractmethod
-    def decoded(self) -> None:
+    def begin_unet(self) -> None:
+        """To be called before each U-Net."""
+
+    @abc.abstractmethod
+    def looks_ahead(self, stage: int) -> bool:
+        """Whether a decoder stage takes in the next frame; if not, it takes the same one twice."""
+
+    @abc.abstractmethod
+    def decoded(self, stage: int) -> None:
         """To be called after each decoder stage."""
 
     @abc.abstractmethod
@@ -112,7 +120,14 @@ class WholePass(Timeline):
         """There is no lag."""
         return x
 
-    def decoded(self) -> None:
+    def begin_unet(self) -> None:
+        """All of them are alike."""
+
+    def looks_ahead(self, stage: int) -> bool:
+        """It does."""
+        return True
+
+    def decoded(self, stage: int) -> None:
         """There is no lag."""
 
     def mean(self, x: str, frequency_axis: int) -> str:
@@ -142,7 +157,7 @@ class Stream(Timeline):
 
     The graph takes, after the audio of the new hops:
 
-    - `averaging`, `(batch, lags, frames, frames + 1)`: how the means of squeeze-and-excitation follow from those
+    - `averaging`, `(batch, lag + 1, frames, frames + 1)`: how the means of squeeze-and-excitation follow from those
       before and those of the new frames, for what lags by 0, 1, ... frames. A row holds the share of the mean before
       the step, and of each new frame. The rule is up to whoever runs the graph.
     - `started`, `(batch, unets - 1, frames)`, with more U-Nets than one: 1 for the frames that the next U-Net takes
@@ -150,12 +165,23 @@ class Stream(Timeline):
     - the states, zeros at the start.
 
     After the audio it gives the states of the next step, in the same order.
+
+    Args:
+        graph: Where to write it.
+        lookahead: Frames that each U-Net looks ahead. With fewer than it was trained with, the shallower decoder
+            stages take the frame at hand in the place of the next.
+
+    Attributes:
+        lookahead: As given.
     """
 
     is_stream = True
 
-    def __init__(self, graph: GraphWriter) -> None:
+    def __init__(self, graph: GraphWriter, lookahead: int = LOOKAHEAD_FRAMES) -> None:
         super().__init__(graph)
+        self.lookahead = lookahead
+        self._unets = 0
+        self._is_encoding = False
         self._states: dict[str, Shape] = {}
         self._next: dict[str, Shape] = {}
         self._by_lag: dict[str, str] = {}
@@ -163,10 +189,9 @@ class Stream(Timeline):
     @property
     def inputs(self) -> Mapping[str, Shape]:
         """See the class."""
-        found: dict[str, Shape] = {AVERAGING_INPUT: ("batch", self.lag, "frames", "frames_and_state")}
-        later_unets = self.lag // LOOKAHEAD_FRAMES - 1
-        if later_unets:
-            found[STARTED_INPUT] = ("batch", later_unets, "frames")
+        found: dict[str, Shape] = {AVERAGING_INPUT: ("batch", self.lag + 1, "frames", "frames_and_state")}
+        if self._unets > 1:
+            found[STARTED_INPUT] = ("batch", self._unets - 1, "frames")
         return found | self._states
 
     @property
@@ -181,10 +206,9 @@ class Stream(Timeline):
     def with_last(self, x: str, frames: int, shape: Shape) -> str:
         """See `Timeline.with_last`."""
         axis = shape.index(TIME)
-        unet, stage = divmod(self.lag, LOOKAHEAD_FRAMES)
-        if unet and not stage:
+        if self._unets > 1 and self._is_encoding:
             # To an encoder there is nothing ahead of the first frame, but the U-Net before gives something there.
-            x = self.graph.op("Mul", x, self._started(unet, axis, len(shape)))
+            x = self.graph.op("Mul", x, self._started(self._unets - 1, axis, len(shape)))
         joined = self.graph.op("Concat", self._state(frames, shape), x, axis=axis)
         self._keep(joined, frames, shape)
         return joined
@@ -200,9 +224,19 @@ class Stream(Timeline):
         self._keep(joined, frames, shape)
         return g.op("Slice", joined, g.ints(0), g.ints(-frames), g.ints(axis))
 
-    def decoded(self) -> None:
-        """Its output is for the frame before."""
-        self.lag += 1
+    def begin_unet(self) -> None:
+        """See `Timeline.begin_unet`."""
+        self._unets += 1
+        self._is_encoding = True
+
+    def looks_ahead(self, stage: int) -> bool:
+        """The deepest stages do, as many as there are frames of look-ahead."""
+        return stage < self.lookahead
+
+    def decoded(self, stage: int) -> None:
+        """The output of one that looks ahead is for the frame before."""
+        self._is_encoding = False
+        self.lag += self.looks_ahead(stage)
 
     def mean(self, x: str, frequency_axis: int) -> str:
         """Over frequency."""
@@ -256,3 +290,6 @@ class Stream(Timeline):
         end = g.ints(np.iinfo(np.int64).max)
         kept = g.op("Slice", x, g.ints(-frames), end, g.ints(shape.index(TIME)))
         self._next[kept] = list(self._states.values())[-1]
+
+
+MakeTimeline = Callable[[GraphWriter], Timeline]

@@ -36,7 +36,7 @@ from onnx import TensorProto
 
 from frcrn_accel.export.graph import CONTRIB, Shape
 from frcrn_accel.export.network import FrequencyLastNetwork, Pair, encoder_bins
-from frcrn_accel.export.timeline import TIME, Timeline, WholePass
+from frcrn_accel.export.timeline import TIME, MakeTimeline, WholePass
 from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.model.topology import (
     DECODER_KERNELS,
@@ -166,7 +166,7 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
         weights: Weights,
         ranges: Ranges,
         keep_float: frozenset[str],
-        timeline: type[Timeline] = WholePass,
+        timeline: MakeTimeline = WholePass,
     ) -> None:
         config = config_of(weights)
         if config is None:

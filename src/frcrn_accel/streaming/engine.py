@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.backends import StepSession
 from frcrn_accel.errors import EngineError
-from frcrn_accel.model.topology import AVERAGING_INPUT, LOOKAHEAD_FRAMES, SE_LAYERS, STARTED_INPUT
+from frcrn_accel.model.topology import AVERAGING_INPUT, SE_LAYERS, STARTED_INPUT
 from frcrn_accel.models import ModelMetadata
 from frcrn_accel.streaming.averaging import Averaging, Statistics, shares
 
@@ -59,7 +59,7 @@ class StreamEngine:
     def __init__(self, session: StepSession, metadata: ModelMetadata) -> None:
         self.session = session
         self.metadata = metadata
-        self.lag = LOOKAHEAD_FRAMES * metadata.unets
+        self.lag = session.inputs[AVERAGING_INPUT][1] - 1
         audio, *others = session.inputs
         self._audio = audio
         self._has_started = STARTED_INPUT in others
@@ -111,12 +111,12 @@ class StreamEngine:
         frames = steps[0].audio.shape[1] // self.metadata.hop_samples
         feeds = {self._audio: _joined([step.audio for step in steps])}
         rows = [
-            shares(step.averaging, step.state.frames, frames, self.lag, self._frames_per_second) for step in steps
+            shares(step.averaging, step.state.frames, frames, self.lag + 1, self._frames_per_second) for step in steps
         ]
         feeds[AVERAGING_INPUT] = np.repeat(np.stack(rows), counts, axis=0)
         if self._has_started:
             firsts = np.repeat([step.state.frames for step in steps], counts)
-            lags = LOOKAHEAD_FRAMES * np.arange(1, self.metadata.unets)
+            lags = self.lag // self.metadata.unets * np.arange(1, self.metadata.unets)
             number = firsts[:, None, None] + np.arange(frames) - lags[:, None]
             feeds[STARTED_INPUT] = (number >= 0).astype(np.float32)
         for i, name in enumerate(self._states):

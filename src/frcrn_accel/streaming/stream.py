@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from frcrn_accel.audio import Layout, check_finite, check_format, unpack
+from frcrn_accel.audio import Layout, check_finite, check_format, mix_dry, unpack
 from frcrn_accel.errors import AudioError
 from frcrn_accel.streaming.averaging import Averaging, Statistics
 from frcrn_accel.streaming.engine import Step, StreamEngine, StreamState
@@ -224,12 +224,10 @@ class Stream:
         dry = np.concatenate([self._dry, self._waiting[:, : self._step_samples]], axis=1)
         self._waiting = self._waiting[:, self._step_samples :]
         self._gains, self._dry = gains[:, hops:], dry[:, self._step_samples :]
-        scaled = out.reshape(self.channels, hops, -1) / gains[:, :hops, None]
-        wet: NDArray[np.float32] = scaled.reshape(self.channels, -1)
-        limit_db = self._attenuation_limit_db
-        if limit_db is not None:
-            share = np.float32(10 ** (-limit_db / 20))
-            wet = wet * (1 - share) + dry[:, : self._step_samples] * share
+        wet = (out.reshape(self.channels, hops, -1) / gains[:, :hops, None]).reshape(self.channels, -1)
+        if self._attenuation_limit_db is not None:
+            share = 10 ** (-self._attenuation_limit_db / 20)
+            (wet,) = mix_dry([wet], [dry[:, : self._step_samples]], share)
         skipped = min(self._skip, wet.shape[1])
         self._skip -= skipped
         if skipped < wet.shape[1]:
