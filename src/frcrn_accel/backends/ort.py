@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.backends.base import Backend, Session, StepSession
-from frcrn_accel.backends.variants import find_form, find_int8_stream, find_variant, ready_variant
+from frcrn_accel.backends.variants import find_int8_step, find_step, find_variant, ready_variant
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
 from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
 from frcrn_accel.models import FP32, ModelFile
@@ -54,7 +54,8 @@ class OrtBackend(Backend):
     def load_step(self, model: ModelFile, threads: int, lookahead: int = LOOKAHEAD_FRAMES) -> StepSession:
         """See `Backend.load_step`. The form with frequency last: of a few frames it is faster than the file's."""
         self.check()
-        return _OrtStep(find_form(self._file(model), "plain", self.name, lookahead=lookahead), threads)
+        open_step = partial(_OrtStep, threads=threads)
+        return open_step(find_step(self._file(model), "plain", self.name, lookahead, open_step))
 
     def _file(self, model: ModelFile) -> ModelFile:
         """The file to run for a model."""
@@ -102,7 +103,8 @@ class _OrtInt8Backend(OrtBackend):
         self.check()
         if lookahead != LOOKAHEAD_FRAMES:
             raise BackendUnavailable(self.name, "its streams have the full look-ahead only", "use backend 'ort'")
-        return _OrtStep(find_int8_stream(model, self.method, self.calibration, self.name), threads)
+        open_step = partial(_OrtStep, threads=threads)
+        return open_step(find_int8_step(model, self.method, self.calibration, self.name, open_step))
 
     def _file(self, model: ModelFile) -> ModelFile:
         return find_variant(model, self.method, self.calibration, self.name)
@@ -154,6 +156,7 @@ class _OrtSession(Session):
 class _OrtStep(StepSession):
     def __init__(self, model: ModelFile, threads: int) -> None:
         self._session, self.device = _open(model, threads)
+        self.metadata = model.metadata
         self.inputs = {
             tensor.name: tuple(0 if isinstance(size, str) else size for size in tensor.shape)
             for tensor in self._session.get_inputs()
