@@ -184,6 +184,13 @@ def length(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def streams(session: nox.Session) -> None:
+    """Streams: quality, speed, an hour; e.g. `nox -s streams -- quality PAIRS_DIR`."""
+    install(session, "ort", "openvino", "quantize", "export", "eval", groups=("test",))
+    session.run("python", "benchmarks/streaming.py", *session.posargs)
+
+
+@nox.session(default=False)
 def docs(session: nox.Session) -> None:
     """Build the documentation."""
     session.install(*nox.project.dependency_groups(PROJECT, "docs"))
