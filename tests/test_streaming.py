@@ -11,6 +11,9 @@ import pytest
 from frcrn_accel import AudioError, Backend, BackendUnavailable, Denoiser, EngineError, ModelMetadata
 from frcrn_accel.backends.base import StepSession
 from frcrn_accel.backends.ort import OrtBackend
+from frcrn_accel.evaluate import si_sdr_db
+from frcrn_accel.evaluate.clips import read_clips
+from frcrn_accel.quantize.clips import GATE_AUDIO
 from frcrn_accel.streaming import Averaging, Statistics, Stream, process_streams
 from frcrn_accel.streaming.averaging import shares
 from frcrn_accel.streaming.level import RunningLevel
@@ -400,6 +403,42 @@ def test_engines_agree(denoiser: Denoiser, make: Callable[[], Backend]) -> None:
         found = sent(other.stream(16_000), audio, [320])
     tolerance = 5e-2 if backend.precision == "bf16" else 1e-4
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", ["ort-dynamic-int8", "ort-static-int8"])
+def test_int8_streams_sound_like_fp32_ones(denoiser: Denoiser, name: str) -> None:
+    """On noisy speech; 30 dB is what the quality gate asks of the whole pass."""
+    pytest.importorskip("onnx")
+    _, speech, rate = next(read_gate_audio())
+    expected = sent(denoiser.stream(rate), speech, [320])
+    try:
+        other = Denoiser(backend=name, threads=1)
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    with other:
+        found = sent(other.stream(rate), speech, [320])
+        with pytest.raises(BackendUnavailable, match="full look-ahead only"):
+            other.stream(rate, lookahead_s=0.06)
+    assert 10 * np.log10(np.mean(expected**2) / np.mean((found - expected) ** 2)) > 25
+
+
+def test_a_stream_of_noisy_speech_is_near_the_whole_pass(denoiser: Denoiser) -> None:
+    """By default: with a level and means of its own, which it has to find."""
+    scores = []
+    for clean, noisy, rate in read_gate_audio():
+        stream = denoiser.stream(rate)
+        found = sent(stream, noisy, [800])[:, stream.latency_samples :]
+        scores.append([si_sdr_db(clean[0], audio[0]) for audio in (noisy, denoiser(noisy, rate), found)])
+    noisy_db, whole_db, stream_db = np.mean(scores, axis=0)
+    assert whole_db > noisy_db + 2
+    assert stream_db > whole_db - 1
+
+
+def read_gate_audio() -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Clean and noisy speech inside the package, and its rate."""
+    for clip in read_clips(GATE_AUDIO, 16_000):
+        if clip.clean is not None:
+            yield clip.clean[None], clip.noisy[None], 16_000
 
 
 def whole_pass_means(audio: np.ndarray) -> Statistics:
