@@ -54,7 +54,9 @@ def _quality(field: str, shown: Callable[[Any], str]) -> Callable[[Json], str]:
 
 def _change(digits: int) -> Callable[[Json], str]:
     def shown(change: Json) -> str:
-        return f"{change['mean']:+.{digits}f} ({change['low']:+.{digits}f} to {change['high']:+.{digits}f})"
+        # Plus zero: what rounds to nothing has no minus.
+        mean, low, high = (f"{round(change[name], digits) + 0.0:+.{digits}f}" for name in ("mean", "low", "high"))
+        return f"{mean} ({low} to {high})"
 
     return shown
 
@@ -66,13 +68,13 @@ def _memory(row: Json) -> str:
 
 # The columns of a row, by name: head and cell. Between time and quality there are those of the baselines.
 _TIME: dict[str, tuple[str, Callable[[Json], str]]] = {
-    "median": ("median, s", lambda row: f"{row['median_s']:.3f}"),
-    "p95": ("p95, s", lambda row: f"{row['p95_s']:.3f}"),
-    "rtf": ("real-time factor", lambda row: f"{row['real_time_factor']:.3f}"),
-    "first": ("first call, s", lambda row: f"{row['first_s']:.2f}"),
-    "load": ("load, s", lambda row: f"{row['load_s']:.2f}"),
-    "memory": ("peak memory, MB", _memory),
-    "file": ("file, MB", lambda row: f"{row['file_bytes'] / 1e6:.1f}"),
+    "median": ("median s", lambda row: f"{row['median_s']:.3f}"),
+    "p95": ("p95 s", lambda row: f"{row['p95_s']:.3f}"),
+    "rtf": ("RTF", lambda row: f"{row['real_time_factor']:.3f}"),
+    "first": ("first s", lambda row: f"{row['first_s']:.2f}"),
+    "load": ("load s", lambda row: f"{row['load_s']:.2f}"),
+    "memory": ("peak MB", _memory),
+    "file": ("file MB", lambda row: f"{row['file_bytes'] / 1e6:.1f}"),
 }
 _SOUND: dict[str, tuple[str, Callable[[Json], str]]] = {
     "si-sdr": ("SI-SDR to fp32, dB", _quality("si_sdr_to_fp32_db", "{:.1f}".format)),
@@ -86,28 +88,29 @@ COMPARED_COLUMNS = (BASELINES, *_SOUND)
 
 
 def speed_table(group: Json, baselines: Sequence[str], columns: Sequence[str] = COLUMNS) -> Table:
-    """The rows of a group, without the columns that are empty in all of them.
+    """The rows of a group, the fastest first, without the columns that are empty in all of them.
 
     Args:
         group: One of `groups` of the JSON report.
         baselines: Names of those to have a column: how many times faster, with its 95 % interval.
         columns: Names of the others, of `COLUMNS`.
     """
-    cells: list[tuple[str, list[str]]] = [("variant", [row["variant"] for row in group["rows"]])]
+    rows = sorted(group["rows"], key=lambda row: float(row["median_s"]))
+    cells: list[tuple[str, list[str]]] = [("variant", [row["variant"] for row in rows])]
     for column in columns:
         if column == BASELINES:
             for baseline in baselines:
-                cells.append((f"times faster than {baseline}", [_ratio(row, baseline) for row in group["rows"]]))
+                cells.append((f"times faster than {baseline}", [_ratio(row, baseline) for row in rows]))
         else:
             head, cell = (_TIME | _SOUND)[column]
-            cells.append((head, [cell(row) for row in group["rows"]]))
+            cells.append((head, [cell(row) for row in rows]))
     cells = [(head, texts) for head, texts in cells if any(texts)]
     return Table(tuple(head for head, _ in cells), tuple(zip(*(texts for _, texts in cells), strict=True)))
 
 
 def throughput_table(found: Json) -> Table:
     """The settings of one variant."""
-    heads = ("workers x threads x windows", "times real time", "share of the best", "peak memory, MB")
+    heads = ("workers x threads x windows", "times real time", "times as fast as the best", "peak MB")
     rows = []
     for row in found["rows"]:
         is_best = all(row[name] == value for name, value in found["best"].items())

@@ -161,7 +161,9 @@ def _show(report: dict[str, Any]) -> None:
     for group in report["groups"]:
         typer.echo(tables.group_title(group, report["rounds"]))
         for columns in (tables.TIME_COLUMNS, tables.COMPARED_COLUMNS):
-            out.print(_rich(tables.speed_table(group, report["baselines"], columns)))
+            table = tables.speed_table(group, report["baselines"], columns)
+            if len(table.heads) > 1:
+                out.print(_rich(table))
         for line in tables.notes(group):
             typer.echo(line)
     for found in report["throughput"]:
