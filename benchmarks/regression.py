@@ -55,9 +55,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.rounds < LEAST_ROUNDS:
         parser.error(f"--rounds must be at least {LEAST_ROUNDS}")
+    versions = []
     for name, python in (("old", options.old), ("new", sys.executable)):
         said = subprocess.run([python, "-c", VERSION], check=True, capture_output=True, text=True).stdout.strip()
         print(f"{name}: {said}")
+        versions.append(said)
+    if versions[0] == versions[1]:
+        parser.error("both interpreters have the same installation: nothing to compare")
     backend, _, precision = options.variant.partition(":")
     arguments = {
         "model": None if options.model is None else str(options.model),

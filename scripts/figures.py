@@ -3,8 +3,8 @@
     python scripts/figures.py [--check]
 
 The figures are in benchmarks/results: the JSON reports of `frcrn-accel bench` and `frcrn-accel evaluate`, which
-`nox -s figures` measures. A section whose report is not there stays as it is. `--check` changes nothing; the exit code
-is 1 if a section is not what its report says.
+`nox -s figures` measures. A section whose report is not there stays as it is. `--check` changes nothing; the exit
+code is 1 if a section is not what its report says.
 """
 
 from __future__ import annotations
@@ -75,12 +75,19 @@ def quality(report: Report) -> str:
     return "\n".join([*lines, "", f"{what}: mean and 95 % interval."])
 
 
+def plot(report: Report) -> str:
+    """What `nox -s figures` drew of it."""
+    models = ", ".join(dict.fromkeys(group["model"] for group in report["groups"]))
+    return f"![Speed against PESQ-WB: {models}](speed-and-quality.png)"
+
+
 # By the name of a section: the report it comes from, and how it is written.
 SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "speed-released": ("speed-released.json", speed(FEW_COLUMNS, with_notes=False)),
     "speed-small": ("speed-small.json", speed(FEW_COLUMNS, with_notes=False)),
     "speed-released-all": ("speed-released.json", speed(COLUMNS, with_notes=True)),
     "speed-small-all": ("speed-small.json", speed(COLUMNS, with_notes=True)),
+    "plot": ("speed-small.json", plot),
     "throughput": ("throughput.json", throughput),
     "quality": ("quality.json", quality),
 }
