@@ -85,7 +85,7 @@ def bench(
     from frcrn_accel.bench.plot import check_plot, plot_speed_and_quality
     from frcrn_accel.bench.tables import markdown as to_markdown
 
-    _check_options(throughput, baseline, threads, pairs, no_quality, plot)
+    _check_options(throughput, baseline, length_s, threads, pairs, no_quality, plot)
     if plot is not None:
         check_plot()
     names = models or ([] if released_size else [DEFAULT_MODEL])
@@ -97,11 +97,9 @@ def bench(
         measured = [model_to_measure(name) for name in names]
         measured += [released_size_model(folder)] if released_size else []
         if throughput:
-            lengths_s = length_s or [60.0]
-            if len(lengths_s) > 1:
-                raise typer.BadParameter("--throughput takes one --length-s")
+            file_s = length_s[0] if length_s else 60.0
             found = run_throughput(
-                measured, variants=variant, file_s=lengths_s[0], rounds=rounds or 6, progress=show
+                measured, variants=variant, file_s=file_s, rounds=rounds or 6, progress=show
             ).to_json()
         else:
             found = run_speed(
@@ -127,6 +125,7 @@ def bench(
 def _check_options(
     throughput: bool,
     baseline: list[str] | None,
+    length_s: list[float] | None,
     threads: list[int] | None,
     pairs: Path | None,
     no_quality: bool,
@@ -134,10 +133,18 @@ def _check_options(
 ) -> None:
     """Options that would be without effect are errors."""
     if throughput:
-        given = {"--baseline": baseline, "--threads": threads, "--pairs": pairs, "--plot": plot}
+        given = {
+            "--baseline": baseline,
+            "--threads": threads,
+            "--pairs": pairs,
+            "--no-quality": no_quality,
+            "--plot": plot,
+        }
         for name, value in given.items():
             if value:
                 raise typer.BadParameter(f"{name} is of no use with --throughput")
+        if len(length_s or ()) > 1:
+            raise typer.BadParameter("--throughput takes one --length-s")
     if no_quality and (pairs or plot):
         raise typer.BadParameter(f"{'--pairs' if pairs else '--plot'} is of no use with --no-quality")
 
