@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import typer
 
 from frcrn_accel import __version__, cli
 from frcrn_accel.backends import registry
@@ -89,6 +90,39 @@ def test_help(run, arguments):
     result = run(*arguments)
     assert result.code == 0
     assert result.out.startswith("Usage: ")
+
+
+def every_option() -> list[tuple[str, object]]:
+    """Of all commands, those of `models` too."""
+
+    def below(name: str, command: object) -> list[tuple[str, object]]:
+        found = [(f"{name} {option.name}".strip(), option) for option in command.params]
+        for inner, child in getattr(command, "commands", {}).items():
+            found += below(f"{name} {inner}".strip(), child)
+        return found
+
+    return below("", typer.main.get_command(cli.app))
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), every_option(), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_help_texts_are_sentences_with_units(name, option):
+    text = option.help
+    sentence, _, default = text.partition(" [default: ")
+    assert sentence.endswith("."), text
+    assert not default or default.endswith("]"), text
+    assert len(sentence) <= 100, text
+    assert "\n" not in text, text
+    for suffix, unit in (("_s", ", s"), ("_db", ", dB"), ("_percent", ", %"), ("minutes", "minutes")):
+        assert not option.name.endswith(suffix) or unit in text, text
+    same = {
+        "model": "A name, see 'models list', or a file made by 'export'",
+        "threads": "CPU threads",
+        "backend": "Engine, see 'backends'.",
+        "overwrite": "Replace ",
+    }
+    assert text.startswith(same.get(option.name, "")), text
 
 
 class TestDenoise:

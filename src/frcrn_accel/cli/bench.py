@@ -23,7 +23,9 @@ __all__ = ["bench"]
 def bench(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL]...", help=f"Names or files of models. [default: {DEFAULT_MODEL}]"),
+        typer.Argument(
+            metavar="MODEL", help=f"A name, see 'models list', or a file made by 'export'. [default: {DEFAULT_MODEL}]"
+        ),
     ] = None,
     released_size: Annotated[
         bool,
@@ -34,7 +36,7 @@ def bench(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="BACKEND[:PRECISION]", help="Measure this; may be repeated. [default: all that can run here]"
+            metavar="BACKEND[:PRECISION]", help="Measure this one; may be repeated. [default: all that can run here]"
         ),
     ] = None,
     baseline: Annotated[
