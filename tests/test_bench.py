@@ -279,6 +279,24 @@ class TestPlot:
         plot_speed_and_quality(report((group,)).to_json(), tmp_path / "a.png")
         assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
+    def test_a_variant_that_is_far_worse_does_not_hide_the_others(self, group, tmp_path, monkeypatch):
+        figure = pytest.importorskip("matplotlib.figure")
+        from frcrn_accel.bench.plot import plot_speed_and_quality
+
+        scales = []
+        save = figure.Figure.savefig
+
+        def keep(self, *args, **options):
+            scales.append(self.axes[0].get_yscale())
+            save(self, *args, **options)
+
+        monkeypatch.setattr(figure.Figure, "savefig", keep)
+        values = report((group,)).to_json()
+        plot_speed_and_quality(values, tmp_path / "a.png")
+        values["groups"][0]["rows"][1]["quality"]["pesq_change_percent"] = {"mean": -30, "low": -50, "high": -9}
+        plot_speed_and_quality(values, tmp_path / "a.png")
+        assert scales == ["linear", "symlog"]
+
     def test_without_quality(self, group, tmp_path):
         pytest.importorskip("matplotlib")
         from frcrn_accel.bench.plot import plot_speed_and_quality

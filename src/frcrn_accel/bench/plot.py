@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from frcrn_accel.bench.quality import MAX_AGREEMENT_DB
 from frcrn_accel.errors import BenchError, MissingExtraError
 
 __all__ = ["check_plot", "plot_speed_and_quality"]
 
-_MARKERS = "osD^vP*X<>"
+_MARKERS = "osD^vP*X<>"  # and ten colours: one of each for a variant
+_FILLS = ("full", "none", "left", "top")  # for a model
 _PESQ_LIMIT_PERCENT = -1.0  # of the quality gate
+_PESQ_TICKS = (-50, -20, -10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50)
 Json = Mapping[str, Any]
 
 
@@ -40,7 +43,7 @@ def plot_speed_and_quality(report: Json, picture: Path) -> None:
     """
     check_plot()
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, StrMethodFormatter
 
     groups = [group for group in report["groups"] if any(row["quality"] for row in group["rows"])]
     if not groups:
@@ -48,15 +51,20 @@ def plot_speed_and_quality(report: Json, picture: Path) -> None:
     rows = [(group, row) for group in groups for row in group["rows"]]
     has_pesq = any(row["quality"]["pesq_wb"] is not None for _, row in rows)
     rows.sort(key=lambda pair: pair[1]["real_time_factor"])
-    height = max(4.0, 1.6 + 0.28 * len(rows))
+    names = list(dict.fromkeys(row["variant"] for _, row in rows))
+    models = list(dict.fromkeys(group["model"] for group in groups))
+    height = max(4.5, 1.6 + 0.28 * len(rows))
     figure = Figure(figsize=(10, height), layout="constrained")
     axes = figure.subplots()
-    for place, (group, row) in enumerate(rows):
+    lowest = 0.0
+    for group, row in rows:
         speeds = [group["length_s"] / time_s for time_s in (row["p95_s"], row["median_s"], min(row["times_s"]))]
         value, below, above = _quality(row["quality"], has_pesq)
         if value is None:
             continue
-        model = f"{group['model']}, " if len(groups) > 1 else ""
+        lowest = min(lowest, value - below)
+        model = f"{group['model']}, " if len(models) > 1 else ""
+        place = names.index(row["variant"])
         axes.errorbar(
             speeds[1],
             value,
@@ -64,6 +72,7 @@ def plot_speed_and_quality(report: Json, picture: Path) -> None:
             yerr=[[below], [above]],
             fmt=_MARKERS[place % len(_MARKERS)],
             color=f"C{place % 10}",
+            fillstyle=_FILLS[models.index(group["model"]) % len(_FILLS)],
             markersize=8,
             elinewidth=0.8,
             capsize=3,
@@ -81,6 +90,11 @@ def plot_speed_and_quality(report: Json, picture: Path) -> None:
             fontsize=9,
         )
         axes.set_ylim(bottom=min(axes.get_ylim()[0], 1.25 * _PESQ_LIMIT_PERCENT))
+        if lowest < 5 * _PESQ_LIMIT_PERCENT:  # the others would be one line: by powers of ten beyond 1 %
+            axes.set_yscale("symlog", linthresh=1, linscale=1.5)
+            axes.yaxis.set_major_locator(FixedLocator(_PESQ_TICKS))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.set_ylabel("PESQ-WB, change from fp32, %\n(mean, 95 % interval)")
     else:
         axes.set_ylabel("SI-SDR to the fp32 output, dB")
@@ -101,7 +115,8 @@ def _quality(quality: Json | None, has_pesq: bool) -> tuple[float | None, float,
     if quality is None:
         return None, 0.0, 0.0
     if not has_pesq:
-        return quality["si_sdr_to_fp32_db"], 0.0, 0.0
+        agreement_db = quality["si_sdr_to_fp32_db"]
+        return MAX_AGREEMENT_DB if agreement_db is None else agreement_db, 0.0, 0.0  # None is the reference itself
     if quality["pesq_wb"] is None:
         return None, 0.0, 0.0
     change = quality["pesq_change_percent"]
