@@ -231,7 +231,7 @@ def windows(session: nox.Session) -> None:
 @nox.session(default=False)
 def length(session: nox.Session) -> None:
     """Time and memory against the length of a file."""
-    install(session, "ort")
+    install(session, "ort", "quantize")
     session.run("python", "benchmarks/length.py", *session.posargs)
 
 
