@@ -409,8 +409,13 @@ class TestVariants:
 
     def test_without_any(self, monkeypatch):
         monkeypatch.setattr(registry, "_entry_points", dict)
-        with pytest.raises(BenchError, match="nothing can run 'frcrn-small' here: no backend is installed"):
+        with pytest.raises(BenchError, match=r"^no backend can run: pip install 'frcrn-accel\[ort\]' brings one"):
             find_variants(model_to_measure(DEFAULT_MODEL))
+
+    def test_a_file_that_is_for_no_backend_here(self, backends):
+        file = find_model(DEFAULT_MODEL).path.with_name("frcrn-small.dynamic.onnx")
+        with pytest.raises(BenchError, match=r"nothing can run 'frcrn-small' here: backend 'refusing' cannot run"):
+            find_variants(model_to_measure(str(file)))
 
     @needs_ort
     def test_int8_files_are_the_packaged_ones(self):

@@ -10,7 +10,7 @@ from pathlib import Path
 from frcrn_accel.backends import BackendStatus, backend_statuses, resolve_backend
 from frcrn_accel.backends.tensorrt_plan import INT8_METHOD as TENSORRT_INT8_METHOD
 from frcrn_accel.backends.variants import ready_variant
-from frcrn_accel.errors import BenchError, FrcrnAccelError, MissingExtraError
+from frcrn_accel.errors import BenchError, FrcrnAccelError, MissingExtraError, install_hint
 from frcrn_accel.importing import VARIANT_METHODS
 from frcrn_accel.model.seeded import random_weights
 from frcrn_accel.model.topology import Config
@@ -133,6 +133,8 @@ def find_variants(
         BenchError: No variant is left.
     """
     statuses = {status.name: status for status in backend_statuses(model.file)}
+    if wanted is None and not any(status.usable for status in statuses.values()):
+        raise BenchError(f"no backend can run: {install_hint('ort')} brings one for every CPU")
     if wanted is None:
         unusable = [status for status in statuses.values() if status.problem is not None]
         left_out = [LeftOut(status.name, f"{status.problem}") for status in unusable]
@@ -158,7 +160,7 @@ def find_variants(
         except FrcrnAccelError as error:
             left_out.append(LeftOut(name, str(error)))
     if not variants:
-        reasons = "; ".join(one.reason for one in left_out) or "no backend is installed"
+        reasons = "; ".join(one.reason for one in left_out) or "no backend is for it"
         raise BenchError(f"nothing can run {model.file.metadata.name!r} here: {reasons}")
     return variants, left_out
 
