@@ -10,6 +10,7 @@
     ├── QuantizeError       a model cannot be quantized as asked (also a ValueError)
     ├── QualityError        a quantized model is further from its source than the quality gate allows
     ├── TrainingError       a training config is wrong, its audio is missing, or training diverged (also a ValueError)
+    ├── BenchError          a benchmark cannot be run as asked, or what it measures has failed (also a ValueError)
     ├── MissingExtraError   a feature needs a package of an extra that is not installed (also an ImportError)
     └── BackendError
         ├── UnknownBackendError    no backend of that name is installed (also a LookupError)
@@ -30,6 +31,7 @@ __all__ = [
     "AudioError",
     "BackendError",
     "BackendUnavailable",
+    "BenchError",
     "EngineError",
     "ExportError",
     "FrcrnAccelError",
@@ -86,6 +88,10 @@ class QualityError(FrcrnAccelError):
 
 class TrainingError(FrcrnAccelError, ValueError):
     """A training config is wrong, its audio is missing, or training diverged."""
+
+
+class BenchError(FrcrnAccelError, ValueError):
+    """A benchmark cannot be run as asked, or a process that it measures has failed."""
 
 
 class MissingExtraError(FrcrnAccelError, ImportError):

@@ -30,7 +30,7 @@ from frcrn_accel import (
     Windowing,
 )
 from frcrn_accel.backends import resolve_backend
-from frcrn_accel.model.topology import Config, parameter_shapes
+from frcrn_accel.model.seeded import random_weights
 from frcrn_accel.models import DEFAULT_MODEL, find_model
 
 __all__ = ["BackendConformance", "FunctionBackend", "random_weights"]
@@ -194,28 +194,6 @@ class BackendConformance:
             denoised = denoiser(audio, 24_000)
         assert denoised.shape == audio.shape
         assert np.isfinite(denoised).all()
-
-
-def random_weights(config: Config, seed: int = 0) -> dict[str, NDArray[np.float32]]:
-    """Seeded weights of any size, for tests and timings, not for listening.
-
-    Tame enough (gains near one, small biases) that rounding does not grow on its way through the network.
-
-    Args:
-        config: Size of the network.
-        seed: Of the random numbers.
-    """
-    rng = np.random.default_rng(seed)
-    weights = {}
-    for key, shape in parameter_shapes(config).items():
-        if key.endswith("running_var") or (".bn_" in key and key.endswith("weight")):
-            value = rng.uniform(0.5, 1.5, shape)
-        elif len(shape) == 1:
-            value = 0.1 * rng.standard_normal(shape)
-        else:
-            value = 0.6 * rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
-        weights[key] = value.astype(np.float32)
-    return weights
 
 
 def _resolve_or_skip(backend: str | type[Backend] | Backend) -> Backend:

@@ -75,7 +75,7 @@ def find_variant(model: ModelFile, method: str, calibration: Path | None, backen
         raise ModelError(
             f"{model.metadata.name!r} has not been calibrated for backend {backend!r}: give a folder of noisy speech "
             f"with calibration=, or run 'frcrn-accel quantize {model.path} OUT.onnx --method {method} --calibration "
-            f"FOLDER' once and give OUT.onnx as the model"
+            f"DIR' once and give OUT.onnx as the model"
         )
     digest = "" if calibration is None else digest_of(read_clips(calibration, model.metadata.sample_rate_hz))
 
