@@ -195,6 +195,24 @@ class BackendConformance:
         assert denoised.shape == audio.shape
         assert np.isfinite(denoised).all()
 
+    def test_its_streams_do_not_depend_on_the_chunks(self, instance: Backend, model: ModelFile) -> None:
+        """If it has streams: as many samples out as in, the same in any chunks, and no silence."""
+        audio = _noise(1, 12_000)[0]
+        results = []
+        with Denoiser(model.path, backend=instance, threads=1) as denoiser:
+            for size in (320, 12_000, 77):
+                try:
+                    stream = denoiser.stream(16_000)
+                except BackendUnavailable as error:
+                    pytest.skip(str(error))
+                parts = [stream.process(audio[first : first + size]) for first in range(0, len(audio), size)]
+                results.append(np.concatenate([*parts, stream.flush()[0]]))
+                assert results[-1].shape == (len(audio) + stream.latency_samples,)
+        assert np.isfinite(results[0]).all()
+        assert np.abs(results[0]).max() > 0
+        for other in results[1:]:
+            np.testing.assert_array_equal(other, results[0])
+
 
 def _resolve_or_skip(backend: str | type[Backend] | Backend) -> Backend:
     try:
