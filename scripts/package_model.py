@@ -22,7 +22,7 @@ from frcrn_accel.export import export_model
 from frcrn_accel.importing import VARIANT_METHODS
 from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
 from frcrn_accel.models import STREAM, known_models, sha256_of
-from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, quantize_model
+from frcrn_accel.quantize import CALIBRATION_AUDIO, MAX_RESCUED, METHODS, quantize_model
 
 FOLDER = Path(frcrn_accel.models.__file__).parent
 
@@ -49,9 +49,12 @@ def main() -> None:
     for method in VARIANT_METHODS:
         path = FOLDER / f"{options.name}.{method}.onnx"
         calibration = CALIBRATION_AUDIO if METHODS[method].needs_calibration else None
-        quantized = quantize_model(report.model.path, path, method, calibration=calibration, overwrite=True)
+        quantized = quantize_model(
+            report.model.path, path, method, calibration=calibration, max_rescued=MAX_RESCUED, overwrite=True
+        )
         entry["variants"][method] = quantized.output_sha256
-        print(f"{path}: {quantized.output_bytes} bytes, {quantized.verdict}")
+        kept = ", ".join(quantized.kept_float) or "nothing"
+        print(f"{path}: {quantized.output_bytes} bytes, {quantized.verdict}, {kept} in float")
     step = find_step(
         report.model, STEP_FORM, OrtBackend.name, LOOKAHEAD_FRAMES, functools.partial(open_step, threads=1)
     )

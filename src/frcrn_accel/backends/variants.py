@@ -67,7 +67,7 @@ def find_variant(model: ModelFile, method: str, calibration: Path | None, backen
     elif model.metadata.method == method:
         raise ModelError(f"{str(model.path)!r} is calibrated already: calibration audio is of no use to it")
     from frcrn_accel.evaluate.clips import read_clips
-    from frcrn_accel.quantize import METHODS, quantize_model
+    from frcrn_accel.quantize import MAX_RESCUED, METHODS, quantize_model
     from frcrn_accel.quantize.clips import digest_of
 
     ModelFile.open(model.path)  # a damaged file is the first thing to tell
@@ -81,7 +81,11 @@ def find_variant(model: ModelFile, method: str, calibration: Path | None, backen
 
     def build(path: Path) -> None:
         log.info("quantizing %s with method %r, once: this can take minutes", model.metadata.name, method)
-        quantize_model(model.path, path, method, calibration=calibration, overwrite=True)
+        report = quantize_model(
+            model.path, path, method, calibration=calibration, max_rescued=MAX_RESCUED, overwrite=True
+        )
+        if report.kept_float:
+            log.info("it sounds right with %s left in float", ", ".join(report.kept_float))
 
     try:
         return cached_variant(model, variant_key(method, digest), build)

@@ -47,6 +47,13 @@ def quantize(
         list[str] | None,
         typer.Option(metavar="GROUP", help="Leave this layer group in float, e.g. unet.encoders.1; may be repeated."),
     ] = None,
+    max_rescued: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="If the gate refuses, leave up to so many more layer groups in float, those that cost most first.",
+        ),
+    ] = 0,
     max_pesq_drop_percent: Annotated[
         float, typer.Option(min=0, help="Most that the mean PESQ-WB may be lower, %.")
     ] = 1.0,
@@ -83,6 +90,7 @@ def quantize(
                     gate=None if no_gate else thresholds,
                     gate_audio=gate_audio,
                     keep_float=keep_float or (),
+                    max_rescued=max_rescued,
                     sensitivity=sensitivity,
                     overwrite=overwrite,
                     progress=show,
