@@ -23,6 +23,7 @@ from frcrn_accel.models import ModelFile, find_model, sha256_of
 from frcrn_accel.quantize import (
     CALIBRATION_AUDIO,
     GATE_AUDIO,
+    MAX_RESCUED,
     METHODS,
     GateThresholds,
     Method,
@@ -322,9 +323,28 @@ def test_layer_groups():
 def test_the_packaged_model_passes_with_all_measures(tmp_path, method):
     pytest.importorskip("pesq")
     pytest.importorskip("speechmos.dnsmos", exc_type=ImportError)
-    report = quantize_model("frcrn-small", tmp_path / "a.onnx", method, gate_audio=GATE_AUDIO)
+    report = quantize_model(
+        "frcrn-small", tmp_path / "a.onnx", method, gate_audio=GATE_AUDIO, max_rescued=MAX_RESCUED
+    )
     assert report.verdict == "passed"
     assert [(measure.passed, measure.clips) for measure in report.gate.measures] == [(True, 8)] * 3
+
+
+def test_what_the_gate_refuses_is_rescued_layer_by_layer(tmp_path):
+    """The costliest groups are left in float, no more than it takes, and the file says which."""
+    thresholds = GateThresholds(max_pesq_drop_percent=100, max_dnsmos_drop=5, min_si_sdr_db=38.5)
+    with pytest.raises(QualityError) as refusal:
+        quantize_model("frcrn-small", tmp_path / "a.onnx", "dynamic", gate=thresholds)
+    costs = refusal.value.report.sensitivity
+    report = quantize_model("frcrn-small", tmp_path / "a.onnx", "dynamic", gate=thresholds, max_rescued=MAX_RESCUED)
+    assert report.verdict == "passed"
+    count = len(report.kept_float)
+    assert 1 <= count <= MAX_RESCUED
+    assert set(report.kept_float) == {cost.group for cost in costs[:count]}
+    assert ModelFile.open(tmp_path / "a.onnx").metadata.kept_float == report.kept_float
+    if count > 1:
+        with pytest.raises(QualityError):
+            quantize_model("frcrn-small", tmp_path / "b.onnx", "dynamic", gate=thresholds, max_rescued=count - 1)
 
 
 def test_a_few_clips_are_taken_from_all_over(short_audio):

@@ -27,8 +27,8 @@ class Muon(torch.optim.Optimizer):
     K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; the scale of the updates, which
     lets one learning rate serve both kinds, is from J. Liu et al., "Muon is scalable for LLM training", 2025.
     `torch.optim.Muon` takes matrices only; here the kernel of a convolution is the matrix `(outputs, all the rest)`.
-    Biases, batch norms, depthwise filters and small matrices get Adam. On `frcrn-small` a step of this is worth more
-    than one of AdamW (`docs/training.md`).
+    Biases, batch norms, depthwise filters and small matrices get Adam. What it did for
+    `frcrn-small` is in docs/models/frcrn-small.md.
 
     Args:
         network: Whose parameters to train.
