@@ -10,6 +10,7 @@
     ├── QuantizeError       a model cannot be quantized as asked (also a ValueError)
     ├── QualityError        a quantized model is further from its source than the quality gate allows
     ├── TrainingError       a training config is wrong, its audio is missing, or training diverged (also a ValueError)
+    ├── SoundCardError      there is no sound card here, or it does not do what was asked
     ├── MissingExtraError   a feature needs a package of an extra that is not installed (also an ImportError)
     └── BackendError
         ├── UnknownBackendError    no backend of that name is installed (also a LookupError)
@@ -38,6 +39,7 @@ __all__ = [
     "OutputExistsError",
     "QualityError",
     "QuantizeError",
+    "SoundCardError",
     "TrainingError",
     "UnknownBackendError",
     "UnsupportedPrecisionError",
@@ -86,6 +88,10 @@ class QualityError(FrcrnAccelError):
 
 class TrainingError(FrcrnAccelError, ValueError):
     """A training config is wrong, its audio is missing, or training diverged."""
+
+
+class SoundCardError(FrcrnAccelError):
+    """There is no sound card, or no such device, or it does not do what was asked; the text says what to install."""
 
 
 class MissingExtraError(FrcrnAccelError, ImportError):
