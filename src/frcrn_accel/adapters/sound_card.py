@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -85,8 +85,8 @@ def find_device(wanted: str | None, kind: str) -> Device:
 @contextmanager
 def sound_card(
     source: Device, speaker: Device | None, feed: Feed, playout: Playout | None, sample_rate_hz: int, channels: int
-) -> Iterator[None]:
-    """Record, and play, while the block runs.
+) -> Iterator[Callable[[], None]]:
+    """Open devices, and close them when the block ends; what is given begins to record, and to play.
 
     The sound card calls back every 10 ms in a thread of its own; there samples are only handed over, never computed.
 
@@ -99,7 +99,7 @@ def sound_card(
         channels: Channels of both.
 
     Raises:
-        SoundCardError: The devices do not do this rate or these channels, or are in use.
+        SoundCardError: The devices do not do this rate or these channels, or are in use; starting may say so too.
     """
     sounddevice = _sounddevice()
     common = {
@@ -123,16 +123,21 @@ def sound_card(
         played[:] = playout.take(np.zeros((channels, frames), np.float32)).T
 
     what = repr(source.name) if speaker is None else f"{source.name!r} with {speaker.name!r}"
-    failed = f"{what} cannot be opened at {sample_rate_hz} Hz with {channels} channel(s)"
-    with _telling(sounddevice, failed, "choose other devices, --sample-rate or --channels"):
+    failed = f"{what} cannot be used at {sample_rate_hz} Hz with {channels} channel(s)"
+    hint = "choose other devices, --sample-rate or --channels"
+    with _telling(sounddevice, failed, hint):
         if speaker is None:
             stream = sounddevice.InputStream(device=source.number, callback=record, **common)
         else:
             both = (source.number, speaker.number)
             stream = sounddevice.Stream(device=both, callback=record_and_play, **common)
-        stream.start()
+
+    def start() -> None:
+        with _telling(sounddevice, failed, hint):
+            stream.start()
+
     try:
-        yield
+        yield start
     finally:
         # Whatever the block ended with is what is to be told.
         stream.close(ignore_errors=True)

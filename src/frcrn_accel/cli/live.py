@@ -88,8 +88,10 @@ def live(
     playout = None if speaker is None else Playout(channels, hold=round(HEADROOM_S * rate_hz), dtype=np.float32)
     samples = None if duration is None else round(duration * rate_hz)
     chunks: Iterable[NDArray[np.float32]] = feed if samples is None else first_samples(feed, samples)
-    # All that can be refused is tried before the microphone is open.
+    # All that can be refused is tried before anything is recorded. The sound card is closed last, with the file in
+    # place: there are drivers that end the process when the card is gone.
     with ExitStack() as stack:
+        start = stack.enter_context(sound_card(source, speaker, feed, playout, rate_hz, channels))
         writer = None
         if output is not None:
             writer = stack.enter_context(_recording(output, rate_hz, channels, samples, overwrite))
@@ -115,13 +117,11 @@ def live(
             markup=False,
             soft_wrap=True,
         )
-        with (
-            _meters(console, status, feed, playout),
-            _ending(feed) as is_ended,
-            sound_card(source, speaker, feed, playout, rate_hz, channels),
-        ):
+        with _meters(console, status, feed, playout), _ending(feed) as is_ended:
+            start()
             denoise_live(chunks, stream, sinks, status)
-            stopped_by_itself = feed.is_closed and not is_ended()  # closing the sound card closes the feed too
+        stopped_by_itself = feed.is_closed and not is_ended()
+        feed.close()
     console.print(_summary(status, feed, playout, output), markup=False, soft_wrap=True)
     if stopped_by_itself:
         raise SoundCardError(f"the sound card stopped by itself after {status.audio_s:.1f} s: {source.name}")
