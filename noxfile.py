@@ -96,7 +96,7 @@ def cuda(session: nox.Session) -> None:
 
 @nox.session
 def adapters(session: nox.Session) -> None:
-    """Pipecat, LiveKit and sounddevice: the tests and the types with the real packages, and soxr as old as they want."""
+    """Pipecat, LiveKit and sounddevice: tests and types with the real packages, and with the soxr they want."""
     install(session, "ort", "pipecat", "livekit", "live", groups=("test", "types"))
     session.run("mypy", "src/frcrn_accel/adapters", "src/frcrn_accel/cli/live.py", "examples/live")
     session.run("pytest", "tests/test_adapters.py")
