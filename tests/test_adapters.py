@@ -78,6 +78,19 @@ def half(backend: HalfBackend) -> Iterator[Denoiser]:
         backend.gate.set()
 
 
+@pytest.fixture(scope="module")
+def denoiser() -> Iterator[Denoiser]:
+    """The packaged model on ONNX Runtime, for streams."""
+    need_streams()
+    with Denoiser(backend="ort", threads=1) as denoiser:
+        yield denoiser
+
+
+def need_streams() -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx", reason="the graph of a stream is written with onnx")
+
+
 def noise(samples: int, channels: int = 1, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(-20_000, 20_000, (channels, samples)).astype(np.int16)
 
@@ -703,6 +716,7 @@ class TestCommand:
     @pytest.fixture
     def card(self, monkeypatch, noisy) -> Callable[[Callable[[Feed], None]], None]:
         """In the place of the sound card: the noisy speech, from its 1st second on, then what is given."""
+        need_streams()
         module = importlib.import_module("frcrn_accel.cli.live")
         device = sound_card.Device(0, "a file", 1, 1, RATE)
         monkeypatch.setattr(module, "find_device", lambda wanted, kind: device)

@@ -1,4 +1,4 @@
-"""A Pipecat pipeline that says back what it hears, without the noise: a microphone, the filter, a speaker.
+"""A Pipecat pipeline that says back what it hears, without the noise. Wear headphones, or it will howl.
 
 pip install "frcrn-accel[ort,pipecat]" "pipecat-ai[local]"
 python examples/live/pipecat_bot.py
@@ -8,10 +8,10 @@ import asyncio
 
 from pipecat.frames.frames import Frame, InputAudioRawFrame, OutputAudioRawFrame
 from pipecat.pipeline.pipeline import Pipeline
-from pipecat.pipeline.runner import PipelineRunner
-from pipecat.pipeline.task import PipelineParams, PipelineTask
+from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.transports.local.audio import LocalAudioTransport, LocalAudioTransportParams
+from pipecat.workers.runner import WorkerRunner
 
 from frcrn_accel import Denoiser
 from frcrn_accel.adapters.pipecat import FrcrnFilter
@@ -37,7 +37,9 @@ async def main() -> None:
     )
     pipeline = Pipeline([transport.input(), Echo(), transport.output()])
     params = PipelineParams(audio_in_sample_rate=RATE, audio_out_sample_rate=RATE)
-    await PipelineRunner().run(PipelineTask(pipeline, params=params))
+    runner = WorkerRunner()
+    await runner.add_workers(PipelineWorker(pipeline, params=params))
+    await runner.run()
 
 
 asyncio.run(main())
