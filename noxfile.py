@@ -97,6 +97,16 @@ def cuda(session: nox.Session) -> None:
 
 
 @nox.session
+def adapters(session: nox.Session) -> None:
+    """Pipecat, LiveKit and sounddevice: tests and types with the real packages, and with the soxr they want."""
+    install(session, "ort", "pipecat", "livekit", "live", groups=("test", "types"))
+    checked = ["src/frcrn_accel/adapters", "src/frcrn_accel/cli/live.py", "examples/live"]
+    session.run("mypy", "--follow-imports=silent", *checked)
+    session.run("pytest", "tests/test_adapters.py")
+    session.run("pytest", "tests/test_streaming.py", "-k", "the_delay_is_what_it_says or chunks_do_not_change")
+
+
+@nox.session
 def smoke(session: nox.Session) -> None:
     """Build the wheel, install it in an empty environment, and run the command and the example plug-in."""
     session.install("build")

@@ -15,6 +15,7 @@ from frcrn_accel.cli.denoise import denoise
 from frcrn_accel.cli.doctor import doctor
 from frcrn_accel.cli.evaluate import evaluate
 from frcrn_accel.cli.export import export
+from frcrn_accel.cli.live import live
 from frcrn_accel.cli.models import models
 from frcrn_accel.cli.quantize import quantize
 from frcrn_accel.cli.train import train
@@ -30,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(denoise)
+app.command()(live)
 app.command()(backends)
 app.command()(doctor)
 app.add_typer(models, name="models")

@@ -1,0 +1,208 @@
+"""`frcrn-accel live`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from frcrn_accel.adapters.background import HEADROOM_S
+from frcrn_accel.adapters.live import Feed, LiveStatus, Sink, aligned, denoise_live, first_samples
+from frcrn_accel.adapters.playout import Playout
+from frcrn_accel.adapters.sound_card import Device, find_device, list_devices, sound_card
+from frcrn_accel.denoiser import Denoiser
+from frcrn_accel.errors import SoundCardError
+from frcrn_accel.files import AudioFile, AudioWriter, create_audio
+from frcrn_accel.models import DEFAULT_MODEL
+
+__all__ = ["live"]
+
+_MAX_WAITING_BLOCKS = 500  # 5 s: a file need not lose anything because the machine was busy for a moment
+_MAX_FILE_BYTES = (1 << 32) - (1 << 16)  # what a WAV can hold: a recording without a given end ends there
+_SUBTYPE, _SAMPLE_BYTES = "PCM_16", 2
+_METER_FLOOR_DB = -60.0
+
+
+def live(
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write to a file, in time with what came in."),
+    ] = None,
+    input_device: Annotated[
+        str | None, typer.Option(metavar="N|NAME", help="Record from this device. [default: the system's]")
+    ] = None,
+    output_device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|NAME",
+            help="Play to this device. [default: the system's; with -o, none]",
+        ),
+    ] = None,
+    devices: Annotated[bool, typer.Option("--list-devices", help="List the devices and end.")] = False,
+    duration: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0, help="End after so long. [default: until Ctrl-C]")
+    ] = None,
+    sample_rate: Annotated[
+        int | None, typer.Option(metavar="HZ", help="Rate to record at. [default: what the input device likes best]")
+    ] = None,
+    channels: Annotated[int, typer.Option(min=1, help="Channels to record and play.")] = 1,
+    model: Annotated[str, typer.Option(help="A name, see 'models list', or a file of 'export'.")] = DEFAULT_MODEL,
+    backend: Annotated[str, typer.Option(help="Engine, see 'backends'.")] = "auto",
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Number format to compute in, see 'backends'. [default: the backend's own choice]"),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads. [default: all this process may use]")
+    ] = None,
+    attenuation_limit_db: Annotated[
+        float | None,
+        typer.Option(min=0, help="Take away at most this much noise, in dB. [default: no limit]"),
+    ] = None,
+    lookahead_s: Annotated[
+        float | None,
+        typer.Option(min=0, help="How far the model looks ahead: less is less latency. [default: all it can]"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
+) -> None:
+    """Denoise a microphone, to the speaker or to a file, until Ctrl-C. Wear headphones, or it will howl."""
+    if devices:
+        _show_devices(list_devices())
+        return
+    source = find_device(input_device, "input")
+    speaker = find_device(output_device, "output") if output is None or output_device is not None else None
+    rate_hz = sample_rate or source.sample_rate_hz
+    console = Console(stderr=True, highlight=False)
+    status, feed = LiveStatus(rate_hz), Feed(_MAX_WAITING_BLOCKS)
+    playout = None if speaker is None else Playout(channels, hold=round(HEADROOM_S * rate_hz), dtype=np.float32)
+    samples = None if duration is None else round(duration * rate_hz)
+    chunks: Iterable[NDArray[np.float32]] = feed if samples is None else first_samples(feed, samples)
+    # All that can be refused is tried before anything is recorded. The sound card is closed last, with the file in
+    # place: there are drivers that end the process when the card is gone.
+    with ExitStack() as stack:
+        start = stack.enter_context(sound_card(source, speaker, feed, playout, rate_hz, channels))
+        writer = None
+        if output is not None:
+            writer = stack.enter_context(_recording(output, rate_hz, channels, samples, overwrite))
+            if samples is None:
+                chunks = first_samples(feed, _MAX_FILE_BYTES // (_SAMPLE_BYTES * channels))
+        denoiser = stack.enter_context(
+            Denoiser(
+                model,
+                backend=backend,
+                precision=precision,
+                threads=threads,
+                attenuation_limit_db=attenuation_limit_db,
+            )
+        )
+        stream = denoiser.stream(rate_hz, channels=channels, lookahead_s=lookahead_s)
+        sinks: list[Sink] = [] if playout is None else [playout.put]
+        if writer is not None:
+            sinks.append(aligned(writer.write, stream.latency_samples))
+        latency_s = stream.latency_s + (0.0 if playout is None else HEADROOM_S)
+        console.print(
+            f"{source.name}, {rate_hz} Hz, {denoiser.model.name} on {denoiser.backend}, {denoiser.precision} "
+            f"({denoiser.device}), {1000 * latency_s:.0f} ms late and what the sound card adds; Ctrl-C ends it",
+            markup=False,
+            soft_wrap=True,
+        )
+        with _meters(console, status, feed, playout), _ending(feed) as is_ended:
+            start()
+            denoise_live(chunks, stream, sinks, status)
+        stopped_by_itself = feed.is_closed and not is_ended()
+        feed.close()
+    console.print(_summary(status, feed, playout, output), markup=False, soft_wrap=True)
+    if stopped_by_itself:
+        raise SoundCardError(f"the sound card stopped by itself after {status.audio_s:.1f} s: {source.name}")
+
+
+@contextmanager
+def _ending(feed: Feed) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C, or a request to terminate, ends the feed and so everything in order; a second one ends it at once."""
+    is_ended = False
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in signals}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def end(number: int, frame: object) -> None:
+        nonlocal is_ended
+        is_ended = True
+        restore()
+        feed.close()
+
+    for number in signals:
+        signal.signal(number, end)
+    try:
+        yield lambda: is_ended
+    finally:
+        restore()
+
+
+@contextmanager
+def _recording(
+    path: Path, rate_hz: int, channels: int, samples: int | None, overwrite: bool
+) -> Iterator[AudioWriter]:
+    like = AudioFile(Path(), rate_hz, channels, samples or 0, "", _SUBTYPE, {})
+    with create_audio(path, like, overwrite=overwrite) as writer:
+        yield writer
+
+
+@contextmanager
+def _meters(console: Console, status: LiveStatus, feed: Feed, playout: Playout | None) -> Iterator[None]:
+    """Levels and the real-time factor while the block runs; nothing without a terminal."""
+    if not console.is_terminal:
+        yield
+        return
+
+    def render() -> Table:
+        table = Table.grid(padding=(0, 1))
+        for name, meter in (("in", status.heard), ("out", status.denoised)):
+            level_db = meter.level_db
+            bar = ProgressBar(total=-_METER_FLOOR_DB, completed=max(level_db - _METER_FLOOR_DB, 0), width=40)
+            table.add_row(name, bar, f"{level_db:6.1f} dB")
+        line = f"{status.audio_s:7.1f} s  RTF {status.real_time_factor:.3f}{_losses(status, feed, playout)}"
+        table.add_row("", line)
+        return table
+
+    with Live(get_renderable=render, console=console, refresh_per_second=10, transient=True):
+        yield
+
+
+def _summary(status: LiveStatus, feed: Feed, playout: Playout | None, output: Path | None) -> str:
+    where = "" if output is None else f" -> {output}"
+    factor = f", real-time factor {status.mean_real_time_factor:.3f}" if status.audio_s else ""
+    return f"{status.audio_s:.1f} s{where}{factor}{_losses(status, feed, playout)}"
+
+
+def _losses(status: LiveStatus, feed: Feed, playout: Playout | None) -> str:
+    """What was lost, if something was."""
+    text = ""
+    if feed.lost_samples:
+        text += f", {feed.lost_samples / status.sample_rate_hz:.2f} s lost: too slow"
+    if feed.overflows:
+        text += f", {feed.overflows} overruns of the sound card"
+    if playout is not None and playout.late_samples:
+        text += f", {playout.late_samples / status.sample_rate_hz:.2f} s silent: not in time"
+    return text
+
+
+def _show_devices(devices: list[Device]) -> None:
+    table = Table("number", "name", "inputs", "outputs", "rate, Hz")
+    for device in devices:
+        numbers = (device.inputs, device.outputs, device.sample_rate_hz)
+        table.add_row(str(device.number), escape(device.name), *map(str, numbers))
+    Console().print(table if devices else "PortAudio sees no device on this machine.")

@@ -1,0 +1,844 @@
+"""Streams in Pipecat, in LiveKit and at a sound card: with the real packages, and with no sound card."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import soundfile
+
+from frcrn_accel import AudioError, Denoiser, MissingExtraError, SoundCardError, cli
+from frcrn_accel.adapters import sound_card
+from frcrn_accel.adapters.background import BackgroundStream
+from frcrn_accel.adapters.live import (
+    FLOOR_DB,
+    Feed,
+    LevelMeter,
+    LiveStatus,
+    aligned,
+    denoise_live,
+    first_samples,
+)
+from frcrn_accel.adapters.playout import DelayLine, Playout, from_pcm, to_pcm
+from frcrn_accel.adapters.switched import SwitchedStream
+from frcrn_accel.backends.base import StepSession
+from frcrn_accel.testing import FunctionBackend
+
+RATE = 16_000
+FRAME = 160  # 10 ms
+
+
+class HalfBackend(FunctionBackend):
+    """Gives half of the audio, as late as the model would, when its gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.broken = False
+
+    def load_step(self, model, threads, lookahead=7):
+        return _HalfStep(self)
+
+
+class _HalfStep(StepSession):
+    device = "numpy"
+    inputs: ClassVar = {"audio": (0, 0), "averaging": (0, 8, 0, 0), "state_0/lag": (0, 7 * 320 + 320)}
+
+    def __init__(self, backend: HalfBackend) -> None:
+        self._backend = backend
+
+    def run(self, feeds):
+        self._backend.entered.set()
+        assert self._backend.gate.wait(60)
+        joined = np.concatenate([feeds["state_0/lag"], feeds["audio"]], axis=1)
+        kept = joined.shape[1] - self.inputs["state_0/lag"][1]
+        return [joined[:, :kept] * (np.nan if self._backend.broken else 0.5), joined[:, kept:]]
+
+
+@pytest.fixture
+def backend() -> HalfBackend:
+    return HalfBackend()
+
+
+@pytest.fixture
+def half(backend: HalfBackend) -> Iterator[Denoiser]:
+    with Denoiser(backend=backend) as denoiser:
+        yield denoiser
+        backend.gate.set()
+
+
+@pytest.fixture(scope="module")
+def denoiser() -> Iterator[Denoiser]:
+    """The packaged model on ONNX Runtime, for streams."""
+    need_streams()
+    with Denoiser(backend="ort", threads=1) as denoiser:
+        yield denoiser
+
+
+def need_streams() -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx", reason="the graph of a stream is written with onnx")
+
+
+def noise(samples: int, channels: int = 1, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-20_000, 20_000, (channels, samples)).astype(np.int16)
+
+
+def frames(audio: np.ndarray, size: int = FRAME) -> list[np.ndarray]:
+    return [audio[:, first : first + size] for first in range(0, audio.shape[1], size)]
+
+
+def delayed(audio: np.ndarray, samples: int) -> np.ndarray:
+    """What came so many samples before."""
+    return np.pad(audio, ((0, 0), (samples, 0)))[:, : audio.shape[1]]
+
+
+def assert_half(found: np.ndarray, expected: np.ndarray) -> None:
+    assert np.abs(found - expected / 2).max() <= 1
+
+
+class TestPlayout:
+    def test_late_samples_are_replaced_and_what_follows_is_in_place(self) -> None:
+        playout = Playout(1, hold=2, drop=1)
+        playout.put(np.array([[0, 3, 4]], np.int16))
+        taken = [playout.take(np.array([[-1, -2, -3]], np.int16)), playout.take(np.array([[-4, -5, -6]], np.int16))]
+        assert playout.late_samples == 2
+        playout.put(np.array([[5, 6, 7, 8]], np.int16))  # 5 and 6 are late
+        taken.append(playout.take(np.array([[-7, -8]], np.int16)))
+        assert np.concatenate(taken, axis=1).tolist() == [[-1, -2, 3, 4, -5, -6, 7, 8]]
+        assert playout.late_samples == 2
+
+    def test_a_delay_line(self) -> None:
+        line = DelayLine(2, 3)
+        audio = noise(20, 2)
+        out = np.concatenate(
+            [line.exchange(audio[:, :1]), line.exchange(audio[:, 1:1]), line.exchange(audio[:, 1:])], 1
+        )
+        np.testing.assert_array_equal(out, delayed(audio, 3))
+
+    def test_pcm_there_and_back(self) -> None:
+        audio = noise(7, 2)
+        pcm = to_pcm(audio)
+        assert pcm == audio.T.tobytes()
+        np.testing.assert_array_equal(from_pcm(pcm, 2), audio)
+        with pytest.raises(AudioError, match=r"5 bytes are no whole number of 16-bit samples in 1 channel\(s\)"):
+            from_pcm(b"12345", 1)
+
+
+class TestSwitched:
+    def test_off_and_on_again_nothing_jumps(self, half: Denoiser) -> None:
+        stream = half.stream(RATE)
+        switched, late = SwitchedStream(stream), stream.latency_samples
+        audio = noise(5 * RATE)
+        expected = delayed(audio, late)
+        parts = []
+        for number, frame in enumerate(frames(audio, 1000)):
+            switched.enabled = not 20 <= number < 40
+            parts.append(switched.process(frame))
+        found = np.concatenate(parts, axis=1)
+        assert_half(found[:, :20_000], expected[:, :20_000])
+        # Off, and on again until the stream has heard enough.
+        np.testing.assert_array_equal(found[:, 20_000 : 40_000 + late], expected[:, 20_000 : 40_000 + late])
+        assert_half(found[:, 40_000 + late :], expected[:, 40_000 + late :])
+
+    def test_off_nothing_is_computed(self, half: Denoiser, backend: HalfBackend) -> None:
+        switched = SwitchedStream(half.stream(RATE))
+        switched.enabled = False
+        switched.process(noise(RATE))
+        assert not backend.entered.is_set()
+
+    def test_an_engine_that_fails_turns_it_off_and_is_logged(self, half, backend, caplog) -> None:
+        switched = SwitchedStream(half.stream(RATE))
+        audio = noise(3 * RATE)
+        expected = delayed(audio, switched.stream.latency_samples)
+        backend.broken = True
+        parts = [switched.process(frame) for frame in frames(audio[:, :RATE])]
+        assert not switched.enabled
+        assert [record.message for record in caplog.records] == [
+            "denoising is off until it is enabled again: the engine failed"
+        ]
+        backend.broken, switched.enabled = False, True
+        parts += [switched.process(frame) for frame in frames(audio[:, RATE:])]
+        found = np.concatenate(parts, axis=1)
+        np.testing.assert_array_equal(found[:, 320:RATE], expected[:, 320:RATE])
+        assert_half(found[:, 2 * RATE :], expected[:, 2 * RATE :])
+
+
+class TestBackground:
+    @pytest.fixture
+    def background(self, half: Denoiser) -> Iterator[BackgroundStream]:
+        background = BackgroundStream(lambda rate, channels: half.stream(rate, channels=channels))
+        yield background
+        background.close()
+
+    @staticmethod
+    def settle(background: BackgroundStream) -> None:
+        """Wait until the worker has done what it has."""
+        background._worker.submit(int).result()
+
+    def send(self, background: BackgroundStream, audio: np.ndarray, *, settle: bool = True) -> np.ndarray:
+        parts = []
+        for frame in frames(audio):
+            parts.append(background.process(frame, RATE))
+            if settle:
+                self.settle(background)
+        return np.concatenate(parts, axis=1)
+
+    @pytest.mark.parametrize("channels", [1, 2])
+    def test_it_comes_out_denoised_after_the_latency(self, background: BackgroundStream, channels: int) -> None:
+        background.open(RATE, channels)
+        assert background.latency_s == pytest.approx(0.18 - 1 / RATE + 0.04)
+        late = round(background.latency_s * RATE)
+        audio = noise(RATE, channels)
+        assert_half(self.send(background, audio), delayed(audio, late))
+        assert background.late_s == 0
+
+    def test_a_slow_engine_keeps_nobody_waiting(self, background, backend) -> None:
+        """While the engine stands still the signal comes out as it came, in its place; then it goes on."""
+        background.open(RATE, 1)
+        late = round(background.latency_s * RATE)
+        audio = noise(3 * RATE)
+        expected = delayed(audio, late)
+        found = self.send(background, audio[:, :RATE])
+        backend.gate.clear()
+        slow = self.send(background, audio[:, RATE : RATE + 8000], settle=False)
+        backend.gate.set()
+        self.settle(background)
+        after = self.send(background, audio[:, RATE + 8000 :])
+        assert_half(found, expected[:, :RATE])
+        headroom = round(0.04 * RATE)
+        assert_half(slow[:, :headroom], expected[:, RATE : RATE + headroom])
+        # A step that was not full may have come with the last samples before.
+        np.testing.assert_array_equal(slow[:, headroom + 320 :], expected[:, RATE + headroom + 320 : RATE + 8000])
+        assert_half(after, expected[:, RATE + 8000 :])
+        assert background.late_s == pytest.approx((8000 - headroom) / RATE, abs=0.02)
+
+    def test_more_than_a_second_behind_it_begins_anew(self, background, backend, caplog) -> None:
+        background.open(RATE, 1)
+        late = round(background.latency_s * RATE)
+        audio = noise(5 * RATE)
+        expected = delayed(audio, late)
+        backend.gate.clear()
+        self.send(background, audio[:, : 2 * RATE], settle=False)
+        assert "more than 1 s behind: it begins anew" in caplog.text
+        backend.gate.set()
+        self.settle(background)
+        found = self.send(background, audio[:, 2 * RATE :])
+        assert_half(found[:, RATE:], expected[:, 3 * RATE :])
+
+    def test_another_rate_is_another_signal(self, background, half, backend) -> None:
+        background.open(RATE, 1)
+        self.send(background, noise(RATE))
+        # The stream for the other rate is made by the worker; until then there is silence.
+        gate = threading.Event()
+        background._worker.submit(gate.wait, 60)
+        loud = np.full((2, 480), 30_000, np.int16)
+        assert not background.process(loud, 48_000).any()
+        assert background.latency_s is None
+        gate.set()
+        self.settle(background)
+        for _ in range(100):
+            out = background.process(loud, 48_000)
+            assert out.shape == (2, 480)
+            self.settle(background)
+        assert background.stream.sample_rate_hz == 48_000
+        assert_half(out, loud)
+
+    def test_a_rate_that_cannot_be_is_told(self, background: BackgroundStream) -> None:
+        frame = noise(40)
+        background.open(RATE, 1)
+        for _ in range(2):
+            self.settle(background)
+            with pytest.raises(AudioError, match="8000 to 192000 Hz"):  # noqa: PT012
+                background.process(frame, 4_000)
+                self.settle(background)
+                background.process(frame, 4_000)
+        assert background.process(noise(160), RATE).shape == (1, 160)
+
+    def test_a_new_signal_has_nothing_of_the_one_before(self, background: BackgroundStream) -> None:
+        background.open(RATE, 1)
+        late = round(background.latency_s * RATE)
+        self.send(background, noise(RATE))
+        background.restart()
+        audio = noise(RATE, seed=1)
+        found = self.send(background, audio)
+        assert not found[:, :late].any()
+        assert_half(found[:, 2 * late :], delayed(audio, late)[:, 2 * late :])
+
+    def test_an_engine_that_fails(self, background, backend, caplog) -> None:
+        background.open(RATE, 1)
+        audio = noise(RATE)
+        backend.broken = True
+        found = self.send(background, audio)
+        expected = delayed(audio, round(background.latency_s * RATE))
+        np.testing.assert_array_equal(found, expected)
+        assert caplog.text.count("denoising is off for this signal: the engine failed") == 1
+        backend.broken = False
+        background.restart()
+        assert_half(self.send(background, audio)[:, 8000:], expected[:, 8000:])
+
+    def test_its_life(self, background: BackgroundStream, half: Denoiser) -> None:
+        background.open(RATE, 1)
+        background.close()
+        background.close()
+        with pytest.raises(RuntimeError, match="closed: make a new one"):
+            background.process(noise(FRAME), RATE)
+        with pytest.raises(ValueError, match="headroom_s must be 0 or more"):
+            BackgroundStream(half.stream, headroom_s=-1.0)
+
+
+async def ticks_while(entered: threading.Event, waiting: asyncio.Future | None) -> int:
+    """How often another task runs while the engine stands still."""
+    count = 0
+
+    async def beat() -> None:
+        nonlocal count
+        while True:
+            count += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(beat())
+    assert await asyncio.to_thread(entered.wait, 60)
+    while count < 100:
+        await asyncio.sleep(0)
+    assert waiting is None or not waiting.done()
+    task.cancel()
+    return count
+
+
+class TestPipecat:
+    @pytest.fixture
+    def make(self):
+        pytest.importorskip("pipecat", reason="needs the [pipecat] extra")
+        with warnings.catch_warnings(action="ignore"):  # of its own modules, about themselves
+            importlib.import_module("pipecat.tests.utils")
+            importlib.import_module("pipecat.transports.base_input")
+        from frcrn_accel.adapters.pipecat import FrcrnFilter
+
+        return FrcrnFilter
+
+    @pytest.mark.parametrize("rate", [16_000, 24_000])
+    def test_it_is_the_stream_in_other_clothes(self, make, denoiser, noisy, rate: int) -> None:
+        """Bit for bit, in chunks of 20 ms, as many bytes as there were."""
+        pcm = (noisy[: 2 * RATE] * 32767).astype(np.int16).tobytes()
+        chunks = [pcm[first : first + rate // 25] for first in range(0, len(pcm), rate // 25)]
+
+        async def run() -> list[bytes]:
+            filter_ = make(denoiser, gain_db=3.0)
+            assert filter_.latency_s is None
+            await filter_.start(rate)
+            assert filter_.latency_s == stream.latency_s
+            out = [await filter_.filter(chunk) for chunk in chunks]
+            await filter_.stop()
+            return out
+
+        stream = denoiser.stream(rate, gain_db=3.0)
+        found = asyncio.run(run())
+        assert found == [stream.process(chunk) for chunk in chunks]
+        assert np.frombuffer(b"".join(found), np.int16).std() > 100
+
+    def test_the_event_loop_goes_on_while_it_computes(self, make, half, backend) -> None:
+        audio = noise(1600)
+
+        async def run() -> bytes:
+            filter_ = make(half)
+            await filter_.start(RATE)
+            backend.gate.clear()
+            task = asyncio.create_task(filter_.filter(audio.tobytes()))
+            assert await ticks_while(backend.entered, task) >= 100
+            backend.gate.set()
+            return await task
+
+        assert len(asyncio.run(run())) == 3200
+
+    def test_the_order_is_kept(self, make, half) -> None:
+        """Many at once give what they give one after the other."""
+        audio = noise(RATE, 2)
+
+        async def run() -> list[bytes]:
+            filter_ = make(half, channels=2)
+            await filter_.start(RATE)
+            found = await asyncio.gather(*(filter_.filter(to_pcm(frame)) for frame in frames(audio)))
+            await filter_.stop()
+            return found
+
+        found = from_pcm(b"".join(asyncio.run(run())), 2)
+        assert_half(found, delayed(audio, half.stream(RATE).latency_samples))
+
+    def test_in_a_transport(self, make, half) -> None:
+        """Started, fed, turned off, set and stopped by Pipecat itself."""
+        from pipecat.frames import frames as kinds
+        from pipecat.tests.utils import run_test
+        from pipecat.transports.base_input import BaseInputTransport
+        from pipecat.transports.base_transport import TransportParams
+
+        audio = noise(2 * RATE)
+        filter_ = make(half)
+        calls = []
+
+        def spoken(part: np.ndarray) -> list:
+            return [kinds.InputAudioRawFrame(to_pcm(frame), RATE, 1) for frame in frames(part)]
+
+        class Microphone(BaseInputTransport):
+            async def start(self, frame) -> None:
+                await super().start(frame)
+                await self.set_transport_ready(frame)
+
+            async def process_frame(self, frame, direction) -> None:
+                if isinstance(frame, kinds.FilterControlFrame):
+                    await self._audio_in_queue.join()  # so that it is known which audio has it
+                await super().process_frame(frame, direction)
+                if isinstance(frame, kinds.FilterControlFrame):
+                    calls.append((filter_.enabled, filter_._switched.stream.attenuation_limit_db))
+                if isinstance(frame, kinds.TextFrame):
+                    for later in spoken(audio[:, RATE:]):
+                        await self.push_audio_frame(later)
+                    await self._audio_in_queue.join()
+
+        async def run() -> list:
+            params = TransportParams(audio_in_enabled=True, audio_in_filter=filter_, audio_in_sample_rate=RATE)
+            sent = [
+                *spoken(audio[:, :RATE]),
+                kinds.FilterUpdateSettingsFrame(settings={"attenuation_limit_db": 12.0}),
+                kinds.FilterEnableFrame(enable=False),
+                kinds.TextFrame("now the rest"),
+            ]
+            down, _ = await run_test(Microphone(params), frames_to_send=sent, start_timeout=60)
+            return down
+
+        down = asyncio.run(run())
+        assert calls == [(True, 12.0), (False, 12.0)]
+        out = b"".join(frame.audio for frame in down if isinstance(frame, kinds.InputAudioRawFrame))
+        found = np.frombuffer(out, np.int16)[None]
+        expected = delayed(audio, half.stream(RATE).latency_samples)
+        assert found.shape == expected.shape
+        assert_half(found[:, :RATE], expected[:, :RATE])
+        np.testing.assert_array_equal(found[:, RATE:], expected[:, RATE:])
+        assert filter_.latency_s is None  # Pipecat has stopped it
+
+    def test_settings(self, make, half) -> None:
+        from pipecat.frames.frames import FilterEnableFrame, FilterUpdateSettingsFrame
+
+        async def run() -> None:
+            filter_ = make(half)
+            await filter_.process_frame(FilterEnableFrame(enable=False))
+            await filter_.process_frame(FilterUpdateSettingsFrame(settings={"attenuation_limit_db": 6}))
+            await filter_.start(RATE)
+            assert not filter_.enabled
+            assert filter_._switched.stream.attenuation_limit_db == 6
+            await filter_.process_frame(FilterUpdateSettingsFrame(settings={"attenuation_limit_db": None}))
+            assert filter_._switched.stream.attenuation_limit_db is None
+            with pytest.raises(ValueError, match="unknown filter setting 'volume': there is 'attenuation_limit_db'"):
+                await filter_.process_frame(FilterUpdateSettingsFrame(settings={"volume": 11}))
+            with pytest.raises(ValueError, match="0 or more, got -1"):
+                await filter_.process_frame(FilterUpdateSettingsFrame(settings={"attenuation_limit_db": -1}))
+            await filter_.stop()
+
+        asyncio.run(run())
+
+    def test_its_life(self, make, half, backend) -> None:
+        async def run() -> None:
+            filter_ = make(half)
+            with pytest.raises(RuntimeError, match="not started"):
+                await filter_.filter(b"")
+            await filter_.stop()
+            with pytest.raises(AudioError, match="8000 to 192000 Hz"):
+                await filter_.start(1_000)
+            await filter_.start(8_000)
+            before = filter_.latency_s
+            await filter_.start(RATE)
+            assert filter_.latency_s < before
+            with pytest.raises(AudioError, match="3 bytes are no whole number"):
+                await filter_.filter(b"123")
+            assert await filter_.filter(b"") == b""
+            # Stopping waits for what is being computed, and the loop goes on meanwhile.
+            backend.gate.clear()
+            backend.entered.clear()
+            computing = asyncio.create_task(filter_.filter(noise(1600).tobytes()))
+            assert await asyncio.to_thread(backend.entered.wait, 60)
+            stopping = asyncio.create_task(filter_.stop())
+            await ticks_while(backend.entered, stopping)
+            backend.gate.set()
+            await stopping
+            assert len(await computing) == 3200
+
+        asyncio.run(run())
+        assert not any(thread.name.startswith("frcrn-accel") for thread in threading.enumerate())
+
+    def test_without_the_package(self, monkeypatch) -> None:
+        missing("pipecat", "pipecat.audio.filters.base_audio_filter", monkeypatch)
+
+
+class TestLiveKit:
+    @pytest.fixture
+    def rtc(self):
+        return pytest.importorskip("livekit.rtc", reason="needs the [livekit] extra")
+
+    @pytest.fixture
+    def make(self, rtc) -> Iterator[Callable]:
+        from frcrn_accel.adapters.livekit import FrcrnProcessor
+
+        made = []
+
+        def make(*arguments, **options):
+            made.append(FrcrnProcessor(*arguments, **options))
+            return made[-1]
+
+        yield make
+        for processor in made:
+            processor._close()
+
+    @staticmethod
+    def frame(rtc, samples: np.ndarray, rate: int = RATE):
+        return rtc.AudioFrame(to_pcm(samples), rate, len(samples), samples.shape[1], userdata={"n": 1})
+
+    def test_a_frame_comes_back_at_once_while_the_engine_stands_still(self, rtc, make, half, backend) -> None:
+        """On the event loop, as LiveKit calls it; with a headroom of nothing all is late, and as it came."""
+        audio = noise(8000)
+
+        async def run() -> list:
+            processor = make(half, sample_rate=RATE, headroom_s=0.0)
+            backend.gate.clear()
+            out = [processor._process(self.frame(rtc, frame)) for frame in frames(audio)]
+            assert await ticks_while(backend.entered, None) >= 100
+            assert processor.late_s == pytest.approx(0.5 - processor.latency_s, abs=0.021)
+            backend.gate.set()
+            return out
+
+        out = asyncio.run(run())
+        assert {(f.sample_rate, f.num_channels, f.samples_per_channel) for f in out} == {(RATE, 1, FRAME)}
+        assert out[0].userdata == {"n": 1}
+        found = np.concatenate([np.asarray(f.data) for f in out])[None]
+        late = half.stream(RATE).latency_samples
+        np.testing.assert_array_equal(found[:, late + 320 :], delayed(audio, late)[:, late + 320 :])
+
+    def test_in_an_audio_stream(self, rtc, make, denoiser, noisy) -> None:
+        """A track of LiveKit's own, in real time, with the packaged model."""
+        pcm = (noisy[RATE : 2 * RATE] * 32767).astype(np.int16)
+        stream = denoiser.stream(RATE)
+
+        def patient(processor):
+            """On a busy machine some would be late, so here each frame waits, as nothing else may."""
+            process = processor._process
+
+            def process_and_settle(frame):
+                out = process(frame)
+                TestBackground.settle(processor._background)
+                return out
+
+            processor._process = process_and_settle
+            return processor
+
+        async def run() -> tuple[np.ndarray, float]:
+            processor = patient(make(denoiser, sample_rate=RATE))
+            source = rtc.AudioSource(RATE, 1)
+            track = rtc.LocalAudioTrack.create_audio_track("microphone", source)
+            audio_stream = rtc.AudioStream(track, sample_rate=RATE, num_channels=1, noise_cancellation=processor)
+
+            async def speak() -> None:
+                await source.capture_frame(rtc.AudioFrame(pcm.tobytes(), RATE, 1, len(pcm)))
+                silence = rtc.AudioFrame.create(RATE, 1, FRAME)
+                while True:
+                    await source.capture_frame(silence)
+
+            speaking = asyncio.create_task(speak())
+            found = []
+            async for event in audio_stream:
+                found.append(np.asarray(event.frame.data))
+                if len(found) == 160:
+                    break
+            speaking.cancel()
+            await audio_stream.aclose()
+            with pytest.raises(RuntimeError, match="closed"):  # LiveKit has closed it
+                processor._process(rtc.AudioFrame.create(RATE, 1, FRAME))
+            return np.concatenate(found), processor.late_s
+
+        found, late_s = asyncio.run(run())
+        assert late_s == 0
+        expected = np.frombuffer(stream.process(pcm.tobytes() + bytes(2 * RATE)), np.int16)
+        # The track may begin with frames of silence of its own.
+        offset = round(0.04 * RATE)
+        length = RATE
+        best = min(range(0, 3201, FRAME), key=lambda shift: _distance(found, expected, offset + shift, length))
+        assert _distance(found, expected, offset + best, length) <= 1
+        assert np.abs(expected[:length].astype(int)).max() > 500
+
+    def test_another_track_is_another_signal(self, rtc, make, half) -> None:
+        processor = make(half, sample_rate=RATE)
+        told = {"room_name": "r", "participant_identity": "a", "publication_sid": "1"}
+
+        def send(samples: np.ndarray) -> np.ndarray:
+            out = []
+            for frame in frames(samples):
+                out.append(np.asarray(processor._process(self.frame(rtc, frame)).data))
+                TestBackground.settle(processor._background)
+            return np.concatenate(out)
+
+        processor._on_stream_info_updated(**told)
+        audio = noise(RATE)
+        send(audio)
+        processor._on_stream_info_updated(**told)
+        assert send(audio[:, :FRAME]).any()
+        processor._on_stream_info_updated(**told | {"publication_sid": "2"})
+        assert not send(audio[:, :3200]).any()
+        # Turned off and on, LiveKit has gone round it in between.
+        send(audio)
+        processor.enabled = False
+        assert not processor.enabled
+        processor.enabled = True
+        assert not send(audio[:, :3200]).any()
+
+    def test_the_attenuation_limit(self, rtc, make, half) -> None:
+        processor = make(half, sample_rate=RATE)
+        assert processor.attenuation_limit_db is None
+        processor.attenuation_limit_db = 0.0
+        with pytest.raises(ValueError, match="0 or more"):
+            processor.attenuation_limit_db = -3.0
+        audio = noise(RATE)
+        out = []
+        for frame in frames(audio):
+            out.append(np.asarray(processor._process(self.frame(rtc, frame)).data))
+            TestBackground.settle(processor._background)
+        expected = delayed(audio, round(processor.latency_s * RATE))
+        assert np.abs(np.concatenate(out) - expected.astype(int)).max() <= 1
+
+    def test_bad_arguments_are_told_at_once(self, make, half) -> None:
+        with pytest.raises(AudioError, match="8000 to 192000 Hz"):
+            make(half, sample_rate=1_000)
+        with pytest.raises(ValueError, match=r"multiple of 0\.02 s"):
+            make(half, step_s=0.03)
+
+    def test_without_the_package(self, monkeypatch) -> None:
+        missing("livekit", "livekit.rtc", monkeypatch)
+
+
+def _distance(found: np.ndarray, expected: np.ndarray, shift: int, length: int) -> int:
+    return int(np.abs(found[shift : shift + length].astype(int) - expected[:length]).max())
+
+
+def missing(adapter: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error of an adapter whose package is not installed."""
+    name = f"frcrn_accel.adapters.{adapter}"
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(MissingExtraError, match=rf"pip install 'frcrn-accel\[{adapter}\]'$") as caught:
+        importlib.import_module(name)
+    assert "\n" not in str(caught.value)
+
+
+class TestLive:
+    def test_what_comes_out_is_the_stream_in_time(self, denoiser, noisy) -> None:
+        """Speech in chunks of 10 ms and a rest: the file has what `Stream` gives, as long as what came in."""
+        audio = noisy[None, : RATE + 77]
+        stream = denoiser.stream(RATE)
+        kept: list[np.ndarray] = []
+        played: list[np.ndarray] = []
+        status = LiveStatus(RATE)
+        seconds = iter(np.arange(1000) * 0.001)  # each chunk takes 1 ms
+        denoise_live(
+            frames(audio),
+            stream,
+            [aligned(kept.append, stream.latency_samples), played.append],
+            status,
+            clock=lambda: float(next(seconds)),
+        )
+        other = denoiser.stream(RATE)
+        expected = np.concatenate([other.process(audio), other.flush()], axis=1)
+        np.testing.assert_array_equal(np.concatenate(played, axis=1), expected)
+        np.testing.assert_array_equal(np.concatenate(kept, axis=1), expected[:, other.latency_samples :])
+        assert status.audio_s == pytest.approx(audio.shape[1] / RATE)
+        assert status.processing_s == pytest.approx(0.101)
+        assert status.mean_real_time_factor == pytest.approx(0.101 / (RATE + 77) * RATE)
+        assert status.real_time_factor == pytest.approx(0.1, rel=0.02)
+
+    def test_the_meter(self) -> None:
+        meter = LevelMeter(RATE)
+        assert meter.level_db == FLOOR_DB
+        tone = (0.5 * np.sin(2 * np.pi * 1000 * np.arange(4 * RATE) / RATE)).astype(np.float32)[None]
+        for frame in frames(tone):
+            meter.hear(frame)
+        assert meter.level_db == pytest.approx(20 * np.log10(0.5) - 3.01, abs=0.01)
+        # After its horizon of 0.3 s of silence the power is 1 / e.
+        meter.hear(np.zeros((1, round(0.3 * RATE)), np.float32))
+        assert meter.level_db == pytest.approx(20 * np.log10(0.5) - 3.01 - 4.34, abs=0.01)
+        meter.hear(np.zeros((1, 100 * RATE), np.float32))
+        meter.hear(np.zeros((1, 0), np.float32))
+        assert meter.level_db == FLOOR_DB
+
+    def test_the_factor_is_that_of_late(self) -> None:
+        status = LiveStatus(RATE)
+        assert np.isnan(status.mean_real_time_factor)
+        block = np.zeros((1, RATE // 10), np.float32)
+        for _ in range(100):
+            status.update(block, block, 0.05)
+        assert status.real_time_factor == pytest.approx(0.5)
+        for _ in range(10):
+            status.update(block, block, 0.1)
+        assert status.real_time_factor == pytest.approx(1 - 0.5 / np.e)
+
+    def test_a_feed_that_is_full_counts_what_it_loses(self) -> None:
+        feed = Feed(2)
+        blocks = [np.full((1, 10), i, np.float32) for i in range(4)]
+        for block in blocks[:3]:
+            feed.put(block)
+        assert feed.lost_samples == 10
+        feed.close()
+        feed.put(blocks[3])
+        assert [block[0, 0] for block in feed] == [0, 1]
+        assert feed.lost_samples == 10
+
+    def test_a_feed_closes_when_nothing_comes(self) -> None:
+        feed = Feed(2, patience_s=0.01)
+        feed.put(np.zeros((1, 10), np.float32))
+        assert len(list(feed)) == 1
+        assert feed.is_closed
+
+    def test_so_many_samples_and_no_more(self) -> None:
+        audio = noise(1000)
+        endless = (audio[:, i : i + 300] for i in range(0, 10**9, 300))
+        np.testing.assert_array_equal(np.concatenate(list(first_samples(endless, 700)), axis=1), audio[:, :700])
+        assert next(endless).shape == (1, 100)  # what was not asked for is still there
+        assert list(first_samples(endless, 0)) == []
+
+
+class TestCommand:
+    @pytest.fixture
+    def card(self, monkeypatch, noisy) -> Callable[[Callable[[Feed], None]], None]:
+        """In the place of the sound card: the noisy speech, from its 1st second on, then what is given."""
+        need_streams()
+        module = importlib.import_module("frcrn_accel.cli.live")
+        device = sound_card.Device(0, "a file", 1, 1, RATE)
+        monkeypatch.setattr(module, "find_device", lambda wanted, kind: device)
+
+        def install(end: Callable[[Feed], None], seconds: float = 1.5) -> None:
+            @contextmanager
+            def open_card(source, speaker, feed, playout, rate_hz, channels):
+                def start() -> None:
+                    for frame in frames(noisy[None, RATE : RATE + round(seconds * RATE)]):
+                        feed.put(frame)
+                        if playout is not None:
+                            playout.take(np.zeros((1, FRAME), np.float32))
+                    end(feed)
+
+                yield start
+
+            monkeypatch.setattr(module, "sound_card", open_card)
+
+        return install
+
+    @pytest.fixture
+    def run(self, monkeypatch, capsys):
+        def run(*arguments: object) -> tuple[int, str]:
+            monkeypatch.setattr(sys, "argv", ["frcrn-accel", "live", "--backend", "ort", *map(str, arguments)])
+            with pytest.raises(SystemExit) as exit_:
+                cli.main()
+            captured = capsys.readouterr()
+            assert "Traceback" not in captured.err
+            return exit_.value.code, captured.out + captured.err
+
+        return run
+
+    @staticmethod
+    def expected(denoiser, noisy, samples: int) -> np.ndarray:
+        stream = denoiser.stream(RATE)
+        audio = noisy[None, RATE : RATE + samples]
+        return np.concatenate([stream.process(audio), stream.flush()], axis=1)[0, stream.latency_samples :]
+
+    def test_ctrl_c_ends_it_with_a_whole_file(self, card, run, denoiser, noisy, tmp_path) -> None:
+        before = signal.getsignal(signal.SIGINT)
+        card(lambda feed: signal.raise_signal(signal.SIGINT))
+        code, text = run("-o", tmp_path / "out.wav", "--threads", 1)
+        assert code == 0
+        assert "a file, 16000 Hz, frcrn-small on ort, fp32 (CPUExecutionProvider, 1 thread), 180 ms late" in text
+        assert f"1.5 s -> {tmp_path / 'out.wav'}, real-time factor 0." in text
+        assert "lost" not in text
+        written, rate = soundfile.read(tmp_path / "out.wav")
+        assert rate == RATE
+        np.testing.assert_allclose(written, self.expected(denoiser, noisy, 24_000), atol=1 / 32_768)
+        assert [path.name for path in tmp_path.iterdir()] == ["out.wav"]
+        assert signal.getsignal(signal.SIGINT) is before
+
+    def test_a_duration(self, card, run, denoiser, noisy, tmp_path) -> None:
+        card(lambda feed: None)
+        code, text = run("-o", tmp_path / "out.flac", "--duration", 0.77)
+        assert code == 0, text
+        written, _ = soundfile.read(tmp_path / "out.flac")
+        np.testing.assert_allclose(written, self.expected(denoiser, noisy, 12_320), atol=1 / 32_768)
+
+    def test_a_card_that_is_gone_is_told_and_the_file_is_there(self, card, run, tmp_path) -> None:
+        card(Feed.close)
+        code, text = run("-o", tmp_path / "out.wav")
+        assert code == 2
+        assert text.splitlines()[-1] == "frcrn-accel: error: the sound card stopped by itself after 1.5 s: a file"
+        assert soundfile.info(tmp_path / "out.wav").frames == 24_000
+
+    def test_losses_are_told(self, card, run) -> None:
+        """The queue holds 5 s; what is to be played was not computed yet."""
+
+        def end(feed: Feed) -> None:
+            feed.overflows = 3
+            signal.raise_signal(signal.SIGINT)
+
+        card(end, seconds=6)
+        code, text = run("--lookahead-s", 0)
+        assert code == 0
+        assert "80 ms late" in text  # and 40 ms of it are the headroom
+        assert text.splitlines()[-1].startswith("5.0 s, real-time factor 0.")
+        assert text.splitlines()[-1].endswith(
+            ", 1.00 s lost: too slow, 3 overruns of the sound card, 5.96 s silent: not in time"
+        )
+
+    def test_a_file_that_is_there(self, card, run, tmp_path) -> None:
+        out = tmp_path / "out.wav"
+        out.write_bytes(b"precious")
+        card(lambda feed: pytest.fail("the microphone was on"))
+        code, text = run("-o", out)
+        assert code == 2
+        assert "exists" in text
+        assert out.read_bytes() == b"precious"
+
+    def test_no_sound_card(self, run) -> None:
+        """Whatever is missing here, the package, PortAudio, a sound card or this device, is one line."""
+        code, text = run("--input-device", "no device has this name 5e0c")
+        assert code == 2
+        (line,) = text.splitlines()
+        assert line.startswith("frcrn-accel: error: ")
+        hints = ("pip install 'frcrn-accel[live]'", "install", "no sound card with an input", "--list-devices")
+        assert any(hint in line for hint in hints)
+
+    def test_without_the_package(self, run, monkeypatch) -> None:
+        monkeypatch.setitem(sys.modules, "sounddevice", None)
+        for arguments in ((), ("--list-devices",)):
+            code, text = run(*arguments)
+            assert code == 2
+            assert text.startswith("frcrn-accel: error: Live audio needs more packages (")
+            assert text.endswith("): pip install 'frcrn-accel[live]'\n")
+
+    def test_devices_can_be_listed_or_it_says_what_to_install(self, run) -> None:
+        pytest.importorskip("_sounddevice", reason="needs the [live] extra")
+        devices, reason = [], None
+        try:
+            devices = sound_card.list_devices()
+        except SoundCardError as error:
+            reason = str(error)
+        code, text = run("--list-devices")
+        if reason is not None:
+            assert reason.startswith("PortAudio cannot be loaded (")
+            assert (code, text) == (2, f"frcrn-accel: error: {reason}\n")
+        else:
+            assert code == 0
+            assert all(f" {device.number} " in text for device in devices)
+            assert devices or "PortAudio sees no device" in text
+            with pytest.raises(SoundCardError, match=r"sees no such device|choose another with --list-devices"):
+                sound_card.find_device("no device has this name 5e0c", "output")
