@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import nox
@@ -97,7 +99,7 @@ def cuda(session: nox.Session) -> None:
 @nox.session
 def adapters(session: nox.Session) -> None:
     """Pipecat, LiveKit and sounddevice: tests and types with the real packages, and with the soxr they want."""
-    install(session, "ort", "pipecat", "livekit", "live", groups=("test", "types"))
+    install(session, "ort", "quantize", "pipecat", "livekit", "live", groups=("test", "types"))
     checked = ["src/frcrn_accel/adapters", "src/frcrn_accel/cli/live.py", "examples/live"]
     session.run("mypy", "--follow-imports=silent", *checked)
     session.run("pytest", "tests/test_adapters.py")
@@ -139,12 +141,62 @@ def pythons(session: nox.Session) -> None:
     session.run("pytest", *session.posargs)
 
 
+def install_for_speed(session: nox.Session) -> None:
+    """All that `frcrn-accel bench` measures, upstream's code as backends among it."""
+    install(session, "ort", "export", "quantize", "openvino", "eval", groups=("test", "upstream"))
+    session.install("--no-deps", UPSTREAM, "./benchmarks/upstream_plugin")
+    session.env["PYTHONPATH"] = str(Path("tests").resolve())  # of upstream.py
+
+
 @nox.session(default=False)
 def speed(session: nox.Session) -> None:
-    """Speed of every variant against upstream's own code, and the machine's peak."""
-    install(session, "ort", "export", "quantize", "openvino", groups=("test", "upstream"))
-    session.install("--no-deps", UPSTREAM)
-    session.run("python", "benchmarks/speed.py", *session.posargs)
+    """`frcrn-accel bench` with upstream's own code beside it: `nox -s speed -- [--released-size] [...]`."""
+    install_for_speed(session)
+    session.run("frcrn-accel", "bench", *session.posargs)
+
+
+@nox.session(default=False)
+def figures(session: nox.Session) -> None:
+    """Measure the tables of README and docs again, on a machine with nothing else to do: `-- [PAIRS_DIR]`."""
+    install_for_speed(session)
+    results = Path("benchmarks/results")
+    bench = ("frcrn-accel", "bench", "--overwrite")
+    baselines = ("--baseline", "upstream-ort", "--baseline", "upstream-torch")
+    session.run(*bench, "--released-size", *baselines, "--json", str(results / "speed-released.json"))
+    small = ("--json", str(results / "speed-small.json"), "--plot", "docs/speed-and-quality.png")
+    session.run(*bench, "frcrn-small", *baselines, *small)
+    throughput = ("--throughput", "--json", str(results / "throughput.json"))
+    session.run(*bench, "frcrn-small", "--released-size", *throughput)
+    if session.posargs:
+        evaluate = ("--alone", "--backend", "ort", "--json", str(results / "quality.json"), "--overwrite")
+        session.run("frcrn-accel", "evaluate", session.posargs[0], *evaluate)
+    session.run("python", "scripts/figures.py")
+
+
+@nox.session(default=False)
+def peak(session: nox.Session) -> None:
+    """How near variants come to the machine's peak: `nox -s peak -- REPORT.json`."""
+    install(session, "quantize")
+    session.run("python", "benchmarks/peak.py", *session.posargs)
+
+
+@nox.session(default=False)
+def regression(session: nox.Session) -> None:
+    """Is the working tree as fast as an earlier version? `nox -s regression -- [GIT_REF] [--least-ratio 0.9]`.
+
+    Without a reference it is the last commit.
+    """
+    named = session.posargs and not session.posargs[0].startswith("-")
+    reference, options = (session.posargs[0], session.posargs[1:]) if named else ("HEAD", session.posargs)
+    install(session, "ort")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        session.run("git", "archive", "--output", str(folder / "old.tar"), reference, external=True)
+        shutil.unpack_archive(folder / "old.tar", folder / "old")
+        session.run("python", "-m", "venv", str(folder / "venv"))
+        python = str(folder / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python")
+        session.run(python, "-m", "pip", "install", "--quiet", f"{folder / 'old'}[ort]", external=True)
+        session.run("python", "benchmarks/regression.py", "--old", python, *options)
 
 
 @nox.session(default=False)
@@ -189,8 +241,15 @@ def windows(session: nox.Session) -> None:
 @nox.session(default=False)
 def length(session: nox.Session) -> None:
     """Time and memory against the length of a file."""
-    install(session, "ort")
+    install(session, "ort", "quantize")
     session.run("python", "benchmarks/length.py", *session.posargs)
+
+
+@nox.session(default=False)
+def streams(session: nox.Session) -> None:
+    """Streams: quality, speed, an hour; e.g. `nox -s streams -- quality PAIRS_DIR`."""
+    install(session, "ort", "openvino", "quantize", "export", "eval", groups=("test",))
+    session.run("python", "benchmarks/streaming.py", *session.posargs)
 
 
 @nox.session(default=False)

@@ -3,8 +3,8 @@
     python benchmarks/length.py [--minutes 0.1667 1 10 60] [--window-s 20] [--released-size] [--json OUT.json]
 
 The file is examples/noisy.wav over and over. Each run is a process of its own; its memory is the peak over that of an
-idle Python interpreter. `--released-size` takes a network of that size with random weights (needs `[export]`). Linux
-only.
+idle Python interpreter. `--released-size` takes the released model if it was imported, else a network of
+its size with random weights (needs `[quantize]`). Linux only.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import soundfile
 import soxr
 
 from frcrn_accel import Windowing
+from frcrn_accel.bench import released_size_model
 from frcrn_accel.models import DEFAULT_MODEL
 
 NOISY = Path(__file__).parents[1] / "examples" / "noisy.wav"
@@ -42,18 +43,6 @@ def python(code: str, *arguments: str) -> list[float]:
     return [float(word) for word in done.stdout.split()]
 
 
-def released_size_model(folder: Path) -> Path:
-    import torch
-
-    from frcrn_accel.export import export_model
-    from frcrn_accel.model.topology import Config
-    from frcrn_accel.testing import random_weights
-
-    weights = {key: torch.tensor(value) for key, value in random_weights(Config()).items()}
-    torch.save(weights, folder / "random.pt")
-    return export_model(folder / "random.pt", folder / "random.onnx").model.path
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, nargs="+", default=[10 / 60, 1, 10, 60])
@@ -74,7 +63,7 @@ def main() -> None:
     print("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.wav", Path(folder) / "out.wav"
-        model = str(released_size_model(Path(folder))) if options.released_size else DEFAULT_MODEL
+        model = str(released_size_model(Path(folder)).file.path) if options.released_size else DEFAULT_MODEL
         for minutes in options.minutes:
             left = round(minutes * 60 * options.rate)
             with soundfile.SoundFile(source, "w", options.rate, 1) as file:

@@ -1,4 +1,4 @@
-"""Put a model into the package: export its checkpoint, quantize it, and write its entry in the catalog.
+"""Put a model into the package: its checkpoint exported, quantized, and as a step of streams, with a catalog entry.
 
     python scripts/package_model.py CHECKPOINT --name frcrn-small --description ... --source ... --licence ...
 
@@ -10,14 +10,19 @@ What is not given stays as it is in the catalog, so replacing a model is one com
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import shutil
 from pathlib import Path
 
 import frcrn_accel.models
+from frcrn_accel.backends.ort import STEP_FORM, OrtBackend, open_step
+from frcrn_accel.backends.variants import find_step
 from frcrn_accel.export import export_model
 from frcrn_accel.importing import VARIANT_METHODS
-from frcrn_accel.models import known_models, sha256_of
-from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, quantize_model
+from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
+from frcrn_accel.models import STREAM, known_models, sha256_of
+from frcrn_accel.quantize import CALIBRATION_AUDIO, MAX_RESCUED, METHODS, quantize_model
 
 FOLDER = Path(frcrn_accel.models.__file__).parent
 
@@ -44,9 +49,18 @@ def main() -> None:
     for method in VARIANT_METHODS:
         path = FOLDER / f"{options.name}.{method}.onnx"
         calibration = CALIBRATION_AUDIO if METHODS[method].needs_calibration else None
-        quantized = quantize_model(report.model.path, path, method, calibration=calibration, overwrite=True)
+        quantized = quantize_model(
+            report.model.path, path, method, calibration=calibration, max_rescued=MAX_RESCUED, overwrite=True
+        )
         entry["variants"][method] = quantized.output_sha256
-        print(f"{path}: {quantized.output_bytes} bytes, {quantized.verdict}")
+        kept = ", ".join(quantized.kept_float) or "nothing"
+        print(f"{path}: {quantized.output_bytes} bytes, {quantized.verdict}, {kept} in float")
+    step = find_step(
+        report.model, STEP_FORM, OrtBackend.name, LOOKAHEAD_FRAMES, functools.partial(open_step, threads=1)
+    )
+    packaged_step = FOLDER / f"{options.name}.{STREAM}.onnx"
+    shutil.copyfile(step.path, packaged_step)
+    entry["variants"][STREAM] = sha256_of(packaged_step)
     catalog = {options.name: entry, **catalog}
     catalog_path.write_text(json.dumps(catalog, indent=2) + "\n", encoding="utf-8")
     print(f"{report.model.path}: {report.bytes} bytes, differs from PyTorch by {report.difference:.1e} of the peak")

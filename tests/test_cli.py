@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import typer
 
 from frcrn_accel import __version__, cli
 from frcrn_accel.backends import registry
@@ -80,6 +81,7 @@ def test_version(run):
         ("export", "--help"),
         ("quantize", "--help"),
         ("doctor", "--help"),
+        ("bench", "--help"),
         ("models",),
         ("models", "--help"),
         *(("models", command, "--help") for command in ("list", "verify", "path", "import", "download")),
@@ -89,6 +91,39 @@ def test_help(run, arguments):
     result = run(*arguments)
     assert result.code == 0
     assert result.out.startswith("Usage: ")
+
+
+def every_option() -> list[tuple[str, object]]:
+    """Of all commands, those of `models` too."""
+
+    def below(name: str, command: object) -> list[tuple[str, object]]:
+        found = [(f"{name} {option.name}".strip(), option) for option in command.params]
+        for inner, child in getattr(command, "commands", {}).items():
+            found += below(f"{name} {inner}".strip(), child)
+        return found
+
+    return below("", typer.main.get_command(cli.app))
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), every_option(), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_help_texts_are_sentences_with_units(name, option):
+    text = option.help
+    sentence, _, default = text.partition(" [default: ")
+    assert sentence.endswith("."), text
+    assert not default or default.endswith("]"), text
+    assert len(sentence) <= 100, text
+    assert "\n" not in text, text
+    for suffix, unit in (("_s", ", s"), ("_db", ", dB"), ("_percent", ", %"), ("minutes", "minutes")):
+        assert not option.name.endswith(suffix) or unit in text, text
+    same = {
+        "model": "A name, see 'models list', or a file made by 'export'",
+        "threads": "CPU threads",
+        "backend": "Engine, see 'backends'.",
+        "overwrite": "Replace ",
+    }
+    assert text.startswith(same.get(option.name, "")), text
 
 
 class TestDenoise:
@@ -672,3 +707,49 @@ class TestDoctor:
         code = "import sys, frcrn_accel.cli; print([n for n in ('archspec', 'pynvml', 'torch') if n in sys.modules])"
         done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
         assert done.stdout == "[]\n"
+
+
+class TestBench:
+    SHORT = ("--variant", "ort", "--length-s", 0.2, "--threads", 1, "--rounds", 6)
+
+    def test_tables(self, run, tmp_path):
+        files = [tmp_path / name for name in ("r.json", "t.md")]
+        result = run("bench", *self.SHORT, "--no-quality", "--json", files[0], "--markdown", files[1])
+        assert (result.code, result.err) == (0, "")
+        lines = result.out.splitlines()
+        assert f", frcrn-accel {__version__}, onnxruntime " in lines[0]
+        assert lines[1].startswith("frcrn-small (32 channels, 1 U-Net(s)), 0.2 s clip, 1 thread(s), 6 rounds, noise ")
+        found = json.loads(files[0].read_text())
+        assert [row["variant"] for row in found["groups"][0]["rows"]] == ["ort"]
+        assert found["groups"][0]["rows"][0]["device"] == "CPUExecutionProvider, 1 thread"
+        assert f"| `ort` | {found['groups'][0]['rows'][0]['median_s']:.3f} | " in files[1].read_text()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["nope"], "unknown model 'nope'"),
+            (["--variant", "nope"], "unknown backend 'nope': installed are "),
+            (["--variant", "ort", "--baseline", "torch"], "baseline 'torch' is not measured: these are ort"),
+            (["--rounds", "5"], "--rounds"),
+            (["--no-quality", "--plot", "p.png"], "--plot is of no use with --no-quality"),
+            (["--throughput", "--threads", "2"], "--threads is of no use with --throughput"),
+            (["--throughput", "--no-quality"], "--no-quality is of no use with --throughput"),
+            (["--throughput", "--length-s", "1", "--length-s", "2"], "--throughput takes one --length-s"),
+            (["--pairs", "none"], "'none' is no folder"),
+        ],
+    )
+    def test_errors(self, run, tmp_path, monkeypatch, arguments, message):
+        monkeypatch.chdir(tmp_path)
+        assert message in the_error(run("bench", *arguments))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_file_that_is_there(self, run, tmp_path):
+        (tmp_path / "r.json").write_text("precious")
+        assert "'r.json' exists" in the_error(run("bench", "--json", tmp_path / "r.json")).replace(f"{tmp_path}/", "")
+        assert (tmp_path / "r.json").read_text() == "precious"
+
+    def test_a_plot_without_matplotlib(self, run, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        error = the_error(run("bench", "--plot", tmp_path / "p.png"))
+        assert error.startswith("A plot needs more packages (")
+        assert error.endswith("): pip install 'frcrn-accel[eval]'")

@@ -8,9 +8,12 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from frcrn_accel import AudioError, Backend, BackendUnavailable, Denoiser, EngineError
+from frcrn_accel import AudioError, Backend, BackendUnavailable, Denoiser, EngineError, ModelMetadata
 from frcrn_accel.backends.base import StepSession
 from frcrn_accel.backends.ort import OrtBackend
+from frcrn_accel.evaluate import si_sdr_db
+from frcrn_accel.evaluate.clips import read_clips
+from frcrn_accel.quantize.clips import GATE_AUDIO
 from frcrn_accel.streaming import Averaging, Statistics, Stream, process_streams
 from frcrn_accel.streaming.averaging import shares
 from frcrn_accel.streaming.level import RunningLevel
@@ -25,15 +28,16 @@ class _Delay(FunctionBackend):
     broken = False
 
     def load_step(self, model, threads, lookahead=7):
-        return _DelayStep(self)
+        return _DelayStep(self, model.metadata)
 
 
 class _DelayStep(StepSession):
     device = "numpy"
     inputs: ClassVar = {"audio": (0, 0), "averaging": (0, 8, 0, 0), "state_0/lag": (0, 7 * 320 + 320)}
 
-    def __init__(self, backend: _Delay) -> None:
+    def __init__(self, backend: _Delay, metadata: ModelMetadata) -> None:
         self._backend = backend
+        self.metadata = metadata
 
     def run(self, feeds):
         joined = np.concatenate([feeds["state_0/lag"], feeds["audio"]], axis=1)
@@ -342,7 +346,7 @@ class TestAveraging:
         means = np.zeros(3)
         first = 0
         for count in (1, 4, 2, 8, 5):
-            rows = shares(Averaging(horizon_s=None), first, count, 3, 50)
+            rows = shares(Averaging(horizon_s=None), 0, first, count, 3, 50)
             assert rows.shape == (3, count, count + 1)
             for lag in range(3):
                 number = first + np.arange(count) - lag
@@ -355,28 +359,35 @@ class TestAveraging:
             first += count
 
     def test_a_horizon_forgets(self) -> None:
-        rows = shares(Averaging(horizon_s=0.2), 1000, 2, 1, 50)[0]
+        rows = shares(Averaging(horizon_s=0.2), 0, 1000, 2, 1, 50)[0]
         np.testing.assert_allclose(rows, [[0.9, 0.1, 0], [0.81, 0.09, 0.1]], atol=1e-6)
 
     def test_a_start_weighs_in_and_hold_holds(self) -> None:
-        start = Statistics((), heard_s=0.06)
-        np.testing.assert_allclose(shares(Averaging(start=start), 0, 1, 1, 50)[0], [[0.75, 0.25]])
-        np.testing.assert_allclose(shares(Averaging(start=start, hold=True), 5, 1, 1, 50)[0], [[1, 0]])
+        np.testing.assert_allclose(shares(Averaging(), 0.06, 0, 1, 1, 50)[0], [[0.75, 0.25]])
+        np.testing.assert_allclose(shares(Averaging(hold=True), 0.06, 5, 1, 1, 50)[0], [[1, 0]])
 
     def test_bad_rules(self, denoiser: Denoiser) -> None:
         with pytest.raises(ValueError, match=r"horizon_s must be at least 0\.02 s"):
             Averaging(horizon_s=0.0)
-        with pytest.raises(ValueError, match="needs a start"):
-            Averaging(hold=True)
+        with pytest.raises(ValueError, match="start_s must be 0 s or more"):
+            Averaging(start_s=-1.0)
         with pytest.raises(ValueError, match="of another model"):
             denoiser.stream(16_000, averaging=Averaging(start=Statistics((), 1.0)))
+
+    def test_a_stream_starts_with_what_is_typical(self, denoiser: Denoiser) -> None:
+        """Noisy speech, for a second; what it says is no zero, and it can be left out."""
+        typical = denoiser.stream(16_000).statistics
+        assert typical.heard_s == 1.0
+        assert all(np.abs(mean).max() > 0 for mean in typical.means)
+        nothing = denoiser.stream(16_000, averaging=Averaging(start_s=0)).statistics
+        assert nothing.heard_s == 0
 
     def test_what_one_stream_heard_starts_another(self, denoiser: Denoiser) -> None:
         """A stream that starts with the statistics of another and holds them has them still at its end."""
         stream = denoiser.stream(16_000)
         sent(stream, noise(1.0), [320])
         statistics = stream.statistics
-        assert statistics.heard_s == pytest.approx(1.16, abs=0.01)
+        assert statistics.heard_s == pytest.approx(1 + 1.16, abs=0.01)
         other = denoiser.stream(16_000, averaging=Averaging(start=statistics, hold=True))
         sent(other, noise(0.5, seed=1), [320])
         for found, expected in zip(other.statistics.means, statistics.means, strict=True):
@@ -392,6 +403,42 @@ def test_engines_agree(denoiser: Denoiser, make: Callable[[], Backend]) -> None:
         found = sent(other.stream(16_000), audio, [320])
     tolerance = 5e-2 if backend.precision == "bf16" else 1e-4
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", ["ort-dynamic-int8", "ort-static-int8"])
+def test_int8_streams_sound_like_fp32_ones(denoiser: Denoiser, name: str) -> None:
+    """On noisy speech; 30 dB is what the quality gate asks of the whole pass."""
+    pytest.importorskip("onnx")
+    _, speech, rate = next(read_gate_audio())
+    expected = sent(denoiser.stream(rate), speech, [320])
+    try:
+        other = Denoiser(backend=name, threads=1)
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    with other:
+        found = sent(other.stream(rate), speech, [320])
+        with pytest.raises(BackendUnavailable, match="full look-ahead only"):
+            other.stream(rate, lookahead_s=0.06)
+    assert 10 * np.log10(np.mean(expected**2) / np.mean((found - expected) ** 2)) > 25
+
+
+def test_a_stream_of_noisy_speech_is_near_the_whole_pass(denoiser: Denoiser) -> None:
+    """By default: with a level and means of its own, which it has to find."""
+    scores = []
+    for clean, noisy, rate in read_gate_audio():
+        stream = denoiser.stream(rate)
+        found = sent(stream, noisy, [800])[:, stream.latency_samples :]
+        scores.append([si_sdr_db(clean[0], audio[0]) for audio in (noisy, denoiser(noisy, rate), found)])
+    noisy_db, whole_db, stream_db = np.mean(scores, axis=0)
+    assert whole_db > noisy_db + 2
+    assert stream_db > whole_db - 1
+
+
+def read_gate_audio() -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Clean and noisy speech inside the package, and its rate."""
+    for clip in read_clips(GATE_AUDIO, 16_000):
+        if clip.clean is not None:
+            yield clip.clean[None], clip.noisy[None], 16_000
 
 
 def whole_pass_means(audio: np.ndarray) -> Statistics:

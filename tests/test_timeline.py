@@ -1,5 +1,7 @@
 """A step of a stream, as a graph: what it gives is what the whole pass gives."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,8 @@ from frcrn_accel.backends.ort import OrtBackend, cpu_session
 from frcrn_accel.export.frcrn import Form, build_graph
 from frcrn_accel.export.timeline import Stream
 from frcrn_accel.model.topology import AVERAGING_INPUT, HOP_SAMPLES, LOOKAHEAD_FRAMES, STARTED_INPUT, Config
+from frcrn_accel.quantize.integer import IntegerNetwork, Ranges
+from frcrn_accel.quantize.ranges import measure_ranges
 from frcrn_accel.testing import random_weights
 
 torch = pytest.importorskip("torch")
@@ -100,6 +104,85 @@ def test_the_whole_signals_means_matter(weights: dict[str, np.ndarray], config: 
     used = {name for node in model.graph.node for name in node.input}
     assert set(names) <= used
     assert len(model.graph.output) == len([t for t in model.graph.input if t.name.startswith("state")]) + 1
+
+
+class TestInt8:
+    """The quantized network as a step: its numbers are those of a frame, so they hold for a stream as well."""
+
+    @pytest.fixture
+    def ranges(self, weights: dict[str, np.ndarray]) -> Ranges:
+        noise = np.random.default_rng(1).standard_normal((2, 16_000)).astype(np.float32)
+        return measure_ranges(weights, list(0.05 * noise))
+
+    def test_ranges_come_back_from_text(self, ranges: Ranges) -> None:
+        found = Ranges.from_json(ranges.to_json())
+        assert found.inputs == ranges.inputs
+        assert found.fsmn.keys() == ranges.fsmn.keys()
+        for name, block in ranges.fsmn.items():
+            for key, value in vars(block).items():
+                np.testing.assert_array_equal(getattr(found.fsmn[name], key), np.float32(value))
+
+    @pytest.mark.parametrize("known", [False, True], ids=["dynamic", "static"])
+    def test_it_gives_the_whole_pass_up_to_rounding(
+        self, known: bool, ranges: Ranges, config: Config, weights: dict[str, np.ndarray], audio: np.ndarray
+    ) -> None:
+        """Both start without statistics, on silence: then the means of both are those of the bias."""
+        ranges = ranges if known else Ranges(ranges.fsmn)
+        whole = cpu_session(IntegerNetwork(weights, ranges, frozenset()).build("w", "0", {}).SerializeToString(), 2)
+        network = IntegerNetwork(weights, ranges, frozenset(), timeline=Stream)
+        session = cpu_session(network.build("s", "0", {}).SerializeToString(), 2)
+        expected = whole.run(None, {"audio": audio[:1]})[0]
+        lag = LOOKAHEAD_FRAMES * config.unets
+        count = audio.shape[1] // HOP_SAMPLES - 1
+        # One step over everything, whose every frame gets the mean over all that there are.
+        number = np.arange(count) - np.arange(lag + 1)[:, None]
+        inside = (number >= 0) & (number < count - lag)
+        everything = np.zeros((1, lag + 1, count, count + 1), np.float32)
+        everything[0, :, :, 1:] = (inside / np.maximum(inside.sum(axis=1, keepdims=True), 1))[:, None]
+        feeds = {AVERAGING_INPUT: everything, "audio": audio[:1, HOP_SAMPLES:]}
+        if config.unets > 1:
+            feeds[STARTED_INPUT] = (np.arange(count) >= LOOKAHEAD_FRAMES).astype(np.float32)[None, None]
+        for tensor in session.get_inputs():
+            if tensor.name.startswith("state"):
+                shape = [1 if isinstance(size, str) else size for size in tensor.shape]
+                feeds[tensor.name] = np.zeros(shape, np.float32)
+        found = session.run(None, feeds)[0][:, lag * HOP_SAMPLES :]
+        used = slice(HOP_SAMPLES, (1 + FRAMES) * HOP_SAMPLES)
+        error = found[0, used] - expected[0, used]
+        # The whole pass's means have a few frames of silence more.
+        assert 10 * np.log10(np.mean(expected[0, used] ** 2) / np.mean(error**2)) > 25
+
+
+@pytest.mark.parametrize("lookahead", [0, 3])
+@pytest.mark.parametrize("form", ["direct", "plain"])
+def test_with_less_look_ahead_the_last_frames_do_not_matter(
+    form: Form, lookahead: int, config: Config, weights: dict[str, np.ndarray], audio: np.ndarray
+) -> None:
+    """The lag is shorter, and both forms give the same; a change in a frame is heard within the lag."""
+    lag = lookahead * config.unets
+    count = 30
+
+    def run(form: Form, audio: np.ndarray) -> np.ndarray:
+        model = build_graph(weights, "s", "0", {}, form, timeline=partial(Stream, lookahead=lookahead))
+        session = cpu_session(model.SerializeToString(), 2)
+        hold = np.zeros((1, lag + 1, count, count + 1), np.float32)
+        feeds = {"audio": audio[:1, : count * HOP_SAMPLES], AVERAGING_INPUT: hold}
+        if config.unets > 1:
+            feeds[STARTED_INPUT] = (np.arange(count) >= lookahead).astype(np.float32)[None, None]
+        for tensor in session.get_inputs():
+            if tensor.name.startswith("state"):
+                shape = [1 if isinstance(size, str) else size for size in tensor.shape]
+                feeds[tensor.name] = np.zeros(shape, np.float32)
+        return session.run(None, feeds)[0]
+
+    found = run(form, audio)
+    np.testing.assert_allclose(found, run("direct", audio), atol=1e-5 * np.abs(found).max())
+    changed = audio.copy()
+    changed[:, 20 * HOP_SAMPLES : 21 * HOP_SAMPLES] *= -1
+    difference = np.abs(run(form, changed) - found)[0].reshape(count, -1).max(axis=1)
+    # Frame 20 takes in that hop first, and comes out `lag` later: with a lag of 0 in its own step.
+    assert not difference[:20].any()
+    assert difference[20 : 20 + lag + 1].max() > 1e-4
 
 
 def test_a_step_is_no_model_for_whole_signals(tmp_path, weights: dict[str, np.ndarray]) -> None:

@@ -11,6 +11,7 @@
     ├── QualityError        a quantized model is further from its source than the quality gate allows
     ├── TrainingError       a training config is wrong, its audio is missing, or training diverged (also a ValueError)
     ├── SoundCardError      there is no sound card here, or it does not do what was asked
+    ├── BenchError          a benchmark cannot be run as asked, or what it measures has failed (also a ValueError)
     ├── MissingExtraError   a feature needs a package of an extra that is not installed (also an ImportError)
     └── BackendError
         ├── UnknownBackendError    no backend of that name is installed (also a LookupError)
@@ -31,6 +32,7 @@ __all__ = [
     "AudioError",
     "BackendError",
     "BackendUnavailable",
+    "BenchError",
     "EngineError",
     "ExportError",
     "FrcrnAccelError",
@@ -92,6 +94,10 @@ class TrainingError(FrcrnAccelError, ValueError):
 
 class SoundCardError(FrcrnAccelError):
     """There is no sound card, or no such device, or it does not do what was asked; the text says what to install."""
+
+
+class BenchError(FrcrnAccelError, ValueError):
+    """A benchmark cannot be run as asked, or a process that it measures has failed."""
 
 
 class MissingExtraError(FrcrnAccelError, ImportError):

@@ -151,7 +151,7 @@ def _whole(name: str) -> ModelFile | None:
 
 def _variant(model: ModelFile, method: str, progress: Callable[[str, int, int], None]) -> ModelFile:
     """A quantized file that backends find without calibration audio: if making it takes any, it is the package's."""
-    from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, quantize_model
+    from frcrn_accel.quantize import CALIBRATION_AUDIO, MAX_RESCUED, METHODS, quantize_model
 
     ready = ready_variant(model, method)
     if ready is not None:
@@ -163,7 +163,15 @@ def _variant(model: ModelFile, method: str, progress: Callable[[str, int, int], 
     def build(path: Path) -> None:
         show("build", 0, 1)  # before it there may be minutes of measuring that nothing else tells of
         calibration = CALIBRATION_AUDIO if METHODS[method].needs_calibration else None
-        quantize_model(model.path, path, method, calibration=calibration, overwrite=True, progress=show)
+        quantize_model(
+            model.path,
+            path,
+            method,
+            calibration=calibration,
+            max_rescued=MAX_RESCUED,
+            overwrite=True,
+            progress=show,
+        )
 
     return cached_variant(model, variant_key(method, ""), build)
 

@@ -30,7 +30,7 @@ from frcrn_accel import (
     Windowing,
 )
 from frcrn_accel.backends import resolve_backend
-from frcrn_accel.model.topology import Config, parameter_shapes
+from frcrn_accel.model.seeded import random_weights
 from frcrn_accel.models import DEFAULT_MODEL, find_model
 
 __all__ = ["BackendConformance", "FunctionBackend", "random_weights"]
@@ -195,27 +195,23 @@ class BackendConformance:
         assert denoised.shape == audio.shape
         assert np.isfinite(denoised).all()
 
-
-def random_weights(config: Config, seed: int = 0) -> dict[str, NDArray[np.float32]]:
-    """Seeded weights of any size, for tests and timings, not for listening.
-
-    Tame enough (gains near one, small biases) that rounding does not grow on its way through the network.
-
-    Args:
-        config: Size of the network.
-        seed: Of the random numbers.
-    """
-    rng = np.random.default_rng(seed)
-    weights = {}
-    for key, shape in parameter_shapes(config).items():
-        if key.endswith("running_var") or (".bn_" in key and key.endswith("weight")):
-            value = rng.uniform(0.5, 1.5, shape)
-        elif len(shape) == 1:
-            value = 0.1 * rng.standard_normal(shape)
-        else:
-            value = 0.6 * rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
-        weights[key] = value.astype(np.float32)
-    return weights
+    def test_its_streams_do_not_depend_on_the_chunks(self, instance: Backend, model: ModelFile) -> None:
+        """If it has streams: as many samples out as in, the same in any chunks, and no silence."""
+        audio = _noise(1, 12_000)[0]
+        results = []
+        with Denoiser(model.path, backend=instance, threads=1) as denoiser:
+            for size in (320, 12_000, 77):
+                try:
+                    stream = denoiser.stream(16_000)
+                except BackendUnavailable as error:
+                    pytest.skip(str(error))
+                parts = [stream.process(audio[first : first + size]) for first in range(0, len(audio), size)]
+                results.append(np.concatenate([*parts, stream.flush()[0]]))
+                assert results[-1].shape == (len(audio) + stream.latency_samples,)
+        assert np.isfinite(results[0]).all()
+        assert np.abs(results[0]).max() > 0
+        for other in results[1:]:
+            np.testing.assert_array_equal(other, results[0])
 
 
 def _resolve_or_skip(backend: str | type[Backend] | Backend) -> Backend:

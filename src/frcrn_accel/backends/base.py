@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.errors import BackendUnavailable, UnsupportedPrecisionError
 from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
-from frcrn_accel.models import FP32, ModelFile
+from frcrn_accel.models import FP32, ModelFile, ModelMetadata
 
 __all__ = ["Backend", "Session", "StepSession"]
 
@@ -55,11 +55,13 @@ class StepSession(abc.ABC):
 
     Attributes:
         device: See `Session`.
+        metadata: What the file of the step says of itself.
         inputs: Names and shapes of what it takes, in order; 0 for an axis of any length. The first is the audio; the
             states are the last.
     """
 
     device: str
+    metadata: ModelMetadata
     inputs: Mapping[str, tuple[int, ...]]
 
     @abc.abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.backends.base import Backend, Session, StepSession
 from frcrn_accel.backends.ort import OrtBackend
-from frcrn_accel.backends.variants import find_form, find_variant
+from frcrn_accel.backends.variants import find_form, find_step, find_variant
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
 from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
 from frcrn_accel.models import FP32, ModelFile
@@ -103,7 +104,8 @@ class OpenVinoBackend(Backend):
         _check_method(model, precision)
         if precision == "int8":
             raise BackendUnavailable(self.name, "its INT8 files have no streams", "use precision 'bf16' or 'fp32'")
-        return _OpenVinoStep(find_form(model, "direct", self.name, lookahead=lookahead), precision, threads)
+        open_step = partial(_OpenVinoStep, precision=precision, threads=threads)
+        return open_step(find_step(model, "direct", self.name, lookahead, open_step))
 
 
 class _Compiled:
@@ -186,6 +188,7 @@ class _OpenVinoStep(StepSession):
     def __init__(self, model: ModelFile, precision: str, threads: int) -> None:
         self._model = _Compiled(model, precision, threads)
         self.device = self._model.device
+        self.metadata = model.metadata
         self.inputs = self._model.input_shapes
 
     def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.backends.base import Backend, Session, StepSession
-from frcrn_accel.backends.variants import find_form, find_int8_stream, find_variant, ready_variant
+from frcrn_accel.backends.variants import find_int8_step, find_step, find_variant, ready_variant
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
 from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
 from frcrn_accel.models import FP32, ModelFile
 
-__all__ = ["OrtBackend", "OrtDynamicInt8Backend", "OrtStaticInt8Backend", "cpu_session", "first_line", "make_session"]
+if TYPE_CHECKING:
+    from frcrn_accel.export.frcrn import Form
+
+__all__ = [
+    "STEP_FORM",
+    "OrtBackend",
+    "OrtDynamicInt8Backend",
+    "OrtStaticInt8Backend",
+    "cpu_session",
+    "first_line",
+    "make_session",
+    "open_step",
+]
 
 
+STEP_FORM: Form = "plain"  # of a few frames it is faster than that of the files, whose last axis is time
 _PROVIDERS = ["CPUExecutionProvider"]
 # One MatMulInteger of uint8 (1, 64) and a constant int8 (64, 16) of 127: made by scripts/make_probe.py.
 _PROBE = Path(__file__).with_name("u8s8-probe.onnx")
@@ -52,9 +65,10 @@ class OrtBackend(Backend):
         return _OrtSession(self._file(model), threads)
 
     def load_step(self, model: ModelFile, threads: int, lookahead: int = LOOKAHEAD_FRAMES) -> StepSession:
-        """See `Backend.load_step`. The form with frequency last: of a few frames it is faster than the file's."""
+        """See `Backend.load_step`."""
         self.check()
-        return _OrtStep(find_form(self._file(model), "plain", self.name, lookahead=lookahead), threads)
+        opener = partial(open_step, threads=threads)
+        return opener(find_step(self._file(model), STEP_FORM, self.name, lookahead, opener))
 
     def _file(self, model: ModelFile) -> ModelFile:
         """The file to run for a model."""
@@ -102,7 +116,8 @@ class _OrtInt8Backend(OrtBackend):
         self.check()
         if lookahead != LOOKAHEAD_FRAMES:
             raise BackendUnavailable(self.name, "its streams have the full look-ahead only", "use backend 'ort'")
-        return _OrtStep(find_int8_stream(model, self.method, self.calibration, self.name), threads)
+        opener = partial(open_step, threads=threads)
+        return opener(find_int8_step(model, self.method, self.calibration, self.name, opener))
 
     def _file(self, model: ModelFile) -> ModelFile:
         return find_variant(model, self.method, self.calibration, self.name)
@@ -154,6 +169,7 @@ class _OrtSession(Session):
 class _OrtStep(StepSession):
     def __init__(self, model: ModelFile, threads: int) -> None:
         self._session, self.device = _open(model, threads)
+        self.metadata = model.metadata
         self.inputs = {
             tensor.name: tuple(0 if isinstance(size, str) else size for size in tensor.shape)
             for tensor in self._session.get_inputs()
@@ -167,6 +183,11 @@ class _OrtStep(StepSession):
 
     def close(self) -> None:
         self._session = None
+
+
+def open_step(model: ModelFile, threads: int) -> StepSession:
+    """Load the file of a step, see `Backend.load_step`."""
+    return _OrtStep(model, threads)
 
 
 def _open(model: ModelFile, threads: int) -> tuple[Any, str]:

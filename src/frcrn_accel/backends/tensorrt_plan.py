@@ -229,7 +229,7 @@ def _graph(model: ModelFile, precision: str) -> bytes:
         if method != INT8_METHOD:
             raise ModelError(
                 f"{str(model.path)!r} ({method}) is not quantized for TensorRT: run 'frcrn-accel quantize FP32.onnx "
-                f"OUT.onnx --method {INT8_METHOD} --calibration FOLDER' and give OUT.onnx"
+                f"OUT.onnx --method {INT8_METHOD} --calibration DIR' and give OUT.onnx"
             )
         ModelFile.open(model.path)  # a file cut short is a ModelError of its own
         return model.path.read_bytes()

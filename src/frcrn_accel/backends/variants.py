@@ -9,14 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from frcrn_accel.backends.base import StepSession
 from frcrn_accel.errors import BackendUnavailable, MissingExtraError, ModelError, install_hint
 from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
-from frcrn_accel.models import FP32, STREAM, ModelFile, cached_variant, find_cached, packaged_variant
+from frcrn_accel.models import FP32, STREAM, ModelFile, ModelMetadata, cached_variant, find_cached, packaged_variant
 
 if TYPE_CHECKING:
+    import onnx
+
     from frcrn_accel.export.frcrn import Form
 
-__all__ = ["find_form", "find_int8_stream", "find_variant", "ready_variant", "variant_key"]
+__all__ = ["OpenStep", "find_form", "find_int8_step", "find_step", "find_variant", "ready_variant", "variant_key"]
+
+OpenStep = Callable[[ModelFile], StepSession]
 
 log = logging.getLogger("frcrn_accel")
 
@@ -62,7 +67,7 @@ def find_variant(model: ModelFile, method: str, calibration: Path | None, backen
     elif model.metadata.method == method:
         raise ModelError(f"{str(model.path)!r} is calibrated already: calibration audio is of no use to it")
     from frcrn_accel.evaluate.clips import read_clips
-    from frcrn_accel.quantize import METHODS, quantize_model
+    from frcrn_accel.quantize import MAX_RESCUED, METHODS, quantize_model
     from frcrn_accel.quantize.clips import digest_of
 
     ModelFile.open(model.path)  # a damaged file is the first thing to tell
@@ -70,13 +75,17 @@ def find_variant(model: ModelFile, method: str, calibration: Path | None, backen
         raise ModelError(
             f"{model.metadata.name!r} has not been calibrated for backend {backend!r}: give a folder of noisy speech "
             f"with calibration=, or run 'frcrn-accel quantize {model.path} OUT.onnx --method {method} --calibration "
-            f"FOLDER' once and give OUT.onnx as the model"
+            f"DIR' once and give OUT.onnx as the model"
         )
     digest = "" if calibration is None else digest_of(read_clips(calibration, model.metadata.sample_rate_hz))
 
     def build(path: Path) -> None:
         log.info("quantizing %s with method %r, once: this can take minutes", model.metadata.name, method)
-        quantize_model(model.path, path, method, calibration=calibration, overwrite=True)
+        report = quantize_model(
+            model.path, path, method, calibration=calibration, max_rescued=MAX_RESCUED, overwrite=True
+        )
+        if report.kept_float:
+            log.info("it sounds right with %s left in float", ", ".join(report.kept_float))
 
     try:
         return cached_variant(model, variant_key(method, digest), build)
@@ -90,54 +99,62 @@ def variant_key(method: str, calibration_sha256: str) -> dict[str, str]:
     return {"method": method, "calibration": calibration_sha256}
 
 
-def find_form(model: ModelFile, form: Form, backend: str, *, lookahead: int | None = None) -> ModelFile:
-    """An fp32 model in another form of its graph: one inside the package, or one made of the weights, and kept.
+def find_form(model: ModelFile, form: Form, backend: str) -> ModelFile:
+    """An fp32 model in another form of its graph: one that was made before, or a new one, made of the weights.
 
     Args:
         model: An fp32 model file.
         form: See `export.frcrn.build_graph`.
         backend: Who asks, for errors.
-        lookahead: A step of a stream, whose U-Nets look so many frames ahead; None for the whole signal.
 
     Raises:
         ModelError: The file does not hold the weights as they were.
         BackendUnavailable: Packages are missing to make one.
     """
-    if (
-        lookahead == LOOKAHEAD_FRAMES
-        and form == "plain"
-        and (packaged := packaged_variant(model, STREAM)) is not None
-    ):
-        return packaged
 
     def build(path: Path) -> None:
-        from frcrn_accel.export import read_weights
-        from frcrn_accel.export.frcrn import build_graph
-        from frcrn_accel.export.timeline import Stream, WholePass
+        path.write_bytes(_graph(model, form, model.metadata, None).SerializeToString())
 
-        metadata = model.metadata if lookahead is None else replace(model.metadata, timeline=STREAM)
-        graph = build_graph(
-            read_weights(model.path),
-            metadata.name,
-            metadata.library_version,
-            metadata.to_properties(),
-            form,
-            timeline=WholePass if lookahead is None else partial(Stream, lookahead=lookahead),
-        )
-        path.write_bytes(graph.SerializeToString())
-
-    key = {"form": form} if lookahead is None else {"form": form, "timeline": STREAM, "lookahead": str(lookahead)}
-    return _made(model, key, build, backend)
+    return _made(model, {"form": form}, build, backend)
 
 
-def find_int8_stream(model: ModelFile, method: str, calibration: Path | None, backend: str) -> ModelFile:
-    """A step of a stream with the numbers of a quantized variant. See `find_variant`.
+def find_step(model: ModelFile, form: Form, backend: str, lookahead: int, open_step: OpenStep) -> ModelFile:
+    """A step of the streams of an fp32 model: one inside the package, one that was made before, or a new one.
+
+    Args:
+        model: An fp32 model file.
+        form: See `export.frcrn.build_graph`.
+        backend: Who asks, for errors.
+        lookahead: Frames that each U-Net looks ahead.
+        open_step: Loads a step, to measure what streams start with.
+
+    Raises:
+        ModelError: The file does not hold the weights as they were.
+        BackendUnavailable: Packages are missing to make one.
+    """
+    if lookahead == LOOKAHEAD_FRAMES and form == "plain":  # what ONNX Runtime takes
+        packaged = packaged_variant(model, STREAM)
+        if packaged is not None:
+            return packaged
+
+    def build(path: Path) -> None:
+        metadata = replace(model.metadata, timeline=STREAM)
+        _write_step(path, _graph(model, form, metadata, lookahead), metadata, open_step)
+
+    return _made(model, {"form": form, "timeline": STREAM, "lookahead": str(lookahead)}, build, backend)
+
+
+def find_int8_step(
+    model: ModelFile, method: str, calibration: Path | None, backend: str, open_step: OpenStep
+) -> ModelFile:
+    """The same with the numbers of a quantized variant. See `find_variant` and `find_step`.
 
     Args:
         model: The fp32 model.
         method: "dynamic" or "static".
         calibration: See `find_variant`.
         backend: Who asks, for errors.
+        open_step: See `find_step`.
 
     Raises:
         ModelError: The model is quantized itself; see also `find_variant`.
@@ -154,9 +171,39 @@ def find_int8_stream(model: ModelFile, method: str, calibration: Path | None, ba
         from frcrn_accel.export import read_weights
         from frcrn_accel.quantize.int8 import build_stream
 
-        path.write_bytes(build_stream(read_weights(model.path), variant).SerializeToString())
+        metadata = replace(variant.metadata, timeline=STREAM)
+        _write_step(path, build_stream(read_weights(model.path), variant, metadata), metadata, open_step)
 
     return _made(variant, {"timeline": STREAM}, build, backend)
+
+
+def _graph(model: ModelFile, form: Form, metadata: ModelMetadata, lookahead: int | None) -> onnx.ModelProto:
+    """Of the whole signal, or of a step."""
+    from frcrn_accel.export import read_weights
+    from frcrn_accel.export.frcrn import build_graph
+    from frcrn_accel.export.timeline import Stream, WholePass
+
+    timeline = WholePass if lookahead is None else partial(Stream, lookahead=lookahead)
+    weights = read_weights(model.path)
+    return build_graph(
+        weights, metadata.name, metadata.library_version, metadata.to_properties(), form, timeline=timeline
+    )
+
+
+def _write_step(path: Path, graph: onnx.ModelProto, metadata: ModelMetadata, open_step: OpenStep) -> None:
+    """With what its streams start with."""
+    from onnx import helper
+
+    from frcrn_accel.streaming.start import measure_start
+
+    path.write_bytes(graph.SerializeToString())
+    session = open_step(ModelFile(path, metadata))
+    try:
+        start_means = measure_start(session, metadata)
+    finally:
+        session.close()
+    helper.set_model_props(graph, replace(metadata, start_means=start_means).to_properties())
+    path.write_bytes(graph.SerializeToString())
 
 
 def _made(model: ModelFile, key: Mapping[str, str], build: Callable[[Path], None], backend: str) -> ModelFile:

@@ -9,6 +9,7 @@ import typer
 
 from frcrn_accel._version import __version__
 from frcrn_accel.cli.backends import backends
+from frcrn_accel.cli.bench import bench
 from frcrn_accel.cli.build_engine import build_engine
 from frcrn_accel.cli.denoise import denoise
 from frcrn_accel.cli.doctor import doctor
@@ -38,6 +39,7 @@ app.command()(export)
 app.command()(quantize)
 app.command()(build_engine)
 app.command()(evaluate)
+app.command()(bench)
 app.command()(train)
 
 

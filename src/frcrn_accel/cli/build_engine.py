@@ -22,7 +22,10 @@ class Package(str, Enum):
 
 
 def build_engine(
-    model: Annotated[str, typer.Argument(metavar="MODEL.onnx", help="A file made by 'export' or 'quantize'.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A name, see 'models list', or a file made by 'export' or 'quantize'."),
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The plan to write.")],
     package: Annotated[
         Package, typer.Option(help="tensorrt-rtx builds for any RTX card, tensorrt for the card in this machine.")
@@ -35,7 +38,7 @@ def build_engine(
         ),
     ] = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Most windows at a time.")] = 4,
-    window_s: Annotated[float, typer.Option(min=1, help="Longest window, seconds.")] = 20.0,
+    window_s: Annotated[float, typer.Option(min=1, help="Longest window, s.")] = 20.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
 ) -> None:
     """Build a TensorRT engine ahead of time, also for a card that is not in this machine."""

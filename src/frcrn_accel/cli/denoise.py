@@ -45,7 +45,9 @@ def denoise(
             "beside each file]",
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="A name, see 'models list', or a file of 'export'.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Option(help="A name, see 'models list', or a file made by 'export'.")
+    ] = DEFAULT_MODEL,
     backend: Annotated[str, typer.Option(help="Engine, see 'backends'.")] = "auto",
     precision: Annotated[
         str | None,
@@ -53,14 +55,14 @@ def denoise(
     ] = None,
     calibration: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Noisy speech, for a backend that measures ranges on it first."),
+        typer.Option(metavar="DIR", help="Noisy speech, for a backend that measures ranges on it first."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. [default: all this process may use]")
     ] = None,
     attenuation_limit_db: Annotated[
         float | None,
-        typer.Option(min=0, help="Take away at most this much noise, in dB. [default: no limit]"),
+        typer.Option(min=0, help="Take away at most this much noise, dB. [default: no limit]"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:

@@ -31,7 +31,9 @@ def evaluate(
     clean: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Clean speech, under the names of the noisy recordings.")
     ] = None,
-    model: Annotated[str, typer.Option(help="A known name, or a file made by 'export'.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Option(help="A name, see 'models list', or a file made by 'export'.")
+    ] = DEFAULT_MODEL,
     backend: Annotated[str, typer.Option(help="Engine, see 'backends'.")] = "auto",
     precision: Annotated[
         str | None,

@@ -24,7 +24,9 @@ _SHOWN_GROUPS = 10
 
 
 def quantize(
-    model: Annotated[str, typer.Argument(metavar="MODEL.onnx", help="A file made by 'export', or a known name.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A name, see 'models list', or a file made by 'export'.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The model file to write.")],
     method: Annotated[str, typer.Option(help="dynamic, static, openvino-int8, tensorrt-int8 or fp16.")],
     calibration: Annotated[
@@ -34,7 +36,7 @@ def quantize(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Noisy speech to compare them on, or a folder with noisy/ and clean/. [default: a small set in "
+            help="Noisy speech to compare the sound on, or a folder with noisy/ and clean/. [default: a small set in "
             "the package]",
         ),
     ] = None,
@@ -45,14 +47,21 @@ def quantize(
         list[str] | None,
         typer.Option(metavar="GROUP", help="Leave this layer group in float, e.g. unet.encoders.1; may be repeated."),
     ] = None,
+    max_rescued: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="If the gate refuses, leave up to so many more layer groups in float, those that cost most first.",
+        ),
+    ] = 0,
     max_pesq_drop_percent: Annotated[
-        float, typer.Option(min=0, help="Most that the mean PESQ-WB may be lower, percent.")
+        float, typer.Option(min=0, help="Most that the mean PESQ-WB may be lower, %.")
     ] = 1.0,
     min_si_sdr_db: Annotated[
         float, typer.Option(help="Least mean SI-SDR of the output to that of the fp32 model, dB.")
     ] = 30.0,
     max_dnsmos_drop: Annotated[
-        float, typer.Option(min=0, help="Most that the mean DNSMOS OVRL may be lower.")
+        float, typer.Option(min=0, help="Most that the mean DNSMOS OVRL may be lower, points.")
     ] = 0.03,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Measure what each layer group costs, even if the gate passes.")
@@ -81,6 +90,7 @@ def quantize(
                     gate=None if no_gate else thresholds,
                     gate_audio=gate_audio,
                     keep_float=keep_float or (),
+                    max_rescued=max_rescued,
                     sensitivity=sensitivity,
                     overwrite=overwrite,
                     progress=show,

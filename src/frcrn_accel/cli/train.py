@@ -24,7 +24,7 @@ def train(
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0, help="Stop after so many minutes, with all saved. [default: go on to the end]"),
+        typer.Option(min=0, help="Stop after this many minutes, with all saved. [default: go on to the end]"),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. [default: all this process may use]")

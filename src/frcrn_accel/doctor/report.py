@@ -34,6 +34,7 @@ __all__ = [
     "ModelReport",
     "Report",
     "examine",
+    "installed_packages",
 ]
 
 SCHEMA_VERSION = 1  # goes up when a field changes its meaning or goes away
@@ -166,7 +167,7 @@ def examine(progress: Callable[[str], None] | None = None) -> Report:
     """
     tell = progress or _tell_nobody
     tell("packages")
-    packages = _packages()
+    packages = installed_packages()
     tell("CPU and GPU")
     cpu, gpu = examine_cpu(), examine_gpu()
     tell("cache")
@@ -188,8 +189,8 @@ def examine(progress: Callable[[str], None] | None = None) -> Report:
     )
 
 
-def _packages() -> dict[str, str | None]:
-    """Packages that the library's own metadata names."""
+def installed_packages() -> dict[str, str | None]:
+    """Versions of the packages that the library's own metadata names; None for one that is not installed."""
     found: dict[str, str | None] = {}
     for requirement in requires("frcrn-accel") or []:
         name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]

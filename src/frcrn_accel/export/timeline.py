@@ -24,6 +24,7 @@ from frcrn_accel.model.topology import (
     AVERAGING_INPUT,
     HOP_SAMPLES,
     LOOKAHEAD_FRAMES,
+    STAGES,
     STARTED_INPUT,
     STFT_BINS,
     WINDOW_SAMPLES,
@@ -168,7 +169,7 @@ class Stream(Timeline):
 
     Args:
         graph: Where to write it.
-        lookahead: Frames that each U-Net looks ahead. With fewer than it was trained with, the shallower decoder
+        lookahead: Frames that each U-Net looks ahead. With fewer than it was trained with, the deeper decoder
             stages take the frame at hand in the place of the next.
 
     Attributes:
@@ -230,8 +231,8 @@ class Stream(Timeline):
         self._is_encoding = True
 
     def looks_ahead(self, stage: int) -> bool:
-        """The deepest stages do, as many as there are frames of look-ahead."""
-        return stage < self.lookahead
+        """The shallowest stages do, as many as there are frames of look-ahead: they need it most."""
+        return stage >= STAGES - self.lookahead
 
     def decoded(self, stage: int) -> None:
         """The output of one that looks ahead is for the frame before."""

@@ -45,6 +45,7 @@ class ModelMetadata:
             "" for fp32.
         kept_float: Layer groups that were left in float, though the method would have quantized them.
         timeline: "stream" for a graph that is a step of a stream, which only `Backend.load_step` runs; "" else.
+        start_means: For such a graph, what its means of squeeze-and-excitation are of noisy speech, base64.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ModelMetadata:
     gate: str = ""
     kept_float: tuple[str, ...] = ()
     timeline: str = ""
+    start_means: str = ""
 
     def to_properties(self) -> dict[str, str]:
         """As the properties stored in the file; a field that has its default value is not written."""

@@ -3,11 +3,12 @@
 from frcrn_accel.quantize.clips import CALIBRATION_AUDIO, GATE_AUDIO
 from frcrn_accel.quantize.gate import ClipResult, GateReport, GateThresholds, GroupCost, Measure
 from frcrn_accel.quantize.methods import METHODS, Method
-from frcrn_accel.quantize.quantizer import QuantizeReport, quantize_model
+from frcrn_accel.quantize.quantizer import MAX_RESCUED, QuantizeReport, quantize_model
 
 __all__ = [
     "CALIBRATION_AUDIO",
     "GATE_AUDIO",
+    "MAX_RESCUED",
     "METHODS",
     "ClipResult",
     "GateReport",

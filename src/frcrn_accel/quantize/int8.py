@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +12,7 @@ from frcrn_accel._version import __version__
 from frcrn_accel.errors import ModelError
 from frcrn_accel.export.timeline import Stream
 from frcrn_accel.model.checkpoint import Weights
-from frcrn_accel.models import METADATA_PREFIX, STREAM, ModelFile, ModelMetadata
+from frcrn_accel.models import METADATA_PREFIX, ModelFile, ModelMetadata
 from frcrn_accel.quantize.integer import IntegerNetwork, Ranges
 from frcrn_accel.quantize.ranges import measure_ranges
 from frcrn_accel.quantize.signals import synthetic_clips
@@ -62,12 +61,13 @@ def _builder(ranges: Ranges) -> Build:
     return build
 
 
-def build_stream(weights: Weights, variant: ModelFile) -> onnx.ModelProto:
+def build_stream(weights: Weights, variant: ModelFile, metadata: ModelMetadata) -> onnx.ModelProto:
     """A step of a stream with the numbers of a quantized file: the same ranges, the same layers in float.
 
     Args:
         weights: Of the fp32 model that the file was made from.
         variant: A file that one of these methods made.
+        metadata: To put into the graph.
 
     Raises:
         ModelError: The file does not tell its ranges.
@@ -77,7 +77,6 @@ def build_stream(weights: Weights, variant: ModelFile) -> onnx.ModelProto:
     properties = {entry.key: entry.value for entry in onnx.load(variant.path).metadata_props}
     if _RANGES not in properties:
         raise ModelError(f"{str(variant.path)!r} does not tell its ranges: quantize the model again")
-    metadata = replace(variant.metadata, timeline=STREAM)
     network = IntegerNetwork(
         weights, Ranges.from_json(properties[_RANGES]), frozenset(metadata.kept_float), timeline=Stream
     )

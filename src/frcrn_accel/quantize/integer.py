@@ -296,8 +296,13 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
 
     def _along_time(self, x: Activation, function: Callable[[str, Shape], str]) -> Activation:
         """A function of a tensor and its shape, on all that an activation has."""
+        if not self.time.is_stream:
+            return x
+        g = self.graph
         shape = (1, TIME, x.rows, self.config.channels)
-        scale = function(x.scale, (TIME,)) if x.scale else ""
+        scale = x.scale
+        if scale:  # a state has an axis for the batch, too
+            scale = g.op("Squeeze", function(g.op("Unsqueeze", scale, g.ints(0)), (1, TIME)), g.ints(0))
         return replace(x, parts=self._of_both(x.parts, lambda part: function(part, shape)), scale=scale)
 
     # Convolutions as integer products.

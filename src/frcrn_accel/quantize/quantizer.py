@@ -28,8 +28,9 @@ from frcrn_accel.quantize.gate import (
 )
 from frcrn_accel.quantize.methods import METHODS, Build, Method
 
-__all__ = ["QuantizeReport", "quantize_model"]
+__all__ = ["MAX_RESCUED", "QuantizeReport", "quantize_model"]
 
+MAX_RESCUED = 4  # for the variants that the library makes by itself, where nobody is there to choose
 PASSED, REFUSED, SKIPPED = "passed", "refused", "skipped"
 _SENSITIVITY_S = 8.0  # audio on which layers are told apart: there are dozens of them
 _NAMED_GROUPS, _NAMED_WITHIN_DB = (
@@ -97,6 +98,7 @@ def quantize_model(
     gate: GateThresholds | None = GateThresholds(),  # noqa: B008 - frozen
     gate_audio: Path | None = None,
     keep_float: Sequence[str] = (),
+    max_rescued: int = 0,
     sensitivity: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -112,6 +114,8 @@ def quantize_model(
         gate_audio: Folder with noisy speech to compare the two on, or with pairs in `noisy/` and `clean/`, each pair
             under one name. By default `GATE_AUDIO`.
         keep_float: Layer groups to leave in float, e.g. `"unet.encoders.1"`.
+        max_rescued: If the gate refuses the result, leave up to so many further layer groups in float, those that
+            cost most first, until it passes.
         sensitivity: Measure what each layer group costs, even if the gate passes the result.
         overwrite: Replace `out` if it exists.
         progress: Called with what is being done, how many steps of it are done and how many there are.
@@ -142,21 +146,30 @@ def quantize_model(
     try:
         with replacing(out, overwrite=overwrite) as temporary:
             build, calibration_sha256 = _prepare(chosen, weights, source.metadata, calibration, report_progress)
-            metadata = dataclasses.replace(
-                source.metadata,
-                library_version=__version__,
-                method=chosen.name,
-                source_sha256=sha256_of(source.path),
-                calibration_sha256=calibration_sha256,
-                gate=PASSED if gate else SKIPPED,  # a file that does not pass is never put in place
-                kept_float=kept_float,
-            )
-            report_progress("build", 0, 1)
-            temporary.write_bytes(build(weights, metadata, frozenset(kept_float)).SerializeToString())
-            report_progress("build", 1, 1)
-            candidate = ModelFile.open(temporary)
-            compared = compare(source, candidate, chosen.backend, clips, gate, report_progress) if gate else None
-            refused = compared is not None and not compared.passed
+            costs: tuple[GroupCost, ...] = ()
+            while True:
+                metadata = dataclasses.replace(
+                    source.metadata,
+                    library_version=__version__,
+                    method=chosen.name,
+                    source_sha256=sha256_of(source.path),
+                    calibration_sha256=calibration_sha256,
+                    gate=PASSED if gate else SKIPPED,  # a file that does not pass is never put in place
+                    kept_float=kept_float,
+                )
+                report_progress("build", 0, 1)
+                temporary.write_bytes(build(weights, metadata, frozenset(kept_float)).SerializeToString())
+                report_progress("build", 1, 1)
+                candidate = ModelFile.open(temporary)
+                compared = compare(source, candidate, chosen.backend, clips, gate, report_progress) if gate else None
+                refused = compared is not None and not compared.passed
+                if (sensitivity or refused) and not costs:
+                    costs = _sensitivity(source, weights, metadata, chosen, build, clips, report_progress)
+                rescued = [cost.group for cost in costs if cost.group in kept_float]
+                left = [cost.group for cost in costs if cost.group not in kept_float]
+                if not (refused and left and len(rescued) < max_rescued):
+                    break
+                kept_float = _checked_groups(chosen, source.metadata, [*kept_float, left[0]])
             report = QuantizeReport(
                 source=str(source.path),
                 output=str(out),
@@ -172,11 +185,8 @@ def quantize_model(
                 verdict=REFUSED if refused else metadata.gate,
                 thresholds=gate,
                 gate=compared,
-                sensitivity=(),
+                sensitivity=costs,
             )
-            if sensitivity or refused:
-                costs = _sensitivity(source, weights, metadata, chosen, build, clips, report_progress)
-                report = dataclasses.replace(report, sensitivity=costs)
             if refused:
                 raise QualityError(_refusal(report), report)
     except OutputExistsError:
@@ -258,10 +268,11 @@ def _refusal(report: QuantizeReport) -> str:
     measures = report.gate.measures if report.gate else ()
     failed = "; ".join(_described(measure) for measure in measures if measure.passed is False)
     text = f"{report.output!r} was not written, too far from {report.source!r}: {failed}"
-    if not report.sensitivity:
+    if all(cost.group in report.kept_float for cost in report.sensitivity):
         return f"{text}, though every layer group is in float: this method does not suit this model"
-    most_db = report.sensitivity[0].si_sdr_db + _NAMED_WITHIN_DB
-    worst = [cost for cost in report.sensitivity[:_NAMED_GROUPS] if cost.si_sdr_db < most_db]
+    left = [cost for cost in report.sensitivity if cost.group not in report.kept_float]
+    most_db = left[0].si_sdr_db + _NAMED_WITHIN_DB
+    worst = [cost for cost in left[:_NAMED_GROUPS] if cost.si_sdr_db < most_db]
     costs = ", ".join(f"{cost.group} ({cost.si_sdr_db:.1f} dB alone)" for cost in worst)
     options = " ".join(f"--keep-float {cost.group}" for cost in worst)
     return f"{text}. The layers that cost most are {costs}: keep them in float with {options}"

@@ -2,8 +2,8 @@
 
 Squeeze-and-excitation scales each channel by what it is on average over the whole signal. A stream does not know the
 whole; it takes the mean over what it has heard: frame `n` enters with the share `1 / n`. With a horizon of `h` frames
-the share does not fall below `1 / h`, so that what is long past is forgotten. With a start, the stream begins as if
-it had heard that before.
+the share does not fall below `1 / h`, so that what is long past is forgotten. A stream begins as if
+it had heard a second of noisy speech before: without that the first seconds are denoised worse.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ class Statistics:
     """What a stream has heard, for another stream, or a later one, to start with.
 
     Attributes:
-        means: Of each squeeze-and-excitation layer, `(streams' channels, 2 * channels of the model)`.
-        heard_s: How much audio that is, seconds: what comes later weighs in accordingly.
+        means: Of each squeeze-and-excitation layer, `(channels of the stream, 2 * channels of the model)`; one row
+            will do for all channels.
+        heard_s: How much audio that is, seconds.
     """
 
     means: tuple[NDArray[np.float32], ...]
@@ -35,32 +36,36 @@ class Averaging:
 
     Attributes:
         horizon_s: What is longer ago counts less and less; None to forget nothing.
-        start: What to start with; None to start with nothing.
-        hold: Stay with `start`, whatever comes.
+        start: What to start with; None for what is typical of noisy speech, which comes with the model.
+        start_s: How much audio the start counts for, seconds: what comes later weighs in accordingly. None for what
+            it says of itself; 0 for no start at all.
+        hold: Stay with the start, whatever comes.
 
     Raises:
-        ValueError: The horizon is shorter than a frame, or there is nothing to hold.
+        ValueError: The horizon is shorter than a frame, or the start counts for less than nothing.
     """
 
     horizon_s: float | None = 20.0
     start: Statistics | None = None
+    start_s: float | None = None
     hold: bool = False
 
     def __post_init__(self) -> None:
         """Check the values."""
         if self.horizon_s is not None and not self.horizon_s >= 0.02:
             raise ValueError(f"horizon_s must be at least 0.02 s, got {self.horizon_s}")
-        if self.hold and self.start is None:
-            raise ValueError("hold needs a start to hold")
+        if self.start_s is not None and not self.start_s >= 0:
+            raise ValueError(f"start_s must be 0 s or more, got {self.start_s}")
 
 
 def shares(
-    averaging: Averaging, first_frame: int, frames: int, lags: int, frames_per_second: float
+    averaging: Averaging, start_s: float, first_frame: int, frames: int, lags: int, frames_per_second: float
 ) -> NDArray[np.float32]:
     """How the means follow from those before and from new frames, for what lags by 0, 1, ... frames.
 
     Args:
         averaging: The rule.
+        start_s: What the start counts for.
         first_frame: Number of the first new frame in the stream.
         frames: How many there are.
         lags: How many lags.
@@ -71,9 +76,8 @@ def shares(
         What lags and is not at the stream's first frame yet leaves the mean as it is.
     """
     number = first_frame + np.arange(frames) - np.arange(lags)[:, None]
-    heard = 0.0 if averaging.start is None else averaging.start.heard_s * frames_per_second
     horizon = np.inf if averaging.horizon_s is None else averaging.horizon_s * frames_per_second
-    count = np.clip(number + 1 + heard, 1, max(horizon, 1))
+    count = np.clip(number + 1 + start_s * frames_per_second, 1, max(horizon, 1))
     entering = np.where((number < 0) | averaging.hold, 0.0, 1 / count)
     result = np.zeros((lags, frames, frames + 1))
     before = np.zeros((lags, frames + 1))

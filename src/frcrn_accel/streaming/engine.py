@@ -13,6 +13,7 @@ from frcrn_accel.errors import EngineError
 from frcrn_accel.model.topology import AVERAGING_INPUT, SE_LAYERS, STARTED_INPUT
 from frcrn_accel.models import ModelMetadata
 from frcrn_accel.streaming.averaging import Averaging, Statistics, shares
+from frcrn_accel.streaming.start import START_S, read_start
 
 __all__ = ["Step", "StreamEngine", "StreamState"]
 
@@ -66,6 +67,11 @@ class StreamEngine:
         self._states = [name for name in others if name not in (AVERAGING_INPUT, STARTED_INPUT)]
         self._means = [i for i, name in enumerate(self._states) if SE_LAYERS in name]
         self._is_single = session.inputs[audio][0] == 1
+        means = session.metadata.start_means
+        sizes = [int(np.prod(session.inputs[self._states[i]][1:])) for i in self._means]
+        zeros = tuple(np.zeros((1, size), np.float32) for size in sizes)
+        # What is made to find it out has none yet.
+        self._typical = Statistics(read_start(means, sizes), START_S) if means else Statistics(zeros, 0.0)
         self._frames_per_second = metadata.sample_rate_hz / metadata.hop_samples
 
     def start(self, channels: int, averaging: Averaging) -> StreamState:
@@ -76,20 +82,22 @@ class StreamEngine:
         """
         shapes = [(channels, *self.session.inputs[name][1:]) for name in self._states]
         tensors = [np.zeros(shape, np.float32) for shape in shapes]
-        if averaging.start is not None:
-            means = averaging.start.means
-            sizes = [(channels, int(np.prod(shapes[i][1:]))) for i in self._means]
-            if [mean.shape for mean in means] != sizes:
-                raise ValueError("the statistics to start with are of another model, or of other channels")
-            for i, mean in zip(self._means, means, strict=True):
-                tensors[i] = mean.reshape(shapes[i]).astype(np.float32)
+        means = (averaging.start or self._typical).means
+        sizes = [int(np.prod(shapes[i][1:])) for i in self._means]
+        if [mean.shape[-1] for mean in means] != sizes or {len(mean) for mean in means} - {1, channels}:
+            raise ValueError("the statistics to start with are of another model, or of other channels")
+        for i, mean in zip(self._means, means, strict=True):
+            tensors[i] = np.broadcast_to(mean.reshape(-1, *shapes[i][1:]), shapes[i]).astype(np.float32)
         return StreamState(0, tuple(tensors))
+
+    def _start_s(self, averaging: Averaging) -> float:
+        start = averaging.start or self._typical
+        return start.heard_s if averaging.start_s is None else averaging.start_s
 
     def statistics(self, state: StreamState, averaging: Averaging) -> Statistics:
         """What a stream has heard."""
-        before_s = 0.0 if averaging.start is None else averaging.start.heard_s
         means = tuple(state.tensors[i].reshape(len(state.tensors[i]), -1).copy() for i in self._means)
-        return Statistics(means, before_s + state.frames / self._frames_per_second)
+        return Statistics(means, self._start_s(averaging) + state.frames / self._frames_per_second)
 
     def run(self, steps: Sequence[Step]) -> list[tuple[NDArray[np.float32], StreamState]]:
         """Compute steps of one length: for each the audio, `(channels, samples)`, and the state after it.
@@ -111,7 +119,15 @@ class StreamEngine:
         frames = steps[0].audio.shape[1] // self.metadata.hop_samples
         feeds = {self._audio: _joined([step.audio for step in steps])}
         rows = [
-            shares(step.averaging, step.state.frames, frames, self.lag + 1, self._frames_per_second) for step in steps
+            shares(
+                step.averaging,
+                self._start_s(step.averaging),
+                step.state.frames,
+                frames,
+                self.lag + 1,
+                self._frames_per_second,
+            )
+            for step in steps
         ]
         feeds[AVERAGING_INPUT] = np.repeat(np.stack(rows), counts, axis=0)
         if self._has_started:

@@ -1,0 +1,69 @@
+"""Do two runs of the same benchmark tell the same? Exit code 1 if they do not.
+
+    python benchmarks/agreement.py FIRST.json SECOND.json [--percent 10]
+
+The files are those of `frcrn-accel bench --json`. For each variant and baseline: how many times faster it was in each
+run, and by how many percent the two differ. Where that is more than `--percent`, the reason may be noise: then the
+95 % intervals of the two overlap, which is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def ratios(report: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, float]]:
+    """By model, length, threads, variant and baseline."""
+    return {
+        (group["model"], group["length_s"], group["threads"], row["variant"], baseline): ratio
+        for group in report["groups"]
+        for row in group["rows"]
+        for baseline, ratio in row["times_faster"].items()
+        if baseline != row["variant"]
+    }
+
+
+def compare(first: dict[str, Any], second: dict[str, Any], percent: float) -> tuple[list[list[str]], bool]:
+    """Rows of a table, and whether all agree or have noise to explain why not."""
+    before, after = ratios(first), ratios(second)
+    rows, agree = [], True
+    for key in before.keys() & after.keys():
+        one, other = before[key], after[key]
+        difference = 100 * (other["median"] / one["median"] - 1)
+        overlap = one["low"] <= other["high"] and other["low"] <= one["high"]
+        verdict = "agree" if abs(difference) <= percent else "noise" if overlap else "DIFFER"
+        agree &= verdict != "DIFFER"
+        model, length_s, threads, variant, baseline = key
+        shown = [f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in (one, other)]
+        what = f"{model}, {length_s:g} s, {threads} thread(s)"
+        rows.append([what, variant, baseline, *shown, f"{difference:+.1f} %", verdict])
+    return sorted(rows), agree
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("first", type=Path)
+    parser.add_argument("second", type=Path)
+    parser.add_argument("--percent", type=float, default=10.0)
+    options = parser.parse_args()
+    first, second = (json.loads(path.read_text(encoding="utf-8")) for path in (options.first, options.second))
+    rows, agree = compare(first, second, options.percent)
+    if not rows:
+        sys.exit("the two runs have no variant in common that is compared with the same baseline")
+    print(f"began {first['began']} and {second['began']}")
+    for one, other in zip(first["groups"], second["groups"], strict=False):
+        print(f"{one['model']}: noise {one['noise_percent']:.0f} % and {other['noise_percent']:.0f} %")
+    print("| what | variant | times faster than | first | second | difference | |")
+    print("|---" * 7 + "|")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+    if not agree:
+        sys.exit(f"some differ by more than {options.percent:g} % and more than noise explains")
+
+
+if __name__ == "__main__":
+    main()

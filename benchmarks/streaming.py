@@ -1,0 +1,277 @@
+"""Streams: what they cost in quality, what they take in time, and whether an hour of one stays as it began.
+
+    python benchmarks/streaming.py quality PAIRS_DIR [--model frcrn-small] [--json OUT.json]
+    python benchmarks/streaming.py speed [--released-size] [--minutes 10] [--backends ort ...] [--json OUT.json]
+    python benchmarks/streaming.py hour [--json OUT.json]
+
+`quality` takes pairs of noisy and clean files (see benchmarks/quality.py) and scores streams against the whole pass:
+with all of the look-ahead, half of it and none, and in the first seconds, with and without the typical statistics
+that a stream starts with. Needs the extra `[eval]`.
+
+`speed` times every step of one stream, hop by hop, and longer steps in turn with the whole pass of the same audio on
+the same thread; then how many streams one process keeps up with, their steps in common calls. `--released-size` takes
+a network of that size with random weights (needs `[quantize]` and `[export]`).
+
+`hour` sends an hour through streams in different chunks, and compares the results by their digest. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from quality import Clip, read
+
+from frcrn_accel import Denoiser
+from frcrn_accel.model.topology import LOOKAHEAD_FRAMES, SAMPLE_RATE_HZ, Config
+from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, find_model
+from frcrn_accel.streaming import Averaging, Stream, process_streams
+
+Audio = NDArray[np.float32]
+HOP_S = 0.02
+START_S = (0.5, 1.0, 2.0, 4.0)
+SILENT_DB = -45.0  # a beginning whose speech is below this has no SI-SDR worth the name
+STEPS_S = (0.02, 0.04, 0.1, 0.2)
+STREAM_COUNTS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["quality", "speed", "hour"])
+    parser.add_argument("pairs", type=Path, nargs="?")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--released-size", action="store_true")
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--backends", nargs="*", default=["ort", "openvino"])
+    parser.add_argument("--clips", type=int, help="Take so many of the pairs only.")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
+    found = {"quality": quality, "speed": speed, "hour": hour}[options.what](options)
+    if options.json is not None:
+        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+# Quality.
+
+
+def quality(options: argparse.Namespace) -> Any:
+    from frcrn_accel.evaluate import bootstrap_interval, dnsmos, pesq_wb, si_sdr_db
+
+    if options.pairs is None:
+        raise SystemExit("quality needs the folder of the pairs")
+    pairs = [read(Clip(path, None))[1:] for path in sorted((options.pairs / "noisy").iterdir())[: options.clips]]
+    denoiser = Denoiser(options.model, backend="ort")
+    unets = denoiser.model.unets
+
+    def stream(**arguments: Any) -> Callable[[Audio], Audio]:
+        return lambda audio: through(denoiser.stream(SAMPLE_RATE_HZ, step_s=0.5, **arguments), audio)
+
+    variants: dict[str, Callable[[Audio], Audio]] = {
+        "noisy": lambda audio: audio,
+        "whole pass": lambda audio: denoiser(audio, SAMPLE_RATE_HZ),
+        "stream, no typical start": stream(averaging=Averaging(start_s=0)),
+    }
+    for frames in (LOOKAHEAD_FRAMES, 6, 5, 4, 3, 2, 1, 0):
+        lookahead_s = frames * unets * HOP_S
+        variants[f"stream, {1000 * lookahead_s:g} ms of look-ahead"] = stream(lookahead_s=lookahead_s)
+    rows = {}
+    for name, denoise in variants.items():
+        outputs = [denoise(noisy) for noisy, _ in pairs]
+        scores = {
+            "PESQ-WB": [pesq_wb(clean, out) for (_, clean), out in zip(pairs, outputs, strict=True)],
+            "SI-SDR, dB": [si_sdr_db(clean, out) for (_, clean), out in zip(pairs, outputs, strict=True)],
+            "DNSMOS OVRL": [dnsmos(out).ovrl for out in outputs],
+        }
+        for seconds in START_S:
+            samples = int(seconds * SAMPLE_RATE_HZ)
+            scores[f"SI-SDR of the first {seconds:g} s, dB"] = [
+                si_sdr_db(clean[:samples], out[:samples])
+                for (_, clean), out in zip(pairs, outputs, strict=True)
+                if 10 * np.log10(np.mean(clean[:samples] ** 2) + 1e-12) > SILENT_DB
+            ]
+        rows[name] = {
+            metric: {
+                "mean": float(np.mean(values)),
+                "interval": bootstrap_interval(np.array(values)),
+                "clips": len(values),
+            }
+            for metric, values in scores.items()
+        }
+        print(name, {metric: round(float(np.mean(values)), 3) for metric, values in scores.items()}, flush=True)
+    return rows
+
+
+def through(stream: Stream, audio: Audio) -> Audio:
+    """All of a signal, without the delay."""
+    out = np.concatenate([stream.process(audio), stream.flush()[0]])
+    return out[stream.latency_samples :]
+
+
+# Speed.
+
+
+def speed(options: argparse.Namespace) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        if options.released_size:
+            os.environ[CACHE_DIR_VARIABLE] = folder
+            options.model = str(released_size_model(Path(folder), options.backends))
+        return {backend: speed_of(options, backend) for backend in options.backends}
+
+
+def speed_of(options: argparse.Namespace, backend: str) -> Any:
+    name, _, precision = backend.partition(":")
+    denoiser = Denoiser(options.model, backend=name, precision=precision or None, threads=1)
+    minute = speech_like(60)
+    found: dict[str, Any] = {"device": denoiser.device, "steps": {}}
+    for step_s in STEPS_S:
+        size = round(step_s * SAMPLE_RATE_HZ)
+        stream = denoiser.stream(SAMPLE_RATE_HZ, step_s=step_s)
+        # What is timed besides the first step size: enough for the percentiles.
+        minutes = options.minutes if step_s == STEPS_S[0] else min(options.minutes, 2)
+        taken_s = np.array([timed(stream.process, chunk) for chunk in chunks(minute, size, minutes)])[5:]
+        # In turn with the whole pass, second by second.
+        ratios = []
+        for first in range(0, 40 * SAMPLE_RATE_HZ, 10 * SAMPLE_RATE_HZ):
+            piece = minute[first : first + 10 * SAMPLE_RATE_HZ]
+            whole_s = timed(lambda audio: denoiser(audio, SAMPLE_RATE_HZ), piece)
+            stream_s = sum(timed(stream.process, piece[at : at + size]) for at in range(0, len(piece), size))
+            ratios.append(stream_s / whole_s)
+        cell = {
+            "p50_ms": 1e3 * float(np.percentile(taken_s, 50)),
+            "p99_ms": 1e3 * float(np.percentile(taken_s, 99)),
+            "worst_ms": 1e3 * float(taken_s.max()),
+            "rtf": float(np.sum(taken_s)) / (len(taken_s) * step_s),
+            "late_percent": 100 * float(np.mean(taken_s > step_s)),
+            "to_whole_pass": statistics.median(ratios),
+            "steps": len(taken_s),
+        }
+        found["steps"][f"{1000 * step_s:g} ms"] = cell
+        print(backend, f"{1000 * step_s:g} ms", {key: round(value, 3) for key, value in cell.items()}, flush=True)
+    found["streams"] = {f"{1000 * step_s:g} ms": together(denoiser, backend, step_s) for step_s in (0.02, 0.1)}
+    denoiser.close()
+    return found
+
+
+def together(denoiser: Denoiser, backend: str, step_s: float) -> Any:
+    """p99 of a step of so many streams, until it is longer than the audio."""
+    size = round(step_s * SAMPLE_RATE_HZ)
+    audio = speech_like(20)
+    found = {}
+    for count in STREAM_COUNTS:
+        streams = [denoiser.stream(SAMPLE_RATE_HZ, step_s=step_s) for _ in range(count)]
+        taken_s = [timed(partial(all_at_once, streams), piece) for piece in chunks(audio, size, 1 / 6)]
+        p50_s, p99_s = np.percentile(taken_s[5:], [50, 99])
+        found[count] = {"p50_ms": 1e3 * float(p50_s), "p99_ms": 1e3 * float(p99_s)}
+        times = f"p50 {1e3 * p50_s:.1f}, p99 {1e3 * p99_s:.1f} ms"
+        print(f"{backend}, steps of {1000 * step_s:g} ms, {count} streams: {times}", flush=True)
+        if p50_s > step_s:
+            break
+    return found
+
+
+def all_at_once(streams: Sequence[Stream], piece: Audio) -> None:
+    process_streams(streams, [piece] * len(streams))
+
+
+def timed(function: Callable[[Audio], Any], audio: Audio) -> float:
+    began = time.perf_counter()
+    function(audio)
+    return time.perf_counter() - began
+
+
+def chunks(audio: Audio, size: int, minutes: float) -> Iterator[Audio]:
+    """Over and over, for so long."""
+    for at in range(int(minutes * 60 * SAMPLE_RATE_HZ) // size):
+        first = at * size % (len(audio) - size)
+        yield audio[first : first + size]
+
+
+def speech_like(seconds: float) -> Audio:
+    """Noise that comes and goes."""
+    rng = np.random.default_rng(0)
+    samples = int(seconds * SAMPLE_RATE_HZ)
+    envelope = 0.05 * (1 + np.sin(2 * np.pi * 3 * np.arange(samples) / SAMPLE_RATE_HZ)) + 0.01
+    return (envelope * rng.standard_normal(samples)).astype(np.float32)
+
+
+def released_size_model(folder: Path, backends: Sequence[str]) -> Path:
+    """A seeded network, and the INT8 variants that the backends want, not compared with it."""
+    import torch
+
+    from frcrn_accel.backends.variants import variant_key
+    from frcrn_accel.export import export_model
+    from frcrn_accel.models import cached_variant
+    from frcrn_accel.quantize.clips import CALIBRATION_AUDIO
+    from frcrn_accel.testing import random_weights
+
+    weights = {key: torch.tensor(value) for key, value in random_weights(Config()).items()}
+    checkpoint, path = folder / "released-size.pt", folder / "released-size.onnx"
+    torch.save(weights, checkpoint)
+    export_model(checkpoint, path, name="released-size")
+    for method, calibration in (("dynamic", None), ("static", CALIBRATION_AUDIO)):
+        if f"ort-{method}-int8" in backends:
+            quantize = partial(quantized, path, method, calibration)
+            cached_variant(find_model(path), variant_key(method, ""), quantize)
+    return path
+
+
+def quantized(path: Path, method: str, calibration: Path | None, out: Path) -> None:
+    from frcrn_accel.quantize import quantize_model
+
+    quantize_model(path, out, method, calibration=calibration, gate=None, overwrite=True)
+
+
+# An hour.
+
+
+def hour(options: argparse.Namespace) -> Any:
+    denoiser = Denoiser(options.model, backend="ort", threads=1)
+    found = []
+    for rate, sizes in ((16_000, [320]), (16_000, [4_096, 1, 777]), (48_000, [960]), (48_000, [10_000, 33])):
+        piece = np.resize(speech_like(60), 60 * rate)
+        stream = denoiser.stream(rate, step_s=0.1)
+        digest = hashlib.sha256()
+        memory_mib = []
+        received = 0
+        sizes_in_turn = (size for _ in iter(int, 1) for size in sizes)
+        while received < 3600 * rate:
+            at = received % len(piece)
+            chunk = piece[at : at + min(next(sizes_in_turn), 3600 * rate - received)]
+            out = stream.process(chunk)
+            assert out.shape == chunk.shape
+            digest.update(out.tobytes())
+            before, received = received, received + len(chunk)
+            if received // (600 * rate) > before // (600 * rate):
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                memory_mib.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+        digest.update(stream.flush().tobytes())
+        row = {
+            "rate": rate,
+            "chunks": sizes,
+            "latency_samples": stream.latency_samples,
+            "sha256": digest.hexdigest(),
+            "memory_mib_every_10_minutes": [round(value, 1) for value in memory_mib],
+        }
+        print(row, flush=True)
+        found.append(row)
+    for rate in (16_000, 48_000):
+        if len({row["sha256"] for row in found if row["rate"] == rate}) != 1:
+            raise SystemExit(f"at {rate} Hz the chunks changed the result")
+    return found
+
+
+if __name__ == "__main__":
+    main()

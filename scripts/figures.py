@@ -1,0 +1,135 @@
+"""Puts measured figures into README.md and docs: what lies between `<!-- figures: NAME -->` and `<!-- end -->`.
+
+    python scripts/figures.py [--check]
+
+The figures are in benchmarks/results: the JSON reports of `frcrn-accel bench` and `frcrn-accel evaluate`, which
+`nox -s figures` measures. A section whose report is not there stays as it is. `--check` changes nothing; the exit
+code is 1 if a section is not what its report says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from frcrn_accel.bench.tables import (
+    COLUMNS,
+    group_title,
+    machine_line,
+    notes,
+    speed_table,
+    throughput_table,
+    throughput_title,
+)
+
+REPOSITORY = Path(__file__).parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results"
+SECTION = re.compile(r"(?P<head><!-- figures: (?P<name>[\w-]+) -->\n).*?(?P<tail><!-- end -->)", re.DOTALL)
+FEW_COLUMNS = ("median", "rtf", "memory", "baselines")
+DIGITS = {"STOI": 3}
+
+Report = Mapping[str, Any]
+
+
+def speed(columns: tuple[str, ...], *, with_notes: bool) -> Callable[[Report], str]:
+    """A table for each group."""
+
+    def render(report: Report) -> str:
+        parts = []
+        for group in report["groups"]:
+            parts.append(f"{group_title(group, report['rounds'])}:")
+            parts.append(speed_table(group, report["baselines"], columns).markdown())
+            if with_notes and (lines := notes(group)):
+                parts.append("\n".join(f"- {line}" for line in lines))
+        return "\n\n".join([*parts, f"Measured {report['began'][:10]} on {machine_line(report)}."])
+
+    return render
+
+
+def throughput(report: Report) -> str:
+    """A table for each variant."""
+    parts = []
+    for found in report["throughput"]:
+        parts += [f"{throughput_title(found, report['rounds'])}:", throughput_table(found).markdown()]
+    return "\n\n".join([*parts, f"Measured {report['began'][:10]} on {machine_line(report)}."])
+
+
+def quality(report: Report) -> str:
+    """Means and intervals before and after, by metric."""
+
+    def cell(metric: str, value: Mapping[str, Any] | None) -> str:
+        if value is None:
+            return ""
+        digits, (low, high) = DIGITS.get(metric, 2), value["interval"]
+        return f"{value['mean']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+    lines = ["| | noisy | denoised |", "|---|---|---|"]
+    for metric, found in report["summary"].items():
+        lines.append(f"| {metric} | {cell(metric, found['noisy'])} | {cell(metric, found['denoised'])} |")
+    what = f"{report['model']} on {report['backend']}, {report['precision']}, {len(report['clips'])} recordings"
+    return "\n".join([*lines, "", f"{what}: mean and 95 % interval."])
+
+
+def plot(report: Report) -> str:
+    """What `nox -s figures` drew of it."""
+    models = ", ".join(dict.fromkeys(group["model"] for group in report["groups"]))
+    return f"![Speed against PESQ-WB: {models}](speed-and-quality.png)"
+
+
+# By the name of a section: the report it comes from, and how it is written.
+SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
+    "speed-released": ("speed-released.json", speed(FEW_COLUMNS, with_notes=False)),
+    "speed-small": ("speed-small.json", speed(FEW_COLUMNS, with_notes=False)),
+    "speed-released-all": ("speed-released.json", speed(COLUMNS, with_notes=True)),
+    "speed-small-all": ("speed-small.json", speed(COLUMNS, with_notes=True)),
+    "plot": ("speed-small.json", plot),
+    "throughput": ("throughput.json", throughput),
+    "quality": ("quality.json", quality),
+}
+
+
+def filled(text: str, results: Path) -> str:
+    """A page with the figures that there are reports of.
+
+    Raises:
+        KeyError: A section has a name that is not known.
+    """
+
+    def section(match: re.Match[str]) -> str:
+        file, render = SECTIONS[match["name"]]
+        if not (results / file).exists():
+            return match[0]
+        report = json.loads((results / file).read_text(encoding="utf-8"))
+        return f"{match['head']}\n{render(report)}\n\n{match['tail']}"
+
+    return SECTION.sub(section, text)
+
+
+def pages() -> list[Path]:
+    return [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    stale = []
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        if (new := filled(text, RESULTS)) != text:
+            stale.append(str(page.relative_to(REPOSITORY)))
+            if not options.check:
+                page.write_text(new, encoding="utf-8")
+    if stale:
+        print(f"{'not what benchmarks/results says' if options.check else 'written'}: {', '.join(stale)}")
+    if options.check and stale:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

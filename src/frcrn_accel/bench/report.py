@@ -1,0 +1,298 @@
+"""All that a benchmark found, and on what machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from frcrn_accel._version import __version__
+from frcrn_accel.bench.ratios import LEAST_ROUNDS, Ratio
+from frcrn_accel.bench.speed import Group, Row, loadable, measure_group
+from frcrn_accel.bench.throughput import Throughput, measure_throughput, settings_for
+from frcrn_accel.bench.variants import BenchModel, LeftOut, Progress, Variant, find_variants
+from frcrn_accel.cpu import available_cpus
+from frcrn_accel.doctor.machine import examine_cpu, examine_gpu
+from frcrn_accel.doctor.privacy import without_names
+from frcrn_accel.doctor.report import installed_packages
+from frcrn_accel.errors import BenchError
+from frcrn_accel.evaluate.clips import Clip
+
+__all__ = [
+    "SCHEMA_PATH",
+    "BenchReport",
+    "Machine",
+    "describe_machine",
+    "run_speed",
+    "run_throughput",
+]
+
+SCHEMA_VERSION = 1  # goes up when a field changes its meaning or goes away
+SCHEMA_PATH = Path(__file__).with_name("schema.json")
+_ENGINES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu12", "torch")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was measured on.
+
+    Attributes:
+        cpu: What the CPU calls itself; None if it does not say.
+        features: Features of the CPU that decide what is fast.
+        cpus: That a process may use.
+        gpus: Names of the NVIDIA GPUs.
+        system: System and architecture.
+        python: Version.
+        engines: Versions of the packages of engines.
+        load_average: Processes that wanted a CPU in the minute before; None where the system does not tell.
+    """
+
+    cpu: str | None
+    features: tuple[str, ...]
+    cpus: int
+    gpus: tuple[str, ...]
+    system: str
+    python: str
+    engines: dict[str, str]
+    load_average: float | None
+
+    def __str__(self) -> str:
+        """In one line."""
+        features = f" ({', '.join(self.features)})" if self.features else ""
+        engines = "".join(f", {name} {version}" for name, version in self.engines.items())
+        gpus = "".join(f", {name}" for name in self.gpus)
+        cpu = self.cpu or "an unknown CPU"
+        return f"{cpu}{features}, {self.cpus} CPU(s){gpus}, {self.system}, Python {self.python}{engines}"
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """All that a benchmark found.
+
+    Attributes:
+        version: Of this library.
+        began: When, UTC, ISO 8601.
+        machine: On what.
+        rounds: How many turns each variant or setting took.
+        baselines: Names of the variants that others are compared with.
+        groups: Of variants that took turns.
+        throughput: Settings for many files.
+        left_out: What was not measured, by model.
+    """
+
+    version: str
+    began: str
+    machine: Machine
+    rounds: int
+    baselines: tuple[str, ...]
+    groups: tuple[Group, ...]
+    throughput: tuple[Throughput, ...]
+    left_out: tuple[tuple[str, LeftOut], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as what `json.dumps` takes, without names of users and hosts; `schema.json` describes it."""
+        values: dict[str, Any] = without_names(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "version": self.version,
+                "began": self.began,
+                "machine": dataclasses.asdict(self.machine),
+                "rounds": self.rounds,
+                "baselines": list(self.baselines),
+                "groups": [self._group(group) for group in self.groups],
+                "throughput": [_throughput(found) for found in self.throughput],
+                "left_out": [
+                    {"model": model, "variant": one.variant, "reason": one.reason} for model, one in self.left_out
+                ],
+            }
+        )
+        return values
+
+    def _group(self, group: Group) -> dict[str, Any]:
+        return {
+            "model": group.model,
+            "channels": group.channels,
+            "unets": group.unets,
+            "random_weights": group.random_weights,
+            "length_s": group.length_s,
+            "threads": group.threads,
+            "noise_percent": group.noise_percent,
+            "alike": [
+                {"variants": [fast, slow], "times_faster": dataclasses.asdict(ratio)}
+                for fast, slow, ratio in group.alike()
+            ],
+            "rows": [self._row(row, group) for row in group.rows],
+        }
+
+    def _row(self, row: Row, group: Group) -> dict[str, Any]:
+        ratios: dict[str, Ratio | None] = {name: group.times_faster(row, name) for name in self.baselines}
+        return {
+            **{name: value for name, value in dataclasses.asdict(row).items() if name != "quality"},
+            "median_s": row.median_s,
+            "p95_s": row.p95_s,
+            "real_time_factor": row.median_s / group.length_s,
+            "times_faster": {name: dataclasses.asdict(ratio) for name, ratio in ratios.items() if ratio is not None},
+            "quality": None if row.quality is None else dataclasses.asdict(row.quality),
+        }
+
+
+def run_speed(
+    models: Sequence[BenchModel],
+    *,
+    variants: Sequence[str] | None = None,
+    baselines: Sequence[str] = (),
+    lengths_s: Sequence[float] = (5.0,),
+    threads: Sequence[int] = (),
+    rounds: int = 15,
+    quality: Sequence[Clip] | None = None,
+    progress: Progress | None = None,
+) -> BenchReport:
+    """Measure models in every variant that can run here.
+
+    Args:
+        models: What to run.
+        variants: Names of variants (`BACKEND` or `BACKEND:PRECISION`); None for all that can run.
+        baselines: Names of variants that the others are compared with; by default `ort`, or the first.
+        lengths_s: Of the clips.
+        threads: CPU threads; by default as many as this process may use.
+        rounds: Turns of each variant.
+        quality: Speech in noise, at 16 kHz, that the outputs are compared on; it is left out for random weights.
+        progress: Told of each step.
+
+    Raises:
+        BenchError: Too few rounds, a baseline that is not measured, nothing to measure, or a variant failed.
+        FrcrnAccelError: See `find_variants`.
+    """
+    _check_rounds(rounds)
+    began, machine = _now(), describe_machine()
+    left_out: list[tuple[str, LeftOut]] = []
+    plan: list[tuple[BenchModel, list[Variant]]] = []
+    for model in models:
+        found, absent = find_variants(model, variants, progress)
+        plan.append((model, found))
+        left_out += [(model.file.metadata.name, one) for one in absent]
+    names = list(dict.fromkeys(variant.name for _, found in plan for variant in found))
+    for baseline in baselines:
+        if baseline not in names:
+            raise BenchError(f"baseline {baseline!r} is not measured: these are {', '.join(names)}")
+    groups: list[Group] = []
+    for model, found in plan:
+        counts = threads or (available_cpus(),)
+        able, absent = loadable(found, counts[0], progress)
+        left_out += [(model.file.metadata.name, one) for one in absent]
+        first = True
+        for count in counts:
+            for length_s in lengths_s:
+                group = measure_group(
+                    able,
+                    length_s=length_s,
+                    threads=count,
+                    rounds=rounds,
+                    random_weights=model.random_weights,
+                    # Neither length nor threads change the sound.
+                    quality=quality if first and not model.random_weights else None,
+                    progress=progress,
+                )
+                groups.append(group)
+                first = False
+    measured = list(dict.fromkeys(row.variant for group in groups for row in group.rows))
+    chosen = tuple(baselines) or ("ort" if "ort" in measured else measured[0],)
+    return BenchReport(__version__, began, machine, rounds, chosen, tuple(groups), (), tuple(left_out))
+
+
+def run_throughput(
+    models: Sequence[BenchModel],
+    *,
+    variants: Sequence[str] | None = None,
+    file_s: float = 60.0,
+    rounds: int = 6,
+    progress: Progress | None = None,
+) -> BenchReport:
+    """Find out how to get many files through: windows at a time x threads x workers.
+
+    Args:
+        models: What to run.
+        variants: Names of variants; None for the one that `"auto"` takes.
+        file_s: Length of a file.
+        rounds: Turns of each setting.
+        progress: Told of each step.
+
+    Raises:
+        BenchError: Too few rounds, nothing to measure, or a process failed.
+        FrcrnAccelError: See `find_variants`.
+    """
+    _check_rounds(rounds)
+    began, machine = _now(), describe_machine()
+    found: list[Throughput] = []
+    left_out: list[tuple[str, LeftOut]] = []
+    for model in models:
+        wanted = variants if variants is not None else [_auto(model)]
+        chosen, absent = find_variants(model, wanted, progress)
+        left_out += [(model.file.metadata.name, one) for one in absent]
+        for variant in chosen:
+            settings = settings_for(available_cpus())
+            found.append(measure_throughput(variant, settings, file_s=file_s, rounds=rounds, progress=progress))
+    return BenchReport(__version__, began, machine, rounds, (), (), tuple(found), tuple(left_out))
+
+
+def describe_machine() -> Machine:
+    """Look at the machine."""
+    cpu, gpu = examine_cpu(), examine_gpu()
+    packages = installed_packages()
+    try:
+        load_average = os.getloadavg()[0]
+    except (AttributeError, OSError):  # Windows has none
+        load_average = None
+    return Machine(
+        cpu=cpu.model,
+        features=tuple(name for name, has in cpu.features.items() if has),
+        cpus=cpu.threads,
+        gpus=tuple(device.name for device in gpu.devices),
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        engines={name: version for name in _ENGINES if (version := packages.get(name))},
+        load_average=load_average,
+    )
+
+
+def _auto(model: BenchModel) -> str:
+    """The variant that `"auto"` takes."""
+    from frcrn_accel.backends import resolve_backend
+
+    backend = resolve_backend("auto", model=model.file)
+    precision = backend.precision_for(model.file)
+    return f"{backend.name}:{precision}" if len(backend.precisions) > 1 else backend.name
+
+
+def _check_rounds(rounds: int) -> None:
+    if rounds < LEAST_ROUNDS:
+        raise BenchError(f"{rounds} rounds are too few to tell anything from noise: take at least {LEAST_ROUNDS}")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _throughput(found: Throughput) -> dict[str, Any]:
+    best = found.best
+    return {
+        "model": found.model,
+        "variant": found.variant,
+        "file_s": found.file_s,
+        "best": dataclasses.asdict(best.setting),
+        "rows": [
+            {
+                **dataclasses.asdict(row.setting),
+                "times_s": row.times_s,
+                "times_real_time": found.times_real_time(row),
+                "peak_memory_bytes": row.peak_memory_bytes,
+                "to_best": dataclasses.asdict(found.times_faster(row, best)),
+            }
+            for row in found.rows
+        ],
+    }

@@ -1,0 +1,202 @@
+"""A report as tables, for a terminal and in Markdown. They are made of its JSON, so of an old report as well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "COLUMNS",
+    "COMPARED_COLUMNS",
+    "TIME_COLUMNS",
+    "Table",
+    "group_title",
+    "left_out_lines",
+    "machine_line",
+    "markdown",
+    "notes",
+    "speed_table",
+    "throughput_advice",
+    "throughput_table",
+    "throughput_title",
+]
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+        heads: Of the columns.
+        rows: The cells of each row.
+    """
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """As Markdown; the first column is names."""
+        lines = [f"| {' | '.join(self.heads)} |", "|---" * len(self.heads) + "|"]
+        lines += [f"| `{name}` | {' | '.join(cells)} |" for name, *cells in self.rows]
+        return "\n".join(lines)
+
+
+def _quality(field: str, shown: Callable[[Any], str]) -> Callable[[Json], str]:
+    def cell(row: Json) -> str:
+        value = None if row["quality"] is None else row["quality"][field]
+        return "" if value is None else shown(value)
+
+    return cell
+
+
+def _change(digits: int) -> Callable[[Json], str]:
+    def shown(change: Json) -> str:
+        # Plus zero: what rounds to nothing has no minus.
+        mean, low, high = (f"{round(change[name], digits) + 0.0:+.{digits}f}" for name in ("mean", "low", "high"))
+        return f"{mean} ({low} to {high})"
+
+    return shown
+
+
+def _memory(row: Json) -> str:
+    peak_bytes = row["peak_memory_bytes"]
+    return "" if peak_bytes is None else f"{peak_bytes / 1e6:.0f}"
+
+
+# The columns of a row, by name: head and cell. Between time and quality there are those of the baselines.
+_TIME: dict[str, tuple[str, Callable[[Json], str]]] = {
+    "median": ("median s", lambda row: f"{row['median_s']:.3f}"),
+    "p95": ("p95 s", lambda row: f"{row['p95_s']:.3f}"),
+    "rtf": ("RTF", lambda row: f"{row['real_time_factor']:.3f}"),
+    "first": ("first s", lambda row: f"{row['first_s']:.2f}"),
+    "load": ("load s", lambda row: f"{row['load_s']:.2f}"),
+    "memory": ("peak MB", _memory),
+    "file": ("file MB", lambda row: f"{row['file_bytes'] / 1e6:.1f}"),
+}
+_SOUND: dict[str, tuple[str, Callable[[Json], str]]] = {
+    "si-sdr": ("SI-SDR to fp32, dB", _quality("si_sdr_to_fp32_db", "{:.1f}".format)),
+    "pesq": ("PESQ-WB, %", _quality("pesq_change_percent", _change(2))),
+    "dnsmos": ("DNSMOS OVRL", _quality("dnsmos_change", _change(3))),
+}
+BASELINES = "baselines"
+COLUMNS = (*_TIME, BASELINES, *_SOUND)
+TIME_COLUMNS = tuple(_TIME)  # half of them each, for a terminal, which is too narrow for all
+COMPARED_COLUMNS = (BASELINES, *_SOUND)
+
+
+def speed_table(group: Json, baselines: Sequence[str], columns: Sequence[str] = COLUMNS) -> Table:
+    """The rows of a group, the fastest first, without the columns that are empty in all of them.
+
+    Args:
+        group: One of `groups` of the JSON report.
+        baselines: Names of those to have a column: how many times faster, with its 95 % interval.
+        columns: Names of the others, of `COLUMNS`.
+    """
+    rows = sorted(group["rows"], key=lambda row: float(row["median_s"]))
+    cells: list[tuple[str, list[str]]] = [("variant", [row["variant"] for row in rows])]
+    for column in columns:
+        if column == BASELINES:
+            for baseline in baselines:
+                cells.append((f"times faster than {baseline}", [_ratio(row, baseline) for row in rows]))
+        else:
+            head, cell = (_TIME | _SOUND)[column]
+            cells.append((head, [cell(row) for row in rows]))
+    cells = [(head, texts) for head, texts in cells if any(texts)]
+    return Table(tuple(head for head, _ in cells), tuple(zip(*(texts for _, texts in cells), strict=True)))
+
+
+def throughput_table(found: Json) -> Table:
+    """The settings of one variant."""
+    heads = ("workers x threads x windows", "times real time", "times as fast as the best", "peak MB")
+    rows = []
+    for row in found["rows"]:
+        is_best = all(row[name] == value for name, value in found["best"].items())
+        setting = f"{row['workers']} x {row['threads']} x {row['batch']}"
+        share = "best" if is_best else _interval(row["to_best"])
+        rows.append((setting, f"{row['times_real_time']:.1f}", share, _memory(row)))
+    return Table(heads, tuple(rows))
+
+
+def group_title(group: Json, rounds: int) -> str:
+    """What the rows of a group have in common."""
+    weights = ", random weights" if group["random_weights"] else ""
+    size = f"{group['channels']} channels, {group['unets']} U-Net(s){weights}"
+    return (
+        f"{group['model']} ({size}), {group['length_s']:g} s clip, {group['threads']} thread(s), {rounds} rounds, "
+        f"noise {group['noise_percent']:.0f} %"
+    )
+
+
+def throughput_title(found: Json, rounds: int) -> str:
+    """What its rows have in common."""
+    return f"{found['model']} on {found['variant']}, files of {found['file_s']:g} s, {rounds} rounds"
+
+
+def throughput_advice(found: Json) -> str:
+    """What to do with many files."""
+    best = found["best"]
+    backend, _, precision = found["variant"].partition(":")
+    options = {"backend": backend, "precision": precision, "threads": best["threads"], "batch_size": best["batch"]}
+    arguments = ", ".join(f"{name}={value!r}" for name, value in options.items() if value)
+    return f"best: {best['workers']} process(es) side by side, each with Denoiser({arguments})"
+
+
+def machine_line(report: Json) -> str:
+    """What it was measured on."""
+    machine = report["machine"]
+    features = f" ({', '.join(machine['features'])})" if machine["features"] else ""
+    gpus = "".join(f", {name}" for name in machine["gpus"])
+    engines = "".join(f", {name} {version}" for name, version in machine["engines"].items())
+    return (
+        f"{machine['cpu'] or 'unknown CPU'}{features}, {machine['cpus']} CPU(s){gpus}, {machine['system']}, Python "
+        f"{machine['python']}, frcrn-accel {report['version']}{engines}"
+    )
+
+
+def notes(group: Json) -> list[str]:
+    """What the reader of a group's table must know: what cannot be told apart, and what was not measured."""
+    lines = [
+        f"too noisy to tell apart: {pair['variants'][0]} and {pair['variants'][1]}, {_interval(pair['times_faster'])}"
+        for pair in group["alike"]
+    ]
+    return lines + list(dict.fromkeys(row["quality"]["note"] for row in group["rows"] if _note(row)))
+
+
+def left_out_lines(report: Json) -> list[str]:
+    """What was not measured, and why."""
+    return [f"left out: {one['variant']} ({one['model']}): {one['reason']}" for one in report["left_out"]]
+
+
+def markdown(report: Json) -> str:
+    """All tables of a report, with the machine named."""
+    parts = [machine_line(report)]
+    for group in report["groups"]:
+        parts.append(f"**{group_title(group, report['rounds'])}**")
+        parts.append(speed_table(group, report["baselines"]).markdown())
+        if found := notes(group):
+            parts.append("\n".join(f"- {line}" for line in found))
+    for found in report["throughput"]:
+        parts.append(f"**{throughput_title(found, report['rounds'])}**")
+        parts.append(throughput_table(found).markdown())
+    return "\n\n".join(parts) + "\n"
+
+
+def _note(row: Json) -> bool:
+    return row["quality"] is not None and bool(row["quality"]["note"])
+
+
+def _ratio(row: Json, baseline: str) -> str:
+    ratio = row["times_faster"].get(baseline)
+    if ratio is None:
+        return ""
+    return "1" if row["variant"] == baseline else _interval(ratio)
+
+
+def _interval(ratio: Json) -> str:
+    """With two decimals below 10, one below 100, none above."""
+    values = (ratio["median"], ratio["low"], ratio["high"])
+    median, low, high = (f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}" for value in values)
+    return f"{median} ({low} to {high})"

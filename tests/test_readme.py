@@ -1,0 +1,216 @@
+"""The README and the documentation: their commands run, and their figures are those that were measured."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from frcrn_accel import cli
+from frcrn_accel.models import DEFAULT_MODEL, find_model
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+
+
+def code_blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+# The same command, on less: what is added to a line of the README so that it takes seconds.
+SHORTER = {
+    "bench": ["--variant", "ort", "--length-s", "0.2", "--rounds", "6", "--no-quality"],
+    "evaluate": ["--backend", "ort", "--processes", "1"],
+    "train": ["--loaders", "0"],
+}
+# What a command needs that is not in every environment.
+NEEDS = {"export": ["torch"], "evaluate": ["pesq", "pystoi", "speechmos"], "train": ["torch"], "quantize": ["onnx"]}
+LINES = [
+    line.partition("  #")[0].strip() for block in code_blocks("sh") for line in block.splitlines() if line.strip()
+]
+# Run by what tests the whole project: they install it, and run these very tests.
+NOT_HERE = ["pip install nox && nox"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, noisy, short_audio, training_data) -> Path:
+    """A folder with all that the commands name."""
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("talk.mp3", noisy[:32_000], 16_000)
+    shutil.copytree(short_audio, "recordings")
+    shutil.copytree(REPOSITORY / "examples", "examples", ignore=shutil.ignore_patterns("train", "plugin"))
+    shutil.copy(find_model(DEFAULT_MODEL).path, "frcrn-16k.onnx")
+    for name, audio in (("noisy", noisy), ("clean", 0.5 * noisy)):
+        (tmp_path / "pairs" / name).mkdir(parents=True)
+        soundfile.write(tmp_path / "pairs" / name / "a.wav", audio[16_000:64_000], 16_000)
+    for path in training_data.iterdir():
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, path.name)
+    return tmp_path
+
+
+def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["frcrn-accel", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    # Of doctor, 1 says that something in this environment is to be repaired.
+    assert exit_.value.code in ((0, 1) if arguments[0] == "doctor" else (0,)), arguments
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line not in NOT_HERE])
+def test_the_commands_run(line, folder, monkeypatch, no_eval_for_quantize):
+    pytest.importorskip("onnxruntime")
+    before, _, command = line.rpartition("frcrn-accel ")
+    command, _, redirected = command.partition(" > ")
+    arguments = shlex.split(command)
+    name = arguments[0]
+    for module in NEEDS.get(name, []):
+        pytest.importorskip(module)
+    if name == "export":
+        make_checkpoint(folder / "pytorch_model.bin")
+        (folder / "frcrn-16k.onnx").unlink()
+    if name == "quantize":
+        no_eval_for_quantize()
+    if before.endswith("| "):  # what another program would write
+        written = io.BytesIO()
+        soundfile.write(written, np.zeros(16_000), 16_000, format="WAV")
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(written.getvalue())))
+    else:
+        assert before in ("", 'pip install ".[ort]" && '), line
+    if redirected:
+        monkeypatch.setattr(sys, "stdout", (folder / redirected).open("w"))
+    run([*arguments, *SHORTER.get(name, [])], monkeypatch)
+    if redirected:
+        sys.stdout.close()
+        assert soundfile.info(folder / redirected).frames == 16_000
+    made = {"export": "frcrn-16k.onnx", "quantize": "small.onnx", "train": "run/checkpoint.pt"}
+    if name in made:
+        assert (folder / made[name]).exists()
+
+
+@pytest.fixture
+def no_eval_for_quantize(request):
+    """The gate's scores take seconds, and are tested elsewhere."""
+    return lambda: request.getfixturevalue("no_eval")
+
+
+def make_checkpoint(path: Path) -> None:
+    import torch
+
+    from frcrn_accel.model.seeded import random_weights
+    from frcrn_accel.model.topology import Config
+
+    torch.save({key: torch.tensor(value) for key, value in random_weights(Config(8, 1)).items()}, path)
+
+
+def test_the_python_code_runs(folder, noisy):
+    pytest.importorskip("onnxruntime")
+    (code,) = code_blocks("python")
+    values: dict[str, object] = {"noisy": noisy[:24_000]}
+    exec(compile(code, "README.md", "exec"), values)
+    assert values["clean"].shape == (24_000,)
+    assert soundfile.info("talk-clean.flac").samplerate == 16_000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_nox_sessions_that_are_named_are_there(page):
+    tree = ast.parse((REPOSITORY / "noxfile.py").read_text(encoding="utf-8"))
+    sessions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    named = set(re.findall(r"\bnox -s\s+([a-z_]+)", page.read_text(encoding="utf-8")))
+    assert named <= sessions
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_commands_and_options_that_are_named_are_there(page, monkeypatch, capsys):
+    text = page.read_text(encoding="utf-8")
+    lines = re.findall(r"\$ (frcrn-accel [a-z].*)|`(frcrn-accel\s[a-z][^`]*)`", text)
+    for line in (re.sub(r"\s+", " ", "".join(found)).partition(" #")[0] for found in lines):
+        words = line.split()[1:]
+        command = words[:2] if words[0] == "models" and len(words) > 1 and words[1].islower() else words[:1]
+        run_help = [*command, "--help"]
+        monkeypatch.setattr(sys, "argv", ["frcrn-accel", *run_help])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        assert exit_.value.code in (0, None), f"{line}: {captured.err}"
+        for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", line):
+            assert re.search(rf"(?<!\w){option}\b", captured.out), f"{line}: {option}"
+
+
+def test_the_figures_are_those_of_the_reports():
+    figures = pytest.importorskip("figures")
+    for page in figures.pages():
+        text = page.read_text(encoding="utf-8")
+        assert figures.filled(text, figures.RESULTS) == text, f"{page.name}: run 'python scripts/figures.py'"
+
+
+def test_figures_fill_their_section_only(tmp_path):
+    figures = pytest.importorskip("figures")
+    interval = {"mean": 1.234, "interval": [1.2, 1.3]}
+    summary = {"STOI": {"noisy": interval, "denoised": interval}, "Level": {"noisy": None, "denoised": interval}}
+    report = {"model": "m", "backend": "ort", "precision": "fp32", "summary": summary, "clips": [{}, {}]}
+    (tmp_path / "quality.json").write_text(figures.json.dumps(report))
+    text = "a\n<!-- figures: quality -->\nold\n<!-- end -->\nb\n<!-- figures: speed-small -->\nkept\n<!-- end -->\n"
+    lines = figures.filled(text, tmp_path).splitlines()
+    assert lines[:2] == ["a", "<!-- figures: quality -->"]
+    assert "| STOI | 1.234 (1.200 to 1.300) | 1.234 (1.200 to 1.300) |" in lines
+    assert "| Level |  | 1.23 (1.20 to 1.30) |" in lines
+    assert lines[-5:] == ["<!-- end -->", "b", "<!-- figures: speed-small -->", "kept", "<!-- end -->"]
+    again = figures.filled("\n".join(lines), tmp_path)
+    assert again.splitlines() == lines
+    with pytest.raises(KeyError):
+        figures.filled("<!-- figures: nonsense -->\n<!-- end -->", tmp_path)
+
+
+class TestAgreement:
+    @staticmethod
+    def report(median: float, half_width: float = 0.01) -> dict:
+        ratio = {"median": median, "low": median - half_width, "high": median + half_width}
+        rows = [
+            {"variant": "ort", "times_faster": {"ort": {"median": 1, "low": 1, "high": 1}}},
+            {"variant": "openvino", "times_faster": {"ort": ratio}},
+        ]
+        return {"groups": [{"model": "m", "length_s": 5.0, "threads": 2, "rows": rows}]}
+
+    @pytest.mark.parametrize(
+        ("second", "half_width", "verdict"), [(2.1, 0.01, "agree"), (2.4, 0.3, "noise"), (2.4, 0.01, "DIFFER")]
+    )
+    def test_verdicts(self, second, half_width, verdict):
+        agreement = pytest.importorskip("agreement")
+        rows, agree = agreement.compare(self.report(2.0, half_width), self.report(second, half_width), 10)
+        assert [row[1] for row in rows] == ["openvino"]
+        assert rows[0][-1] == verdict
+        assert agree == (verdict != "DIFFER")
+
+
+class TestRegression:
+    class Fake:
+        """A process whose runs take as long as is said, one after the other."""
+
+        def __init__(self, *times_s: float) -> None:
+            self.times_s = [0.0, 0.0, *times_s]  # the first two warm it up
+
+        def run(self, length_s: float):
+            from frcrn_accel.bench.process import Run
+
+            return Run(self.times_s.pop(0), 0.0, 0.0)
+
+    def test_it_takes_more_rounds_only_if_noise_leaves_it_open(self):
+        regression = pytest.importorskip("regression")
+        old, new = self.Fake(*[1.0] * 20), self.Fake(*[0.5] * 20)
+        assert regression.measure(old, new, 5.0, 0.9, 6, 20).median == 2
+        assert len(new.times_s) == 20 - 6
+        old, new = self.Fake(*[1.0] * 20), self.Fake(*[0.8, 1.6] * 10)
+        assert regression.measure(old, new, 5.0, 0.9, 6, 10).median == pytest.approx((1 / 0.8 + 1 / 1.6) / 2)
+        assert len(new.times_s) == 20 - 10
