@@ -99,7 +99,7 @@ def cuda(session: nox.Session) -> None:
 @nox.session
 def adapters(session: nox.Session) -> None:
     """Pipecat, LiveKit and sounddevice: tests and types with the real packages, and with the soxr they want."""
-    install(session, "ort", "pipecat", "livekit", "live", groups=("test", "types"))
+    install(session, "ort", "quantize", "pipecat", "livekit", "live", groups=("test", "types"))
     checked = ["src/frcrn_accel/adapters", "src/frcrn_accel/cli/live.py", "examples/live"]
     session.run("mypy", "--follow-imports=silent", *checked)
     session.run("pytest", "tests/test_adapters.py")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from frcrn_accel import AudioError, Denoiser, MissingExtraError, SoundCardError, cli
+from frcrn_accel import AudioError, Denoiser, MissingExtraError, ModelMetadata, SoundCardError, cli
 from frcrn_accel.adapters import sound_card
 from frcrn_accel.adapters.background import BackgroundStream
 from frcrn_accel.adapters.live import (
@@ -48,15 +48,16 @@ class HalfBackend(FunctionBackend):
         self.broken = False
 
     def load_step(self, model, threads, lookahead=7):
-        return _HalfStep(self)
+        return _HalfStep(self, model.metadata)
 
 
 class _HalfStep(StepSession):
     device = "numpy"
     inputs: ClassVar = {"audio": (0, 0), "averaging": (0, 8, 0, 0), "state_0/lag": (0, 7 * 320 + 320)}
 
-    def __init__(self, backend: HalfBackend) -> None:
+    def __init__(self, backend: HalfBackend, metadata: ModelMetadata) -> None:
         self._backend = backend
+        self.metadata = metadata
 
     def run(self, feeds):
         self._backend.entered.set()
@@ -81,14 +82,9 @@ def half(backend: HalfBackend) -> Iterator[Denoiser]:
 @pytest.fixture(scope="module")
 def denoiser() -> Iterator[Denoiser]:
     """The packaged model on ONNX Runtime, for streams."""
-    need_streams()
+    pytest.importorskip("onnxruntime")
     with Denoiser(backend="ort", threads=1) as denoiser:
         yield denoiser
-
-
-def need_streams() -> None:
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnx", reason="the graph of a stream is written with onnx")
 
 
 def noise(samples: int, channels: int = 1, seed: int = 0) -> np.ndarray:
@@ -716,7 +712,7 @@ class TestCommand:
     @pytest.fixture
     def card(self, monkeypatch, noisy) -> Callable[[Callable[[Feed], None]], None]:
         """In the place of the sound card: the noisy speech, from its 1st second on, then what is given."""
-        need_streams()
+        pytest.importorskip("onnxruntime")
         module = importlib.import_module("frcrn_accel.cli.live")
         device = sound_card.Device(0, "a file", 1, 1, RATE)
         monkeypatch.setattr(module, "find_device", lambda wanted, kind: device)
@@ -785,6 +781,7 @@ class TestCommand:
 
     def test_losses_are_told(self, card, run) -> None:
         """The queue holds 5 s; what is to be played was not computed yet."""
+        pytest.importorskip("onnx", reason="the graph for a shorter look-ahead is written with onnx")
 
         def end(feed: Feed) -> None:
             feed.overflows = 3

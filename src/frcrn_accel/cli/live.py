@@ -51,13 +51,16 @@ def live(
     ] = None,
     devices: Annotated[bool, typer.Option("--list-devices", help="List the devices and end.")] = False,
     duration: Annotated[
-        float | None, typer.Option(metavar="SECONDS", min=0, help="End after so long. [default: until Ctrl-C]")
+        float | None,
+        typer.Option(metavar="SECONDS", min=0, help="End after so many seconds. [default: until Ctrl-C]"),
     ] = None,
     sample_rate: Annotated[
         int | None, typer.Option(metavar="HZ", help="Rate to record at. [default: what the input device likes best]")
     ] = None,
     channels: Annotated[int, typer.Option(min=1, help="Channels to record and play.")] = 1,
-    model: Annotated[str, typer.Option(help="A name, see 'models list', or a file of 'export'.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Option(help="A name, see 'models list', or a file made by 'export'.")
+    ] = DEFAULT_MODEL,
     backend: Annotated[str, typer.Option(help="Engine, see 'backends'.")] = "auto",
     precision: Annotated[
         str | None,
@@ -68,11 +71,11 @@ def live(
     ] = None,
     attenuation_limit_db: Annotated[
         float | None,
-        typer.Option(min=0, help="Take away at most this much noise, in dB. [default: no limit]"),
+        typer.Option(min=0, help="Take away at most this much noise, dB. [default: no limit]"),
     ] = None,
     lookahead_s: Annotated[
         float | None,
-        typer.Option(min=0, help="How far the model looks ahead: less is less latency. [default: all it can]"),
+        typer.Option(min=0, help="How far the model looks ahead, s; less is less latency. [default: all it can]"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
 ) -> None:
