@@ -289,8 +289,9 @@ class TestFiles:
             "frcrn-small.dynamic.onnx",
             "frcrn-small.static.onnx",
             "frcrn-small.openvino-int8.onnx",
+            "frcrn-small.stream.onnx",
         ]
-        assert [file.problem for file in found] == [None] * 4
+        assert [file.problem for file in found] == [None] * 5
         assert all(file.bytes == file.path.stat().st_size for file in found)
 
     def test_one_of_the_package_is_missing(self, monkeypatch, tmp_path):
@@ -300,7 +301,7 @@ class TestFiles:
             0,
             f"model file {str(first.path)!r} cannot be read: No such file or directory",
         )
-        assert [file.problem for file in others] == [None] * 3
+        assert [file.problem for file in others] == [None] * 4
 
     def test_of_the_cache(self, folder):
         assert cached_files() == []

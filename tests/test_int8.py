@@ -17,6 +17,7 @@ from frcrn_accel.backends import backend_statuses, ort, resolve_backend
 from frcrn_accel.backends.ort import OrtBackend, OrtDynamicInt8Backend, OrtStaticInt8Backend
 from frcrn_accel.backends.variants import find_variant, ready_variant
 from frcrn_accel.evaluate import si_sdr_db
+from frcrn_accel.model.topology import HOP_SAMPLES, WINDOW_SAMPLES, stft_window
 from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, ModelFile, find_model, known_models
 from frcrn_accel.testing import BackendConformance
 
@@ -55,7 +56,13 @@ def test_every_number_of_frames_returns_and_is_close(noisy, backend):
         window = noisy[None, 16_000 : 16_000 + 640 + 320 * (frames - 1)]
         expected, found = reference.run(window), session.run(window)
         assert found.shape == expected.shape
-        assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+        # At the ends the model divides by what is left of a window, nearly nothing: `Denoiser` cuts them off.
+        overlap = np.zeros(window.shape[1])
+        for frame in range(frames):
+            overlap[HOP_SAMPLES * frame :][:WINDOW_SAMPLES] += stft_window() ** 2
+        error = np.abs(found - expected) * overlap
+        # Held against what came in: how much a model takes away does not say how exact it has to be.
+        assert error.max() < 0.05 * np.abs(window).max()
 
 
 class TestVariants:

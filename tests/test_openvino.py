@@ -129,7 +129,7 @@ def test_int8_without_bf16_computes_the_rest_in_fp32(monkeypatch, int8, noisy):
     default = OpenVinoBackend("int8").load(int8, threads=1).run(audio)
     monkeypatch.setattr(module, "_has_bf16", lambda: False)
     session = OpenVinoBackend("int8").load(int8, threads=1)
-    assert session._compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+    assert session._model._compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
     assert si_sdr_db(session.run(audio)[0], default[0]) > 30
 
 
@@ -157,11 +157,11 @@ def test_a_file_that_is_quantized_for_another_engine(method, problem):
 
 def test_settings_that_openvino_does_not_take_are_an_error(monkeypatch):
     session = OpenVinoBackend("fp32").load(find_model("frcrn-small"), threads=1)
-    session._check_settings("f32", 1)
+    session._model._check_settings("f32", 1)
     with pytest.raises(
         BackendUnavailable, match=r"it would run with .*'f32', 'threads': 1}, not .*'bf16', 'threads': 2}"
     ):
-        session._check_settings("bf16", 2)
+        session._model._check_settings("bf16", 2)
 
 
 def test_a_shape_it_cannot_run():
@@ -192,7 +192,7 @@ class TestQuantized:
         session = OpenVinoBackend().load(int8, threads=1)
         kinds = [
             (info["layerType"].astype(str), info["primitiveType"].astype(str).rpartition("_")[2])
-            for info in (node.get_rt_info() for node in session._compiled.get_runtime_model().get_ops())
+            for info in (node.get_rt_info() for node in session._model._compiled.get_runtime_model().get_ops())
         ]
         assert kinds.count(("Convolution", "i8")) == 5
         assert kinds.count(("Deconvolution", "i8")) == 6

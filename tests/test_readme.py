@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,10 +117,11 @@ def make_checkpoint(path: Path) -> None:
 
 def test_the_python_code_runs(folder, noisy):
     pytest.importorskip("onnxruntime")
-    (code,) = code_blocks("python")
-    values: dict[str, object] = {"noisy": noisy[:24_000]}
-    exec(compile(code, "README.md", "exec"), values)
+    values: dict[str, Any] = {"noisy": noisy[:24_000], "chunk": noisy[:777]}
+    for code in code_blocks("python"):
+        exec(compile(code, "README.md", "exec"), values)
     assert values["clean"].shape == (24_000,)
+    assert values["out"].shape == (777,)
     assert soundfile.info("talk-clean.flac").samplerate == 16_000
 
 
