@@ -42,7 +42,7 @@ from frcrn_accel.streaming import Averaging, Stream, process_streams
 Audio = NDArray[np.float32]
 HOP_S = 0.02
 START_S = (0.5, 1.0, 2.0, 4.0)
-SILENT_DB = -45.0  # a beginning whose speech is below this has no SI-SDR worth the name
+SILENT_DB = -45.0  # a beginning whose speech or noise is below this has no SI-SDR worth the name
 STEPS_S = (0.02, 0.04, 0.1, 0.2)
 STREAM_COUNTS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 
@@ -99,8 +99,8 @@ def quality(options: argparse.Namespace) -> Any:
             samples = int(seconds * SAMPLE_RATE_HZ)
             scores[f"SI-SDR of the first {seconds:g} s, dB"] = [
                 si_sdr_db(clean[:samples], out[:samples])
-                for (_, clean), out in zip(pairs, outputs, strict=True)
-                if 10 * np.log10(np.mean(clean[:samples] ** 2) + 1e-12) > SILENT_DB
+                for (noisy, clean), out in zip(pairs, outputs, strict=True)
+                if min(level_db(clean[:samples]), level_db((noisy - clean)[:samples])) > SILENT_DB
             ]
         rows[name] = {
             metric: {
@@ -112,6 +112,10 @@ def quality(options: argparse.Namespace) -> Any:
         }
         print(name, {metric: round(float(np.mean(values)), 3) for metric, values in scores.items()}, flush=True)
     return rows
+
+
+def level_db(audio: Audio) -> float:
+    return float(10 * np.log10(np.mean(audio**2) + 1e-12))
 
 
 def through(stream: Stream, audio: Audio) -> Audio:

@@ -81,6 +81,37 @@ def plot(report: Report) -> str:
     return f"![Speed against PESQ-WB: {models}](speed-and-quality.png)"
 
 
+def streams_quality(report: Report) -> str:
+    """A row for each way to run the model, see benchmarks/streaming.py."""
+    metrics = list(next(iter(report.values())))
+    lines = ["| | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+    for name, cells in report.items():
+        digits = [1 if "dB" in metric else 2 for metric in metrics]
+        means = [f"{cells[metric]['mean']:.{d}f}" for metric, d in zip(metrics, digits, strict=True)]
+        lines.append(f"| {name} | " + " | ".join(means) + " |")
+    return "\n".join(lines)
+
+
+def streams_speed(report: Report) -> str:
+    """Two tables: the time of a step, and how many streams there is time for."""
+    lines = [
+        "| backend | step | p50, ms | p99, ms | longest, ms | real-time factor | time of the whole pass, times |",
+        "|---" * 7 + "|",
+    ]
+    for backend, found in report.items():
+        for step, cell in found["steps"].items():
+            times = " | ".join(f"{cell[name]:.1f}" for name in ("p50_ms", "p99_ms", "worst_ms"))
+            lines.append(f"| `{backend}` | {step} | {times} | {cell['rtf']:.3f} | {cell['to_whole_pass']:.2f} |")
+    lines += ["", "| backend | step | streams that one thread keeps up with | p99, ms |", "|---|---|---|---|"]
+    for backend, found in report.items():
+        for step, counts in found["streams"].items():
+            step_ms = float(step.split()[0])
+            most = max((int(count) for count, cell in counts.items() if cell["p99_ms"] < step_ms), default=0)
+            p99 = f"{counts[str(most)]['p99_ms']:.1f}" if most else ""
+            lines.append(f"| `{backend}` | {step} | {most} | {p99} |")
+    return "\n".join(lines)
+
+
 # By the name of a section: the report it comes from, and how it is written.
 SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "speed-released": ("speed-released.json", speed(FEW_COLUMNS, with_notes=False)),
@@ -90,6 +121,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "plot": ("speed-small.json", plot),
     "throughput": ("throughput.json", throughput),
     "quality": ("quality.json", quality),
+    "streams-quality": ("streams-quality.json", streams_quality),
+    "streams-small": ("streams-small.json", streams_speed),
 }
 
 

@@ -19,9 +19,13 @@ def test_denoised_speech_is_nearer_to_clean_speech(dev_audio, denoiser):
     assert np.min(gains_db) > -1
 
 
-def test_a_long_signal_is_near_to_its_whole_pass(dev_audio, denoiser):
-    paths = sorted((dev_audio / "noisy").iterdir())
-    audio = np.concatenate([soundfile.read(path, dtype="float32")[0] for path in paths[:11]])
-    assert len(audio) > 60 * 16_000
-    whole = Denoiser(backend="ort", windowing=Windowing(window_s=120))(audio, 16_000)
-    assert si_sdr_db(whole, denoiser(audio, 16_000)) > 25
+def test_a_long_signal_is_denoised_as_well_as_in_one_pass(dev_audio, denoiser):
+    """Of recordings in a row, whose noise changes every few seconds: the averages of a window are not the whole's."""
+    paths = sorted((dev_audio / "noisy").iterdir())[:11]
+    noisy = np.concatenate([soundfile.read(path, dtype="float32")[0] for path in paths])
+    clean = np.concatenate([soundfile.read(dev_audio / "clean" / path.name, dtype="float32")[0] for path in paths])
+    assert len(noisy) > 60 * 16_000
+    whole = Denoiser(backend="ort", windowing=Windowing(window_s=120))(noisy, 16_000)
+    windowed = denoiser(noisy, 16_000)
+    assert si_sdr_db(clean, windowed) > si_sdr_db(clean, whole) - 0.5
+    assert si_sdr_db(whole, windowed) > 15
