@@ -12,7 +12,7 @@ from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.evaluate import si_sdr_db
 from frcrn_accel.model.topology import Config
 from frcrn_accel.models import find_model, sha256_of
-from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, QuantizeReport, quantize_model
+from frcrn_accel.quantize import CALIBRATION_AUDIO, MAX_RESCUED, METHODS, QuantizeReport, quantize_model
 from frcrn_accel.testing import random_weights
 
 onnx = pytest.importorskip("onnx")
@@ -30,7 +30,9 @@ CONFIG = Config(16, 1)
 def quantized(tmp_path_factory) -> QuantizeReport:
     """The packaged model, quantized with the packaged audio."""
     path = tmp_path_factory.mktemp("quantized") / "int8.onnx"
-    return quantize_model("frcrn-small", path, "tensorrt-int8", calibration=CALIBRATION_AUDIO)
+    return quantize_model(
+        "frcrn-small", path, "tensorrt-int8", calibration=CALIBRATION_AUDIO, max_rescued=MAX_RESCUED
+    )
 
 
 def noise(samples: int = 32_000) -> np.ndarray:
@@ -65,6 +67,7 @@ def test_it_passes_the_gate(quantized):
         source_sha256=sha256_of(source.path),
         calibration_sha256=quantized.calibration_sha256,
         gate="passed",
+        kept_float=quantized.kept_float,
     )
 
 
@@ -88,7 +91,8 @@ def test_both_inputs_of_every_convolution_are_symmetric_integers(quantized):
         assert (step.dtype, step.shape, zero) == (np.float16, (), 0)
         assert stored[signal.input[2]] == 0
         assert node.name.split("/")[1].split(".")[0] in {"encoders", "decoders", "fsmn_enc", "fsmn_dec", "fsmn"}
-    assert count == 6 + 2 * 6 + 2 * 14
+    assert all("fsmn" in group for group in quantized.kept_float)
+    assert count == 6 + 2 * 6 + 2 * (14 - len(quantized.kept_float))
 
 
 def test_weights_are_stored_once_as_integers(quantized):

@@ -150,7 +150,8 @@ class BackendConformance:
         audio[1] *= 50
         together = session.run(audio)
         alone = session.run(audio[:1])
-        np.testing.assert_allclose(together[0], alone[0], atol=1e-5 * np.abs(alone).max())
+        # Rounding is as large as what goes in makes it, however little of it the model lets through.
+        np.testing.assert_allclose(together[0], alone[0], atol=1e-6 * np.abs(audio[0]).max())
 
     def test_the_same_audio_gives_the_same_result(self, session: Session, model: ModelFile) -> None:
         """There is no state between calls."""
