@@ -10,7 +10,7 @@ that a stream starts with. Needs the extra `[eval]`.
 
 `speed` times every step of one stream, hop by hop, and longer steps in turn with the whole pass of the same audio on
 the same thread; then how many streams one process keeps up with, their steps in common calls. `--released-size` takes
-a network of that size with random weights (needs `[quantize]` and `[export]`).
+a network of that size with random weights (needs `[quantize]`).
 
 `hour` sends an hour through streams in different chunks, and compares the results by their digest. Linux only.
 """
@@ -35,8 +35,8 @@ from numpy.typing import NDArray
 from quality import Clip, read
 
 from frcrn_accel import Denoiser
-from frcrn_accel.model.topology import LOOKAHEAD_FRAMES, SAMPLE_RATE_HZ, Config
-from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, find_model
+from frcrn_accel.model.topology import LOOKAHEAD_FRAMES, SAMPLE_RATE_HZ
+from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL
 from frcrn_accel.streaming import Averaging, Stream, process_streams
 
 Audio = NDArray[np.float32]
@@ -131,7 +131,7 @@ def speed(options: argparse.Namespace) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         if options.released_size:
             os.environ[CACHE_DIR_VARIABLE] = folder
-            options.model = str(released_size_model(Path(folder), options.backends))
+            options.model = str(released_size(Path(folder), options.backends))
         return {backend: speed_of(options, backend) for backend in options.backends}
 
 
@@ -211,25 +211,18 @@ def speech_like(seconds: float) -> Audio:
     return (envelope * rng.standard_normal(samples)).astype(np.float32)
 
 
-def released_size_model(folder: Path, backends: Sequence[str]) -> Path:
+def released_size(folder: Path, backends: Sequence[str]) -> Path:
     """A seeded network, and the INT8 variants that the backends want, not compared with it."""
-    import torch
-
     from frcrn_accel.backends.variants import variant_key
-    from frcrn_accel.export import export_model
+    from frcrn_accel.bench.variants import released_size_model
     from frcrn_accel.models import cached_variant
-    from frcrn_accel.quantize.clips import CALIBRATION_AUDIO
-    from frcrn_accel.testing import random_weights
+    from frcrn_accel.quantize import CALIBRATION_AUDIO
 
-    weights = {key: torch.tensor(value) for key, value in random_weights(Config()).items()}
-    checkpoint, path = folder / "released-size.pt", folder / "released-size.onnx"
-    torch.save(weights, checkpoint)
-    export_model(checkpoint, path, name="released-size")
+    model = released_size_model(folder).file
     for method, calibration in (("dynamic", None), ("static", CALIBRATION_AUDIO)):
         if f"ort-{method}-int8" in backends:
-            quantize = partial(quantized, path, method, calibration)
-            cached_variant(find_model(path), variant_key(method, ""), quantize)
-    return path
+            cached_variant(model, variant_key(method, ""), partial(quantized, model.path, method, calibration))
+    return model.path
 
 
 def quantized(path: Path, method: str, calibration: Path | None, out: Path) -> None:

@@ -10,13 +10,13 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar
 
 import numpy as np
 import pytest
 import soundfile
 
-from frcrn_accel import AudioError, Denoiser, MissingExtraError, ModelMetadata, SoundCardError, cli
+from delaying import DelayingBackend
+from frcrn_accel import AudioError, Denoiser, MissingExtraError, SoundCardError, cli
 from frcrn_accel.adapters import sound_card
 from frcrn_accel.adapters.background import BackgroundStream
 from frcrn_accel.adapters.live import (
@@ -30,50 +30,18 @@ from frcrn_accel.adapters.live import (
 )
 from frcrn_accel.adapters.playout import DelayLine, Playout, from_pcm, to_pcm
 from frcrn_accel.adapters.switched import SwitchedStream
-from frcrn_accel.backends.base import StepSession
-from frcrn_accel.testing import FunctionBackend
 
 RATE = 16_000
 FRAME = 160  # 10 ms
 
 
-class HalfBackend(FunctionBackend):
-    """Gives half of the audio, as late as the model would, when its gate is open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Event()
-        self.broken = False
-
-    def load_step(self, model, threads, lookahead=7):
-        return _HalfStep(self, model.metadata)
-
-
-class _HalfStep(StepSession):
-    device = "numpy"
-    inputs: ClassVar = {"audio": (0, 0), "averaging": (0, 8, 0, 0), "state_0/lag": (0, 7 * 320 + 320)}
-
-    def __init__(self, backend: HalfBackend, metadata: ModelMetadata) -> None:
-        self._backend = backend
-        self.metadata = metadata
-
-    def run(self, feeds):
-        self._backend.entered.set()
-        assert self._backend.gate.wait(60)
-        joined = np.concatenate([feeds["state_0/lag"], feeds["audio"]], axis=1)
-        kept = joined.shape[1] - self.inputs["state_0/lag"][1]
-        return [joined[:, :kept] * (np.nan if self._backend.broken else 0.5), joined[:, kept:]]
+@pytest.fixture
+def backend() -> DelayingBackend:
+    return DelayingBackend(0.5)
 
 
 @pytest.fixture
-def backend() -> HalfBackend:
-    return HalfBackend()
-
-
-@pytest.fixture
-def half(backend: HalfBackend) -> Iterator[Denoiser]:
+def half(backend: DelayingBackend) -> Iterator[Denoiser]:
     with Denoiser(backend=backend) as denoiser:
         yield denoiser
         backend.gate.set()
@@ -148,7 +116,7 @@ class TestSwitched:
         np.testing.assert_array_equal(found[:, 20_000 : 40_000 + late], expected[:, 20_000 : 40_000 + late])
         assert_half(found[:, 40_000 + late :], expected[:, 40_000 + late :])
 
-    def test_off_nothing_is_computed(self, half: Denoiser, backend: HalfBackend) -> None:
+    def test_off_nothing_is_computed(self, half: Denoiser, backend: DelayingBackend) -> None:
         switched = SwitchedStream(half.stream(RATE))
         switched.enabled = False
         switched.process(noise(RATE))

@@ -3,13 +3,12 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
-from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from frcrn_accel import AudioError, Backend, BackendUnavailable, Denoiser, EngineError, ModelMetadata
-from frcrn_accel.backends.base import StepSession
+from delaying import DelayingBackend
+from frcrn_accel import AudioError, Backend, BackendUnavailable, Denoiser, EngineError
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.evaluate import si_sdr_db
 from frcrn_accel.evaluate.clips import read_clips
@@ -22,30 +21,6 @@ from frcrn_accel.testing import FunctionBackend
 RATES = [8_000, 16_000, 22_050, 24_000, 44_100, 48_000]
 
 
-class _Delay(FunctionBackend):
-    """Gives the audio as it is, as late as the model would."""
-
-    broken = False
-
-    def load_step(self, model, threads, lookahead=7):
-        return _DelayStep(self, model.metadata)
-
-
-class _DelayStep(StepSession):
-    device = "numpy"
-    inputs: ClassVar = {"audio": (0, 0), "averaging": (0, 8, 0, 0), "state_0/lag": (0, 7 * 320 + 320)}
-
-    def __init__(self, backend: _Delay, metadata: ModelMetadata) -> None:
-        self._backend = backend
-        self.metadata = metadata
-
-    def run(self, feeds):
-        joined = np.concatenate([feeds["state_0/lag"], feeds["audio"]], axis=1)
-        kept = joined.shape[1] - self.inputs["state_0/lag"][1]
-        audio = joined[:, :kept] * (np.nan if self._backend.broken else 1)
-        return [audio, joined[:, kept:]]
-
-
 @pytest.fixture(scope="module")
 def denoiser() -> Iterator[Denoiser]:
     with Denoiser(backend="ort", threads=1) as denoiser:
@@ -54,7 +29,7 @@ def denoiser() -> Iterator[Denoiser]:
 
 @pytest.fixture(scope="module")
 def delay() -> Iterator[Denoiser]:
-    with Denoiser(backend=_Delay()) as denoiser:
+    with Denoiser(backend=DelayingBackend()) as denoiser:
         yield denoiser
 
 
@@ -278,7 +253,7 @@ class TestLife:
         assert "make one for each" in str(errors[0])
 
     def test_an_engine_that_fails_leaves_the_state(self) -> None:
-        backend = _Delay()
+        backend = DelayingBackend()
         with Denoiser(backend=backend) as denoiser:
             stream = denoiser.stream(16_000)
             stream.process(noise(0.2))
@@ -297,7 +272,7 @@ class TestLife:
             denoiser.stream(16_000)
 
     def test_a_closed_denoiser_has_none(self) -> None:
-        denoiser = Denoiser(backend=_Delay())
+        denoiser = Denoiser(backend=DelayingBackend())
         denoiser.close()
         with pytest.raises(ValueError, match="closed"):
             denoiser.stream(16_000)

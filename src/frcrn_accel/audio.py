@@ -23,14 +23,18 @@ __all__ = [
     "MIN_SAMPLE_RATE_HZ",
     "Blocks",
     "Layout",
+    "check_attenuation_limit",
     "check_finite",
     "check_format",
+    "dry_share_of",
     "fit_length",
     "float_to_int",
+    "gain_of",
     "measure_levels",
     "mix_dry",
     "resample",
     "unpack",
+    "whole_hz",
 ]
 
 MIN_SAMPLE_RATE_HZ = 8_000
@@ -115,6 +119,33 @@ def check_format(sample_rate_hz: int, channels: int) -> None:
         raise AudioError(f"sample rate must be {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ} Hz, got {sample_rate_hz}")
     if not 1 <= channels <= MAX_CHANNELS:
         raise AudioError(f"audio must have 1 to {MAX_CHANNELS} channels, got {channels}")
+
+
+def whole_hz(sample_rate: float) -> int:
+    """A sample rate as an integer.
+
+    Raises:
+        AudioError: It is none.
+    """
+    rate_hz = int(sample_rate)
+    if rate_hz != sample_rate:
+        raise AudioError(f"sample rate must be a whole number of Hz, got {sample_rate}")
+    return rate_hz
+
+
+def check_attenuation_limit(limit_db: float | None) -> None:
+    """Refuse an attenuation limit that is none.
+
+    Raises:
+        ValueError: It is negative, or not a number.
+    """
+    if limit_db is not None and not limit_db >= 0:
+        raise ValueError(f"attenuation_limit_db must be 0 or more, got {limit_db}")
+
+
+def dry_share_of(limit_db: float | None) -> float:
+    """Amplitude of the signal as it came in that takes away at most so many dB of noise; 0 for no limit."""
+    return 0.0 if limit_db is None else float(10 ** (-limit_db / 20))
 
 
 def check_finite(block: NDArray[np.float32], offset: int) -> None:
@@ -211,5 +242,9 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> tuple[in
         active_energy += np.sum(power, axis=1, where=active)
         active_samples += np.count_nonzero(active, axis=1)
     power = np.where(active_samples > 0, active_energy / np.maximum(active_samples, 1), mean_power)
-    level = np.sqrt(power)
-    return samples, np.where(level > SILENCE_LEVEL, TARGET_LEVEL / np.maximum(level, SILENCE_LEVEL), 1.0)
+    return samples, gain_of(np.sqrt(power))
+
+
+def gain_of(level: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The gain that brings the level of active speech, an RMS, to the one the model was trained at; 1 for silence."""
+    return np.where(level > SILENCE_LEVEL, TARGET_LEVEL / np.maximum(level, SILENCE_LEVEL), 1.0)

@@ -15,10 +15,9 @@ from typing import TypeVar
 import numpy as np
 from typing_extensions import Self
 
-from frcrn_accel.audio import check_format, unpack
+from frcrn_accel.audio import check_attenuation_limit, check_format, dry_share_of, unpack, whole_hz
 from frcrn_accel.backends import Backend, resolve_backend
 from frcrn_accel.cpu import available_cpus
-from frcrn_accel.errors import AudioError
 from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
 from frcrn_accel.models import DEFAULT_MODEL, ModelMetadata, find_model
 from frcrn_accel.pipeline import Engine, Signal, denoise_signal
@@ -107,8 +106,7 @@ class Denoiser:
             raise ValueError(f"threads must be at least 1, got {threads}")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if attenuation_limit_db is not None and not attenuation_limit_db >= 0:
-            raise ValueError(f"attenuation_limit_db must be 0 or more, got {attenuation_limit_db}")
+        check_attenuation_limit(attenuation_limit_db)
         file = find_model(model)
         engine = resolve_backend(backend, precision, calibration, file)
         self.backend = engine.name
@@ -153,9 +151,7 @@ class Denoiser:
             EngineError: The engine failed.
         """
         samples, layout = unpack(audio)
-        rate_hz = int(sample_rate)
-        if rate_hz != sample_rate:
-            raise AudioError(f"sample rate must be a whole number of Hz, got {sample_rate}")
+        rate_hz = whole_hz(sample_rate)
         check_format(rate_hz, samples.shape[0])
         starts = range(0, samples.shape[1], _ARRAY_BLOCK_SAMPLES)
         signal = Signal(
@@ -163,7 +159,7 @@ class Denoiser:
             rate_hz,
             samples.shape[0],
         )
-        blocks = [samples[:, :0], *denoise_signal(signal, self._open(), self._dry_share)]
+        blocks = [samples[:, :0], *denoise_signal(signal, self._open(), dry_share_of(self.attenuation_limit_db))]
         packed: AudioT = layout.pack(np.concatenate(blocks, axis=1))
         return packed
 
@@ -199,7 +195,7 @@ class Denoiser:
         signal = Signal(file.blocks, rate_hz, file.channels, max_samples=int(max_duration_s * rate_hz))
         samples = 0
         with create_audio(Path(target), file, overwrite=overwrite) as writer:
-            for block in denoise_signal(signal, self._open(), self._dry_share):
+            for block in denoise_signal(signal, self._open(), dry_share_of(self.attenuation_limit_db)):
                 writer.write(block)
                 samples += block.shape[1]
                 if progress is not None:
@@ -260,11 +256,13 @@ class Denoiser:
 
     def close(self) -> None:
         """Free the engine. Neither the denoiser nor its streams can be used any more; again it does nothing."""
+        # What was loaded last goes first: freed the other way round, models of OpenVINO 2026.4 leave a stack for
+        # signal handlers in place that is freed itself, and the next signal, a Ctrl-C, ends the process.
+        while self._stream_engines:
+            self._stream_engines.popitem()[1].session.close()
         if self._engine is not None:
             self._engine.session.close()
             self._engine = None
-        while self._stream_engines:
-            self._stream_engines.popitem()[1].session.close()
 
     def __enter__(self) -> Self:
         """Return itself; leaving the block closes it."""
@@ -289,11 +287,6 @@ class Denoiser:
                 f"got {lookahead_s:g} s"
             )
         return frames
-
-    @property
-    def _dry_share(self) -> float:
-        limit_db = self.attenuation_limit_db
-        return 0.0 if limit_db is None else float(10 ** (-limit_db / 20))
 
     def _open(self) -> Engine:
         if self._engine is None:

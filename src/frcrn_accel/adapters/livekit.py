@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from frcrn_accel.adapters.background import HEADROOM_S, BackgroundStream
 from frcrn_accel.adapters.playout import from_pcm, to_pcm
+from frcrn_accel.audio import check_attenuation_limit
 from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.errors import MissingExtraError
 from frcrn_accel.streaming import Averaging, Stream
@@ -101,8 +102,7 @@ class FrcrnProcessor(FrameProcessor[AudioFrame]):
 
     @attenuation_limit_db.setter
     def attenuation_limit_db(self, limit_db: float | None) -> None:
-        if limit_db is not None and not limit_db >= 0:
-            raise ValueError(f"attenuation_limit_db must be 0 or more, got {limit_db}")
+        check_attenuation_limit(limit_db)
         self._attenuation_limit_db = limit_db
 
     @property

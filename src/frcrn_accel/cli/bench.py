@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from frcrn_accel.cli.options import GateAudio
 from frcrn_accel.cli.progress import progress_bar
 from frcrn_accel.cli.report import report_file
 from frcrn_accel.models import DEFAULT_MODEL
@@ -58,14 +59,7 @@ def bench(
         bool,
         typer.Option("--throughput", help="Find the best workers x threads x windows at a time for many files."),
     ] = False,
-    pairs: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Noisy speech to compare the sound on, or a folder with noisy/ and clean/. [default: a small set in "
-            "the package]",
-        ),
-    ] = None,
+    pairs: GateAudio = None,
     no_quality: Annotated[bool, typer.Option("--no-quality", help="Measure time only, not the sound.")] = False,
     report: Annotated[
         Path | None, typer.Option("--json", metavar="R.json", help="Write all that was measured.")

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from frcrn_accel.cli.options import AttenuationLimit, BackendName, Model, Precision, Threads
 from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.errors import AudioError, FrcrnAccelError
 from frcrn_accel.models import DEFAULT_MODEL
@@ -45,25 +46,15 @@ def denoise(
             "beside each file]",
         ),
     ] = None,
-    model: Annotated[
-        str, typer.Option(help="A name, see 'models list', or a file made by 'export'.")
-    ] = DEFAULT_MODEL,
-    backend: Annotated[str, typer.Option(help="Engine, see 'backends'.")] = "auto",
-    precision: Annotated[
-        str | None,
-        typer.Option(help="Number format to compute in, see 'backends'. [default: the backend's own choice]"),
-    ] = None,
+    model: Model = DEFAULT_MODEL,
+    backend: BackendName = "auto",
+    precision: Precision = None,
     calibration: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Noisy speech, for a backend that measures ranges on it first."),
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads. [default: all this process may use]")
-    ] = None,
-    attenuation_limit_db: Annotated[
-        float | None,
-        typer.Option(min=0, help="Take away at most this much noise, dB. [default: no limit]"),
-    ] = None,
+    threads: Threads = None,
+    attenuation_limit_db: AttenuationLimit = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
     """Denoise audio files: WAV, FLAC, OGG, Opus, MP3 and more, at any rate, with any number of channels."""

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from frcrn_accel.cli.options import BackendName, Model, Precision
 from frcrn_accel.cli.progress import progress_bar
 from frcrn_accel.cli.report import report_file
 from frcrn_accel.models import DEFAULT_MODEL
@@ -31,14 +32,9 @@ def evaluate(
     clean: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Clean speech, under the names of the noisy recordings.")
     ] = None,
-    model: Annotated[
-        str, typer.Option(help="A name, see 'models list', or a file made by 'export'.")
-    ] = DEFAULT_MODEL,
-    backend: Annotated[str, typer.Option(help="Engine, see 'backends'.")] = "auto",
-    precision: Annotated[
-        str | None,
-        typer.Option(help="Number format to compute in, see 'backends'. [default: the backend's own choice]"),
-    ] = None,
+    model: Model = DEFAULT_MODEL,
+    backend: BackendName = "auto",
+    precision: Precision = None,
     alone: Annotated[
         bool, typer.Option("--alone", help="Also denoise the clean speech alone and the noise alone.")
     ] = False,

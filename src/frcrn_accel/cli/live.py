@@ -21,6 +21,7 @@ from frcrn_accel.adapters.background import HEADROOM_S
 from frcrn_accel.adapters.live import Feed, LiveStatus, Sink, aligned, denoise_live, first_samples
 from frcrn_accel.adapters.playout import Playout
 from frcrn_accel.adapters.sound_card import Device, find_device, list_devices, sound_card
+from frcrn_accel.cli.options import AttenuationLimit, BackendName, Model, Precision, Threads
 from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.errors import SoundCardError
 from frcrn_accel.files import AudioFile, AudioWriter, create_audio
@@ -58,21 +59,11 @@ def live(
         int | None, typer.Option(metavar="HZ", help="Rate to record at. [default: what the input device likes best]")
     ] = None,
     channels: Annotated[int, typer.Option(min=1, help="Channels to record and play.")] = 1,
-    model: Annotated[
-        str, typer.Option(help="A name, see 'models list', or a file made by 'export'.")
-    ] = DEFAULT_MODEL,
-    backend: Annotated[str, typer.Option(help="Engine, see 'backends'.")] = "auto",
-    precision: Annotated[
-        str | None,
-        typer.Option(help="Number format to compute in, see 'backends'. [default: the backend's own choice]"),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads. [default: all this process may use]")
-    ] = None,
-    attenuation_limit_db: Annotated[
-        float | None,
-        typer.Option(min=0, help="Take away at most this much noise, dB. [default: no limit]"),
-    ] = None,
+    model: Model = DEFAULT_MODEL,
+    backend: BackendName = "auto",
+    precision: Precision = None,
+    threads: Threads = None,
+    attenuation_limit_db: AttenuationLimit = None,
     lookahead_s: Annotated[
         float | None,
         typer.Option(min=0, help="How far the model looks ahead, s; less is less latency. [default: all it can]"),

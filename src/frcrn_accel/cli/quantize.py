@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from frcrn_accel.cli.options import GateAudio
 from frcrn_accel.cli.progress import progress_bar
 from frcrn_accel.cli.report import report_file
 from frcrn_accel.errors import QualityError
@@ -32,14 +33,7 @@ def quantize(
     calibration: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Noisy speech to measure ranges on, for the methods that do.")
     ] = None,
-    gate_audio: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Noisy speech to compare the sound on, or a folder with noisy/ and clean/. [default: a small set in "
-            "the package]",
-        ),
-    ] = None,
+    gate_audio: GateAudio = None,
     report: Annotated[
         Path | None, typer.Option(metavar="R.json", help="Write all that was measured, also if the gate refuses.")
     ] = None,

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from frcrn_accel.cli.options import Threads
 from frcrn_accel.cli.progress import progress_bar
 from frcrn_accel.errors import MissingExtraError
 
@@ -26,9 +27,7 @@ def train(
         float | None,
         typer.Option(min=0, help="Stop after this many minutes, with all saved. [default: go on to the end]"),
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads. [default: all this process may use]")
-    ] = None,
+    threads: Threads = None,
     loaders: Annotated[int, typer.Option(min=0, help="Processes that make the examples.")] = 1,
 ) -> None:
     """Train FRCRN: folders of speech and noise to a checkpoint for 'export'. A run that was stopped goes on."""

@@ -202,7 +202,7 @@ class DirectNetwork(FrequencyLastNetwork[str]):
     def excited(self, name: str, x: str) -> str:
         """See `Network.excited`."""
         g = self.graph
-        means = self.time.averaged(self.time.mean(x, 3), 2 * self.config.channels, time_axis=2)
+        means = self.time.averaged(self.time.mean(x), 2 * self.config.channels)
         scale = self.squeeze_excitation(name, means)
         return g.op("Mul", x, g.op("Concat", *scale, axis=1))
 

@@ -90,12 +90,12 @@ class Timeline(abc.ABC):
         """To be called after each decoder stage."""
 
     @abc.abstractmethod
-    def mean(self, x: str, frequency_axis: int) -> str:
-        """Mean over frequency; of a whole signal, over time as well. Both axes stay, and follow the channels."""
+    def mean(self, x: str) -> str:
+        """Of `(batch, channels, frames, bins)` the mean over the bins; of a whole signal, over the frames as well."""
 
     @abc.abstractmethod
-    def averaged(self, means: str, channels: int, *, time_axis: int) -> str:
-        """Means over time of what `mean` gave."""
+    def averaged(self, means: str, channels: int) -> str:
+        """Means over time of what `mean` gave, `(batch, channels, frames or 1, 1)` both."""
 
     @abc.abstractmethod
     def synthesis(self, frames: str, kernel: str) -> str:
@@ -131,11 +131,11 @@ class WholePass(Timeline):
     def decoded(self, stage: int) -> None:
         """There is no lag."""
 
-    def mean(self, x: str, frequency_axis: int) -> str:
-        """Over frequency and time."""
+    def mean(self, x: str) -> str:
+        """Over bins and frames."""
         return self.graph.op("GlobalAveragePool", x)
 
-    def averaged(self, means: str, channels: int, *, time_axis: int) -> str:
+    def averaged(self, means: str, channels: int) -> str:
         """They are already."""
         return means
 
@@ -210,9 +210,7 @@ class Stream(Timeline):
         if self._unets > 1 and self._is_encoding:
             # To an encoder there is nothing ahead of the first frame, but the U-Net before gives something there.
             x = self.graph.op("Mul", x, self._started(self._unets - 1, axis, len(shape)))
-        joined = self.graph.op("Concat", self._state(frames, shape), x, axis=axis)
-        self._keep(joined, frames, shape)
-        return joined
+        return self._with_state(x, frames, shape)
 
     def delayed(self, x: str, since: int, shape: Shape) -> str:
         """See `Timeline.delayed`."""
@@ -220,10 +218,8 @@ class Stream(Timeline):
         frames = self.lag - since
         if not frames:
             return x
-        axis = shape.index(TIME)
-        joined = g.op("Concat", self._state(frames, shape), x, axis=axis)
-        self._keep(joined, frames, shape)
-        return g.op("Slice", joined, g.ints(0), g.ints(-frames), g.ints(axis))
+        joined = self._with_state(x, frames, shape)
+        return g.op("Slice", joined, g.ints(0), g.ints(-frames), g.ints(shape.index(TIME)))
 
     def begin_unet(self) -> None:
         """See `Timeline.begin_unet`."""
@@ -239,22 +235,20 @@ class Stream(Timeline):
         self._is_encoding = False
         self.lag += self.looks_ahead(stage)
 
-    def mean(self, x: str, frequency_axis: int) -> str:
-        """Over frequency."""
-        return self.graph.op("ReduceMean", x, axes=[frequency_axis], keepdims=1)
+    def mean(self, x: str) -> str:
+        """Over the bins."""
+        return self.graph.op("ReduceMean", x, axes=[3], keepdims=1)
 
-    def averaged(self, means: str, channels: int, *, time_axis: int) -> str:
+    def averaged(self, means: str, channels: int) -> str:
         """See `Timeline.averaged`."""
         g = self.graph
-        shape: Shape = ("batch", channels, TIME, 1) if time_axis == 2 else ("batch", channels, 1, TIME)
-        joined = g.op("Concat", self._state(1, shape), means, axis=time_axis)
-        key = f"{AVERAGING_INPUT}/{self.lag}/{time_axis}"
+        state, shape = self._state(1, ("batch", channels, TIME, 1))
+        joined = g.op("Concat", state, means, axis=2)
+        key = f"{AVERAGING_INPUT}/{self.lag}"
         if key not in self._by_lag:
-            shares = g.op("Slice", AVERAGING_INPUT, g.ints(self.lag), g.ints(self.lag + 1), g.ints(1))
-            self._by_lag[key] = shares if time_axis == 2 else g.op("Transpose", shares, perm=[0, 1, 3, 2])
-        shares = self._by_lag[key]
-        y = g.op("MatMul", shares, joined) if time_axis == 2 else g.op("MatMul", joined, shares)
-        self._keep(y, 1, shape)
+            self._by_lag[key] = g.op("Slice", AVERAGING_INPUT, g.ints(self.lag), g.ints(self.lag + 1), g.ints(1))
+        y = g.op("MatMul", self._by_lag[key], joined)
+        self._keep(y, 1, axis=2, shape=shape)
         return y
 
     def synthesis(self, frames: str, kernel: str) -> str:
@@ -263,9 +257,7 @@ class Stream(Timeline):
         kernel = g.op("Reshape", kernel, g.ints(2 * STFT_BINS, WINDOW_SAMPLES))
         samples = g.op("MatMul", g.op("Transpose", frames, perm=[0, 2, 1]), kernel)
         first, second = g.ops("Split", 2, samples, axis=2)
-        shape: Shape = ("batch", TIME, HOP_SAMPLES)
-        joined = g.op("Concat", self._state(1, shape), second, axis=1)
-        self._keep(joined, 1, shape)
+        joined = self._with_state(second, 1, ("batch", TIME, HOP_SAMPLES))
         before = g.op("Slice", joined, g.ints(0), g.ints(-1), g.ints(1))
         return g.op("Reshape", g.op("Add", first, before), g.ints(0, -1))
 
@@ -279,18 +271,25 @@ class Stream(Timeline):
             self._by_lag[key] = g.op("Reshape", frames, g.ints(*others))
         return self._by_lag[key]
 
-    def _state(self, frames: int, shape: Shape) -> str:
-        """A new state of so many frames."""
+    def _with_state(self, x: str, frames: int, shape: Shape) -> str:
+        """With so many frames of before in front; the last ones of both are the next step's state."""
+        state, state_shape = self._state(frames, shape)
+        axis = shape.index(TIME)
+        joined = self.graph.op("Concat", state, x, axis=axis)
+        self._keep(joined, frames, axis, state_shape)
+        return joined
+
+    def _state(self, frames: int, shape: Shape) -> tuple[str, Shape]:
+        """A new state of so many frames: its name, and its shape."""
         name = f"state_{len(self._states)}/{self.graph.current_scope}"
         self._states[name] = tuple(frames if size == TIME else size for size in shape)
-        return name
+        return name, self._states[name]
 
-    def _keep(self, x: str, frames: int, shape: Shape) -> None:
-        """The last frames of this are what the state that was made last becomes."""
+    def _keep(self, x: str, frames: int, axis: int, shape: Shape) -> None:
+        """The last frames of this are what a state becomes. To be called in the order of the states."""
         g = self.graph
         end = g.ints(np.iinfo(np.int64).max)
-        kept = g.op("Slice", x, g.ints(-frames), end, g.ints(shape.index(TIME)))
-        self._next[kept] = list(self._states.values())[-1]
+        self._next[g.op("Slice", x, g.ints(-frames), end, g.ints(axis))] = shape
 
 
 MakeTimeline = Callable[[GraphWriter], Timeline]

@@ -276,7 +276,7 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
         row = g.constant(self._row_shares(x)[None, None])
         means = g.op("Concat", *[g.op("MatMul", row, part) for part in x.parts], axis=3)
         means = g.op("Transpose", means, perm=[0, 3, 1, 2])
-        return self.time.averaged(means, 2 * self.config.channels, time_axis=2)
+        return self.time.averaged(means, 2 * self.config.channels)
 
     @staticmethod
     def _row_shares(x: Activation) -> NDArray[np.float32]:

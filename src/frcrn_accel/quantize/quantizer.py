@@ -146,13 +146,14 @@ def quantize_model(
     try:
         with replacing(out, overwrite=overwrite) as temporary:
             build, calibration_sha256 = _prepare(chosen, weights, source.metadata, calibration, report_progress)
+            source_sha256 = sha256_of(source.path)
             costs: tuple[GroupCost, ...] = ()
             while True:
                 metadata = dataclasses.replace(
                     source.metadata,
                     library_version=__version__,
                     method=chosen.name,
-                    source_sha256=sha256_of(source.path),
+                    source_sha256=source_sha256,
                     calibration_sha256=calibration_sha256,
                     gate=PASSED if gate else SKIPPED,  # a file that does not pass is never put in place
                     kept_float=kept_float,
@@ -177,7 +178,7 @@ def quantize_model(
                 method=chosen.name,
                 kept_float=kept_float,
                 library_version=__version__,
-                source_sha256=metadata.source_sha256,
+                source_sha256=source_sha256,
                 output_sha256=sha256_of(temporary),
                 calibration_sha256=calibration_sha256,
                 source_bytes=source.path.stat().st_size,
@@ -268,9 +269,9 @@ def _refusal(report: QuantizeReport) -> str:
     measures = report.gate.measures if report.gate else ()
     failed = "; ".join(_described(measure) for measure in measures if measure.passed is False)
     text = f"{report.output!r} was not written, too far from {report.source!r}: {failed}"
-    if all(cost.group in report.kept_float for cost in report.sensitivity):
-        return f"{text}, though every layer group is in float: this method does not suit this model"
     left = [cost for cost in report.sensitivity if cost.group not in report.kept_float]
+    if not left:
+        return f"{text}, though every layer group is in float: this method does not suit this model"
     most_db = left[0].si_sdr_db + _NAMED_WITHIN_DB
     worst = [cost for cost in left[:_NAMED_GROUPS] if cost.si_sdr_db < most_db]
     costs = ", ".join(f"{cost.group} ({cost.si_sdr_db:.1f} dB alone)" for cost in worst)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel.audio import SILENCE_LEVEL, TARGET_LEVEL
+from frcrn_accel.audio import gain_of
 
 __all__ = ["RunningLevel"]
 
@@ -14,7 +14,7 @@ class RunningLevel:
     """The gain that brings each channel to the level the model was trained at, hop by hop.
 
     The rule of `audio.measure_levels`, on what has been heard so far: the power of the samples above the mean power.
-    What is longer ago than the horizon counts less and less.
+    What is longer ago than the horizon counts less and less. A shallow copy has heard the same and hears on alone.
 
     Args:
         channels: Number of channels.
@@ -23,14 +23,8 @@ class RunningLevel:
 
     def __init__(self, channels: int, horizon_hops: float) -> None:
         self._keep = 1 - 1 / horizon_hops
-        # Energy and number of samples: of all, and of the active ones.
+        # Energy and number of samples: of all, and of the active ones. Replaced, never changed in place.
         self._sums = np.zeros((4, channels))
-
-    def copy(self) -> RunningLevel:
-        """Another one that has heard the same."""
-        copy = RunningLevel.__new__(RunningLevel)
-        copy._keep, copy._sums = self._keep, self._sums.copy()
-        return copy
 
     def gain(self, hop: NDArray[np.float32]) -> NDArray[np.float32]:
         """Hear a hop, `(channels, samples)`; the gain for it, `(channels,)`."""
@@ -45,6 +39,5 @@ class RunningLevel:
         self._sums = sums
         # Samples at the mean power (a square wave) are not above it.
         level = np.sqrt(np.where(sums[3] > 0, np.maximum(sums[2] / np.maximum(sums[3], 1), mean), mean))
-        gain = np.where(level > SILENCE_LEVEL, TARGET_LEVEL / np.maximum(level, SILENCE_LEVEL), 1.0)
-        result: NDArray[np.float32] = gain.astype(np.float32)
+        result: NDArray[np.float32] = gain_of(level).astype(np.float32)
         return result

@@ -6,13 +6,23 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from frcrn_accel.audio import Layout, check_finite, check_format, mix_dry, unpack
+from frcrn_accel.audio import (
+    Layout,
+    check_attenuation_limit,
+    check_finite,
+    check_format,
+    dry_share_of,
+    mix_dry,
+    unpack,
+    whole_hz,
+)
 from frcrn_accel.errors import AudioError
 from frcrn_accel.streaming.averaging import Averaging, Statistics
 from frcrn_accel.streaming.engine import Step, StreamEngine, StreamState
@@ -67,9 +77,7 @@ class Stream:
         averaging: Averaging | None = None,
         gain_db: float | None = None,
     ) -> None:
-        rate_hz = int(sample_rate)
-        if rate_hz != sample_rate:
-            raise AudioError(f"sample rate must be a whole number of Hz, got {sample_rate}")
+        rate_hz = whole_hz(sample_rate)
         check_format(rate_hz, channels)
         metadata = engine.metadata
         hop_s = metadata.hop_samples / metadata.sample_rate_hz
@@ -122,8 +130,7 @@ class Stream:
 
     @attenuation_limit_db.setter
     def attenuation_limit_db(self, limit_db: float | None) -> None:
-        if limit_db is not None and not limit_db >= 0:
-            raise ValueError(f"attenuation_limit_db must be 0 or more, got {limit_db}")
+        check_attenuation_limit(limit_db)
         self._attenuation_limit_db = limit_db
 
     @property
@@ -208,7 +215,7 @@ class Stream:
         audio = self._waiting[:, : self._step_samples].reshape(self.channels, -1, hop)
         level = self._level
         if self._gain is None:
-            level = level.copy()
+            level = copy(level)
             gains = np.stack([level.gain(audio[:, i]) for i in range(audio.shape[1])], axis=1)
         else:
             gains = np.repeat(self._gain[:, None], audio.shape[1], axis=1)
@@ -225,8 +232,8 @@ class Stream:
         self._waiting = self._waiting[:, self._step_samples :]
         self._gains, self._dry = gains[:, hops:], dry[:, self._step_samples :]
         wet = (out.reshape(self.channels, hops, -1) / gains[:, :hops, None]).reshape(self.channels, -1)
-        if self._attenuation_limit_db is not None:
-            share = 10 ** (-self._attenuation_limit_db / 20)
+        share = dry_share_of(self._attenuation_limit_db)
+        if share > 0:
             (wet,) = mix_dry([wet], [dry[:, : self._step_samples]], share)
         skipped = min(self._skip, wet.shape[1])
         self._skip -= skipped
@@ -278,7 +285,8 @@ def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list
         chunks: One for each.
 
     Raises:
-        ValueError: The streams are not of one denoiser, one is there twice, or there are not as many chunks.
+        ValueError: The streams are not of one denoiser with one look-ahead, one is there twice, or there are not as
+            many chunks.
         AudioError, RuntimeError, EngineError: See `Stream.process`; of a bad chunk, all streams are as they were.
     """
     if len(streams) != len(chunks):
@@ -286,7 +294,7 @@ def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list
     if len({id(stream) for stream in streams}) < len(streams):
         raise ValueError("a stream is there twice")
     if len({id(stream._engine) for stream in streams}) > 1:
-        raise ValueError("the streams are not of one denoiser")
+        raise ValueError("the streams are not of one denoiser with one look-ahead")
     with ExitStack() as stack:
         for stream in streams:
             stack.enter_context(stream._alone())
