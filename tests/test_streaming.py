@@ -304,7 +304,7 @@ class TestLevel:
         audio = noise(8.0) * np.repeat([0.2, 1.0] * 4, 16_000)
         level = RunningLevel(1, 1e9)
         for first in range(0, audio.shape[1], 320):
-            gain = level.gain(audio[:, first : first + 320])
+            gain = level.gains(audio[:, None, first : first + 320])[:, 0]
         _, expected = measure_levels(lambda: [audio], 1)
         assert 20 * abs(np.log10(gain / expected)) < 1.5
 
