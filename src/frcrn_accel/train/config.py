@@ -132,7 +132,7 @@ class Loss:
     complex_spectrum: float = 30.0
     magnitude: float = 70.0
     si_sdr: float = 1.0
-    perceptual: float = 0.5
+    perceptual: float = 0.25
     exponent: float = 0.3
 
 
