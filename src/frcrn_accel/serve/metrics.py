@@ -9,6 +9,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from frcrn_accel.serve.problems import unexpected_problem
+
 __all__ = ["CONTENT_TYPE", "Metrics", "Observed", "note"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -48,6 +50,7 @@ class Metrics:
         )
         self.batch_size = named(Histogram, "batch_size", "Windows in a call of the engine.", buckets=_BATCHES)
         self.streams = named(Gauge, "streams", "Live streams.")
+        self.streams_waiting = named(Gauge, "streams_waiting", "Live streams with audio that is not computed yet.")
         self.stream_seconds = named(Counter, "stream_audio_seconds", "Audio of live streams that was denoised.")
         self.stream_batch_size = named(
             Histogram, "stream_batch_size", "Live streams in a call of the engine.", buckets=_BATCHES
@@ -64,7 +67,7 @@ def note(scope: Scope, text: str) -> None:
 
 
 class Observed:
-    """Middleware: counts, times and logs.
+    """Middleware, the outermost: counts, times and logs, and answers where all else failed.
 
     The log has no query, header or body: nothing that was said, and no token.
 
@@ -98,8 +101,9 @@ class Observed:
         try:
             await self._app(scope, receive, observed_send)
         except Exception:
-            status = 500 if status == _GONE else status  # it is handled further out
-            raise
+            _log.exception("a request failed")
+            if status == _GONE:  # nothing was sent yet
+                await unexpected_problem().response()(scope, receive, observed_send)
         finally:
             seconds = time.perf_counter() - began
             path = scope["path"] if scope["path"] in self._paths else "other"
