@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from frcrn_accel.serve.problems import unexpected_problem
+from frcrn_accel.serve.problems import Problem, unexpected_problem
 
 __all__ = ["CONTENT_TYPE", "Metrics", "Observed", "note"]
 
@@ -100,6 +101,9 @@ class Observed:
         began = time.perf_counter()
         try:
             await self._app(scope, receive, observed_send)
+        except asyncio.CancelledError:  # by the server, which ends and waits no longer
+            if status == _GONE:
+                await Problem(503, "this server has ended").response()(scope, receive, observed_send)
         except Exception:
             _log.exception("a request failed")
             if status == _GONE:  # nothing was sent yet
