@@ -29,7 +29,7 @@ from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.live import Streams
 from frcrn_accel.serve.metrics import Metrics, Observed
 from frcrn_accel.serve.openapi import openapi_document
-from frcrn_accel.serve.problems import Problem, handle_http_exception, handle_problem, handle_unexpected
+from frcrn_accel.serve.problems import Problem, handle_http_exception, handle_problem
 from frcrn_accel.serve.tokens import TokenSet
 
 __all__ = ["Service", "create_app"]
@@ -203,7 +203,6 @@ def create_app(service: Service, *, tokens: Iterable[str] = (), allowed_origins:
         exception_handlers={
             Problem: handle_problem,
             HTTPException: handle_http_exception,
-            Exception: handle_unexpected,
         },
         lifespan=lifespan,
     )

@@ -59,6 +59,7 @@ class Streams:
         self._is_draining = False
         self._waiting: set[CancelScope] = set()
         metrics.streams.set_function(lambda: self._open)
+        metrics.streams_waiting.set_function(lambda: self._stepper.waiting)
 
     @property
     def open(self) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from frcrn_accel.serve.problems import Problem, unexpected_problem
 
 __all__ = ["CONTENT_TYPE", "Metrics", "Observed", "note"]
 
@@ -48,6 +51,7 @@ class Metrics:
         )
         self.batch_size = named(Histogram, "batch_size", "Windows in a call of the engine.", buckets=_BATCHES)
         self.streams = named(Gauge, "streams", "Live streams.")
+        self.streams_waiting = named(Gauge, "streams_waiting", "Live streams with audio that is not computed yet.")
         self.stream_seconds = named(Counter, "stream_audio_seconds", "Audio of live streams that was denoised.")
         self.stream_batch_size = named(
             Histogram, "stream_batch_size", "Live streams in a call of the engine.", buckets=_BATCHES
@@ -64,7 +68,7 @@ def note(scope: Scope, text: str) -> None:
 
 
 class Observed:
-    """Middleware: counts, times and logs.
+    """Middleware, the outermost: counts, times and logs, and answers where all else failed.
 
     The log has no query, header or body: nothing that was said, and no token.
 
@@ -97,9 +101,13 @@ class Observed:
         began = time.perf_counter()
         try:
             await self._app(scope, receive, observed_send)
+        except asyncio.CancelledError:  # by the server, which ends and waits no longer
+            if status == _GONE:
+                await Problem(503, "this server has ended").response()(scope, receive, observed_send)
         except Exception:
-            status = 500 if status == _GONE else status  # it is handled further out
-            raise
+            _log.exception("a request failed")
+            if status == _GONE:  # nothing was sent yet
+                await unexpected_problem().response()(scope, receive, observed_send)
         finally:
             seconds = time.perf_counter() - began
             path = scope["path"] if scope["path"] in self._paths else "other"

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-__all__ = ["PROBLEM_TYPE", "Problem", "handle_http_exception", "handle_problem", "handle_unexpected"]
+__all__ = ["PROBLEM_TYPE", "Problem", "handle_http_exception", "handle_problem", "unexpected_problem"]
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -56,6 +56,6 @@ async def handle_http_exception(request: Request, error: Exception) -> JSONRespo
     return Problem(error.status_code, details.get(error.status_code, error.detail), error.headers).response()
 
 
-async def handle_unexpected(request: Request, error: Exception) -> JSONResponse:
+def unexpected_problem() -> Problem:
     """For errors that nobody expected; what they are is in the log."""
-    return Problem(500, "the server failed on this request; its log says how").response()
+    return Problem(500, "the server failed on this request; its log says how")

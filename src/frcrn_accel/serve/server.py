@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -86,7 +87,9 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=128)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        number = getattr(error, "errno", None) or 0
+        # Of a name that is not known it is negative; the text of the others has the address in it once more.
+        reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error)
         raise ServeError(f"cannot listen on {host}, port {port}: {reason}; choose others") from error
 
 

@@ -70,6 +70,12 @@ class Stepper:
         self._thread = threading.Thread(target=self._work, name="frcrn-accel-streams", daemon=True)
         self._thread.start()
 
+    @property
+    def waiting(self) -> int:
+        """Streams that something waits for."""
+        with self._changed:
+            return sum(len(group) for group in self._ready())
+
     def add(self, stream: Stream, group: object) -> Channel:
         """Take in a stream.
 
