@@ -1,6 +1,6 @@
 // Live: the microphone to the server and back, while one speaks.
 
-import { element, minutes, radioGroup, say, showFacts, showLevel, showProblem } from "./elements.js";
+import { element, minutes, radioGroup, say, show, showFacts, showLevel, showProblem } from "./elements.js";
 import { limitSlider } from "./limit.js";
 import { openMicrophone } from "./microphone.js";
 import { RollingPicture } from "./pictures.js";
@@ -100,6 +100,7 @@ export class LiveMode {
       outputChannelCount: [1],
       processorOptions: { latencySamples: started.latency_samples, heard: this.#heard.value() },
     });
+    show(element("rolling"), true);
     const volume = new GainNode(context, { gain: 0 });
     const pictures = ["before", "after"].map((name) => new RollingPicture(element(`rolling-${name}`), context.sampleRate));
     let unanswered = 0;
@@ -113,7 +114,7 @@ export class LiveMode {
       unanswered += data.samples.length;
       stream.send(data.samples);
       if (unanswered > MOST_BEHIND_S * context.sampleRate) {
-        this.stop(new Problem("Too slow", `The server is ${MOST_BEHIND_S} s behind: it, or the way to it, is too slow for this.`));
+        this.stop(new Problem("Too slow", `The server is ${MOST_BEHIND_S} s behind: it, or the connection, is too slow for live audio.`));
       }
     };
     source.connect(node).connect(volume).connect(context.destination);
