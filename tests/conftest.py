@@ -129,4 +129,4 @@ def denoiser() -> Denoiser:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all-lengths", action="store_true", help="test parity with upstream at every length")
+    parser.addoption("--all-lengths", action="store_true", help="exactness at every length and both sizes")

@@ -364,7 +364,7 @@ class TestQuantize:
         monkeypatch.setenv("COLUMNS", "200")
         out, report = tmp_path / "half.onnx", tmp_path / "r.json"
         result = run(
-            *("quantize", tiny.path, out, "--method", "fp16", "--gate-audio", short_audio, "--report", report),
+            *("quantize", tiny.path, out, "--method", "fp16", "--gate-audio", short_audio, "--json", report),
             *("--keep-float", "unet.fsmn", "--keep-float", "unet.linear"),
         )
         assert result.code == 0
@@ -386,7 +386,7 @@ class TestQuantize:
         monkeypatch.setitem(METHODS, "fp16", few)
         out, report = tmp_path / "half.onnx", tmp_path / "r.json"
         result = run(
-            *("quantize", tiny.path, out, "--method", "fp16", "--gate-audio", short_audio, "--report", report),
+            *("quantize", tiny.path, out, "--method", "fp16", "--gate-audio", short_audio, "--json", report),
             *("--min-si-sdr-db", 119, "--max-pesq-drop-percent", 2, "--max-dnsmos-drop", 0.5),
         )
         assert result.code == 1
@@ -415,7 +415,7 @@ class TestQuantize:
             (["--method", "dynamic", "--gate-audio", "none"], "'none' is no folder"),
             (["--method", "dynamic", "--max-pesq-drop-percent", "-1"], "--max-pesq-drop-percent"),
             (["--method", "dynamic", "--min-si-sdr-db", "-130"], "the SI-SDR above -120 dB"),
-            (["--method", "dynamic", "--report", "no/r.json"], "No such file"),
+            (["--method", "dynamic", "--json", "no/r.json"], "No such file"),
         ],
     )
     def test_errors_are_exit_code_2(self, run, tiny, tmp_path, monkeypatch, arguments, message):
@@ -426,7 +426,7 @@ class TestQuantize:
     def test_an_existing_report_is_refused_at_once(self, run, tiny, tmp_path):
         report = tmp_path / "r.json"
         report.write_text("precious")
-        arguments = ("quantize", tiny.path, tmp_path / "a.onnx", "--method", "fp16", "--no-gate", "--report", report)
+        arguments = ("quantize", tiny.path, tmp_path / "a.onnx", "--method", "fp16", "--no-gate", "--json", report)
         assert "r.json' exists" in the_error(run(*arguments))
         assert list(tmp_path.iterdir()) == [report]
         assert run(*arguments, "--overwrite").code == 0

@@ -35,7 +35,8 @@ def quantize(
     ] = None,
     gate_audio: GateAudio = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="R.json", help="Write all that was measured, also if the gate refuses.")
+        Path | None,
+        typer.Option("--json", metavar="R.json", help="Write all that was measured, also if the gate refuses."),
     ] = None,
     keep_float: Annotated[
         list[str] | None,

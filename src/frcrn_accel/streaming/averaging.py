@@ -8,7 +8,9 @@ it had heard a second of noisy speech before: without that the first seconds are
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,13 +74,22 @@ def shares(
         frames_per_second: Of the model.
 
     Returns:
-        `(lags, frames, frames + 1)`: for each frame the share of the mean before the step, and of each new frame.
-        What lags and is not at the stream's first frame yet leaves the mean as it is.
+        `(lags, frames, frames + 1)`, not to be changed: for each frame the share of the mean before the step, and of
+        each new frame. What lags and is not at the stream's first frame yet leaves the mean as it is.
     """
+    horizon = math.inf if averaging.horizon_s is None else max(averaging.horizon_s * frames_per_second, 1)
+    if math.isfinite(horizon):
+        first_frame = min(first_frame, math.ceil(horizon) + lags)  # from there on one step is like the other
+    return _shares(horizon, averaging.hold, start_s * frames_per_second, first_frame, frames, lags)
+
+
+@lru_cache(maxsize=64)
+def _shares(
+    horizon: float, hold: bool, start: float, first_frame: int, frames: int, lags: int
+) -> NDArray[np.float32]:
+    """See `shares`; all in frames."""
     number = first_frame + np.arange(frames) - np.arange(lags)[:, None]
-    horizon = np.inf if averaging.horizon_s is None else averaging.horizon_s * frames_per_second
-    count = np.clip(number + 1 + start_s * frames_per_second, 1, max(horizon, 1))
-    entering = np.where((number < 0) | averaging.hold, 0.0, 1 / count)
+    entering = np.where((number < 0) | hold, 0.0, 1 / np.clip(number + 1 + start, 1, horizon))
     result = np.zeros((lags, frames, frames + 1))
     before = np.zeros((lags, frames + 1))
     before[:, 0] = 1

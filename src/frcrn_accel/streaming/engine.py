@@ -158,7 +158,7 @@ def _row(state: StreamState, channel: int) -> StreamState:
 
 
 def _joined(arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _regrouped(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,18 +29,26 @@ class RunningLevel:
         # Energy and number of samples: of all, and of the active ones. Replaced, never changed in place.
         self._sums = np.zeros((4, channels))
 
-    def gain(self, hop: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Hear a hop, `(channels, samples)`; the gain for it, `(channels,)`."""
-        power = np.square(hop, dtype=np.float64)
-        sums = self._sums * self._keep
-        sums[0] += power.sum(axis=1)
-        sums[1] += hop.shape[1]
-        mean = sums[0] / sums[1]
-        active = power > mean[:, None]
-        sums[2] += np.sum(power, axis=1, where=active)
-        sums[3] += np.count_nonzero(active, axis=1)
-        self._sums = sums
+    def gains(self, hops: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Hear hops, `(channels, hops, samples)`; the gain for each, `(channels, hops)`."""
+        power = np.square(hops, dtype=np.float64)
+        energy, samples = self._running([power.sum(axis=2), np.full(hops.shape[:2], hops.shape[2])], 0)
+        mean = energy / samples
+        active = power > mean[..., None]
+        counts = np.count_nonzero(active, axis=2)
+        energy, samples = self._running([np.sum(power, axis=2, where=active), counts], 2)
         # Samples at the mean power (a square wave) are not above it.
-        level = np.sqrt(np.where(sums[3] > 0, np.maximum(sums[2] / np.maximum(sums[3], 1), mean), mean))
+        level = np.sqrt(np.where(samples > 0, np.maximum(energy / np.maximum(samples, 1), mean), mean))
         result: NDArray[np.float32] = gain_of(level).astype(np.float32)
         return result
+
+    def _running(self, of_hops: Sequence[NDArray[Any]], first: int) -> NDArray[np.float64]:
+        """Two of the sums after each hop, `(2, channels, hops)`, from what the hops add, `(channels, hops)` each."""
+        added = np.stack(of_hops)
+        sums = np.empty(added.shape)
+        total = self._sums[first : first + 2]
+        for hop in range(added.shape[2]):
+            total = total * self._keep + added[..., hop]
+            sums[..., hop] = total
+        self._sums = np.concatenate([self._sums[:first], total, self._sums[first + 2 :]])
+        return sums

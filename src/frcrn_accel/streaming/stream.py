@@ -216,7 +216,7 @@ class Stream:
         level = self._level
         if self._gain is None:
             level = copy(level)
-            gains = np.stack([level.gain(audio[:, i]) for i in range(audio.shape[1])], axis=1)
+            gains = level.gains(audio)
         else:
             gains = np.repeat(self._gain[:, None], audio.shape[1], axis=1)
         scaled = (audio * gains[..., None]).reshape(self.channels, -1)
