@@ -189,8 +189,8 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("options", "status", "detail"),
         [
-            ({"content": b"hello"}, 422, "the body cannot be read as audio: Format not recognised"),
-            ({"content": b""}, 422, "the body cannot be read as audio"),
+            ({"content": b"hello"}, 422, "the file cannot be read as audio: Format not recognised"),
+            ({"content": b""}, 422, "the file cannot be read as audio"),
             ({"content": wav(NOISE, 4_000)}, 422, "sample rate must be 8000 to 192000 Hz, got 4000"),
             ({"content": wav(np.zeros((9, 9)))}, 422, "audio must have up to 8 channels, got 9"),
             ({"content": wav(np.full(9, np.nan), subtype="FLOAT")}, 422, "NaN or infinity"),
@@ -317,7 +317,7 @@ class TestLimits:
             assert run.leftovers() == []
 
     def test_slow_takers(self, serve: Serve) -> None:
-        with serve(slow_s=0.3, min_bytes_per_s=1 << 20, stream_idle_s=1) as run:
+        with serve(slow_s=0.3, min_bytes_per_second=1 << 20, stream_idle_s=1) as run:
             body = wav(np.tile(NOISE, 1_000))  # more than what the system holds for a connection
             with socket.socket() as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -516,6 +516,19 @@ class TestWhatItSays:
             assert run.client.get("/ready").json() == {"status": "ready"}
             assert run.client.get("/health").json() == {"status": "alive"}
             context.__exit__(None, None, None)
+
+    def test_the_page(self, server: Running) -> None:
+        page = server.client.get("/")
+        assert page.headers["content-type"].startswith("text/html")
+        assert page.headers["cache-control"] == "no-cache"
+        scripts = re.findall(r'src="(page/[^"]+\.js)"', page.text)
+        assert scripts
+        for script in scripts:
+            assert server.client.get(f"/{script}").headers["content-type"].startswith("text/javascript")
+        again = server.client.get("/", headers={"If-None-Match": page.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        assert problem(server.client.get("/page/none.js"), 404)
+        assert problem(server.client.get("/page/%2e%2e/app.py"), 404)
 
     def test_every_answer_has_safe_headers(self, server: Running) -> None:
         for path in ("/health", "/nothing", "/v1/models"):
@@ -839,6 +852,26 @@ class TestProcess:
         assert process.returncode == 2
         assert rest.splitlines()[-1].startswith("frcrn-accel: error: 1 requests or streams were cut off")
         assert "Traceback" not in rest
+        assert list((tmp_path / "temporary").glob("frcrn-accel-*")) == []
+
+    def test_a_full_disk(self, command, tmp_path: Path, noisy: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No file can have more than 100,000 bytes: no room for the body, then none for the result."""
+        monkeypatch.setattr(
+            sys.modules[__name__], "COMMAND", ["sh", "-c", 'ulimit -f 200; exec "$@"', "sh", *COMMAND]
+        )
+        process, url = command()
+        try:
+            for body in (wav(noisy[:80_000]), wav(np.zeros(80_000), format="FLAC")):
+                response = httpx.post(f"{url}/v1/denoise?format=wav", content=body, timeout=60)
+                assert "no room for the file" in problem(response, 507)
+            response = httpx.post(f"{url}/v1/denoise", content=wav(noisy[:16_000]), timeout=60)
+            assert response.status_code == 200
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.communicate()
+        assert process.returncode == 0
         assert list((tmp_path / "temporary").glob("frcrn-accel-*")) == []
 
     @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def serve(
     timeout_s: Annotated[
         float, typer.Option(min=0, help="Give up a request that waits and computes for longer, s.")
     ] = 600,
-    min_bytes_per_s: Annotated[
+    min_bytes_per_second: Annotated[
         int, typer.Option(min=1, help="Give up a client that sends or takes less than this in a second.")
     ] = 1024,
     slow_s: Annotated[
@@ -80,7 +80,7 @@ def serve(
             concurrency=concurrency,
             queue=queue,
             timeout_s=timeout_s,
-            min_bytes_per_s=min_bytes_per_s,
+            min_bytes_per_second=min_bytes_per_second,
             slow_s=slow_s,
             max_streams=max_streams,
             stream_idle_s=stream_idle_s,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,9 +16,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.errors import BackendUnavailable
@@ -162,8 +164,10 @@ def create_app(service: Service, *, tokens: Iterable[str] = (), allowed_origins:
     async def openapi(request: Request) -> Response:
         return JSONResponse(document)
 
+    page_files = _PageFiles(directory=_PAGE)
+
     async def page(request: Request) -> Response:
-        return FileResponse(_PAGE / "index.html")
+        return await page_files.get_response("index.html", request.scope)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -193,7 +197,7 @@ def create_app(service: Service, *, tokens: Iterable[str] = (), allowed_origins:
         expose_headers=_RESULT_HEADERS,
     )
     app = Starlette(
-        routes=[*routes.values(), Mount("/page", StaticFiles(directory=_PAGE))],
+        routes=[*routes.values(), Mount("/page", page_files)],
         middleware=[
             Middleware(Observed, service.metrics, frozenset(routes)),
             Middleware(SafeHeaders),
@@ -208,3 +212,21 @@ def create_app(service: Service, *, tokens: Iterable[str] = (), allowed_origins:
     )
     app.router.redirect_slashes = False
     return app
+
+
+class _PageFiles(StaticFiles):
+    """The files of the page, asked for again each time: after an upgrade none is of the version before."""
+
+    def file_response(
+        self,
+        full_path: str | os.PathLike[str],
+        stat_result: os.stat_result,
+        scope: Scope,
+        status_code: int = 200,
+    ) -> Response:
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers["cache-control"] = "no-cache"
+        if str(full_path).endswith(".js") and "content-type" in response.headers:
+            # The system has a say in this, and one that says otherwise stops the page.
+            response.headers["content-type"] = "text/javascript; charset=utf-8"
+        return response

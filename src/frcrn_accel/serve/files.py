@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import tempfile
 import threading
@@ -40,6 +41,9 @@ MEDIA_TYPES = {
     "WAVEX": "audio/wav",
 }
 _SAMPLE_BYTES = 4
+_SYSTEM_ERROR = 2  # libsndfile's SF_ERR_SYSTEM: a disk that is full
+
+_log = logging.getLogger("frcrn_accel.serve")
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ class Files:
         with self._admission(), tempfile.TemporaryDirectory(prefix="frcrn-accel-") as name:
             source = Path(name) / "audio"
             try:
-                await receive_file(request, source, self._limits)
+                with _storing():
+                    await receive_file(request, source, self._limits)
                 job = _Job(self._denoiser, source, options, self._limits)
                 await self._compute(job, receive)
             except ClientDisconnect:
@@ -228,15 +233,24 @@ class _Job:
             Exception: All else that went wrong.
         """
         if isinstance(self._error, AudioError):
+            with _storing():
+                self._raise_if_ours(self._error)
             status = 413 if isinstance(self._error, AudioTooLongError) else 422
             # The names of files on this machine are nobody's business.
-            text = str(self._error).replace(repr(str(self._source)), "the body")
+            text = str(self._error).replace(repr(str(self._source)), "the file")
             text = text.replace(repr(str(self._target())), "the result")
             raise Problem(status, text) from self._error
         if self._error is not None:
             raise self._error
         assert self._report is not None
         return self._report
+
+    def _raise_if_ours(self, error: AudioError) -> None:
+        """Raise what the system said when the result was written: no fault of the body."""
+        cause = error.__cause__
+        is_system = isinstance(cause, OSError) or getattr(cause, "code", None) == _SYSTEM_ERROR
+        if is_system and str(error).startswith(repr(str(self._target()))):
+            raise OSError(str(error)) from error
 
     def _denoise(self) -> FileReport:
         file = open_audio(self._source)
@@ -267,6 +281,16 @@ class _Job:
     def _check(self, done_s: float, total_s: float) -> None:
         if self._stop.is_set() or time.monotonic() > self._deadline:
             raise _Stopped
+
+
+@contextmanager
+def _storing() -> Iterator[None]:
+    """What cannot be stored is no fault of the client."""
+    try:
+        yield
+    except OSError as error:
+        _log.exception("a file cannot be stored")
+        raise Problem(507, "this server has no room for the file: try again later") from error
 
 
 def _read_options(query: QueryParams) -> _Options:

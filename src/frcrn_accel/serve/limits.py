@@ -22,8 +22,8 @@ class Limits:
         concurrency: Requests that are computed at the same time.
         queue: Requests that wait for that, or are on their way in or out; beyond it the answer is 429.
         timeout_s: A request that waits and computes for longer is given up.
-        min_bytes_per_s: A client that sends or takes less, over `slow_s`, is given up.
-        slow_s: See `min_bytes_per_s`; and the longest time for the head of a request.
+        min_bytes_per_second: A client that sends or takes less, over `slow_s`, is given up.
+        slow_s: See `min_bytes_per_second`; and the longest time for the head of a request.
         max_streams: Live streams at the same time.
         stream_idle_s: A stream that sends nothing, or takes nothing, for longer is closed.
         drain_s: Longest time for what is under way when the server is told to end.
@@ -39,7 +39,7 @@ class Limits:
     concurrency: int = 4
     queue: int = 16
     timeout_s: float = 600.0
-    min_bytes_per_s: int = 1024
+    min_bytes_per_second: int = 1024
     slow_s: float = 10.0
     max_streams: int = 16
     stream_idle_s: float = 60.0

@@ -31,6 +31,7 @@ _PROBLEMS = {
     429: "Too many requests are waiting.",
     500: "The engine failed.",
     503: "It took too long, or the server is about to end.",
+    507: "The server's disk is full.",
 }
 _STREAM = """Denoise files and live streams.
 

@@ -60,7 +60,7 @@ async def send_file(source: Path, headers: Mapping[str, str], send: Send, limits
     raw_headers.append((b"content-length", str(source.stat().st_size).encode()))
     with anyio.move_on_after(limits.slow_s):
         await send({"type": "http.response.start", "status": 200, "headers": raw_headers})
-    chunk_s = limits.slow_s + _CHUNK_BYTES / limits.min_bytes_per_s
+    chunk_s = limits.slow_s + _CHUNK_BYTES / limits.min_bytes_per_second
     async with await anyio.open_file(source, "rb") as file:
         while True:
             chunk = await file.read(_CHUNK_BYTES)
@@ -84,8 +84,8 @@ async def _receive_form(request: Request, target: Path) -> None:
 class _Paced:
     """Receives for an ASGI application; refuses what is too long or too slow.
 
-    In each stretch of `slow_s`, `min_bytes_per_s` must come on the average. So a client that stands still is given
-    up after one or two of them, however fast it was before.
+    In each stretch of `slow_s`, `min_bytes_per_second` must come on the average. So a client that stands still is
+    given up after one or two of them, however fast it was before.
     """
 
     def __init__(self, receive: Receive, limits: Limits) -> None:
@@ -100,10 +100,10 @@ class _Paced:
                 message = await self._receive()
                 break
             assert scope.cancelled_caught
-            if self._stretch_bytes < self._limits.min_bytes_per_s * self._limits.slow_s:
+            if self._stretch_bytes < self._limits.min_bytes_per_second * self._limits.slow_s:
                 raise Problem(
                     408,
-                    f"over {self._limits.slow_s:g} s less than {self._limits.min_bytes_per_s} bytes came in a second",
+                    f"less than {self._limits.min_bytes_per_second} bytes/s came in {self._limits.slow_s:g} s",
                     {"Connection": "close"},
                 )
             self._begin_stretch()
