@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
 for _package in ("starlette", "uvicorn", "httpx", "websockets", "prometheus_client", "python_multipart", "selenium"):
     pytest.importorskip(_package, reason="needs [serve], httpx and selenium: nox -s page")
@@ -32,11 +33,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 RATE = 16_000
-TONE_HZ, TONE_LEVEL = 1000.0, 0.4  # what the microphone hears
+HEARD_S = 20  # of what the microphone hears, again and again
 GAIN = 0.5  # of a live stream
 TOKEN = "a-token-of-twenty-some-characters"
 PHONE_PX = 360
 WAIT_S = 60
+STEP_S = 0.35e-3  # a stream's filters delay high tones by up to 0.25 ms, and places are found to a sample at 16 kHz
 # What goes to the loudspeakers goes here too. In the place of a test's ears: the page has nothing for tests.
 EARS = """
 const connect = AudioNode.prototype.connect;
@@ -87,6 +89,17 @@ class Page:
 
     def until(self, condition: Callable[[], Any]) -> Any:
         return WebDriverWait(self.driver, WAIT_S, 0.05).until(lambda _: condition())
+
+    def until_live(self, condition: Callable[[], Any]) -> Any:
+        """The same while it is live: started again, as a person would, when a busy machine was too slow for it."""
+
+        def is_met() -> Any:
+            if self.is_shown("live-error"):
+                assert "too slow" in self.text("live-error")
+                self["live-start"].click()
+            return condition()
+
+        return self.until(is_met)
 
     def text(self, name: str) -> str:
         return self[name].text
@@ -157,9 +170,8 @@ class Page:
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory) -> Iterator[Chrome]:
-    tone = tmp_path_factory.mktemp("microphone") / "tone.wav"
-    # Whole periods, as it is played again and again.
-    tone.write_bytes(wav(TONE_LEVEL * np.sin(2 * np.pi * TONE_HZ * np.arange(30 * RATE) / RATE)))
+    microphone = tmp_path_factory.mktemp("microphone") / "noise.wav"
+    microphone.write_bytes(wav(microphone_noise()))
     options = ChromeOptions()
     options.binary_location = BROWSER or ""
     for argument in (
@@ -168,7 +180,7 @@ def driver(tmp_path_factory) -> Iterator[Chrome]:
         "--disable-dev-shm-usage",
         "--use-fake-device-for-media-stream",
         "--use-fake-ui-for-media-stream",
-        f"--use-file-for-fake-audio-capture={tone}",
+        f"--use-file-for-fake-audio-capture={microphone}",
         *(["--no-sandbox"] if os.geteuid() == 0 else []),
     ):
         options.add_argument(argument)
@@ -229,10 +241,25 @@ def gain_db_of(part: np.ndarray, signal: np.ndarray) -> float:
     return 20 * float(np.log10(gain)) if is_it else np.nan
 
 
-def tone_of(samples: np.ndarray, rate: int) -> complex:
-    """Amplitude and phase of the tone, as one number, at the first of the samples."""
-    wave = np.exp(-2j * np.pi * TONE_HZ * np.arange(len(samples)) / rate)
-    return complex(2 * np.mean(samples * wave))
+def microphone_noise() -> np.ndarray:
+    """What the microphone hears: noise up to 3 kHz, in which every place is another."""
+    spectrum = np.random.default_rng(0).standard_normal((2, HEARD_S * RATE // 2 + 1))
+    spectrum[:, 3_000 * HEARD_S :] = 0
+    noise = np.fft.irfft(spectrum[0] + 1j * spectrum[1])
+    return 0.5 * noise / np.abs(noise).max()
+
+
+def place_and_gain(part: np.ndarray, rate: int, signal: np.ndarray) -> tuple[float, float]:
+    """Where a part is in a signal that repeats, s, and how loud; NaN if it is no part of it."""
+    part = soxr.resample(part, rate, RATE)
+    part = part[len(part) // 10 : -len(part) // 10]  # without the ends, which the resampler guesses
+    correlation = np.fft.irfft(np.fft.rfft(signal) * np.fft.rfft(part, len(signal)).conj())
+    at = int(np.argmax(correlation))
+    expected = np.take(signal, np.arange(at, at + len(part)), mode="wrap")
+    gain = float(part @ expected / (expected @ expected))
+    # At 1 kHz a quarter of a sample is 0.1 radians.
+    is_it = np.linalg.norm(part - gain * expected) < 0.4 * np.linalg.norm(part)
+    return (at / RATE, gain) if is_it else (np.nan, np.nan)
 
 
 class TestFile:
@@ -351,38 +378,46 @@ class TestFile:
         assert page.text("result-title") == "recording.wav"
         samples, rate = soundfile.read(page.download())
         assert len(samples) > rate
-        middle = samples[rate // 2 : rate // 2 + rate // 4]
-        # The model's own rate is 16 kHz, so the difference is one of samples at that rate.
-        expected = TONE_LEVEL * GAIN * 2 * np.sin(np.pi * TONE_HZ / RATE)
-        assert abs(tone_of(middle, rate)) == pytest.approx(expected, rel=0.03)
+        expected = np.diff(GAIN * microphone_noise(), prepend=0)
+        _, gain = place_and_gain(samples[rate // 2 : rate // 2 + rate // 4], rate, expected)
+        assert gain == pytest.approx(1, rel=0.05)
 
 
 class TestLive:
     def test_the_microphone_comes_back_denoised_and_in_step(self, page: Page) -> None:
         page["tab-live"].click()
         page["live-start"].click()
-        page.until(lambda: "Latency" in page.text("live-facts"))
+        page.until_live(lambda: "Latency" in page.text("live-facts"))
         assert np.abs(page.heard()[1]).max() == 0  # silent against howling, until it is asked for
         page["listen"].click()
-        window = 2048
+        noise = microphone_noise()
 
-        def levels() -> tuple[float, float, float]:
-            """Of the first and of the last of what is heard, and how far the phase jumps between them, radians."""
+        def ends() -> list[tuple[float, float]]:
+            """Places and gains of the first and of the last of what is heard, and how long it takes in between."""
             rate, heard = page.heard()
-            first, last = tone_of(heard[:window], rate), tone_of(heard[-window:], rate)
-            passed = np.exp(2j * np.pi * TONE_HZ * (len(heard) - window) / rate)
-            return abs(first), abs(last), float(np.angle(last * np.conj(first * passed)))
+            size = rate // 10
+            first, last = (place_and_gain(part, rate, noise) for part in (heard[:size], heard[-size:]))
+            between_s = (len(heard) - size) / rate
+            return [first, (last[0] - between_s, last[1])]
 
-        def is_steady(level: float) -> bool:
-            return levels()[:2] == pytest.approx((level, level), rel=0.03)
+        def is_steady(gain: float) -> bool:
+            return all(found == pytest.approx(gain, rel=0.05) for _, found in ends())
 
-        page.until(lambda: is_steady(TONE_LEVEL * GAIN))
+        def is_switched_in_step() -> bool:
+            (first_s, first_gain), (last_s, last_gain) = ends()
+            if first_gain == pytest.approx(last_gain, rel=0.05):
+                page.press("x")
+                return False
+            if {round(first_gain / GAIN, 1), round(last_gain / GAIN, 1)} != {1, 1 / GAIN}:
+                return False  # there was a gap: this machine has more to do
+            return abs((first_s - last_s + HEARD_S / 2) % HEARD_S - HEARD_S / 2) < STEP_S
+
+        page.until_live(lambda: is_steady(GAIN))
+        page.until_live(is_switched_in_step)
         page.press("a")
-        found = page.until(lambda: (now := levels())[:2] == pytest.approx((0.2, 0.4), rel=0.03) and now)
-        assert found[2] == pytest.approx(0, abs=0.1)  # a sample at 48 kHz is 0.13
-        page.until(lambda: is_steady(TONE_LEVEL))
+        page.until_live(lambda: is_steady(1))
         level_db = float(page["level-in"].get_attribute("aria-valuenow") or "nan")
-        assert level_db == pytest.approx(20 * np.log10(TONE_LEVEL / np.sqrt(2)), abs=0.6)
+        assert level_db == pytest.approx(20 * np.log10(np.std(noise)), abs=2)  # over 50 ms it is not always the same
         page["live-start"].click()
         page.until(lambda: "Real-time factor" in page.text("live-facts"))
         assert page.text("live-start") == "Start"
@@ -391,22 +426,22 @@ class TestLive:
         page["tab-live"].click()
         page["listen"].click()
         page["live-start"].click()
-        page.until(lambda: "Latency" in page.text("live-facts"))
+        page.until_live(lambda: "Latency" in page.text("live-facts"))
         page["live-limit"].send_keys(Keys.HOME)
         dry = 10 ** (-1 / 20)
 
-        def level() -> float:
+        def gain() -> float:
             rate, heard = page.heard()
-            return abs(tone_of(heard[-2048:], rate))
+            return place_and_gain(heard[-rate // 10 :], rate, microphone_noise())[1]
 
-        page.until(lambda: level() == pytest.approx(TONE_LEVEL * (GAIN + dry * (1 - GAIN)), rel=0.03))
+        page.until_live(lambda: gain() == pytest.approx(GAIN + dry * (1 - GAIN), rel=0.03))
         page["live-start"].click()
         page.until(lambda: "Real-time factor" in page.text("live-facts"))
 
     def test_an_engine_that_fails_is_an_error_in_words(self, page: Page, backend: Backend) -> None:
         page["tab-live"].click()
         page["live-start"].click()
-        page.until(lambda: "Latency" in page.text("live-facts"))
+        page.until_live(lambda: "Latency" in page.text("live-facts"))
         backend.broken = True
         try:
             page.until(lambda: page.is_shown("live-error"))
@@ -447,7 +482,7 @@ class TestToken:
             page.until(lambda: page.is_shown("result"))
             page["tab-live"].click()
             page["live-start"].click()
-            page.until(lambda: "Latency" in page.text("live-facts"))
+            page.until_live(lambda: "Latency" in page.text("live-facts"))
             page["live-start"].click()
             page.until(lambda: "Real-time factor" in page.text("live-facts"))
             assert all("401" in problem for problem in page.problems())
