@@ -799,9 +799,9 @@ class TestProcess:
         (tmp_path / "temporary").mkdir()
         monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
 
-        def start(*options: str) -> tuple[subprocess.Popen[str], str]:
+        def start(*options: str, before: tuple[str, ...] = ()) -> tuple[subprocess.Popen[str], str]:
             process = subprocess.Popen(
-                [*COMMAND, "--port", "0", "--backend", "ort", *options], stderr=subprocess.PIPE, text=True
+                [*before, *COMMAND, "--port", "0", "--backend", "ort", *options], stderr=subprocess.PIPE, text=True
             )
             lines = iter(process.stderr.readline, "")
             url = next(match[0] for line in lines if (match := re.search(r"http://127\.0\.0\.1:\d+", line)))
@@ -854,12 +854,9 @@ class TestProcess:
         assert "Traceback" not in rest
         assert list((tmp_path / "temporary").glob("frcrn-accel-*")) == []
 
-    def test_a_full_disk(self, command, tmp_path: Path, noisy: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_full_disk(self, command, tmp_path: Path, noisy: np.ndarray) -> None:
         """No file can have more than 100,000 bytes: no room for the body, then none for the result."""
-        monkeypatch.setattr(
-            sys.modules[__name__], "COMMAND", ["sh", "-c", 'ulimit -f 200; exec "$@"', "sh", *COMMAND]
-        )
-        process, url = command()
+        process, url = command(before=("sh", "-c", 'ulimit -f 200; exec "$@"', "sh"))
         try:
             for body in (wav(noisy[:80_000]), wav(np.zeros(80_000), format="FLAC")):
                 response = httpx.post(f"{url}/v1/denoise?format=wav", content=body, timeout=60)
