@@ -58,7 +58,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """mypy --strict, the code for TensorRT against its type stubs."""
-    install(session, "ort", "export", groups=("types", "test"))
+    install(session, "ort", "export", "serve", groups=("types", "test"))
     stubs = Path(session.create_tmp()).resolve() / "stubs"
     session.run("python", "scripts/tensorrt_stubs.py", str(stubs))
     session.run("mypy", env={"MYPYPATH": str(stubs)})
@@ -104,6 +104,13 @@ def adapters(session: nox.Session) -> None:
     session.run("mypy", "--follow-imports=silent", *checked)
     session.run("pytest", "tests/test_adapters.py")
     session.run("pytest", "tests/test_streaming.py", "-k", "the_delay_is_what_it_says or chunks_do_not_change")
+
+
+@nox.session
+def serve(session: nox.Session) -> None:
+    """The server: tests on loopback, and requests made from its OpenAPI document."""
+    install(session, "ort", "serve", groups=("test", "serve"))
+    session.run("pytest", "tests/test_serve.py", "tests/test_serve_schema.py", *session.posargs)
 
 
 @nox.session
@@ -251,6 +258,23 @@ def streams(session: nox.Session) -> None:
     """Streams: quality, speed, an hour; e.g. `nox -s streams -- quality PAIRS_DIR`."""
     install(session, "ort", "openvino", "quantize", "export", "eval", groups=("test",))
     session.run("python", "benchmarks/streaming.py", *session.posargs)
+
+
+@nox.session
+def page(session: nox.Session) -> None:
+    """The web page, in a Chromium without a window."""
+    browsers = ("chromium", "chromium-browser", "google-chrome")
+    if not (shutil.which("chromedriver") and any(map(shutil.which, browsers))):
+        session.skip("there is no Chromium with its driver: apt-get install chromium chromium-driver")
+    install(session, "serve", groups=("test", "page"))
+    session.run("pytest", "tests/test_page.py", *session.posargs)
+
+
+@nox.session(default=False)
+def serving(session: nox.Session) -> None:
+    """The server under load: `nox -s serving -- [--minutes 10]`."""
+    install(session, "ort", "serve", groups=("serve",))
+    session.run("python", "benchmarks/serving.py", *session.posargs)
 
 
 @nox.session(default=False)

@@ -10,6 +10,7 @@ from frcrn_accel.backends import Backend, BackendStatus, Session, backend_status
 from frcrn_accel.denoiser import Denoiser, FileReport
 from frcrn_accel.errors import (
     AudioError,
+    AudioTooLongError,
     BackendError,
     BackendUnavailable,
     BenchError,
@@ -21,6 +22,7 @@ from frcrn_accel.errors import (
     OutputExistsError,
     QualityError,
     QuantizeError,
+    ServeError,
     SoundCardError,
     TrainingError,
     UnknownBackendError,
@@ -31,6 +33,7 @@ from frcrn_accel.windows import Windowing
 
 __all__ = [
     "AudioError",
+    "AudioTooLongError",
     "Backend",
     "BackendError",
     "BackendStatus",
@@ -49,6 +52,7 @@ __all__ = [
     "OutputExistsError",
     "QualityError",
     "QuantizeError",
+    "ServeError",
     "Session",
     "SoundCardError",
     "TrainingError",

@@ -6,17 +6,18 @@ import dataclasses
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import Self
 
 from frcrn_accel.audio import check_attenuation_limit, check_format, dry_share_of, unpack, whole_hz
-from frcrn_accel.backends import Backend, resolve_backend
+from frcrn_accel.backends import Backend, Session, resolve_backend
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
 from frcrn_accel.models import DEFAULT_MODEL, ModelMetadata, find_model
@@ -81,6 +82,8 @@ class Denoiser:
             listeners, and speech recognisers, that do better with some noise left. None for no limit.
         windowing: How long signals are cut.
         batch_size: Windows for one call of the engine; by default what the backend says suits it.
+        wrap_session: Given the loaded model, gives what is called in its place: `batching.BatchingSession` joins the
+            calls of many threads.
 
     Raises:
         UnknownBackendError: No backend of that name is installed.
@@ -101,6 +104,7 @@ class Denoiser:
         attenuation_limit_db: float | None = None,
         windowing: Windowing | None = None,
         batch_size: int | None = None,
+        wrap_session: Callable[[Session], Session] | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
@@ -117,8 +121,9 @@ class Denoiser:
         self._file, self._backend = file, engine
         self._stream_engines: dict[int, StreamEngine] = {}  # by look-ahead
         self._stream_lock = threading.Lock()
+        session = engine.load(file, self.threads)
         self._engine: Engine | None = Engine(
-            session=engine.load(file, self.threads),
+            session=session if wrap_session is None else wrap_session(session),
             metadata=file.metadata,
             windowing=dataclasses.replace(windowing, fixed=windowing.fixed or engine.fixed_windows),
             batch_size=batch_size or engine.batch_size,
@@ -130,11 +135,16 @@ class Denoiser:
         return self._open().metadata
 
     @property
+    def model_path(self) -> Path:
+        """The model file that was asked for; a backend may run another form of it."""
+        return self._file.path
+
+    @property
     def device(self) -> str:
         """What the engine really runs on."""
         return self._open().session.device
 
-    def __call__(self, audio: AudioT, sample_rate: int) -> AudioT:
+    def __call__(self, audio: AudioT, sample_rate: int, *, attenuation_limit_db: float | None = None) -> AudioT:
         """Denoise audio in memory.
 
         Args:
@@ -142,6 +152,7 @@ class Denoiser:
                 scale at 1.0, or int16 or int32. Each channel is denoised by itself.
             sample_rate: Its rate, 8,000 to 192,000 Hz. The model works at 16 kHz: what lies above 8 kHz is not in
                 the result, except for the share that an attenuation limit keeps.
+            attenuation_limit_db: For this signal alone, `math.inf` for no limit; None for the denoiser's own.
 
         Returns:
             The same kind of object: type, dtype, shape, rate and level. Integers are clipped, never wrapped.
@@ -149,7 +160,9 @@ class Denoiser:
         Raises:
             AudioError: Another type, dtype or shape; NaN or infinity; a rate out of range.
             EngineError: The engine failed.
+            ValueError: The attenuation limit is out of its range.
         """
+        dry_share = dry_share_of(self._limit_db(attenuation_limit_db))
         samples, layout = unpack(audio)
         rate_hz = whole_hz(sample_rate)
         check_format(rate_hz, samples.shape[0])
@@ -159,7 +172,7 @@ class Denoiser:
             rate_hz,
             samples.shape[0],
         )
-        blocks = [samples[:, :0], *denoise_signal(signal, self._open(), dry_share_of(self.attenuation_limit_db))]
+        blocks = [samples[:, :0], *denoise_signal(signal, self._open(), dry_share)]
         packed: AudioT = layout.pack(np.concatenate(blocks, axis=1))
         return packed
 
@@ -171,6 +184,7 @@ class Denoiser:
         overwrite: bool = False,
         progress: Callable[[float, float], None] | None = None,
         max_duration_s: float = MAX_DURATION_S,
+        attenuation_limit_db: float | None = None,
     ) -> FileReport:
         """Denoise a file, from disk to disk, in memory that does not grow with its length.
 
@@ -179,27 +193,41 @@ class Denoiser:
             target: The file to write. Its suffix tells the format; rate, channels, tags and, where the format has
                 it, encoding are those of the source. It appears when it is complete, not before.
             overwrite: Replace `target` if it exists.
-            progress: Called now and then with the seconds of audio done and the seconds there are.
+            progress: Called now and then with the seconds of audio done and the seconds there are. What it raises
+                ends the work, and nothing is written.
             max_duration_s: Refuse audio that is longer.
+            attenuation_limit_db: For this file alone, `math.inf` for no limit; None for the denoiser's own.
 
         Raises:
+            AudioTooLongError: `source` is longer than `max_duration_s`.
             AudioError: `source` cannot be read or denoised, or `target` cannot be written.
             OutputExistsError: `target` exists and `overwrite` is false.
             EngineError: The engine failed.
+            ValueError: The attenuation limit is out of its range.
         """
         from frcrn_accel.files import create_audio, open_audio
 
         began = time.perf_counter()
+        dry_share = dry_share_of(self._limit_db(attenuation_limit_db))
         file = open_audio(Path(source))
         rate_hz = file.sample_rate_hz
-        signal = Signal(file.blocks, rate_hz, file.channels, max_samples=int(max_duration_s * rate_hz))
         samples = 0
+
+        def tell() -> None:
+            if progress is not None:
+                progress(samples / rate_hz, max(samples, file.samples) / rate_hz)
+
+        def blocks() -> Iterator[NDArray[np.float32]]:
+            for block in file.blocks():
+                tell()  # while its level is measured too: a long file is read two times before anything is done
+                yield block
+
+        signal = Signal(blocks, rate_hz, file.channels, max_samples=int(max_duration_s * rate_hz))
         with create_audio(Path(target), file, overwrite=overwrite) as writer:
-            for block in denoise_signal(signal, self._open(), dry_share_of(self.attenuation_limit_db)):
+            for block in denoise_signal(signal, self._open(), dry_share):
                 writer.write(block)
                 samples += block.shape[1]
-                if progress is not None:
-                    progress(samples / rate_hz, max(samples, file.samples) / rate_hz)
+                tell()
         return FileReport(
             source=file.path,
             target=Path(target),
@@ -219,6 +247,7 @@ class Denoiser:
         lookahead_s: float | None = None,
         averaging: Averaging | None = None,
         gain_db: float | None = None,
+        attenuation_limit_db: float | None = None,
     ) -> Stream:
         """Begin to denoise a live signal. Any number of streams share the model.
 
@@ -232,6 +261,7 @@ class Denoiser:
             averaging: What stands for the means over the whole signal, which a stream does not know; see
                 `streaming.Averaging`.
             gain_db: Gain that brings active speech to -25 dBFS, where it is known; by default the level is followed.
+            attenuation_limit_db: See the property of the stream; None for the denoiser's own.
 
         Raises:
             AudioError: The rate or the number of channels is out of range.
@@ -249,7 +279,7 @@ class Denoiser:
             sample_rate,
             channels=channels,
             step_s=step_s,
-            attenuation_limit_db=self.attenuation_limit_db,
+            attenuation_limit_db=self._limit_db(attenuation_limit_db),
             averaging=averaging,
             gain_db=gain_db,
         )
@@ -271,6 +301,11 @@ class Denoiser:
     ) -> None:
         """Close."""
         self.close()
+
+    def _limit_db(self, limit_db: float | None) -> float | None:
+        """The attenuation limit of one signal."""
+        check_attenuation_limit(limit_db)
+        return self.attenuation_limit_db if limit_db is None else limit_db
 
     def _lookahead_frames(self, lookahead_s: float | None) -> int:
         """For each U-Net."""

@@ -4,6 +4,7 @@
 
     FrcrnAccelError
     ├── AudioError          the audio cannot be denoised: not finite, unreadable, out of range (also a ValueError)
+    │   └── AudioTooLongError  it is longer than a limit that was set
     ├── OutputExistsError   the output file is there and overwriting was not asked for (also a FileExistsError)
     ├── ModelError          a model file or checkpoint is missing, damaged or not an FRCRN
     ├── ExportError         the exported graph did not match the checkpoint it came from
@@ -12,6 +13,7 @@
     ├── TrainingError       a training config is wrong, its audio is missing, or training diverged (also a ValueError)
     ├── BenchError          a benchmark cannot be run as asked, or what it measures has failed (also a ValueError)
     ├── SoundCardError      there is no sound card here, or it does not do what was asked
+    ├── ServeError          the server cannot be started as asked, or did not end in order
     ├── MissingExtraError   a feature needs a package of an extra that is not installed (also an ImportError)
     └── BackendError
         ├── UnknownBackendError    no backend of that name is installed (also a LookupError)
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AudioError",
+    "AudioTooLongError",
     "BackendError",
     "BackendUnavailable",
     "BenchError",
@@ -41,6 +44,7 @@ __all__ = [
     "OutputExistsError",
     "QualityError",
     "QuantizeError",
+    "ServeError",
     "SoundCardError",
     "TrainingError",
     "UnknownBackendError",
@@ -54,6 +58,10 @@ class FrcrnAccelError(Exception):
 
 class AudioError(FrcrnAccelError, ValueError):
     """The audio cannot be denoised."""
+
+
+class AudioTooLongError(AudioError):
+    """The audio is longer than a limit that was set."""
 
 
 class OutputExistsError(FrcrnAccelError, FileExistsError):
@@ -98,6 +106,10 @@ class BenchError(FrcrnAccelError, ValueError):
 
 class SoundCardError(FrcrnAccelError):
     """There is no sound card, or no such device, or it does not do what was asked; the text says what to install."""
+
+
+class ServeError(FrcrnAccelError):
+    """The server cannot be started as asked, or did not end in order."""
 
 
 class MissingExtraError(FrcrnAccelError, ImportError):

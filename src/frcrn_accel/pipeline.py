@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.audio import Blocks, check_finite, fit_length, measure_levels, mix_dry, resample
 from frcrn_accel.backends import Session
-from frcrn_accel.errors import AudioError, EngineError
+from frcrn_accel.errors import AudioTooLongError, EngineError
 from frcrn_accel.models import ModelMetadata
 from frcrn_accel.windows import Windowing
 
@@ -72,7 +72,8 @@ def denoise_signal(signal: Signal, engine: Engine, dry_share: float) -> Iterator
         Blocks of the result: as many samples as the signal has, at its rate and level.
 
     Raises:
-        AudioError: The signal holds NaN or infinity, or is too long.
+        AudioError: The signal holds NaN or infinity.
+        AudioTooLongError: It is too long.
         EngineError: The engine failed or gave numbers that are not finite.
     """
     samples = 0
@@ -85,7 +86,7 @@ def denoise_signal(signal: Signal, engine: Engine, dry_share: float) -> Iterator
             samples += block.shape[1]
             if signal.max_samples is not None and samples > signal.max_samples:
                 limit_s = signal.max_samples / signal.sample_rate_hz
-                raise AudioError(f"audio is longer than the limit of {limit_s:g} s")
+                raise AudioTooLongError(f"audio is longer than the limit of {limit_s:g} s")
             yield block
 
     rate_hz = engine.metadata.sample_rate_hz

@@ -18,6 +18,7 @@ from frcrn_accel.cli.export import export
 from frcrn_accel.cli.live import live
 from frcrn_accel.cli.models import models
 from frcrn_accel.cli.quantize import quantize
+from frcrn_accel.cli.serve import serve
 from frcrn_accel.cli.train import train
 from frcrn_accel.errors import FrcrnAccelError
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command()(denoise)
 app.command()(live)
+app.command()(serve)
 app.command()(backends)
 app.command()(doctor)
 app.add_typer(models, name="models")

@@ -1,0 +1,232 @@
+"""What is served at which path."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import numpy as np
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from frcrn_accel.denoiser import Denoiser
+from frcrn_accel.errors import BackendUnavailable
+from frcrn_accel.models import sha256_of
+from frcrn_accel.serve import metrics as _metrics
+from frcrn_accel.serve.files import Files
+from frcrn_accel.serve.guard import Guard, SafeHeaders
+from frcrn_accel.serve.limits import Limits
+from frcrn_accel.serve.live import Streams
+from frcrn_accel.serve.metrics import Metrics, Observed
+from frcrn_accel.serve.openapi import openapi_document
+from frcrn_accel.serve.problems import Problem, handle_http_exception, handle_problem
+from frcrn_accel.serve.tokens import TokenSet
+
+__all__ = ["Service", "create_app"]
+
+_PAGE = Path(__file__).parent / "page"
+_WARM_UP_S = 21.0  # more than a window of the default length: what is made for that length is made here
+_RESULT_HEADERS = (
+    "X-Processing-Seconds",
+    "X-Audio-Seconds",
+    "X-Real-Time-Factor",
+    "X-Model",
+    "X-Backend",
+    "X-Clipped-Samples",
+)
+
+_log = logging.getLogger("frcrn_accel.serve")
+
+
+class Service:
+    """A denoiser in service.
+
+    Args:
+        denoiser: What denoises; yours to close, after `close`.
+        limits: What is taken on.
+        metrics: Where it is counted.
+
+    Attributes:
+        denoiser, limits, metrics: The arguments.
+        files: What `POST /v1/denoise` runs.
+        streams: What `WS /v1/stream` runs.
+        failure: What went wrong in the warm-up; None if nothing did.
+    """
+
+    def __init__(self, denoiser: Denoiser, limits: Limits | None = None, metrics: Metrics | None = None) -> None:
+        self.denoiser = denoiser
+        self.limits = limits or Limits()
+        self.metrics = metrics or Metrics()
+        self.files = Files(denoiser, self.limits, self.metrics)
+        self.streams = Streams(denoiser, self.limits, self.metrics)
+        self.failure: Exception | None = None
+        self._not_ready = "the model is warming up"
+        self._has_streams = True
+        self._sha256 = sha256_of(denoiser.model_path)
+
+    @property
+    def not_ready(self) -> str:
+        """Why nothing should be sent here; "" if it can be."""
+        return self._not_ready
+
+    @property
+    def active(self) -> int:
+        """Requests and streams that are under way."""
+        return self.files.admitted + self.streams.open
+
+    async def warm_up(self) -> None:
+        """Denoise something, so that the first request need not wait; then be ready."""
+        try:
+            await anyio.to_thread.run_sync(self._denoise_noise)
+        except Exception as error:
+            self.failure = error
+            self._not_ready = "the warm-up failed"
+        else:
+            if self._not_ready and not self.files.is_draining:
+                self._not_ready = ""
+                _log.info("ready")
+
+    def drain(self) -> None:
+        """Admit nothing more, and end the streams; what is under way goes on."""
+        self._not_ready = "this server is about to end"
+        self.files.drain()
+        self.streams.drain()
+
+    def close(self) -> None:
+        """End the threads. Nothing may be under way."""
+        self.streams.close()
+
+    def describe(self) -> dict[str, object]:
+        """The model, for `/v1/models`."""
+        model = self.denoiser.model
+        return {
+            "name": model.name,
+            "sha256": self._sha256,
+            "checkpoint_sha256": model.checkpoint_sha256,
+            "sample_rate_hz": model.sample_rate_hz,
+            "channels": model.channels,
+            "unets": model.unets,
+            "backend": self.denoiser.backend,
+            "precision": self.denoiser.precision,
+            "device": self.denoiser.device,
+            "streams": self._has_streams,
+            "attenuation_limit_db": self.denoiser.attenuation_limit_db,
+        }
+
+    def _denoise_noise(self) -> None:
+        rate_hz = self.denoiser.model.sample_rate_hz
+        noise = 0.01 * np.random.default_rng(0).standard_normal(int(_WARM_UP_S * rate_hz))
+        self.denoiser(noise.astype(np.float32), rate_hz)
+        try:
+            self.denoiser.stream(rate_hz).process(noise[:rate_hz].astype(np.float32))
+        except BackendUnavailable as error:
+            self._has_streams = False
+            _log.warning("there will be no live streams: %s", error)
+
+
+def create_app(service: Service, *, tokens: Iterable[str] = (), allowed_origins: Iterable[str] = ()) -> Starlette:
+    """The server as an ASGI application; it warms the service up and closes it.
+
+    Args:
+        service: What it serves.
+        tokens: One of them must come with what goes to `/v1/`; none to ask for none.
+        allowed_origins: Origins whose web pages may use it, beside its own; "*" for all.
+    """
+
+    async def models(request: Request) -> Response:
+        return JSONResponse({"models": [service.describe()]})
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def ready(request: Request) -> Response:
+        if service.not_ready:
+            raise Problem(503, service.not_ready, {"Retry-After": "1"})
+        return JSONResponse({"status": "ready"})
+
+    async def metrics(request: Request) -> Response:
+        return Response(service.metrics.text(), media_type=_metrics.CONTENT_TYPE)
+
+    document = openapi_document(has_tokens=bool(known_tokens := TokenSet(tokens)))
+
+    async def openapi(request: Request) -> Response:
+        return JSONResponse(document)
+
+    page_files = _PageFiles(directory=_PAGE)
+
+    async def page(request: Request) -> Response:
+        return await page_files.get_response("index.html", request.scope)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        warm_up = asyncio.create_task(service.warm_up())
+        try:
+            yield
+        finally:
+            await warm_up
+            service.close()
+
+    origins = frozenset(allowed_origins)
+    routes = {
+        "/v1/denoise": Route("/v1/denoise", service.files, methods=["POST"]),
+        "/v1/stream": WebSocketRoute("/v1/stream", service.streams.serve),
+        "/v1/models": Route("/v1/models", models),
+        "/health": Route("/health", health),
+        "/ready": Route("/ready", ready),
+        "/metrics": Route("/metrics", metrics),
+        "/openapi.json": Route("/openapi.json", openapi),
+        "/": Route("/", page),
+    }
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=sorted(origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type"],
+        expose_headers=_RESULT_HEADERS,
+    )
+    app = Starlette(
+        routes=[*routes.values(), Mount("/page", page_files)],
+        middleware=[
+            Middleware(Observed, service.metrics, frozenset(routes)),
+            Middleware(SafeHeaders),
+            *([cors] if origins else []),
+            Middleware(Guard, known_tokens, origins),
+        ],
+        exception_handlers={
+            Problem: handle_problem,
+            HTTPException: handle_http_exception,
+        },
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+class _PageFiles(StaticFiles):
+    """The files of the page, asked for again each time: after an upgrade none is of the version before."""
+
+    def file_response(
+        self,
+        full_path: str | os.PathLike[str],
+        stat_result: os.stat_result,
+        scope: Scope,
+        status_code: int = 200,
+    ) -> Response:
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers["cache-control"] = "no-cache"
+        if str(full_path).endswith(".js") and "content-type" in response.headers:
+            # The system has a say in this, and one that says otherwise stops the page.
+            response.headers["content-type"] = "text/javascript; charset=utf-8"
+        return response

@@ -1,0 +1,121 @@
+"""What Prometheus reads, and one line in the log for each request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from frcrn_accel.serve.problems import Problem, unexpected_problem
+
+__all__ = ["CONTENT_TYPE", "Metrics", "Observed", "note"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_FACTS = "frcrn_accel.facts"
+_GONE = 499  # nginx's number for a client that did not wait for its answer
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
+_REAL_TIME_FACTORS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+
+_log = logging.getLogger("frcrn_accel.serve")
+
+
+class Metrics:
+    """The measures of one server."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+
+        def named(kind: Any, name: str, text: str, **options: Any) -> Any:
+            return kind(f"frcrn_accel_{name}", text, registry=self.registry, **options)
+
+        self.requests = named(Counter, "requests", "Requests that were answered.", labelnames=("path", "status"))
+        self.request_seconds = named(
+            Histogram,
+            "request_seconds",
+            "Time from the head of a request to the end of its answer.",
+            labelnames=("path",),
+            buckets=_SECONDS,
+        )
+        self.admitted = named(Gauge, "requests_admitted", "Files that are on their way in, computed or sent.")
+        self.computing = named(Gauge, "requests_computing", "Files that are computed.")
+        self.queued = named(Gauge, "requests_queued", "Files that wait to be computed.")
+        self.audio_seconds = named(Counter, "audio_seconds", "Audio of files that was denoised.")
+        self.real_time_factor = named(
+            Histogram, "real_time_factor", "Computing time of a file over its length.", buckets=_REAL_TIME_FACTORS
+        )
+        self.batch_size = named(Histogram, "batch_size", "Windows in a call of the engine.", buckets=_BATCHES)
+        self.streams = named(Gauge, "streams", "Live streams.")
+        self.streams_waiting = named(Gauge, "streams_waiting", "Live streams with audio that is not computed yet.")
+        self.stream_seconds = named(Counter, "stream_audio_seconds", "Audio of live streams that was denoised.")
+        self.stream_batch_size = named(
+            Histogram, "stream_batch_size", "Live streams in a call of the engine.", buckets=_BATCHES
+        )
+
+    def text(self) -> bytes:
+        """In Prometheus' format."""
+        return generate_latest(self.registry)
+
+
+def note(scope: Scope, text: str) -> None:
+    """Add to the line that the log will have for this request."""
+    scope.setdefault(_FACTS, []).append(text)
+
+
+class Observed:
+    """Middleware, the outermost: counts, times and logs, and answers where all else failed.
+
+    The log has no query, header or body: nothing that was said, and no token.
+
+    Args:
+        app: What is observed.
+        metrics: Where it is counted.
+        paths: Paths that are counted under their own names; all others are "other".
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        status = _GONE
+
+        async def observed_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                status = message["status"]
+            elif message["type"] == "websocket.accept":
+                status = 101
+            await send(message)
+
+        began = time.perf_counter()
+        try:
+            await self._app(scope, receive, observed_send)
+        except asyncio.CancelledError:  # by the server, which ends and waits no longer
+            if status == _GONE:
+                await Problem(503, "this server has ended").response()(scope, receive, observed_send)
+        except Exception:
+            _log.exception("a request failed")
+            if status == _GONE:  # nothing was sent yet
+                await unexpected_problem().response()(scope, receive, observed_send)
+        finally:
+            seconds = time.perf_counter() - began
+            path = scope["path"] if scope["path"] in self._paths else "other"
+            self._metrics.requests.labels(path, status).inc()
+            self._metrics.request_seconds.labels(path).observe(seconds)
+            client = (scope.get("client") or ["-"])[0]
+            facts = "".join(f", {fact}" for fact in scope.get(_FACTS, []))
+            method = scope.get("method", "WS")
+            level = logging.DEBUG if path in ("/health", "/ready", "/metrics") else logging.INFO
+            shown = scope["path"] if path != "other" else ascii(scope["path"][:100])
+            _log.log(level, "%s %s %s %d %.3f s%s", client, method, shown, status, seconds, facts)

@@ -1,0 +1,221 @@
+"""The server's description of itself, as OpenAPI 3.1. `tests/test_serve.py` holds it against the server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from frcrn_accel._version import __version__
+from frcrn_accel.serve.files import FORMATS, MEDIA_TYPES
+from frcrn_accel.serve.problems import PROBLEM_TYPE
+
+__all__ = ["openapi_document"]
+
+_NUMBER = {"type": "number", "minimum": 0}
+_AUDIO = {"type": "string", "format": "binary"}
+_RESULT_HEADERS = {
+    "X-Processing-Seconds": ("Time it took, decoding and encoding included.", _NUMBER),
+    "X-Audio-Seconds": ("Length of the audio.", _NUMBER),
+    "X-Real-Time-Factor": ("The one over the other; not there for a file without audio.", _NUMBER),
+    "X-Model": ("Name of the model.", {"type": "string"}),
+    "X-Backend": ("Name of the engine.", {"type": "string"}),
+    "X-Clipped-Samples": ("Samples beyond full scale that an integer encoding clipped.", {"type": "integer"}),
+}
+_PROBLEMS = {
+    400: "The query or the form is wrong.",
+    401: "A token is missing, or unknown here.",
+    403: "The request comes from a web page of another origin.",
+    408: "The body came too slowly.",
+    413: "The body, or the audio in it, is too long.",
+    415: "The body is compressed.",
+    422: "The body is no audio that can be read and denoised, or the format cannot hold it.",
+    429: "Too many requests are waiting.",
+    500: "The engine failed.",
+    503: "It took too long, or the server is about to end.",
+    507: "The server's disk is full.",
+}
+_STREAM = """Denoise files and live streams.
+
+Live streams are at `/v1/stream`, a WebSocket, which OpenAPI cannot describe: see docs/serving.md."""
+
+
+def openapi_document(*, has_tokens: bool) -> dict[str, Any]:
+    """The document.
+
+    Args:
+        has_tokens: Whether a token is asked for.
+    """
+    denied = (401, 403) if has_tokens else (403,)
+    security: dict[str, Any] = {"security": [{"token": []}]} if has_tokens else {}
+    components: dict[str, Any] = {"schemas": _SCHEMAS}
+    if has_tokens:
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "frcrn-accel",
+            "version": __version__,
+            "description": _STREAM,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": {
+            "/v1/denoise": {"post": {**_denoise(denied), **security}},
+            "/v1/models": {
+                "get": {
+                    "operationId": "models",
+                    "summary": "What runs here.",
+                    "responses": {"200": _json("The model.", "Models"), **_problems(*denied)},
+                    **security,
+                }
+            },
+            "/health": {
+                "get": {
+                    "operationId": "health",
+                    "summary": "Whether the process lives.",
+                    "responses": {"200": _json("It does.", "Status")},
+                }
+            },
+            "/ready": {
+                "get": {
+                    "operationId": "ready",
+                    "summary": "Whether requests should be sent here: after the warm-up, until it is told to end.",
+                    "responses": {"200": _json("They should.", "Status"), "503": _problem("They should not.", True)},
+                }
+            },
+            "/metrics": {
+                "get": {
+                    "operationId": "metrics",
+                    "summary": "Measures for Prometheus.",
+                    "responses": {
+                        "200": {
+                            "description": "In its text format.",
+                            "content": {"text/plain": {"schema": {"type": "string"}}},
+                        }
+                    },
+                }
+            },
+            "/openapi.json": {
+                "get": {
+                    "operationId": "openapi",
+                    "summary": "This document.",
+                    "responses": {
+                        "200": {
+                            "description": "OpenAPI 3.1.",
+                            "content": {"application/json": {"schema": {"type": "object"}}},
+                        }
+                    },
+                }
+            },
+        },
+        "components": components,
+    }
+
+
+def _denoise(denied: tuple[int, ...]) -> dict[str, Any]:
+    refused = [status for status in _PROBLEMS if status not in (401, 403) or status in denied]
+    return {
+        "operationId": "denoise",
+        "summary": "Denoise a file.",
+        "description": "The body is an audio file: as it is, under any media type, or as the part `file` of a form. "
+        "Rate, channels, length, level and, where the format has it, encoding come back as they were.",
+        "parameters": [
+            {
+                "name": "format",
+                "in": "query",
+                "description": "Format of the answer; by default that of the body.",
+                "schema": {"type": "string", "enum": list(FORMATS)},
+            },
+            {
+                "name": "attenuation_limit_db",
+                "in": "query",
+                "description": "Take away at most this much noise, dB; by default as the server was started.",
+                "schema": _NUMBER,
+            },
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                **{media_type: {"schema": _AUDIO} for media_type in sorted(set(MEDIA_TYPES.values()))},
+                "application/octet-stream": {"schema": _AUDIO},
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {"file": _AUDIO},
+                        "required": ["file"],
+                        "additionalProperties": False,
+                    }
+                },
+            },
+        },
+        "responses": {
+            "200": {
+                "description": "The audio without the noise.",
+                "headers": {
+                    name: {"description": text, "required": name != "X-Real-Time-Factor", "schema": schema}
+                    for name, (text, schema) in _RESULT_HEADERS.items()
+                },
+                "content": {
+                    media_type: {"schema": _AUDIO}
+                    for media_type in [*sorted(set(MEDIA_TYPES.values())), "application/octet-stream"]
+                },
+            },
+            **_problems(*refused),
+        },
+    }
+
+
+def _json(description: str, schema: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
+    }
+
+
+def _problems(*statuses: int) -> dict[str, Any]:
+    return {str(status): _problem(_PROBLEMS[status], status in (429, 503)) for status in statuses}
+
+
+def _problem(description: str, can_be_tried_again: bool) -> dict[str, Any]:
+    response: dict[str, Any] = {
+        "description": description,
+        "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    if can_be_tried_again:
+        response["headers"] = {
+            "Retry-After": {"description": "When to try again, s.", "schema": {"type": "integer", "minimum": 1}}
+        }
+    return response
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+_TEXT = {"type": "string"}
+_SCHEMAS = {
+    "Problem": _object(
+        {"type": _TEXT, "title": _TEXT, "status": {"type": "integer", "minimum": 400}, "detail": _TEXT}
+    ),
+    "Status": _object({"status": _TEXT}),
+    "Models": _object(
+        {
+            "models": {
+                "type": "array",
+                "items": _object(
+                    {
+                        "name": _TEXT,
+                        "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+                        "checkpoint_sha256": _TEXT,
+                        "sample_rate_hz": {"type": "integer"},
+                        "channels": {"type": "integer"},
+                        "unets": {"type": "integer"},
+                        "backend": _TEXT,
+                        "precision": _TEXT,
+                        "device": _TEXT,
+                        "streams": {"type": "boolean"},
+                        "attenuation_limit_db": {"type": ["number", "null"]},
+                    }
+                ),
+            }
+        }
+    ),
+}

@@ -1,0 +1,63 @@
+// Small things about the elements of the page.
+
+export const element = (id) => document.getElementById(id);
+
+export const show = (node, isShown) => {
+  node.hidden = !isShown;
+};
+
+/** Show an error in words, or take it away (null). */
+export function showProblem(node, problem) {
+  show(node, problem !== null);
+  node.textContent = problem === null ? "" : problem.message;
+  if (problem !== null && problem.title === undefined) console.error(problem); // one that nobody expected
+}
+
+/** Say something to those who listen to the page. */
+export function say(text) {
+  element("status").textContent = text;
+}
+
+/** Name and value of each fact; those without a value are left out. */
+export function showFacts(list, facts) {
+  const entries = facts.filter(([, value]) => value);
+  while (list.children.length > entries.length) list.lastChild.remove();
+  while (list.children.length < entries.length) {
+    const entry = document.createElement("div");
+    entry.append(document.createElement("dt"), document.createElement("dd"));
+    list.append(entry);
+  }
+  entries.forEach(([name, value], index) => {
+    const [term, text] = list.children[index].children;
+    if (term.textContent !== name) term.textContent = name;
+    if (text.textContent !== value) text.textContent = value;
+  });
+}
+
+/** A bar between -60 dB and 0. */
+export function showLevel(bar, levelDb) {
+  const shown = Math.min(0, Math.max(-60, levelDb));
+  bar.setAttribute("aria-valuenow", shown.toFixed(0));
+  bar.firstElementChild.style.transform = `scaleX(${(shown + 60) / 60})`;
+}
+
+export const decibels = (amplitude) => 20 * Math.log10(Math.max(amplitude, 1e-7));
+
+export function minutes(seconds) {
+  const tenths = Math.round(10 * seconds);
+  const rest = (tenths % 600) / 10;
+  return `${Math.floor(tenths / 600)}:${rest < 10 ? "0" : ""}${rest.toFixed(1)}`;
+}
+
+/** Which of the radio buttons is on, and how to turn one on as a person would. */
+export function radioGroup(name, onChange) {
+  const buttons = [...document.querySelectorAll(`input[name="${name}"]`)];
+  for (const button of buttons) button.addEventListener("change", () => onChange(button.value));
+  const value = () => buttons.find((button) => button.checked).value;
+  const choose = (wanted) => {
+    if (wanted === value()) return;
+    buttons.find((button) => button.value === wanted).checked = true;
+    onChange(wanted);
+  };
+  return { choose, value, other: () => choose(value() === "before" ? "after" : "before") };
+}

@@ -1,0 +1,160 @@
+// Live: the microphone to the server and back, while one speaks.
+
+import { element, radioGroup, say, show, showFacts, showLevel, showProblem } from "./elements.js";
+import { limitSlider } from "./limit.js";
+import { openMicrophone } from "./microphone.js";
+import { RollingPicture } from "./pictures.js";
+import { LiveStream, Problem } from "./server.js";
+
+const MOST_BEHIND_S = 3;
+
+/** The live half of the page. */
+export class LiveMode {
+  #button = element("live-start");
+  #listen = element("listen");
+  #problem = element("live-error");
+  #facts = element("live-facts");
+  #heard = radioGroup("live-heard", (name) => this.#hear(name));
+  #limit = limitSlider("live-limit", (limitDb) => this.#session?.stream.setLimit(limitDb));
+  #tracks = [...document.querySelectorAll("#live .track")];
+  #session = null;
+  #starting = null;
+
+  constructor() {
+    this.#button.addEventListener("click", () => (this.#session || this.#starting ? this.stop() : this.#start()));
+    this.#listen.addEventListener("change", () => this.#setVolume());
+    this.#hear(this.#heard.value());
+  }
+
+  /** @returns {boolean} Whether it was one of its keys. */
+  key(key) {
+    if (key === "a" || key === "b") this.#heard.choose(key === "a" ? "before" : "after");
+    else if (key === "x") this.#heard.other();
+    else return false;
+    return true;
+  }
+
+  setDefaultLimit(limitDb) {
+    this.#limit.setDefault(limitDb);
+  }
+
+  /** Stop the microphone; what the server measured is shown. */
+  async stop(problem = null) {
+    this.#starting?.abort();
+    this.#starting = null;
+    const session = this.#session;
+    this.#session = null;
+    this.#showRunning(false);
+    if (problem !== null) showProblem(this.#problem, problem);
+    if (session === null) return;
+    session.stream.onSamples = () => {};
+    session.node.port.onmessage = null;
+    await session.microphone.close();
+    for (const name of ["level-in", "level-out"]) this.#showLevel(name, -Infinity);
+    if (problem !== null) return session.stream.abandon();
+    session.stream.onEnd = () => {};
+    const measured = await session.stream.finish();
+    if (measured === null || this.#session || this.#starting) return;
+    showFacts(this.#facts, [
+      ["Denoised", `${measured.audio_s.toFixed(1)} s`],
+      ["Computed in", `${measured.processing_s.toFixed(2)} s`],
+      ["Real-time factor", measured.real_time_factor?.toFixed(3)],
+      ["Model", session.started.model],
+      ["Engine", session.started.backend],
+    ]);
+  }
+
+  async #start() {
+    showProblem(this.#problem, null);
+    const starting = new AbortController();
+    this.#starting = starting;
+    this.#showRunning(true);
+    say("Starting");
+    let microphone = null;
+    let stream = null;
+    try {
+      microphone = await openMicrophone((problem) => this.stop(problem));
+      const { context } = microphone;
+      await context.audioWorklet.addModule(new URL("live-worklet.js", import.meta.url));
+      const opened = await LiveStream.open(context.sampleRate, this.#limit.value());
+      ({ stream } = opened);
+      starting.signal.throwIfAborted();
+      this.#run(microphone, stream, opened.started);
+      say("Live: speak");
+    } catch (error) {
+      stream?.abandon();
+      await microphone?.close();
+      if (!starting.signal.aborted) {
+        this.#showRunning(false);
+        showProblem(this.#problem, error);
+      }
+    } finally {
+      if (this.#starting === starting) this.#starting = null;
+    }
+  }
+
+  #run(microphone, stream, started) {
+    const { context, source } = microphone;
+    const node = new AudioWorkletNode(context, "live", {
+      numberOfInputs: 1,
+      outputChannelCount: [1],
+      processorOptions: { latencySamples: started.latency_samples, heard: this.#heard.value() },
+    });
+    show(element("rolling"), true);
+    const volume = new GainNode(context, { gain: 0 });
+    const pictures = ["before", "after"].map((name) => new RollingPicture(element(`rolling-${name}`), context.sampleRate));
+    let unanswered = 0;
+    stream.onSamples = (samples) => {
+      unanswered -= samples.length;
+      node.port.postMessage({ samples }, [samples.buffer]);
+    };
+    stream.onEnd = (problem) => this.stop(problem ?? new Problem("Ended", "The server has ended the stream. Start again."));
+    node.port.onmessage = ({ data }) => {
+      if (!data.samples) return this.#showReport(data, pictures, context, started);
+      unanswered += data.samples.length;
+      stream.send(data.samples);
+      if (unanswered > MOST_BEHIND_S * context.sampleRate) {
+        this.stop(new Problem("Too slow", `The server is ${MOST_BEHIND_S} s behind: it, or the connection, is too slow for live audio.`));
+      }
+    };
+    source.connect(node).connect(volume).connect(context.destination);
+    this.#session = { microphone, stream, started, node, volume };
+    this.#setVolume();
+  }
+
+  #showReport(report, pictures, context, started) {
+    pictures[0].add(report.before);
+    pictures[1].add(report.after);
+    this.#showLevel("level-in", report.inDb);
+    this.#showLevel("level-out", report.outDb);
+    const cardS = (context.baseLatency || 0) + (context.outputLatency || 0);
+    showFacts(this.#facts, [
+      ["Latency", `${(1000 * (report.latencyS + cardS)).toFixed(0)} ms`],
+      ["of which the model", `${(1000 * started.latency_s).toFixed(0)} ms`],
+      ["Gaps", report.gaps || report.cuts ? `${report.gaps} too late, ${report.cuts} cut` : "none"],
+      ["Rate", `${started.sample_rate / 1000} kHz`],
+      ["Model", started.model],
+      ["Engine", started.backend],
+    ]);
+  }
+
+  #showLevel(id, levelDb) {
+    showLevel(element(id), levelDb);
+    element(`${id}-text`).textContent = `${Math.max(-60, levelDb).toFixed(0)} dB`;
+  }
+
+  #showRunning(isRunning) {
+    this.#button.textContent = isRunning ? "Stop" : "Start";
+    if (!isRunning) say("Stopped");
+  }
+
+  #hear(name) {
+    this.#session?.node.port.postMessage({ heard: name });
+    for (const track of this.#tracks) track.classList.toggle("heard", track.classList.contains(name === "before" ? "a" : "b"));
+    if (this.#session) say(name === "before" ? "Before" : "After");
+  }
+
+  #setVolume() {
+    this.#session?.volume.gain.setTargetAtTime(this.#listen.checked ? 1 : 0, this.#session.microphone.context.currentTime, 0.01);
+  }
+}

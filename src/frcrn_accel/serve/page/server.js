@@ -1,0 +1,198 @@
+// What the server is asked, and its errors in words.
+
+import { askForToken } from "./token.js";
+
+const SUBPROTOCOL = "frcrn-accel.bearer";
+const NO_LIMIT_DB = 1000; // asks a server that has a limit of its own for none: what is left of the noise is nothing
+
+let token = null; // until the page is closed
+
+/** An error to show to a person: what happened, and what to do. */
+export class Problem extends Error {
+  constructor(title, detail, status = 0) {
+    super(detail);
+    this.title = title;
+    this.status = status;
+  }
+}
+
+/** What runs there: the entries of `GET /v1/models`. Asks for a token only where it must. */
+export function models({ mayAsk = true } = {}) {
+  const ask = async () => {
+    const response = await reach(() => fetch(address("v1/models"), { headers: headers() }));
+    if (!response.ok) throw problemOf(response.status, await response.text());
+    return (await response.json()).models;
+  };
+  return mayAsk ? withToken(ask) : ask();
+}
+
+/** Why it takes nothing now; "" if it does. */
+export async function notReady() {
+  const response = await reach(() => fetch(address("ready"), { cache: "no-store" }));
+  return response.ok ? "" : problemOf(response.status, await response.text()).message;
+}
+
+/**
+ * Denoise a file.
+ *
+ * @param {Blob} file What to denoise.
+ * @param {object} options
+ * @param {string} options.format Of the answer; "" for that of the file.
+ * @param {number|null} options.limitDb Take away at most so much; null for what the server does.
+ * @param {AbortSignal} options.signal To give up.
+ * @param {(share: number) => void} options.onSent How much of the file the server has.
+ * @param {(share: number) => void} options.onReceived How much of the answer is here.
+ * @returns {Promise<{blob: Blob, header: (name: string) => string|null}>}
+ */
+export function denoise(file, { format, limitDb, signal, onSent, onReceived }) {
+  const target = address("v1/denoise");
+  if (format) target.searchParams.set("format", format);
+  if (limitDb !== null) target.searchParams.set("attenuation_limit_db", String(Math.min(limitDb, NO_LIMIT_DB)));
+  return withToken(() => post(target, file, signal, onSent, onReceived));
+}
+
+// Not with fetch: it does not tell how much of a body is sent.
+function post(target, body, signal, onSent, onReceived) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", target);
+    request.responseType = "blob";
+    for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
+    request.setRequestHeader("Content-Type", "application/octet-stream");
+    request.upload.onprogress = (event) => event.lengthComputable && onSent(event.loaded / event.total);
+    request.upload.onload = () => onSent(1);
+    request.onprogress = (event) => event.lengthComputable && onReceived(event.loaded / event.total);
+    request.onload = async () => {
+      if (request.status === 200) resolve({ blob: request.response, header: (name) => request.getResponseHeader(name) });
+      else {
+        const error = problemOf(request.status, await request.response.text());
+        const wait = request.getResponseHeader("Retry-After");
+        if (wait) error.message += ` (in ${wait} s)`;
+        reject(error);
+      }
+    };
+    request.onerror = () => reject(unreachable());
+    request.onabort = () => reject(signal.reason);
+    if (signal.aborted) return reject(signal.reason);
+    signal.addEventListener("abort", () => request.abort(), { once: true });
+    request.send(body);
+  });
+}
+
+/** A live stream: 16-bit samples in, as many out. */
+export class LiveStream {
+  /** Called with an `Int16Array` of denoised samples. */
+  onSamples = () => {};
+  /** Called once, with null or with what went wrong. */
+  onEnd = () => {};
+
+  #socket;
+  #flushed = null;
+  #problem = null;
+  #hasEnded = false;
+
+  /** @returns {Promise<{stream: LiveStream, started: object}>} when the server has begun. */
+  static async open(sampleRate, limitDb) {
+    await models(); // a WebSocket cannot tell that a token is missing; this does
+    const stream = new LiveStream();
+    const started = await stream.#start({ type: "start", sample_rate: sampleRate, ...limit(limitDb) });
+    return { stream, started };
+  }
+
+  /** Samples that are on their way to the server. */
+  get waitingSamples() {
+    return this.#socket.bufferedAmount / Int16Array.BYTES_PER_ELEMENT;
+  }
+
+  send(samples) {
+    if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send(samples);
+  }
+
+  setLimit(limitDb) {
+    this.send(JSON.stringify({ type: "set", ...limit(limitDb) }));
+  }
+
+  /** Ends it in order. @returns {Promise<object|null>} what it measured; null if it broke off before. */
+  finish() {
+    if (this.#socket.readyState !== WebSocket.OPEN) return Promise.resolve(null);
+    return new Promise((resolve) => {
+      this.#flushed = resolve;
+      this.#socket.send(JSON.stringify({ type: "flush" }));
+    });
+  }
+
+  abandon() {
+    this.onEnd = () => {};
+    this.#socket.close();
+  }
+
+  #start(message) {
+    const target = address("v1/stream");
+    target.protocol = target.protocol.replace("http", "ws");
+    this.#socket = new WebSocket(target, token === null ? [] : [SUBPROTOCOL, base64url(token)]);
+    this.#socket.binaryType = "arraybuffer";
+    this.#socket.onopen = () => this.#socket.send(JSON.stringify(message));
+    return new Promise((resolve, reject) => {
+      this.#socket.onmessage = ({ data }) => {
+        if (typeof data !== "string") return this.onSamples(new Int16Array(data));
+        const answer = JSON.parse(data);
+        if (answer.type === "started") resolve(answer);
+        else if (answer.type === "error") this.#problem = new Problem(answer.title, sentence(answer.detail));
+        else if (answer.type === "flushed") this.#flushed?.(answer);
+      };
+      this.#socket.onclose = ({ code }) => {
+        const isInOrder = code === 1000 && this.#problem === null;
+        const problem =
+          this.#problem ?? new Problem("Broken off", `The connection to the server broke off (${code}). Start again.`);
+        reject(problem);
+        this.#flushed?.(null);
+        if (!this.#hasEnded) this.onEnd(isInOrder ? null : problem);
+        this.#hasEnded = true;
+      };
+    });
+  }
+}
+
+const address = (path) => new URL(`../${path}`, import.meta.url);
+const headers = () => (token === null ? {} : { Authorization: `Bearer ${token}` });
+const limit = (limitDb) => (limitDb === null ? {} : { attenuation_limit_db: Math.min(limitDb, NO_LIMIT_DB) });
+const unreachable = () => new Problem("No answer", "The server does not answer. Is it running, and are you online?");
+
+function base64url(text) {
+  const bytes = new TextEncoder().encode(text);
+  return btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+}
+
+async function withToken(ask) {
+  for (;;) {
+    try {
+      return await ask();
+    } catch (error) {
+      if (error.status !== 401) throw error;
+      const given = await askForToken(token === null ? "" : "The server does not know this token.");
+      if (given === null) throw error;
+      token = given;
+    }
+  }
+}
+
+async function reach(ask) {
+  try {
+    return await ask();
+  } catch {
+    throw unreachable();
+  }
+}
+
+/** From a problem document (RFC 9457), or from whatever a proxy on the way has sent. */
+function problemOf(status, text) {
+  try {
+    const { title, detail } = JSON.parse(text);
+    if (title) return new Problem(title, sentence(detail || title), status);
+  } catch {
+    // No JSON.
+  }
+  return new Problem("Error", `The server answered with status ${status}.`, status);
+}
+
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");

@@ -1,0 +1,155 @@
+"""A server on loopback, in a thread of this process."""
+
+from __future__ import annotations
+
+import io
+import logging
+import queue
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import soundfile
+
+from delaying import DelayingBackend
+from frcrn_accel import Denoiser, Windowing
+from frcrn_accel.batching import BatchingSession
+from frcrn_accel.serve import Limits, Service, create_app, listen
+from frcrn_accel.serve.server import Server
+
+__all__ = ["GatedBackend", "Running", "gated_denoiser", "running", "wav"]
+
+
+class GatedBackend(DelayingBackend):
+    """Its files wait for a gate too, and are as long as they were.
+
+    Attributes:
+        files_gate: A call for a file waits for it.
+        files_entered: Released by each such call.
+    """
+
+    def __init__(self, gain: float = 1.0) -> None:
+        super().__init__(gain)
+        self.files_gate = threading.Event()
+        self.files_gate.set()
+        self.files_entered = threading.Semaphore(0)
+        self.function = self._run_file
+
+    def _run_file(self, audio: np.ndarray) -> np.ndarray:
+        self.files_entered.release()
+        assert self.files_gate.wait(60)
+        return audio * np.float32(np.nan if self.broken else self.gain)
+
+
+class Running:
+    """A server that runs.
+
+    Attributes:
+        port: Where it listens.
+        url: The same as a URL.
+        service: What it serves.
+        folder: Where its temporary files are.
+        backend: What it computes with.
+        client: For requests.
+    """
+
+    def __init__(self, port: int, service: Service, folder: Path, lines: queue.Queue[str], client: Any) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.service = service
+        self.folder = folder
+        self.client = client
+        self._lines = lines
+
+    def line(self, part: str) -> str:
+        """The next line of the log that has this in it: a request is over when its line is there."""
+        while True:
+            line = self._lines.get(timeout=60)
+            if part in line:
+                return line
+
+    def leftovers(self) -> list[Path]:
+        """Temporary files that are there."""
+        return list(self.folder.iterdir())
+
+    def raw(self, request: bytes = b"") -> socket.socket:
+        """A connection with so much sent."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        connection.sendall(request)
+        return connection
+
+    def head(self, length: int, path: str = "/v1/denoise") -> bytes:
+        """The beginning of a request with a body of that length."""
+        return f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+@contextmanager
+def running(denoiser: Denoiser, folder: Path, limits: Limits | None = None, **options: Any) -> Iterator[Running]:
+    """A server, warm, until the block ends.
+
+    Args:
+        denoiser: What it serves; it stays open.
+        folder: For its temporary files.
+        limits: See `Service`.
+        options: Of `create_app`.
+    """
+    lines: queue.Queue[str] = queue.Queue()
+    handler = _Lines(lines)
+    log = logging.getLogger("frcrn_accel.serve")
+    folder.mkdir(exist_ok=True)
+    before = tempfile.tempdir, log.level
+    tempfile.tempdir = str(folder)
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    service = Service(denoiser, limits)
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    server = Server(create_app(service, **options), service)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            run = Running(port, service, folder, lines, client)
+            run.line("ready")
+            yield run
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        log.removeHandler(handler)
+        tempfile.tempdir, level = before
+        log.setLevel(level)
+    assert not thread.is_alive()
+    assert service.active == 0
+    assert list(folder.iterdir()) == []
+
+
+def gated_denoiser(backend: GatedBackend, batch_size: int = 4) -> Denoiser:
+    """As the server makes it, of short windows."""
+    return Denoiser(
+        backend=backend,
+        windowing=Windowing(window_s=1.0, past_s=0.2, future_s=0.04, fade_s=0.05, fixed=True),
+        batch_size=batch_size,
+        wrap_session=lambda session: BatchingSession(session, batch_size),
+    )
+
+
+def wav(audio: np.ndarray, rate: int = 16_000, **options: Any) -> bytes:
+    """Audio, `(samples,)` or `(samples, channels)`, as a WAV or, with `format`, another file."""
+    file = io.BytesIO()
+    soundfile.write(file, audio, rate, **{"format": "WAV", **options})
+    return file.getvalue()
+
+
+class _Lines(logging.Handler):
+    def __init__(self, lines: queue.Queue[str]) -> None:
+        super().__init__()
+        self._queue = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._queue.put(record.getMessage())

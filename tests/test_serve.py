@@ -1,0 +1,917 @@
+"""The server, on loopback."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+for _package in ("starlette", "uvicorn", "httpx", "websockets", "prometheus_client", "python_multipart"):
+    pytest.importorskip(_package, reason="needs [serve] and httpx: nox -s serve")
+
+import httpx
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from frcrn_accel import Denoiser, ServeError
+from frcrn_accel.models import DEFAULT_MODEL, find_model
+from frcrn_accel.serve import TOKENS_VARIABLE, Limits, listen, open_denoiser, read_tokens
+from frcrn_accel.serve.metrics import Metrics
+from frcrn_accel.serve.tokens import SUBPROTOCOL, TokenSet
+from hostile import hostile_bodies
+from serving import GatedBackend, Running, gated_denoiser, running, wav
+from waiting import Announcing
+
+RNG = np.random.default_rng(0)
+NOISE = (3000 * RNG.standard_normal(8_000)).astype(np.int16)
+TOKEN = "a-token-of-twenty-some-characters"
+COMMAND = [sys.executable, "-c", "from frcrn_accel.cli import main; main()", "serve"]
+Serve = Callable[..., contextlib.AbstractContextManager[Running]]
+
+
+@pytest.fixture
+def backend() -> GatedBackend:
+    return GatedBackend(gain=0.5)
+
+
+@pytest.fixture
+def serve(backend: GatedBackend, tmp_path: Path) -> Serve:
+    """Makes a server of an engine that halves what it gets."""
+
+    @contextlib.contextmanager
+    def serve(batch_size: int = 4, tokens: tuple[str, ...] = (), allowed_origins: tuple[str, ...] = (), **limits):
+        with (
+            gated_denoiser(backend, batch_size) as denoiser,
+            running(
+                denoiser,
+                tmp_path / "temporary",
+                Limits(**{"drain_s": 20.0, **limits}),
+                tokens=tokens,
+                allowed_origins=allowed_origins,
+            ) as run,
+        ):
+            while backend.files_entered.acquire(blocking=False):  # of the warm-up
+                pass
+            backend.entered.clear()
+            yield run
+            backend.files_gate.set()
+            backend.gate.set()
+
+    return serve
+
+
+@pytest.fixture
+def server(serve: Serve) -> Iterator[Running]:
+    with serve() as run:
+        yield run
+
+
+def problem(response: httpx.Response, status: int) -> str:
+    """The detail of a problem document, which the answer must be."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    document = response.json()
+    assert document.keys() == {"type", "title", "status", "detail"}
+    assert document["status"] == status
+    return document["detail"]
+
+
+def post(run: Running, body: bytes | Iterator[bytes], query: str = "", **options) -> httpx.Response:
+    return run.client.post(f"/v1/denoise{query}", content=body, **options)
+
+
+def read(response: httpx.Response) -> tuple[np.ndarray, int]:
+    assert response.status_code == 200, response.text
+    return soundfile.read(io.BytesIO(response.content), dtype="int16")
+
+
+class TestFiles:
+    def test_the_packaged_model_gives_what_the_denoiser_gives(self, tmp_path: Path, noisy_path: Path) -> None:
+        pytest.importorskip("onnxruntime")
+        with open_denoiser(Metrics(), backend="ort") as denoiser, running(denoiser, tmp_path / "t") as run:
+            report = denoiser.denoise_file(noisy_path, tmp_path / "expected.wav", attenuation_limit_db=20)
+            response = post(run, noisy_path.read_bytes(), "?attenuation_limit_db=20")
+        assert response.content == (tmp_path / "expected.wav").read_bytes()
+        assert response.headers["content-type"] == "audio/wav"
+        assert float(response.headers["x-audio-seconds"]) == pytest.approx(report.duration_s)
+        seconds, factor = (
+            float(response.headers[f"x-{name}"]) for name in ("processing-seconds", "real-time-factor")
+        )
+        assert factor == pytest.approx(seconds / report.duration_s, abs=2e-6)
+        assert (response.headers["x-model"], response.headers["x-backend"]) == ("frcrn-small", "ort")
+        assert response.headers["x-clipped-samples"] == str(report.clipped_samples)
+
+    def test_a_form_is_the_same_as_the_file(self, server: Running) -> None:
+        body = wav(NOISE)
+        raw = post(server, body, headers={"Content-Type": "audio/anything"})
+        form = server.client.post("/v1/denoise", files={"file": ("talk.wav", body)})
+        np.testing.assert_allclose(read(raw)[0], NOISE / 2, atol=1)
+        assert form.content == raw.content
+
+    @pytest.mark.parametrize(
+        ("name", "media_type", "found"),
+        [
+            ("wav", "audio/wav", ("WAV", "PCM_16")),
+            ("flac", "audio/flac", ("FLAC", "PCM_16")),
+            ("ogg", "audio/ogg", ("OGG", "VORBIS")),
+            ("opus", "audio/ogg", ("OGG", "OPUS")),
+            ("mp3", "audio/mpeg", ("MP3", "MPEG_LAYER_III")),
+            ("aiff", "audio/aiff", ("AIFF", "PCM_16")),
+        ],
+    )
+    def test_formats(self, server: Running, name: str, media_type: str, found: tuple[str, str]) -> None:
+        response = post(server, wav(NOISE, format="FLAC"), f"?format={name}")
+        assert response.headers["content-type"] == media_type
+        assert f"denoised.{name}" in response.headers["content-disposition"]
+        info = soundfile.info(io.BytesIO(response.content))
+        assert (info.format, info.subtype) == found
+
+    @pytest.mark.parametrize(
+        ("file_format", "media_type"), [("AU", "application/octet-stream"), ("MP3", "audio/mpeg")]
+    )
+    def test_without_a_format_it_is_that_of_the_input(
+        self, server: Running, file_format: str, media_type: str
+    ) -> None:
+        response = post(server, wav(NOISE, format=file_format))
+        assert response.headers["content-type"] == media_type
+        assert soundfile.info(io.BytesIO(response.content)).format == file_format
+
+    def test_channels_rate_and_clipping(self, server: Running, backend: GatedBackend) -> None:
+        backend.gain = 20.0
+        audio = np.stack([NOISE, NOISE // 50], axis=1)
+        response = post(server, wav(audio, 48_000))
+        out, rate = read(response)
+        assert (rate, out.shape) == (48_000, audio.shape)
+        assert out[:, 0].max() == 32_767
+        assert 0 < int(response.headers["x-clipped-samples"]) < 8_000
+
+    def test_no_sample_at_all(self, server: Running) -> None:
+        response = post(server, wav(NOISE[:0]))
+        assert len(read(response)[0]) == 0
+        assert "x-real-time-factor" not in response.headers
+
+    def test_the_attenuation_limit(self, server: Running) -> None:
+        for limit_db, share in ((0, 1.0), (20, 0.1), (1e9, 0.0)):
+            out, _ = read(post(server, wav(NOISE), f"?attenuation_limit_db={limit_db}"))
+            np.testing.assert_allclose(out, (share + (1 - share) * 0.5) * NOISE, atol=1)
+
+    @pytest.mark.parametrize(
+        ("query", "detail"),
+        [
+            ("?format=exe", "format must be one of aiff, flac, mp3, ogg, opus, wav, got 'exe'"),
+            ("?format=", "got ''"),
+            ("?attenuation_limit_db=-1", "a number, 0 or more, got '-1'"),
+            ("?attenuation_limit_db=nan", "a number, 0 or more, got 'nan'"),
+            ("?attenuation_limit_db=lots", "a number, 0 or more, got 'lots'"),
+            ("?limit=3", "there is no option 'limit'"),
+            ("?format=wav&format=wav", "twice"),
+        ],
+    )
+    def test_queries_that_are_wrong(self, server: Running, query: str, detail: str) -> None:
+        assert detail in problem(post(server, wav(NOISE), query), 400)
+
+    @pytest.mark.parametrize(
+        ("options", "status", "detail"),
+        [
+            ({"content": b"hello"}, 422, "the file cannot be read as audio: Format not recognised"),
+            ({"content": b""}, 422, "the file cannot be read as audio"),
+            ({"content": wav(NOISE, 4_000)}, 422, "sample rate must be 8000 to 192000 Hz, got 4000"),
+            ({"content": wav(np.zeros((9, 9)))}, 422, "audio must have up to 8 channels, got 9"),
+            ({"content": wav(np.full(9, np.nan), subtype="FLOAT")}, 422, "NaN or infinity"),
+            ({"content": wav(NOISE, 44_100), "params": {"format": "opus"}}, 422, "the result cannot be written"),
+            ({"content": b"x", "headers": {"Content-Encoding": "gzip"}}, 415, "without a Content-Encoding"),
+            ({"files": {"sound": wav(NOISE)}}, 400, "no file with the name 'file'"),
+            ({"files": [("file", wav(NOISE))] * 2}, 400, "Too many files"),
+            ({"data": {"other": "x"}, "files": {"file": wav(NOISE)}}, 400, "Too many fields"),
+            ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "boundary"),
+            (
+                {"content": b"no boundary", "headers": {"Content-Type": "multipart/form-data; boundary=b"}},
+                400,
+                "",
+            ),
+        ],
+    )
+    def test_bodies_that_are_wrong(self, server: Running, options: dict, status: int, detail: str) -> None:
+        found = problem(server.client.post("/v1/denoise", **options), status)
+        assert detail in found
+        assert str(server.folder) not in found
+
+    def test_a_failing_engine_is_our_fault(self, server: Running, backend: GatedBackend) -> None:
+        backend.broken = True
+        assert "its log says how" in problem(post(server, wav(NOISE)), 500)
+        assert " 500 " in server.line("POST")
+        backend.broken = False
+        np.testing.assert_allclose(read(post(server, wav(NOISE)))[0], NOISE / 2, atol=1)
+
+    def test_what_is_not_there(self, server: Running) -> None:
+        assert problem(server.client.get("/v2/denoise"), 404)
+        response = server.client.get("/v1/denoise")
+        assert problem(response, 405)
+        assert response.headers["allow"] == "POST"
+
+    def test_requests_share_calls_of_the_engine(self, serve: Serve, backend: GatedBackend) -> None:
+        """Four files: what waits while the first one is computed becomes one call."""
+        shapes: list[int] = []
+        run_file = backend.function
+
+        def observed(audio: np.ndarray) -> np.ndarray:
+            shapes.append(len(audio))
+            return run_file(audio)
+
+        backend.function = observed
+        audio = [np.roll(NOISE, 100 * i) for i in range(4)]
+        with serve(concurrency=4) as run, ThreadPoolExecutor(4) as pool:
+            shapes.clear()
+            joined = threading.Semaphore(0)
+            run.service.denoiser._open().session._waiting = Announcing(joined)
+            backend.files_gate.clear()
+            futures = [pool.submit(post, run, wav(part)) for part in audio]
+            assert backend.files_entered.acquire(timeout=60)
+            assert all(joined.acquire(timeout=60) for _ in range(4))
+            backend.files_gate.set()
+            for part, future in zip(audio, futures, strict=True):
+                np.testing.assert_allclose(read(future.result(60))[0], part / 2, atol=1)
+        assert shapes == [1, 3]
+
+
+class TestLimits:
+    def test_long_bodies(self, serve: Serve) -> None:
+        with serve(max_body_bytes=20_000) as run:
+            assert read(post(run, wav(NOISE)))[1] == 16_000
+            detail = "the body is longer than the limit of 0.0190735 MiB"
+            assert problem(post(run, wav(np.tile(NOISE, 2))), 413) == detail
+            parts = [wav(np.tile(NOISE, 200))[i : i + 5_000] for i in range(0, 100_000, 5_000)]
+            assert problem(post(run, iter(parts)), 413) == detail  # without a length
+            form = run.client.post("/v1/denoise", files={"file": wav(np.tile(NOISE, 2))})
+            assert problem(form, 413) == detail
+
+    def test_long_audio(self, serve: Serve) -> None:
+        with serve(max_duration_s=60, max_decoded_bytes=1_000_000) as run:
+            assert len(read(post(run, wav(np.zeros(250_000), format="FLAC")))[0]) == 250_000
+            minute = wav(np.zeros(61 * 8_000), 8_000, format="FLAC")
+            assert "longer than the limit of 31.25 s" in problem(post(run, minute), 413)
+            stereo = wav(np.zeros((130_000, 2)), format="FLAC")
+            assert "longer than the limit of 7.8125 s" in problem(post(run, stereo), 413)
+        with serve(max_duration_s=60) as run:
+            assert "longer than the limit of 60 s" in problem(post(run, minute), 413)
+
+    def test_too_many_requests(self, serve: Serve, backend: GatedBackend) -> None:
+        """Two are computed, one waits, and the next is told when to come again."""
+        with serve(concurrency=2, queue=1) as run, ThreadPoolExecutor(3) as pool:
+            backend.files_gate.clear()
+            futures = [pool.submit(post, run, wav(NOISE)) for _ in range(3)]
+            text = until(lambda: run.client.get("/metrics").text, "frcrn_accel_requests_queued 1.0")
+            assert "frcrn_accel_requests_computing 2.0" in text
+            assert "frcrn_accel_requests_admitted 3.0" in text
+            response = post(run, wav(NOISE))
+            assert "too many requests" in problem(response, 429)
+            assert 1 <= int(response.headers["retry-after"]) <= 60
+            backend.files_gate.set()
+            assert [future.result(60).status_code for future in futures] == [200] * 3
+            assert post(run, wav(NOISE)).status_code == 200
+
+    def test_time(self, serve: Serve, backend: GatedBackend) -> None:
+        """One is computed for too long, the other waits for too long; the thread is free again after that."""
+        with serve(concurrency=1, timeout_s=0.3) as run, ThreadPoolExecutor(2) as pool:
+            backend.files_gate.clear()
+            futures = [pool.submit(post, run, wav(NOISE)) for _ in range(2)]
+            waited = next(future for future in iter_done(futures))
+            assert "longer than the limit of 0.3 s" in problem(waited, 503)
+            assert waited.headers["retry-after"] == "60"
+            backend.files_gate.set()
+            assert {future.result(60).status_code for future in futures} == {503}
+            assert post(run, wav(NOISE)).status_code == 200
+
+    def test_slow_senders(self, serve: Serve) -> None:
+        """One stops in the middle of its body, one sends nothing at all, one drips."""
+        with serve(slow_s=0.3) as run:
+            with run.raw(run.head(100_000) + bytes(2_000)) as stopped, run.raw() as silent:
+                assert b"408 Request Timeout" in received(stopped)
+                assert received(silent) == b""
+            with run.raw(b"POST /v1/denoise HTTP/1.1\r\nHost: x") as half:
+                assert received(half) == b""
+            with run.raw(run.head(100_000)) as dripping, contextlib.suppress(ConnectionError):
+                answer = b""
+                while not answer:
+                    dripping.sendall(b"x")
+                    dripping.settimeout(0.02)
+                    with contextlib.suppress(TimeoutError):
+                        answer = dripping.recv(100)
+                assert b"408 Request Timeout" in answer
+            assert run.leftovers() == []
+
+    def test_slow_takers(self, serve: Serve) -> None:
+        with serve(slow_s=0.3, min_bytes_per_second=1 << 20, stream_idle_s=1) as run:
+            body = wav(np.tile(NOISE, 1_000))  # more than what the system holds for a connection
+            with socket.socket() as connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                connection.settimeout(60)
+                connection.connect(("127.0.0.1", run.port))
+                connection.sendall(run.head(len(body)) + body)
+                assert run.line("POST").endswith("the client was too slow")
+                assert run.leftovers() == []
+                with contextlib.suppress(ConnectionError):
+                    assert len(received(connection)) < len(body)
+
+
+def until(look: Callable[[], str], part: str) -> str:
+    """What a server says once it has a part in it; at most for a minute."""
+    deadline = time.monotonic() + 60
+    while part not in (text := look()):
+        assert time.monotonic() < deadline, f"no {part!r} in {text}"
+    return text
+
+
+def iter_done(futures: list) -> Iterator[httpx.Response]:
+    return (future.result() for future in as_completed(futures, timeout=60))
+
+
+def received(connection: socket.socket) -> bytes:
+    """All that comes until the other side closes."""
+    parts = []
+    while part := connection.recv(1 << 16):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def vanish(connection: socket.socket) -> None:
+    """As when a process is killed: the system tells the other side at once."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+class TestVanishing:
+    """The client is gone: nothing stays, and nothing goes on."""
+
+    @pytest.mark.parametrize("form", [False, True])
+    def test_in_the_middle_of_its_body(self, server: Running, form: bool) -> None:
+        head = server.head(3_000_000)
+        body = wav(np.tile(NOISE, 150))[:2_000_000]
+        if form:
+            head = head.replace(b"\r\n\r\n", b"\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n")
+            body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + body
+        connection = server.raw(head + body)
+        until(lambda: server.client.get("/metrics").text, "frcrn_accel_requests_admitted 1.0")
+        vanish(connection)
+        assert server.line("POST").endswith("the client left")
+        assert server.leftovers() == []
+        assert server.service.active == 0
+
+    def test_while_it_is_computed(self, serve: Serve, backend: GatedBackend) -> None:
+        body = wav(np.tile(NOISE, 200))  # some hundred windows
+        with serve(batch_size=1) as run:
+            backend.files_gate.clear()
+            connection = run.raw(run.head(len(body)) + body)
+            assert backend.files_entered.acquire(timeout=60)
+            assert len(run.leftovers()) == 1
+            vanish(connection)
+            # The engine cannot be stopped in the middle of a call; after it there is no other.
+            backend.files_gate.set()
+            assert run.line("POST").endswith("the client left")
+            calls = 0
+            while backend.files_entered.acquire(blocking=False):
+                calls += 1
+            assert calls < 100
+            assert run.leftovers() == []
+
+    def test_while_it_waits(self, serve: Serve, backend: GatedBackend) -> None:
+        with serve(concurrency=1) as run, ThreadPoolExecutor(1) as pool:
+            backend.files_gate.clear()
+            first = pool.submit(post, run, wav(NOISE))
+            assert backend.files_entered.acquire(timeout=60)
+            connection = run.raw(run.head(len(wav(NOISE))) + wav(NOISE))
+            until(lambda: httpx.get(f"{run.url}/metrics").text, "frcrn_accel_requests_queued 1.0")
+            vanish(connection)
+            assert run.line("POST").endswith("the client left")
+            assert len(run.leftovers()) == 1
+            backend.files_gate.set()
+            assert first.result(60).status_code == 200
+            assert not backend.files_entered.acquire(blocking=False)
+
+    def test_in_the_middle_of_the_answer(self, server: Running) -> None:
+        body = wav(np.tile(NOISE, 1_000))
+        connection = server.raw(server.head(len(body)) + body)
+        assert connection.recv(1_000).startswith(b"HTTP/1.1 200 OK")
+        vanish(connection)
+        server.line("POST")
+        assert server.leftovers() == []
+        assert server.service.active == 0
+
+
+class TestWhoMayComeIn:
+    def test_tokens(self, serve: Serve) -> None:
+        with serve(tokens=(TOKEN, "another-token-of-some-length")) as run:
+            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}):
+                response = run.client.get("/v1/models", headers=headers)
+                assert problem(response, 401) == "give a token that this server knows"
+                assert response.headers["www-authenticate"] == "Bearer"
+            for token in (TOKEN, "another-token-of-some-length"):
+                assert post(run, wav(NOISE), headers={"Authorization": f"Bearer {token}"}).status_code == 200
+                assert TOKEN not in run.line("POST")
+            for path in ("/health", "/ready", "/metrics", "/openapi.json"):
+                assert run.client.get(path).status_code == 200
+            assert run.client.get("/openapi.json").json()["components"]["securitySchemes"]
+
+    def test_tokens_of_streams(self, serve: Serve) -> None:
+        coded = base64.urlsafe_b64encode(TOKEN.encode()).decode().rstrip("=")
+        with serve(tokens=(TOKEN,)) as run:
+            for options in (
+                {"additional_headers": {"Authorization": f"Bearer {TOKEN}"}},
+                {"subprotocols": [SUBPROTOCOL, coded]},
+            ):
+                with stream(run, **options) as socket_:
+                    assert socket_.subprotocol == (SUBPROTOCOL if "subprotocols" in options else None)
+            for options in ({}, {"subprotocols": [SUBPROTOCOL, "wrong"]}, {"subprotocols": [SUBPROTOCOL, "!"]}):
+                with pytest.raises(InvalidStatus) as caught:
+                    stream(run, **options).__enter__()
+                assert caught.value.response.status_code == 401
+                assert b"give a token that this server knows" in caught.value.response.body
+
+    def test_a_token_must_be_the_whole_one(self) -> None:
+        tokens = TokenSet([TOKEN])
+        assert tokens.admits(f"bearer {TOKEN}")
+        for text in (None, "", "Bearer", "Bearer ", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x", TOKEN):
+            assert not tokens.admits(text)
+        assert not tokens.admits(None, [SUBPROTOCOL])
+        assert TokenSet([]).admits(None)
+
+    def test_where_tokens_come_from(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv(TOKENS_VARIABLE, raising=False)
+        assert read_tokens(None) == ()
+        file = tmp_path / "tokens"
+        file.write_text(f"# ours\n\n  {TOKEN}\n")
+        assert read_tokens(file) == (TOKEN,)
+        monkeypatch.setenv(TOKENS_VARIABLE, f"{TOKEN}-2 {TOKEN}-3")
+        assert read_tokens(file) == (f"{TOKEN}-2", f"{TOKEN}-3", TOKEN)
+        for text, message in (("# none\n", "holds no token"), ("short", "at least 16"), (TOKEN + " x", "no space")):
+            file.write_text(text)
+            with pytest.raises(ServeError, match=message):
+                read_tokens(file)
+        with pytest.raises(ServeError, match="cannot be read: No such file"):
+            read_tokens(tmp_path / "none")
+
+    def test_pages_of_other_origins(self, serve: Serve) -> None:
+        with serve(allowed_origins=("https://friend.example",)) as run:
+            own = f"http://127.0.0.1:{run.port}"
+            for origin, status in (("https://evil.example", 403), ("null", 403), (own, 200)):
+                assert post(run, wav(NOISE), headers={"Origin": origin}).status_code == status
+            allowed = post(run, wav(NOISE), headers={"Origin": "https://friend.example"})
+            assert allowed.headers["access-control-allow-origin"] == "https://friend.example"
+            assert "X-Real-Time-Factor" in allowed.headers["access-control-expose-headers"]
+            asked = {"Origin": "https://friend.example", "Access-Control-Request-Method": "POST"}
+            assert run.client.options("/v1/denoise", headers=asked).status_code == 200
+            with stream(run, origin=own), stream(run, origin="https://friend.example"):
+                pass
+            with pytest.raises(InvalidStatus) as caught:
+                stream(run, origin="https://evil.example").__enter__()
+            assert caught.value.response.status_code == 403
+
+
+class TestWhatItSays:
+    def test_models(self, server: Running) -> None:
+        (model,) = server.client.get("/v1/models").json()["models"]
+        assert (model["name"], model["backend"], model["precision"]) == ("frcrn-small", "function", "fp32")
+        assert (model["sample_rate_hz"], model["device"], model["streams"]) == (16_000, "numpy", True)
+        assert re.fullmatch("[0-9a-f]{64}", model["sha256"])
+
+    def test_metrics(self, server: Running) -> None:
+        assert post(server, wav(NOISE)).status_code == 200
+        assert post(server, b"x").status_code == 422
+        text = server.client.get("/metrics").text
+        for line in (
+            'frcrn_accel_requests_total{path="/v1/denoise",status="200"} 1.0',
+            'frcrn_accel_requests_total{path="/v1/denoise",status="422"} 1.0',
+            "frcrn_accel_audio_seconds_total 0.5",
+            "frcrn_accel_real_time_factor_count 1.0",
+            "frcrn_accel_requests_admitted 0.0",
+            "frcrn_accel_streams 0.0",
+        ):
+            assert line in text.splitlines()
+
+    def test_not_ready_before_the_warm_up(self, backend: GatedBackend, serve: Serve) -> None:
+        backend.files_gate.clear()
+        with ThreadPoolExecutor(1) as pool:
+            context = serve()
+            future = pool.submit(context.__enter__)
+            assert backend.files_entered.acquire(timeout=60)
+            # It listens already; its port is known when it is ready.
+            backend.files_gate.set()
+            run = future.result(60)
+            assert run.client.get("/ready").json() == {"status": "ready"}
+            assert run.client.get("/health").json() == {"status": "alive"}
+            context.__exit__(None, None, None)
+
+    def test_the_page(self, server: Running) -> None:
+        page = server.client.get("/")
+        assert page.headers["content-type"].startswith("text/html")
+        assert page.headers["cache-control"] == "no-cache"
+        scripts = re.findall(r'src="(page/[^"]+\.js)"', page.text)
+        assert scripts
+        for script in scripts:
+            assert server.client.get(f"/{script}").headers["content-type"].startswith("text/javascript")
+        again = server.client.get("/", headers={"If-None-Match": page.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        assert problem(server.client.get("/page/none.js"), 404)
+        assert problem(server.client.get("/page/%2e%2e/app.py"), 404)
+
+    def test_every_answer_has_safe_headers(self, server: Running) -> None:
+        for path in ("/health", "/nothing", "/v1/models"):
+            headers = server.client.get(path).headers
+            assert "default-src 'none'" in headers["content-security-policy"]
+            assert headers["x-content-type-options"] == "nosniff"
+
+
+@contextlib.contextmanager
+def stream(run: Running, **options) -> Iterator[ClientConnection]:
+    with connect(f"ws://127.0.0.1:{run.port}/v1/stream", open_timeout=60, **options) as socket_:
+        yield socket_
+
+
+def said(socket_: ClientConnection, message: object) -> dict:
+    """What comes back for a message."""
+    socket_.send(message if isinstance(message, str | bytes) else json.dumps(message))
+    return json.loads(socket_.recv(timeout=60))
+
+
+def closed(socket_: ClientConnection) -> int:
+    """The code that it is closed with, after nothing else."""
+    with pytest.raises(ConnectionClosed) as caught:
+        socket_.recv(timeout=60)
+    return caught.value.rcvd.code
+
+
+class TestStreams:
+    def test_the_packaged_model_gives_what_a_stream_gives(self, tmp_path: Path, noisy: np.ndarray) -> None:
+        """Frames longer than a slice, and two streams at the same time; the limit is changed on the way."""
+        pytest.importorskip("onnxruntime")
+        audio = (noisy[:12_000] * 32_768).astype("<i2")
+        with open_denoiser(Metrics(), backend="ort") as denoiser, running(denoiser, tmp_path / "t") as run:
+            expected = denoiser.stream(16_000, attenuation_limit_db=30)
+            parts = [expected.process(audio[:9_000].tobytes())]
+            expected.attenuation_limit_db = 6
+            parts += [expected.process(audio[9_000:].tobytes())]
+            parts += [(np.clip(np.rint(expected.flush()[0] * 32_768), -32_768, 32_767)).astype("<i2").tobytes()]
+            with stream(run) as one, stream(run) as other:
+                start = {"type": "start", "sample_rate": 16_000, "attenuation_limit_db": 30}
+                for socket_ in (one, other):
+                    started = said(socket_, start)
+                    assert started["latency_samples"] == expected.latency_samples
+                    assert (started["type"], started["model"]) == ("started", "frcrn-small")
+                for socket_ in (one, other):
+                    socket_.send(audio[:9_000].tobytes())
+                found = {socket_: [socket_.recv(timeout=60)] for socket_ in (one, other)}
+                for socket_ in (one, other):
+                    assert said(socket_, {"type": "set", "attenuation_limit_db": 6}) == {"type": "set"}
+                    socket_.send(audio[9_000:].tobytes())
+                    found[socket_].append(socket_.recv(timeout=60))
+                    socket_.send('{"type": "flush"}')
+                    found[socket_].append(socket_.recv(timeout=60))
+                    flushed = json.loads(socket_.recv(timeout=60))
+                    assert flushed["type"] == "flushed"
+                    assert flushed["audio_s"] == pytest.approx(0.75)
+                    assert flushed["real_time_factor"] == pytest.approx(flushed["processing_s"] / 0.75)
+                    assert closed(socket_) == 1000
+        for parts_found in found.values():
+            for one_part, other_part in zip(parts_found, parts, strict=True):
+                difference = np.frombuffer(one_part, "<i2").astype(int) - np.frombuffer(other_part, "<i2")
+                assert np.abs(difference).max() <= 1
+
+    def test_channels_and_reset(self, server: Running) -> None:
+        audio = np.stack([NOISE, NOISE[::-1]], axis=1).astype("<i2")
+        with stream(server) as socket_:
+            latency = said(socket_, {"type": "start", "sample_rate": 16_000, "channels": 2})["latency_samples"]
+            outputs = []
+            for _ in range(2):
+                socket_.send(audio.tobytes())
+                outputs.append(np.frombuffer(socket_.recv(timeout=60), "<i2").reshape(-1, 2))
+                assert said(socket_, {"type": "reset"}) == {"type": "reset"}
+        np.testing.assert_allclose(outputs[0][latency:], audio[:-latency] / 2, atol=1)
+        assert not outputs[0][:latency].any()
+        np.testing.assert_array_equal(outputs[1], outputs[0])
+
+    def test_streams_share_calls_of_the_engine(self, server: Running, backend: GatedBackend) -> None:
+        """Three that wait while a fourth is computed become one call."""
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(stream(server)) for _ in range(4)]
+            for socket_ in sockets:
+                said(socket_, {"type": "start", "sample_rate": 16_000})
+            backend.gate.clear()
+            backend.entered.clear()
+            sockets[0].send(NOISE[:320].tobytes())
+            assert backend.entered.wait(60)
+            for socket_ in sockets[1:]:
+                socket_.send(NOISE[:320].tobytes())
+            until(lambda: server.client.get("/metrics").text, "frcrn_accel_streams_waiting 4.0")
+            backend.gate.set()
+            assert [len(socket_.recv(timeout=60)) for socket_ in sockets] == [640] * 4
+        text = server.client.get("/metrics").text
+        assert 'frcrn_accel_stream_batch_size_bucket{le="1.0"} 1.0' in text
+        assert 'frcrn_accel_stream_batch_size_bucket{le="2.0"} 1.0' in text
+        assert 'frcrn_accel_stream_batch_size_bucket{le="3.0"} 2.0' in text
+
+    @pytest.mark.parametrize(
+        ("message", "detail"),
+        [
+            (b"\0\0", "the first message must be"),
+            ("hello", "must be JSON"),
+            ("[" * 100_000, "must be JSON"),
+            ("[]", "must be an object"),
+            ('{"type": "set"}', 'a "type" out of start'),
+            ('{"type": ["start"]}', 'a "type" out of start'),
+            ('{"type": "start"}', "must have sample_rate"),
+            ('{"type": "start", "sample_rate": null}', "must have sample_rate"),
+            ('{"type": "start", "sample_rate": 16000.5}', "sample_rate must be a whole number"),
+            ('{"type": "start", "sample_rate": true}', "sample_rate must be a whole number"),
+            ('{"type": "start", "sample_rate": 7000}', "8000 to 192000 Hz, got 7000"),
+            ('{"type": "start", "sample_rate": 1e999}', "sample_rate must be a whole number"),
+            ('{"type": "start", "sample_rate": 16000, "channels": 9}', "channels must be 1 to 8, got 9"),
+            ('{"type": "start", "sample_rate": 16000, "gain": 1}', "no field 'gain'"),
+            ('{"type": "start", "sample_rate": 16000, "lookahead_s": 0.01}', "a multiple of 0.02 s"),
+            ('{"type": "start", "sample_rate": 16000, "attenuation_limit_db": -1}', "0 or more, got -1"),
+            ('{"type": "start", "sample_rate": 16000, "attenuation_limit_db": NaN}', "must be a number"),
+        ],
+    )
+    def test_first_messages_that_are_wrong(self, server: Running, message: str | bytes, detail: str) -> None:
+        with stream(server) as socket_:
+            answer = said(socket_, message)
+            assert answer.keys() == {"type", "title", "detail"}
+            assert answer["type"] == "error"
+            assert detail in answer["detail"]
+            assert closed(socket_) == 1008
+        server.line("WS /v1/stream 101")
+        assert server.service.active == 0
+
+    def test_later_messages_that_are_wrong(self, server: Running) -> None:
+        for message, detail in (
+            (b"\0", "1 bytes are no whole number"),
+            ('{"type": "start", "sample_rate": 16000}', 'a "type" out of set, reset, flush'),
+            ('{"type": "reset", "hard": true}', "no field 'hard'"),
+        ):
+            with stream(server) as socket_:
+                said(socket_, {"type": "start", "sample_rate": 16_000})
+                assert detail in said(socket_, message)["detail"]
+                assert closed(socket_) == 1008
+
+    def test_a_message_that_is_too_long(self, server: Running) -> None:
+        with stream(server) as socket_:
+            longest = said(socket_, {"type": "start", "sample_rate": 48_000})["max_message_bytes"]
+            socket_.send(bytes(longest))
+            assert len(socket_.recv(timeout=60)) == longest
+            socket_.send(bytes(longest + 2))
+            assert closed(socket_) == 1009
+
+    def test_nothing_and_nothing(self, server: Running) -> None:
+        with stream(server) as socket_:
+            said(socket_, {"type": "start", "sample_rate": 16_000})
+            socket_.send(b"")
+            assert socket_.recv(timeout=60) == b""
+            socket_.send('{"type": "flush"}')
+            assert len(socket_.recv(timeout=60)) == 2 * 2879
+            flushed = json.loads(socket_.recv(timeout=60))
+            assert flushed == {"type": "flushed", "processing_s": 0.0, "audio_s": 0.0, "real_time_factor": None}
+
+    def test_too_many(self, serve: Serve) -> None:
+        with serve(max_streams=1) as run:
+            with stream(run) as one, stream(run) as other:
+                said(one, {"type": "start", "sample_rate": 16_000})
+                assert "try again later" in json.loads(other.recv(timeout=60))["detail"]
+                assert closed(other) == 1013
+            run.line("too many streams")
+            run.line("WS")
+            with stream(run) as again:
+                assert said(again, {"type": "start", "sample_rate": 16_000})["type"] == "started"
+
+    def test_idle(self, serve: Serve) -> None:
+        with serve(stream_idle_s=0.2) as run:
+            for started in (False, True):
+                with stream(run) as socket_:
+                    if started:
+                        said(socket_, {"type": "start", "sample_rate": 16_000})
+                    assert "nothing came for 0.2 s" in json.loads(socket_.recv(timeout=60))["detail"]
+                    assert closed(socket_) == 1008
+
+    def test_a_failing_engine(self, server: Running, backend: GatedBackend) -> None:
+        with stream(server) as socket_:
+            said(socket_, {"type": "start", "sample_rate": 16_000})
+            backend.broken = True
+            assert "the engine gave NaN" in said(socket_, bytes(640))["detail"]
+            assert closed(socket_) == 1011
+        backend.broken = False
+        with stream(server) as socket_:
+            said(socket_, {"type": "start", "sample_rate": 16_000})
+            socket_.send(bytes(640))
+            assert len(socket_.recv(timeout=60)) == 640
+
+    def test_a_client_that_vanishes(self, server: Running, backend: GatedBackend) -> None:
+        with stream(server) as socket_:
+            said(socket_, {"type": "start", "sample_rate": 16_000})
+            backend.gate.clear()
+            backend.entered.clear()
+            socket_.send(NOISE.tobytes())
+            assert backend.entered.wait(60)
+            vanish(socket_.socket)
+            backend.gate.set()
+        assert "the client left" in server.line("WS")
+        assert server.service.active == 0
+        assert not any(server.service.streams._stepper._channels.values())
+
+
+class TestHostileBodies:
+    def test_each_is_refused_or_denoised(self, serve: Serve) -> None:
+        """And memory is back where it was."""
+        bodies = list(hostile_bodies())
+        assert len(bodies) >= 300
+        statuses = {}
+        limits = {"max_duration_s": 60, "max_decoded_bytes": 64 << 20, "max_body_bytes": 1 << 20}
+        with serve(**limits) as run:
+            levels = []
+            for _ in range(2):
+                for name, body in bodies:
+                    response = post(run, body)
+                    statuses[name] = response.status_code
+                    if response.status_code == 200:
+                        self.check(name, response.content)
+                    else:
+                        assert response.status_code in (413, 422), (name, response.text)
+                        problem(response, response.status_code)
+                    run.line("POST")
+                    assert run.leftovers() == [], name
+                levels.append(resident_bytes())
+        assert levels[1] - levels[0] < 16 << 20, levels
+        assert statuses["10 minutes of silence"] == 413
+        assert statuses["1 samples"] == 200
+        assert statuses["8 channels at 192 kHz"] == 200
+        assert statuses["HTML"] == 422
+        assert statuses["nothing but NaN"] == 422
+        assert 50 < sum(status == 200 for status in statuses.values()) < len(bodies) - 100
+
+    def check(self, name: str, content: bytes) -> None:
+        audio, rate = soundfile.read(io.BytesIO(content))
+        assert 8_000 <= rate <= 192_000, name
+        assert np.isfinite(audio).all(), name
+
+    def test_a_body_that_ends_early(self, server: Running) -> None:
+        """The length says more than there is: the client left."""
+        with server.raw(server.head(1_000) + b"RIFF") as connection:
+            connection.shutdown(socket.SHUT_WR)
+            received(connection)
+        assert server.line("POST").endswith("the client left")
+        assert server.leftovers() == []
+
+    def test_requests_that_are_none(self, server: Running) -> None:
+        for request in (b"hello\r\n\r\n", b"\0" * 100 + b"\r\n\r\n", b"G" * 200_000):
+            with server.raw() as connection, contextlib.suppress(ConnectionError):
+                connection.sendall(request)
+                assert received(connection).startswith(b"HTTP/1.1 400")
+        assert server.client.get("/health").status_code == 200
+
+
+def resident_bytes() -> int:
+    """Memory of this process."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    return 1024 * int(status.read_text().split("VmRSS:")[1].split()[0])
+
+
+class TestProcess:
+    """`frcrn-accel serve`, as a process."""
+
+    @pytest.fixture
+    def command(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple]:
+        pytest.importorskip("onnxruntime")
+        (tmp_path / "temporary").mkdir()
+        monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+
+        def start(*options: str, before: tuple[str, ...] = ()) -> tuple[subprocess.Popen[str], str]:
+            process = subprocess.Popen(
+                [*before, *COMMAND, "--port", "0", "--backend", "ort", *options], stderr=subprocess.PIPE, text=True
+            )
+            lines = iter(process.stderr.readline, "")
+            url = next(match[0] for line in lines if (match := re.search(r"http://127\.0\.0\.1:\d+", line)))
+            return process, url
+
+        return start
+
+    def test_told_to_end_it_answers_what_it_has_taken_in(self, command, tmp_path: Path, noisy: np.ndarray) -> None:
+        process, url = command("--concurrency", "1", "--queue", "20")
+        body = wav(noisy[:48_000])
+        try:
+            with ThreadPoolExecutor(6) as pool, httpx.Client(base_url=url, timeout=60) as client:
+                until(lambda: str(client.get("/ready").status_code), "200")
+                futures = [pool.submit(httpx.post, f"{url}/v1/denoise", content=body, timeout=60) for _ in range(6)]
+                until(lambda: client.get("/metrics").text, "frcrn_accel_requests_admitted 6.0")
+                with connect(url.replace("http", "ws") + "/v1/stream", open_timeout=60) as live:
+                    said(live, {"type": "start", "sample_rate": 16_000})
+                    process.send_signal(signal.SIGTERM)
+                    assert "about to end" in json.loads(live.recv(timeout=60))["detail"]
+                    assert closed(live) == 1012
+                refused = client.get("/ready")
+                assert problem(refused, 503) == "this server is about to end"
+                assert problem(client.post("/v1/denoise", content=body), 503).startswith(
+                    "this server is about to end"
+                )
+                assert [future.result(60).status_code for future in futures] == [200] * 6
+            rest = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()
+            process.communicate()
+        assert process.returncode == 0, rest
+        assert rest.count("POST /v1/denoise 200") == 6
+        assert rest.splitlines()[-1].endswith("ended")
+        assert list((tmp_path / "temporary").glob("frcrn-accel-*")) == []
+
+    def test_what_is_cut_off_at_the_end_is_an_error(self, command, tmp_path: Path, noisy: np.ndarray) -> None:
+        process, url = command("--drain-s", "0.2", "--slow-s", "60")
+        try:
+            port = int(url.rpartition(":")[2])
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+                connection.sendall(b"POST /v1/denoise HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nRIFF")
+                until(lambda: httpx.get(f"{url}/metrics").text, "frcrn_accel_requests_admitted 1.0")
+                process.send_signal(signal.SIGTERM)
+                rest = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()
+            process.communicate()
+        assert process.returncode == 2
+        assert rest.splitlines()[-1].startswith("frcrn-accel: error: 1 requests or streams were cut off")
+        assert "Traceback" not in rest
+        assert list((tmp_path / "temporary").glob("frcrn-accel-*")) == []
+
+    def test_a_full_disk(self, command, tmp_path: Path, noisy: np.ndarray) -> None:
+        """No file can have more than 100,000 bytes: no room for the body, then none for the result."""
+        process, url = command(before=("sh", "-c", 'ulimit -f 200; exec "$@"', "sh"))
+        try:
+            for body in (wav(noisy[:80_000]), wav(np.zeros(80_000), format="FLAC")):
+                response = httpx.post(f"{url}/v1/denoise?format=wav", content=body, timeout=60)
+                assert "no room for the file" in problem(response, 507)
+            response = httpx.post(f"{url}/v1/denoise", content=wav(noisy[:16_000]), timeout=60)
+            assert response.status_code == 200
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.communicate()
+        assert process.returncode == 0
+        assert list((tmp_path / "temporary").glob("frcrn-accel-*")) == []
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1, port 8000: "),
+            (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
+            (["--token-file", "none"], "the tokens in 'none' cannot be read"),
+            (["--timeout-s", "0"], "timeout_s must be more than 0"),
+            (["--model", "none.onnx"], "none.onnx"),
+            (["--backend", "none"], "unknown backend 'none'"),
+        ],
+    )
+    def test_what_it_cannot_be_started_with(self, options: list[str], message: str) -> None:
+        found = subprocess.run([*COMMAND, *options], capture_output=True, text=True, timeout=60)
+        assert found.returncode == 2
+        assert found.stderr.splitlines()[-1].startswith("frcrn-accel: error: ")
+        assert message in found.stderr.splitlines()[-1]
+        assert "Traceback" not in found.stderr
+
+    def test_a_port_that_is_taken(self) -> None:
+        with (
+            listen("127.0.0.1", 0) as taken,
+            pytest.raises(ServeError, match="Address already in use; choose others"),
+        ):
+            listen("127.0.0.1", taken.getsockname()[1])
+
+    def test_without_the_extra(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+        from frcrn_accel import cli
+
+        for name in [name for name in sys.modules if name.startswith("frcrn_accel.serve")]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, "starlette.applications", None)
+        monkeypatch.setattr(sys, "argv", ["frcrn-accel", "serve"])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        assert exit_.value.code == 2
+        assert "pip install 'frcrn-accel[serve]'" in capsys.readouterr().err
+
+
+def test_the_engine_of_the_server_is_that_of_the_denoiser() -> None:
+    pytest.importorskip("onnxruntime")
+    with open_denoiser(Metrics(), backend="ort", threads=1, attenuation_limit_db=3) as denoiser:
+        assert isinstance(denoiser, Denoiser)
+        assert (denoiser.backend, denoiser.threads, denoiser.attenuation_limit_db) == ("ort", 1, 3)
+        assert denoiser.model_path == find_model(DEFAULT_MODEL).path

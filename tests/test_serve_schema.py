@@ -1,0 +1,82 @@
+"""The server does what its OpenAPI document says: requests made from the document, by Schemathesis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+for _package in ("schemathesis", "starlette", "uvicorn", "httpx", "websockets", "prometheus_client"):
+    pytest.importorskip(_package, reason="needs [serve], httpx and schemathesis: nox -s serve")
+
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from schemathesis import Case, GenerationMode
+
+from frcrn_accel.serve.openapi import openapi_document
+from serving import GatedBackend, Running, gated_denoiser, running, wav
+
+TOKEN = "a-token-of-twenty-some-characters"
+NOISE = 0.1 * np.random.default_rng(0).standard_normal(1_600)
+# What the document can only call "binary" is a file that the server can do something with.
+FILES = {
+    "audio/wav": wav(NOISE),
+    "audio/flac": wav(NOISE, format="FLAC"),
+    "audio/ogg": wav(NOISE, format="OGG"),
+    "audio/mpeg": wav(NOISE, format="MP3"),
+    "audio/aiff": wav(NOISE, format="AIFF"),
+    "application/octet-stream": wav(np.zeros((10, 2)), 48_000),
+}
+for _media_type, _body in FILES.items():
+    schemathesis.openapi.media_type(_media_type, st.just(_body))
+schemathesis.openapi.format("binary", st.sampled_from(list(FILES.values())))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with (
+        gated_denoiser(GatedBackend(gain=0.5)) as denoiser,
+        running(denoiser, tmp_path_factory.mktemp("serve") / "temporary", tokens=[TOKEN]) as run,
+    ):
+        yield run
+
+
+DOCUMENT = schemathesis.openapi.from_dict(openapi_document(has_tokens=True))
+OPERATIONS = {result.ok().label: result.ok() for result in DOCUMENT.get_all_operations()}
+
+SETTINGS = settings(
+    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize("name", list(OPERATIONS))
+def test_every_answer_is_in_the_document(server: Running, name: str, mode: GenerationMode) -> None:
+    """Status, media type, headers and schema; no 5xx; what is wrong is refused, and what is right is not."""
+    served = server.client.get("/openapi.json").json()
+    assert served == DOCUMENT.raw_schema
+    statuses = set()
+
+    @given(case=OPERATIONS[name].as_strategy(generation_mode=mode))
+    @settings(
+        max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    )
+    def check(case: Case) -> None:
+        response = case.call(base_url=server.url, headers={"Authorization": f"Bearer {TOKEN}"})
+        case.validate_response(response)
+        statuses.add(response.status_code)
+
+    try:
+        check()
+    except Unsatisfiable:  # nothing can be wrong in a request without parameters
+        assert mode is GenerationMode.NEGATIVE
+        assert name != "POST /v1/denoise"
+        return
+    if mode is GenerationMode.POSITIVE:
+        assert statuses == {200}
+    elif name == "POST /v1/denoise":
+        assert statuses & {400, 422}
+    assert server.service.active == 0
