@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from frcrn_accel.atomic import replacing
 from frcrn_accel.audio import check_format, float_to_int
 from frcrn_accel.errors import AudioError, OutputExistsError
+from frcrn_accel.ogg import number_stream
 
 __all__ = [
     "AudioFile",
@@ -170,6 +171,8 @@ def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[Au
         except soundfile.SoundFileError:
             _try_to_write(temporary)
             raise
+        if file_format == "OGG":
+            number_stream(temporary)
 
 
 def _try_to_write(path: Path) -> None:

@@ -1,15 +1,15 @@
 """Many files on a Ray cluster: the same job as `corpus` does on one machine, with one denoiser in each actor.
 
-Ray Data gives tasks to actors where there is room for them, restarts those that die and gives their tasks to them again.
-What comes back of a task are its lines for the journal, which the process that runs the job writes. Outputs in a local
-folder must be in a folder that all machines of the cluster share.
+Ray Data makes actors where there is room for them, gives tasks to them, restarts those that die and gives them their
+tasks again. What comes back of a task are its lines for the journal, which the process that runs the job writes. An
+output folder that is no URL must be one that all machines of the cluster share.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import pickle
+import platform
 from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import replace
@@ -44,7 +44,8 @@ def run_ray(
         gpus: GPUs of each.
 
     Returns:
-        Results to come, in no order, and how the cluster is shared out, in words. Closing the iterator ends the actors.
+        Results to come, in no order, and how the cluster is shared out, in words. Closing the iterator ends the
+        actors.
 
     Raises:
         MissingExtraError: The `[ray]` extra is not installed.
@@ -59,7 +60,7 @@ def run_ray(
     is_ours = not ray.is_initialized()
     if is_ours:
         ray.init(configure_logging=True, logging_level=logging.WARNING, log_to_driver=False)
-    resources = ray.cluster_resources()
+    resources: dict[str, float] = ray.cluster_resources()
     room = int(resources.get("CPU", 0) // threads)
     if gpus:
         room = min(room, int(resources.get("GPU", 0) / gpus))
@@ -84,7 +85,7 @@ def _results(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    tries = ray.remote(_Tries).options(num_cpus=0).remote()
+    tries: Any = ray.remote(_Tries).options(num_cpus=0).remote()
     rest = iter(tasks)
     try:
         while some := [{"task": pickle.dumps(task)} for task in islice(rest, _ROUND)]:
@@ -96,8 +97,6 @@ def _results(
                 compute=ray.data.ActorPoolStrategy(size=min(workers, len(some))),
                 num_cpus=threads,
                 num_gpus=gpus or None,
-                max_restarts=-1,
-                max_task_retries=-1,
             )
             for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="numpy"):
                 yield [pickle.loads(result) for result in batch["result"]]
@@ -120,7 +119,7 @@ class _Actor:
     def __init__(self, work: Work, tries: Any) -> None:
         self._tries = tries
         self._problem: str | None = None
-        loading = f"loading on {os.uname().nodename}"
+        loading = f"loading on {platform.node()}"
         if not self._may_try(loading):
             self._problem = (
                 f"actors died {MAX_TRIES} times while they loaded the model: out of memory? Take fewer with --workers"
