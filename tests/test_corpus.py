@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from dying import MARK, DyingBackend, DyingOnceBackend, DyingWhenLoadedBackend
+from dying import FIRST, MARK, DyingBackend, DyingOnceBackend, DyingWhenLoadedBackend
 from frcrn_accel import AudioError, CorpusError, Denoiser, cli
 from frcrn_accel.bench import Setting
 from frcrn_accel.corpus import CorpusReport, Entry, Shard, denoise_corpus
@@ -404,7 +404,8 @@ class TestWorkersThatDie:
         assert report.failed == {str(files / "long.wav"): "its worker process died 3 times: out of memory?"}
         assert list(digests(tmp_path / "out")) == ["a.wav", "b.wav", "y.wav", "z.wav"]
 
-    def test_while_they_load(self, files, tmp_path):
+    def test_while_they_load(self, files, tmp_path, monkeypatch):
+        monkeypatch.setenv(FIRST, str(os.getpid()))
         with pytest.raises(CorpusError, match=r"died 3 times while it loaded the model: .* --workers"):
             denoise_corpus(files, tmp_path / "out", {"backend": DyingWhenLoadedBackend}, **ONE)
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["corpus.jsonl"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import sys
 import threading
 from functools import partial
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from dying import MARK, DyingBackend, DyingOnceBackend, DyingWhenLoadedBackend
+from dying import FIRST, MARK, DyingBackend, DyingOnceBackend, DyingWhenLoadedBackend
 from frcrn_accel import CorpusError, MissingExtraError
 from frcrn_accel.corpus import denoise_corpus
 from frcrn_accel.models import sha256_of
@@ -52,6 +53,8 @@ def cluster(request, mark):
     ray = pytest.importorskip("ray", reason="[ray] is not installed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MARK, str(mark))
+        patch.setenv(FIRST, str(os.getpid()))
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")

@@ -101,7 +101,8 @@ def _results(
             for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="numpy"):
                 yield [pickle.loads(result) for result in batch["result"]]
     except ray.exceptions.RayError as error:
-        raise CorpusError(f"Ray: {text_of(error)}") from error
+        *_, cause = str(error).strip().splitlines() or [type(error).__name__]  # after the stack that it was raised in
+        raise CorpusError(f"Ray gave up, and nothing is lost; run again, it goes on: {cause}") from error
     finally:
         ray.kill(tries)
         if is_ours:

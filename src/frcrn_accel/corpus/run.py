@@ -116,7 +116,7 @@ def denoise_corpus(
         FrcrnAccelError: What `Denoiser` raises.
     """
     options = {"model": DEFAULT_MODEL, **(options or {})}
-    url = str(out) if is_remote(str(out)) else None
+    url = str(out).rstrip("/") if is_remote(str(out)) else None
     folder = Path(out) if url is None else None
     _check_arguments(engine, url, gpus, journal)
     if dnsmos or skip_clean is not None:

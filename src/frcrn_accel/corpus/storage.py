@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -108,17 +109,33 @@ def fetch(source: str, local: Path) -> None:
         raise AudioError(str(error)) from error
 
 
-def put(local: Path, url: str) -> None:
+def put(local: Path, folder: str, name: str) -> None:
     """Store a file under a URL. Object stores show it when it is complete, not before.
+
+    Args:
+        local: The file.
+        folder: URL of the output folder. What it is in, such as a bucket, must be there.
+        name: Of the output in it.
 
     Raises:
         MissingExtraError: See `list_remote`.
         CorpusError: The storage refuses.
     """
+    url = f"{folder}/{name}"
     with _refusals(url):
-        files, name = _filesystem(url)
-        files.makedirs(files._parent(name), exist_ok=True)
-        files.put_file(str(local), name)
+        files, path = _filesystem(url)
+        parents = [folder, *(f"{folder}/{parent}" for parent in reversed(PurePosixPath(name).parents[:-1]))]
+        for parent in parents:
+            _make_folder(parent)
+        files.put_file(str(local), path)
+
+
+@cache
+def _make_folder(url: str) -> None:
+    """One folder, not those above it: of a mistyped bucket no bucket is to be made."""
+    files, path = _filesystem(url)
+    with suppress(FileExistsError):
+        files.mkdir(path, create_parents=False)
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

@@ -105,7 +105,7 @@ class Worker:
                     _write_tar(made, scratch, entries)
                 digest = _settled(made)
                 if work.url is not None:
-                    put(made, f"{work.url}/{task.output}")
+                    put(made, work.url, task.output)
         except Exception as error:
             if _concerns_all(error):
                 return Result(task.output, (), stop=text_of(error))
