@@ -185,11 +185,15 @@ class TestUrls:
         files = s3fs.S3FileSystem(skip_instance_cache=True)
         files.get(f"{bucket}/out", str(tmp_path / "out"), recursive=True)
         assert digests(tmp_path / "out") == digests(local)
+        # One without its line, as if it had been killed before, is made again.
+        journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:-1]))
+        report = denoise_corpus(*arguments, engine="local", workers=1, threads=1, journal=journal)
+        assert report.before + report.done == 7
         # Without the journal they are somebody else's.
         journal.unlink()
-        report = denoise_corpus(*arguments, engine=engine, workers=1, threads=1, journal=journal)
+        report = denoise_corpus(*arguments, engine="local", workers=1, threads=1, journal=journal)
         assert report.done == 0
-        assert f"'s3://{bucket}/out/1.wav' exists: ask to overwrite it" in report.failed.values()
+        assert "'1.wav' exists: begin anew with --overwrite" in report.failed.values()
 
     def test_from_the_web_to_tars(self, web, tmp_path, local):
         names = ["1.wav", "a/3.ogg", "none.wav"]

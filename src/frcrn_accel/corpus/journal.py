@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
@@ -94,24 +94,33 @@ class Journal:
             make them.
         settings: All that decides what the outputs are, as JSON has it.
         begin_anew: Drop what an earlier job has done; its outputs, and others, are replaced.
+        find_others: Gives the outputs that are there when the job begins, where `out` is no local folder.
 
     Attributes:
         parts: The folder.
-        replaces: Whether outputs that are there may be replaced: so if it was begun anew.
 
     Raises:
         CorpusError: It cannot be read or written, is no journal, is one of a job with other settings, or another job
             has it.
     """
 
-    def __init__(self, path: Path, out: Path | None, settings: Mapping[str, Any], *, begin_anew: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        out: Path | None,
+        settings: Mapping[str, Any],
+        *,
+        begin_anew: bool,
+        find_others: Callable[[], Collection[str]] = tuple,
+    ) -> None:
         self.path, self._out = path, out
         self.parts = path.with_name(f".{path.stem}")
         self._digests: dict[str, str] = {}  # of outputs that are whole, by name
         self._members: dict[str, dict[str, bool]] = {}  # of tars: which are in the journal, and whether they are well
         with ExitStack() as stack:
             self._lock(stack)
-            self.replaces = self._begin(settings, begin_anew)
+            self._head = self._begin(settings, begin_anew, find_others)
+            self._others = set(self._head["others"])
             self._file = stack.enter_context(self._opened())
             self._settle()
             self._stack = stack.pop_all()
@@ -138,9 +147,9 @@ class Journal:
 
     def forbids(self, output: str) -> bool:
         """Whether there is an output that this job has not made and was not asked to replace."""
-        if self._out is None or self.replaces or output in self._digests:
-            return False
-        return (self._out / output).exists()
+        if self._out is None:  # what this job was about to add a line for is there too: only the first run can tell
+            return output in self._others
+        return not self._head["replaces"] and output not in self._digests and (self._out / output).exists()
 
     def add(self, entries: Sequence[Entry]) -> None:
         """Add the lines of a task, by one write.
@@ -202,8 +211,10 @@ class Journal:
                 (self.parts / _LOCK).unlink(missing_ok=True)
                 self.parts.rmdir()
 
-    def _begin(self, settings: Mapping[str, Any], begin_anew: bool) -> bool:
-        """Read what was done, or begin; whether outputs that are there may be replaced."""
+    def _begin(
+        self, settings: Mapping[str, Any], begin_anew: bool, find_others: Callable[[], Collection[str]]
+    ) -> dict[str, Any]:
+        """Read what was done, or begin; the first line."""
         head: dict[str, Any] | None = None
         whole = 0
         with self._writing():
@@ -217,17 +228,22 @@ class Journal:
                         self._note(self._parse(line))
                         whole += len(line)
             if head is None or begin_anew:
+                head = {
+                    _HEAD: SCHEMA_VERSION,
+                    "replaces": begin_anew,
+                    "others": [] if begin_anew else sorted(find_others()),
+                    "settings": settings,
+                }
                 with replacing(self.path, overwrite=True) as temporary:
-                    line_of_head = {_HEAD: SCHEMA_VERSION, "replaces": begin_anew, "settings": settings}
-                    temporary.write_text(json.dumps(line_of_head) + "\n", encoding="ascii")
-                return begin_anew
+                    temporary.write_text(json.dumps(head) + "\n", encoding="ascii")
+                return head
             if head["settings"] != settings:
                 raise CorpusError(
                     f"{str(self.path)!r} is of a job with other settings: {_difference(head['settings'], settings)}; "
                     "give the same ones, or begin anew with --overwrite"
                 )
             os.truncate(self.path, whole)
-        return bool(head["replaces"])
+        return head
 
     def _opened(self) -> FileIO:
         with self._writing():
@@ -247,7 +263,7 @@ class Journal:
         if not line.endswith(b"\n") and f'{{"{_HEAD}": '.encode().startswith(line[: len(_HEAD) + 5]):
             return None
         head = self._parse(line)
-        if head.get(_HEAD) != SCHEMA_VERSION or "settings" not in head or "replaces" not in head:
+        if head.get(_HEAD) != SCHEMA_VERSION or not head.keys() >= {"replaces", "others", "settings"}:
             raise CorpusError(f"{str(self.path)!r} is no journal of this version: move it away")
         return head
 

@@ -15,7 +15,7 @@ from frcrn_accel.corpus.journal import Entry, Journal
 from frcrn_accel.corpus.local import run_local
 from frcrn_accel.corpus.plan import JOURNAL_NAME, Job, Shard, Task, in_tars, one_by_one, read_inputs
 from frcrn_accel.corpus.sizing import choose_setting
-from frcrn_accel.corpus.storage import check_protocols, is_remote
+from frcrn_accel.corpus.storage import check_protocols, is_remote, names_in
 from frcrn_accel.corpus.work import Result, Work, failed
 from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.errors import CorpusError
@@ -140,7 +140,14 @@ def denoise_corpus(
             "tars": None if files_per_tar is None else f"{files_per_tar} files each of {_digest_of(jobs)}",
         }
     path = Path(out) / f"{JOURNAL_NAME}{shard.suffix}.jsonl" if journal is None else Path(journal)
-    with Journal(path, folder, settings, begin_anew=overwrite) as kept:
+    names = {task.output for task in tasks}
+    with Journal(
+        path,
+        folder,
+        settings,
+        begin_anew=overwrite,
+        find_others=lambda: set() if url is None else names & names_in(url),
+    ) as kept:
         left = [task for task in tasks if not kept.has(task)]
         report = CorpusReport(about, len(jobs), len(jobs) - sum(len(task.jobs) for task in left))
         there = {task.output for task in left if kept.forbids(task.output)}
@@ -154,7 +161,6 @@ def denoise_corpus(
             options,
             kept.parts if engine == "local" or url is None else None,
             url,
-            replaces=kept.replaces,
             dnsmos=dnsmos,
             skip_clean=skip_clean,
         )

@@ -15,7 +15,6 @@ from frcrn_accel.files import audio_suffixes
 
 __all__ = [
     "check_protocols",
-    "exists_remote",
     "fetch",
     "is_remote",
     "list_remote",
@@ -52,12 +51,26 @@ def list_remote(folder: str) -> list[tuple[str, str]]:
         MissingExtraError: fsspec, or the package for this kind of storage, is not installed.
         CorpusError: The storage refuses.
     """
+    suffixes = audio_suffixes()
     with _refusals(folder):
         files, root = _filesystem(folder)
-        suffixes = audio_suffixes()
-        found = [name for name in files.find(root) if PurePosixPath(urlsplit(name).path).suffix.lower() in suffixes]
-        prefix = root.rstrip("/") + "/"
-        return [(files.unstrip_protocol(name), name.removeprefix(prefix)) for name in sorted(found)]
+        names = [name for name in files.find(root) if PurePosixPath(urlsplit(name).path).suffix.lower() in suffixes]
+        return [(files.unstrip_protocol(name), _below(name, root)) for name in sorted(names)]
+
+
+def names_in(folder: str) -> set[str]:
+    """What there is in a folder and in all folders below it: paths from it; nothing if it is not there.
+
+    Raises:
+        MissingExtraError: See `list_remote`.
+        CorpusError: The storage refuses.
+    """
+    with _refusals(folder):
+        files, root = _filesystem(folder)
+        try:
+            return {_below(name, root) for name in files.find(root)}
+        except FileNotFoundError:
+            return set()
 
 
 def read_remote(url: str) -> bytes:
@@ -74,18 +87,6 @@ def read_remote(url: str) -> bytes:
     if len(content) > _MAX_LIST_BYTES:
         raise CorpusError(f"{url!r} is larger than the limit of {_MAX_LIST_BYTES >> 30} GiB")
     return content
-
-
-def exists_remote(url: str) -> bool:
-    """Whether there is such a file.
-
-    Raises:
-        MissingExtraError: See `list_remote`.
-        CorpusError: The storage refuses.
-    """
-    with _refusals(url):
-        files, name = _filesystem(url)
-        return bool(files.exists(name))
 
 
 def local_path(source: str, folder: Path) -> Path:
@@ -136,6 +137,10 @@ def _make_folder(url: str) -> None:
     files, path = _filesystem(url)
     with suppress(FileExistsError):
         files.mkdir(path, create_parents=False)
+
+
+def _below(name: str, root: str) -> str:
+    return name.removeprefix(root.rstrip("/") + "/")
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

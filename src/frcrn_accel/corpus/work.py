@@ -19,9 +19,9 @@ from typing import Any
 from frcrn_accel.atomic import replacing
 from frcrn_accel.corpus.journal import Entry, part_name
 from frcrn_accel.corpus.plan import Job, Task
-from frcrn_accel.corpus.storage import exists_remote, fetch, local_path, put
+from frcrn_accel.corpus.storage import fetch, local_path, put
 from frcrn_accel.denoiser import Denoiser
-from frcrn_accel.errors import CorpusError, FrcrnAccelError, OutputExistsError
+from frcrn_accel.errors import CorpusError, FrcrnAccelError
 from frcrn_accel.files import create_audio, open_audio
 from frcrn_accel.models import sha256_of
 
@@ -40,7 +40,6 @@ class Work:
         options: Arguments of `Denoiser`.
         parts: The journal's folder of files that are not at their names yet; None if the worker does not share it.
         url: Of the output folder, if workers are to put outputs there; None if they leave them in `parts`.
-        replaces: Whether outputs under `url` may be replaced.
         dnsmos: Whether each file is scored before and after.
         skip_clean: Files with at least this DNSMOS OVRL in each channel are copied as they are; None for none.
     """
@@ -48,7 +47,6 @@ class Work:
     options: Mapping[str, Any]
     parts: Path | None
     url: str | None = None
-    replaces: bool = False
     dnsmos: bool = False
     skip_clean: float | None = None
 
@@ -91,8 +89,6 @@ class Worker:
         """Make the output of a task. It raises nothing: what is wrong with a file is in its entry."""
         work = self._work
         try:
-            if work.url is not None and not work.replaces and exists_remote(f"{work.url}/{task.output}"):
-                raise OutputExistsError(f"'{work.url}/{task.output}' exists: ask to overwrite it")
             with tempfile.TemporaryDirectory(prefix="task-", dir=work.parts) as name:
                 scratch = Path(name)
                 folder = scratch if work.parts is None or work.url is not None else work.parts
