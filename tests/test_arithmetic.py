@@ -25,7 +25,7 @@ def test_the_released_size():
 
 
 def test_the_packaged_model():
-    assert per_second(Config(32, 1)) == pytest.approx(1.294e9, rel=1e-3)
+    assert per_second(Config(32, 2)) == pytest.approx(2.546e9, rel=1e-3)
 
 
 def test_a_single_frame_by_hand():

@@ -88,7 +88,7 @@ def test_it_says_what_it_runs(denoiser):
     assert denoiser.device.startswith("CPUExecutionProvider")
     assert denoiser.threads == available_cpus()
     assert denoiser.model.name == "frcrn-small"
-    assert (denoiser.model.sample_rate_hz, denoiser.model.channels, denoiser.model.unets) == (16_000, 32, 1)
+    assert (denoiser.model.sample_rate_hz, denoiser.model.channels, denoiser.model.unets) == (16_000, 32, 2)
 
 
 def test_a_closed_denoiser_says_so():
