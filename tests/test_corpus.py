@@ -610,7 +610,7 @@ class TestCommand:
             show(report)
         assert "m on e" in shown.getvalue()
         assert "3/8" in shown.getvalue()
-        assert "RTF 0.0100" in shown.getvalue()
+        assert "RTF 0.0100 " in shown.getvalue()
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
