@@ -11,7 +11,7 @@ second to a minute, at several rates, in one or two channels. Linux only.
 - `kills`: `frcrn-accel corpus` is killed (SIGKILL) at random moments, once in each job, and run again. The outputs
   must be those of a job that was not killed, each with one line in the journal, and no process may be left.
 - `faults`: a worker is killed; the disk is full (a small tmpfs, for which it takes root) and then larger; the folder
-  is not writable (by a user without rights, if this one is root).
+  is not writable (for root, that of a read-only tmpfs).
 - `ray`: the same job on a local Ray cluster with two actors, one of which is killed.
 - `speed`: the job, a loop over `Denoiser` as anyone would write it, and that loop with one thread, taking turns.
   Whole commands, with loading.
@@ -42,7 +42,6 @@ from frcrn_accel.models import sha256_of
 NOISY = Path(__file__).parents[1] / "examples" / "noisy.wav"
 FORMATS = ("wav", "flac", "ogg", "opus", "mp3", "aiff")
 RATES_HZ = (8_000, 16_000, 16_000, 44_100, 48_000)
-NOBODY = 65_534
 LOOP = """
 import sys
 from pathlib import Path
@@ -187,15 +186,22 @@ def show_faults(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         finally:
             subprocess.run(["umount", str(disk)], check=True)
 
-    folder.chmod(0o755)
     closed = folder / "closed"
     closed.mkdir(mode=0o555)
-    user: dict[str, Any] = {"user": NOBODY} if os.geteuid() == 0 else {}
-    run = subprocess.run(
-        command(source, closed, options.backend), capture_output=True, text=True, check=False, cwd="/", **user
-    )
-    assert (run.returncode, run.stderr.count("\n")) == (2, 1), run.stderr
-    found["a folder that is not writable"] = run.stderr.strip()
+    read_only = ["mount", "-t", "tmpfs", "-o", "ro", "none", str(closed)]
+    mounted = subprocess.run(read_only, capture_output=True, check=False)
+    if mounted.returncode and os.geteuid() == 0:
+        found["a folder that is not writable"] = "not tried: root may write everywhere, and not mount one"
+    else:
+        try:
+            run = subprocess.run(
+                command(source, closed, options.backend), capture_output=True, text=True, check=False
+            )
+        finally:
+            if not mounted.returncode:
+                subprocess.run(["umount", str(closed)], check=True)
+        assert (run.returncode, run.stderr.count("\n")) == (2, 1), run.stderr
+        found["a folder that is not writable"] = run.stderr.strip()
     for what, said in found.items():
         print(f"{what}: {said}")
     return found

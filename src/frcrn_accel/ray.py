@@ -102,7 +102,7 @@ def _results(
                 yield [pickle.loads(result) for result in batch["result"]]
     except ray.exceptions.RayError as error:
         *_, cause = str(error).strip().splitlines() or [type(error).__name__]  # after the stack that it was raised in
-        raise CorpusError(f"Ray gave up, and nothing is lost; run again, it goes on: {cause}") from error
+        raise CorpusError(f"Ray gave up: {cause}; nothing is lost, and run again the job goes on") from error
     finally:
         ray.kill(tries)
         if is_ours:

@@ -155,12 +155,13 @@ def _progress(console: Console) -> Iterator[Callable[[CorpusReport], None]]:
                 said = report.engine
                 console.print(said, markup=False, soft_wrap=True)
             factor = report.real_time_factor
-            texts = ["" if factor is None else f"RTF {factor:.4f}", f"{len(report.failed)} failed"]
+            texts = [f"RTF {factor:.4f}"] if factor is not None else []
+            texts += [f"{len(report.failed)} failed"] if report.failed else []
             bars.update(
                 bar,
                 total=report.files - report.before,
                 completed=report.done + len(report.failed),
-                description=", ".join(text for text in texts if not text.startswith("0 ")),
+                description=", ".join(texts),
             )
 
         yield show

@@ -305,7 +305,7 @@ class Journal:
 
 def _drop(path: Path) -> None:
     if path.is_dir():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)  # a worker of a killed job may be at its last bytes there
     else:
         path.unlink(missing_ok=True)
 

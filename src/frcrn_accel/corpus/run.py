@@ -210,7 +210,7 @@ def _take(results: Sequence[Result], journal: Journal, report: CorpusReport) -> 
             report.count(entry)
     for result in results:
         if result.stop is not None:
-            raise CorpusError(f"the job cannot go on, and nothing is lost; run again, it goes on: {result.stop}")
+            raise CorpusError(f"the job cannot go on: {result.stop}; nothing is lost, and run again it goes on")
 
 
 def _check_arguments(engine: str, url: str | None, gpus: float, journal: str | Path | None) -> None:
