@@ -260,6 +260,16 @@ def streams(session: nox.Session) -> None:
     session.run("python", "benchmarks/streaming.py", *session.posargs)
 
 
+@nox.session
+def page(session: nox.Session) -> None:
+    """The web page, in a Chromium without a window."""
+    browsers = ("chromium", "chromium-browser", "google-chrome")
+    if not (shutil.which("chromedriver") and any(map(shutil.which, browsers))):
+        session.skip("there is no Chromium with its driver: apt-get install chromium chromium-driver")
+    install(session, "serve", groups=("test", "page"))
+    session.run("pytest", "tests/test_page.py", *session.posargs)
+
+
 @nox.session(default=False)
 def serving(session: nox.Session) -> None:
     """The server under load: `nox -s serving -- [--minutes 10]`."""

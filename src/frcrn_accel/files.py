@@ -21,6 +21,8 @@ _BLOCK_SAMPLES = 1 << 16
 _WAV_LIMIT_BYTES = 1 << 32
 _TAGS = ("title", "copyright", "artist", "comment", "date", "album", "license", "tracknumber", "genre")
 _INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+# libsndfile lists these, but only reads them.
+_READ_ONLY = {("MP3", "MPEG_LAYER_I"), ("MP3", "MPEG_LAYER_II"), ("WAV", "MPEG_LAYER_III")}
 _FORMAT_OF_SUFFIX = {".aif": "AIFF", ".oga": "OGG", ".opus": "OGG"}  # the others are their format's name
 
 
@@ -136,7 +138,8 @@ def _target_format(path: Path, like: AudioFile) -> tuple[str, str]:
     subtypes = soundfile.available_subtypes(file_format)
     if suffix == ".opus":
         return file_format, "OPUS"
-    return file_format, like.subtype if like.subtype in subtypes else soundfile.default_subtype(file_format)
+    can_be_kept = like.subtype in subtypes and (file_format, like.subtype) not in _READ_ONLY
+    return file_format, like.subtype if can_be_kept else soundfile.default_subtype(file_format)
 
 
 @contextmanager

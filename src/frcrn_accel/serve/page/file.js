@@ -109,7 +109,10 @@ export class FileMode {
     } catch (error) {
       if (error instanceof Cancelled) {
         if (this.#running === controller) say("Cancelled");
-      } else showProblem(this.#problem, error);
+      } else {
+        say("");
+        showProblem(this.#problem, error);
+      }
     } finally {
       if (this.#running === controller) {
         this.#running = null;

@@ -1,6 +1,6 @@
 // Live: the microphone to the server and back, while one speaks.
 
-import { element, minutes, radioGroup, say, show, showFacts, showLevel, showProblem } from "./elements.js";
+import { element, radioGroup, say, show, showFacts, showLevel, showProblem } from "./elements.js";
 import { limitSlider } from "./limit.js";
 import { openMicrophone } from "./microphone.js";
 import { RollingPicture } from "./pictures.js";
@@ -56,7 +56,7 @@ export class LiveMode {
     const measured = await session.stream.finish();
     if (measured === null || this.#session || this.#starting) return;
     showFacts(this.#facts, [
-      ["Denoised", `${minutes(measured.audio_s)} min`],
+      ["Denoised", `${measured.audio_s.toFixed(1)} s`],
       ["Computed in", `${measured.processing_s.toFixed(2)} s`],
       ["Real-time factor", measured.real_time_factor?.toFixed(3)],
       ["Model", session.started.model],
@@ -130,7 +130,7 @@ export class LiveMode {
     const cardS = (context.baseLatency || 0) + (context.outputLatency || 0);
     showFacts(this.#facts, [
       ["Latency", `${(1000 * (report.latencyS + cardS)).toFixed(0)} ms`],
-      ["of it the model's", `${(1000 * started.latency_s).toFixed(0)} ms`],
+      ["of which the model", `${(1000 * started.latency_s).toFixed(0)} ms`],
       ["Gaps", report.gaps || report.cuts ? `${report.gaps} too late, ${report.cuts} cut` : "none"],
       ["Rate", `${started.sample_rate / 1000} kHz`],
       ["Model", started.model],

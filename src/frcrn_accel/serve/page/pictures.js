@@ -6,7 +6,7 @@ const COLUMNS = 1600;
 const ROWS = 160;
 const RANGE_DB = 75;
 const MARKS_HZ = [500, 1000, 2000, 4000, 8000, 16000, 32000];
-const COLOURS = ["#07070d", "#1d1440", "#4f1d68", "#8d2f6b", "#c94a58", "#ee8147", "#fbc268", "#fdf4d5"];
+const COLOURS = ["#0a0a12", "#1d1440", "#4f1d68", "#8d2f6b", "#c94a58", "#ee8147", "#fbc268", "#fdf4d5"];
 
 const palette = makePalette();
 
