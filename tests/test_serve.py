@@ -316,7 +316,7 @@ class TestLimits:
             assert run.leftovers() == []
 
     def test_slow_takers(self, serve: Serve) -> None:
-        with serve(slow_s=0.3, min_bytes_per_second=50_000, stream_idle_s=1) as run:
+        with serve(slow_s=0.3, min_bytes_per_second=50_000) as run:
             body = wav(np.tile(NOISE, 1_000))  # more than what the system holds for a connection
             with socket.socket() as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
