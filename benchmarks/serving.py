@@ -202,7 +202,9 @@ async def live(where: Server, count: int, seconds: float) -> list[float]:
     times: list[float] = []
 
     async def one(number: int) -> None:
-        async with connect(where.url.replace("http", "ws") + "/v1/stream", open_timeout=60) as socket:
+        async with connect(
+            where.url.replace("http", "ws") + "/v1/stream", open_timeout=60, ping_interval=None
+        ) as socket:
             await socket.send(json.dumps({"type": "start", "sample_rate": 16_000}))
             await socket.recv()
             sent: list[float] = []
@@ -271,6 +273,11 @@ def measure_streams(where: Server, seconds: float) -> list[dict[str, Any]]:
     return rows
 
 
+def cpu_name() -> str:
+    names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return names[0] if names else platform.machine()
+
+
 async def alone(where: Server, requests: Sequence[Body]) -> list[bytes]:
     """Each request by itself."""
     async with client_of(where) as client:
@@ -285,6 +292,7 @@ def main() -> None:
     parser.add_argument("--backend", default="ort")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--note", default="", help="What to say of the machine beside the figures.")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
@@ -319,7 +327,8 @@ def main() -> None:
         load = measure_load(last, requests, expected, statistics.median(rounds[first]), options.minutes)
         streams = measure_streams(last, options.stream_s)
     report = {
-        "machine": platform.processor() or platform.machine(),
+        "machine": cpu_name(),
+        "note": options.note,
         "cpus": len(os.sched_getaffinity(0)),
         "backend": options.backend,
         "threads": options.threads,
