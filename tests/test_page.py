@@ -154,7 +154,7 @@ class Page:
     def heard(self) -> tuple[int, np.ndarray]:
         """The rate of what is played, and the last of it."""
         rate, samples = self.script(HEARD)
-        return int(rate), np.array(samples)
+        return int(rate), np.array(samples, np.float64)
 
     def heard_for(self, duration_s: float) -> np.ndarray:
         """What is played for so long, after the start of what is open."""
@@ -342,6 +342,41 @@ class TestFile:
         assert page.server.line("the client left")
         page["again"].click()
         page.until(lambda: page.is_shown("result"))
+
+    def test_a_file_can_be_dropped(self, page: Page, clip: Path) -> None:
+        def drop(names: list[str]) -> None:
+            page.script(
+                """
+                const dataTransfer = new DataTransfer();
+                for (const name of arguments[0]) {
+                  dataTransfer.items.add(new File([new Uint8Array(arguments[1])], name));
+                }
+                for (const type of ["dragenter", "dragover", "drop"]) {
+                  document.getElementById("drop").dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true }));
+                }
+                """,
+                names,
+                list(clip.read_bytes()),
+            )
+
+        drop(["one.wav", "two.wav"])
+        assert page.text("file-error").startswith("Drop one audio file.")
+        drop(["one.wav"])
+        page.until(lambda: page.is_shown("result"))
+        assert page.text("result-title") == "one.wav"
+        assert not page.is_shown("file-error")
+
+    def test_a_server_that_is_gone(self, open_page, backend: Backend, tmp_path: Path, clip: Path) -> None:
+        with gated_denoiser(backend) as denoiser, running(denoiser, tmp_path / "work") as server:
+            page = open_page(server)
+        page.send(clip)
+        page.until(lambda: page.is_shown("file-error"))
+        assert page.text("file-error") == "The server does not answer. Is it running, and are you online?"
+        page["tab-live"].click()
+        page["live-start"].click()
+        page.until(lambda: page.is_shown("live-error"))
+        assert page.text("live-error") == page.script("return document.getElementById('file-error').textContent")
+        assert "ERR_CONNECTION_REFUSED" in page.problems()[0]
 
     def test_errors_are_in_words_and_the_next_file_works(self, page: Page, tmp_path: Path, clip: Path) -> None:
         text = tmp_path / "notes.wav"
@@ -651,6 +686,17 @@ class TestMeasures:
         )
         window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(256) / 256)
         np.testing.assert_allclose(found, np.abs(np.fft.rfft(frame * window) * 4 / 256) ** 2, rtol=1e-9, atol=1e-15)
+
+
+def test_a_browser_that_is_too_old(driver: Chrome, server: Running) -> None:
+    source = {"source": "delete AbortSignal.prototype.throwIfAborted"}
+    script = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", source)
+    try:
+        driver.get(server.url)
+        assert driver.find_element(By.ID, "unsupported").is_displayed()
+        assert not driver.find_element(By.ID, "modes").is_displayed()
+    finally:
+        driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
 
 
 def test_nothing_comes_from_another_host(server: Running) -> None:
