@@ -271,6 +271,11 @@ def measure_streams(where: Server, seconds: float) -> list[dict[str, Any]]:
     return rows
 
 
+def cpu_name() -> str:
+    names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return names[0] if names else platform.machine()
+
+
 async def alone(where: Server, requests: Sequence[Body]) -> list[bytes]:
     """Each request by itself."""
     async with client_of(where) as client:
@@ -285,6 +290,7 @@ def main() -> None:
     parser.add_argument("--backend", default="ort")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--note", default="", help="What to say of the machine beside the figures.")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
@@ -319,7 +325,8 @@ def main() -> None:
         load = measure_load(last, requests, expected, statistics.median(rounds[first]), options.minutes)
         streams = measure_streams(last, options.stream_s)
     report = {
-        "machine": platform.processor() or platform.machine(),
+        "machine": cpu_name(),
+        "note": options.note,
         "cpus": len(os.sched_getaffinity(0)),
         "backend": options.backend,
         "threads": options.threads,

@@ -112,6 +112,50 @@ def streams_speed(report: Report) -> str:
     return "\n".join(lines)
 
 
+def serving_capacity(report: Report) -> str:
+    """A row for each batch size, see benchmarks/serving.py."""
+    lines = [
+        "| batch size | audio, s per s | over batch size 1 (range) | windows in a call | memory, MB |",
+        "|---" * 5 + "|",
+    ]
+    for row in report["capacity"]:
+        low, high = row["gain_range"]
+        lines.append(
+            f"| {row['batch_size']} | {row['audio_s_per_s']:.1f} | {row['gain']:.2f} ({low:.2f} to {high:.2f}) "
+            f"| {row['windows_per_call']:.2f} | {row['memory_mb']:.0f} |"
+        )
+    what = f"`{report['backend']}`, {report['threads']} thread(s), {report['cpus']} CPUs"
+    return "\n".join([*lines, "", f"{what}, {report['machine']}. {report['note']}".rstrip()])
+
+
+def serving_load(report: Report) -> str:
+    """A row for each load."""
+    lines = [
+        "| load | requests | denoised | 429 | other | audio, s per s | p50, s | p95, s | p99, s | memory, MB |",
+        "|---" * 10 + "|",
+    ]
+    for row in report["load"]:
+        times = " | ".join(f"{row[f'p{share}_ms'] / 1000:.2f}" for share in (50, 95, 99))
+        lines.append(
+            f"| {row['load']:g} | {row['requests']} | {row['answered']} | {row['told_to_come_again']} "
+            f"| {row['other']} | {row['audio_s_per_s']:.1f} | {times} "
+            f"| {row['memory_mb'][0]:.0f} to {row['memory_mb'][1]:.0f} |"
+        )
+    different, answered = (sum(row[name] for row in report["load"]) for name in ("different", "answered"))
+    what = f"Batch size {report['batch_size']}, {report['minutes']:g} minutes in all"
+    same = f"{answered - different} of {answered} results are, bit for bit, those of a request alone"
+    return "\n".join([*lines, "", f"{what}. {same}."])
+
+
+def serving_streams(report: Report) -> str:
+    """A row for each number of streams."""
+    lines = ["| streams | p50, ms | p95, ms | p99, ms | streams in a call |", "|---" * 5 + "|"]
+    for row in report["streams"]:
+        times = " | ".join(f"{row[f'p{share}_ms']:.1f}" for share in (50, 95, 99))
+        lines.append(f"| {row['streams']} | {times} | {row['streams_per_call']:.2f} |")
+    return "\n".join(lines)
+
+
 # By the name of a section: the report it comes from, and how it is written.
 SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "speed-released": ("speed-released.json", speed(FEW_COLUMNS, with_notes=False)),
@@ -122,6 +166,9 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "throughput": ("throughput.json", throughput),
     "quality": ("quality.json", quality),
     "streams-quality": ("streams-quality.json", streams_quality),
+    "serving-capacity": ("serving.json", serving_capacity),
+    "serving-load": ("serving.json", serving_load),
+    "serving-streams": ("serving.json", serving_streams),
     "streams-small": ("streams-small.json", streams_speed),
 }
 
