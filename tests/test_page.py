@@ -37,7 +37,7 @@ HEARD_S = 20  # of what the microphone hears, again and again
 GAIN = 0.5  # of a live stream
 TOKEN = "a-token-of-twenty-some-characters"
 PHONE_PX = 360
-WAIT_S = 60
+WAIT_S = 120  # the machine may have more to do
 STEP_S = 0.35e-3  # a stream's filters delay high tones by up to 0.25 ms, and places are found to a sample at 16 kHz
 # What goes to the loudspeakers goes here too. In the place of a test's ears: the page has nothing for tests.
 EARS = """
