@@ -106,6 +106,14 @@ def adapters(session: nox.Session) -> None:
     session.run("pytest", "tests/test_streaming.py", "-k", "the_delay_is_what_it_says or chunks_do_not_change")
 
 
+@nox.session(default=False)
+def ray(session: nox.Session) -> None:
+    """Corpus jobs on a Ray cluster of two actors, with S3 and the web: tests and types with the real packages."""
+    install(session, "ort", "ray", groups=("test", "types", "storage"))
+    session.run("mypy", "--follow-imports=silent", "src/frcrn_accel/ray.py", "src/frcrn_accel/corpus")
+    session.run("pytest", "tests/test_ray.py")
+
+
 @nox.session
 def serve(session: nox.Session) -> None:
     """The server: tests on loopback, and requests made from its OpenAPI document."""
@@ -236,6 +244,7 @@ def quality(session: nox.Session) -> None:
     """
     install(session, "ort", "quantize", "openvino", "eval", groups=("test",))
     session.run("pytest", "-q", "tests/test_evaluate.py", "tests/test_evaluation.py")
+    session.run("pytest", "-q", "tests/test_corpus.py", "-k", "clean_files or scores")
     session.run("python", "benchmarks/quality.py", *session.posargs)
 
 
@@ -275,6 +284,13 @@ def serving(session: nox.Session) -> None:
     """The server under load: `nox -s serving -- [--minutes 10]`."""
     install(session, "ort", "serve", groups=("serve",))
     session.run("python", "benchmarks/serving.py", *session.posargs)
+
+
+@nox.session(default=False)
+def corpus(session: nox.Session) -> None:
+    """Jobs that are killed, full disks, speed: e.g. `nox -s corpus -- kills`; see benchmarks/corpus.py."""
+    install(session, "ort", "ray")
+    session.run("python", "benchmarks/corpus.py", *session.posargs)
 
 
 @nox.session(default=False)

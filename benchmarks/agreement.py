@@ -4,7 +4,7 @@
 
 The files are those of `frcrn-accel bench --json`. For each variant and baseline: how many times faster it was in each
 run, and by how many percent the two differ. Where that is more than `--percent`, the reason may be noise: then the
-95 % intervals of the two overlap, which is said.
+95 % intervals of the two overlap, or the machine had other work in one of them, which is said.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from frcrn_accel.bench.tables import BUSY_CPUS
 
 
 def ratios(report: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, float]]:
@@ -27,15 +29,21 @@ def ratios(report: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, float]]:
     }
 
 
+def busy(report: dict[str, Any]) -> bool:
+    """Whether the machine had other work."""
+    return any((group["other_cpus"] or 0) > BUSY_CPUS for group in report["groups"])
+
+
 def compare(first: dict[str, Any], second: dict[str, Any], percent: float) -> tuple[list[list[str]], bool]:
     """Rows of a table, and whether all agree or have noise to explain why not."""
     before, after = ratios(first), ratios(second)
     rows, agree = [], True
+    explained = "other work" if busy(first) or busy(second) else "DIFFER"
     for key in before.keys() & after.keys():
         one, other = before[key], after[key]
         difference = 100 * (other["median"] / one["median"] - 1)
         overlap = one["low"] <= other["high"] and other["low"] <= one["high"]
-        verdict = "agree" if abs(difference) <= percent else "noise" if overlap else "DIFFER"
+        verdict = "agree" if abs(difference) <= percent else "noise" if overlap else explained
         agree &= verdict != "DIFFER"
         model, length_s, threads, variant, baseline = key
         shown = [f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in (one, other)]
@@ -56,7 +64,9 @@ def main() -> None:
         sys.exit("the two runs have no variant in common that is compared with the same baseline")
     print(f"began {first['began']} and {second['began']}")
     for one, other in zip(first["groups"], second["groups"], strict=False):
-        print(f"{one['model']}: noise {one['noise_percent']:.0f} % and {other['noise_percent']:.0f} %")
+        noise = " and ".join(f"{group['noise_percent']:.0f} %" for group in (one, other))
+        work = " and ".join(str(group["other_cpus"] and round(group["other_cpus"], 2)) for group in (one, other))
+        print(f"{one['model']}: noise {noise}, CPUs busy with other work {work}")
     print("| what | variant | times faster than | first | second | difference | |")
     print("|---" * 7 + "|")
     for row in rows:

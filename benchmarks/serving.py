@@ -202,7 +202,9 @@ async def live(where: Server, count: int, seconds: float) -> list[float]:
     times: list[float] = []
 
     async def one(number: int) -> None:
-        async with connect(where.url.replace("http", "ws") + "/v1/stream", open_timeout=60) as socket:
+        async with connect(
+            where.url.replace("http", "ws") + "/v1/stream", open_timeout=60, ping_interval=None
+        ) as socket:
             await socket.send(json.dumps({"type": "start", "sample_rate": 16_000}))
             await socket.recv()
             sent: list[float] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import queue
+import secrets
 import socket
 import tempfile
 import threading
@@ -23,7 +24,9 @@ from frcrn_accel.batching import BatchingSession
 from frcrn_accel.serve import Limits, Service, create_app, listen
 from frcrn_accel.serve.server import Server
 
-__all__ = ["GatedBackend", "Running", "gated_denoiser", "running", "wav"]
+__all__ = ["GatedBackend", "Running", "gated_denoiser", "running", "sound_file", "wav"]
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="frcrn-accel-tests-")
 
 
 class GatedBackend(DelayingBackend):
@@ -144,6 +147,13 @@ def wav(audio: np.ndarray, rate: int = 16_000, **options: Any) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, audio, rate, **{"format": "WAV", **options})
     return file.getvalue()
+
+
+def sound_file(content: bytes) -> Path:
+    """A file of its own with this in it, for libsndfile, which reads MP3 from files better than from memory."""
+    path = Path(_FOLDER.name) / secrets.token_hex(8)
+    path.write_bytes(content)
+    return path
 
 
 class _Lines(logging.Handler):

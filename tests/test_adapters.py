@@ -735,7 +735,7 @@ class TestCommand:
 
     def test_a_duration(self, card, run, denoiser, noisy, tmp_path) -> None:
         card(lambda feed: None)
-        code, text = run("-o", tmp_path / "out.flac", "--duration", 0.77)
+        code, text = run("-o", tmp_path / "out.flac", "--duration-s", 0.77)
         assert code == 0, text
         written, _ = soundfile.read(tmp_path / "out.flac")
         np.testing.assert_allclose(written, self.expected(denoiser, noisy, 12_320), atol=1 / 32_768)

@@ -165,6 +165,7 @@ class TestReport:
         assert openvino["times_faster"]["ort"]["median"] == pytest.approx(2)
         assert [pair["variants"] for pair in found["alike"]] == [["ort", "torch"]]
         assert found["noise_percent"] == pytest.approx(0)
+        assert found["other_cpus"] is None
         assert torch["quality"] is None
 
     def test_it_follows_its_schema(self, group, many_files):
@@ -249,6 +250,13 @@ class TestTables:
             "no DNSMOS",
         ]
         assert left_out_lines(values) == ["left out: torch (small): ~/x is not there"]
+
+    @pytest.mark.parametrize(("cpus", "said"), [(0.05, False), (0.93, True)])
+    def test_other_work_is_told(self, group, cpus, said):
+        values = report((dataclasses.replace(group, other_cpus=cpus),)).to_json()
+        validate(values)
+        line = "the machine had other work, 0.9 CPU(s) of it on average: measure again without"
+        assert (line in notes(values["groups"][0])) is said
 
     def test_markdown(self, group, many_files):
         lines = markdown(report((group,), (many_files,)).to_json()).splitlines()
@@ -536,6 +544,17 @@ class TestProcess:
 
 @needs_ort
 class TestRuns:
+    @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="this system does not tell")
+    def test_other_work_is_seen(self):
+        with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinning:
+            try:
+                found = run_speed(
+                    [model_to_measure(DEFAULT_MODEL)], variants=["ort"], lengths_s=[0.2], threads=[1], rounds=6
+                )
+            finally:
+                spinning.kill()
+        assert found.groups[0].other_cpus > 0.3
+
     def test_speed(self, tmp_path, no_eval, noisy):
         clips = [Clip("a", Path("a"), 1.0, noisy[16_000:32_000], None)]
         steps: list[str] = []

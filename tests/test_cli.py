@@ -77,6 +77,7 @@ def test_version(run):
         (),
         ("--help",),
         ("denoise", "--help"),
+        ("corpus", "--help"),
         ("live", "--help"),
         ("export", "--help"),
         ("quantize", "--help"),

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from frcrn_accel.cpu import available_cpus
+from frcrn_accel.cpu import available_cpus, busy_cpu_s
 
 
 @pytest.fixture
@@ -44,3 +44,15 @@ def test_a_platform_without_affinity(monkeypatch, tmp_path):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert available_cpus(tmp_path) == 6
+
+
+def test_busy_time_leaves_out_waiting(tmp_path):
+    ticks = os.sysconf("SC_CLK_TCK")
+    stat = tmp_path / "stat"
+    stat.write_text(
+        f"cpu  {ticks} {2 * ticks} {4 * ticks} 999 999 {8 * ticks} {16 * ticks} {32 * ticks} 5 5\ncpu0 1\n"
+    )
+    assert busy_cpu_s(stat) == 63
+    stat.write_text("nothing of the kind\n")
+    assert busy_cpu_s(stat) is None
+    assert busy_cpu_s(tmp_path / "no") is None

@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frcrn_accel import ModelError, TrainingError
+from frcrn_accel import Denoiser, ModelError, TrainingError
 
 torch = pytest.importorskip("torch")
 
+from frcrn_accel.evaluate.clips import read_clips  # noqa: E402
 from frcrn_accel.model.checkpoint import load_checkpoint  # noqa: E402
+from frcrn_accel.quantize.clips import CALIBRATION_AUDIO, GATE_AUDIO  # noqa: E402
 from frcrn_accel.testing import random_weights  # noqa: E402
 from frcrn_accel.train.config import Loss, Optimisation, read_config  # noqa: E402
 from frcrn_accel.train.loss import DenoisingLoss  # noqa: E402
+from frcrn_accel.train.perceptual import PerceptualDisturbance  # noqa: E402
 from frcrn_accel.train.trainer import learning_rate_at, start_network, train  # noqa: E402
 
 
@@ -26,7 +29,7 @@ class TestLoss:
         rng = np.random.default_rng(0)
         target = rng.standard_normal((2, 4096)).astype(np.float32) * 0.1
         estimate = target + rng.standard_normal((2, 4096)).astype(np.float32) * 0.02
-        found = DenoisingLoss(Loss(1.0, 1.0, 1.0))(torch.tensor(estimate), torch.tensor(target))
+        found = DenoisingLoss(Loss(1.0, 1.0, 1.0, 1.0))(torch.tensor(estimate), torch.tensor(target))
         window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
 
         def compressed(audio):
@@ -45,21 +48,80 @@ class TestLoss:
         assert -10 * float(found["si_sdr"]) == pytest.approx(expected_db, abs=0.01)
         assert float(found["loss"]) == pytest.approx(sum(float(found[name]) for name in found if name != "loss"))
 
-    def test_silence_has_a_finite_gradient_and_no_si_sdr(self):
+    def test_silence_has_a_finite_gradient_and_counts_in_the_spectra_only(self):
         loss = DenoisingLoss(Loss())
         for level in (0.0, 0.1):
             estimate = (level * torch.randn(1, 4096)).requires_grad_()
             parts = loss(estimate, torch.zeros(1, 4096))
             parts["loss"].backward()
-            assert float(parts["si_sdr"].detach()) == 0
+            assert float(parts["si_sdr"].detach()) == float(parts["perceptual"].detach()) == 0
             assert torch.isfinite(estimate.grad).all()
 
     def test_half_of_a_batch_silent_counts_the_other_half(self):
         target = torch.randn(2, 4096) * 0.1
         noisy = target + torch.randn(2, 4096) * 0.05
-        alone = DenoisingLoss(Loss())(noisy[:1], target[:1])["si_sdr"]
+        alone = DenoisingLoss(Loss())(noisy[:1], target[:1])
         target[1] = 0
-        assert float(DenoisingLoss(Loss())(noisy, target)["si_sdr"]) == pytest.approx(float(alone), rel=1e-5)
+        both = DenoisingLoss(Loss())(noisy, target)
+        for name in ("si_sdr", "perceptual"):
+            assert float(both[name]) == pytest.approx(float(alone[name]), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    return max(read_clips(CALIBRATION_AUDIO, 16_000), key=lambda clip: len(clip.noisy)).noisy
+
+
+@pytest.fixture(scope="module")
+def versions(speech) -> list[np.ndarray]:
+    """The speech in noise of seven levels and three kinds."""
+    rng = np.random.default_rng(0)
+    white = rng.standard_normal(len(speech)).astype(np.float32) * speech.std()
+    low = np.convolve(white, np.ones(16, np.float32) / 4, "same")
+    shaped = white * np.abs(speech) / speech.std()
+    return [speech + noise * 10 ** (-snr_db / 20) for noise in (white, low, shaped) for snr_db in range(0, 49, 8)]
+
+
+class TestPerceptualDisturbance:
+    def lost(self, versions, speech) -> np.ndarray:
+        estimates = torch.tensor(np.stack(versions))
+        return PerceptualDisturbance()(estimates, torch.tensor(speech).expand_as(estimates)).numpy()
+
+    def test_the_same_loses_nothing(self, speech):
+        (lost,) = self.lost([speech], speech)
+        assert 0 <= lost < 0.01
+
+    def test_more_noise_loses_more_at_any_level(self, speech, versions):
+        lost = self.lost(versions, speech)
+        for first in (0, 7, 14):
+            assert (np.diff(lost[first : first + 7]) < 0).all()
+        quiet = self.lost([0.01 * version for version in versions], 0.01 * speech)
+        np.testing.assert_allclose(quiet, lost, rtol=1e-3, atol=1e-3)
+
+    def test_what_is_added_loses_more_than_what_is_missing(self, speech):
+        window = np.hanning(640).astype(np.float32)
+        tone = np.zeros_like(speech)
+        tone[::1600] = 0.1
+        clicks = np.convolve(tone, window, "same")
+        added, missing = self.lost([speech + clicks, speech], speech)[0], self.lost([speech], speech + clicks)[0]
+        assert added > 1.2 * missing
+
+    def test_it_goes_with_the_score_of_the_standard(self):
+        """On speech in noise, with less and less of the noise, and on what the packaged model makes of it."""
+        pytest.importorskip("pesq")
+        pytest.importorskip("onnxruntime")
+        from frcrn_accel.evaluate import pesq_wb
+
+        unmapped, lost = [], []
+        with Denoiser(backend="ort", threads=1) as denoiser:
+            for clip in read_clips(GATE_AUDIO, 16_000)[::2]:
+                noise = clip.noisy - clip.clean
+                less = [clip.clean + noise * 10 ** (-gain_db / 20) for gain_db in (0, 6, 12, 20)]
+                versions = [*less, denoiser(clip.noisy, 16_000)]
+                scores = np.array([pesq_wb(clip.clean, version) for version in versions])
+                unmapped += list((3.8224 - np.log(4 / (scores - 0.999) - 1)) / 1.3669)
+                lost += list(self.lost(versions, clip.clean))
+        assert np.corrcoef(unmapped, lost)[0, 1] < -0.9
 
 
 def test_learning_rate_rises_stays_and_falls():

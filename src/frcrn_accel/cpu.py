@@ -1,4 +1,4 @@
-"""How many CPU threads this process may use."""
+"""How many CPU threads this process may use, and how busy the machine is."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import math
 import os
 from pathlib import Path
 
-__all__ = ["affinity_cpus", "available_cpus", "quota_cpus"]
+__all__ = ["affinity_cpus", "available_cpus", "busy_cpu_s", "quota_cpus"]
 
 _CGROUP = Path("/sys/fs/cgroup")
+_STAT = Path("/proc/stat")
 
 
 def available_cpus(cgroup: Path = _CGROUP) -> int:
@@ -44,3 +45,17 @@ def quota_cpus(cgroup: Path = _CGROUP) -> int | None:
     if not quota.isdecimal() or not period.isdecimal() or int(period) == 0:  # "max" and -1 mean no limit
         return None
     return math.ceil(int(quota) / int(period))
+
+
+def busy_cpu_s(stat: Path = _STAT) -> float | None:
+    """CPU time that has gone to all processes since the machine started, or to other virtual machines; else None.
+
+    Args:
+        stat: Where Linux tells it; other systems do not.
+    """
+    try:
+        fields = stat.read_text().split("\n", 1)[0].split()
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[1:9])
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")

@@ -286,13 +286,11 @@ class Denoiser:
 
     def close(self) -> None:
         """Free the engine. Neither the denoiser nor its streams can be used any more; again it does nothing."""
-        # What was loaded last goes first: freed the other way round, models of OpenVINO 2026.4 leave a stack for
-        # signal handlers in place that is freed itself, and the next signal, a Ctrl-C, ends the process.
-        while self._stream_engines:
-            self._stream_engines.popitem()[1].session.close()
         if self._engine is not None:
             self._engine.session.close()
             self._engine = None
+        while self._stream_engines:
+            self._stream_engines.popitem()[1].session.close()
 
     def __enter__(self) -> Self:
         """Return itself; leaving the block closes it."""

@@ -12,6 +12,7 @@
     ├── QualityError        a quantized model is further from its source than the quality gate allows
     ├── TrainingError       a training config is wrong, its audio is missing, or training diverged (also a ValueError)
     ├── BenchError          a benchmark cannot be run as asked, or what it measures has failed (also a ValueError)
+    ├── CorpusError         a job over many files cannot be done as asked, or cannot go on (also a ValueError)
     ├── SoundCardError      there is no sound card here, or it does not do what was asked
     ├── ServeError          the server cannot be started as asked, or did not end in order
     ├── MissingExtraError   a feature needs a package of an extra that is not installed (also an ImportError)
@@ -36,6 +37,7 @@ __all__ = [
     "BackendError",
     "BackendUnavailable",
     "BenchError",
+    "CorpusError",
     "EngineError",
     "ExportError",
     "FrcrnAccelError",
@@ -102,6 +104,10 @@ class TrainingError(FrcrnAccelError, ValueError):
 
 class BenchError(FrcrnAccelError, ValueError):
     """A benchmark cannot be run as asked, or a process that it measures has failed."""
+
+
+class CorpusError(FrcrnAccelError, ValueError):
+    """A job over many files cannot be done as asked, or cannot go on, because the disk is full for instance."""
 
 
 class SoundCardError(FrcrnAccelError):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,21 @@ from numpy.typing import NDArray
 from frcrn_accel.atomic import replacing
 from frcrn_accel.audio import check_format, float_to_int
 from frcrn_accel.errors import AudioError, OutputExistsError
+from frcrn_accel.ogg import number_stream
 
-__all__ = ["AudioFile", "AudioWriter", "audio_suffixes", "create_audio", "open_audio"]
+__all__ = [
+    "AudioFile",
+    "AudioWriter",
+    "audio_files",
+    "audio_suffixes",
+    "check_targets",
+    "create_audio",
+    "open_audio",
+]
 
 _BLOCK_SAMPLES = 1 << 16
 _WAV_LIMIT_BYTES = 1 << 32
+_PROBE_BYTES = 1 << 20  # about what a write of libsndfile takes
 _TAGS = ("title", "copyright", "artist", "comment", "date", "album", "license", "tracknumber", "genre")
 _INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 # libsndfile lists these, but only reads them.
@@ -78,6 +89,40 @@ def audio_suffixes() -> set[str]:
     return {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"} | _FORMAT_OF_SUFFIX.keys()
 
 
+def audio_files(folder: Path, *, but_not_in: Path | None = None) -> list[Path]:
+    """The files in a folder, and in all folders below it, whose suffix is that of an audio format, sorted.
+
+    Args:
+        folder: Where to look.
+        but_not_in: A folder whose files do not count, such as that of the outputs.
+    """
+    suffixes = audio_suffixes()
+    left_out = None
+    if but_not_in is not None and but_not_in.resolve().is_relative_to(folder.resolve()):
+        left_out = folder / but_not_in.resolve().relative_to(folder.resolve())
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in suffixes and left_out not in path.parents and path.is_file()
+    )
+
+
+def check_targets(pairs: Iterable[tuple[str, str]]) -> None:
+    """Refuse two sources with one target.
+
+    Args:
+        pairs: Sources and their targets.
+
+    Raises:
+        AudioError: With both sources.
+    """
+    sources: dict[str, str] = {}
+    for source, target in pairs:
+        if target in sources:
+            raise AudioError(f"{sources[target]!r} and {source!r} would both become {target!r}")
+        sources[target] = source
+
+
 class AudioWriter:
     """Takes blocks for a file.
 
@@ -117,11 +162,31 @@ def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[Au
     """
     file_format, subtype = _target_format(path, like)
     with _writing(path), replacing(path, overwrite=overwrite) as temporary:
-        file = soundfile.SoundFile(temporary, "w", like.sample_rate_hz, like.channels, subtype, format=file_format)
-        with file:
-            for tag, text in like.tags.items():
-                setattr(file, tag, text)
-            yield AudioWriter(file)
+        try:
+            file = soundfile.SoundFile(
+                temporary, "w", like.sample_rate_hz, like.channels, subtype, format=file_format
+            )
+            with file:
+                for tag, text in like.tags.items():
+                    setattr(file, tag, text)
+                yield AudioWriter(file)
+        except soundfile.SoundFileError:
+            _try_to_write(temporary)
+            raise
+        if file_format == "OGG":
+            number_stream(temporary)
+
+
+def _try_to_write(path: Path) -> None:
+    """Let the system say what libsndfile does not: that the disk is full, for instance.
+
+    Raises:
+        OSError: It does.
+    """
+    with path.open("ab") as file:
+        file.write(bytes(_PROBE_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _target_format(path: Path, like: AudioFile) -> tuple[str, str]:

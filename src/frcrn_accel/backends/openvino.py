@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -124,11 +127,12 @@ class _Compiled:
             # Pinned threads of several processes would share the first cores.
             "ENABLE_CPU_PINNING": False,
         }
-        core = openvino.Core()
-        try:
-            self._compiled: Any = core.compile_model(core.read_model(str(model.path)), DEVICE, options)
-        except Exception as error:  # RuntimeError with several lines, but nothing promises that class
-            raise ModelError(f"OpenVINO cannot load {str(model.path)!r}: {first_line(error)}") from error
+        with _signal_stack_kept():
+            core = openvino.Core()
+            try:
+                self._compiled: Any = core.compile_model(core.read_model(str(model.path)), DEVICE, options)
+            except Exception as error:  # RuntimeError with several lines, but nothing promises that class
+                raise ModelError(f"OpenVINO cannot load {str(model.path)!r}: {first_line(error)}") from error
         self._check_settings(hint, threads)
         self._local = threading.local()
         self.device = f"{DEVICE}, {precision}, {threads} thread{'s' if threads > 1 else ''}"
@@ -201,7 +205,34 @@ class _OpenVinoStep(StepSession):
 def _has_bf16() -> bool:
     import openvino
 
-    return "BF16" in openvino.Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    with _signal_stack_kept():
+        return "BF16" in openvino.Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+
+
+class _SignalStack(ctypes.Structure):
+    """`stack_t` of Linux's C libraries."""
+
+    _fields_: ClassVar = [("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("bytes", ctypes.c_size_t)]
+
+
+@contextmanager
+def _signal_stack_kept() -> Iterator[None]:
+    """Load OpenVINO's plug-in without the stack for signal handlers that it leaves behind.
+
+    To be allowed AMX it sets one, for the thread that loads it, and puts the one before back when it is freed. Where
+    two of them are not freed in the reverse order (OpenVINO 2026.4), that is one that has been freed itself, and the
+    next signal, a Ctrl-C, ends the process. Once it is loaded it needs none.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    before = _SignalStack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
 
 
 def _check_method(model: ModelFile, precision: str) -> None:

@@ -122,6 +122,7 @@ class BenchReport:
             "length_s": group.length_s,
             "threads": group.threads,
             "noise_percent": group.noise_percent,
+            "other_cpus": group.other_cpus,
             "alike": [
                 {"variants": [fast, slow], "times_faster": dataclasses.asdict(ratio)}
                 for fast, slow, ratio in group.alike()

@@ -14,6 +14,7 @@ from frcrn_accel.bench.process import Loaded, Process, Run
 from frcrn_accel.bench.quality import Outputs, Quality, compare_quality
 from frcrn_accel.bench.ratios import Ratio, spread_percent, times_faster
 from frcrn_accel.bench.variants import LeftOut, Progress, Variant
+from frcrn_accel.cpu import busy_cpu_s
 from frcrn_accel.errors import BenchError
 from frcrn_accel.evaluate.clips import Clip
 
@@ -81,6 +82,7 @@ class Group:
         length_s: Of the clip.
         threads: CPU threads of each variant.
         rows: What was measured, in the order of the turns.
+        other_cpus: CPUs that other work kept busy during the rounds, on average; None where the system does not tell.
     """
 
     model: str
@@ -90,6 +92,7 @@ class Group:
     length_s: float
     threads: int
     rows: tuple[Row, ...]
+    other_cpus: float | None = None
 
     @property
     def noise_percent(self) -> float:
@@ -184,12 +187,16 @@ def measure_group(
             running[variant] = stack.enter_context(Process(variant.name, _options(variant, threads)))
         first = {variant: _turn(process, length_s) for variant, process in running.items()}
         turns: dict[Variant, list[Run]] = {variant: [] for variant in running}
-        for number in range(-_WARM_UPS, rounds):
+        for process in [*running.values()] * _WARM_UPS:
+            _turn(process, length_s)
+        others = _OtherWork()
+        for number in range(rounds):
             for variant, process in running.items():
                 run = _turn(process, length_s)
-                if number >= 0:
-                    turns[variant].append(run)
-            show(f"{title}: rounds", max(0, number + 1), rounds)
+                turns[variant].append(run)
+                others.own(run)
+            show(f"{title}: rounds", number + 1, rounds)
+        other_cpus = others.cpus()
         rows = {
             variant: _row(variant, process.loaded, first[variant], turns[variant], process.peak_memory_bytes())
             for variant, process in running.items()
@@ -209,7 +216,29 @@ def measure_group(
         length_s,
         threads,
         tuple(rows.values()),
+        other_cpus,
     )
+
+
+class _OtherWork:
+    """What the machine does beside the benchmark, from now on."""
+
+    def __init__(self) -> None:
+        self._began_s = time.perf_counter()
+        self._busy_s = busy_cpu_s()
+        self._own_s = -time.process_time()
+
+    def own(self, run: Run) -> None:
+        """Take in what the benchmark's own processes did."""
+        self._own_s += run.cpu_s + run.idle_cpu_s
+
+    def cpus(self) -> float | None:
+        """CPUs that were busy with it, on average; None where the system does not tell."""
+        busy_s = busy_cpu_s()
+        if busy_s is None or self._busy_s is None:
+            return None
+        other_s = busy_s - self._busy_s - self._own_s - time.process_time()
+        return max(0.0, other_s / (time.perf_counter() - self._began_s))
 
 
 def reference_of(variants: Sequence[Variant]) -> str | None:

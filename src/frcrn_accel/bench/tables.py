@@ -81,6 +81,7 @@ _SOUND: dict[str, tuple[str, Callable[[Json], str]]] = {
     "pesq": ("PESQ-WB, %", _quality("pesq_change_percent", _change(2))),
     "dnsmos": ("DNSMOS OVRL", _quality("dnsmos_change", _change(3))),
 }
+BUSY_CPUS = 0.1  # of other work: more, and engines whose threads sleep between layers are slowed most
 BASELINES = "baselines"
 COLUMNS = (*_TIME, BASELINES, *_SOUND)
 TIME_COLUMNS = tuple(_TIME)  # half of them each, for a terminal, which is too narrow for all
@@ -162,6 +163,10 @@ def notes(group: Json) -> list[str]:
         f"too noisy to tell apart: {pair['variants'][0]} and {pair['variants'][1]}, {_interval(pair['times_faster'])}"
         for pair in group["alike"]
     ]
+    if (group["other_cpus"] or 0) > BUSY_CPUS:
+        lines.append(
+            f"the machine had other work, {group['other_cpus']:.1f} CPU(s) of it on average: measure again without"
+        )
     return lines + list(dict.fromkeys(row["quality"]["note"] for row in group["rows"] if _note(row)))
 
 

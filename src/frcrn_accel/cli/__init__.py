@@ -11,6 +11,7 @@ from frcrn_accel._version import __version__
 from frcrn_accel.cli.backends import backends
 from frcrn_accel.cli.bench import bench
 from frcrn_accel.cli.build_engine import build_engine
+from frcrn_accel.cli.corpus import corpus
 from frcrn_accel.cli.denoise import denoise
 from frcrn_accel.cli.doctor import doctor
 from frcrn_accel.cli.evaluate import evaluate
@@ -32,6 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(denoise)
+app.command()(corpus)
 app.command()(live)
 app.command()(serve)
 app.command()(backends)

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from frcrn_accel.cli.options import AttenuationLimit, BackendName, Model, Precision, Threads
+from frcrn_accel.cli.options import AttenuationLimit, BackendName, Calibration, Model, Precision, Threads
 from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.errors import AudioError, FrcrnAccelError
 from frcrn_accel.models import DEFAULT_MODEL
@@ -49,10 +49,7 @@ def denoise(
     model: Model = DEFAULT_MODEL,
     backend: BackendName = "auto",
     precision: Precision = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Noisy speech, for a backend that measures ranges on it first."),
-    ] = None,
+    calibration: Calibration = None,
     threads: Threads = None,
     attenuation_limit_db: AttenuationLimit = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
@@ -125,9 +122,8 @@ def _make_folder(path: Path) -> None:
 
 def _plan(paths: list[Path], output: Path | None) -> list[_Job]:
     """Which file becomes which."""
-    from frcrn_accel.files import audio_suffixes
+    from frcrn_accel.files import audio_files, check_targets
 
-    suffixes = audio_suffixes()
     jobs: list[_Job] = []
     several = len(paths) > 1 or paths[0].is_dir()
     to_folder = output is not None and (several or output.is_dir())
@@ -137,11 +133,7 @@ def _plan(paths: list[Path], output: Path | None) -> list[_Job]:
         if path.is_dir():
             if output is None:
                 raise AudioError(f"{str(path)!r} is a folder: say with -o where its files go")
-            found = sorted(
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in suffixes and file.is_file() and output not in file.parents
-            )
+            found = audio_files(path, but_not_in=output)
             if not found:
                 raise AudioError(f"folder {str(path)!r} holds no audio files")
             jobs += [_Job(file, output / file.relative_to(path)) for file in found]
@@ -149,13 +141,7 @@ def _plan(paths: list[Path], output: Path | None) -> list[_Job]:
             jobs.append(_Job(path, path.with_name(f"{path.stem}.denoised{path.suffix}")))
         else:
             jobs.append(_Job(path, output / path.name if to_folder else output))
-    sources: dict[Path, Path] = {}
-    for job in jobs:
-        if job.target in sources:
-            raise AudioError(
-                f"{str(sources[job.target])!r} and {str(job.source)!r} would both become {str(job.target)!r}"
-            )
-        sources[job.target] = job.source
+    check_targets((str(job.source), str(job.target)) for job in jobs)
     return jobs
 
 

@@ -51,9 +51,9 @@ def live(
         ),
     ] = None,
     devices: Annotated[bool, typer.Option("--list-devices", help="List the devices and end.")] = False,
-    duration: Annotated[
+    duration_s: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", min=0, help="End after so many seconds. [default: until Ctrl-C]"),
+        typer.Option(min=0, help="End after so long, s. [default: until Ctrl-C]"),
     ] = None,
     sample_rate: Annotated[
         int | None, typer.Option(metavar="HZ", help="Rate to record at. [default: what the input device likes best]")
@@ -80,7 +80,7 @@ def live(
     console = Console(stderr=True, highlight=False)
     status, feed = LiveStatus(rate_hz), Feed(_MAX_WAITING_BLOCKS)
     playout = None if speaker is None else Playout(channels, hold=round(HEADROOM_S * rate_hz), dtype=np.float32)
-    samples = None if duration is None else round(duration * rate_hz)
+    samples = None if duration_s is None else round(duration_s * rate_hz)
     chunks: Iterable[NDArray[np.float32]] = feed if samples is None else first_samples(feed, samples)
     # All that can be refused is tried before anything is recorded. The sound card is closed last, with the file in
     # place: there are drivers that end the process when the card is gone.

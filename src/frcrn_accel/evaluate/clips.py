@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from frcrn_accel.audio import resample
 from frcrn_accel.errors import AudioError
-from frcrn_accel.files import audio_suffixes, open_audio
+from frcrn_accel.files import audio_files, open_audio
 
-__all__ = ["Clip", "read_clips"]
+__all__ = ["Clip", "read_channels", "read_clips"]
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,15 @@ def read_clips(folder: Path, sample_rate_hz: int, clean_folder: Path | None = No
     if clean_folder is None and (folder / "noisy").is_dir():
         noisy_folder = folder / "noisy"
         clean_folder = folder / "clean" if (folder / "clean").is_dir() else None
-    suffixes = audio_suffixes()
-    paths = sorted(path for path in noisy_folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
     clips: list[Clip] = []
-    for path in paths:
+    for path in audio_files(noisy_folder):
         name = path.relative_to(noisy_folder)
-        noisy = _read(path, sample_rate_hz)
+        noisy = read_channels(path, sample_rate_hz)
         clean = None
         if clean_folder is not None:
             if not (clean_folder / name).is_file():
                 raise AudioError(f"{str(path)!r} has no partner {str(clean_folder / name)!r}")
-            clean = _read(clean_folder / name, sample_rate_hz)
+            clean = read_channels(clean_folder / name, sample_rate_hz)
             if clean.shape != noisy.shape:
                 raise AudioError(f"{str(path)!r} and {str(clean_folder / name)!r} differ in length or channels")
         for channel, samples in enumerate(noisy):
@@ -82,12 +80,23 @@ def read_clips(folder: Path, sample_rate_hz: int, clean_folder: Path | None = No
     return clips
 
 
-def _read(path: Path, sample_rate_hz: int) -> NDArray[np.float32]:
-    """A whole file as `(channels, samples)`."""
+def read_channels(path: Path, sample_rate_hz: int, max_duration_s: float | None = None) -> NDArray[np.float32]:
+    """A file as `float32 (channels, samples)` at a rate.
+
+    Args:
+        path: The file.
+        sample_rate_hz: The rate wanted.
+        max_duration_s: Leave out what comes later; None for the whole file.
+
+    Raises:
+        AudioError: It cannot be read.
+    """
     file = open_audio(path)
-
-    def blocks() -> Iterator[NDArray[np.float32]]:
-        yield np.zeros((file.channels, 0), np.float32)
-        yield from resample(file.blocks(), file.sample_rate_hz, sample_rate_hz, file.channels)
-
-    return np.concatenate(list(blocks()), axis=1)
+    left = sys.maxsize if max_duration_s is None else round(max_duration_s * sample_rate_hz)
+    pieces = [np.zeros((file.channels, 0), np.float32)]
+    for block in resample(file.blocks(), file.sample_rate_hz, sample_rate_hz, file.channels):
+        pieces.append(block[:, :left])
+        left -= pieces[-1].shape[1]
+        if not left:
+            break
+    return np.concatenate(pieces, axis=1)

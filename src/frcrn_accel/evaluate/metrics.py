@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.errors import AudioError, MissingExtraError
 
-__all__ = ["Dnsmos", "bootstrap_interval", "dnsmos", "pesq_wb", "si_sdr_db", "stoi"]
+__all__ = ["Dnsmos", "bootstrap_interval", "dnsmos", "load_dnsmos", "pesq_wb", "si_sdr_db", "stoi"]
 
 SAMPLE_RATE_HZ = 16_000  # the only rate that wide-band PESQ has, and the model's
 _DNSMOS_SAMPLES = 144_160  # what it hears at a time
@@ -101,16 +101,26 @@ def dnsmos(audio: NDArray[Any]) -> Dnsmos:
         MissingExtraError: The `[eval]` extra is not installed.
         AudioError: There is no audio.
     """
-    try:
-        from speechmos import dnsmos as speechmos
-    except ImportError as error:
-        raise MissingExtraError("DNSMOS", "eval", error) from error
+    speechmos = load_dnsmos()
     if not audio.size:
         raise AudioError("DNSMOS cannot score this: no audio")
     # Repeated here: what the package does itself with short audio takes up to eight times as long.
     heard = np.resize(np.clip(audio, -1, 1), max(len(audio), _DNSMOS_SAMPLES))
     scores = speechmos.run(heard, SAMPLE_RATE_HZ)
     return Dnsmos(float(scores["sig_mos"]), float(scores["bak_mos"]), float(scores["ovrl_mos"]))
+
+
+def load_dnsmos() -> Any:
+    """The package that has the network.
+
+    Raises:
+        MissingExtraError: The `[eval]` extra is not installed.
+    """
+    try:
+        from speechmos import dnsmos as speechmos
+    except ImportError as error:
+        raise MissingExtraError("DNSMOS", "eval", error) from error
+    return speechmos
 
 
 def bootstrap_interval(values: NDArray[Any], seed: int = 0) -> tuple[float, float]:

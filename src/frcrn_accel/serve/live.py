@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -29,6 +30,7 @@ __all__ = ["MAX_MESSAGE_BYTES", "Streams"]
 MAX_MESSAGE_BYTES = 1 << 18
 _SAMPLE = np.dtype("<i2")
 _CLIENT_ERROR, _SERVER_ERROR, _RESTART, _TRY_AGAIN = 1008, 1011, 1012, 1013  # RFC 6455 and its registry
+_log = logging.getLogger("frcrn_accel.serve")
 _MOST = 1e9  # of any number in a message
 _START = {"sample_rate": int, "channels": int, "attenuation_limit_db": float, "lookahead_s": float}
 _MESSAGES: dict[str, Mapping[str, type]] = {
@@ -80,21 +82,29 @@ class Streams:
         """One of them, from its beginning to its end: the endpoint."""
         offered = SUBPROTOCOL in subprotocols_of(websocket.scope)
         await websocket.accept(SUBPROTOCOL if offered else None)
+        if self._open >= self._limits.max_streams:
+            detail = f"there are {self._open} streams already: try again later"
+            await self._end(websocket, _End(_TRY_AGAIN, "Too many streams", detail))
+            return
+        self._open += 1
         try:
-            if self._open >= self._limits.max_streams:
-                raise _End(_TRY_AGAIN, "Too many streams", f"there are {self._open} streams already: try again later")
-            self._open += 1
-            try:
-                await self._serve(websocket)
-            finally:
-                self._open -= 1
-        except _End as end:
-            note(websocket.scope, end.title.lower())
-            with suppress(WebSocketDisconnect, RuntimeError):
-                await self._send(websocket, {"type": "error", "title": end.title, "detail": end.detail})
-                await websocket.close(end.code)
+            await self._serve(websocket)
         except WebSocketDisconnect:
             note(websocket.scope, "the client left")
+        except _End as end:
+            await self._end(websocket, end)
+        except Exception:
+            _log.exception("a stream failed")
+            await self._end(websocket, _End(_SERVER_ERROR, "The server failed", "its log says how"))
+        finally:
+            self._open -= 1
+
+    async def _end(self, websocket: WebSocket, end: _End) -> None:
+        """Say why, and close."""
+        note(websocket.scope, end.title.lower())
+        with suppress(WebSocketDisconnect, RuntimeError):  # the client may have left by now
+            await self._send(websocket, {"type": "error", "title": end.title, "detail": end.detail})
+            await websocket.close(end.code)
 
     async def _serve(self, websocket: WebSocket) -> None:
         stream, group = await self._start(websocket)

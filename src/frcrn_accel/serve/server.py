@@ -135,6 +135,8 @@ class Server(uvicorn.Server):
             ws=_WebSocket,
             ws_max_size=MAX_MESSAGE_BYTES,
             ws_per_message_deflate=False,  # of no use for noise
+            # A stream that is held back is not read, nor are its answers to pings: it would be closed for being slow.
+            ws_ping_interval=None,
             lifespan="on",
             log_config=None,
             log_level=logging.WARNING,

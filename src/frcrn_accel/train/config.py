@@ -125,12 +125,14 @@ class Loss:
         complex_spectrum: Squared error of compressed complex spectra.
         magnitude: Squared error of compressed magnitudes.
         si_sdr: Minus SI-SDR, in units of 10 dB.
+        perceptual: What is lost to the ear, in points of PESQ's unmapped score.
         exponent: Of the compression.
     """
 
     complex_spectrum: float = 30.0
     magnitude: float = 70.0
     si_sdr: float = 1.0
+    perceptual: float = 0.25
     exponent: float = 0.3
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from frcrn_accel.atomic import replacing
 from frcrn_accel.audio import float_to_int, resample
 from frcrn_accel.errors import TrainingError
-from frcrn_accel.files import audio_suffixes, open_audio
+from frcrn_accel.files import audio_files, open_audio
 from frcrn_accel.model.topology import SAMPLE_RATE_HZ
 from frcrn_accel.train.config import Source
 
@@ -72,8 +72,7 @@ def prepare_source(source: Source, folder: Path, cache: Path) -> NDArray[np.int1
         AudioError: A file cannot be read.
     """
     path = folder / source.path
-    suffixes = audio_suffixes()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
+    files = [path] if path.is_file() else audio_files(path)
     if not files:
         raise TrainingError(f"source {str(path)!r} {'has no audio in it' if path.exists() else 'does not exist'}")
     digest = hashlib.sha256()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from frcrn_accel.train.config import Loss
+from frcrn_accel.train.perceptual import PerceptualDisturbance
 
 __all__ = ["DenoisingLoss"]
 
@@ -17,11 +18,11 @@ _SILENT_POWER = 1e-10
 
 
 class DenoisingLoss(torch.nn.Module):
-    """Errors of compressed spectra, and minus SI-SDR.
+    """Errors of compressed spectra, minus SI-SDR, and what is lost to the ear.
 
     The compressed complex spectrum and its magnitude: S. Braun, I. Tashev, "A consolidated view of loss functions for
-    supervised deep learning-based speech enhancement", 2020. A target without speech has no SI-SDR; the spectra alone
-    count there.
+    supervised deep learning-based speech enhancement", 2020. What is lost to the ear: `PerceptualDisturbance`. A
+    target without speech has neither that nor SI-SDR; the spectra alone count there.
 
     Args:
         weights: Of the parts.
@@ -32,6 +33,7 @@ class DenoisingLoss(torch.nn.Module):
     def __init__(self, weights: Loss) -> None:
         super().__init__()
         self.weights = weights
+        self.perceptual = PerceptualDisturbance()
         self.register_buffer("window", torch.hann_window(_WINDOW), persistent=False)
 
     def forward(self, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -42,10 +44,16 @@ class DenoisingLoss(torch.nn.Module):
             target: The same shape.
         """
         a, b = self._compressed(estimate), self._compressed(target)
+        spoken = target.square().sum(-1) > _SILENT_POWER * target.shape[-1]
+        ratio_db = lost = estimate.new_zeros(())
+        if spoken.any():
+            ratio_db = self._si_sdr_db(estimate[spoken], target[spoken]).mean()
+            lost = self.perceptual(estimate[spoken], target[spoken]).mean()
         parts = {
             "complex_spectrum": self.weights.complex_spectrum * (a - b).abs().square().mean(),
             "magnitude": self.weights.magnitude * (a.abs() - b.abs()).square().mean(),
-            "si_sdr": -self.weights.si_sdr * self._si_sdr_db(estimate, target) / 10,
+            "si_sdr": -self.weights.si_sdr * ratio_db / 10,
+            "perceptual": self.weights.perceptual * lost,
         }
         return {**parts, "loss": torch.stack(list(parts.values())).sum()}
 
@@ -56,12 +64,9 @@ class DenoisingLoss(torch.nn.Module):
 
     @staticmethod
     def _si_sdr_db(estimate: Tensor, target: Tensor) -> Tensor:
-        """Mean over the examples with speech; capped, so that those that are easy do not crowd out the others."""
-        energy = target.square().sum(-1)
-        spoken = energy > _SILENT_POWER * target.shape[-1]
-        energy = energy + _SILENT_POWER
+        """Of each example; capped, so that those that are easy do not crowd out the others."""
+        energy = target.square().sum(-1) + _SILENT_POWER
         aimed = (estimate * target).sum(-1, keepdim=True) / energy[:, None] * target
         error = (estimate - aimed).square().sum(-1)
         floor = energy * 10 ** (-_BEST_SI_SDR_DB / 10)
-        ratio_db = 10 * torch.log10((aimed.square().sum(-1) + _SILENT_POWER) / (error + floor))
-        return (ratio_db * spoken).sum() / spoken.sum().clamp_min(1)
+        return 10 * torch.log10((aimed.square().sum(-1) + _SILENT_POWER) / (error + floor))

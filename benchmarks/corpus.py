@@ -1,0 +1,285 @@
+"""Jobs over many files: what survives, and how fast they are.
+
+    python benchmarks/corpus.py kills [--count 20] [--files 60]
+    python benchmarks/corpus.py faults
+    python benchmarks/corpus.py ray [--files 60]
+    python benchmarks/corpus.py speed [--files 200] [--rounds 6]
+
+each with [--backend ort] and [--json OUT.json]. The files are pieces of examples/noisy.wav in six formats, from one
+second to a minute, at several rates, in one or two channels. Linux only.
+
+- `kills`: `frcrn-accel corpus` is killed (SIGKILL) at random moments, once in each job, and run again. The outputs
+  must be those of a job that was not killed, each with one line in the journal, and no process may be left.
+- `faults`: a worker is killed; the disk is full (a small tmpfs, for which it takes root) and then larger; the folder
+  is not writable (by a user without rights, if this one is root).
+- `ray`: the same job on a local Ray cluster with two actors, one of which is killed.
+- `speed`: the job, a loop over `Denoiser` as anyone would write it, and that loop with one thread, taking turns.
+  Whole commands, with loading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from frcrn_accel.bench import describe_machine, times_faster
+from frcrn_accel.models import sha256_of
+
+NOISY = Path(__file__).parents[1] / "examples" / "noisy.wav"
+FORMATS = ("wav", "flac", "ogg", "opus", "mp3", "aiff")
+RATES_HZ = (8_000, 16_000, 16_000, 44_100, 48_000)
+NOBODY = 65_534
+LOOP = """
+import sys
+from pathlib import Path
+from frcrn_accel import Denoiser
+source, target, backend, threads = sys.argv[1:]
+denoiser = Denoiser(backend=backend, threads=int(threads) or None)
+for path in sorted(Path(source).rglob("*.*")):
+    out = Path(target) / path.relative_to(source)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    denoiser.denoise_file(path, out)
+"""
+
+
+def make_files(folder: Path, count: int, longest_s: float = 60.0) -> float:
+    """Seeded lengths, most of them a few seconds; the seconds of audio."""
+    rng = np.random.default_rng(0)
+    audio, rate_hz = soundfile.read(NOISY, dtype="float32")
+    total_s = 0.0
+    for number in range(count):
+        length_s = float(np.clip(rng.lognormal(np.log(2.5), 0.8), 1, longest_s))
+        file_format = FORMATS[number % len(FORMATS)]
+        to_hz = 48_000 if file_format == "opus" else int(rng.choice(RATES_HZ))
+        start = int(rng.integers(len(audio)))
+        piece = np.resize(np.roll(audio, -start), round(length_s * rate_hz))
+        piece = soxr.resample(piece, rate_hz, to_hz)
+        if number % 5 == 0:
+            piece = np.stack([piece, 0.5 * piece], axis=1)
+        path = folder / f"speaker{number % 7}" / f"{number:04}.{file_format}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(
+            path,
+            piece,
+            to_hz,
+            format="OGG" if file_format == "opus" else None,
+            subtype="OPUS" if file_format == "opus" else None,
+        )
+        total_s += length_s
+    return total_s
+
+
+def command(source: Path, out: Path, backend: str, *more: str) -> list[str]:
+    return [sys.executable, "-m", "frcrn_accel", "corpus", str(source), str(out), "--backend", backend, *more]
+
+
+def digests(out: Path) -> dict[str, str]:
+    return {
+        path.relative_to(out).as_posix(): sha256_of(path)
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.name != "corpus.jsonl"
+    }
+
+
+def check_whole(out: Path, expected: dict[str, str]) -> None:
+    """The outputs, nothing else, and a line for each."""
+    assert digests(out) == expected, f"{out} differs"
+    assert not (out / ".corpus").exists(), "files are left that are not at their names"
+    lines = [json.loads(line) for line in (out / "corpus.jsonl").read_text().splitlines()[1:]]
+    made = [line["output"] for line in lines if line["error"] is None]
+    assert sorted(made) == sorted(expected), "something was lost, or done twice"
+
+
+def workers_of(pid: int) -> list[int]:
+    """Processes below a process."""
+    found: list[int] = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if parent == pid:
+            found += [int(path.parent.name), *workers_of(int(path.parent.name))]
+    return found
+
+
+def show_kills(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    source = folder / "in"
+    make_files(source, options.files, longest_s=8)
+    began = time.perf_counter()
+    subprocess.run(command(source, folder / "whole", options.backend), check=True, stderr=subprocess.DEVNULL)
+    whole_s = time.perf_counter() - began
+    expected = digests(folder / "whole")
+    rng = np.random.default_rng(1)
+    rows = []
+    for number, moment_s in enumerate(rng.uniform(0, whole_s, options.count)):
+        out = folder / f"out{number}"
+        job = subprocess.Popen(command(source, out, options.backend), stderr=subprocess.DEVNULL)
+        workers: list[int] = []
+        try:
+            job.wait(moment_s)
+        except subprocess.TimeoutExpired:
+            workers = workers_of(job.pid)
+            job.kill()
+            job.wait()
+        journal = out / "corpus.jsonl"
+        before = max(0, len(journal.read_bytes().splitlines()) - 1) if journal.exists() else 0
+        again = subprocess.run(command(source, out, options.backend), check=True, capture_output=True, text=True)
+        check_whole(out, expected)
+        left = [worker for worker in workers if Path(f"/proc/{worker}").exists()]
+        assert not left, f"processes are left: {left}"
+        rows.append({"killed_after_s": moment_s, "lines_before": before, "said": again.stderr.splitlines()[-1]})
+        print(f"killed after {moment_s:5.2f} s of {whole_s:.2f}, {before} lines: {rows[-1]['said']}", flush=True)
+    print(f"{len(rows)} jobs killed and run again: all outputs are those of a job that was not")
+    return {"files": options.files, "whole_s": whole_s, "kills": rows}
+
+
+def show_faults(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    source = folder / "in"
+    make_files(source, options.files, longest_s=8)
+    subprocess.run(command(source, folder / "whole", options.backend), check=True, stderr=subprocess.DEVNULL)
+    expected = digests(folder / "whole")
+    found: dict[str, Any] = {"files": options.files}
+
+    out = folder / "killed"
+    job = subprocess.Popen(command(source, out, options.backend, "--workers", "2"), stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: lines_in(out) > 5, job)
+    victims = [pid for pid in workers_of(job.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(victims[0], signal.SIGKILL)
+    _, err = job.communicate()
+    assert job.returncode == 0, err
+    check_whole(out, expected)
+    found["a worker killed"] = err.splitlines()[-1]
+
+    disk = folder / "disk"
+    disk.mkdir()
+    need = sum(path.stat().st_size for path in (folder / "whole").rglob("*.*"))
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={need // 2}", "none", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        found["a full disk"] = "not tried: no right to mount a small one"
+    else:
+        try:
+            run = subprocess.run(command(source, disk, options.backend), capture_output=True, text=True, check=False)
+            errors = [line for line in run.stderr.splitlines() if line.startswith("frcrn-accel: error: ")]
+            assert (run.returncode, len(errors)) == (2, 1), run.stderr
+            assert all(digest == expected[name] for name, digest in digests(disk).items())
+            half = len(digests(disk))
+            subprocess.run(["mount", "-o", f"remount,size={4 * need}", str(disk)], check=True)
+            subprocess.run(command(source, disk, options.backend), capture_output=True, check=True)
+            check_whole(disk, expected)
+            found["a full disk"] = f"{errors[0]} ({half} files were done; on a larger one the others followed)"
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+
+    folder.chmod(0o755)
+    closed = folder / "closed"
+    closed.mkdir(mode=0o555)
+    user: dict[str, Any] = {"user": NOBODY} if os.geteuid() == 0 else {}
+    run = subprocess.run(
+        command(source, closed, options.backend), capture_output=True, text=True, check=False, cwd="/", **user
+    )
+    assert (run.returncode, run.stderr.count("\n")) == (2, 1), run.stderr
+    found["a folder that is not writable"] = run.stderr.strip()
+    for what, said in found.items():
+        print(f"{what}: {said}")
+    return found
+
+
+def lines_in(out: Path) -> int:
+    journal = out / "corpus.jsonl"
+    return journal.read_bytes().count(b"\n") - 1 if journal.exists() else 0
+
+
+def wait_for(condition: Callable[[], bool], job: subprocess.Popen[str]) -> None:
+    while not condition():
+        assert job.poll() is None, "the job ended before that"
+        time.sleep(0.01)
+
+
+def show_ray(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    source = folder / "in"
+    make_files(source, options.files, longest_s=8)
+    subprocess.run(command(source, folder / "whole", options.backend), check=True, stderr=subprocess.DEVNULL)
+    expected = digests(folder / "whole")
+    out = folder / "ray"
+    more = ("--engine", "ray", "--workers", "2", "--threads", "1")
+    job = subprocess.Popen(command(source, out, options.backend, *more), stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: lines_in(out) > options.files // 4, job)
+    actors = [pid for pid in workers_of(job.pid) if b"MapWorker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(actors[0], signal.SIGKILL)
+    at = lines_in(out)
+    _, err = job.communicate()
+    assert job.returncode == 0, err
+    check_whole(out, expected)
+    said = err.splitlines()[-1]
+    print(f"one of {len(actors)} actors killed after {at} of {options.files} files: {said}")
+    return {"files": options.files, "actors": len(actors), "killed_after_files": at, "said": said}
+
+
+def show_speed(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    source = folder / "in"
+    audio_s = make_files(source, options.files)
+    loop = [sys.executable, "-c", LOOP, str(source)]
+    variants: dict[str, Callable[[Path], list[str]]] = {
+        "a loop, one thread": lambda out: [*loop, str(out), options.backend, "1"],
+        "a loop, all threads": lambda out: [*loop, str(out), options.backend, "0"],
+        "frcrn-accel corpus": lambda out: command(source, out, options.backend),
+    }
+    times_s: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(options.rounds):
+        for name, variant in variants.items():
+            out = folder / f"{name.replace(' ', '-')}-{number}"
+            began = time.perf_counter()
+            subprocess.run(variant(out), check=True, stderr=subprocess.DEVNULL)
+            times_s[name].append(time.perf_counter() - began)
+            print(f"round {number + 1}: {name}: {times_s[name][-1]:.1f} s", file=sys.stderr, flush=True)
+    made = [digests(folder / f"{name.replace(' ', '-')}-0") for name in variants]
+    assert made[0] == made[1] == made[2], "the outputs differ"
+    print(describe_machine())
+    print(
+        f"{options.files} files, {audio_s:.0f} s of audio, frcrn-small on {options.backend}, {options.rounds} rounds"
+    )
+    print("| | median, s | aggregate real-time factor | corpus is so many times faster |")
+    print("|---|---|---|---|")
+    corpus = times_s["frcrn-accel corpus"]
+    for name, times in times_s.items():
+        ratio = times_faster(corpus, times) if name != "frcrn-accel corpus" and options.rounds >= 6 else ""
+        print(f"| {name} | {median(times):.1f} | {median(times) / audio_s:.4f} | {ratio} |")
+    return {"files": options.files, "audio_s": audio_s, "machine": str(describe_machine()), "times_s": times_s}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shows = {"kills": show_kills, "faults": show_faults, "ray": show_ray, "speed": show_speed}
+    parser.add_argument("show", choices=shows)
+    parser.add_argument("--files", type=int)
+    parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--backend", default="ort")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    options.files = options.files or (200 if options.show == "speed" else 60)
+    with tempfile.TemporaryDirectory() as name:
+        found = shows[options.show](Path(name), options)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""`frcrn-accel corpus`."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from frcrn_accel.cli.options import AttenuationLimit, BackendName, Calibration, Model, Precision
+from frcrn_accel.cli.report import report_file
+from frcrn_accel.corpus import CorpusReport, Shard, denoise_corpus
+from frcrn_accel.models import DEFAULT_MODEL
+
+__all__ = ["corpus"]
+
+_STOPPED = 130  # what a shell says of a command that Ctrl-C ended
+
+
+def corpus(
+    inputs: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN",
+            help="A folder; a .txt list of files; or a .jsonl manifest with input, and output if need be.",
+        ),
+    ],
+    out: Annotated[
+        str, typer.Argument(metavar="OUT", help="Folder for the same tree; with a journal, corpus.jsonl.")
+    ],
+    model: Model = DEFAULT_MODEL,
+    backend: BackendName = "auto",
+    precision: Precision = None,
+    calibration: Calibration = None,
+    attenuation_limit_db: AttenuationLimit = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Files at a time. [default: one for each CPU, if memory allows]")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of each worker. [default: the CPUs, shared out]")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Windows for one call of the engine. [default: what suits the backend]")
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(metavar="N/COUNT", help="Do this part of the job, as 3/16; others do the others.")
+    ] = "1/1",
+    dnsmos: Annotated[bool, typer.Option("--dnsmos", help="Score each file before and after with DNSMOS.")] = False,
+    skip_clean: Annotated[
+        float | None,
+        typer.Option(metavar="MOS", min=1, max=5, help="Copy files with at least this DNSMOS OVRL as they are."),
+    ] = None,
+    tar: Annotated[
+        int | None,
+        typer.Option(
+            metavar="FILES", min=1, help="Write WebDataset tars of so many files. [default: a file for each]"
+        ),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Where workers are: local, this machine, or ray, a cluster.")] = "local",
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each worker, of Ray's; a share, too.")] = 0,
+    journal: Annotated[
+        Path | None, typer.Option(metavar="J.jsonl", help="The journal, if OUT is a URL. [default: in OUT]")
+    ] = None,
+    report: Annotated[Path | None, typer.Option("--json", metavar="R.json", help="Write the final report.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is in OUT, the journal too, and R.json: begin anew.")
+    ] = False,
+) -> None:
+    """Denoise many files. A job that was stopped, or killed, goes on when it is run again."""
+    console = Console(stderr=True, highlight=False)
+    latest: CorpusReport | None = None
+
+    with report_file(report, overwrite) as path:
+        try:
+            with _terminating(), _progress(console) as show:
+
+                def note(so_far: CorpusReport) -> None:
+                    nonlocal latest
+                    latest = so_far
+                    show(so_far)
+
+                latest = denoise_corpus(
+                    inputs,
+                    out,
+                    {
+                        "model": model,
+                        "backend": backend,
+                        "precision": precision,
+                        "calibration": calibration,
+                        "attenuation_limit_db": attenuation_limit_db,
+                        "batch_size": batch_size,
+                    },
+                    engine=engine,
+                    workers=workers,
+                    threads=threads,
+                    gpus=gpus,
+                    shard=Shard.parse(shard),
+                    files_per_tar=tar,
+                    dnsmos=dnsmos,
+                    skip_clean=skip_clean,
+                    journal=journal,
+                    overwrite=overwrite,
+                    progress=note,
+                )
+        except KeyboardInterrupt:
+            if latest is not None:
+                _tell(latest, console)
+            console.print("stopped; the same command goes on")
+            raise typer.Exit(_STOPPED) from None
+        if path is not None:
+            path.write_text(json.dumps(latest.to_json(), indent=2) + "\n", encoding="utf-8")
+    for source, error in latest.failed.items():
+        console.print(f"failed: {source}: {error}", markup=False, soft_wrap=True)
+    _tell(latest, console)
+    if latest.failed:
+        raise typer.Exit(1)
+
+
+def _tell(report: CorpusReport, console: Console) -> None:
+    """What became of a job, in a line."""
+    factor = report.real_time_factor
+    parts = [
+        f"{report.before + report.done} of {report.files} files done",
+        f"{report.before} of them before" if report.before else "",
+        f"{len(report.failed)} failed" if report.failed else "",
+        f"{report.copied} clean and copied" if report.copied else "",
+        f"{_length(report.audio_s)} of audio in {_length(report.wall_s)}" if report.audio_s else "",
+        f"real-time factor {factor:.4f}" if factor is not None else "",
+        f"{report.clipped_samples} samples clipped in {report.clipped_files} files" if report.clipped_files else "",
+    ]
+    console.print(", ".join(part for part in parts if part), markup=False, soft_wrap=True)
+
+
+def _length(time_s: float) -> str:
+    return f"{time_s / 3600:.1f} h" if time_s >= 3600 else f"{time_s:.1f} s"
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[CorpusReport], None]]:
+    """A bar, on a terminal, and a line that says what denoises."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task("", total=None)
+        said = ""
+
+        def show(report: CorpusReport) -> None:
+            nonlocal said
+            if report.engine != said:
+                said = report.engine
+                console.print(said, markup=False, soft_wrap=True)
+            factor = report.real_time_factor
+            texts = ["" if factor is None else f"RTF {factor:.4f}", f"{len(report.failed)} failed"]
+            bars.update(
+                bar,
+                total=report.files - report.before,
+                completed=report.done + len(report.failed),
+                description=", ".join(text for text in texts if not text.startswith("0 ")),
+            )
+
+        yield show
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """Take a request to terminate as a Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,66 @@
+"""Engines that end their process, as the system does when memory runs out."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from frcrn_accel import ModelFile, Session
+from frcrn_accel.testing import FunctionBackend
+
+__all__ = ["FIRST", "MARK", "DyingBackend", "DyingOnceBackend", "DyingWhenLoadedBackend"]
+
+LONG_SAMPLES = 32_000  # audio of this length and more is what they die of
+MARK = "FRCRN_ACCEL_TEST_MARK"
+FIRST = "FRCRN_ACCEL_TEST_FIRST"
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dying(audio: np.ndarray) -> np.ndarray:
+    if audio.shape[-1] >= LONG_SAMPLES:
+        die()
+    return audio.copy()
+
+
+def dying_once(audio: np.ndarray) -> np.ndarray:
+    """The mark is a file that is there as long as it is to die."""
+    if audio.shape[-1] >= LONG_SAMPLES and Path(os.environ[MARK]).exists():
+        Path(os.environ[MARK]).unlink()
+        die()
+    return audio.copy()
+
+
+class DyingBackend(FunctionBackend):
+    """Dies of long audio, each time."""
+
+    name: ClassVar[str] = "dying"
+
+    def __init__(self) -> None:
+        super().__init__(dying)
+
+
+class DyingOnceBackend(FunctionBackend):
+    """Dies of long audio, once."""
+
+    name: ClassVar[str] = "dying-once"
+
+    def __init__(self) -> None:
+        super().__init__(dying_once)
+
+
+class DyingWhenLoadedBackend(FunctionBackend):
+    """Dies while it loads a model, but not in the process that is the first."""
+
+    name: ClassVar[str] = "dying-when-loaded"
+
+    def load(self, model: ModelFile, threads: int) -> Session:
+        if os.environ[FIRST] != str(os.getpid()):
+            die()
+        return super().load(model, threads)

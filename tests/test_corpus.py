@@ -1,0 +1,654 @@
+"""Many files: plans, the journal, workers that die, jobs that are killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import io
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from itertools import chain
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import soundfile
+
+from dying import FIRST, MARK, DyingBackend, DyingOnceBackend, DyingWhenLoadedBackend
+from frcrn_accel import AudioError, CorpusError, Denoiser, cli
+from frcrn_accel.bench import Setting
+from frcrn_accel.corpus import CorpusReport, Entry, Shard, denoise_corpus
+from frcrn_accel.corpus.journal import Journal, part_name
+from frcrn_accel.corpus.plan import Job, Task, in_tars, read_inputs
+from frcrn_accel.corpus.sizing import choose_setting, fit_workers
+from frcrn_accel.corpus.work import Work, Worker
+from frcrn_accel.memory import available_memory_bytes
+from frcrn_accel.models import sha256_of
+from frcrn_accel.testing import FunctionBackend
+
+PLAIN = {"backend": FunctionBackend}  # gives what it gets
+ONE = {"workers": 1, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory, noisy) -> Path:
+    """Five recordings in three formats, a text with the name of a recording, and a text."""
+    folder = tmp_path_factory.mktemp("tree")
+    (folder / "a/b").mkdir(parents=True)
+    for count, name in enumerate(["one.wav", "two.flac", "a/three.MP3", "a/b/four.wav", "a/b/five.flac"]):
+        audio = noisy[count * 8_000 : count * 8_000 + 6_000 + 500 * count]
+        soundfile.write(folder / name, audio, 16_000, format=Path(name).suffix[1:].upper())
+    (folder / "a/broken.wav").write_text("no audio")
+    (folder / "notes.txt").write_text("no audio and no such suffix")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(tree, tmp_path_factory) -> dict[str, str]:
+    """Digests of what `Denoiser` makes of each recording."""
+    folder = tmp_path_factory.mktemp("expected")
+    digests = {}
+    for name in ["one.wav", "two.flac", "a/three.MP3", "a/b/four.wav", "a/b/five.flac"]:
+        target = folder / Path(name).name
+        Denoiser(backend=FunctionBackend()).denoise_file(tree / name, target)
+        digests[name] = sha256_of(target)
+    return digests
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["frcrn-accel", "corpus", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        err = capsys.readouterr().err
+        assert "Traceback" not in err
+        return exit_.value.code, err
+
+    return run
+
+
+def digests(out: Path) -> dict[str, str]:
+    """Of all files but the journal."""
+    return {
+        path.relative_to(out).as_posix(): sha256_of(path)
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.name != "corpus.jsonl"
+    }
+
+
+def lines(out: Path) -> list[dict]:
+    """Of the journal, but the first."""
+    return [json.loads(line) for line in (out / "corpus.jsonl").read_text().splitlines()[1:]]
+
+
+class TestInputs:
+    def test_a_folder(self, tree, tmp_path):
+        jobs = read_inputs(str(tree), str(tmp_path))
+        names = ["a/b/five.flac", "a/b/four.wav", "a/broken.wav", "a/three.MP3", "one.wav", "two.flac"]
+        assert jobs == [Job(str(tree / name), name) for name in names]
+
+    def test_outputs_in_the_input_folder_are_no_inputs(self, tmp_path, noisy):
+        for name in ("a.wav", "out/a.wav", "out/x/b.wav", "outer/c.wav"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(tmp_path / name, noisy[:100], 16_000)
+        jobs = read_inputs(str(tmp_path), str(tmp_path / "out"))
+        assert [job.output for job in jobs] == ["a.wav", "outer/c.wav"]
+
+    def test_a_list(self, tmp_path):
+        path = tmp_path / "files.txt"
+        path.write_bytes("\ufeffb/ü.wav\r\n\n/data/x.flac\ns3://bucket/k/y.ogg\nhttps://host/z.mp3?key=1\n".encode())
+        assert read_inputs(str(path), "out") == [
+            Job(str(tmp_path / "b/ü.wav"), "b/ü.wav"),
+            Job("s3://bucket/k/y.ogg", "bucket/k/y.ogg"),
+            Job("/data/x.flac", "data/x.flac"),
+            Job("https://host/z.mp3?key=1", "host/z.mp3"),
+        ]
+
+    def test_a_manifest(self, tmp_path):
+        path = tmp_path / "files.jsonl"
+        path.write_text('{"input": "a.wav", "speaker": 3}\n{"input": "../b.wav", "output": "c/b.flac"}\n')
+        assert read_inputs(str(path), "out") == [
+            Job(str(tmp_path / "a.wav"), "a.wav"),
+            Job(str(tmp_path / "../b.wav"), "c/b.flac"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("f.txt", b"", "names no audio files"),
+            ("f.txt", b"\xff\xfe\0\0", r"is no text in UTF-8: .* at byte 0"),
+            ("f.txt", b"../a.wav", r"line 1: '\.\./a\.wav' is no name below the output folder"),
+            ("f.txt", b"a.wav\na.wav", r"would both become 'a\.wav'"),
+            ("f.txt", b"a/../../b.wav", "is no name below the output folder"),
+            ("f.txt", b".corpus/lock.wav", "is no name below the output folder"),
+            ("f.jsonl", b'{"input": "a.wav"}\n{"input": ', "line 2: no JSON"),
+            ("f.jsonl", b"[" * 100_000, "line 1: no JSON"),
+            ("f.jsonl", b'["a.wav"]', r'line 1: expected {"input": PATH}'),
+            ("f.jsonl", b'{"input": 3}', r'line 1: expected {"input": PATH}'),
+            ("f.jsonl", b'{"input": "a.wav", "output": 3}', r'line 1: expected {"input": PATH}'),
+            ("f.jsonl", b'{"input": "a.wav", "output": "/etc/a.wav"}', "is no name below the output folder"),
+            ("f.jsonl", b'{"input": "a.wav", "output": ".."}', "is no name below the output folder"),
+            ("f.wav", b"x", "is no folder: give a folder, a list"),
+        ],
+    )
+    def test_what_is_wrong(self, tmp_path, name, content, message):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises((CorpusError, AudioError), match=message):
+            read_inputs(str(tmp_path / name), "out")
+
+    def test_what_is_not_there(self, tmp_path):
+        with pytest.raises(CorpusError, match="does not exist"):
+            read_inputs(str(tmp_path / "none"), "out")
+        with pytest.raises(CorpusError, match="cannot be read: No such file"):
+            read_inputs(str(tmp_path / "none.txt"), "out")
+        with pytest.raises(CorpusError, match="names no audio files"):
+            read_inputs(str(tmp_path), "out")
+        with pytest.raises(CorpusError, match="are one folder"):
+            read_inputs(str(tmp_path), str(tmp_path))
+
+
+class TestShards:
+    def test_they_are_disjoint_and_complete(self):
+        names = [f"{number:04}.wav" for number in range(500)]
+        parts = [[name for name in names if Shard(number, 16).holds(name)] for number in range(1, 17)]
+        assert sorted(chain(*parts)) == names
+        assert all(15 < len(part) < 50 for part in parts)  # 31 on average
+
+    def test_a_file_stays_in_its_shard(self):
+        # These may never change: a job that is under way would lose files and do others twice.
+        assert [name for name in ("a.wav", "b/c.flac", "ü.wav", "d.mp3") if Shard(1, 3).holds(name)] == [
+            "a.wav",
+            "b/c.flac",
+        ]
+
+    @pytest.mark.parametrize("text", ["", "3", "0/4", "5/4", "1/0", "-1/4", "1/2/3", "a/b"])
+    def test_what_is_none(self, text):
+        with pytest.raises(CorpusError, match="is no shard: give one as 3/16"):
+            Shard.parse(text)
+
+    def test_each_has_a_journal(self, tree, expected, tmp_path):
+        for number in (1, 2):
+            denoise_corpus(tree, tmp_path, PLAIN, shard=Shard(number, 2), **ONE)
+        journals = sorted(tmp_path.glob("*.jsonl"))
+        assert [path.name for path in journals] == ["corpus-1-of-2.jsonl", "corpus-2-of-2.jsonl"]
+        found = {name: digest for name, digest in digests(tmp_path).items() if not name.endswith(".jsonl")}
+        assert found == expected
+
+
+class TestJob:
+    def test_a_tree(self, tree, expected, tmp_path):
+        seen = []
+        out = tmp_path / "x/out"
+        report = denoise_corpus(tree, out, PLAIN, workers=2, progress=lambda so_far: seen.append(so_far.done))
+        assert digests(out) == expected
+        assert (report.files, report.before, report.done, report.copied) == (6, 0, 5, 0)
+        assert list(report.failed) == [str(tree / "a/broken.wav")]
+        assert "cannot be read as audio" in report.failed[str(tree / "a/broken.wav")]
+        assert report.audio_s == pytest.approx(sum(soundfile.info(out / name).duration for name in expected))
+        assert report.real_time_factor == report.wall_s / report.audio_s > 0
+        assert seen == sorted(seen)
+        assert seen[-1] == 5
+        assert sorted(path.name for path in out.iterdir()) == ["a", "corpus.jsonl", "one.wav", "two.flac"]
+
+    def test_the_journal(self, tree, expected, tmp_path):
+        denoise_corpus(tree, tmp_path, PLAIN, **ONE)
+        entries = {line["output"]: line for line in lines(tmp_path)}
+        assert {name: line["sha256"] for name, line in entries.items()} == expected | {"a/broken.wav": None}
+        one = entries["one.wav"]
+        assert set(one) == {field.name for field in dataclasses.fields(Entry)}
+        assert one["input"] == str(tree / "one.wav")
+        assert one["duration_s"] == 6_000 / 16_000
+        assert one["real_time_factor"] == one["processing_s"] / one["duration_s"]
+        assert one["error"] is None
+        head = json.loads((tmp_path / "corpus.jsonl").read_text().splitlines()[0])
+        assert head["settings"]["precision"] == "fp32"
+
+    def test_a_second_run_does_nothing_but_what_failed(self, tree, expected, tmp_path):
+        denoise_corpus(tree, tmp_path, PLAIN, **ONE)
+        times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.name != "corpus.jsonl"}
+        report = denoise_corpus(tree, tmp_path, PLAIN, **ONE)
+        assert (report.files, report.before, report.done, len(report.failed)) == (6, 5, 0, 1)
+        assert times == {path: path.stat().st_mtime_ns for path in times}
+        assert digests(tmp_path) == expected
+
+    def test_an_output_that_was_lost_is_made_again(self, tree, expected, tmp_path):
+        denoise_corpus(tree, tmp_path, PLAIN, **ONE)
+        (tmp_path / "a/three.MP3").unlink()
+        report = denoise_corpus(tree, tmp_path, PLAIN, **ONE)
+        assert (report.before, report.done) == (4, 1)
+        assert digests(tmp_path) == expected
+
+    def test_other_settings_are_an_error(self, tree, tmp_path):
+        denoise_corpus(tree, tmp_path, PLAIN, **ONE)
+        before = (tmp_path / "corpus.jsonl").read_bytes()
+        with pytest.raises(
+            CorpusError, match=r"other settings: attenuation_limit_db was None and is '6\.0'; .* --overwrite"
+        ):
+            denoise_corpus(tree, tmp_path, {**PLAIN, "attenuation_limit_db": 6.0}, **ONE)
+        assert (tmp_path / "corpus.jsonl").read_bytes() == before
+        report = denoise_corpus(tree, tmp_path, {**PLAIN, "attenuation_limit_db": 6.0}, overwrite=True, **ONE)
+        assert (report.before, report.done) == (0, 5)
+
+    def test_outputs_of_others_are_not_replaced_unasked(self, tree, expected, tmp_path):
+        (tmp_path / "one.wav").write_bytes(b"precious")
+        report = denoise_corpus(tree, tmp_path, PLAIN, **ONE)
+        assert report.failed[str(tree / "one.wav")] == "'one.wav' exists: begin anew with --overwrite"
+        assert (tmp_path / "one.wav").read_bytes() == b"precious"
+        denoise_corpus(tree, tmp_path, PLAIN, overwrite=True, **ONE)
+        assert digests(tmp_path) == expected
+
+    def test_what_was_begun_with_overwrite_goes_on_without(self, tree, expected, tmp_path):
+        for name in expected:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(b"old")
+
+        def stop(report: CorpusReport) -> None:
+            if report.done == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            denoise_corpus(tree, tmp_path, PLAIN, overwrite=True, progress=stop, **ONE)
+        assert sum(digest not in expected.values() for digest in digests(tmp_path).values()) == 3
+        report = denoise_corpus(tree, tmp_path, PLAIN, **ONE)
+        assert (report.before, report.done) == (2, 3)
+        assert digests(tmp_path) == expected
+
+    def test_one_job_at_a_time(self, tree, tmp_path):
+        def another(report: CorpusReport) -> None:
+            with pytest.raises(CorpusError, match="another job is at"):
+                denoise_corpus(tree, tmp_path, PLAIN, **ONE)
+
+        report = denoise_corpus(tree, tmp_path, PLAIN, progress=another, **ONE)
+        assert report.done == 5
+        assert not (tmp_path / ".corpus").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"engine": "slurm"}, "no engine 'slurm': there are local, ray"),
+            ({"gpus": 1}, "give engine 'ray'"),
+            ({"journal": "j.jsonl"}, "the journal of a local folder is in it"),
+        ],
+    )
+    def test_arguments_without_effect(self, tree, tmp_path, arguments, message):
+        with pytest.raises(CorpusError, match=message):
+            denoise_corpus(tree, tmp_path / "out", PLAIN, **arguments)
+        assert not (tmp_path / "out").exists()
+
+
+class TestKilled:
+    """Jobs that are killed, in a process of their own, and go on in this one."""
+
+    STEPS: ClassVar = {
+        "before the line": "journal.Journal.add = lambda self, entries: die()",
+        "within the line": "journal.Journal.add = lambda self, entries: (self._file.write(b'{\"inp'), die())",
+        "between line and name": "journal.Journal.place = lambda self, output: die()",
+        "after the name": "place = journal.Journal.place\njournal.Journal.place = lambda s, o: (place(s, o), die())",
+        "within the first line": "journal.Journal._opened = lambda self: (self.path.write_bytes(b'{\"cor'), die())",
+    }
+
+    @pytest.mark.parametrize("step", STEPS)
+    def test_at_each_step(self, tree, expected, tmp_path, step):
+        code = (
+            "import os, signal, sys\n"
+            "from frcrn_accel.corpus import denoise_corpus, journal\n"
+            "from frcrn_accel.testing import FunctionBackend\n"
+            "count = 0\n"
+            "def die():\n"
+            "    os.kill(os.getpid(), signal.SIGKILL)\n"
+            f"{self.STEPS[step]}\n"
+            "if __name__ == '__main__':\n"
+            "    denoise_corpus(*sys.argv[1:], {'backend': FunctionBackend}, workers=2, threads=1)\n"
+        )
+        script = tmp_path / "job.py"
+        script.write_text(code)
+        out = tmp_path / "out"
+        done = subprocess.run([sys.executable, str(script), str(tree), str(out)], timeout=60, check=False)
+        assert done.returncode == -signal.SIGKILL
+        begun = digests(out)
+        report = denoise_corpus(tree, out, PLAIN, **ONE)
+        assert {name: digest for name, digest in digests(out).items() if name in expected} == expected
+        assert sorted(path.name for path in out.iterdir()) == ["a", "corpus.jsonl", "one.wav", "two.flac"]
+        assert report.before + report.done == 5
+        # Nothing was done twice: each output has one line.
+        made = [line["output"] for line in lines(out) if line["error"] is None]
+        assert sorted(made) == sorted(expected)
+        if step == "between line and name":
+            assert report.before >= 1
+            assert not any(name in expected for name in begun)
+
+    def test_a_line_cut_at_any_byte_is_dropped(self, tmp_path):
+        settings = {"precision": "fp32"}
+        out = tmp_path / "out"
+        with Journal(out / "corpus.jsonl", out, settings, begin_anew=False) as journal:
+            for name in ("a.wav", "b.wav"):
+                (journal.parts / part_name(name)).write_bytes(b"audio")
+                journal.add([Entry("in", name, sha256=sha256_of(journal.parts / part_name(name)))])
+                journal.place(name)
+        whole = (out / "corpus.jsonl").read_bytes()
+        head, first, _ = whole.splitlines(keepends=True)
+        for cut in {*range(0, len(whole), 7), *range(len(head + first) - 3, len(whole) + 1)}:
+            (out / "corpus.jsonl").write_bytes(whole[:cut])
+            with Journal(out / "corpus.jsonl", out, settings, begin_anew=False) as journal:
+                has = [journal.has(Task(name, (Job("in", name),))) for name in ("a.wav", "b.wav")]
+            assert has == [cut >= len(head + first), cut >= len(whole)], cut
+            kept = head if cut < len(head + first) else head + first if cut < len(whole) else whole
+            assert (out / "corpus.jsonl").read_bytes() == kept, cut
+
+    @pytest.mark.parametrize("content", [b"precious notes", b'{"a": 1}\n', b"a\nb\n", b'{"corpus": 99}\n', b"\xff\n"])
+    @pytest.mark.parametrize("begin_anew", [False, True])
+    def test_what_is_no_journal_is_left_alone(self, tmp_path, content, begin_anew):
+        (tmp_path / "corpus.jsonl").write_bytes(content)
+        with pytest.raises(CorpusError, match="move it away"):
+            Journal(tmp_path / "corpus.jsonl", tmp_path, {}, begin_anew=begin_anew)
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == [content]
+
+    def test_a_damaged_line(self, tmp_path):
+        Journal(tmp_path / "corpus.jsonl", tmp_path, {}, begin_anew=False).__exit__(None, None, None)
+        with (tmp_path / "corpus.jsonl").open("a") as file:
+            file.write('{"input": "a.wav"}\n')
+        with pytest.raises(CorpusError, match="is damaged"):
+            Journal(tmp_path / "corpus.jsonl", tmp_path, {}, begin_anew=False)
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_ctrl_c_stops_and_the_same_command_goes_on(self, run, tree, tmp_path, monkeypatch, number):
+        count = CorpusReport.count
+
+        def counting(report: CorpusReport, entry: Entry) -> None:
+            count(report, entry)
+            if report.done == 2:
+                os.kill(os.getpid(), number)
+
+        arguments = (tree, tmp_path / "out", "--workers", 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(CorpusReport, "count", counting)
+            code, err = run(*arguments)
+        assert code == 130
+        assert err.splitlines()[-1] == "stopped; the same command goes on"
+        assert "of 6 files done" in err
+        assert multiprocessing.active_children() == []
+        assert not (tmp_path / "out/.corpus").exists()
+        code, err = run(*arguments)
+        assert code == 1
+        assert "5 of 6 files done" in err
+
+
+class TestWorkersThatDie:
+    @pytest.fixture
+    def files(self, tmp_path, noisy) -> Path:
+        """Four short files and a long one."""
+        (tmp_path / "in").mkdir()
+        for name, samples in (("a", 8_000), ("b", 8_000), ("long", 40_000), ("y", 8_000), ("z", 8_000)):
+            soundfile.write(tmp_path / "in" / f"{name}.wav", noisy[:samples], 16_000)
+        return tmp_path / "in"
+
+    def test_once(self, files, tmp_path, monkeypatch):
+        monkeypatch.setenv(MARK, str(tmp_path / "mark"))
+        (tmp_path / "mark").touch()
+        report = denoise_corpus(files, tmp_path / "out", {"backend": DyingOnceBackend}, workers=2, threads=1)
+        assert not (tmp_path / "mark").exists()
+        assert (report.done, report.failed) == (5, {})
+        assert list(digests(tmp_path / "out")) == ["a.wav", "b.wav", "long.wav", "y.wav", "z.wav"]
+        assert len(lines(tmp_path / "out")) == 5
+
+    def test_each_time(self, files, tmp_path):
+        report = denoise_corpus(files, tmp_path / "out", {"backend": DyingBackend}, workers=2, threads=1)
+        assert report.done == 4
+        assert report.failed == {str(files / "long.wav"): "its worker process died 3 times: out of memory?"}
+        assert list(digests(tmp_path / "out")) == ["a.wav", "b.wav", "y.wav", "z.wav"]
+
+    def test_while_they_load(self, files, tmp_path, monkeypatch):
+        monkeypatch.setenv(FIRST, str(os.getpid()))
+        with pytest.raises(CorpusError, match=r"died 3 times while it loaded the model: .* --workers"):
+            denoise_corpus(files, tmp_path / "out", {"backend": DyingWhenLoadedBackend}, **ONE)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["corpus.jsonl"]
+
+
+class TestWorker:
+    @pytest.fixture
+    def worker(self, tmp_path):
+        (tmp_path / "parts").mkdir()
+
+        def worker(**arguments: object) -> Worker:
+            return Worker(Work(PLAIN, tmp_path / "parts", **arguments))
+
+        return worker
+
+    def test_no_audio_in_a_file(self, worker, tmp_path):
+        soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
+        (entry,) = worker().do(Task("empty.wav", (Job(str(tmp_path / "empty.wav"), "empty.wav"),))).entries
+        assert (entry.error, entry.duration_s, entry.real_time_factor) == (None, 0, None)
+
+    def test_errors_name_the_files_of_the_job(self, worker, tmp_path):
+        soundfile.write(tmp_path / "fast.wav", np.zeros(1_000), 96_000)
+        task = Task("x/fast.mp3", (Job(str(tmp_path / "fast.wav"), "x/fast.mp3"),))
+        result = worker().do(task)
+        assert result.entries[0].error.startswith("'x/fast.mp3' cannot be written: ")
+        assert not result.is_made
+        assert list((tmp_path / "parts").iterdir()) == []
+
+    def test_clipped_samples(self, worker, tmp_path):
+        soundfile.write(tmp_path / "loud.wav", np.full(1_000, 1.5), 16_000, subtype="FLOAT")
+        (entry,) = worker().do(Task("a.flac", (Job(str(tmp_path / "loud.wav"), "a.flac"),))).entries
+        assert entry.clipped_samples > 900
+
+    def test_a_disk_that_is_full_concerns_all(self, worker, tmp_path, noisy_path):
+        """The system's limit on the size of a file stands for the disk; it has an error of its own."""
+        resource = pytest.importorskip("resource")
+        task = Task("a.wav", (Job(str(noisy_path), "a.wav"),))
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        made = worker()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+        try:
+            result = made.do(task)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert result.entries[0].error == f"'a.wav' cannot be written: {os.strerror(errno.EFBIG)}"
+        assert list((tmp_path / "parts").iterdir()) == []
+
+    def test_clean_files_are_copied(self, worker, tmp_path, noisy):
+        pytest.importorskip("speechmos")
+        from frcrn_accel.evaluate import dnsmos
+
+        worse = noisy + 0.1 * np.random.default_rng(0).standard_normal(len(noisy), np.float32)
+        soundfile.write(tmp_path / "one.wav", noisy, 16_000)
+        soundfile.write(tmp_path / "two.wav", np.stack([noisy, worse], axis=1), 16_000)
+        made = worker(skip_clean=(dnsmos(noisy).ovrl + dnsmos(worse).ovrl) / 2)
+        entries = [
+            made.do(Task(name, (Job(str(tmp_path / source), name),))).entries[0]
+            for source, name in (("one.wav", "a.wav"), ("one.wav", "a.flac"), ("two.wav", "b.wav"))
+        ]
+        assert [entry.copied for entry in entries] == [True, True, False]
+        assert sha256_of(tmp_path / "one.wav") == entries[0].sha256
+        assert entries[0].duration_s == entries[1].duration_s == len(noisy) / 16_000
+        audio, _ = soundfile.read(tmp_path / "parts" / part_name("a.flac"), dtype="float32")
+        np.testing.assert_array_equal(audio, soundfile.read(tmp_path / "one.wav", dtype="float32")[0])
+
+    def test_scores(self, worker, noisy_path, noisy):
+        pytest.importorskip("speechmos")
+        from frcrn_accel.evaluate import dnsmos
+
+        (entry,) = worker(dnsmos=True).do(Task("a.wav", (Job(str(noisy_path), "a.wav"),))).entries
+        assert entry.dnsmos_before == pytest.approx(dnsmos(noisy)._asdict())
+        assert entry.dnsmos_after == pytest.approx(entry.dnsmos_before, abs=0.01)
+
+
+class TestTars:
+    def test_webdataset_shards(self, tree, expected, tmp_path):
+        report = denoise_corpus(tree, tmp_path, PLAIN, files_per_tar=4, **ONE)
+        assert (report.done, len(report.failed)) == (5, 1)
+        assert list(digests(tmp_path)) == ["corpus-000000.tar", "corpus-000001.tar"]
+        found = {}
+        for path in sorted(tmp_path.glob("*.tar")):
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    found[member.name] = tar.extractfile(member).read()
+        audio = {name: content for name, content in found.items() if not name.endswith(".json")}
+        (tmp_path / "x").mkdir()
+        for name, content in audio.items():
+            (tmp_path / "x" / "one").write_bytes(content)
+            assert sha256_of(tmp_path / "x" / "one") == expected[name]
+        assert set(audio) == set(expected)
+        assert json.loads(found["a/b/four.json"])["duration_s"] == 7_500 / 16_000
+        members = {line["member"]: line for line in lines(tmp_path)}
+        assert members["one.wav"]["output"] == "corpus-000001.tar"
+        assert members["one.wav"]["sha256"] == sha256_of(tmp_path / "corpus-000001.tar")
+        assert members["a/broken.wav"]["error"] is not None
+
+    def test_a_tar_is_done_when_all_of_it_is(self, tree, tmp_path):
+        denoise_corpus(tree, tmp_path, PLAIN, files_per_tar=4, **ONE)
+        before = digests(tmp_path)
+        report = denoise_corpus(tree, tmp_path, PLAIN, files_per_tar=4, **ONE)
+        assert (report.before, report.done, len(report.failed)) == (2, 3, 1)  # the one that holds a failure, again
+        assert digests(tmp_path) == before
+        journal = (tmp_path / "corpus.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / "corpus.jsonl").write_text("".join(journal[:6]))  # one of the two lines of the second tar
+        report = denoise_corpus(tree, tmp_path, PLAIN, files_per_tar=4, overwrite=False, **ONE)
+        assert str(tree / "two.flac") in report.failed  # it is there, and not known to be of this job
+
+    def test_names_of_samples(self):
+        jobs = [Job("", "a.b/c.d.e.wav"), Job("", "a.b/f.wav")]
+        (task,) = in_tars(jobs, 9, Shard(2, 3))
+        assert task.output == "corpus-2-of-3-000000.tar"
+        assert [job.output for job in task.jobs] == ["a.b/c_d_e.wav", "a.b/f.wav"]
+        with pytest.raises(AudioError, match="would both become 'a'"):
+            list(in_tars([Job("1", "a.wav"), Job("2", "a.flac")], 9, Shard()))
+
+    def test_other_files_are_another_job(self, tmp_path, noisy):
+        (tmp_path / "in").mkdir()
+        for name in ("a.wav", "b.wav"):
+            soundfile.write(tmp_path / "in" / name, noisy[:1_000], 16_000)
+            arguments = {"files_per_tar": 2, **ONE}
+            if name == "a.wav":
+                denoise_corpus(tmp_path / "in", tmp_path / "out", PLAIN, **arguments)
+        with pytest.raises(CorpusError, match="other settings: tars was '2 files each of"):
+            denoise_corpus(tmp_path / "in", tmp_path / "out", PLAIN, **arguments)
+
+
+class TestSizing:
+    @pytest.mark.parametrize(
+        ("available", "fits"), [(None, 8), (10_000, 8), (1_000, 8), (999, 7), (300, 2), (100, 1), (1, 1)]
+    )
+    def test_memory_limits_workers(self, available, fits):
+        assert fit_workers(8, 100, available) == fits
+        assert fit_workers(8, None, available) == 8
+
+    def test_what_is_asked_for_is_taken(self, monkeypatch):
+        monkeypatch.setattr("frcrn_accel.corpus.sizing.available_cpus", lambda: 8)
+        assert choose_setting({"model": "frcrn-small"}, 100, 3, None) == Setting(3, 2, 1)
+        assert choose_setting({"model": "frcrn-small"}, 100, 2, 1) == Setting(2, 1, 1)
+        assert choose_setting({"model": "frcrn-small", "batch_size": 4}, 100, 20, None) == Setting(20, 1, 4)
+
+    def test_a_worker_is_tried_out(self, monkeypatch):
+        pytest.importorskip("onnxruntime")
+        asked = []
+
+        def fit(workers: int, worker_bytes: int, available_bytes: int) -> int:
+            asked.append(worker_bytes)
+            return 2
+
+        monkeypatch.setattr("frcrn_accel.corpus.sizing.available_cpus", lambda: 8)
+        monkeypatch.setattr("frcrn_accel.corpus.sizing.fit_workers", fit)
+        setting = choose_setting({"model": "frcrn-small", "backend": "ort", "calibration": None}, 100, None, None)
+        assert setting == Setting(2, 4, 1)
+        assert 100e6 < asked[0] < 1e9
+
+    def test_few_files(self, monkeypatch):
+        monkeypatch.setattr("frcrn_accel.corpus.sizing.available_cpus", lambda: 8)
+        assert choose_setting({"model": "frcrn-small"}, 1, None, None) == Setting(1, 8, 1)
+
+    def test_memory(self, tmp_path):
+        meminfo = tmp_path / "meminfo"
+        assert available_memory_bytes(tmp_path, meminfo) is None
+        meminfo.write_text("MemTotal:   100 kB\nMemAvailable:    50 kB\n")
+        assert available_memory_bytes(tmp_path, meminfo) == 50 * 1024
+        (tmp_path / "memory.max").write_text("max\n")
+        (tmp_path / "memory.current").write_text("5000\n")
+        assert available_memory_bytes(tmp_path, meminfo) == 50 * 1024
+        (tmp_path / "memory.max").write_text("15000\n")
+        assert available_memory_bytes(tmp_path, meminfo) == 10_000
+        (tmp_path / "memory.max").write_text("4000\n")
+        assert available_memory_bytes(tmp_path, meminfo) == 0
+
+
+class TestCommand:
+    def test_report(self, run, tree, tmp_path):
+        pytest.importorskip("onnxruntime")
+        code, err = run(tree, tmp_path / "out", "--backend", "ort", "--json", tmp_path / "r.json", "--workers", 1)
+        assert code == 1
+        first, failed, last = err.splitlines()
+        assert first.startswith("frcrn-small on ort, fp32 (CPUExecutionProvider, 1 thread), 1 worker(s) x ")
+        assert failed.startswith(f"failed: {tree / 'a/broken.wav'}: ")
+        assert last.startswith("5 of 6 files done, 1 failed, 2.2 s of audio in ")
+        values = json.loads((tmp_path / "r.json").read_text())
+        assert (values["files"], values["done"], len(values["failed"])) == (6, 5, 1)
+        assert values["real_time_factor"] == values["wall_s"] / values["audio_s"]
+
+    def test_nothing_to_do(self, run, tmp_path, noisy):
+        (tmp_path / "in").mkdir()
+        soundfile.write(tmp_path / "in/a.wav", noisy[:1_000], 16_000)
+        for _ in range(2):
+            code, err = run(tmp_path / "in", tmp_path / "out")
+            assert code == 0
+        assert err.splitlines()[-1] == "1 of 1 files done, 1 of them before"
+
+    def test_a_bar_on_a_terminal(self, tree, tmp_path, monkeypatch):
+        from rich.console import Console
+
+        shown = io.StringIO()
+        command = sys.modules["frcrn_accel.cli.corpus"]
+        console = Console(file=shown, force_terminal=True, width=100)
+        report = CorpusReport("m on e", 10, 2, done=3, audio_s=200.0, wall_s=2.0)
+        with command._progress(console) as show:
+            show(report)
+        assert "m on e" in shown.getvalue()
+        assert "3/8" in shown.getvalue()
+        assert "RTF 0.0100" in shown.getvalue()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["none", "OUT"], "'none' does not exist"),
+            (["IN", "OUT", "--shard", "4/3"], "is no shard"),
+            (["IN", "OUT", "--engine", "slurm"], "no engine 'slurm'"),
+            (["IN", "OUT", "--workers", "0"], "--workers"),
+            (["IN", "OUT", "--model", "nope"], "unknown model 'nope'"),
+            (["IN", "OUT", "--gpus", "1"], "give engine 'ray'"),
+            (["IN", "FILE"], "cannot be written: "),
+            (["IN", "s3://bucket/out"], "give a local file"),
+            (["IN", "IN"], "one folder"),
+            (["LIST", "OUT"], "nosuch://"),
+        ],
+    )
+    def test_errors_are_one_line(self, run, tree, tmp_path, arguments, message):
+        pytest.importorskip("onnxruntime")
+        (tmp_path / "file").touch()
+        (tmp_path / "list.txt").write_text("nosuch://host/a.wav\n")
+        places = {"IN": tree, "OUT": tmp_path / "out", "FILE": tmp_path / "file/x", "LIST": tmp_path / "list.txt"}
+        code, err = run(*(places.get(argument, argument) for argument in arguments))
+        assert code == 2
+        assert err.startswith("frcrn-accel: error: ")
+        assert message in err
+        assert err.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+
+    def test_a_folder_that_is_not_writable(self, run, tree, tmp_path):
+        """Nobody may write there, also where the tests run as root, which may write everywhere."""
+        (tmp_path / "out").mkdir(mode=0o555)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65_534)
+        try:
+            code, err = run(tree, tmp_path / "out")
+        finally:
+            if root:
+                os.seteuid(0)
+        assert code == 2
+        assert err.count("\n") == 1
