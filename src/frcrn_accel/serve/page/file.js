@@ -63,9 +63,10 @@ export class FileMode {
     return true;
   }
 
-  /** Be silent: the other half is in front. */
+  /** Be silent, and record no more: the other half is in front. */
   leave() {
     this.#player?.pause();
+    this.#endRecording(null);
   }
 
   /** Denoise a file, and show what became of it. @param {File} file */

@@ -2,7 +2,7 @@
 
 import { element, radioGroup, say, show, showFacts, showLevel, showProblem } from "./elements.js";
 import { limitSlider } from "./limit.js";
-import { openMicrophone } from "./microphone.js";
+import { addWorklet, openMicrophone } from "./microphone.js";
 import { RollingPicture } from "./pictures.js";
 import { LiveStream, Problem } from "./server.js";
 
@@ -75,7 +75,7 @@ export class LiveMode {
     try {
       microphone = await openMicrophone((problem) => this.stop(problem));
       const { context } = microphone;
-      await context.audioWorklet.addModule(new URL("live-worklet.js", import.meta.url));
+      await addWorklet(context, "live-worklet.js");
       const opened = await LiveStream.open(context.sampleRate, this.#limit.value());
       ({ stream } = opened);
       starting.signal.throwIfAborted();

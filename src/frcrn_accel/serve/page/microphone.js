@@ -1,6 +1,6 @@
 // The microphone, and recordings from it.
 
-import { Problem } from "./server.js";
+import { Problem, unreachable } from "./server.js";
 import { wavFile } from "./wav.js";
 
 const MOST_S = 600;
@@ -49,6 +49,15 @@ const REFUSALS = {
   NotReadableError: "The microphone is in use, or switched off. Close what uses it, and try again.",
 };
 
+/** Fetch what runs beside the audio. */
+export async function addWorklet(context, name) {
+  try {
+    await context.audioWorklet.addModule(new URL(name, import.meta.url));
+  } catch {
+    throw unreachable();
+  }
+}
+
 /**
  * Begin a recording.
  *
@@ -62,7 +71,7 @@ export async function record({ onLevel, onEnd }) {
   const microphone = await openMicrophone(onEnd);
   const { context, source } = microphone;
   try {
-    await context.audioWorklet.addModule(new URL("record-worklet.js", import.meta.url));
+    await addWorklet(context, "record-worklet.js");
   } catch (error) {
     await microphone.close();
     throw error;

@@ -156,7 +156,8 @@ export class LiveStream {
 const address = (path) => new URL(`../${path}`, import.meta.url);
 const headers = () => (token === null ? {} : { Authorization: `Bearer ${token}` });
 const limit = (limitDb) => (limitDb === null ? {} : { attenuation_limit_db: Math.min(limitDb, NO_LIMIT_DB) });
-const unreachable = () => new Problem("No answer", "The server does not answer. Is it running, and are you online?");
+export const unreachable = () =>
+  new Problem("No answer", "The server does not answer. Is it running, and are you online?");
 
 function base64url(text) {
   const bytes = new TextEncoder().encode(text);
