@@ -352,7 +352,7 @@ class TestExport:
         torch.save({key: torch.tensor(value) for key, value in weights.items()}, tmp_path / "mine.pt")
         result = run("export", tmp_path / "mine.pt", tmp_path / "mine.onnx")
         assert result.code == 0
-        assert "mine, 32 channels, 1 U-Net(s), 2.0 MB" in result.out
+        assert "mine, 32 channels, 2 U-Net(s), 3.9 MB" in result.out
         assert "exists" in the_error(run("export", tmp_path / "mine.pt", tmp_path / "mine.onnx"))
         assert "No such file" in the_error(run("export", tmp_path / "none.pt", tmp_path / "x.onnx"))
         bad = run("export", tmp_path / "mine.pt", tmp_path / "other.onnx", "--name", "frcrn-16k")
@@ -503,9 +503,9 @@ class TestModels:
         assert result.code == 0
         lines = result.out.splitlines()
         assert [line for line in lines if not line.startswith(" ")] == [
-            "frcrn-small: in the package, 2.0 MB, verified",
+            "frcrn-small: in the package, 3.9 MB, verified",
             "frcrn-16k: not here: 'frcrn-accel models download frcrn-16k', then 'models import'",
-            "mine: imported, 2.0 MB, verified",
+            "mine: imported, 3.9 MB, verified",
         ]
         known = known_models()["frcrn-16k"]
         for line in (
@@ -522,12 +522,12 @@ class TestModels:
         count = len(packaged_files()) + 1
         whole = run("models", "verify")
         assert (whole.code, whole.err) == (0, "")
-        assert f"ok  2.0 MB  {path}" in whole.out.splitlines()
+        assert f"ok  3.9 MB  {path}" in whole.out.splitlines()
         assert whole.out.splitlines()[-1] == f"{count} of {count} files are whole"
         path.write_bytes(path.read_bytes()[:-1])
         damaged = run("models", "verify")
         assert damaged.code == 1
-        assert f"damaged  2.0 MB  {path}" in damaged.out.splitlines()
+        assert f"damaged  3.9 MB  {path}" in damaged.out.splitlines()
         assert damaged.out.splitlines()[-1] == f"{count - 1} of {count} files are whole"
         assert damaged.err == f"{path}: damaged: import it again\n"
         listed = run("models", "list").out.splitlines()
@@ -581,8 +581,8 @@ class TestModels:
         assert asked == ["a.pt", None, True]
         assert result.code == 1
         assert result.out.splitlines() == [
-            "frcrn-small: 32 channels, 1 U-Net(s), 2.0 MB",
-            "  dynamic: 2.0 MB, gate passed",
+            "frcrn-small: 32 channels, 2 U-Net(s), 3.9 MB",
+            "  dynamic: 3.9 MB, gate passed",
             "  static: refused",
             "  openvino-int8: left out",
             "Use it with: frcrn-accel denoise IN --model frcrn-small",
@@ -719,7 +719,7 @@ class TestBench:
         assert (result.code, result.err) == (0, "")
         lines = result.out.splitlines()
         assert f", frcrn-accel {__version__}, onnxruntime " in lines[0]
-        assert lines[1].startswith("frcrn-small (32 channels, 1 U-Net(s)), 0.2 s clip, 1 thread(s), 6 rounds, noise ")
+        assert lines[1].startswith("frcrn-small (32 channels, 2 U-Net(s)), 0.2 s clip, 1 thread(s), 6 rounds, noise ")
         found = json.loads(files[0].read_text())
         assert [row["variant"] for row in found["groups"][0]["rows"]] == ["ort"]
         assert found["groups"][0]["rows"][0]["device"] == "CPUExecutionProvider, 1 thread"

@@ -323,5 +323,5 @@ class TestFiles:
         keep_imported("mine", copy_of_the_packaged)
         *_, mine = model_statuses()
         assert (mine.name, mine.place, mine.source) == ("mine", "imported", "imported by the user")
-        assert mine.description == "32 complex channels, 1 U-Net(s)"
+        assert mine.description == "32 complex channels, 2 U-Net(s)"
         assert mine.checkpoint_sha256 == known_models()[DEFAULT_MODEL].checkpoint_sha256
