@@ -177,13 +177,14 @@ def test_figures_fill_their_section_only(tmp_path):
 
 class TestAgreement:
     @staticmethod
-    def report(median: float, half_width: float = 0.01) -> dict:
+    def report(median: float, half_width: float = 0.01, other_cpus: float | None = None) -> dict:
         ratio = {"median": median, "low": median - half_width, "high": median + half_width}
         rows = [
             {"variant": "ort", "times_faster": {"ort": {"median": 1, "low": 1, "high": 1}}},
             {"variant": "openvino", "times_faster": {"ort": ratio}},
         ]
-        return {"groups": [{"model": "m", "length_s": 5.0, "threads": 2, "rows": rows}]}
+        group = {"model": "m", "length_s": 5.0, "threads": 2, "other_cpus": other_cpus, "rows": rows}
+        return {"groups": [group]}
 
     @pytest.mark.parametrize(
         ("second", "half_width", "verdict"), [(2.1, 0.01, "agree"), (2.4, 0.3, "noise"), (2.4, 0.01, "DIFFER")]
@@ -194,6 +195,12 @@ class TestAgreement:
         assert [row[1] for row in rows] == ["openvino"]
         assert rows[0][-1] == verdict
         assert agree == (verdict != "DIFFER")
+
+    @pytest.mark.parametrize(("other_cpus", "verdict"), [(0.02, "DIFFER"), (0.9, "other work")])
+    def test_other_work_explains_a_difference(self, other_cpus, verdict):
+        agreement = pytest.importorskip("agreement")
+        rows, agree = agreement.compare(self.report(2.0), self.report(2.4, other_cpus=other_cpus), 10)
+        assert (rows[0][-1], agree) == (verdict, verdict != "DIFFER")
 
 
 class TestRegression:
