@@ -2,7 +2,7 @@
 
     python scripts/model_card.py PAIRS_DIR OUT_DIR [--model frcrn-small] [--files 00 01 ...]
 
-PAIRS_DIR has `noisy` and `clean`. OUT_DIR gets one PNG of noisy, denoised and clean for each file, and FLAC files of
+PAIRS_DIR has `noisy` and `clean`. OUT_DIR gets one JPEG of noisy, denoised and clean for each file, and FLAC files of
 the gate's recordings, which may be passed on, before and after. Needs the extras `[ort]` and `[train]`.
 """
 
@@ -47,7 +47,7 @@ def draw(title: str, signals: dict[str, NDArray[np.float32]], path: Path) -> Non
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("s")
     figure.axes[0].set_ylabel("kHz")
-    figure.savefig(path, dpi=75)
+    figure.savefig(path, dpi=75, pil_kwargs={"quality": 75})
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def main() -> None:
         draw(
             title,
             {"noisy": clip.noisy, "denoised": denoised, "clean": clip.clean},
-            options.out / f"{clip.path.stem}.png",
+            options.out / f"{clip.path.stem}.jpg",
         )
         print(title)
     for clip in read_clips(GATE_AUDIO, RATE_HZ)[:3]:
