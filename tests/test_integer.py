@@ -438,7 +438,8 @@ class TestPackagedModel:
 
     def test_every_range_is_positive(self):
         found = measure_ranges(read_weights(find_model(DEFAULT_MODEL).path), islice(synthetic_clips(), 1))
-        config = Config(find_model(DEFAULT_MODEL).metadata.channels, 1)
+        metadata = find_model(DEFAULT_MODEL).metadata
+        config = Config(metadata.channels, metadata.unets)
         assert set(found.fsmn) == {name for name in group_names(config) if "fsmn" in name}
         assert all(np.all(block.hidden > 0) and np.all(block.memory > 0) for block in found.fsmn.values())
         assert all(value > 0 for values in found.inputs.values() for value in values)
