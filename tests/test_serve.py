@@ -641,7 +641,7 @@ class TestStreams:
             ('{"type": "start", "sample_rate": 1e999}', "sample_rate must be a whole number"),
             ('{"type": "start", "sample_rate": 16000, "channels": 9}', "channels must be 1 to 8, got 9"),
             ('{"type": "start", "sample_rate": 16000, "gain": 1}', "no field 'gain'"),
-            ('{"type": "start", "sample_rate": 16000, "lookahead_s": 0.01}', "a multiple of 0.02 s"),
+            ('{"type": "start", "sample_rate": 16000, "lookahead_s": 0.01}', "a multiple of 0.04 s"),
             ('{"type": "start", "sample_rate": 16000, "attenuation_limit_db": -1}', "0 or more, got -1"),
             ('{"type": "start", "sample_rate": 16000, "attenuation_limit_db": NaN}', "must be a number"),
         ],
