@@ -58,7 +58,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """mypy --strict, the code for TensorRT against its type stubs."""
-    install(session, "ort", "export", "serve", groups=("types", "test"))
+    install(session, "ort", "export", "serve", groups=("types", "test", "page"))
     stubs = Path(session.create_tmp()).resolve() / "stubs"
     session.run("python", "scripts/tensorrt_stubs.py", str(stubs))
     session.run("mypy", env={"MYPYPATH": str(stubs)})
@@ -269,9 +269,9 @@ def streams(session: nox.Session) -> None:
     session.run("python", "benchmarks/streaming.py", *session.posargs)
 
 
-@nox.session
+@nox.session(default=False)
 def page(session: nox.Session) -> None:
-    """The web page, in a Chromium without a window."""
+    """The web page, in a Chromium without a window: it is seen and heard in real time, so on a machine with time."""
     browsers = ("chromium", "chromium-browser", "google-chrome")
     if not (shutil.which("chromedriver") and any(map(shutil.which, browsers))):
         session.skip("there is no Chromium with its driver: apt-get install chromium chromium-driver")
