@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from frcrn_accel.bench.tables import BUSY_CPUS
+from frcrn_accel.bench.tables import is_disturbed
 
 
 def ratios(report: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, float]]:
@@ -29,16 +29,11 @@ def ratios(report: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, float]]:
     }
 
 
-def busy(report: dict[str, Any]) -> bool:
-    """Whether the machine had other work."""
-    return any((group["other_cpus"] or 0) > BUSY_CPUS for group in report["groups"])
-
-
 def compare(first: dict[str, Any], second: dict[str, Any], percent: float) -> tuple[list[list[str]], bool]:
     """Rows of a table, and whether all agree or have noise to explain why not."""
     before, after = ratios(first), ratios(second)
     rows, agree = [], True
-    explained = "other work" if busy(first) or busy(second) else "DIFFER"
+    explained = "other work" if any(map(is_disturbed, first["groups"] + second["groups"])) else "DIFFER"
     for key in before.keys() & after.keys():
         one, other = before[key], after[key]
         difference = 100 * (other["median"] / one["median"] - 1)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from statistics import median
 
 import numpy as np
@@ -192,11 +193,9 @@ def measure_group(
         others = _OtherWork()
         for number in range(rounds):
             for variant, process in running.items():
-                run = _turn(process, length_s)
-                turns[variant].append(run)
-                others.own(run)
+                turns[variant].append(_turn(process, length_s))
             show(f"{title}: rounds", number + 1, rounds)
-        other_cpus = others.cpus()
+        other_cpus = others.cpus(chain.from_iterable(turns.values()))
         rows = {
             variant: _row(variant, process.loaded, first[variant], turns[variant], process.peak_memory_bytes())
             for variant, process in running.items()
@@ -226,19 +225,19 @@ class _OtherWork:
     def __init__(self) -> None:
         self._began_s = time.perf_counter()
         self._busy_s = busy_cpu_s()
-        self._own_s = -time.process_time()
+        self._process_s = time.process_time()
 
-    def own(self, run: Run) -> None:
-        """Take in what the benchmark's own processes did."""
-        self._own_s += run.cpu_s + run.idle_cpu_s
+    def cpus(self, runs: Iterable[Run]) -> float | None:
+        """CPUs that were busy with it, on average; None where the system does not tell.
 
-    def cpus(self) -> float | None:
-        """CPUs that were busy with it, on average; None where the system does not tell."""
+        Args:
+            runs: All that the benchmark's own processes did.
+        """
         busy_s = busy_cpu_s()
         if busy_s is None or self._busy_s is None:
             return None
-        other_s = busy_s - self._busy_s - self._own_s - time.process_time()
-        return max(0.0, other_s / (time.perf_counter() - self._began_s))
+        own_s = time.process_time() - self._process_s + sum(run.cpu_s + run.idle_cpu_s for run in runs)
+        return max(0.0, (busy_s - self._busy_s - own_s) / (time.perf_counter() - self._began_s))
 
 
 def reference_of(variants: Sequence[Variant]) -> str | None:

@@ -81,7 +81,7 @@ _SOUND: dict[str, tuple[str, Callable[[Json], str]]] = {
     "pesq": ("PESQ-WB, %", _quality("pesq_change_percent", _change(2))),
     "dnsmos": ("DNSMOS OVRL", _quality("dnsmos_change", _change(3))),
 }
-BUSY_CPUS = 0.1  # of other work: more, and engines whose threads sleep between layers are slowed most
+_BUSY_CPUS = 0.1  # of other work: more, and engines whose threads sleep between layers are slowed most
 BASELINES = "baselines"
 COLUMNS = (*_TIME, BASELINES, *_SOUND)
 TIME_COLUMNS = tuple(_TIME)  # half of them each, for a terminal, which is too narrow for all
@@ -157,13 +157,18 @@ def machine_line(report: Json) -> str:
     )
 
 
+def is_disturbed(group: Json) -> bool:
+    """Whether the machine had so much other work that the ratios may be off."""
+    return (group["other_cpus"] or 0) > _BUSY_CPUS
+
+
 def notes(group: Json) -> list[str]:
     """What the reader of a group's table must know: what cannot be told apart, and what was not measured."""
     lines = [
         f"too noisy to tell apart: {pair['variants'][0]} and {pair['variants'][1]}, {_interval(pair['times_faster'])}"
         for pair in group["alike"]
     ]
-    if (group["other_cpus"] or 0) > BUSY_CPUS:
+    if is_disturbed(group):
         lines.append(
             f"the machine had other work, {group['other_cpus']:.1f} CPU(s) of it on average: measure again without"
         )

@@ -7,16 +7,19 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from frcrn_accel.cli.options import AttenuationLimit, BackendName, Calibration, Model, Precision
+from frcrn_accel.cli.options import AttenuationLimit, BackendName, BatchSize, Calibration, Model, Precision
 from frcrn_accel.cli.report import report_file
-from frcrn_accel.corpus import CorpusReport, Shard, denoise_corpus
 from frcrn_accel.models import DEFAULT_MODEL
+from frcrn_accel.signals import handled
+
+if TYPE_CHECKING:
+    from frcrn_accel.corpus import CorpusReport
 
 __all__ = ["corpus"]
 
@@ -45,9 +48,7 @@ def corpus(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of each worker. [default: the CPUs, shared out]")
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Windows for one call of the engine. [default: what suits the backend]")
-    ] = None,
+    batch_size: BatchSize = None,
     shard: Annotated[
         str, typer.Option(metavar="N/COUNT", help="Do this part of the job, as 3/16; others do the others.")
     ] = "1/1",
@@ -73,12 +74,15 @@ def corpus(
     ] = False,
 ) -> None:
     """Denoise many files. A job that was stopped, or killed, goes on when it is run again."""
+    from frcrn_accel.corpus import Shard, denoise_corpus
+
     console = Console(stderr=True, highlight=False)
     latest: CorpusReport | None = None
 
     with report_file(report, overwrite) as path:
         try:
-            with _terminating(), _progress(console) as show:
+            # A request to terminate is taken as a Ctrl-C.
+            with handled(signal.default_int_handler, signal.SIGTERM), _progress(console) as show:
 
                 def note(so_far: CorpusReport) -> None:
                     nonlocal latest
@@ -165,13 +169,3 @@ def _progress(console: Console) -> Iterator[Callable[[CorpusReport], None]]:
             )
 
         yield show
-
-
-@contextmanager
-def _terminating() -> Iterator[None]:
-    """Take a request to terminate as a Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -26,6 +26,7 @@ from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.errors import SoundCardError
 from frcrn_accel.files import AudioFile, AudioWriter, create_audio
 from frcrn_accel.models import DEFAULT_MODEL
+from frcrn_accel.signals import handled
 
 __all__ = ["live"]
 
@@ -125,25 +126,16 @@ def live(
 def _ending(feed: Feed) -> Iterator[Callable[[], bool]]:
     """Ctrl-C, or a request to terminate, ends the feed and so everything in order; a second one ends it at once."""
     is_ended = False
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in signals}
+    with ExitStack() as stack:
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        def end(number: int, frame: object) -> None:
+            nonlocal is_ended
+            is_ended = True
+            stack.close()
+            feed.close()
 
-    def end(number: int, frame: object) -> None:
-        nonlocal is_ended
-        is_ended = True
-        restore()
-        feed.close()
-
-    for number in signals:
-        signal.signal(number, end)
-    try:
+        stack.enter_context(handled(end, signal.SIGINT, signal.SIGTERM))
         yield lambda: is_ended
-    finally:
-        restore()
 
 
 @contextmanager

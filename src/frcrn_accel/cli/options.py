@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AttenuationLimit", "BackendName", "Calibration", "GateAudio", "Model", "Precision", "Threads"]
+__all__ = [
+    "AttenuationLimit",
+    "BackendName",
+    "BatchSize",
+    "Calibration",
+    "GateAudio",
+    "Model",
+    "Precision",
+    "Threads",
+]
 
 Model = Annotated[str, typer.Option(help="A name, see 'models list', or a file made by 'export'.")]
 BackendName = Annotated[str, typer.Option(help="Engine, see 'backends'.")]
@@ -17,6 +26,9 @@ Precision = Annotated[
 ]
 Calibration = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Noisy speech, for a backend that measures ranges on it first.")
+]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Windows for one call of the engine. [default: the backend's own choice]")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: all this process may use]")]
 AttenuationLimit = Annotated[

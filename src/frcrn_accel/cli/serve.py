@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from frcrn_accel.cli.options import AttenuationLimit, BackendName, Model, Precision, Threads
+from frcrn_accel.cli.options import AttenuationLimit, BackendName, BatchSize, Model, Precision, Threads
 from frcrn_accel.errors import MissingExtraError, ServeError
 from frcrn_accel.models import DEFAULT_MODEL
 
@@ -25,10 +25,7 @@ def serve(
     precision: Precision = None,
     threads: Threads = None,
     attenuation_limit_db: AttenuationLimit = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Windows for one call of the engine. [default: the backend's own choice]"),
-    ] = None,
+    batch_size: BatchSize = None,
     token_file: Annotated[
         Path | None,
         typer.Option(

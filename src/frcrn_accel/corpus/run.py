@@ -20,7 +20,7 @@ from frcrn_accel.corpus.work import Result, Work, failed
 from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.errors import CorpusError
 from frcrn_accel.evaluate.metrics import load_dnsmos
-from frcrn_accel.models import DEFAULT_MODEL, find_model, sha256_of
+from frcrn_accel.models import DEFAULT_MODEL, sha256_of
 
 __all__ = ["CorpusReport", "denoise_corpus"]
 
@@ -131,7 +131,7 @@ def denoise_corpus(
             "inputs": str(inputs) if is_remote(str(inputs)) else str(Path(inputs).resolve()),
             "shard": f"{shard.number}/{shard.count}",
             **{name: str(value) for name, value in options.items() if value is not None and name != "batch_size"},
-            "model_sha256": sha256_of(find_model(options["model"]).path),
+            "model_sha256": sha256_of(denoiser.model_path),
             "backend": denoiser.backend,
             "precision": denoiser.precision,
             "dnsmos": dnsmos,

@@ -8,8 +8,6 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from frcrn_accel.serve.app import Service
 from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.live import MAX_MESSAGE_BYTES
 from frcrn_accel.serve.metrics import Metrics
+from frcrn_accel.signals import handled
 from frcrn_accel.windows import Windowing
 
 __all__ = ["Server", "listen", "open_denoiser", "run_server"]
@@ -105,7 +104,8 @@ def run_server(app: Starlette, service: Service, listener: socket.socket) -> Non
         ServeError: Not everything was answered in time, or the warm-up failed.
     """
     server = Server(app, service)
-    with _ignored_afterwards(signal.SIGTERM, signal.SIGINT):
+    # Uvicorn raises the signal that ended it once more, for whoever handled it before: here nobody.
+    with handled(lambda *_: None, signal.SIGTERM, signal.SIGINT):
         server.run(sockets=[listener])
     if service.failure is not None:
         raise service.failure
@@ -232,14 +232,3 @@ def _bound_silence(listener: socket.socket, limits: Limits) -> None:
     for name, (level, value) in options.items():
         if hasattr(socket, name):
             listener.setsockopt(level, getattr(socket, name), value)
-
-
-@contextmanager
-def _ignored_afterwards(*signals: signal.Signals) -> Iterator[None]:
-    """Uvicorn raises the signal that ended it once more, for whoever handled it before: here nobody."""
-    before = {number: signal.signal(number, lambda *_: None) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

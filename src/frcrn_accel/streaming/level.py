@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,29 +25,28 @@ class RunningLevel:
 
     def __init__(self, channels: int, horizon_hops: float) -> None:
         self._keep = 1 - 1 / horizon_hops
-        # Energy and number of samples: of all, and of the active ones. Replaced, never changed in place.
-        self._sums = np.zeros((4, channels))
+        # Energy and number of samples, `(2, channels)`. Replaced, never changed in place.
+        self._all = self._active = np.zeros((2, channels))
 
     def gains(self, hops: NDArray[np.float32]) -> NDArray[np.float32]:
         """Hear hops, `(channels, hops, samples)`; the gain for each, `(channels, hops)`."""
         power = np.square(hops, dtype=np.float64)
-        energy, samples = self._running([power.sum(axis=2), np.full(hops.shape[:2], hops.shape[2])], 0)
+        energy, samples = sums = self._running(self._all, power.sum(axis=2), np.full(hops.shape[:2], hops.shape[2]))
+        self._all = sums[..., -1]
         mean = energy / samples
         active = power > mean[..., None]
         counts = np.count_nonzero(active, axis=2)
-        energy, samples = self._running([np.sum(power, axis=2, where=active), counts], 2)
+        energy, samples = sums = self._running(self._active, np.sum(power, axis=2, where=active), counts)
+        self._active = sums[..., -1]
         # Samples at the mean power (a square wave) are not above it.
         level = np.sqrt(np.where(samples > 0, np.maximum(energy / np.maximum(samples, 1), mean), mean))
         result: NDArray[np.float32] = gain_of(level).astype(np.float32)
         return result
 
-    def _running(self, of_hops: Sequence[NDArray[Any]], first: int) -> NDArray[np.float64]:
-        """Two of the sums after each hop, `(2, channels, hops)`, from what the hops add, `(channels, hops)` each."""
-        added = np.stack(of_hops)
-        sums = np.empty(added.shape)
-        total = self._sums[first : first + 2]
-        for hop in range(added.shape[2]):
-            total = total * self._keep + added[..., hop]
-            sums[..., hop] = total
-        self._sums = np.concatenate([self._sums[:first], total, self._sums[first + 2 :]])
+    def _running(self, before: NDArray[np.float64], *of_hops: NDArray[Any]) -> NDArray[np.float64]:
+        """Sums after each hop, `(2, channels, hops)`, from those before and what hops add, `(channels, hops)`."""
+        sums: NDArray[np.float64] = np.stack(of_hops)
+        for hop in range(sums.shape[2]):
+            sums[..., hop] += before * self._keep
+            before = sums[..., hop]
         return sums

@@ -41,8 +41,6 @@ export function showLevel(bar, levelDb) {
   bar.firstElementChild.style.transform = `scaleX(${(shown + 60) / 60})`;
 }
 
-export const decibels = (amplitude) => 20 * Math.log10(Math.max(amplitude, 1e-7));
-
 export function minutes(seconds) {
   const tenths = Math.round(10 * seconds);
   const rest = (tenths % 600) / 10;
