@@ -68,7 +68,9 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests, with every engine that runs on any CPU, and upstream's code at a few lengths."""
     install_for_parity(session, "train")
-    session.run("pytest", *session.posargs)
+    session.install("pytest-xdist>=3.6")
+    # Most tests keep one CPU busy. A file stays in one process: what its tests share is made once.
+    session.run("pytest", "--numprocesses=2", "--dist=loadfile", *session.posargs)
 
 
 @nox.session
