@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
@@ -126,6 +127,14 @@ def denoiser() -> Denoiser:
     """The packaged model on ONNX Runtime."""
     pytest.importorskip("onnxruntime")
     return Denoiser(backend="ort")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Of several processes (pytest-xdist) each has a CPU of its own: threads that wait for each other would spin."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cpus = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cpus[int(worker.removeprefix("gw")) % len(cpus)]})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
