@@ -129,7 +129,7 @@ def denoiser() -> Denoiser:
     return Denoiser(backend="ort")
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     """Of several processes (pytest-xdist) each has a CPU of its own: threads that wait for each other would spin."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and hasattr(os, "sched_setaffinity"):

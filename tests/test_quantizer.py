@@ -340,11 +340,14 @@ def test_what_the_gate_refuses_is_rescued_layer_by_layer(short_audio, tmp_path):
 
     (alone,) = [m for m in quantized("none.onnx", 0, 0).gate.measures if m.metric.startswith("SI-SDR")]
     least_db = alone.value + 0.5
+    with pytest.raises(QualityError) as refusal:
+        quantized("a.onnx", least_db, 0)
+    costs = refusal.value.report.sensitivity
     report = quantized("a.onnx", least_db, MAX_RESCUED)
     assert report.verdict == "passed"
     count = len(report.kept_float)
     assert 1 <= count <= MAX_RESCUED
-    assert set(report.kept_float) == {cost.group for cost in report.sensitivity[:count]}
+    assert set(report.kept_float) == {cost.group for cost in costs[:count]}
     assert ModelFile.open(tmp_path / "a.onnx").metadata.kept_float == report.kept_float
     if count > 1:
         with pytest.raises(QualityError):
