@@ -36,7 +36,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from frcrn_accel.bench import describe_machine, times_faster
+from frcrn_accel.bench import describe_machine
 from frcrn_accel.models import sha256_of
 
 NOISY = Path(__file__).parents[1] / "examples" / "noisy.wav"
@@ -257,16 +257,8 @@ def show_speed(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             print(f"round {number + 1}: {name}: {times_s[name][-1]:.1f} s", file=sys.stderr, flush=True)
     made = [digests(folder / f"{name.replace(' ', '-')}-0") for name in variants]
     assert made[0] == made[1] == made[2], "the outputs differ"
-    print(describe_machine())
-    print(
-        f"{options.files} files, {audio_s:.0f} s of audio, frcrn-small on {options.backend}, {options.rounds} rounds"
-    )
-    print("| | median, s | aggregate real-time factor | corpus is so many times faster |")
-    print("|---|---|---|---|")
-    corpus = times_s["frcrn-accel corpus"]
     for name, times in times_s.items():
-        ratio = times_faster(corpus, times) if name != "frcrn-accel corpus" and options.rounds >= 6 else ""
-        print(f"| {name} | {median(times):.1f} | {median(times) / audio_s:.4f} | {ratio} |")
+        print(f"{name}: {median(times):.1f} s, real-time factor {median(times) / audio_s:.4f}")
     return {"files": options.files, "audio_s": audio_s, "machine": str(describe_machine()), "times_s": times_s}
 
 

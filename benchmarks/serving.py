@@ -45,6 +45,8 @@ import soundfile
 import soxr
 from websockets.asyncio.client import connect
 
+from frcrn_accel.bench import describe_machine
+
 NOISY = Path(__file__).parents[1] / "examples" / "noisy.wav"
 LENGTHS_S = (3, 5, 10, 40)
 LOADS = (0.5, 1.0, 3.0)
@@ -273,11 +275,6 @@ def measure_streams(where: Server, seconds: float) -> list[dict[str, Any]]:
     return rows
 
 
-def cpu_name() -> str:
-    names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return names[0] if names else platform.machine()
-
-
 async def alone(where: Server, requests: Sequence[Body]) -> list[bytes]:
     """Each request by itself."""
     async with client_of(where) as client:
@@ -327,7 +324,7 @@ def main() -> None:
         load = measure_load(last, requests, expected, statistics.median(rounds[first]), options.minutes)
         streams = measure_streams(last, options.stream_s)
     report = {
-        "machine": cpu_name(),
+        "machine": describe_machine().cpu or platform.machine(),
         "note": options.note,
         "cpus": len(os.sched_getaffinity(0)),
         "backend": options.backend,

@@ -15,8 +15,10 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from frcrn_accel.bench import times_faster
 from frcrn_accel.bench.tables import (
     COLUMNS,
     group_title,
@@ -32,6 +34,7 @@ RESULTS = REPOSITORY / "benchmarks" / "results"
 SECTION = re.compile(r"(?P<head><!-- figures: (?P<name>[\w-]+) -->\n).*?(?P<tail><!-- end -->)", re.DOTALL)
 FEW_COLUMNS = ("median", "rtf", "memory", "baselines")
 DIGITS = {"STOI": 3}
+CORPUS = "frcrn-accel corpus"  # in the report of benchmarks/corpus.py
 
 Report = Mapping[str, Any]
 
@@ -156,6 +159,18 @@ def serving_streams(report: Report) -> str:
     return "\n".join(lines)
 
 
+def corpus_speed(report: Report) -> str:
+    """A row for each way to do a folder of files, see benchmarks/corpus.py."""
+    lines = ["| | time, s | real-time factor of all | `frcrn-accel corpus` is faster, times |", "|---" * 4 + "|"]
+    times_s = report["times_s"]
+    for name, found_s in times_s.items():
+        time_s, ratio = median(found_s), times_faster(times_s[CORPUS], found_s)
+        times = "" if name == CORPUS else f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+        lines.append(f"| {name} | {time_s:.1f} | {time_s / report['audio_s']:.4f} | {times} |")
+    what = f"{report['files']} files, {report['audio_s'] / 60:.0f} minutes of audio; median of {len(found_s)} rounds"
+    return "\n".join([*lines, "", f"{what}, loading included. {report['machine']}."])
+
+
 # By the name of a section: the report it comes from, and how it is written.
 SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "speed-released": ("speed-released.json", speed(FEW_COLUMNS, with_notes=False)),
@@ -170,6 +185,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "serving-load": ("serving.json", serving_load),
     "serving-streams": ("serving.json", serving_streams),
     "streams-small": ("streams-small.json", streams_speed),
+    "corpus-speed": ("corpus-speed.json", corpus_speed),
 }
 
 

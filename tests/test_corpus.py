@@ -189,8 +189,8 @@ class TestJob:
         report = denoise_corpus(tree, out, PLAIN, workers=2, progress=lambda so_far: seen.append(so_far.done))
         assert digests(out) == expected
         assert (report.files, report.before, report.done, report.copied) == (6, 0, 5, 0)
-        assert list(report.failed) == [str(tree / "a/broken.wav")]
-        assert "cannot be read as audio" in report.failed[str(tree / "a/broken.wav")]
+        assert list(report.failed) == ["a/broken.wav"]
+        assert "cannot be read as audio" in report.failed["a/broken.wav"]
         assert report.audio_s == pytest.approx(sum(soundfile.info(out / name).duration for name in expected))
         assert report.real_time_factor == report.wall_s / report.audio_s > 0
         assert seen == sorted(seen)
@@ -239,7 +239,7 @@ class TestJob:
     def test_outputs_of_others_are_not_replaced_unasked(self, tree, expected, tmp_path):
         (tmp_path / "one.wav").write_bytes(b"precious")
         report = denoise_corpus(tree, tmp_path, PLAIN, **ONE)
-        assert report.failed[str(tree / "one.wav")] == "'one.wav' exists: begin anew with --overwrite"
+        assert report.failed["one.wav"] == "'one.wav' exists: begin anew with --overwrite"
         assert (tmp_path / "one.wav").read_bytes() == b"precious"
         denoise_corpus(tree, tmp_path, PLAIN, overwrite=True, **ONE)
         assert digests(tmp_path) == expected
@@ -401,7 +401,7 @@ class TestWorkersThatDie:
     def test_each_time(self, files, tmp_path):
         report = denoise_corpus(files, tmp_path / "out", {"backend": DyingBackend}, workers=2, threads=1)
         assert report.done == 4
-        assert report.failed == {str(files / "long.wav"): "its worker process died 3 times: out of memory?"}
+        assert report.failed == {"long.wav": "its worker process died 3 times: out of memory?"}
         assert list(digests(tmp_path / "out")) == ["a.wav", "b.wav", "y.wav", "z.wav"]
 
     def test_while_they_load(self, files, tmp_path, monkeypatch):
@@ -511,7 +511,7 @@ class TestTars:
         journal = (tmp_path / "corpus.jsonl").read_text().splitlines(keepends=True)
         (tmp_path / "corpus.jsonl").write_text("".join(journal[:6]))  # one of the two lines of the second tar
         report = denoise_corpus(tree, tmp_path, PLAIN, files_per_tar=4, overwrite=False, **ONE)
-        assert str(tree / "two.flac") in report.failed  # it is there, and not known to be of this job
+        assert "two.flac" in report.failed  # it is there, and not known to be of this job
 
     def test_names_of_samples(self):
         jobs = [Job("", "a.b/c.d.e.wav"), Job("", "a.b/f.wav")]
@@ -585,7 +585,7 @@ class TestCommand:
         assert code == 1
         first, failed, last = err.splitlines()
         assert first.startswith("frcrn-small on ort, fp32 (CPUExecutionProvider, 1 thread), 1 worker(s) x ")
-        assert failed.startswith(f"failed: {tree / 'a/broken.wav'}: ")
+        assert failed.startswith(f"failed: a/broken.wav: '{tree / 'a/broken.wav'}' ")
         assert last.startswith("5 of 6 files done, 1 failed, 2.2 s of audio in ")
         values = json.loads((tmp_path / "r.json").read_text())
         assert (values["files"], values["done"], len(values["failed"])) == (6, 5, 1)

@@ -132,12 +132,12 @@ def test_an_actor_that_dies_once_loses_nothing(tree, local, tmp_path, mark):
 def test_a_file_that_its_actors_die_of(tree, local, tmp_path):
     report = denoise_corpus(tree, tmp_path, {"backend": DyingBackend}, engine="ray", workers=2)
     assert report.done == 6
-    assert report.failed[str(tree / "long.wav")] == "its actor died 3 times: out of memory?"
+    assert report.failed["long.wav"] == "its actor died 3 times: out of memory?"
     assert digests(tmp_path) == {name: digest for name, digest in digests(local).items() if name != "long.wav"}
 
 
 def test_actors_that_die_while_they_load(tree, tmp_path):
-    with pytest.raises(CorpusError, match="died 3 times while they loaded the model"):
+    with pytest.raises(CorpusError, match="died 3 times while it loaded the model"):
         denoise_corpus(tree, tmp_path, {"backend": DyingWhenLoadedBackend}, engine="ray", workers=1)
 
 
@@ -181,7 +181,7 @@ class TestUrls:
         for before, done in ((0, 7), (7, 0)):
             report = denoise_corpus(*arguments, engine=engine, workers=1, threads=1, journal=journal)
             assert (report.before, report.done) == (before, done)
-            assert list(report.failed) == [f"s3://{bucket}/in/a/broken.wav"]
+            assert list(report.failed) == ["a/broken.wav"]
         files = s3fs.S3FileSystem(skip_instance_cache=True)
         files.get(f"{bucket}/out", str(tmp_path / "out"), recursive=True)
         assert digests(tmp_path / "out") == digests(local)
@@ -204,8 +204,8 @@ class TestUrls:
             tmp_path / "files.jsonl", tmp_path / "out", PLAIN, engine="ray", workers=1, files_per_tar=10
         )
         assert report.done == 2
-        assert list(report.failed) == [f"{web}/none.wav"]
-        assert "FileNotFoundError" in report.failed[f"{web}/none.wav"]
+        assert list(report.failed) == ["none.wav"]
+        assert "FileNotFoundError" in report.failed["none.wav"]
         webdataset = pytest.importorskip("webdataset")
         samples = list(webdataset.WebDataset(str(tmp_path / "out/corpus-000000.tar"), shardshuffle=False))
         assert [sample["__key__"] for sample in samples] == ["1", "a/3"]

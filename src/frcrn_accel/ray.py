@@ -118,12 +118,15 @@ class _Actor:
     """
 
     def __init__(self, work: Work, tries: Any) -> None:
+        import ray
+
         self._tries = tries
         self._problem: str | None = None
-        loading = f"loading on {platform.node()}"
+        loading = f"loading in actor {ray.get_runtime_context().get_actor_id()}"  # the same when it is restarted
         if not self._may_try(loading):
             self._problem = (
-                f"actors died {MAX_TRIES} times while they loaded the model: out of memory? Take fewer with --workers"
+                f"an actor on {platform.node()} died {MAX_TRIES} times while it loaded the model: out of memory? "
+                "Take fewer with --workers"
             )
             return
         try:

@@ -132,7 +132,7 @@ def find_step(model: ModelFile, form: Form, backend: str, lookahead: int, open_s
         ModelError: The file does not hold the weights as they were.
         BackendUnavailable: Packages are missing to make one.
     """
-    if lookahead == LOOKAHEAD_FRAMES and form == "plain":  # what ONNX Runtime takes
+    if lookahead == LOOKAHEAD_FRAMES and form == "step":  # what ONNX Runtime takes
         packaged = packaged_variant(model, STREAM)
         if packaged is not None:
             return packaged

@@ -119,8 +119,8 @@ def corpus(
             raise typer.Exit(_STOPPED) from None
         if path is not None:
             path.write_text(json.dumps(latest.to_json(), indent=2) + "\n", encoding="utf-8")
-    for source, error in latest.failed.items():
-        console.print(f"failed: {source}: {error}", markup=False, soft_wrap=True)
+    for output, error in latest.failed.items():
+        console.print(f"failed: {output}: {error}", markup=False, soft_wrap=True)
     _tell(latest, console)
     if latest.failed:
         raise typer.Exit(1)

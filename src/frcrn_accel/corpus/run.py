@@ -37,7 +37,7 @@ class CorpusReport:
         before: How many of them an earlier run had done.
         done: How many were done since.
         copied: How many of these were clean, and copied as they are.
-        failed: Those that failed since, and why.
+        failed: Outputs that failed since, in a tar its members, and why.
         audio_s: Audio that was done since.
         clipped_files: Files in which samples were clipped.
         clipped_samples: Samples that were.
@@ -67,7 +67,7 @@ class CorpusReport:
     def count(self, entry: Entry) -> None:
         """Take in what became of a file."""
         if entry.error is not None:
-            self.failed[entry.input] = entry.error
+            self.failed[entry.member or entry.output] = entry.error
             return
         self.done += 1
         self.copied += entry.copied

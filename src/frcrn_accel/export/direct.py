@@ -95,16 +95,16 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         """Input and weight of the convolution of a stage, as it takes them: where low precision comes in."""
         return x, weight
 
-    def last_decoder(self, name: str, inputs: list[str]) -> str:
-        """To one complex channel: `(batch, 2, frames, 321)`.
+    def last_decoder(self, name: str, x: str, skip: str, since: int) -> str:
+        """See `FrequencyLastNetwork.last_decoder`.
 
         With so few outputs a transposed convolution is slow. Here all products (one for each output and tap) are a
         1x1 convolution, and a transposed one whose weight is 0 and 1 adds them up in their places.
         """
         g = self.graph
-        weights, shift = self.decoder_weights(name, len(inputs))
+        weights, shift = self.decoder_weights(name, 2)
         taps = (DECODER_KERNELS[-1][0], self.decoder_frames(name))
-        products = [
+        products, of_skip = [
             # (2 * channels, 2, *taps) to (products, 2 * channels, 1, 1)
             g.op(
                 "Conv",
@@ -115,11 +115,13 @@ class DirectNetwork(FrequencyLastNetwork[str]):
                     g.ints(-1, 2 * self.config.channels, 1, 1),
                 ),
             )
-            for x, weight in zip(inputs, weights, strict=True)
+            for x, weight in zip((x, skip), weights, strict=True)
         ]
         count = 2 * taps[0] * taps[1]
+        # There are fewer products than channels: it is they that wait for those of the other input.
+        of_skip = self.time.delayed(of_skip, since, ("batch", count, TIME, encoder_bins()[0]))
         places = np.eye(count).reshape(count, 2, *taps).swapaxes(2, 3)
-        y = self.of_two_frames(name, g.op("Add", *products), count)
+        y = self.of_two_frames(name, g.op("Add", products, of_skip), count)
         return self.activated(
             g.op("ConvTranspose", y, g.constant(places), shift, strides=[1, 2], pads=self.decoder_pads(name))
         )

@@ -12,18 +12,20 @@ from frcrn_accel.export.gauss import GaussNetwork
 from frcrn_accel.export.graph import GraphWriter
 from frcrn_accel.export.network import Network
 from frcrn_accel.export.plain import PlainNetwork
+from frcrn_accel.export.step import StepNetwork
 from frcrn_accel.export.timeline import MakeTimeline, WholePass
 from frcrn_accel.model.checkpoint import Weights
 from frcrn_accel.model.topology import config_of
 
 __all__ = ["Form", "build_graph"]
 
-Form = Literal["gauss", "direct", "plain"]
+Form = Literal["gauss", "direct", "plain", "step"]
 
 _FORMS: dict[Form, type[Network[Any]]] = {
     "gauss": GaussNetwork,
     "direct": DirectNetwork,
     "plain": PlainNetwork,
+    "step": StepNetwork,
 }
 
 
@@ -45,8 +47,8 @@ def build_graph(
         properties: Metadata for the file.
         form: `"gauss"`, fewer multiplications, is what model files hold and every engine runs (`export.gauss`);
             `"direct"`, fewer and larger operators, is for matrix units and low precision (`export.direct`), and
-            `"plain"` is that without transposed convolutions, for GPUs (`export.plain`). They differ in rounding
-            only.
+            `"plain"` is that without transposed convolutions, for GPUs (`export.plain`); `"step"` is the plain one
+            with fewer operators still, for steps of streams only (`export.step`). They differ in rounding only.
         writer: What writes the operators: a subclass may store and compute otherwise. By default all is fp32.
         timeline: `Stream` for a step of a stream (`export.timeline`), in all forms but `"gauss"`.
     """

@@ -257,7 +257,6 @@ class FrequencyLastNetwork(Network[X]):
     def unet(self, name: str, spectrum: str) -> str:
         """One U-Net, `(batch, 2, frames, 321)` to the same."""
         g = self.graph
-        self.time.begin_unet()
         lag = self.time.lag
         x, skips = self.encoded(name, spectrum)
         heights = encoder_bins()
@@ -273,8 +272,7 @@ class FrequencyLastNetwork(Network[X]):
                 with g.scope(f"se_layers_dec.{i}"):
                     x = self.excited(f"{name}.se_layers_dec.{i}", x)
         with g.scope(f"decoders.{STAGES - 1}"):
-            skip = self.delayed(skips.pop(), lag, heights[0])
-            y = self.last_decoder(f"{name}.decoders.{STAGES - 1}", [x, skip])
+            y = self.last_decoder(f"{name}.decoders.{STAGES - 1}", x, skips.pop(), lag)
             self.time.decoded(STAGES - 1)
         with g.scope("linear"):
             return self.linear(name, y)
@@ -288,8 +286,15 @@ class FrequencyLastNetwork(Network[X]):
         """The transposed convolution, batch norm and activation of a stage, from the one before and the skip."""
 
     @abc.abstractmethod
-    def last_decoder(self, name: str, inputs: list[X]) -> str:
-        """The same of the last stage, to one complex channel: `(batch, 2, frames, 321)`."""
+    def last_decoder(self, name: str, x: X, skip: X, since: int) -> str:
+        """The same of the last stage, to one complex channel: `(batch, 2, frames, 321)`.
+
+        Args:
+            name: Of the stage.
+            x: From the stage before.
+            skip: From the first encoder stage, to be delayed: it was written when the lag was `since`.
+            since: See `skip`.
+        """
 
 
 def encoder_bins() -> list[int]:

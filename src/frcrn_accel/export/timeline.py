@@ -25,7 +25,6 @@ from frcrn_accel.model.topology import (
     HOP_SAMPLES,
     LOOKAHEAD_FRAMES,
     STAGES,
-    STARTED_INPUT,
     STFT_BINS,
     WINDOW_SAMPLES,
     stft_window,
@@ -78,10 +77,6 @@ class Timeline(abc.ABC):
         """What was written when the lag was `since`, for use at the lag there is now."""
 
     @abc.abstractmethod
-    def begin_unet(self) -> None:
-        """To be called before each U-Net."""
-
-    @abc.abstractmethod
     def looks_ahead(self, stage: int) -> bool:
         """Whether a decoder stage takes in the next frame; if not, it takes the same one twice."""
 
@@ -121,9 +116,6 @@ class WholePass(Timeline):
         """There is no lag."""
         return x
 
-    def begin_unet(self) -> None:
-        """All of them are alike."""
-
     def looks_ahead(self, stage: int) -> bool:
         """It does."""
         return True
@@ -161,11 +153,13 @@ class Stream(Timeline):
     - `averaging`, `(batch, lag + 1, frames, frames + 1)`: how the means of squeeze-and-excitation follow from those
       before and those of the new frames, for what lags by 0, 1, ... frames. A row holds the share of the mean before
       the step, and of each new frame. The rule is up to whoever runs the graph.
-    - `started`, `(batch, unets - 1, frames)`, with more U-Nets than one: 1 for the frames that the next U-Net takes
-      in, 0 for what comes out of the one before ahead of its first frame.
-    - the states, zeros at the start.
+    - the states, zeros at the start. Their names end in the layer that they are of.
 
     After the audio it gives the states of the next step, in the same order.
+
+    What a U-Net gives ahead of its first frame is nothing that the next one may look back on. So a step must end
+    where that first frame goes into the next one, `lookahead` frames for each U-Net before it, and from there on the
+    states of the next one, but for its means, are zeros again.
 
     Args:
         graph: Where to write it.
@@ -181,8 +175,6 @@ class Stream(Timeline):
     def __init__(self, graph: GraphWriter, lookahead: int = LOOKAHEAD_FRAMES) -> None:
         super().__init__(graph)
         self.lookahead = lookahead
-        self._unets = 0
-        self._is_encoding = False
         self._states: dict[str, Shape] = {}
         self._next: dict[str, Shape] = {}
         self._by_lag: dict[str, str] = {}
@@ -190,10 +182,7 @@ class Stream(Timeline):
     @property
     def inputs(self) -> Mapping[str, Shape]:
         """See the class."""
-        found: dict[str, Shape] = {AVERAGING_INPUT: ("batch", self.lag + 1, "frames", "frames_and_state")}
-        if self._unets > 1:
-            found[STARTED_INPUT] = ("batch", self._unets - 1, "frames")
-        return found | self._states
+        return {AVERAGING_INPUT: ("batch", self.lag + 1, "frames", "frames_and_state"), **self._states}
 
     @property
     def outputs(self) -> Mapping[str, Shape]:
@@ -205,12 +194,12 @@ class Stream(Timeline):
         return 0
 
     def with_last(self, x: str, frames: int, shape: Shape) -> str:
-        """See `Timeline.with_last`."""
+        """See `Timeline.with_last`. The last frames of both are the next step's state."""
+        state, state_shape = self._state(frames, shape)
         axis = shape.index(TIME)
-        if self._unets > 1 and self._is_encoding:
-            # To an encoder there is nothing ahead of the first frame, but the U-Net before gives something there.
-            x = self.graph.op("Mul", x, self._started(self._unets - 1, axis, len(shape)))
-        return self._with_state(x, frames, shape)
+        joined = self.graph.op("Concat", state, x, axis=axis)
+        self._keep(joined, frames, axis, state_shape)
+        return joined
 
     def delayed(self, x: str, since: int, shape: Shape) -> str:
         """See `Timeline.delayed`."""
@@ -218,13 +207,8 @@ class Stream(Timeline):
         frames = self.lag - since
         if not frames:
             return x
-        joined = self._with_state(x, frames, shape)
+        joined = self.with_last(x, frames, shape)
         return g.op("Slice", joined, g.ints(0), g.ints(-frames), g.ints(shape.index(TIME)))
-
-    def begin_unet(self) -> None:
-        """See `Timeline.begin_unet`."""
-        self._unets += 1
-        self._is_encoding = True
 
     def looks_ahead(self, stage: int) -> bool:
         """The shallowest stages do, as many as there are frames of look-ahead: they need it most."""
@@ -232,7 +216,6 @@ class Stream(Timeline):
 
     def decoded(self, stage: int) -> None:
         """The output of one that looks ahead is for the frame before."""
-        self._is_encoding = False
         self.lag += self.looks_ahead(stage)
 
     def mean(self, x: str) -> str:
@@ -242,7 +225,13 @@ class Stream(Timeline):
     def averaged(self, means: str, channels: int) -> str:
         """See `Timeline.averaged`."""
         g = self.graph
-        state, shape = self._state(1, ("batch", channels, TIME, 1))
+        rows = self.averaged_rows(g.op("Transpose", means, perm=[0, 3, 2, 1]), channels)
+        return g.op("Transpose", rows, perm=[0, 3, 2, 1])
+
+    def averaged_rows(self, means: str, channels: int) -> str:
+        """The same with channels last, `(batch, 1, frames, channels)` both."""
+        g = self.graph
+        state, shape = self._state(1, ("batch", 1, TIME, channels))
         joined = g.op("Concat", state, means, axis=2)
         key = f"{AVERAGING_INPUT}/{self.lag}"
         if key not in self._by_lag:
@@ -256,28 +245,14 @@ class Stream(Timeline):
         g = self.graph
         kernel = g.op("Reshape", kernel, g.ints(2 * STFT_BINS, WINDOW_SAMPLES))
         samples = g.op("MatMul", g.op("Transpose", frames, perm=[0, 2, 1]), kernel)
-        first, second = g.ops("Split", 2, samples, axis=2)
-        joined = self._with_state(second, 1, ("batch", TIME, HOP_SAMPLES))
+        return self.overlapped(*g.ops("Split", 2, samples, axis=2))
+
+    def overlapped(self, first: str, second: str) -> str:
+        """The halves of windows, `(batch, frames, 320)` each, to `(batch, samples)`."""
+        g = self.graph
+        joined = self.with_last(second, 1, ("batch", TIME, HOP_SAMPLES))
         before = g.op("Slice", joined, g.ints(0), g.ints(-1), g.ints(1))
         return g.op("Reshape", g.op("Add", first, before), g.ints(0, -1))
-
-    def _started(self, unet: int, axis: int, rank: int) -> str:
-        g = self.graph
-        key = f"{STARTED_INPUT}/{unet}/{axis}/{rank}"
-        if key not in self._by_lag:
-            frames = g.op("Slice", STARTED_INPUT, g.ints(unet - 1), g.ints(unet), g.ints(1))
-            others = [0] + [1] * (rank - 1)
-            others[axis] = -1
-            self._by_lag[key] = g.op("Reshape", frames, g.ints(*others))
-        return self._by_lag[key]
-
-    def _with_state(self, x: str, frames: int, shape: Shape) -> str:
-        """With so many frames of before in front; the last ones of both are the next step's state."""
-        state, state_shape = self._state(frames, shape)
-        axis = shape.index(TIME)
-        joined = self.graph.op("Concat", state, x, axis=axis)
-        self._keep(joined, frames, axis, state_shape)
-        return joined
 
     def _state(self, frames: int, shape: Shape) -> tuple[str, Shape]:
         """A new state of so many frames: its name, and its shape."""

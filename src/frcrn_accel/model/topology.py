@@ -26,7 +26,6 @@ __all__ = [
     "SAMPLE_RATE_HZ",
     "SE_LAYERS",
     "STAGES",
-    "STARTED_INPUT",
     "STFT_BINS",
     "WINDOW_SAMPLES",
     "Config",
@@ -56,7 +55,6 @@ LOOKAHEAD_FRAMES = STAGES  # of each U-Net: one in each decoder stage
 
 # What a step of a stream takes besides audio and states: `export.timeline.Stream`.
 AVERAGING_INPUT = "averaging"
-STARTED_INPUT = "started"
 SE_LAYERS = "se_layers"  # in the names of squeeze-and-excitation and of its states
 
 

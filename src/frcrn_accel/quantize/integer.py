@@ -203,14 +203,15 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
         height = (STFT_BINS - ENCODER_KERNELS[0][0]) // 2 + 1
         return self._rectified((part(0), part(1)), height, height, more_frames=pad)
 
-    def last_decoder(self, name: str, inputs: list[Activation]) -> str:
-        """To one complex channel, `(1, 2, frames, 321)`.
+    def last_decoder(self, name: str, x: Activation, skip: Activation, since: int) -> str:
+        """See `FrequencyLastNetwork.last_decoder`.
 
         With so few outputs it is cheapest to multiply each input position by all taps first, `(positions, taps)`, and
         to add up the small result in its places, as two interleaved sets of rows.
         """
         g = self.graph
         c = self.config.channels
+        inputs = [x, self.delayed(skip, since, skip.height)]
         taps, times = DECODER_KERNELS[-1]
         w_re, w_im = self.pair(f"{name}.transconv.tconv", "weight")  # (inputs, 1, taps, times)
         scales, shifts = zip(*(self.batch_norm(name, "transconv.tconv", which) for which in (0, 1)), strict=True)

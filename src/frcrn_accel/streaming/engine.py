@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.backends import StepSession
 from frcrn_accel.errors import EngineError
-from frcrn_accel.model.topology import AVERAGING_INPUT, SE_LAYERS, STARTED_INPUT
+from frcrn_accel.model.topology import AVERAGING_INPUT, SE_LAYERS, Config
 from frcrn_accel.models import ModelMetadata
 from frcrn_accel.streaming.averaging import Averaging, Statistics, shares
 from frcrn_accel.streaming.start import START_S, read_start
@@ -63,9 +63,9 @@ class StreamEngine:
         self.lag = session.inputs[AVERAGING_INPUT][1] - 1
         audio, *others = session.inputs
         self._audio = audio
-        self._has_started = STARTED_INPUT in others
-        self._states = [name for name in others if name not in (AVERAGING_INPUT, STARTED_INPUT)]
+        self._states = [name for name in others if name != AVERAGING_INPUT]
         self._means = [i for i, name in enumerate(self._states) if SE_LAYERS in name]
+        self._beginning = self._states_by_first_frame()
         self._is_single = session.inputs[audio][0] == 1
         means = session.metadata.start_means
         sizes = [int(np.prod(session.inputs[self._states[i]][1:])) for i in self._means]
@@ -114,7 +114,38 @@ class StreamEngine:
             return _regrouped(results, [len(step.audio) for step in steps])
         return self._run(steps)
 
+    def _states_by_first_frame(self) -> dict[int, list[int]]:
+        """Frames with which a further U-Net begins, and the numbers of its states, see `export.timeline.Stream`."""
+        unets = self.metadata.unets
+        of_unet = [name.split("/")[1].split(".")[0] for name in self._states]
+        return {
+            number * self.lag // unets: [i for i, name in enumerate(of_unet) if name == unet and i not in self._means]
+            for number, unet in enumerate(Config(self.metadata.channels, unets).unet_names)
+            if number > 0
+        }
+
     def _run(self, steps: Sequence[Step]) -> list[tuple[NDArray[np.float32], StreamState]]:
+        """In one call those steps in which no U-Net begins, the others in two each."""
+        frames = steps[0].audio.shape[1] // self.metadata.hop_samples
+        cuts = [
+            next((first for first in self._beginning if 0 < first - step.state.frames < frames), None)
+            for step in steps
+        ]
+        uncut = [step for step, cut in zip(steps, cuts, strict=True) if cut is None]
+        results = iter(self._call(uncut) if uncut else [])
+        return [
+            next(results) if cut is None else self._run_cut(step, cut - step.state.frames)
+            for step, cut in zip(steps, cuts, strict=True)
+        ]
+
+    def _run_cut(self, step: Step, frames: int) -> tuple[NDArray[np.float32], StreamState]:
+        """A step of so many frames, and one of the rest."""
+        samples = frames * self.metadata.hop_samples
+        ((before, state),) = self._run([replace(step, audio=step.audio[:, :samples])])
+        ((after, state),) = self._run([replace(step, audio=step.audio[:, samples:], state=state)])
+        return np.concatenate([before, after], axis=1), state
+
+    def _call(self, steps: Sequence[Step]) -> list[tuple[NDArray[np.float32], StreamState]]:
         counts = [len(step.audio) for step in steps]
         frames = steps[0].audio.shape[1] // self.metadata.hop_samples
         feeds = {self._audio: _joined([step.audio for step in steps])}
@@ -129,14 +160,10 @@ class StreamEngine:
             )
             for step in steps
         ]
-        feeds[AVERAGING_INPUT] = np.repeat(np.stack(rows), counts, axis=0)
-        if self._has_started:
-            firsts = np.repeat([step.state.frames for step in steps], counts)
-            lags = self.lag // self.metadata.unets * np.arange(1, self.metadata.unets)
-            number = firsts[:, None, None] + np.arange(frames) - lags[:, None]
-            feeds[STARTED_INPUT] = (number >= 0).astype(np.float32)
-        for i, name in enumerate(self._states):
-            feeds[name] = _joined([step.state.tensors[i] for step in steps])
+        feeds[AVERAGING_INPUT] = rows[0][None] if sum(counts) == 1 else np.repeat(np.stack(rows), counts, axis=0)
+        feeds.update(
+            zip(self._states, map(_joined, zip(*(step.state.tensors for step in steps), strict=True)), strict=True)
+        )
         audio, *tensors = self.session.run(feeds)
         if audio.shape != feeds[self._audio].shape:
             raise EngineError(f"the engine gave {audio.shape} for a step of {feeds[self._audio].shape}")
@@ -146,8 +173,11 @@ class StreamEngine:
         first = 0
         for step, count in zip(steps, counts, strict=True):
             rows_of_step = slice(first, first + count)
-            state = StreamState(step.state.frames + frames, tuple(tensor[rows_of_step] for tensor in tensors))
-            results.append((audio[rows_of_step], state))
+            tensors_of_step = [tensor[rows_of_step] for tensor in tensors] if len(steps) > 1 else tensors
+            number = step.state.frames + frames
+            for i in self._beginning.get(number, ()):
+                tensors_of_step[i] = np.zeros_like(tensors_of_step[i])
+            results.append((audio[rows_of_step], StreamState(number, tuple(tensors_of_step))))
             first += count
         return results
 

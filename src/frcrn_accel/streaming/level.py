@@ -25,6 +25,8 @@ class RunningLevel:
 
     def __init__(self, channels: int, horizon_hops: float) -> None:
         self._keep = 1 - 1 / horizon_hops
+        # By the number of hops: what is kept of each of them, and of what was before, after each of them.
+        self._kept: dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
         # Energy and number of samples, `(2, channels)`. Replaced, never changed in place.
         self._all = self._active = np.zeros((2, channels))
 
@@ -35,8 +37,8 @@ class RunningLevel:
         self._all = sums[..., -1]
         mean = energy / samples
         active = power > mean[..., None]
-        counts = np.count_nonzero(active, axis=2)
-        energy, samples = sums = self._running(self._active, np.sum(power, axis=2, where=active), counts)
+        of_active = np.einsum("chs,chs->ch", power, active)
+        energy, samples = sums = self._running(self._active, of_active, np.count_nonzero(active, axis=2))
         self._active = sums[..., -1]
         # Samples at the mean power (a square wave) are not above it.
         level = np.sqrt(np.where(samples > 0, np.maximum(energy / np.maximum(samples, 1), mean), mean))
@@ -45,8 +47,10 @@ class RunningLevel:
 
     def _running(self, before: NDArray[np.float64], *of_hops: NDArray[Any]) -> NDArray[np.float64]:
         """Sums after each hop, `(2, channels, hops)`, from those before and what hops add, `(channels, hops)`."""
-        sums: NDArray[np.float64] = np.stack(of_hops)
-        for hop in range(sums.shape[2]):
-            sums[..., hop] += before * self._keep
-            before = sums[..., hop]
+        hops = of_hops[0].shape[1]
+        if hops not in self._kept:
+            passed = np.arange(hops) - np.arange(hops)[:, None]
+            self._kept[hops] = np.triu(self._keep ** np.maximum(passed, 0)), self._keep ** np.arange(1, hops + 1)
+        of_new, of_before = self._kept[hops]
+        sums: NDArray[np.float64] = np.array(of_hops) @ of_new + before[..., None] * of_before
         return sums

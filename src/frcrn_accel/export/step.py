@@ -1,0 +1,156 @@
+"""The form for the steps of streams on ONNX Runtime: the plain one with fewer operators and smaller weights.
+
+Of a whole signal operators take as long as their arithmetic. Of five frames, a good part of the time goes by between
+them, and in fetching weights from memory. So what was several operators is one wherever that adds next to nothing to
+compute, and the Fourier transforms take the products of half a window.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frcrn_accel.export.direct import joined
+from frcrn_accel.export.network import Pair, encoder_bins
+from frcrn_accel.export.plain import PlainNetwork
+from frcrn_accel.export.timeline import TIME, Stream
+from frcrn_accel.model.topology import (
+    FSMN_ORDER,
+    HOP_SAMPLES,
+    STFT_BINS,
+    WINDOW_SAMPLES,
+    stft_synthesis_scale,
+    stft_window,
+)
+
+__all__ = ["StepNetwork"]
+
+
+# Bins as the transforms here have them: even ones, then odd ones, of the real part; the same of the imaginary part.
+_EVEN, _ODD = np.arange(0, STFT_BINS, 2), np.arange(1, STFT_BINS, 2)
+_ORDER = np.concatenate([_EVEN, _EVEN + STFT_BINS, _ODD, _ODD + STFT_BINS])
+
+
+class StepNetwork(PlainNetwork):
+    """See the module."""
+
+    time: Stream
+
+    def analysis(self, audio: str, kernel: str) -> str:
+        """See `Network.analysis`.
+
+        The halves of a window are a whole number of periods of an even bin apart, and half a period of an odd one
+        more: even bins are a transform of their sum, odd bins of their difference.
+        """
+        g = self.graph
+        audio = self.time.with_last(audio, WINDOW_SAMPLES - HOP_SAMPLES, ("batch", TIME))
+        hops = g.op("Reshape", audio, g.ints(0, -1, HOP_SAMPLES))
+        ends = g.ints(-1), g.ints(np.iinfo(np.int64).max)
+        first, second = (
+            g.op("Mul", g.op("Slice", hops, g.ints(i), end, g.ints(1)), g.constant(window))
+            for i, (end, window) in enumerate(zip(ends, self.half_windows(), strict=True))
+        )
+        even, odd = (g.op("Transpose", part, perm=[1, 0]) for part in self.halved(kernel))
+        parts = [g.op("MatMul", g.op("Add", first, second), even), g.op("MatMul", g.op("Sub", first, second), odd)]
+        bins = g.op("Gather", joined(g, parts, axis=2), g.ints(*np.argsort(_ORDER)), axis=2)
+        return g.op("Transpose", g.op("Reshape", bins, g.ints(0, 0, 2, STFT_BINS)), perm=[0, 2, 1, 3])
+
+    def synthesis(self, spectrum: str, kernel: str) -> str:
+        """See `Network.synthesis`: `analysis` the other way round."""
+        g = self.graph
+        bins = g.op("Reshape", g.op("Transpose", spectrum, perm=[0, 2, 1, 3]), g.ints(0, 0, 2 * STFT_BINS))
+        scaled = g.op("Mul", kernel, g.constant(stft_synthesis_scale()[_ORDER, None]))
+        even, odd = (
+            g.op("MatMul", g.op("Gather", bins, g.ints(*order), axis=2), part)
+            for order, part in zip(np.split(_ORDER, [2 * len(_EVEN)]), self.halved(scaled), strict=True)
+        )
+        halves = g.op("Add", even, odd), g.op("Sub", even, odd)
+        first, second = (
+            g.op("Mul", half, g.constant(window)) for half, window in zip(halves, self.half_windows(), strict=True)
+        )
+        return self.time.overlapped(first, second)
+
+    def fourier_kernel(self) -> str:
+        """See `Network.fourier_kernel`: of the first half of a window, and without the window, `(642, 320)`."""
+        g = self.graph
+        bins, is_imaginary = np.tile(np.arange(STFT_BINS), 2)[_ORDER], _ORDER >= STFT_BINS
+        turn = np.arange(WINDOW_SAMPLES)
+        angle = g.op("Mul", g.constant(bins[:, None], np.int32), g.constant(np.arange(HOP_SAMPLES), np.int32))
+        angle = g.op("Add", angle, g.constant(is_imaginary[:, None] * (WINDOW_SAMPLES // 4), np.int32))
+        angle = g.op("Mod", angle, g.constant(WINDOW_SAMPLES, np.int32))
+        return g.op("Gather", g.constant(np.cos(2 * np.pi * turn / WINDOW_SAMPLES)), angle, axis=0)
+
+    def halved(self, kernel: str) -> Pair:
+        """The rows of even bins, and those of odd ones."""
+        g = self.graph
+        rows = g.ints(2 * len(_EVEN), 2 * len(_ODD))
+        even, odd = g.ops("Split", 2, kernel, rows, axis=0)
+        return even, odd
+
+    @staticmethod
+    def half_windows() -> list[NDArray[np.float64]]:
+        """The window's two halves."""
+        return np.split(stft_window(), 2)
+
+    def fsmn(self, name: str, layer: int, x: str, *, along_time: bool) -> str:
+        """See `Network.fsmn`.
+
+        The four parts of the hidden and the memory are, in channels: `re` of the real part, `im` of it, `im` of the
+        imaginary part, `re` of it. They go to the real, the imaginary, the real (negative, which is in the
+        projection) and the imaginary part: the sum of the two halves is the result.
+        """
+        g = self.graph
+        c = self.config.channels
+        past = FSMN_ORDER - 1
+        (re, im), (re_bias, im_bias), (re_project, im_project) = (
+            self.pair(f"{name}.fsmn", tensor, f"_L{layer}")
+            for tensor in ("linear.weight", "linear.bias", "project.weight")
+        )
+        bias = joined(g, [re_bias, im_bias, im_bias, re_bias])
+        hidden = g.op("Relu", g.op("Conv", x, self.pointwise(re, im, im, re), bias, group=2))
+        weight = self.pointwise(re_project, im_project, g.op("Neg", im_project), re_project)
+        memory = g.op("Conv", hidden, weight, group=4)
+        re_filter, im_filter = (self.fsmn_filter(name, layer, is_im_net=is_im_net) for is_im_net in (False, True))
+        kernel = joined(g, [re_filter, im_filter, im_filter, re_filter])
+        if along_time:
+            memory = self.time.with_last(memory, past, ("batch", 4 * c, TIME, encoder_bins()[-1]))
+        else:
+            kernel = g.op("Transpose", kernel, perm=[0, 1, 3, 2])
+        pads = [self.time.padding(past), 0, 0, 0] if along_time else [0, past, 0, 0]
+        halves = g.ops("Split", 2, g.op("Conv", memory, kernel, group=4 * c, pads=pads), axis=1)
+        # The residuals: the input, and the input times the imaginary unit.
+        swapped = g.op("Gather", x, g.ints(*range(c, 2 * c), *range(c)), axis=1)
+        signs = np.repeat([-1, 1], c)[:, None, None]
+        residual = g.op("Add", x, g.op("Mul", swapped, g.constant(signs)))
+        return g.op("Add", g.op("Add", *halves), residual)
+
+    def excited(self, name: str, x: str) -> str:
+        """See `Network.excited`.
+
+        Its four dense layers are two products with matrices that are zero in part, channels last, and what the nets
+        give is put together by one with 0, 1 and -1: grouped convolutions of a few frames take twice as long.
+        """
+        g = self.graph
+        c = self.config.channels
+        means = g.op("Transpose", self.time.mean(x), perm=[0, 3, 2, 1])
+        rows = g.op("Reshape", self.time.averaged_rows(means, 2 * c), g.ints(-1, 2 * c))
+
+        def layer(rows: str, number: int, blocks: list[list[str]]) -> str:
+            bias = joined(g, [g.weight(f"{name}.fc_{net}.{number}.bias") for net in "riri"])
+            none = g.op("Mul", g.weight(f"{name}.fc_r.{number}.weight"), g.constant(0))
+            weight = [
+                [g.weight(f"{name}.fc_{net}.{number}.weight") if net else none for net in block] for block in blocks
+            ]
+            return g.op("Gemm", rows, joined(g, [joined(g, row, axis=1) for row in weight]), bias, transB=1)
+
+        of_both = [["r", ""], ["i", ""], ["", "r"], ["", "i"]]
+        of_each = [[net if i == j else "" for j in range(4)] for i, net in enumerate("riri")]
+        excitations = g.op("Sigmoid", layer(g.op("Relu", layer(rows, 0, of_both)), 2, of_each))
+        one = np.eye(c)
+        none = np.zeros_like(one)
+        together = np.block([[one, none, none, -one], [none, one, one, none]])
+        scale = g.op("Gemm", excitations, g.constant(together), transB=1)
+        # The frames of a row of the batch follow each other.
+        batch = g.op("Shape", x, start=0, end=1)
+        shape = g.op("Concat", batch, g.ints(1, -1, 2 * c), axis=0)
+        return g.op("Mul", x, g.op("Transpose", g.op("Reshape", scale, shape), perm=[0, 3, 2, 1]))
