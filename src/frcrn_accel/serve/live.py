@@ -6,7 +6,9 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
+from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -32,6 +34,7 @@ _SAMPLE = np.dtype("<i2")
 _CLIENT_ERROR, _SERVER_ERROR, _RESTART, _TRY_AGAIN = 1008, 1011, 1012, 1013  # RFC 6455 and its registry
 _log = logging.getLogger("frcrn_accel.serve")
 _MOST = 1e9  # of any number in a message
+_AHEAD = 2  # messages of a stream that are read and not answered
 _START = {"sample_rate": int, "channels": int, "attenuation_limit_db": float, "lookahead_s": float}
 _MESSAGES: dict[str, Mapping[str, type]] = {
     "set": {"attenuation_limit_db": float},
@@ -43,7 +46,8 @@ _MESSAGES: dict[str, Mapping[str, type]] = {
 class Streams:
     """The endpoint, and all streams that are under way.
 
-    A message is read when the one before it was answered, so a client that sends faster than this machine computes
+    At most two messages of a stream are read and not answered. The second is there when the first is done, so that
+    streams that have fallen behind are computed together; and a client that sends faster than this machine computes
     is held back by its own connection.
 
     Args:
@@ -109,10 +113,14 @@ class Streams:
     async def _serve(self, websocket: WebSocket) -> None:
         stream, group = await self._start(websocket)
         channel = self._stepper.add(stream, group)
+        begun: asyncio.Queue[_Begun | _End | WebSocketDisconnect] = asyncio.Queue()
+        free = asyncio.Semaphore(_AHEAD)
+        reader = asyncio.create_task(self._read(websocket, channel, begun, free))
         try:
-            while await self._answer(websocket, channel):
-                pass
+            while await self._answer(websocket, channel, await begun.get()):
+                free.release()
         finally:
+            reader.cancel()
             channel.close()
             note(websocket.scope, f"{channel.audio_s:.2f} s of audio")
 
@@ -154,38 +162,61 @@ class Streams:
         # The default and its value in seconds are one engine, but for `process_streams` only that engine counts.
         return stream, stream.latency.lookahead_s
 
-    async def _answer(self, websocket: WebSocket, channel: Channel) -> bool:
-        """Receive a message and answer it; False after the last one."""
-        message = await self._receive(websocket)
+    async def _read(
+        self,
+        websocket: WebSocket,
+        channel: Channel,
+        begun: asyncio.Queue[_Begun | _End | WebSocketDisconnect],
+        free: asyncio.Semaphore,
+    ) -> None:
+        """Receive messages and begin what they ask for; the reason to end is the last in line."""
+        try:
+            while True:
+                await free.acquire()
+                item = self._begin(channel, await self._receive(websocket))
+                begun.put_nowait(item)
+                if item.kind == "flush":
+                    return
+        except (_End, WebSocketDisconnect) as end:
+            begun.put_nowait(end)
+
+    def _begin(self, channel: Channel, message: str | bytes) -> _Begun:
         if isinstance(message, bytes):
-            await self._send(websocket, await self._process(channel, message))
-            return True
+            return _Begun("audio", self._process(channel, message))
         values = _parsed(message, _MESSAGES)
         kind = values.pop("type")
         if kind == "flush":
-            rest = await _done(channel.call(_flushed))
-            await self._send(websocket, rest)
+            return _Begun(kind, channel.call(_flushed))
+        return _Begun(kind, channel.call(partial(self._set, values) if kind == "set" else Stream.reset))
+
+    async def _answer(
+        self, websocket: WebSocket, channel: Channel, begun: _Begun | _End | WebSocketDisconnect
+    ) -> bool:
+        """Answer a message; False after the last one."""
+        if not isinstance(begun, _Begun):
+            raise begun
+        result: Any = None if begun.future is None else await _done(begun.future)
+        if begun.kind == "audio":
+            await self._send(websocket, b"" if result is None else _packed(result))
+        elif begun.kind == "flush":
+            await self._send(websocket, result)
             flushed = {"type": "flushed", "processing_s": channel.processing_s, "audio_s": channel.audio_s}
             factor = channel.processing_s / channel.audio_s if channel.audio_s else None
             await self._send(websocket, {**flushed, "real_time_factor": factor})
             await websocket.close()
             return False
-        if kind == "set":
-            await _done(channel.call(partial(self._set, values)))
         else:
-            await _done(channel.call(Stream.reset))
-        await self._send(websocket, {"type": kind})
+            await self._send(websocket, {"type": begun.kind})
         return True
 
-    async def _process(self, channel: Channel, message: bytes) -> bytes:
+    def _process(self, channel: Channel, message: bytes) -> Future[Any] | None:
         channels = channel.stream.channels
         if len(message) % (_SAMPLE.itemsize * channels):
             detail = f"{len(message)} bytes are no whole number of 16-bit samples in {channels} channel(s)"
             raise _End(_CLIENT_ERROR, "Bad message", detail)
         if not message:
-            return b""
-        samples = np.frombuffer(message, _SAMPLE).reshape(-1, channels).T
-        return _packed(await _done(channel.process(samples)))
+            return None
+        return channel.process(np.frombuffer(message, _SAMPLE).reshape(-1, channels).T)
 
     def _set(self, values: Mapping[str, Any], stream: Stream) -> None:
         limit_db = values.get("attenuation_limit_db")
@@ -224,6 +255,19 @@ class Streams:
     def _count(self, streams: int, audio_s: float) -> None:
         self._metrics.stream_batch_size.observe(streams)
         self._metrics.stream_seconds.inc(audio_s)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A message that is being seen to.
+
+    Attributes:
+        kind: "audio", or its type.
+        future: What comes of it; None if there is nothing to do.
+    """
+
+    kind: str
+    future: Future[Any] | None
 
 
 class _End(Exception):

@@ -152,7 +152,7 @@ class Stepper:
         except Exception as error:  # of the engine: the chunks were looked at when they came in
             for channel, chunk in items:
                 _fail(chunk.future, error)
-                self._pop(channel, chunk)
+                self.remove(channel)  # the stream has lost audio: what follows is of no use
             return
         seconds = time.perf_counter() - began
         audio_s = 0.0
