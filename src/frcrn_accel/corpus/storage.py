@@ -122,9 +122,8 @@ def put(local: Path, folder: str, name: str) -> None:
         MissingExtraError: See `list_remote`.
         CorpusError: The storage refuses.
     """
-    url = f"{folder}/{name}"
-    with _refusals(url):
-        files, path = _filesystem(url)
+    with _refusals(folder):  # what it refuses for one output it refuses for all
+        files, path = _filesystem(f"{folder}/{name}")
         parents = [folder, *(f"{folder}/{parent}" for parent in reversed(PurePosixPath(name).parents[:-1]))]
         for parent in parents:
             _make_folder(parent)
