@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -130,7 +131,10 @@ def denoiser() -> Denoiser:
 
 
 def pytest_configure() -> None:
-    """Of several processes (pytest-xdist) each has a CPU of its own: threads that wait for each other would spin."""
+    """Make a process what the tests take it to be, however they were started."""
+    # A shell starts what is to run in the background with Ctrl-C ignored, and so would be all that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Of several processes (pytest-xdist) each has a CPU of its own: threads that wait for each other would spin.
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and hasattr(os, "sched_setaffinity"):
         cpus = sorted(os.sched_getaffinity(0))
