@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from frcrn_accel.export.graph import GraphWriter, Shape
 from frcrn_accel.export.timeline import TIME, MakeTimeline, WholePass
@@ -116,18 +117,19 @@ class Network(abc.ABC, Generic[X]):
         Bin `k` of sample `n` takes angle number `k n` for the real part, and a quarter turn more for the imaginary
         part; a whole turn has 640 of them.
         """
+        bins = np.tile(np.arange(STFT_BINS), 2)[:, None, None]
+        is_imaginary = np.repeat([False, True], STFT_BINS)[:, None, None]
+        cosines = self.fourier_basis(bins, is_imaginary, WINDOW_SAMPLES)
+        return self.graph.op("Mul", cosines, self.graph.constant(stft_window()))
+
+    def fourier_basis(self, bins: NDArray[Any], is_imaginary: NDArray[Any], samples: int) -> str:
+        """The parts of bins at the first samples of a window, without the window: `(*bins.shape[:-1], samples)`."""
         g = self.graph
-        samples = np.arange(WINDOW_SAMPLES)
-        quarter_turns = np.repeat([0, WINDOW_SAMPLES // 4], STFT_BINS)
-        angle = g.op(
-            "Mul",
-            g.constant(np.tile(np.arange(STFT_BINS), 2)[:, None, None], np.int32),
-            g.constant(samples, np.int32),
-        )
-        angle = g.op("Add", angle, g.constant(quarter_turns[:, None, None], np.int32))
+        angle = g.op("Mul", g.constant(bins, np.int32), g.constant(np.arange(samples), np.int32))
+        angle = g.op("Add", angle, g.constant(is_imaginary * (WINDOW_SAMPLES // 4), np.int32))
         angle = g.op("Mod", angle, g.constant(WINDOW_SAMPLES, np.int32))
-        cosines = g.constant(np.cos(2 * np.pi * samples / WINDOW_SAMPLES))
-        return g.op("Mul", g.op("Gather", cosines, angle, axis=0), g.constant(stft_window()))
+        cosines = np.cos(2 * np.pi * np.arange(WINDOW_SAMPLES) / WINDOW_SAMPLES)
+        return g.op("Gather", g.constant(cosines), angle, axis=0)
 
     @abc.abstractmethod
     def unet(self, name: str, spectrum: str) -> str:

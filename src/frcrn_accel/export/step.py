@@ -72,13 +72,8 @@ class StepNetwork(PlainNetwork):
 
     def fourier_kernel(self) -> str:
         """See `Network.fourier_kernel`: of the first half of a window, and without the window, `(642, 320)`."""
-        g = self.graph
-        bins, is_imaginary = np.tile(np.arange(STFT_BINS), 2)[_ORDER], _ORDER >= STFT_BINS
-        turn = np.arange(WINDOW_SAMPLES)
-        angle = g.op("Mul", g.constant(bins[:, None], np.int32), g.constant(np.arange(HOP_SAMPLES), np.int32))
-        angle = g.op("Add", angle, g.constant(is_imaginary[:, None] * (WINDOW_SAMPLES // 4), np.int32))
-        angle = g.op("Mod", angle, g.constant(WINDOW_SAMPLES, np.int32))
-        return g.op("Gather", g.constant(np.cos(2 * np.pi * turn / WINDOW_SAMPLES)), angle, axis=0)
+        bins = np.tile(np.arange(STFT_BINS), 2)[_ORDER, None]
+        return self.fourier_basis(bins, _ORDER[:, None] >= STFT_BINS, HOP_SAMPLES)
 
     def halved(self, kernel: str) -> Pair:
         """The rows of even bins, and those of odd ones."""

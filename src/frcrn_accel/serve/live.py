@@ -113,7 +113,7 @@ class Streams:
     async def _serve(self, websocket: WebSocket) -> None:
         stream, group = await self._start(websocket)
         channel = self._stepper.add(stream, group)
-        begun: asyncio.Queue[_Begun | _End | WebSocketDisconnect] = asyncio.Queue()
+        begun: asyncio.Queue[_Begun | Exception] = asyncio.Queue()
         free = asyncio.Semaphore(_AHEAD)
         reader = asyncio.create_task(self._read(websocket, channel, begun, free))
         try:
@@ -166,7 +166,7 @@ class Streams:
         self,
         websocket: WebSocket,
         channel: Channel,
-        begun: asyncio.Queue[_Begun | _End | WebSocketDisconnect],
+        begun: asyncio.Queue[_Begun | Exception],
         free: asyncio.Semaphore,
     ) -> None:
         """Receive messages and begin what they ask for; the reason to end is the last in line."""
@@ -177,7 +177,7 @@ class Streams:
                 begun.put_nowait(item)
                 if item.kind == "flush":
                     return
-        except (_End, WebSocketDisconnect) as end:
+        except Exception as end:  # of any kind, or who answers would wait for ever
             begun.put_nowait(end)
 
     def _begin(self, channel: Channel, message: str | bytes) -> _Begun:
@@ -189,11 +189,9 @@ class Streams:
             return _Begun(kind, channel.call(_flushed))
         return _Begun(kind, channel.call(partial(self._set, values) if kind == "set" else Stream.reset))
 
-    async def _answer(
-        self, websocket: WebSocket, channel: Channel, begun: _Begun | _End | WebSocketDisconnect
-    ) -> bool:
+    async def _answer(self, websocket: WebSocket, channel: Channel, begun: _Begun | Exception) -> bool:
         """Answer a message; False after the last one."""
-        if not isinstance(begun, _Begun):
+        if isinstance(begun, Exception):
             raise begun
         result: Any = None if begun.future is None else await _done(begun.future)
         if begun.kind == "audio":

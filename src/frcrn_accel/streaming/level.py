@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,6 @@ class RunningLevel:
 
     def __init__(self, channels: int, horizon_hops: float) -> None:
         self._keep = 1 - 1 / horizon_hops
-        # By the number of hops: what is kept of each of them, and of what was before, after each of them.
-        self._kept: dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
         # Energy and number of samples, `(2, channels)`. Replaced, never changed in place.
         self._all = self._active = np.zeros((2, channels))
 
@@ -47,10 +46,14 @@ class RunningLevel:
 
     def _running(self, before: NDArray[np.float64], *of_hops: NDArray[Any]) -> NDArray[np.float64]:
         """Sums after each hop, `(2, channels, hops)`, from those before and what hops add, `(channels, hops)`."""
-        hops = of_hops[0].shape[1]
-        if hops not in self._kept:
-            passed = np.arange(hops) - np.arange(hops)[:, None]
-            self._kept[hops] = np.triu(self._keep ** np.maximum(passed, 0)), self._keep ** np.arange(1, hops + 1)
-        of_new, of_before = self._kept[hops]
+        of_new, of_before = _kept(self._keep, of_hops[0].shape[1])
         sums: NDArray[np.float64] = np.array(of_hops) @ of_new + before[..., None] * of_before
         return sums
+
+
+@lru_cache(maxsize=64)
+def _kept(keep: float, hops: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What is kept after each hop: of each of them, `(hops, hops)`, and of what was before, `(hops,)`."""
+    number = np.arange(hops, dtype=np.float64)
+    passed = np.maximum(number - number[:, None], 0)
+    return np.triu(np.power(keep, passed)), np.power(keep, number + 1)
