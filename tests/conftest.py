@@ -33,7 +33,6 @@ batch_size = 2
 warmup_steps = 2
 decay_steps = 2
 precision = "fp32"
-compile = false
 save_every_steps = 2
 validate_every_steps = 3
 [validation]

@@ -444,7 +444,7 @@ def whole_pass_means(denoiser: Denoiser, audio: np.ndarray) -> Statistics:
     for module in network.modules():
         if isinstance(module, _SqueezeExcitation):
             # In the order in which a signal meets them, which is that of the states.
-            module.register_forward_hook(lambda _, inputs, __: means.append(inputs[0].mean(dim=(2, 3)).numpy()))
+            module.register_forward_hook(lambda _, inputs, __: means.append(inputs[0].numpy()))
     with torch.inference_mode():
         network(torch.from_numpy(audio))
     return Statistics(tuple(means), 1.0)

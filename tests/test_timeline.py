@@ -49,9 +49,7 @@ def whole(weights: dict[str, np.ndarray], audio: np.ndarray) -> tuple[np.ndarray
     means = {}
     for name, module in network.named_modules():
         if isinstance(module, _SqueezeExcitation):
-            module.register_forward_hook(
-                lambda _, inputs, __, name=name: means.update({name: inputs[0].mean(dim=(2, 3)).numpy()})
-            )
+            module.register_forward_hook(lambda _, inputs, __, name=name: means.update({name: inputs[0].numpy()}))
     with torch.inference_mode():
         output = network(torch.from_numpy(audio)).numpy()
     return output, means

@@ -21,7 +21,7 @@ from frcrn_accel.testing import random_weights  # noqa: E402
 from frcrn_accel.train.config import Loss, Optimisation, read_config  # noqa: E402
 from frcrn_accel.train.loss import DenoisingLoss  # noqa: E402
 from frcrn_accel.train.perceptual import PerceptualDisturbance  # noqa: E402
-from frcrn_accel.train.trainer import learning_rate_at, start_network, train  # noqa: E402
+from frcrn_accel.train.trainer import CHECKPOINT, learning_rate_at, start_network, train  # noqa: E402
 
 
 class TestLoss:
@@ -288,12 +288,42 @@ def _train_up_to(step: int, config, data: Path, out: Path) -> None:
         loop()
 
 
-def test_compiled_bf16_takes_steps(training_data, tmp_path):
+def test_bf16_takes_steps(training_data, tmp_path):
     config = read_config(training_data / "run.toml")
     run = replace(
-        config.optimisation, steps=2, warmup_steps=0, decay_steps=0, precision="bf16", validate_every_steps=2
+        config.optimisation,
+        steps=2,
+        warmup_steps=0,
+        decay_steps=0,
+        precision="bf16",
+        validate_every_steps=2,
     )
     assert train(replace(config, optimisation=run), training_data, tmp_path) == 2
+
+
+def test_held_statistics_are_those_of_the_start_and_all_else_is_trained(training_data, tmp_path):
+    config = read_config(training_data / "run.toml")
+    train(config, training_data, tmp_path / "first")
+    start = tmp_path / "first" / CHECKPOINT
+    held = replace(
+        config,
+        model=replace(config.model, start=str(start)),
+        optimisation=replace(config.optimisation, batch_statistics=False),
+    )
+    train(held, training_data, tmp_path / "second")
+    before, after = (torch.load(path, weights_only=True) for path in (start, tmp_path / "second" / CHECKPOINT))
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) == ("running" in name), name
+
+
+def test_statistics_to_hold_must_come_from_somewhere(training_data):
+    path = training_data / "held.toml"
+    text = (training_data / "run.toml").read_text()
+    path.write_text(text.replace("[validation]", "batch_statistics = false\n[validation]"))
+    with pytest.raises(
+        TrainingError, match=r"model.start must be given where optimisation.batch_statistics is false"
+    ):
+        read_config(path)
 
 
 def test_plot(training_data, tmp_path):

@@ -13,6 +13,7 @@ from rich.console import Console
 from frcrn_accel.cli.options import Threads
 from frcrn_accel.cli.progress import progress_bar
 from frcrn_accel.errors import MissingExtraError
+from frcrn_accel.memory import keep_freed_memory
 
 __all__ = ["train"]
 
@@ -33,6 +34,7 @@ def train(
     """Train FRCRN: folders of speech and noise to a checkpoint for 'export'. A run that was stopped goes on."""
     # Threads that wait for each other busily lose half of the speed as soon as anything else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()  # each step takes and frees some gigabytes
     try:
         from frcrn_accel.train.config import read_config
 

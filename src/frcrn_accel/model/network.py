@@ -7,6 +7,7 @@ numbers as four of them and takes a good part of the time. Modules and parameter
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -14,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frcrn_accel.model.checkpoint import Weights
+from frcrn_accel.model.operators import Operators
 from frcrn_accel.model.topology import (
     BN_EPSILON,
     DECODER_KERNELS,
     ENCODER_KERNELS,
     FSMN_ORDER,
     HOP_SAMPLES,
-    LEAKY_SLOPE,
     SE_REDUCTION,
     STAGES,
     STFT_BINS,
@@ -54,13 +55,14 @@ class FRCRN(nn.Module):
 
     Args:
         config: Size of the network.
+        operators: What it does between its convolutions.
     """
 
     kernel: Tensor
     synthesis_scale: Tensor
     squared_window: Tensor
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, operators: Operators | None = None) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("kernel", torch.tensor(stft_kernel())[:, None], persistent=False)
@@ -70,7 +72,7 @@ class FRCRN(nn.Module):
         squared_window = torch.tensor(stft_window() ** 2, dtype=torch.float32).view(1, -1, 1)
         self.register_buffer("squared_window", squared_window, persistent=False)
         for name in config.unet_names:
-            self.add_module(name, _UNet(config.channels))
+            self.add_module(name, _UNet(config.channels, operators or Operators()))
 
     def forward(self, audio: Tensor) -> Tensor:
         """Denoise.
@@ -84,6 +86,12 @@ class FRCRN(nn.Module):
         spectrum = self.analyse(audio)
         return self.synthesise(complex_product(spectrum, self.mask(spectrum)))
 
+    def hold_statistics(self) -> None:
+        """Normalise by the statistics that were learnt, until the next `train()`."""
+        for module in self.modules():
+            if isinstance(module, _ComplexBatchNorm):
+                module.eval()
+
     def analyse(self, audio: Tensor) -> Tensor:
         """STFT: `(batch, samples)` to `(batch, 2, 321, frames)`."""
         spectrum = F.conv1d(audio[:, None], self.kernel, stride=HOP_SAMPLES)
@@ -94,12 +102,12 @@ class FRCRN(nn.Module):
 
         Each U-Net is fed the raw output of the one before it; the mask is the sum of their tanh.
         """
-        x = spectrum
-        mask = torch.zeros_like(spectrum)
+        x = spectrum.permute(0, 2, 3, 1).contiguous()
+        mask = torch.zeros_like(x)
         for name in self.config.unet_names:
             x = self.get_submodule(name)(x)
             mask = mask + torch.tanh(x)
-        return mask
+        return mask.permute(0, 3, 1, 2)
 
     def synthesise(self, spectrum: Tensor) -> Tensor:
         """Inverse STFT: `(batch, 2, 321, frames)` to `(batch, 320 * (frames + 1))`."""
@@ -113,19 +121,22 @@ class FRCRN(nn.Module):
 
 
 class _UNet(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, operators: Operators) -> None:
         super().__init__()
         c = channels
-        self.encoders = nn.ModuleList(_Encoder(c if i else 1, c, kernel) for i, kernel in enumerate(ENCODER_KERNELS))
+        self.operators = operators
+        self.encoders = nn.ModuleList(
+            _Encoder(c if i else 1, c, kernel, operators) for i, kernel in enumerate(ENCODER_KERNELS)
+        )
         # nn.Identity keeps the released numbering where a stage has no such layer.
-        self.fsmn_enc = nn.ModuleList(_ComplexFsmn(c, axis=2) if i else nn.Identity() for i in range(STAGES))
+        self.fsmn_enc = nn.ModuleList(_ComplexFsmn(c, 1, operators) if i else nn.Identity() for i in range(STAGES))
         self.se_layers_enc = nn.ModuleList(_SqueezeExcitation(c) for _ in range(STAGES - 1))
-        self.fsmn = _ComplexFsmn(c, axis=3, layers=2)
+        self.fsmn = _ComplexFsmn(c, 2, operators, layers=2)
         self.decoders = nn.ModuleList(
-            _Decoder(2 * c if i else c, 1 if i == STAGES - 1 else c, kernel)
+            _Decoder(2 * c if i else c, 1 if i == STAGES - 1 else c, kernel, operators, skip=i > 0)
             for i, kernel in enumerate(DECODER_KERNELS)
         )
-        self.fsmn_dec = nn.ModuleList(_ComplexFsmn(c, axis=2) for _ in range(STAGES - 1))
+        self.fsmn_dec = nn.ModuleList(_ComplexFsmn(c, 1, operators) for _ in range(STAGES - 1))
         self.se_layers_dec = nn.ModuleList(_SqueezeExcitation(c) for _ in range(STAGES - 2))
         self.linear = _PointwiseComplex()
 
@@ -134,37 +145,51 @@ class _UNet(nn.Module):
         for i, (fsmn, encoder) in enumerate(zip(self.fsmn_enc, self.encoders, strict=True)):
             x = encoder(fsmn(x))
             if i < STAGES - 1:
-                # The scaled output goes into the skip connection only; the next stage gets the plain one.
-                skips.append(self.se_layers_enc[i](x))
+                # Only what goes into the skip connection is scaled; the next stage gets the plain output.
+                x, means = self.operators.means(x)
+                skips.append((x, self.se_layers_enc[i](means)))
         x = self.fsmn(x)
+        scale = None
         for i, decoder in enumerate(self.decoders):
             if i > 0:
-                x = _concat_complex(x, skips.pop())
+                x = self.operators.concatenate(x, scale, *skips.pop())
             x = decoder(x)
             if i < STAGES - 1:
                 x = self.fsmn_dec[i](x)
+            scale = None
             if i < STAGES - 2:
-                x = self.se_layers_dec[i](x)
+                x, means = self.operators.means(x)
+                scale = self.se_layers_dec[i](means)
         return cast(Tensor, self.linear(x))
 
 
 class _Encoder(nn.Module):
-    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int]) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], operators: Operators) -> None:
         super().__init__()
+        self.operators = operators
         self.conv = nn.ModuleDict(
             {f"conv_{part}": nn.Conv2d(inputs, outputs, kernel, (2, 1), (0, 1)) for part in ("re", "im")}
         )
         self.bn = _ComplexBatchNorm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        re, im = self.conv["conv_re"], self.conv["conv_im"]
-        y = F.conv2d(x, *_complex_weight(re, im, outputs_first=True), stride=(2, 1), padding=(0, 1))
-        return F.leaky_relu(self.bn(y), LEAKY_SLOPE)
+        weight, bias = _complex_weight(self.conv["conv_re"], self.conv["conv_im"])
+
+        def convolve(scale: Tensor) -> Tensor:
+            scaled = weight * scale[:, None, None, None]
+            y = F.conv2d(x.permute(0, 3, 1, 2), scaled, stride=(2, 1), padding=(0, 1))
+            return y.permute(0, 2, 3, 1)
+
+        return self.operators.leaky_relu(*self.bn(convolve, bias))
 
 
 class _Decoder(nn.Module):
-    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int]) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: tuple[int, int], operators: Operators, *, skip: bool
+    ) -> None:
         super().__init__()
+        self.operators = operators
+        self.skip = skip
         self.transconv = nn.ModuleDict(
             {f"tconv_{part}": nn.ConvTranspose2d(inputs, outputs, kernel, (2, 1), (0, 1)) for part in ("re", "im")}
         )
@@ -172,8 +197,17 @@ class _Decoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         re, im = self.transconv["tconv_re"], self.transconv["tconv_im"]
-        y = F.conv_transpose2d(x, *_complex_weight(re, im, outputs_first=False), stride=(2, 1), padding=(0, 1))
-        return F.leaky_relu(self.bn(y), LEAKY_SLOPE)
+        weight, bias = _complex_weight(re, im, transposed=True)
+        if self.skip:
+            # The stage before and the skip connection follow each other, each with its real parts first.
+            weight = weight.view(2, 2, -1, *weight.shape[1:]).transpose(0, 1).flatten(0, 2)
+
+        def convolve(scale: Tensor) -> Tensor:
+            scaled = weight * scale[:, None, None]
+            y = F.conv_transpose2d(x.permute(0, 3, 1, 2), scaled, stride=(2, 1), padding=(0, 1))
+            return y.permute(0, 2, 3, 1)
+
+        return self.operators.leaky_relu(*self.bn(convolve, bias))
 
 
 class _PointwiseComplex(nn.Module):
@@ -185,7 +219,8 @@ class _PointwiseComplex(nn.Module):
         self.conv_im = nn.Conv2d(1, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, *_complex_weight(self.conv_re, self.conv_im, outputs_first=True))
+        weight, bias = _complex_weight(self.conv_re, self.conv_im)
+        return x[..., :1] * weight[:, 0, 0, 0] + x[..., 1:] * weight[:, 1, 0, 0] + bias
 
 
 class _ComplexBatchNorm(nn.Module):
@@ -196,9 +231,36 @@ class _ComplexBatchNorm(nn.Module):
         self.bn_re = nn.BatchNorm2d(channels, BN_EPSILON)
         self.bn_im = nn.BatchNorm2d(channels, BN_EPSILON)
 
-    def forward(self, x: Tensor) -> Tensor:
-        re, im = x.chunk(2, dim=1)
-        return torch.cat([self.bn_re(re), self.bn_im(im)], dim=1)
+    def forward(self, convolve: Callable[[Tensor], Tensor], bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalise what a convolution gives.
+
+        Args:
+            convolve: Gets a factor for each output channel, gives the convolution without its bias.
+            bias: Of the convolution.
+
+        Returns:
+            What is normalised but for a bias, and the bias.
+        """
+        weight, offset = self._both("weight"), self._both("bias")
+        mean, variance = self._both("running_mean") - bias, self._both("running_var")
+        if not self.training:
+            # In the weights it costs nothing.
+            scale = weight * (variance + BN_EPSILON).rsqrt()
+            return convolve(scale), offset - mean * scale
+        y = convolve(torch.ones_like(weight)).permute(0, 3, 1, 2)
+        mean = mean.detach()
+        y = F.batch_norm(y, mean, variance, weight, None, True, cast(float, self.bn_re.momentum), BN_EPSILON)
+        self._keep("running_mean", mean + bias.detach())
+        self._keep("running_var", variance)
+        # The bias goes out with the mean. It has a gradient all the same, as distributed training wants.
+        return y.permute(0, 2, 3, 1), offset + 0 * bias
+
+    def _both(self, name: str) -> Tensor:
+        return torch.cat([getattr(self.bn_re, name), getattr(self.bn_im, name)])
+
+    def _keep(self, name: str, value: Tensor) -> None:
+        for bn, part in zip((self.bn_re, self.bn_im), value.chunk(2), strict=True):
+            getattr(bn, name).copy_(part)
 
 
 class _ComplexFsmn(nn.Module):
@@ -206,43 +268,51 @@ class _ComplexFsmn(nn.Module):
 
     Args:
         channels: Complex channels.
-        axis: 2, the memory runs along frequency, lower bins first; 3, along time, past frames only.
+        axis: 1, the memory runs along frequency, lower bins first; 2, along time, past frames only.
         layers: Layers in a row.
     """
 
-    def __init__(self, channels: int, axis: int, layers: int = 1) -> None:
+    def __init__(self, channels: int, axis: int, operators: Operators, layers: int = 1) -> None:
         super().__init__()
+        self.operators = operators
+        self.axis = axis
         self.layers = layers
         for layer in range(layers):
             for part in ("re", "im"):
-                self.add_module(f"fsmn_{part}_L{layer + 1}", _Fsmn(channels, axis))
+                self.add_module(f"fsmn_{part}_L{layer + 1}", _Fsmn(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        # The memory runs along dimension 1; that along time is where there is one bin only, so this is no copy.
+        x = x.transpose(1, self.axis)
         for layer in range(self.layers):
-            re_net = self.get_submodule(f"fsmn_re_L{layer + 1}")
-            im_net = self.get_submodule(f"fsmn_im_L{layer + 1}")
-            re, im = x.chunk(2, dim=1)
-            x = torch.cat([re_net(re) - im_net(im), re_net(im) + im_net(re)], dim=1)
-        return x
+            nets = [cast(_Fsmn, self.get_submodule(f"fsmn_{part}_L{layer + 1}")) for part in ("re", "im")]
+            x = self._layer(x, *nets)
+        return x.transpose(1, self.axis)
+
+    def _layer(self, x: Tensor, re: _Fsmn, im: _Fsmn) -> Tensor:
+        past = min(FSMN_ORDER, x.shape[1]) - 1
+        taps_re, taps_im = re.taps(past), im.taps(past)
+        return self.operators.memory(
+            x,
+            torch.cat([re.linear.weight, im.linear.weight]),
+            torch.cat([re.linear.bias, im.linear.bias]),
+            torch.block_diag(re.project.weight, im.project.weight),  # type: ignore[no-untyped-call]
+            torch.cat([taps_re, taps_im, taps_re, -taps_im]),
+        )
 
 
 class _Fsmn(nn.Module):
-    def __init__(self, channels: int, axis: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.axis = axis
         self.linear = nn.Linear(channels, channels)
         self.project = nn.Linear(channels, channels, bias=False)
         self.conv1 = nn.Conv2d(channels, channels, (FSMN_ORDER, 1), groups=channels, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = F.relu(F.conv2d(x, self.linear.weight[..., None, None], self.linear.bias))
-        memory = F.conv2d(hidden, self.project.weight[..., None, None])
-        past = FSMN_ORDER - 1
-        # The memory itself is added by one more in the filter's last tap: a third of the traffic of adding it apart.
-        taps = self.conv1.weight + F.pad(torch.ones_like(self.conv1.weight[:, :, :1]), (0, 0, past, 0))
-        if self.axis == 2:
-            return x + F.conv2d(F.pad(memory, (0, 0, past, 0)), taps, groups=x.shape[1])
-        return x + F.conv2d(F.pad(memory, (past, 0)), taps.transpose(2, 3), groups=x.shape[1])
+    def taps(self, past: int) -> Tensor:
+        """The filter over the last `past` steps and this one, `(channels, 1, past + 1, 1)`."""
+        # The memory itself is added by one more in the last tap: a third of the traffic of adding it apart.
+        weight = self.conv1.weight[:, :, -1 - past :]
+        return weight + F.pad(torch.ones_like(weight[:, :, :1]), (0, 0, past, 0))
 
 
 class _SqueezeExcitation(nn.Module):
@@ -258,29 +328,24 @@ class _SqueezeExcitation(nn.Module):
         squeezed = channels // SE_REDUCTION
         return nn.Sequential(nn.Linear(channels, squeezed), nn.ReLU(), nn.Linear(squeezed, channels), nn.Sigmoid())
 
-    def forward(self, x: Tensor) -> Tensor:
-        mean_re, mean_im = x.mean(dim=(2, 3)).chunk(2, dim=1)
+    def forward(self, means: Tensor) -> Tensor:
+        """Means to scales, `(batch, 2 * channels)` both."""
+        mean_re, mean_im = means.chunk(2, dim=1)
         # Upstream's: re and im are scaled apart, this is no complex product.
         scale_re = self.fc_r(mean_re) - self.fc_i(mean_im)
         scale_im = self.fc_r(mean_im) + self.fc_i(mean_re)
-        return x * torch.cat([scale_re, scale_im], dim=1)[..., None, None]
+        return torch.cat([scale_re, scale_im], dim=1)
 
 
-def _complex_weight(re: nn.Module, im: nn.Module, *, outputs_first: bool) -> tuple[Tensor, Tensor]:
+def _complex_weight(re: nn.Module, im: nn.Module, *, transposed: bool = False) -> tuple[Tensor, Tensor]:
     """Weight and bias of the real convolution that is the complex one of these two."""
     w_re, w_im = cast(Tensor, re.weight), cast(Tensor, im.weight)
     b_re, b_im = cast(Tensor, re.bias), cast(Tensor, im.bias)
-    inputs = 1 if outputs_first else 0
+    inputs = 0 if transposed else 1
     outputs = 1 - inputs
     to_re = torch.cat([w_re, -w_im], dim=inputs)
     to_im = torch.cat([w_im, w_re], dim=inputs)
     return torch.cat([to_re, to_im], dim=outputs), torch.cat([b_re - b_im, b_re + b_im])
-
-
-def _concat_complex(a: Tensor, b: Tensor) -> Tensor:
-    a_re, a_im = a.chunk(2, dim=1)
-    b_re, b_im = b.chunk(2, dim=1)
-    return torch.cat([a_re, b_re, a_im, b_im], dim=1)
 
 
 def complex_product(a: Tensor, b: Tensor) -> Tensor:

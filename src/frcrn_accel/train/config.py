@@ -150,7 +150,8 @@ class Optimisation:
         gradient_norm: Gradients are clipped to this.
         ema_decay: Of the moving average of the weights, which is what a run gives.
         precision: "bf16" (autocast) or "fp32".
-        compile: Compile the network first: minutes at the start, and much faster after.
+        batch_statistics: Batch norms normalise by the batch, and learn its statistics; false, by those that the
+            checkpoint to start from holds: faster, and the network is in training what it is in use.
         seed: Of everything random.
         save_every_steps: A killed run goes on from the last of these.
         validate_every_steps: How often the average is scored.
@@ -165,7 +166,7 @@ class Optimisation:
     gradient_norm: float = 1.0
     ema_decay: float = 0.998
     precision: str = "bf16"
-    compile: bool = True
+    batch_statistics: bool = True
     seed: int = 0
     save_every_steps: int = 100
     validate_every_steps: int = 500
@@ -279,6 +280,11 @@ def _check(config: TrainingConfig) -> None:
         ("optimisation.batch_size", run.batch_size > 0, "1 or more"),
         ("optimisation.save_every_steps", run.save_every_steps > 0, "1 or more"),
         ("optimisation.validate_every_steps", run.validate_every_steps > 0, "1 or more"),
+        (
+            "model.start",
+            run.batch_statistics or model.start is not None,
+            "given where optimisation.batch_statistics is false",
+        ),
         ("optimisation.ema_decay", 0 <= run.ema_decay < 1, "0 or more and below 1"),
     ]
     for source in (*config.data.speech, *config.data.noise):

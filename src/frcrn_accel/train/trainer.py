@@ -24,9 +24,11 @@ from frcrn_accel.cpu import available_cpus
 from frcrn_accel.errors import TrainingError
 from frcrn_accel.model.checkpoint import load_checkpoint
 from frcrn_accel.model.network import FRCRN, complex_product
+from frcrn_accel.model.operators import Operators
 from frcrn_accel.model.topology import parameter_shapes
 from frcrn_accel.train.config import Mixing, Optimisation, TrainingConfig
 from frcrn_accel.train.corpus import Corpus, prepare_source
+from frcrn_accel.train.fused import fused_operators
 from frcrn_accel.train.loss import DenoisingLoss
 from frcrn_accel.train.mixing import Example, Mixer
 from frcrn_accel.train.optimiser import Muon
@@ -101,7 +103,8 @@ def start_network(config: TrainingConfig, data: Path) -> FRCRN:
         ModelError: It cannot be read.
     """
     torch.manual_seed(config.optimisation.seed)
-    network = FRCRN(config.network)
+    operators = fused_operators(config.model.channels) if config.optimisation.precision == "bf16" else Operators()
+    network = FRCRN(config.network, operators)
     if config.model.start is not None:
         path = data / config.model.start
         given = load_checkpoint(path)
@@ -164,7 +167,6 @@ class _Objective(nn.Module):
         super().__init__()
         self.network = network
         self.loss = DenoisingLoss(config.loss)
-        self._mask = torch.compile(network.mask) if config.optimisation.compile else network.mask
         self._autocast = config.optimisation.precision == "bf16"
         self._device = device
 
@@ -172,7 +174,7 @@ class _Objective(nn.Module):
         spectrum = self.network.analyse(noisy)
         # The transforms and the loss stay in float32: a spectrogram has more range than bf16 has digits.
         with torch.autocast(self._device.type, torch.bfloat16) if self._autocast else nullcontext():
-            mask = self._mask(spectrum)
+            mask = self.network.mask(spectrum)
         estimate = self.network.synthesise(complex_product(spectrum, mask.float()))
         parts: dict[str, Tensor] = self.loss(estimate, target[:, : estimate.shape[1]])
         return parts
@@ -265,6 +267,8 @@ class _Run:
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate
         self._network.train()
+        if not run.batch_statistics:
+            self._network.hold_statistics()
         parts = self._objective(noisy, target)
         self._optimiser.zero_grad(set_to_none=True)
         parts["loss"].backward()
