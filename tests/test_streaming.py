@@ -403,6 +403,24 @@ def test_int8_streams_sound_like_fp32_ones(denoiser: Denoiser, name: str) -> Non
     assert 10 * np.log10(np.mean(expected**2) / np.mean((found - expected) ** 2)) > 25
 
 
+def test_training_for_streams_computes_what_a_stream_does(denoiser: Denoiser) -> None:
+    torch = pytest.importorskip("torch")
+    from frcrn_accel.export import read_weights
+    from frcrn_accel.model.network import build_network
+    from frcrn_accel.model.operators import Operators
+    from frcrn_accel.train.running import RunningMeans
+
+    audio = noise(1.0)
+    stream = denoiser.stream(16_000, averaging=Averaging(horizon_s=None, start_s=0), gain_db=0)
+    found = sent(stream, audio, [320])[:, stream.latency_samples :]
+    network = build_network(read_weights(denoiser._file.path), RunningMeans(Operators(), start_s=0))
+    # Before a stream, and after it, there is silence.
+    padded = np.pad(audio, ((0, 0), (320, 64 * 320)))
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(padded)).numpy()[:, 320 : 320 + audio.shape[1]]
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
 def test_a_stream_of_noisy_speech_is_near_the_whole_pass(denoiser: Denoiser) -> None:
     """By default: with a level and means of its own, which it has to find."""
     scores = []

@@ -316,6 +316,19 @@ def test_held_statistics_are_those_of_the_start_and_all_else_is_trained(training
         assert torch.equal(value, after[name]) == ("running" in name), name
 
 
+def test_training_with_running_means(training_data, tmp_path):
+    config = read_config(training_data / "run.toml")
+    whole = train(config, training_data, tmp_path / "whole")
+    running = replace(config, model=replace(config.model, running_means=True))
+    assert train(running, training_data, tmp_path / "running") == whole
+    losses = [
+        json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[-1])["validation"]["loss"]
+        for name in ("whole", "running")
+    ]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
 def test_statistics_to_hold_must_come_from_somewhere(training_data):
     path = training_data / "held.toml"
     text = (training_data / "run.toml").read_text()

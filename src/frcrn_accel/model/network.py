@@ -36,16 +36,17 @@ from frcrn_accel.model.topology import (
 __all__ = ["FRCRN", "build_network", "complex_product"]
 
 
-def build_network(weights: Weights) -> FRCRN:
+def build_network(weights: Weights, operators: Operators | None = None) -> FRCRN:
     """The network with these weights, ready to run.
 
     Args:
         weights: As `checkpoint.load_checkpoint` gives them.
+        operators: What it does between its convolutions.
     """
     config = config_of(weights)
     if config is None:
         raise ValueError("weights hold no FRCRN")
-    network = FRCRN(config)
+    network = FRCRN(config, operators)
     network.load_state_dict({key: torch.tensor(value) for key, value in weights.items()}, strict=False)
     return network.eval()
 
@@ -329,12 +330,12 @@ class _SqueezeExcitation(nn.Module):
         return nn.Sequential(nn.Linear(channels, squeezed), nn.ReLU(), nn.Linear(squeezed, channels), nn.Sigmoid())
 
     def forward(self, means: Tensor) -> Tensor:
-        """Means to scales, `(batch, 2 * channels)` both."""
-        mean_re, mean_im = means.chunk(2, dim=1)
+        """Means to scales, `(…, 2 * channels)` both."""
+        mean_re, mean_im = means.chunk(2, dim=-1)
         # Upstream's: re and im are scaled apart, this is no complex product.
         scale_re = self.fc_r(mean_re) - self.fc_i(mean_im)
         scale_im = self.fc_r(mean_im) + self.fc_i(mean_re)
-        return torch.cat([scale_re, scale_im], dim=1)
+        return torch.cat([scale_re, scale_im], dim=-1)
 
 
 def _complex_weight(re: nn.Module, im: nn.Module, *, transposed: bool = False) -> tuple[Tensor, Tensor]:

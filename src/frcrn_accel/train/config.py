@@ -33,11 +33,14 @@ class Model:
         unets: U-Nets in cascade; 2 in the released model.
         start: Checkpoint to start from; None starts from random weights. It has the same channels. A U-Net that it
             lacks starts so that it changes nothing.
+        running_means: For a network that is used in streams: squeeze-and-excitation gets means over what has been
+            heard so far, not over the whole signal.
     """
 
     channels: int = 32
     unets: int = 1
     start: str | None = None
+    running_means: bool = False
 
 
 @dataclass(frozen=True)

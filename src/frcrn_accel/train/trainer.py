@@ -32,6 +32,7 @@ from frcrn_accel.train.fused import fused_operators
 from frcrn_accel.train.loss import DenoisingLoss
 from frcrn_accel.train.mixing import Example, Mixer
 from frcrn_accel.train.optimiser import Muon
+from frcrn_accel.train.running import RunningMeans
 from frcrn_accel.train.validation import score
 
 __all__ = ["Progress", "learning_rate_at", "start_network", "train"]
@@ -104,7 +105,7 @@ def start_network(config: TrainingConfig, data: Path) -> FRCRN:
     """
     torch.manual_seed(config.optimisation.seed)
     operators = fused_operators(config.model.channels) if config.optimisation.precision == "bf16" else Operators()
-    network = FRCRN(config.network, operators)
+    network = FRCRN(config.network, RunningMeans(operators) if config.model.running_means else operators)
     if config.model.start is not None:
         path = data / config.model.start
         given = load_checkpoint(path)
