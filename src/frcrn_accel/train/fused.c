@@ -1,7 +1,7 @@
 /* What training does to the activations of FRCRN between its convolutions, in as few passes over memory as there can
  * be: they are bfloat16, (batch, pixels, channels), and each pass over one of them takes as long as a convolution.
  * Sums are float over a block of pixels, and double over the blocks, which are added in order: any number of threads
- * gives the same. */
+ * gives the same. What needs memory for sums gives 0 if there is none, and 1 otherwise. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,7 +66,7 @@ int leaky_relu_backward(int64_t pixels, float slope, const bf16 *restrict y, con
     return 1;
 }
 
-/* Plus the bias and rectified, behind `past` zeros: (rows, n) to (rows, past + n), where n is whole groups of REAL. */
+/* Plus the bias and rectified, behind `past` zeros: (rows, n) to (rows, past + n); n is a multiple of REAL. */
 void relu_behind(int64_t rows, int64_t past, int64_t n, const bf16 *restrict x, const float *restrict bias,
                  bf16 *restrict y) {
     for (int64_t row = 0; row < rows; row++) {
@@ -112,13 +112,14 @@ int relu_behind_backward(int64_t rows, int64_t past, int64_t n, const bf16 *rest
 void complex_sum(int64_t pixels, const bf16 *restrict x, const bf16 *restrict y, bf16 *restrict out) {
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < pixels; p++) {
-        const bf16 *re = x + REAL * p, *im = re + CHANNELS, *a = y + 2 * REAL * p, *b = a + CHANNELS, *d = b + CHANNELS, *e = d + CHANNELS;
+        const bf16 *re = x + REAL * p, *im = re + CHANNELS;
+        const bf16 *y0 = y + 2 * REAL * p, *y1 = y0 + CHANNELS, *y2 = y1 + CHANNELS, *y3 = y2 + CHANNELS;
         bf16 *to = out + REAL * p;
 #pragma omp simd
         for (int64_t i = 0; i < CHANNELS; i++) {
-            float xr = wide(re[i]), xi = wide(im[i]);
-            to[i] = narrow(xr - xi + (wide(a[i]) + wide(e[i])));
-            to[CHANNELS + i] = narrow(xi + xr + (wide(b[i]) + wide(d[i])));
+            float r = wide(re[i]), m = wide(im[i]);
+            to[i] = narrow(r - m + (wide(y0[i]) + wide(y3[i])));
+            to[CHANNELS + i] = narrow(m + r + (wide(y1[i]) + wide(y2[i])));
         }
     }
 }
@@ -152,7 +153,7 @@ void complex_sum_backward_x(int64_t pixels, const bf16 *restrict d, bf16 *restri
     }
 }
 
-/* Means over the pixels: (rows, pixels, c) to (rows, c). 0 if there is no memory. */
+/* Means over the pixels: (rows, pixels, REAL) to (rows, REAL). */
 int channel_means(int64_t rows, int64_t pixels, const bf16 *restrict x, float *restrict out) {
     int64_t blocks = blocks_of(pixels);
     float *sums = calloc(rows * blocks * REAL, sizeof(float));
@@ -172,8 +173,8 @@ int channel_means(int64_t rows, int64_t pixels, const bf16 *restrict x, float *r
 }
 
 /* dx + dmean / pixels */
-void channel_means_backward(
-    int64_t rows, int64_t pixels, const bf16 *restrict dx, const float *restrict dmean, bf16 *restrict out) {
+void channel_means_backward(int64_t rows, int64_t pixels, const bf16 *restrict dx, const float *restrict dmean,
+                            bf16 *restrict out) {
     float share = 1.0f / pixels;
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < rows * pixels; p++) {
@@ -183,9 +184,9 @@ void channel_means_backward(
     }
 }
 
-/* Channels of `a` times `scale_a`, then those of `b` times `scale_b`, (rows, c) each. */
-void scaled_concat(int64_t rows, int64_t pixels, const bf16 *restrict a, const float *restrict scale_a, const bf16 *restrict b,
-                   const float *restrict scale_b, bf16 *restrict out) {
+/* Channels of `a` times `scale_a`, then those of `b` times `scale_b`, (rows, REAL) each. */
+void scaled_concat(int64_t rows, int64_t pixels, const bf16 *restrict a, const float *restrict scale_a,
+                   const bf16 *restrict b, const float *restrict scale_b, bf16 *restrict out) {
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < rows * pixels; p++) {
         const float *sa = scale_a + p / pixels * REAL, *sb = scale_b + p / pixels * REAL;
@@ -198,8 +199,9 @@ void scaled_concat(int64_t rows, int64_t pixels, const bf16 *restrict a, const f
     }
 }
 
-int scaled_concat_backward(int64_t rows, int64_t pixels, const bf16 *restrict d, const bf16 *restrict a, const float *restrict scale_a,
-                           const bf16 *restrict b, const float *restrict scale_b, bf16 *restrict da, bf16 *restrict db, float *restrict dscale_a, float *restrict dscale_b) {
+int scaled_concat_backward(int64_t rows, int64_t pixels, const bf16 *restrict d, const bf16 *restrict a,
+                           const float *restrict scale_a, const bf16 *restrict b, const float *restrict scale_b,
+                           bf16 *restrict da, float *restrict dscale_a, bf16 *restrict db, float *restrict dscale_b) {
     int64_t blocks = blocks_of(pixels);
     float *sums = calloc(2 * rows * blocks * REAL, sizeof(float));
     if (!sums) return 0;

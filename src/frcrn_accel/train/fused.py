@@ -27,7 +27,7 @@ from frcrn_accel.model.topology import LEAKY_SLOPE
 __all__ = ["FusedOperators", "fused_operators"]
 
 _LOG = logging.getLogger(__name__)
-_FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC", "-std=c11")
+_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC", "-std=c11")
 # Those that need memory for sums, and give 0 if there is none.
 _ALLOCATING = {"leaky_relu_backward", "relu_behind_backward", "channel_means", "scaled_concat_backward"}
 
@@ -85,7 +85,7 @@ class _LeakyRelu(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor, library: ctypes.CDLL) -> Tensor:
         ctx.mark_dirty(x)
-        library.leaky_relu(x[..., 0].numel(), LEAKY_SLOPE, _at(bias), _at(x))
+        _run(library.leaky_relu, x[..., 0].numel(), LEAKY_SLOPE, bias, x)
         ctx.library = library
         ctx.save_for_backward(x)
         return x
@@ -95,11 +95,7 @@ class _LeakyRelu(Function):
         (y,) = ctx.saved_tensors
         gradient, result = gradient.contiguous(), torch.empty_like(y)
         of_bias = y.new_empty(y.shape[-1], dtype=torch.float32)
-        _checked(
-            ctx.library.leaky_relu_backward(
-                y[..., 0].numel(), LEAKY_SLOPE, _at(y), _at(gradient), _at(result), _at(of_bias)
-            )
-        )
+        _run(ctx.library.leaky_relu_backward, y[..., 0].numel(), LEAKY_SLOPE, y, gradient, result, of_bias)
         return result, of_bias, None
 
 
@@ -116,12 +112,12 @@ class _Memory(Function):
         first = x.view(-1, channels // 2) @ weight.t()
         hidden = x.new_empty(rows, channels)
         row = 2 * others * channels
-        library.relu_behind(batch, past * row, steps * row, _at(first), _at(bias.float()), _at(hidden))
+        _run(library.relu_behind, batch, past * row, steps * row, first, bias.float(), hidden)
         del first
         memory = (hidden @ projection.t()).view(batch, past + steps, others, 2 * channels)
         filtered = _convolved(memory, taps)
         result = torch.empty_like(x)
-        library.complex_sum(batch * steps * others, _at(x), _at(filtered), _at(result))
+        _run(library.complex_sum, batch * steps * others, x, filtered, result)
         ctx.library = library
         ctx.save_for_backward(x, hidden, memory, weight, projection, taps)
         return result
@@ -134,7 +130,7 @@ class _Memory(Function):
         gradient = gradient.contiguous()
         of_filtered = x.new_empty(batch, steps, others, 2 * channels)
         pixels = batch * steps * others
-        library.complex_sum_backward_y(pixels, _at(gradient), _at(of_filtered))
+        _run(library.complex_sum_backward_y, pixels, gradient, of_filtered)
         of_memory, of_taps, _ = torch.ops.aten.convolution_backward(
             of_filtered.permute(0, 3, 1, 2),
             memory.permute(0, 3, 1, 2),
@@ -155,14 +151,11 @@ class _Memory(Function):
         row = 2 * others * channels
         past = taps.shape[2] - 1
         of_bias = x.new_empty(channels, dtype=torch.float32)
-        _checked(
-            library.relu_behind_backward(
-                batch, past * row, steps * row, _at(hidden), _at(of_hidden), _at(of_first), _at(of_bias)
-            )
-        )
+        sizes = (batch, past * row, steps * row)
+        _run(library.relu_behind_backward, *sizes, hidden, of_hidden, of_first, of_bias)
         of_weight = of_first.t() @ x.view(-1, channels // 2)
         of_x = (of_first @ weight).view_as(x)
-        library.complex_sum_backward_x(pixels, _at(gradient), _at(of_x))
+        _run(library.complex_sum_backward_x, pixels, gradient, of_x)
         return of_x, of_weight.float(), of_bias, of_projection.float(), of_taps.float(), None
 
 
@@ -171,7 +164,7 @@ class _Means(Function):
     def forward(ctx: Any, x: Tensor, library: ctypes.CDLL) -> tuple[Tensor, Tensor]:
         means = x.new_empty(x.shape[0], x.shape[-1], dtype=torch.float32)
         x = x.contiguous()
-        _checked(library.channel_means(x.shape[0], x.shape[1] * x.shape[2], _at(x), _at(means)))
+        _run(library.channel_means, x.shape[0], x.shape[1] * x.shape[2], x, means)
         ctx.library = library
         return x.view_as(x), means
 
@@ -180,9 +173,7 @@ class _Means(Function):
         gradient = gradient.contiguous()
         result = torch.empty_like(gradient)
         batch, bins, frames, _ = gradient.shape
-        ctx.library.channel_means_backward(
-            batch, bins * frames, _at(gradient), _at(of_means.contiguous()), _at(result)
-        )
+        _run(ctx.library.channel_means_backward, batch, bins * frames, gradient, of_means.contiguous(), result)
         return result, None
 
 
@@ -192,7 +183,7 @@ class _Concatenate(Function):
         a, b, scale_a, scale_b = a.contiguous(), b.contiguous(), scale_a.contiguous(), scale_b.contiguous()
         batch, bins, frames, channels = a.shape
         result = a.new_empty(batch, bins, frames, 2 * channels)
-        library.scaled_concat(batch, bins * frames, _at(a), _at(scale_a), _at(b), _at(scale_b), _at(result))
+        _run(library.scaled_concat, batch, bins * frames, a, scale_a, b, scale_b, result)
         ctx.library = library
         ctx.save_for_backward(a, scale_a, b, scale_b)
         return result
@@ -200,11 +191,9 @@ class _Concatenate(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
-        of_a, of_scale_a, of_b, of_scale_b = results = [torch.empty_like(tensor) for tensor in tensors]
-        batch, bins, frames, _ = of_a.shape
-        written = (of_a, of_b, of_scale_a, of_scale_b)
-        addresses = map(_at, (gradient.contiguous(), *tensors, *written))
-        _checked(ctx.library.scaled_concat_backward(batch, bins * frames, *addresses))
+        results = [torch.empty_like(tensor) for tensor in tensors]
+        batch, bins, frames, _ = tensors[0].shape
+        _run(ctx.library.scaled_concat_backward, batch, bins * frames, gradient.contiguous(), *tensors, *results)
         return *results, None
 
 
@@ -221,12 +210,13 @@ def _convolved(x: Tensor, taps: Tensor) -> Tensor:
     return y.contiguous()
 
 
-def _at(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-def _checked(has_memory: int) -> None:
-    if not has_memory:
+def _run(function: Any, *arguments: int | float | Tensor) -> None:
+    """Call a function of the library; tensors, which must be contiguous, are handed over as their addresses."""
+    if any(isinstance(argument, Tensor) and not argument.is_contiguous() for argument in arguments):
+        raise ValueError("a tensor is not contiguous")
+    # The arguments, held until the end, keep the tensors alive.
+    addresses = (argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments)
+    if function(*addresses) == 0:
         raise MemoryError
 
 
