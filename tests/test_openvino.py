@@ -10,9 +10,10 @@ import pytest
 from frcrn_accel import BackendUnavailable, Denoiser, EngineError, ModelError, ModelFile, QuantizeError
 from frcrn_accel.backends import openvino as module
 from frcrn_accel.backends.openvino import OpenVinoBackend
+from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.evaluate import si_sdr_db
 from frcrn_accel.model.topology import Config
-from frcrn_accel.models import CACHE_DIR_VARIABLE, find_model, sha256_of
+from frcrn_accel.models import CACHE_DIR_VARIABLE, find_model, packaged_variant, sha256_of
 from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, QuantizeReport, quantize_model
 from frcrn_accel.testing import BackendConformance, random_weights
 
@@ -56,8 +57,12 @@ class TestFp32(BackendConformance):
 class TestBf16(BackendConformance):
     backend = OpenVinoBackend("bf16")
     reference = "ort"
-    # On noise alone, which is nearly all taken away: what is left is small beside the rounding. For speech see below.
-    tolerance = 0.15
+
+    def test_it_agrees_with_the_reference(self, session, model):
+        """Noise alone is nearly all taken away: rounding is held against what goes in. For speech see below."""
+        audio = (0.05 * np.random.default_rng(0).standard_normal((2, 25_920))).astype(np.float32)
+        expected = OrtBackend().load(model, threads=2).run(audio)
+        assert np.abs(session.run(audio) - expected).max() <= 0.005 * np.abs(audio).max()
 
     @pytest.fixture(autouse=True)
     def needs_bf16(self):
@@ -82,6 +87,16 @@ def test_speech_is_what_fp32_makes_of_it(int8, noisy, precision, least_db):
         assert denoiser.precision == precision
         assert denoiser.device.startswith(f"CPU, {precision}, ")
         assert si_sdr_db(expected, denoiser(noisy, 16_000)) > least_db
+
+
+@pytest.mark.parametrize("name", ["quantized here", "packaged"])
+def test_integers_give_what_is_in_the_file(int8, noisy, name):
+    """Against ONNX Runtime, which computes the same file in float: kernels of some CPUs have been wrong."""
+    file = int8 if name == "quantized here" else packaged_variant(find_model("frcrn-small"), "openvino-int8")
+    audio = at_model_level(noisy)
+    session = onnxruntime.InferenceSession(file.path, providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {session.get_inputs()[0].name: audio})
+    assert si_sdr_db(expected[0], OpenVinoBackend("int8").load(file, threads=2).run(audio)[0]) > 40
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
@@ -194,12 +209,12 @@ class TestQuantized:
     def test_openvino_computes_it_in_int8(self, int8):
         session = OpenVinoBackend().load(int8, threads=1)
         kinds = [
-            (info["layerType"].astype(str), info["primitiveType"].astype(str).rpartition("_")[2])
+            (info["layerType"].astype(str), info["primitiveType"].astype(str).rpartition("_")[2].lower())
             for info in (node.get_rt_info() for node in session._model._compiled.get_runtime_model().get_ops())
         ]
         unets = len(PACKAGED.unet_names)
         assert kinds.count(("Convolution", "i8")) == 5 * unets
-        assert kinds.count(("Deconvolution", "i8")) == 6 * unets
+        assert kinds.count(("Deconvolution", "i8")) == 5 * unets
 
     def test_weights_are_stored_once_as_integers(self, int8):
         released = read_weights(find_model("frcrn-small").path)
@@ -225,7 +240,7 @@ class TestQuantized:
         groups = METHODS["openvino-int8"].groups(config)
         assert groups == (
             *(f"unet.encoders.{i}" for i in range(2, 7)),
-            *(f"unet.decoders.{i}" for i in range(6)),
+            *(f"unet.decoders.{i}" for i in (0, 2, 3, 4, 5)),
         )
         for kept in ((), groups[:1], groups):
             graph = build(weights, metadata, frozenset(kept)).graph
@@ -243,8 +258,8 @@ class TestQuantized:
         weights = {key: value.copy() for key, value in random_weights(config).items()}
         for part in ("re", "im"):
             weights[f"unet.encoders.2.conv.conv_{part}.weight"][3] = 0
-        weights["unet.decoders.1.bn.bn_re.weight"][2] = 0
-        weights["unet.decoders.1.bn.bn_re.weight"][3] *= -1
+        weights["unet.decoders.2.bn.bn_re.weight"][2] = 0
+        weights["unet.decoders.2.bn.bn_re.weight"][3] *= -1
         audio = (0.056 * np.random.default_rng(0).standard_normal((1, 32_000))).astype(np.float32)
         metadata = dataclasses.replace(find_model("frcrn-small").metadata, channels=16, unets=1)
         build = METHODS["openvino-int8"].prepare(weights, [audio])

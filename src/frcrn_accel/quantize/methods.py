@@ -51,7 +51,9 @@ class Method:
 
 def openvino_int8_layers(config: Config) -> tuple[str, ...]:
     """Layers that are INT8 on OpenVINO: the convolutions of the inner stages."""
-    inner = [f"encoders.{i}" for i in range(2, STAGES)] + [f"decoders.{i}" for i in range(STAGES - 1)]
+    # OpenVINO 2026.4 computes the transposed convolution from two rows to seven wrongly in INT8 on CPUs with VNNI and
+    # without AMX. It is a hundredth of the arithmetic.
+    inner = [f"encoders.{i}" for i in range(2, STAGES)] + [f"decoders.{i}" for i in (0, *range(2, STAGES - 1))]
     return tuple(f"{unet}.{layer}" for unet in config.unet_names for layer in inner)
 
 

@@ -2,13 +2,13 @@
 
 Of the direct form (`export.direct`) the convolutions of the inner stages are quantized: two thirds of the arithmetic.
 Everything else stays float: the layers next to the spectrum and the mask, the second encoder stage, which alone would
-cost more than all others together, the FSMN layers, whose time goes with memory rather than arithmetic, and
-squeeze-and-excitation. docs/backends.md has the measurements.
+cost more than all others together, the second decoder stage, which some CPUs compute wrongly, the FSMN layers, whose
+time goes with memory rather than arithmetic, and squeeze-and-excitation. docs/backends.md has the measurements.
 
 - Activations: the limit of an input is not the largest magnitude that calibration sees but a quantile just below. A
   spectrogram spans 60-80 dB; with the largest as the limit, quiet speech falls below one step.
-- Weights are stored as integers, each once; so are those of the second encoder stage and of the dense layers, which
-  are used in float.
+- Weights are stored as integers, each once; so are those of the two second stages and of the dense layers, which are
+  used in float.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["QUANTILE", "calibrate", "prepare_openvino_int8"]
 
 QUANTILE = 0.9999  # of the magnitudes, see docs/backends.md
 _SMALLEST_STEP = 1e-20
-_STORED_ENCODER = "encoders.1"  # in float, but too large to be stored so
+_STORED = ("encoders.1", "decoders.1")  # used in float, but too large to be stored so
 
 
 def calibrate(
@@ -108,9 +108,8 @@ class _Int8Network(RoundedConvolutions):
         quantized = {layer: limit for layer, limit in limits.items() if layer not in keep_float}
         super().__init__(CompactWriter(stored, keep_float), config)
         self._limits = quantized
-        convolutions = [f"{unet}.{_STORED_ENCODER}.conv.conv" for unet in config.unet_names]
-        for layer in quantized:
-            convolutions.append(f"{layer}.conv.conv" if ".encoders." in layer else f"{layer}.transconv.tconv")
+        layers = [f"{unet}.{layer}" for unet in config.unet_names for layer in _STORED] + list(quantized)
+        convolutions = [f"{layer}.{'conv.conv' if '.encoders.' in layer else 'transconv.tconv'}" for layer in layers]
         for convolution in convolutions:
             round_convolution(stored, convolution, output_axis=int(".decoders." in convolution))
         self.rounded_convolutions = frozenset(convolutions)

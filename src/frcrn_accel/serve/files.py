@@ -41,6 +41,7 @@ MEDIA_TYPES = {
     "WAVEX": "audio/wav",
 }
 _SAMPLE_BYTES = 4
+_UNREAD_S = 2.0  # longest time that is given to a request which is refused
 _SYSTEM_ERROR = 2  # libsndfile's SF_ERR_SYSTEM: a disk that is full
 
 _log = logging.getLogger("frcrn_accel.serve")
@@ -100,6 +101,12 @@ class Files:
         """See ASGI."""
         request = Request(scope, receive)
         options = _read_options(request.query_params)
+        if self.is_draining:
+            # Closed with a part of the request unread, a connection is reset, and the answer may be lost with it.
+            with anyio.move_on_after(_UNREAD_S):
+                while (await receive()).get("more_body", False):
+                    pass
+            raise Problem(503, "this server is about to end: ask another one", {"Connection": "close"})
         with self._admission(), tempfile.TemporaryDirectory(prefix="frcrn-accel-") as name:
             source = Path(name) / "audio"
             try:
@@ -117,8 +124,6 @@ class Files:
 
     @contextmanager
     def _admission(self) -> Iterator[None]:
-        if self.is_draining:
-            raise Problem(503, "this server is about to end: ask another one", {"Connection": "close"})
         if self._admitted >= self._limits.concurrency + self._limits.queue:
             wait_s = math.ceil(min(60.0, max(1.0, self._mean_s * self._admitted / self._limits.concurrency)))
             raise Problem(429, "too many requests are waiting: try again later", {"Retry-After": str(wait_s)})
