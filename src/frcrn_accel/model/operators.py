@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from frcrn_accel.model.topology import LEAKY_SLOPE
 
-__all__ = ["Operators"]
+__all__ = ["Operators", "filtered"]
 
 
 class Operators:
@@ -39,7 +39,7 @@ class Operators:
         parts = x.view(*x.shape[:-1], 2, -1)
         # What lies before the first step is zero; the projection keeps it so.
         hidden = F.pad(F.relu(F.linear(parts, weight, bias)), (0, 0, 0, 0, 0, 0, taps.shape[2] - 1, 0))
-        y = _filtered(F.linear(hidden, projection).flatten(-2), taps)
+        y = filtered(F.linear(hidden, projection).flatten(-2), taps)
         re, im = x.chunk(2, dim=-1)
         re_re, im_re, re_im, im_im = y.chunk(4, dim=-1)
         return torch.cat([re - im + (re_re + im_im), im + re + (im_re + re_im)], dim=-1)
@@ -54,5 +54,6 @@ class Operators:
         return torch.cat([scaled, b * scale_b[:, None, None]], dim=-1)
 
 
-def _filtered(x: Tensor, taps: Tensor) -> Tensor:
+def filtered(x: Tensor, taps: Tensor) -> Tensor:
+    """Each channel with its filter along dimension 1, `(channels, 1, taps, 1)`, where all taps lie inside."""
     return F.conv2d(x.permute(0, 3, 1, 2), taps, groups=taps.shape[0]).permute(0, 2, 3, 1)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from frcrn_accel.model.operators import Operators
+from frcrn_accel.model.operators import Operators, filtered
 from frcrn_accel.model.topology import LEAKY_SLOPE
 
 __all__ = ["FusedOperators", "fused_operators"]
@@ -115,9 +115,9 @@ class _Memory(Function):
         _run(library.relu_behind, batch, past * row, steps * row, first, bias.float(), hidden)
         del first
         memory = (hidden @ projection.t()).view(batch, past + steps, others, 2 * channels)
-        filtered = _convolved(memory, taps)
+        y = filtered(memory, taps).contiguous()
         result = torch.empty_like(x)
-        _run(library.complex_sum, batch * steps * others, x, filtered, result)
+        _run(library.complex_sum, batch * steps * others, x, y, result)
         ctx.library = library
         ctx.save_for_backward(x, hidden, memory, weight, projection, taps)
         return result
@@ -203,11 +203,6 @@ def _applied(function: type[Function], *arguments: Any) -> Any:
 
 def _applies(x: Tensor) -> bool:
     return x.dtype == torch.bfloat16 and x.device.type == "cpu"
-
-
-def _convolved(x: Tensor, taps: Tensor) -> Tensor:
-    y = torch.conv2d(x.permute(0, 3, 1, 2), taps, groups=taps.shape[0]).permute(0, 2, 3, 1)
-    return y.contiguous()
 
 
 def _run(function: Any, *arguments: int | float | Tensor) -> None:
