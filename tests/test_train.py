@@ -19,9 +19,12 @@ from frcrn_accel.model.checkpoint import load_checkpoint  # noqa: E402
 from frcrn_accel.quantize.clips import CALIBRATION_AUDIO, GATE_AUDIO  # noqa: E402
 from frcrn_accel.testing import random_weights  # noqa: E402
 from frcrn_accel.train.config import Loss, Optimisation, read_config  # noqa: E402
+from frcrn_accel.train.intelligibility import IntelligibilityLoss  # noqa: E402
 from frcrn_accel.train.loss import DenoisingLoss  # noqa: E402
 from frcrn_accel.train.perceptual import PerceptualDisturbance  # noqa: E402
 from frcrn_accel.train.trainer import CHECKPOINT, learning_rate_at, start_network, train  # noqa: E402
+
+SPEECH_PARTS = ("si_sdr", "perceptual", "intelligibility")  # of the loss, where there is speech
 
 
 class TestLoss:
@@ -54,16 +57,16 @@ class TestLoss:
             estimate = (level * torch.randn(1, 4096)).requires_grad_()
             parts = loss(estimate, torch.zeros(1, 4096))
             parts["loss"].backward()
-            assert float(parts["si_sdr"].detach()) == float(parts["perceptual"].detach()) == 0
+            assert [float(parts[name].detach()) for name in SPEECH_PARTS] == [0, 0, 0]
             assert torch.isfinite(estimate.grad).all()
 
     def test_half_of_a_batch_silent_counts_the_other_half(self):
-        target = torch.randn(2, 4096) * 0.1
-        noisy = target + torch.randn(2, 4096) * 0.05
+        target = torch.randn(2, 16_000) * 0.1
+        noisy = target + torch.randn(2, 16_000) * 0.05
         alone = DenoisingLoss(Loss())(noisy[:1], target[:1])
         target[1] = 0
         both = DenoisingLoss(Loss())(noisy, target)
-        for name in ("si_sdr", "perceptual"):
+        for name in SPEECH_PARTS:
             assert float(both[name]) == pytest.approx(float(alone[name]), rel=1e-5)
 
 
@@ -122,6 +125,28 @@ class TestPerceptualDisturbance:
                 unmapped += list((3.8224 - np.log(4 / (scores - 0.999) - 1)) / 1.3669)
                 lost += list(self.lost(versions, clip.clean))
         assert np.corrcoef(unmapped, lost)[0, 1] < -0.9
+
+
+class TestIntelligibilityLoss:
+    def test_it_is_what_the_standard_measures(self, speech, versions):
+        stoi = pytest.importorskip("pystoi").stoi
+        expected = [1 - stoi(speech, version, 16_000) for version in versions]
+        estimates = torch.tensor(np.stack(versions))
+        found = IntelligibilityLoss()(estimates, torch.tensor(speech).expand_as(estimates)).numpy()
+        np.testing.assert_allclose(found, expected, atol=0.02)
+        assert max(expected) > 0.2
+
+    def test_silent_frames_count_for_nothing(self, speech):
+        noisy = speech + 0.5 * speech.std() * np.random.default_rng(0).standard_normal(len(speech)).astype(np.float32)
+        alone = IntelligibilityLoss()(torch.tensor(noisy)[None], torch.tensor(speech)[None])
+        silence = np.zeros(16_000, np.float32)
+        later = [torch.tensor(np.concatenate([x, silence]))[None] for x in (noisy, speech)]
+        assert float(IntelligibilityLoss()(*later)) == pytest.approx(float(alone), abs=2e-3)
+
+    def test_too_little_speech_has_none(self):
+        target = torch.zeros(1, 16_000)
+        target[0, :2000] = 0.1 * torch.randn(2000)
+        assert float(IntelligibilityLoss()(target + 0.1, target)) == 0
 
 
 def test_learning_rate_rises_stays_and_falls():

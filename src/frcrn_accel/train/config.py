@@ -129,6 +129,7 @@ class Loss:
         magnitude: Squared error of compressed magnitudes.
         si_sdr: Minus SI-SDR, in units of 10 dB.
         perceptual: What is lost to the ear, in points of PESQ's unmapped score.
+        intelligibility: One minus STOI.
         exponent: Of the compression.
     """
 
@@ -136,6 +137,7 @@ class Loss:
     magnitude: float = 70.0
     si_sdr: float = 1.0
     perceptual: float = 0.25
+    intelligibility: float = 3.0
     exponent: float = 0.3
 
 

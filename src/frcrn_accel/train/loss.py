@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from frcrn_accel.train.config import Loss
+from frcrn_accel.train.intelligibility import IntelligibilityLoss
 from frcrn_accel.train.perceptual import PerceptualDisturbance
 
 __all__ = ["DenoisingLoss"]
@@ -18,11 +19,12 @@ _SILENT_POWER = 1e-10
 
 
 class DenoisingLoss(torch.nn.Module):
-    """Errors of compressed spectra, minus SI-SDR, and what is lost to the ear.
+    """Errors of compressed spectra, minus SI-SDR, what is lost to the ear, and what is no longer understood.
 
     The compressed complex spectrum and its magnitude: S. Braun, I. Tashev, "A consolidated view of loss functions for
-    supervised deep learning-based speech enhancement", 2020. What is lost to the ear: `PerceptualDisturbance`. A
-    target without speech has neither that nor SI-SDR; the spectra alone count there.
+    supervised deep learning-based speech enhancement", 2020. What is lost to the ear: `PerceptualDisturbance`;
+    what is no longer understood: `IntelligibilityLoss`. A target without speech has neither these nor SI-SDR; the
+    spectra alone count there.
 
     Args:
         weights: Of the parts.
@@ -34,6 +36,7 @@ class DenoisingLoss(torch.nn.Module):
         super().__init__()
         self.weights = weights
         self.perceptual = PerceptualDisturbance()
+        self.intelligibility = IntelligibilityLoss()
         self.register_buffer("window", torch.hann_window(_WINDOW), persistent=False)
 
     def forward(self, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -45,15 +48,17 @@ class DenoisingLoss(torch.nn.Module):
         """
         a, b = self._compressed(estimate), self._compressed(target)
         spoken = target.square().sum(-1) > _SILENT_POWER * target.shape[-1]
-        ratio_db = lost = estimate.new_zeros(())
+        ratio_db = lost = unclear = estimate.new_zeros(())
         if spoken.any():
             ratio_db = self._si_sdr_db(estimate[spoken], target[spoken]).mean()
             lost = self.perceptual(estimate[spoken], target[spoken]).mean()
+            unclear = self.intelligibility(estimate[spoken], target[spoken]).mean()
         parts = {
             "complex_spectrum": self.weights.complex_spectrum * (a - b).abs().square().mean(),
             "magnitude": self.weights.magnitude * (a.abs() - b.abs()).square().mean(),
             "si_sdr": -self.weights.si_sdr * ratio_db / 10,
             "perceptual": self.weights.perceptual * lost,
+            "intelligibility": self.weights.intelligibility * unclear,
         }
         return {**parts, "loss": torch.stack(list(parts.values())).sum()}
 
