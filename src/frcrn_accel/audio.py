@@ -127,10 +127,9 @@ def whole_hz(sample_rate: float) -> int:
     Raises:
         AudioError: It is none.
     """
-    rate_hz = int(sample_rate)
-    if rate_hz != sample_rate:
+    if not float(sample_rate).is_integer():
         raise AudioError(f"sample rate must be a whole number of Hz, got {sample_rate}")
-    return rate_hz
+    return int(sample_rate)
 
 
 def check_attenuation_limit(limit_db: float | None) -> None:
