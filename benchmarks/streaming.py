@@ -6,7 +6,8 @@
 
 `quality` takes pairs of noisy and clean files (see benchmarks/quality.py) and scores streams against the whole pass:
 with all of the look-ahead, less and none of it, and in the first seconds, with and without the typical statistics
-that a stream starts with. Further backends show what INT8 and bf16 do to streams. Needs the extra `[eval]`.
+that a stream starts with. Further backends, with all of the look-ahead, show what INT8 and bf16 do to streams. Needs
+the extra `[eval]`.
 
 `speed` times every step of one stream, hop by hop, and longer steps in turn with the whole pass of the same audio on
 the same thread; then how many streams one process keeps up with, their steps in common calls. `--released-size` takes
@@ -44,7 +45,6 @@ HOP_S = 0.02
 START_S = (0.5, 1.0, 2.0, 4.0)
 SILENT_DB = -45.0  # a beginning whose speech or noise is below this has no SI-SDR worth the name
 STEPS_S = (0.02, 0.04, 0.1, 0.2)
-OTHERS_LOOKAHEAD_FRAMES = (LOOKAHEAD_FRAMES, 3, 0)  # of each U-Net
 STREAM_COUNTS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 
 
@@ -55,9 +55,7 @@ def main() -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--released-size", action="store_true")
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument(
-        "--backends", nargs="+", help="Quality: of the first one all look-aheads, of the others three."
-    )
+    parser.add_argument("--backends", nargs="+", help="For quality the first one with less look-ahead too.")
     parser.add_argument("--clips", type=int, help="Take so many of the pairs only.")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -78,8 +76,8 @@ def quality(options: argparse.Namespace) -> Any:
     pairs = [read(Clip(path, None))[1:] for path in sorted((options.pairs / "noisy").iterdir())[: options.clips]]
     first, *others = options.backends or ("ort", "ort-dynamic-int8", "ort-static-int8", "openvino")
 
-    def stream(denoiser: Denoiser, **arguments: Any) -> Callable[[Audio], Audio]:
-        return lambda audio: through(denoiser.stream(SAMPLE_RATE_HZ, step_s=0.5, **arguments), audio)
+    def stream(model: Denoiser, **arguments: Any) -> Callable[[Audio], Audio]:
+        return lambda audio: through(model.stream(SAMPLE_RATE_HZ, step_s=0.5, **arguments), audio)
 
     denoiser = Denoiser(options.model, backend=first)
     variants: dict[str, Callable[[Audio], Audio]] = {
@@ -87,14 +85,11 @@ def quality(options: argparse.Namespace) -> Any:
         "whole pass": lambda audio: denoiser(audio, SAMPLE_RATE_HZ),
         "stream, no typical start": stream(denoiser, averaging=Averaging(start_s=0)),
     }
-    for backend in (first, *others):
-        running = denoiser if backend == first else Denoiser(options.model, backend=backend)
-        for frames in range(LOOKAHEAD_FRAMES, -1, -1) if backend == first else OTHERS_LOOKAHEAD_FRAMES:
-            lookahead_s = frames * running.model.unets * HOP_S
-            name = f"stream, {1000 * lookahead_s:g} ms of look-ahead"
-            if backend != first:
-                name += f", {backend}"
-            variants[name] = stream(running, lookahead_s=lookahead_s)
+    for frames in range(LOOKAHEAD_FRAMES, -1, -1):
+        lookahead_s = frames * denoiser.model.unets * HOP_S
+        variants[f"stream, {1000 * lookahead_s:g} ms of look-ahead"] = stream(denoiser, lookahead_s=lookahead_s)
+    for backend in others:
+        variants[f"stream, {backend}"] = stream(Denoiser(options.model, backend=backend))
     rows = {}
     for name, denoise in variants.items():
         outputs = [denoise(noisy) for noisy, _ in pairs]
