@@ -6,8 +6,8 @@
 
 `quality` takes pairs of noisy and clean files (see benchmarks/quality.py) and scores streams against the whole pass:
 with all of the look-ahead, less and none of it, and in the first seconds, with and without the typical statistics
-that a stream starts with. Further backends, with all of the look-ahead, show what INT8 and bf16 do to streams. Needs
-the extra `[eval]`.
+that a stream starts with. Further backends, with all, three of seven frames and none, show what INT8 and bf16 do to
+streams. Needs the extra `[eval]`.
 
 `speed` times every step of one stream, hop by hop, and longer steps in turn with the whole pass of the same audio on
 the same thread; then how many streams one process keeps up with, their steps in common calls. `--released-size` takes
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--released-size", action="store_true")
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--backends", nargs="+", help="For quality the first one with less look-ahead too.")
+    parser.add_argument("--backends", nargs="+", help="For quality the first one with every look-ahead.")
     parser.add_argument("--clips", type=int, help="Take so many of the pairs only.")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -85,11 +85,12 @@ def quality(options: argparse.Namespace) -> Any:
         "whole pass": lambda audio: denoiser(audio, SAMPLE_RATE_HZ),
         "stream, no typical start": stream(denoiser, averaging=Averaging(start_s=0)),
     }
-    for frames in range(LOOKAHEAD_FRAMES, -1, -1):
-        lookahead_s = frames * denoiser.model.unets * HOP_S
-        variants[f"stream, {1000 * lookahead_s:g} ms of look-ahead"] = stream(denoiser, lookahead_s=lookahead_s)
-    for backend in others:
-        variants[f"stream, {backend}"] = stream(Denoiser(options.model, backend=backend))
+    for backend in (first, *others):
+        model = denoiser if backend == first else Denoiser(options.model, backend=backend)
+        for frames in range(LOOKAHEAD_FRAMES, -1, -1) if backend == first else (LOOKAHEAD_FRAMES, 3, 0):
+            lookahead_s = frames * model.model.unets * HOP_S
+            name = f"stream, {1000 * lookahead_s:g} ms of look-ahead" + (f", {backend}" if backend != first else "")
+            variants[name] = stream(model, lookahead_s=lookahead_s)
     rows = {}
     for name, denoise in variants.items():
         outputs = [denoise(noisy) for noisy, _ in pairs]

@@ -11,7 +11,7 @@ from frcrn_accel.backends.ort import OrtBackend, cpu_session
 from frcrn_accel.export.frcrn import Form, build_graph
 from frcrn_accel.export.timeline import Stream
 from frcrn_accel.model.topology import AVERAGING_INPUT, HOP_SAMPLES, LOOKAHEAD_FRAMES, SE_LAYERS, Config
-from frcrn_accel.quantize.integer import IntegerNetwork, Ranges
+from frcrn_accel.quantize.integer import IntegerNetwork, Ranges, group_names
 from frcrn_accel.quantize.ranges import measure_ranges
 from frcrn_accel.testing import random_weights
 
@@ -159,6 +159,49 @@ class TestInt8:
         error = found[0, used] - expected[0, used]
         assert 10 * np.log10(np.mean(expected[0, used] ** 2) / np.mean(error**2)) > 40
 
+    @pytest.mark.parametrize("lookahead", [0, 3])
+    @pytest.mark.parametrize("known", [False, True], ids=["dynamic", "static"])
+    def test_with_less_look_ahead_it_gives_what_the_float_step_does(
+        self,
+        known: bool,
+        lookahead: int,
+        ranges: Ranges,
+        config: Config,
+        weights: dict[str, np.ndarray],
+        audio: np.ndarray,
+    ) -> None:
+        """With all groups in float but for the order of sums; in integers up to their steps."""
+        timeline = partial(Stream, lookahead=lookahead)
+        ranges = ranges if known else Ranges(ranges.fsmn)
+        expected = first_step(
+            build_graph(weights, "s", "0", {}, "direct", timeline=timeline), audio, lookahead, config
+        )
+        in_float, in_integers = (
+            first_step(
+                IntegerNetwork(weights, ranges, frozenset(keep), timeline).build("s", "0", {}),
+                audio,
+                lookahead,
+                config,
+            )
+            for keep in (group_names(config), ())
+        )
+        np.testing.assert_allclose(in_float, expected, atol=1e-5 * np.abs(expected).max())
+        error = np.mean((in_integers - expected) ** 2)
+        assert 0 < error < 10**-3 * np.mean(expected**2)
+
+
+def first_step(model: onnx.ModelProto, audio: np.ndarray, lookahead: int, config: Config) -> np.ndarray:
+    """What a step graph of so much look-ahead gives for the first 30 hops, with all means at zero."""
+    lag, count = lookahead * config.unets, 30
+    session = cpu_session(model.SerializeToString(), 2)
+    hold = np.zeros((1, lag + 1, count, count + 1), np.float32)
+    feeds = {"audio": audio[:1, : count * HOP_SAMPLES], AVERAGING_INPUT: hold}
+    for tensor in session.get_inputs():
+        if tensor.name.startswith("state"):
+            shape = [1 if isinstance(size, str) else size for size in tensor.shape]
+            feeds[tensor.name] = np.zeros(shape, np.float32)
+    return session.run(None, feeds)[0]
+
 
 @pytest.mark.parametrize("lookahead", [0, 3])
 @pytest.mark.parametrize("form", ["direct", "plain", "step"])
@@ -167,24 +210,16 @@ def test_with_less_look_ahead_the_last_frames_do_not_matter(
 ) -> None:
     """The lag is shorter, and both forms give the same; a change in a frame is heard within the lag."""
     lag = lookahead * config.unets
-    count = 30
 
     def run(form: Form, audio: np.ndarray) -> np.ndarray:
         model = build_graph(weights, "s", "0", {}, form, timeline=partial(Stream, lookahead=lookahead))
-        session = cpu_session(model.SerializeToString(), 2)
-        hold = np.zeros((1, lag + 1, count, count + 1), np.float32)
-        feeds = {"audio": audio[:1, : count * HOP_SAMPLES], AVERAGING_INPUT: hold}
-        for tensor in session.get_inputs():
-            if tensor.name.startswith("state"):
-                shape = [1 if isinstance(size, str) else size for size in tensor.shape]
-                feeds[tensor.name] = np.zeros(shape, np.float32)
-        return session.run(None, feeds)[0]
+        return first_step(model, audio, lookahead, config)
 
     found = run(form, audio)
     np.testing.assert_allclose(found, run("direct", audio), atol=1e-5 * np.abs(found).max())
     changed = audio.copy()
     changed[:, 20 * HOP_SAMPLES : 21 * HOP_SAMPLES] *= -1
-    difference = np.abs(run(form, changed) - found)[0].reshape(count, -1).max(axis=1)
+    difference = np.abs(run(form, changed) - found)[0].reshape(-1, HOP_SAMPLES).max(axis=1)
     # Frame 20 takes in that hop first, and comes out `lag` later: with a lag of 0 in its own step.
     assert not difference[:20].any()
     assert difference[20 : 20 + lag + 1].max() > 1e-4

@@ -114,10 +114,8 @@ class _OrtInt8Backend(OrtBackend):
     def load_step(self, model: ModelFile, threads: int, lookahead: int = LOOKAHEAD_FRAMES) -> StepSession:
         """See `Backend.load_step`."""
         self.check()
-        if lookahead != LOOKAHEAD_FRAMES:
-            raise BackendUnavailable(self.name, "its streams have the full look-ahead only", "use backend 'ort'")
         opener = partial(open_step, threads=threads)
-        return opener(find_int8_step(model, self.method, self.calibration, self.name, opener))
+        return opener(find_int8_step(model, self.method, self.calibration, self.name, lookahead, opener))
 
     def _file(self, model: ModelFile) -> ModelFile:
         return find_variant(model, self.method, self.calibration, self.name)

@@ -145,7 +145,7 @@ def find_step(model: ModelFile, form: Form, backend: str, lookahead: int, open_s
 
 
 def find_int8_step(
-    model: ModelFile, method: str, calibration: Path | None, backend: str, open_step: OpenStep
+    model: ModelFile, method: str, calibration: Path | None, backend: str, lookahead: int, open_step: OpenStep
 ) -> ModelFile:
     """The same with the numbers of a quantized variant. See `find_variant` and `find_step`.
 
@@ -154,6 +154,7 @@ def find_int8_step(
         method: "dynamic" or "static".
         calibration: See `find_variant`.
         backend: Who asks, for errors.
+        lookahead: See `find_step`.
         open_step: See `find_step`.
 
     Raises:
@@ -172,9 +173,9 @@ def find_int8_step(
         from frcrn_accel.quantize.int8 import build_stream
 
         metadata = replace(variant.metadata, timeline=STREAM)
-        _write_step(path, build_stream(read_weights(model.path), variant, metadata), metadata, open_step)
+        _write_step(path, build_stream(read_weights(model.path), variant, metadata, lookahead), metadata, open_step)
 
-    return _made(variant, {"timeline": STREAM}, build, backend)
+    return _made(variant, {"timeline": STREAM, "lookahead": str(lookahead)}, build, backend)
 
 
 def _graph(model: ModelFile, form: Form, metadata: ModelMetadata, lookahead: int | None) -> onnx.ModelProto:

@@ -143,10 +143,6 @@ class DirectNetwork(FrequencyLastNetwork[str]):
             weights.append(weight)
         return weights, shift
 
-    def decoder_frames(self, name: str) -> int:
-        """How many frames a decoder stage takes in."""
-        return 1 + self.time.looks_ahead(int(name.rpartition(".")[2]))
-
     def decoder_pads(self, name: str) -> list[int]:
         """Of its transposed convolution, which drops what reaches beyond the frames."""
         beyond = self.decoder_frames(name) - 1

@@ -279,6 +279,10 @@ class FrequencyLastNetwork(Network[X]):
         with g.scope("linear"):
             return self.linear(name, y)
 
+    def decoder_frames(self, name: str) -> int:
+        """How many frames a decoder stage takes in."""
+        return 1 + self.time.looks_ahead(int(name.rpartition(".")[2]))
+
     @abc.abstractmethod
     def delayed(self, x: X, since: int, height: int) -> X:
         """See `Timeline.delayed`."""

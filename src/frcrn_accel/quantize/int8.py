@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,13 +62,14 @@ def _builder(ranges: Ranges) -> Build:
     return build
 
 
-def build_stream(weights: Weights, variant: ModelFile, metadata: ModelMetadata) -> onnx.ModelProto:
+def build_stream(weights: Weights, variant: ModelFile, metadata: ModelMetadata, lookahead: int) -> onnx.ModelProto:
     """A step of a stream with the numbers of a quantized file: the same ranges, the same layers in float.
 
     Args:
         weights: Of the fp32 model that the file was made from.
         variant: A file that one of these methods made.
         metadata: To put into the graph.
+        lookahead: Frames that each U-Net looks ahead.
 
     Raises:
         ModelError: The file does not tell its ranges.
@@ -77,7 +79,7 @@ def build_stream(weights: Weights, variant: ModelFile, metadata: ModelMetadata) 
     properties = {entry.key: entry.value for entry in onnx.load(variant.path).metadata_props}
     if _RANGES not in properties:
         raise ModelError(f"{str(variant.path)!r} does not tell its ranges: quantize the model again")
-    network = IntegerNetwork(
-        weights, Ranges.from_json(properties[_RANGES]), frozenset(metadata.kept_float), timeline=Stream
-    )
+    ranges = Ranges.from_json(properties[_RANGES])
+    timeline = partial(Stream, lookahead=lookahead)
+    network = IntegerNetwork(weights, ranges, frozenset(metadata.kept_float), timeline)
     return network.build(metadata.name, __version__, metadata.to_properties())

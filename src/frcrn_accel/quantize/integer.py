@@ -173,6 +173,12 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
             raise ValueError("weights hold no FRCRN")
         self.weights: dict[str, NDArray[Any]] = dict(weights)  # what is quantized takes the place of the tensor
         super().__init__(CompactWriter(self.weights, keep_float), config, timeline)
+        for unet in config.unet_names:
+            for i in range(STAGES):
+                if not self.time.looks_ahead(i):  # both taps take the same frame: their sum is one
+                    for part in ("re", "im"):
+                        key = f"{unet}.decoders.{i}.transconv.tconv_{part}.weight"
+                        self.weights[key] = self.weights[key].sum(axis=3, keepdims=True)
         self.ranges = ranges
         self.keep_float = keep_float
         self._indices: dict[tuple[int, ...], str] = {}
@@ -212,7 +218,8 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
         g = self.graph
         c = self.config.channels
         inputs = [x, self.delayed(skip, since, skip.height)]
-        taps, times = DECODER_KERNELS[-1]
+        taps, _ = DECODER_KERNELS[-1]
+        times = self.decoder_frames(name)
         w_re, w_im = self.pair(f"{name}.transconv.tconv", "weight")  # (inputs, 1, taps, times)
         scales, shifts = zip(*(self.batch_norm(name, "transconv.tconv", which) for which in (0, 1)), strict=True)
         # [Wr, -Wi] and [Wi, Wr] as (block, input part, channel, output part, tap, time)
@@ -232,15 +239,16 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
             if inputs[i // 2].rows > height:
                 y = g.op("Slice", y, g.ints(0), g.ints(height), g.ints(2))
             products = g.op("Add", products, y) if products else y
-        products = self.time.with_last(products, 1, (1, TIME, height, 2 * taps * times))
+        if times == 2:
+            products = self.time.with_last(products, 1, (1, TIME, height, 2 * taps * times))
         # Output row 2 n + k % 2 takes tap k of input row n - k // 2; output frame t takes time 1 - d of frame t + d.
-        places = np.zeros((2, 2, 2, taps, times, 2, 3), np.float32)
+        places = np.zeros((2, 2, 2, taps, times, times, 3), np.float32)
         for k in range(taps):
             back, odd = divmod(k, 2)
             for time in range(times):
                 for which in (0, 1):
-                    places[odd, which, which, k, time, 1 - time, 2 - back] = 1
-        kernel = g.constant(places.reshape(4, 2 * taps * times, 2, 3))
+                    places[odd, which, which, k, time, times - 1 - time, 2 - back] = 1
+        kernel = g.constant(places.reshape(4, 2 * taps * times, times, 3))
         y = g.op("Conv", g.op("Transpose", products, perm=[0, 3, 1, 2]), kernel, pads=[0, 2, 0, 2])
         y = g.op("Reshape", y, g.ints(2, 2, -1, height + 2))
         y = g.op("Reshape", g.op("Transpose", y, perm=[1, 2, 3, 0]), g.ints(1, 2, -1, 2 * height + 4))
@@ -324,13 +332,13 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
             products.append(g.op("Reshape", weight, g.ints(-1, c)))
         x = self.of_two_frames(x)
         pad_time = not self.time.is_stream
-        rows, scales = self._gathered(name, [x], 2 * row + tap, pad_time=pad_time, is_float=is_float)
+        rows, scales = self._gathered(name, [x], 2 * row + tap, 2, pad_time=pad_time, is_float=is_float)
         y = self._products(rows, products, name, "conv.conv", 1, is_float=is_float)
         more_frames = x.more_frames + (1 if pad_time else -1)
         return self._activated(name, "conv.conv", y, scales, height, height, more_frames)
 
     def decoder(self, name: str, inputs: list[Activation]) -> Activation:
-        """Transposed, stride 2 along frequency; two frames in, one out.
+        """Transposed, stride 2 along frequency; one frame out of two, or of one in a stream with less look-ahead.
 
         Row pair `n`, rows `2 n` and `2 n + 1`, takes taps `2 j` and `2 j + 1` of input row `n - j`.
         """
@@ -343,26 +351,28 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
         row, back = np.meshgrid(np.arange(pairs), np.arange(half), indexing="ij")
         source = np.where((row - back >= 0) & (row - back < height), row - back, -1)
         is_float = name in self.keep_float
+        times = self.decoder_frames(name)
         re, im = self._convolution_weights(f"{name}.transconv.tconv", 1, is_float=is_float)
         blocks = len(inputs)  # the stage before, and the skip connection
         products = []
         for which in (0, 1):
             sides = (re, g.op("Neg", im)) if which == 0 else (im, re)
             weight = g.op(
-                "Concat", *[g.op("Reshape", side, g.ints(blocks, 1, c, c, kernel, 2)) for side in sides], axis=1
+                "Concat", *[g.op("Reshape", side, g.ints(blocks, 1, c, c, kernel, times)) for side in sides], axis=1
             )
             if kernel % 2:
-                missing = np.zeros((blocks, 2, c, c, 1, 2))
+                missing = np.zeros((blocks, 2, c, c, 1, times))
                 weight = g.op("Concat", weight, g.constant(missing, np.float32 if is_float else np.int8), axis=4)
-            weight = g.op("Reshape", weight, g.ints(2 * blocks, c, c, half, 2, 2))
-            weight = g.op("Gather", weight, g.ints(1, 0), axis=5)  # time reversed
+            weight = g.op("Reshape", weight, g.ints(2 * blocks, c, c, half, 2, times))
+            weight = g.op("Gather", weight, g.ints(*reversed(range(times))), axis=5)
             # From (part, input, output, tap, row of the pair, time):
             weight = g.op("Transpose", weight, perm=[0, 5, 3, 1, 4, 2])
             products.append(g.op("Reshape", weight, g.ints(-1, 2 * c)))
-        inputs = [self.of_two_frames(x) for x in inputs]
-        rows, scales = self._gathered(name, inputs, source, pad_time=False, is_float=is_float)
+        if times == 2:
+            inputs = [self.of_two_frames(x) for x in inputs]
+        rows, scales = self._gathered(name, inputs, source, times, pad_time=False, is_float=is_float)
         y = self._products(rows, products, name, "transconv.tconv", 2, is_float=is_float)
-        more_frames = inputs[0].more_frames - 1
+        more_frames = inputs[0].more_frames + 1 - times
         return self._activated(name, "transconv.tconv", y, scales, 2 * (height - 1) + kernel, 2 * pairs, more_frames)
 
     def _convolution_weights(self, name: str, output_axis: int, *, is_float: bool) -> Pair:
@@ -377,6 +387,7 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
         name: str,
         sources: list[Activation],
         source_rows: NDArray[np.int64],
+        times: int,
         *,
         pad_time: bool,
         is_float: bool,
@@ -387,11 +398,12 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
             name: Of the convolution.
             sources: What it takes in, of the same height.
             source_rows: Input row of each (output row, tap along frequency); -1 for none.
+            times: Taps along time, 2 or 1.
             pad_time: Start with a frame of zeros and the first, and end with the last and a frame of zeros.
             is_float: Do not quantize.
 
         Returns:
-            `(positions, parts * 2 * taps * channels)`, and `(output frames,)`, empty in float.
+            `(positions, parts * times * taps * channels)`, and `(output frames,)`, empty in float.
         """
         g = self.graph
         c = self.config.channels
@@ -399,18 +411,20 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
         parts = [part for source in sources for part in source.parts]
         if is_float:
             pad = g.constant(np.zeros((longest, c)))
-            blocks, scales = 2 * parts, ""
+            blocks, scales = times * parts, ""
         else:
             pad = g.constant(np.full((longest, c), ZERO), np.uint8)
-            blocks, scales = self._quantized_frames(name, sources, pad_time=pad_time)
+            blocks, scales = self._quantized_frames(name, sources, times, pad_time=pad_time)
         stack = [pad]
         for block in blocks:
             stack += [g.op("Reshape", block, g.ints(-1, c)), pad]
-        index = self._index(sources, source_rows, pad_time=pad_time)
+        index = self._index(sources, source_rows, times, pad_time=pad_time)
         rows = g.op("Gather", g.op("Concat", *stack, axis=0), index, axis=0)
-        return g.op("Reshape", rows, g.ints(-1, len(parts) * 2 * source_rows.shape[1] * c)), scales
+        return g.op("Reshape", rows, g.ints(-1, len(parts) * times * source_rows.shape[1] * c)), scales
 
-    def _quantized_frames(self, name: str, sources: list[Activation], *, pad_time: bool) -> tuple[list[str], str]:
+    def _quantized_frames(
+        self, name: str, sources: list[Activation], times: int, *, pad_time: bool
+    ) -> tuple[list[str], str]:
         """Each part as the first frame of a product, then each as the second; and the scales of the products."""
         g = self.graph
         known = self.ranges.inputs.get(name, ())
@@ -424,6 +438,9 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
                     peaks.append(g.op("ReduceMax", part, axes=[0, 2, 3], keepdims=0))
                     peaks.append(g.op("Neg", g.op("ReduceMin", part, axes=[0, 2, 3], keepdims=0)))
         peak = g.op("Max", *peaks, g.constant(SMALLEST_PEAK))
+        if times == 1:
+            scales = g.op("Mul", peak, g.constant(1 / STEPS))
+            return [self._quantized(part, scales) for source in sources for part in source.parts], scales
         edge = g.constant([SMALLEST_PEAK])
         pairs = g.op("Max", g.op("Concat", edge, peak, axis=0), g.op("Concat", peak, edge, axis=0))
         scales = g.op("Mul", pairs, g.constant(1 / STEPS))  # (frames + 1,)
@@ -437,7 +454,7 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
         ]
         return blocks, scales if pad_time else g.op("Slice", scales, g.ints(1), g.ints(-1), g.ints(0))
 
-    def _index(self, sources: list[Activation], source_rows: NDArray[np.int64], *, pad_time: bool) -> str:
+    def _index(self, sources: list[Activation], source_rows: NDArray[np.int64], times: int, *, pad_time: bool) -> str:
         """Where in the stack of `_gathered` the inputs of each output position are, `(output frames, ...)`.
 
         The stack is a frame of zeros and then, for the parts as first frames and the parts as second frames, the
@@ -446,13 +463,13 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
         g = self.graph
         rows = [source.rows for source in sources]
         more_frames = sources[0].more_frames
-        key = (*rows, more_frames, int(pad_time))
+        key = (*rows, more_frames, times, int(pad_time))
         if key not in self._indices:
             # Of each (output row, part, frame of the product, tap): index = frame * step + frames * per_frame + first
             exists = (source_rows >= 0)[:, None, None, :]
             pad = max(rows)
             step = np.repeat(rows, 2)[:, None, None]  # of each part
-            second = np.arange(2)[:, None]
+            second = np.arange(times)[:, None]
             per_frame = (np.cumsum(step) - step[:, 0, 0])[:, None, None] + second * step.sum()
             pads = pad * (1 + np.arange(len(step))[:, None, None] + len(step) * second)
             first = source_rows[:, None, None, :] + pads + step * (second - pad_time)
@@ -460,7 +477,7 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
             step, per_frame, first = (np.where(exists, value, 0).reshape(1, -1) for value in values)
             i32 = TensorProto.INT32
             frames = g.op("Add", self._frames, g.ints(more_frames))
-            out_frames = g.op("Squeeze", g.op("Add", frames, g.ints(1 if pad_time else -1)), g.ints(0))
+            out_frames = g.op("Squeeze", g.op("Add", frames, g.ints(1 if pad_time else 1 - times)), g.ints(0))
             frame = g.op("Range", g.constant(0, np.int64), out_frames, g.constant(1, np.int64))
             frame = g.op("Cast", g.op("Unsqueeze", frame, g.ints(1)), to=i32)
             offset = g.op("Mul", g.op("Cast", frames, to=i32), g.constant(per_frame, np.int32))
