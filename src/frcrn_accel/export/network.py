@@ -156,12 +156,24 @@ class Network(abc.ABC, Generic[X]):
     def excited(self, name: str, x: X) -> X:
         """Squeeze-and-excitation."""
 
+    def each_excited(self, layers: Mapping[str, X]) -> list[X]:
+        """The same of several that do not depend on each other.
+
+        Args:
+            layers: The input of each, by its name. The scope of their U-Net is open.
+        """
+        excited = []
+        for name, x in layers.items():
+            with self.graph.scope(name.partition(".")[2]):
+                excited.append(self.excited(name, x))
+        return excited
+
     # What all forms share.
 
     def encoded(self, name: str, spectrum: str) -> tuple[X, list[X]]:
         """The half of a U-Net up to the bottleneck: what comes out of it, and the skip connections."""
         g = self.graph
-        skips: list[X] = []
+        outputs: dict[str, X] = {}
         for i in range(STAGES):
             if i == 0:
                 with g.scope("encoders.0"):
@@ -172,9 +184,9 @@ class Network(abc.ABC, Generic[X]):
                 with g.scope(f"encoders.{i}"):
                     x = self.encoder(f"{name}.encoders.{i}", x)
             if i < STAGES - 1:
-                # The scaled output goes into the skip connection only; the next stage gets the plain one.
-                with g.scope(f"se_layers_enc.{i}"):
-                    skips.append(self.excited(f"{name}.se_layers_enc.{i}", x))
+                outputs[f"{name}.se_layers_enc.{i}"] = x
+        # The scaled outputs go into the skip connections only; the next stage got the plain one.
+        skips = self.each_excited(outputs)
         for layer in (1, 2):
             with g.scope(f"fsmn.L{layer}"):
                 x = self.fsmn(f"{name}.fsmn", layer, x, along_time=True)

@@ -7,6 +7,8 @@ compute, and the Fourier transforms take the products of half a window.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -116,36 +118,44 @@ class StepNetwork(PlainNetwork):
         # The residuals: the input, and the input times the imaginary unit.
         swapped = g.op("Gather", x, g.ints(*range(c, 2 * c), *range(c)), axis=1)
         signs = np.repeat([-1, 1], c)[:, None, None]
-        residual = g.op("Add", x, g.op("Mul", swapped, g.constant(signs)))
-        return g.op("Add", g.op("Add", *halves), residual)
+        return g.op("Sum", *halves, x, g.op("Mul", swapped, g.constant(signs)))
 
     def excited(self, name: str, x: str) -> str:
-        """See `Network.excited`.
+        """See `Network.excited`."""
+        (excited,) = self.each_excited({name: x})
+        return excited
 
-        Its four dense layers are two products with matrices that are zero in part, channels last, and what the nets
-        give is put together by one with 0, 1 and -1: grouped convolutions of a few frames take twice as long.
+    def each_excited(self, layers: Mapping[str, str]) -> list[str]:
+        """See `Network.each_excited`.
+
+        The four dense layers of each are two products with matrices that are zero in part, channels last, and what
+        the nets give is put together by one with 0, 1 and -1: grouped convolutions of a few frames take twice as
+        long. Those of several layers are one product.
         """
         g = self.graph
         c = self.config.channels
-        means = g.op("Transpose", self.time.mean(x), perm=[0, 3, 2, 1])
-        rows = g.op("Reshape", self.time.averaged_rows(means, 2 * c), g.ints(-1, 2 * c))
+        count = len(layers)
+        means = joined(g, [self.time.mean(x) for x in layers.values()], axis=3)
+        rows = self.time.averaged_rows(g.op("Transpose", means, perm=[0, 3, 2, 1]), 2 * c, list(layers))
 
-        def layer(rows: str, number: int, blocks: list[list[str]]) -> str:
-            bias = joined(g, [g.weight(f"{name}.fc_{net}.{number}.bias") for net in "riri"])
-            none = g.op("Mul", g.weight(f"{name}.fc_r.{number}.weight"), g.constant(0))
-            weight = [
-                [g.weight(f"{name}.fc_{net}.{number}.weight") if net else none for net in block] for block in blocks
-            ]
-            return g.op("Gemm", rows, joined(g, [joined(g, row, axis=1) for row in weight]), bias, transB=1)
+        def dense(rows: str, number: int, blocks: list[list[str]]) -> str:
+            weights, biases = [], []
+            for name in layers:
+                none = g.op("Mul", g.weight(f"{name}.fc_r.{number}.weight"), g.constant(0))
+                of_nets = {net: g.weight(f"{name}.fc_{net}.{number}.weight") for net in "ri"} | {"": none}
+                block = joined(g, [joined(g, [of_nets[net] for net in row], axis=1) for row in blocks])
+                weights.append(g.op("Unsqueeze", g.op("Transpose", block, perm=[1, 0]), g.ints(0)))
+                bias = joined(g, [g.weight(f"{name}.fc_{net}.{number}.bias") for net in "riri"])
+                biases.append(g.op("Unsqueeze", bias, g.ints(0, 1)))
+            return g.op("Add", g.op("MatMul", rows, joined(g, weights)), joined(g, biases))
 
-        of_both = [["r", ""], ["i", ""], ["", "r"], ["", "i"]]
-        of_each = [[net if i == j else "" for j in range(4)] for i, net in enumerate("riri")]
-        excitations = g.op("Sigmoid", layer(g.op("Relu", layer(rows, 0, of_both)), 2, of_each))
+        hidden = g.op("Relu", dense(rows, 0, [["r", ""], ["i", ""], ["", "r"], ["", "i"]]))
+        excitations = g.op(
+            "Sigmoid", dense(hidden, 2, [[net if i == j else "" for j in range(4)] for i, net in enumerate("riri")])
+        )
         one = np.eye(c)
         none = np.zeros_like(one)
-        together = np.block([[one, none, none, -one], [none, one, one, none]])
-        scale = g.op("Gemm", excitations, g.constant(together), transB=1)
-        # The frames of a row of the batch follow each other.
-        batch = g.op("Shape", x, start=0, end=1)
-        shape = g.op("Concat", batch, g.ints(1, -1, 2 * c), axis=0)
-        return g.op("Mul", x, g.op("Transpose", g.op("Reshape", scale, shape), perm=[0, 3, 2, 1]))
+        together = np.block([[one, none], [none, one], [none, one], [-one, none]])
+        scale = g.op("Transpose", g.op("MatMul", excitations, g.constant(together)), perm=[0, 3, 2, 1])
+        scales = g.ops("Split", count, scale, axis=3) if count > 1 else [scale]
+        return [g.op("Mul", x, scale) for x, scale in zip(layers.values(), scales, strict=True)]

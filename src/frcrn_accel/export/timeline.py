@@ -12,7 +12,7 @@ the output of each U-Net lags by seven frames. Otherwise it is that of the whole
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -178,6 +178,7 @@ class Stream(Timeline):
         self._states: dict[str, Shape] = {}
         self._next: dict[str, Shape] = {}
         self._by_lag: dict[str, str] = {}
+        self._count = ""
 
     @property
     def inputs(self) -> Mapping[str, Shape]:
@@ -198,7 +199,7 @@ class Stream(Timeline):
         state, state_shape = self._state(frames, shape)
         axis = shape.index(TIME)
         joined = self.graph.op("Concat", state, x, axis=axis)
-        self._keep(joined, frames, axis, state_shape)
+        self._next[self._last(joined, frames, axis)] = state_shape
         return joined
 
     def delayed(self, x: str, since: int, shape: Shape) -> str:
@@ -207,8 +208,12 @@ class Stream(Timeline):
         frames = self.lag - since
         if not frames:
             return x
-        joined = self.with_last(x, frames, shape)
-        return g.op("Slice", joined, g.ints(0), g.ints(-frames), g.ints(shape.index(TIME)))
+        state, state_shape = self._state(frames, shape)
+        axis = shape.index(TIME)
+        joined = g.op("Concat", state, x, axis=axis)
+        out, after = g.ops("Split", 2, joined, g.op("Concat", self._frames(), g.ints(frames), axis=0), axis=axis)
+        self._next[after] = state_shape
+        return out
 
     def looks_ahead(self, stage: int) -> bool:
         """The shallowest stages do, as many as there are frames of look-ahead: they need it most."""
@@ -225,19 +230,22 @@ class Stream(Timeline):
     def averaged(self, means: str, channels: int) -> str:
         """See `Timeline.averaged`."""
         g = self.graph
-        rows = self.averaged_rows(g.op("Transpose", means, perm=[0, 3, 2, 1]), channels)
+        rows = self.averaged_rows(g.op("Transpose", means, perm=[0, 3, 2, 1]), channels, [g.current_scope])
         return g.op("Transpose", rows, perm=[0, 3, 2, 1])
 
-    def averaged_rows(self, means: str, channels: int) -> str:
-        """The same with channels last, `(batch, 1, frames, channels)` both."""
+    def averaged_rows(self, means: str, channels: int, layers: Sequence[str]) -> str:
+        """The same of several layers with one lag, channels last: `(batch, layers, frames, channels)` both."""
         g = self.graph
-        state, shape = self._state(1, ("batch", 1, TIME, channels))
-        joined = g.op("Concat", state, means, axis=2)
+        states = [self._state(1, ("batch", 1, TIME, channels), layer) for layer in layers]
+        before = g.op("Concat", *[name for name, _ in states], axis=1) if len(states) > 1 else states[0][0]
         key = f"{AVERAGING_INPUT}/{self.lag}"
         if key not in self._by_lag:
             self._by_lag[key] = g.op("Slice", AVERAGING_INPUT, g.ints(self.lag), g.ints(self.lag + 1), g.ints(1))
-        y = g.op("MatMul", self._by_lag[key], joined)
-        self._keep(y, 1, axis=2, shape=shape)
+        y = g.op("MatMul", self._by_lag[key], g.op("Concat", before, means, axis=2))
+        after = [self._last(y, 1, axis=2)]
+        if len(states) > 1:
+            after = g.ops("Split", len(states), after[0], axis=1)
+        self._next.update({name: shape for name, (_, shape) in zip(after, states, strict=True)})
         return y
 
     def synthesis(self, frames: str, kernel: str) -> str:
@@ -254,17 +262,22 @@ class Stream(Timeline):
         before = g.op("Slice", joined, g.ints(0), g.ints(-1), g.ints(1))
         return g.op("Reshape", g.op("Add", first, before), g.ints(0, -1))
 
-    def _state(self, frames: int, shape: Shape) -> tuple[str, Shape]:
-        """A new state of so many frames: its name, and its shape."""
-        name = f"state_{len(self._states)}/{self.graph.current_scope}"
+    def _state(self, frames: int, shape: Shape, layer: str = "") -> tuple[str, Shape]:
+        """A new state of so many frames, of a layer or of the one in scope: its name, and its shape."""
+        name = f"state_{len(self._states)}/{layer or self.graph.current_scope}"
         self._states[name] = tuple(frames if size == TIME else size for size in shape)
         return name, self._states[name]
 
-    def _keep(self, x: str, frames: int, axis: int, shape: Shape) -> None:
-        """The last frames of this are what a state becomes. To be called in the order of the states."""
+    def _last(self, x: str, frames: int, axis: int) -> str:
+        """The last frames, for a state of the next step. Those must be in the order of the states."""
         g = self.graph
-        end = g.ints(np.iinfo(np.int64).max)
-        self._next[g.op("Slice", x, g.ints(-frames), end, g.ints(axis))] = shape
+        return g.op("Slice", x, g.ints(-frames), g.ints(np.iinfo(np.int64).max), g.ints(axis))
+
+    def _frames(self) -> str:
+        """How many new frames there are, `(1,)`."""
+        if not self._count:
+            self._count = self.graph.op("Shape", AVERAGING_INPUT, start=2, end=3)
+        return self._count
 
 
 MakeTimeline = Callable[[GraphWriter], Timeline]
