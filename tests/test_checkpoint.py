@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,3 +161,17 @@ class TestRefused:
         with pytest.raises(ModelError, match="not a file of plain tensors"):
             load_checkpoint(saved({"unet": Bomb()}))
         assert not (tmp_path / "exploded").exists()
+
+
+def test_the_mean_of_two(tmp_path, released):
+    paths = [tmp_path / f"{name}.pt" for name in ("first", "second", "mean")]
+    weights = normalise_state_dict(released)
+    for path, times in zip(paths, (1, 3), strict=False):
+        torch.save({key: torch.tensor(times * value) for key, value in weights.items()}, path)
+    script = Path(__file__).parent.parent / "scripts/average_checkpoints.py"
+    command = [sys.executable, script, *paths, "--share", "0.25"]
+    subprocess.run(command, check=True, capture_output=True)
+    first, _, mean = (load_checkpoint(path).weights for path in paths)
+    assert mean.keys() == first.keys()
+    for key, weight in first.items():
+        np.testing.assert_allclose(mean[key], 1.5 * weight, rtol=1e-6)
