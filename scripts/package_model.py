@@ -33,20 +33,26 @@ def main() -> None:
     parser.add_argument("--name", default="frcrn-small")
     for field in ("description", "source", "licence"):
         parser.add_argument(f"--{field}")
+    parser.add_argument("--lookahead-frames", type=int, help="Frames that each U-Net looks ahead in streams.")
+    parser.add_argument(
+        "--no-int8", action="store_true", help="Without INT8 forms; they are made when they are asked for."
+    )
     options = parser.parse_args()
 
     catalog_path = FOLDER / "catalog.json"
     catalog = json.loads(catalog_path.read_text(encoding="utf-8"))
-    entry = catalog.pop(options.name, {})
+    entry = catalog.setdefault(options.name, {})
     for field in ("description", "source", "licence"):
         entry[field] = getattr(options, field) or entry[field]
+    if options.lookahead_frames is not None:
+        entry["lookahead_frames"] = options.lookahead_frames
     # Forgotten in this process only, or its old digest would be held against the new checkpoint.
     known_models().pop(options.name, None)
     report = export_model(options.checkpoint, FOLDER / f"{options.name}.onnx", name=options.name, overwrite=True)
     entry["checkpoint_sha256"] = report.model.metadata.checkpoint_sha256
     entry["model_sha256"] = sha256_of(report.model.path)
     entry["variants"] = {}
-    for method in VARIANT_METHODS:
+    for method in () if options.no_int8 else VARIANT_METHODS:
         path = FOLDER / f"{options.name}.{method}.onnx"
         calibration = CALIBRATION_AUDIO if METHODS[method].needs_calibration else None
         quantized = quantize_model(
@@ -55,13 +61,11 @@ def main() -> None:
         entry["variants"][method] = quantized.output_sha256
         kept = ", ".join(quantized.kept_float) or "nothing"
         print(f"{path}: {quantized.output_bytes} bytes, {quantized.verdict}, {kept} in float")
-    step = find_step(
-        report.model, STEP_FORM, OrtBackend.name, LOOKAHEAD_FRAMES, functools.partial(open_step, threads=1)
-    )
+    lookahead = entry.get("lookahead_frames", LOOKAHEAD_FRAMES)
+    step = find_step(report.model, STEP_FORM, OrtBackend.name, lookahead, functools.partial(open_step, threads=1))
     packaged_step = FOLDER / f"{options.name}.{STREAM}.onnx"
     shutil.copyfile(step.path, packaged_step)
     entry["variants"][STREAM] = sha256_of(packaged_step)
-    catalog = {options.name: entry, **catalog}
     catalog_path.write_text(json.dumps(catalog, indent=2) + "\n", encoding="utf-8")
     print(f"{report.model.path}: {report.bytes} bytes, differs from PyTorch by {report.difference:.1e} of the peak")
 

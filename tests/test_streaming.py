@@ -402,7 +402,8 @@ def test_int8_streams_sound_like_fp32_ones(denoiser: Denoiser, name: str, lookah
     assert 10 * np.log10(np.mean(expected**2) / np.mean((found - expected) ** 2)) > 25
 
 
-def test_training_for_streams_computes_what_a_stream_does(denoiser: Denoiser) -> None:
+@pytest.mark.parametrize("lookahead_s", [None, 0.12, 0])
+def test_training_for_streams_computes_what_a_stream_does(denoiser: Denoiser, lookahead_s: float | None) -> None:
     torch = pytest.importorskip("torch")
     from frcrn_accel.export import read_weights
     from frcrn_accel.model.network import build_network
@@ -410,9 +411,12 @@ def test_training_for_streams_computes_what_a_stream_does(denoiser: Denoiser) ->
     from frcrn_accel.train.running import RunningMeans
 
     audio = noise(1.0)
-    stream = denoiser.stream(16_000, averaging=Averaging(horizon_s=None, start_s=0), gain_db=0)
+    averaging = Averaging(horizon_s=None, start_s=0)
+    stream = denoiser.stream(16_000, averaging=averaging, gain_db=0, lookahead_s=lookahead_s)
     found = sent(stream, audio, [320])[:, stream.latency_samples :]
     network = build_network(read_weights(denoiser._file.path), RunningMeans(Operators(), start_s=0))
+    if lookahead_s is not None:
+        network.lookahead = round(lookahead_s / 0.04)
     # Before a stream, and after it, there is silence.
     padded = np.pad(audio, ((0, 0), (320, 64 * 320)))
     with torch.inference_mode():

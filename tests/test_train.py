@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 
 from frcrn_accel.evaluate.clips import read_clips  # noqa: E402
 from frcrn_accel.model.checkpoint import load_checkpoint  # noqa: E402
+from frcrn_accel.model.network import FRCRN  # noqa: E402
 from frcrn_accel.quantize.clips import CALIBRATION_AUDIO, GATE_AUDIO  # noqa: E402
 from frcrn_accel.testing import random_weights  # noqa: E402
 from frcrn_accel.train.config import Loss, Optimisation, read_config  # noqa: E402
@@ -352,6 +353,35 @@ def test_training_with_running_means(training_data, tmp_path):
     ]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_training_for_several_lookaheads_draws_one_of_them_each_step(training_data, tmp_path, monkeypatch):
+    config = read_config(training_data / "run.toml")
+    seen = []
+    original = FRCRN.mask
+
+    def mask(self, spectrum):
+        seen.append((self.training, self.lookahead))
+        return original(self, spectrum)
+
+    monkeypatch.setattr(FRCRN, "mask", mask)
+    several = replace(config, model=replace(config.model, lookahead_frames=(3, 7)))
+    steps = train(several, training_data, tmp_path / "several")
+    trained = [lookahead for training, lookahead in seen if training]
+    scored = [lookahead for training, lookahead in seen if not training]
+    assert len(trained) == steps
+    assert set(trained) == {3, 7}
+    clips = config.validation.clips
+    assert scored[:clips] == ([3, 7] * clips)[:clips]
+
+
+@pytest.mark.parametrize("numbers", ["[]", "[8]", "[-1, 7]"])
+def test_lookaheads_that_cannot_be(training_data, numbers):
+    path = training_data / "lookahead.toml"
+    text = (training_data / "run.toml").read_text()
+    path.write_text(text.replace("channels = 8", f"channels = 8\nlookahead_frames = {numbers}"))
+    with pytest.raises(TrainingError, match=r"model\.lookahead_frames must be one or more numbers from 0 to 7"):
+        read_config(path)
 
 
 def test_statistics_to_hold_must_come_from_somewhere(training_data):

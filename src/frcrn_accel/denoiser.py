@@ -20,7 +20,7 @@ from frcrn_accel.audio import check_attenuation_limit, check_format, dry_share_o
 from frcrn_accel.backends import Backend, Session, resolve_backend
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
-from frcrn_accel.models import DEFAULT_MODEL, ModelMetadata, find_model
+from frcrn_accel.models import DEFAULT_MODEL, ModelMetadata, find_model, usual_lookahead
 from frcrn_accel.pipeline import Engine, Signal, denoise_signal
 from frcrn_accel.streaming.averaging import Averaging
 from frcrn_accel.streaming.engine import StreamEngine
@@ -256,8 +256,9 @@ class Denoiser:
             channels: Its channels; each is denoised by itself.
             step_s: How much is computed at a time, a multiple of 0.02 s. Longer steps take less time per second of
                 audio and add to the latency.
-            lookahead_s: How far the model looks ahead, a multiple of 0.02 s for each U-Net; None for all that it was
-                trained with, 0.14 s for each. Less is less latency and less quality (`docs/streaming.md`).
+            lookahead_s: How far the model looks ahead, a multiple of 0.02 s for each U-Net; None for what it was made
+                for, all that there is (0.14 s for each) if it was not made for streams. Less is less latency and less
+                quality (`docs/streaming.md`).
             averaging: What stands for the means over the whole signal, which a stream does not know; see
                 `streaming.Averaging`.
             gain_db: Gain that brings active speech to -25 dBFS, where it is known; by default the level is followed.
@@ -310,7 +311,7 @@ class Denoiser:
     def _lookahead_frames(self, lookahead_s: float | None) -> int:
         """For each U-Net."""
         if lookahead_s is None:
-            return LOOKAHEAD_FRAMES
+            return usual_lookahead(self._file)
         metadata = self.model
         frame_s = metadata.unets * metadata.hop_samples / metadata.sample_rate_hz
         frames = round(lookahead_s / frame_s)

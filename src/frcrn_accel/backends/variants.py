@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING
 
 from frcrn_accel.backends.base import StepSession
 from frcrn_accel.errors import BackendUnavailable, MissingExtraError, ModelError, install_hint
-from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
-from frcrn_accel.models import FP32, STREAM, ModelFile, ModelMetadata, cached_variant, find_cached, packaged_variant
+from frcrn_accel.models import (
+    FP32,
+    STREAM,
+    ModelFile,
+    ModelMetadata,
+    cached_variant,
+    find_cached,
+    packaged_variant,
+    usual_lookahead,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -132,7 +140,7 @@ def find_step(model: ModelFile, form: Form, backend: str, lookahead: int, open_s
         ModelError: The file does not hold the weights as they were.
         BackendUnavailable: Packages are missing to make one.
     """
-    if lookahead == LOOKAHEAD_FRAMES and form == "step":  # what ONNX Runtime takes
+    if lookahead == usual_lookahead(model) and form == "step":  # what ONNX Runtime takes
         packaged = packaged_variant(model, STREAM)
         if packaged is not None:
             return packaged

@@ -67,7 +67,10 @@ def live(
     attenuation_limit_db: AttenuationLimit = None,
     lookahead_s: Annotated[
         float | None,
-        typer.Option(min=0, help="How far the model looks ahead, s; less is less latency. [default: all it can]"),
+        typer.Option(
+            min=0,
+            help="How far the model looks ahead, s; less is less latency. [default: what the model is made for]",
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
 ) -> None:

@@ -22,6 +22,7 @@ from frcrn_accel.model.topology import (
     ENCODER_KERNELS,
     FSMN_ORDER,
     HOP_SAMPLES,
+    LOOKAHEAD_FRAMES,
     SE_REDUCTION,
     STAGES,
     STFT_BINS,
@@ -57,6 +58,10 @@ class FRCRN(nn.Module):
     Args:
         config: Size of the network.
         operators: What it does between its convolutions.
+
+    Attributes:
+        config: As given.
+        lookahead: Frames that each U-Net looks ahead, 0 to 7, as in `export.timeline.Stream`; all at first.
     """
 
     kernel: Tensor
@@ -66,6 +71,7 @@ class FRCRN(nn.Module):
     def __init__(self, config: Config, operators: Operators | None = None) -> None:
         super().__init__()
         self.config = config
+        self.lookahead = LOOKAHEAD_FRAMES
         self.register_buffer("kernel", torch.tensor(stft_kernel())[:, None], persistent=False)
         self.register_buffer(
             "synthesis_scale", torch.tensor(stft_synthesis_scale()).view(2, STFT_BINS, 1), persistent=False
@@ -106,7 +112,7 @@ class FRCRN(nn.Module):
         x = spectrum.permute(0, 2, 3, 1).contiguous()
         mask = torch.zeros_like(x)
         for name in self.config.unet_names:
-            x = self.get_submodule(name)(x)
+            x = self.get_submodule(name)(x, self.lookahead)
             mask = mask + torch.tanh(x)
         return mask.permute(0, 3, 1, 2)
 
@@ -141,7 +147,7 @@ class _UNet(nn.Module):
         self.se_layers_dec = nn.ModuleList(_SqueezeExcitation(c) for _ in range(STAGES - 2))
         self.linear = _PointwiseComplex()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lookahead: int) -> Tensor:
         skips = []
         for i, (fsmn, encoder) in enumerate(zip(self.fsmn_enc, self.encoders, strict=True)):
             x = encoder(fsmn(x))
@@ -154,7 +160,7 @@ class _UNet(nn.Module):
         for i, decoder in enumerate(self.decoders):
             if i > 0:
                 x = self.operators.concatenate(x, scale, *skips.pop())
-            x = decoder(x)
+            x = decoder(x, i >= STAGES - lookahead)
             if i < STAGES - 1:
                 x = self.fsmn_dec[i](x)
             scale = None
@@ -196,16 +202,20 @@ class _Decoder(nn.Module):
         )
         self.bn = _ComplexBatchNorm(outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, looks_ahead: bool) -> Tensor:
         re, im = self.transconv["tconv_re"], self.transconv["tconv_im"]
         weight, bias = _complex_weight(re, im, transposed=True)
+        if not looks_ahead:
+            # The frame at hand stands for the next one too.
+            weight = weight.sum(dim=3, keepdim=True)
+            x = x[:, :, :-1]
         if self.skip:
             # The stage before and the skip connection follow each other, each with its real parts first.
             weight = weight.view(2, 2, -1, *weight.shape[1:]).transpose(0, 1).flatten(0, 2)
 
         def convolve(scale: Tensor) -> Tensor:
             scaled = weight * scale[:, None, None]
-            y = F.conv_transpose2d(x.permute(0, 3, 1, 2), scaled, stride=(2, 1), padding=(0, 1))
+            y = F.conv_transpose2d(x.permute(0, 3, 1, 2), scaled, stride=(2, 1), padding=(0, weight.shape[3] - 1))
             return y.permute(0, 2, 3, 1)
 
         return self.operators.leaky_relu(*self.bn(convolve, bias))

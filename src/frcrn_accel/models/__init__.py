@@ -19,6 +19,7 @@ from frcrn_accel.models.catalog import (
     known_models,
     packaged_files,
     packaged_variant,
+    usual_lookahead,
 )
 from frcrn_accel.models.download import download_checkpoint, downloadable
 from frcrn_accel.models.file import FP32, METADATA_PREFIX, STREAM, FileStatus, ModelFile, ModelMetadata, sha256_of
@@ -49,4 +50,5 @@ __all__ = [
     "packaged_files",
     "packaged_variant",
     "sha256_of",
+    "usual_lookahead",
 ]

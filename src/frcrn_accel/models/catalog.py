@@ -9,10 +9,19 @@ from functools import cache
 from pathlib import Path
 
 from frcrn_accel.errors import ModelError
+from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
 from frcrn_accel.models.cache import MODEL_NAME, find_imported, imported_names
 from frcrn_accel.models.file import FileStatus, ModelFile, sha256_of
 
-__all__ = ["DEFAULT_MODEL", "KnownModel", "find_model", "known_models", "packaged_files", "packaged_variant"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "KnownModel",
+    "find_model",
+    "known_models",
+    "packaged_files",
+    "packaged_variant",
+    "usual_lookahead",
+]
 
 DEFAULT_MODEL = "frcrn-small"
 _FOLDER = Path(__file__).parent
@@ -30,6 +39,8 @@ class KnownModel:
         checkpoint_sha256: Digest of the checkpoint file, hexadecimal.
         model_sha256: Digest of the packaged ONNX file; None if the package does not hold the model.
         variants: Digests of the quantized files that the package holds, by method.
+        lookahead_frames: Frames that each U-Net looks ahead in streams where nothing else is asked for, and in the
+            packaged step.
         checkpoint_bytes: Size of the checkpoint file; None if it cannot be downloaded.
         checkpoint_url: Where `models.download_checkpoint` gets it from; None if it cannot be downloaded.
     """
@@ -41,6 +52,7 @@ class KnownModel:
     checkpoint_sha256: str
     model_sha256: str | None
     variants: Mapping[str, str] = field(default_factory=dict)
+    lookahead_frames: int = LOOKAHEAD_FRAMES
     checkpoint_bytes: int | None = None
     checkpoint_url: str | None = None
 
@@ -99,10 +111,16 @@ def packaged_variant(model: ModelFile, method: str) -> ModelFile | None:
     Raises:
         ModelError: The file is damaged.
     """
-    for known in known_models().values():
-        if model.path == known.packaged_path and method in known.variants:
-            return _checked(known.variant_path(method), known.variants[method])
-    return None
+    known = _packaged(model)
+    if known is None or method not in known.variants:
+        return None
+    return _checked(known.variant_path(method), known.variants[method])
+
+
+def usual_lookahead(model: ModelFile) -> int:
+    """Frames that each U-Net of a model looks ahead in streams where nothing else is asked for."""
+    known = _packaged(model)
+    return LOOKAHEAD_FRAMES if known is None else known.lookahead_frames
 
 
 def packaged_files() -> list[FileStatus]:
@@ -113,6 +131,11 @@ def packaged_files() -> list[FileStatus]:
             files.append(_status(known.packaged_path, known.model_sha256))
         files += [_status(known.variant_path(method), digest) for method, digest in known.variants.items()]
     return files
+
+
+def _packaged(model: ModelFile) -> KnownModel | None:
+    """What is known of a model file, if it is the package's."""
+    return next((known for known in known_models().values() if known.packaged_path == model.path), None)
 
 
 def _find_named(name: str) -> ModelFile | None:

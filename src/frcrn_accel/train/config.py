@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from frcrn_accel.errors import TrainingError
-from frcrn_accel.model.topology import SAMPLE_RATE_HZ, SE_REDUCTION, WINDOW_SAMPLES, Config
+from frcrn_accel.model.topology import LOOKAHEAD_FRAMES, SAMPLE_RATE_HZ, SE_REDUCTION, WINDOW_SAMPLES, Config
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,12 +35,15 @@ class Model:
             lacks starts so that it changes nothing.
         running_means: For a network that is used in streams: squeeze-and-excitation gets means over what has been
             heard so far, not over the whole signal.
+        lookahead_frames: Frames that each U-Net may look ahead; every step of training draws one of them. Fewer than
+            7 are for streams with less latency.
     """
 
     channels: int = 32
     unets: int = 1
     start: str | None = None
     running_means: bool = False
+    lookahead_frames: tuple[int, ...] = (LOOKAHEAD_FRAMES,)
 
 
 @dataclass(frozen=True)
@@ -272,6 +275,11 @@ def _check(config: TrainingConfig) -> None:
     checks = [
         ("model.channels", model.channels >= SE_REDUCTION and model.channels % SE_REDUCTION == 0, "a multiple of 8"),
         ("model.unets", 1 <= model.unets <= 2, "1 or 2"),
+        (
+            "model.lookahead_frames",
+            len(model.lookahead_frames) > 0 and all(0 <= n <= LOOKAHEAD_FRAMES for n in model.lookahead_frames),
+            f"one or more numbers from 0 to {LOOKAHEAD_FRAMES}",
+        ),
         ("data.speech", len(config.data.speech) > 0, "one source or more"),
         ("data.noise", len(config.data.noise) > 0, "one source or more"),
         ("data.held_out_share", 0 < config.data.held_out_share < 0.5, "above 0 and below 0.5"),

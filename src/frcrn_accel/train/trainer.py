@@ -270,6 +270,8 @@ class _Run:
         self._network.train()
         if not run.batch_statistics:
             self._network.hold_statistics()
+        lookaheads = self._config.model.lookahead_frames
+        self._network.lookahead = int(np.random.default_rng((run.seed, self._step)).choice(lookaheads))
         parts = self._objective(noisy, target)
         self._optimiser.zero_grad(set_to_none=True)
         parts["loss"].backward()
@@ -315,7 +317,8 @@ class _Run:
         if not all(torch.isfinite(value).all() for value in self._average.state_dict().values()):
             raise self._diverged("the averaged weights are not finite")
         with torch.no_grad():
-            found = score(self._average, DenoisingLoss(self._config.loss).to(self._team.device), self._validation)
+            loss = DenoisingLoss(self._config.loss).to(self._team.device)
+            found = score(self._average, loss, self._validation, self._config.model.lookahead_frames)
         self._log({"step": self._step, "validation": found})
         with replacing(self._out / CHECKPOINT, overwrite=True) as temporary:
             state = self._average.state_dict()

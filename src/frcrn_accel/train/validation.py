@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -17,17 +18,20 @@ from frcrn_accel.train.mixing import Example
 __all__ = ["score"]
 
 
-def score(network: FRCRN, loss: DenoisingLoss, examples: Sequence[Example]) -> dict[str, float]:
+def score(
+    network: FRCRN, loss: DenoisingLoss, examples: Sequence[Example], lookaheads: Sequence[int]
+) -> dict[str, float]:
     """Means over the examples: the parts of the loss, SI-SDR, and PESQ-WB if the `[eval]` extra is installed.
 
     Args:
         network: In evaluation mode, in fp32.
         loss: What it is trained on.
         examples: With speech in each.
+        lookaheads: What `network.lookahead` is, in turn.
     """
     device = network.kernel.device
     rows: list[dict[str, float]] = []
-    for example in examples:
+    for example, network.lookahead in zip(examples, itertools.cycle(lookaheads)):
         estimate = network(torch.from_numpy(example.noisy)[None].to(device))
         target = example.target[: estimate.shape[1]]
         parts = loss(estimate, torch.from_numpy(target)[None].to(device))
