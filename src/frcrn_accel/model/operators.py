@@ -45,13 +45,25 @@ class Operators:
         return torch.cat([re - im + (re_re + im_im), im + re + (im_re + re_im)], dim=-1)
 
     def means(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`x`, and its means over frequency and time, `(batch, 2 * channels)`."""
-        return x, x.mean(dim=(1, 2))
+        """`x`, and its means over frequency and time, `(batch, 1, 2 * channels)`."""
+        x, means = self.frame_means(x)
+        return x, means.mean(dim=1, keepdim=True)
+
+    def frame_means(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`x`, and its means over frequency, `(batch, time, 2 * channels)`."""
+        return x, x.mean(dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
 
     def concatenate(self, a: Tensor, scale_a: Tensor | None, b: Tensor, scale_b: Tensor) -> Tensor:
-        """The channels of `a`, then those of `b`, each times its scale, `(batch, 2 * channels)`; None is one."""
-        scaled = a if scale_a is None else a * scale_a[:, None, None]
-        return torch.cat([scaled, b * scale_b[:, None, None]], dim=-1)
+        """The channels of `a`, then those of `b`, each times its scale.
+
+        Args:
+            a: `(batch, frequency, time, 2 * channels)`.
+            scale_a: Of each frame, `(batch, time or 1, 2 * channels)`; None is one.
+            b: The shape of `a`.
+            scale_b: The same for `b`.
+        """
+        scaled = a if scale_a is None else a * scale_a[:, None]
+        return torch.cat([scaled, b * scale_b[:, None]], dim=-1)
 
 
 def filtered(x: Tensor, taps: Tensor) -> Tensor:

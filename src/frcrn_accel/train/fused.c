@@ -1,13 +1,13 @@
 /* What training does to the activations of FRCRN between its convolutions, in as few passes over memory as there can
- * be: they are bfloat16, (batch, pixels, channels), and each pass over one of them takes as long as a convolution.
- * Sums are float over a block of pixels, and double over the blocks, which are added in order: any number of threads
- * gives the same. What needs memory for sums gives 0 if there is none, and 1 otherwise. */
+ * be: they are bfloat16, (batch, bins, frames, channels), and each pass over one of them takes as long as a convolution.
+ * Sums are float over a block, and double over the blocks, which are added in order: any number of threads gives the
+ * same. What needs memory for sums gives 0 if there is none, and 1 otherwise. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef uint16_t bf16;
-enum { BLOCK = 512, REAL = 2 * CHANNELS }; /* pixels of a partial sum; channels, real and imaginary */
+enum { REAL = 2 * CHANNELS, BLOCK = 512, FRAMES = 16 }; /* channels; pixels, and frames, that are summed at a time */
 
 static inline float wide(bf16 v) {
     union { uint32_t bits; float value; } x = {.bits = (uint32_t)v << 16};
@@ -20,18 +20,6 @@ static inline bf16 narrow(float v) {
 }
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-/* Blocks that pixels are summed in. */
-static int64_t blocks_of(int64_t pixels) { return (pixels + BLOCK - 1) / BLOCK; }
-
-static void add_up(int64_t rows, int64_t blocks, const float *restrict sums, double factor, float *restrict out) {
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t i = 0; i < REAL; i++) {
-            double sum = 0;
-            for (int64_t b = 0; b < blocks; b++) sum += sums[(row * blocks + b) * REAL + i];
-            out[row * REAL + i] = (float)(sum * factor);
-        }
-}
 
 /* With the bias, in place. */
 void leaky_relu(int64_t pixels, float slope, const float *restrict bias, bf16 *restrict y) {
@@ -46,7 +34,7 @@ void leaky_relu(int64_t pixels, float slope, const float *restrict bias, bf16 *r
 
 int leaky_relu_backward(int64_t pixels, float slope, const bf16 *restrict y, const bf16 *restrict dy,
                         bf16 *restrict dx, float *restrict dbias) {
-    int64_t blocks = blocks_of(pixels);
+    int64_t blocks = (pixels + BLOCK - 1) / BLOCK;
     float *sums = calloc(blocks * REAL, sizeof(float));
     if (!sums) return 0;
 #pragma omp parallel for schedule(static)
@@ -61,135 +49,361 @@ int leaky_relu_backward(int64_t pixels, float slope, const bf16 *restrict y, con
                 sum[i] += d;
             }
     }
-    add_up(1, blocks, sums, 1, dbias);
+    for (int64_t i = 0; i < REAL; i++) {
+        double sum = 0;
+        for (int64_t b = 0; b < blocks; b++) sum += sums[b * REAL + i];
+        dbias[i] = (float)sum;
+    }
     free(sums);
     return 1;
 }
 
-/* Plus the bias and rectified, behind `past` zeros: (rows, n) to (rows, past + n); n is a multiple of REAL. */
-void relu_behind(int64_t rows, int64_t past, int64_t n, const bf16 *restrict x, const float *restrict bias,
-                 bf16 *restrict y) {
-    for (int64_t row = 0; row < rows; row++) {
-        bf16 *to = y + row * (past + n) + past;
-        const bf16 *from = x + row * n;
-        memset(to - past, 0, past * sizeof(bf16));
-#pragma omp parallel for schedule(static)
-        for (int64_t at = 0; at < n; at += REAL)
-#pragma omp simd
-            for (int64_t i = 0; i < REAL; i++) {
-                float v = wide(from[at + i]) + bias[i];
-                to[at + i] = narrow(v > 0 ? v : 0);
+/* One layer of complex FSMN, `Operators.memory`: (batch, steps, others, REAL), the memory along the steps. A column, all
+ * steps of one of the others, and all that becomes of it fit into a core's cache, so an activation is read and written
+ * once. What is in between is float, and the backward pass computes it again. */
+
+enum { WIDTH = CHANNELS % 16 ? 8 : 16, VECTORS = CHANNELS / WIDTH, MEMORIES = 2 * REAL, COLUMNS = 8 };
+typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4 * WIDTH), may_alias));
+typedef int32_t mask __attribute__((vector_size(4 * WIDTH), aligned(4 * WIDTH)));
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 20")
+
+/* The weights of a layer as the products below take them. */
+typedef struct {
+    vector to_hidden[CHANNELS][2 * VECTORS];    /* from each channel of a part to both networks */
+    vector from_hidden[REAL][VECTORS];          /* its transpose */
+    vector bias[2 * VECTORS];
+    vector project[2][CHANNELS][VECTORS];       /* of each network, from each hidden channel */
+    vector project_back[2][CHANNELS][VECTORS];  /* its transpose */
+    vector taps[4 * VECTORS][20];               /* of each memory */
+    vector taps_back[4 * VECTORS][20];          /* the other way round */
+} Layer;
+
+/* Sums over columns of what the gradients of the weights are. */
+typedef struct {
+    float weight[REAL][CHANNELS], bias[REAL], project[2][CHANNELS][CHANNELS], taps[4 * VECTORS][20][WIDTH];
+} Gradients;
+
+/* What becomes of a column; arrays of rows (step, part) but for the memories, a plane of steps for each vector. */
+typedef struct {
+    vector *x, *hidden, *memory, *d, *dmemory, *dhidden, *dx;
+} Column;
+
+/* Of a vector what lies where another is above zero. */
+INLINE vector where_above_zero(vector x, vector y) { return (vector)((mask)x & (y > 0)); }
+
+/* (rows, length) times (length, vectors): so many rows and vectors of the product as there are registers for. */
+INLINE void product_of(int64_t rows, int64_t count, const float *a, int64_t stride, int64_t length, const vector *b,
+                       int64_t vectors, vector *out, int64_t row_stride, int64_t vector_stride) {
+    vector sums[12][4];
+    UNROLL for (int64_t r = 0; r < rows; r++)
+        UNROLL for (int64_t v = 0; v < count; v++) sums[r][v] = (vector){0};
+    for (int64_t k = 0; k < length; k++)
+        UNROLL for (int64_t r = 0; r < rows; r++)
+            UNROLL for (int64_t v = 0; v < count; v++) sums[r][v] += a[r * stride + k] * b[k * vectors + v];
+    UNROLL for (int64_t r = 0; r < rows; r++)
+        UNROLL for (int64_t v = 0; v < count; v++) out[r * row_stride + v * vector_stride] = sums[r][v];
+}
+
+INLINE void product_of_rows(int64_t at_once, int64_t count, int64_t rows, const float *a, int64_t stride,
+                            int64_t length, const vector *b, int64_t vectors, vector *out, int64_t row_stride,
+                            int64_t vector_stride) {
+    int64_t r = 0;
+    for (; r + at_once <= rows; r += at_once)
+        product_of(at_once, count, a + r * stride, stride, length, b, vectors, out + r * row_stride, row_stride,
+                   vector_stride);
+    for (; r < rows; r++)
+        product_of(1, count, a + r * stride, stride, length, b, vectors, out + r * row_stride, row_stride,
+                   vector_stride);
+}
+
+INLINE void product(int64_t rows, const float *a, int64_t stride, int64_t length, const vector *b, int64_t vectors,
+                    vector *out, int64_t row_stride, int64_t vector_stride) {
+    int64_t v = 0;
+    for (; v + 4 <= vectors; v += 4)
+        product_of_rows(6, 4, rows, a, stride, length, b + v, vectors, out + v * vector_stride, row_stride,
+                        vector_stride);
+    for (; v + 2 <= vectors; v += 2)
+        product_of_rows(12, 2, rows, a, stride, length, b + v, vectors, out + v * vector_stride, row_stride,
+                        vector_stride);
+    for (; v < vectors; v++)
+        product_of_rows(12, 1, rows, a, stride, length, b + v, vectors, out + v * vector_stride, row_stride,
+                        vector_stride);
+}
+
+/* Adds the transpose of (rows, length) times (rows, VECTORS) to (length, CHANNELS). `length` is a multiple of 8. */
+INLINE void add_outer(int64_t rows, const float *a, int64_t stride, int64_t length, const vector *b, int64_t b_stride,
+                      float *out) {
+    for (int64_t i = 0; i < length; i += 8)
+        for (int64_t v = 0; v < VECTORS; v++) {
+            vector sums[8];
+            UNROLL for (int64_t k = 0; k < 8; k++) sums[k] = (vector){0};
+            for (int64_t r = 0; r < rows; r++) {
+                vector factor = b[r * b_stride + v];
+                UNROLL for (int64_t k = 0; k < 8; k++) sums[k] += a[r * stride + i + k] * factor;
             }
-    }
+            UNROLL for (int64_t k = 0; k < 8; k++)
+                for (int64_t w = 0; w < WIDTH; w++) out[(i + k) * CHANNELS + v * WIDTH + w] += sums[k][w];
+        }
 }
 
-/* Its gradient: that of what is behind the zeros, (rows, past + n), gives (rows, n). */
-int relu_behind_backward(int64_t rows, int64_t past, int64_t n, const bf16 *restrict y, const bf16 *restrict dy,
-                         bf16 *restrict dx, float *restrict dbias) {
-    int64_t pixels = n / REAL, blocks = blocks_of(pixels);
-    float *sums = calloc(rows * blocks * REAL, sizeof(float));
-    if (!sums) return 0;
-#pragma omp parallel for schedule(static)
-    for (int64_t k = 0; k < rows * blocks; k++) {
-        int64_t row = k / blocks, first = k % blocks * BLOCK;
-        const bf16 *value = y + row * (past + n) + past, *from = dy + row * (past + n) + past;
-        bf16 *to = dx + row * n;
-        float *sum = sums + k * REAL;
-        for (int64_t p = first; p < smaller(first + BLOCK, pixels); p++)
-#pragma omp simd
-            for (int64_t i = 0; i < REAL; i++) {
-                bf16 d = value[p * REAL + i] ? from[p * REAL + i] : 0;
-                to[p * REAL + i] = d;
-                sum[i] += wide(d);
-            }
+/* Adds to a plane of `steps` the sums over `count` of its input, each step and those after it, times the taps. */
+INLINE void add_filtered(int64_t steps, int64_t count, const vector *x, const vector *taps, vector *out,
+                         int64_t stride) {
+    int64_t s = 0;
+    for (; s + 8 <= steps; s += 8) {
+        vector sums[8];
+        UNROLL for (int64_t k = 0; k < 8; k++) sums[k] = out[(s + k) * stride];
+        for (int64_t t = 0; t < count; t++)
+            UNROLL for (int64_t k = 0; k < 8; k++) sums[k] += taps[t] * x[s + k + t];
+        UNROLL for (int64_t k = 0; k < 8; k++) out[(s + k) * stride] = sums[k];
     }
-    add_up(1, rows * blocks, sums, 1, dbias);
+    for (; s < steps; s++)
+        for (int64_t t = 0; t < count; t++) out[s * stride] += taps[t] * x[s + t];
+}
+
+/* Adds the gradients of those taps. */
+INLINE void add_taps(int64_t steps, int64_t count, const vector *d, const vector *x, float (*out)[WIDTH]) {
+    vector sums[20];
+    UNROLL for (int64_t t = 0; t < count; t++) sums[t] = (vector){0};
+    for (int64_t s = 0; s < steps; s++)
+        UNROLL for (int64_t t = 0; t < count; t++) sums[t] += d[s] * x[s + t];
+    for (int64_t t = 0; t < count; t++)
+        for (int64_t w = 0; w < WIDTH; w++) out[t][w] += sums[t][w];
+}
+
+INLINE void load(int64_t steps, int64_t stride, const bf16 *from, float *to) {
+    for (int64_t s = 0; s < steps; s++)
+#pragma omp simd
+        for (int64_t i = 0; i < REAL; i++) to[s * REAL + i] = wide(from[s * stride + i]);
+}
+
+INLINE void store(int64_t steps, int64_t stride, const float *from, bf16 *to) {
+    for (int64_t s = 0; s < steps; s++)
+#pragma omp simd
+        for (int64_t i = 0; i < REAL; i++) to[s * stride + i] = narrow(from[s * REAL + i]);
+}
+
+/* The hidden layers and the memories, which have `past` steps of zeros in front. */
+static void remember(int64_t steps, int64_t past, const Layer *layer, const Column *c) {
+    product(2 * steps, (float *)c->x, CHANNELS, CHANNELS, layer->to_hidden[0], 2 * VECTORS, c->hidden, 2 * VECTORS,
+            1);
+    for (int64_t r = 0; r < 2 * steps; r++)
+        for (int64_t v = 0; v < 2 * VECTORS; v++) {
+            vector y = c->hidden[r * 2 * VECTORS + v] + layer->bias[v];
+            c->hidden[r * 2 * VECTORS + v] = where_above_zero(y, y);
+        }
+    int64_t plane = past + steps;
+    for (int64_t part = 0; part < 2; part++)
+        for (int64_t net = 0; net < 2; net++) {
+            vector *planes = c->memory + (2 * part + net) * VECTORS * plane;
+            for (int64_t v = 0; v < VECTORS; v++)
+                for (int64_t t = 0; t < past; t++) planes[v * plane + t] = (vector){0};
+            product(steps, (float *)(c->hidden + (2 * part + net) * VECTORS), 2 * REAL, CHANNELS,
+                    layer->project[net][0], VECTORS, planes + past, 1, plane);
+        }
+}
+
+/* The part of the output that a memory is added to: (real, real) and (imaginary, imaginary) to the real one. */
+INLINE int64_t part_of(int64_t memory) { return memory == 1 || memory == 2; }
+
+static int column_in(Column *c, int64_t steps, int64_t past) {
+    int64_t plane = steps + past, sizes[] = {2 * steps * VECTORS, 4 * steps * VECTORS, 4 * plane * VECTORS,
+                                             2 * plane * VECTORS, 4 * steps * VECTORS, 4 * steps * VECTORS,
+                                             2 * steps * VECTORS};
+    vector **arrays[] = {&c->x, &c->hidden, &c->memory, &c->d, &c->dmemory, &c->dhidden, &c->dx};
+    int64_t total = 0, at = 0;
+    for (int i = 0; i < 7; i++) total += sizes[i];
+    vector *all = aligned_alloc(sizeof(vector), total * sizeof(vector));
+    for (int i = 0; i < 7; at += sizes[i++]) *arrays[i] = all + at;
+    return all != NULL;
+}
+
+static Layer *layer_of(int64_t count, const float *weight, const float *bias, const float *projection,
+                       const float *taps) {
+    Layer *layer = aligned_alloc(sizeof(vector), sizeof(Layer));
+    if (!layer) return NULL;
+    for (int64_t o = 0; o < REAL; o++) {
+        ((float *)layer->bias)[o] = bias[o];
+        for (int64_t i = 0; i < CHANNELS; i++)
+            ((float *)layer->to_hidden[i])[o] = ((float *)layer->from_hidden[o])[i] = weight[o * CHANNELS + i];
+    }
+    for (int64_t net = 0; net < 2; net++)
+        for (int64_t o = 0; o < CHANNELS; o++)
+            for (int64_t i = 0; i < CHANNELS; i++)
+                ((float *)layer->project[net][i])[o] = ((float *)layer->project_back[net][o])[i] =
+                    projection[(net * CHANNELS + o) * REAL + net * CHANNELS + i];
+    for (int64_t v = 0; v < 4 * VECTORS; v++)
+        for (int64_t t = 0; t < count; t++)
+            for (int64_t w = 0; w < WIDTH; w++)
+                layer->taps[v][t][w] = layer->taps_back[v][count - 1 - t][w] = taps[(v * WIDTH + w) * count + t];
+    return layer;
+}
+
+int memory(int64_t batch, int64_t steps, int64_t others, int64_t count, const bf16 *restrict x,
+           const float *restrict weight, const float *restrict bias, const float *restrict projection,
+           const float *restrict taps, bf16 *restrict out) {
+    int64_t past = count - 1, stride = others * REAL;
+    int fine = 1;
+    Layer *layer = layer_of(count, weight, bias, projection, taps);
+    if (!layer) return 0;
+#pragma omp parallel reduction(&& : fine)
+    {
+        Column c;
+        fine = column_in(&c, steps, past);
+#pragma omp for schedule(static)
+        for (int64_t k = 0; k < batch * others; k++) {
+            if (!fine) continue;
+            int64_t begin = k / others * steps * stride + k % others * REAL;
+            load(steps, stride, x + begin, (float *)c.x);
+            remember(steps, past, layer, &c);
+            for (int64_t s = 0; s < steps; s++)
+                for (int64_t v = 0; v < VECTORS; v++) {
+                    vector re = c.x[2 * s * VECTORS + v], im = c.x[(2 * s + 1) * VECTORS + v];
+                    c.dx[2 * s * VECTORS + v] = re - im;
+                    c.dx[(2 * s + 1) * VECTORS + v] = im + re;
+                }
+            for (int64_t m = 0; m < 4; m++)
+                for (int64_t v = 0; v < VECTORS; v++)
+                    add_filtered(steps, count, c.memory + (m * VECTORS + v) * (past + steps),
+                                 layer->taps[m * VECTORS + v], c.dx + part_of(m) * VECTORS + v, 2 * VECTORS);
+            store(steps, stride, (float *)c.dx, out + begin);
+        }
+        free(c.x);
+    }
+    free(layer);
+    return fine;
+}
+
+static void memory_column_backward(int64_t steps, int64_t count, const Layer *layer, const Column *c, Gradients *sum) {
+    int64_t past = count - 1;
+    remember(steps, past, layer, c);
+    memset(c->dmemory, 0, 4 * steps * VECTORS * sizeof(vector));
+    for (int64_t m = 0; m < 4; m++)
+        for (int64_t v = 0; v < VECTORS; v++) {
+            const vector *d = c->d + (part_of(m) * VECTORS + v) * (steps + past);
+            const vector *plane = c->memory + (m * VECTORS + v) * (past + steps);
+            float(*of_taps)[WIDTH] = sum->taps[m * VECTORS + v];
+            if (count == 20) add_taps(steps, 20, d, plane, of_taps);
+            else for (int64_t t = 0; t < count; t++) add_taps(steps, 1, d, plane + t, of_taps + t);
+            add_filtered(steps, count, d, layer->taps_back[m * VECTORS + v], c->dmemory + m * VECTORS + v,
+                         4 * VECTORS);
+        }
+    for (int64_t net = 0; net < 2; net++) {
+        const float *dmemory = (float *)(c->dmemory + net * VECTORS);
+        add_outer(2 * steps, dmemory, REAL, CHANNELS, c->hidden + net * VECTORS, 2 * VECTORS, sum->project[net][0]);
+        product(2 * steps, dmemory, REAL, CHANNELS, layer->project_back[net][0], VECTORS, c->dhidden + net * VECTORS,
+                2 * VECTORS, 1);
+    }
+    vector of_bias[2 * VECTORS] = {0};
+    for (int64_t r = 0; r < 2 * steps; r++)
+        for (int64_t v = 0; v < 2 * VECTORS; v++) {
+            vector *d = c->dhidden + r * 2 * VECTORS + v;
+            *d = where_above_zero(*d, c->hidden[r * 2 * VECTORS + v]);
+            of_bias[v] += *d;
+        }
+    for (int64_t i = 0; i < REAL; i++) sum->bias[i] += ((float *)of_bias)[i];
+    add_outer(2 * steps, (float *)c->dhidden, REAL, REAL, c->x, VECTORS, sum->weight[0]);
+    product(2 * steps, (float *)c->dhidden, REAL, REAL, layer->from_hidden[0], VECTORS, c->dx, VECTORS, 1);
+    for (int64_t s = 0; s < steps; s++)
+        for (int64_t v = 0; v < VECTORS; v++) {
+            vector re = c->d[v * (steps + past) + s], im = c->d[(VECTORS + v) * (steps + past) + s];
+            c->dx[2 * s * VECTORS + v] += re + im;
+            c->dx[(2 * s + 1) * VECTORS + v] += im - re;
+        }
+}
+
+/* `sums` holds a `Gradients` as it is for all columns, at the end. */
+int memory_backward(int64_t batch, int64_t steps, int64_t others, int64_t count, const bf16 *restrict x,
+                    const float *restrict weight, const float *restrict bias, const float *restrict projection,
+                    const float *restrict taps, const bf16 *restrict d, bf16 *restrict dx, float *restrict dweight,
+                    float *restrict dbias, float *restrict dprojection, float *restrict dtaps) {
+    int64_t past = count - 1, stride = others * REAL, columns = batch * others;
+    int64_t blocks = (columns + COLUMNS - 1) / COLUMNS, size = sizeof(Gradients) / sizeof(float);
+    int fine = 1;
+    Layer *layer = layer_of(count, weight, bias, projection, taps);
+    Gradients *sums = calloc(blocks, sizeof(Gradients)), *sum = sums;
+    if (layer && sums) {
+#pragma omp parallel reduction(&& : fine)
+        {
+            Column c;
+            fine = column_in(&c, steps, past);
+#pragma omp for schedule(static)
+            for (int64_t block = 0; block < blocks; block++)
+                for (int64_t k = block * COLUMNS; fine && k < smaller((block + 1) * COLUMNS, columns); k++) {
+                    int64_t begin = k / others * steps * stride + k % others * REAL;
+                    load(steps, stride, d + begin, (float *)c.dx);
+                    for (int64_t v = 0; v < 2 * VECTORS; v++) {
+                        vector *plane = c.d + v * (steps + past);
+                        for (int64_t s = 0; s < steps; s++) plane[s] = c.dx[s * 2 * VECTORS + v];
+                        for (int64_t s = steps; s < steps + past; s++) plane[s] = (vector){0};
+                    }
+                    load(steps, stride, x + begin, (float *)c.x);
+                    memory_column_backward(steps, count, layer, &c, sums + block);
+                    store(steps, stride, (float *)c.dx, dx + begin);
+                }
+            free(c.x);
+        }
+#pragma omp parallel for schedule(static)
+        for (int64_t i = 0; i < size; i++) {
+            double total = 0;
+            for (int64_t block = 0; block < blocks; block++) total += ((float *)(sums + block))[i];
+            ((float *)sum)[i] = (float)total;
+        }
+        memcpy(dweight, sum->weight, sizeof(sum->weight));
+        memcpy(dbias, sum->bias, sizeof(sum->bias));
+        memset(dprojection, 0, REAL * REAL * sizeof(float));
+        for (int64_t net = 0; net < 2; net++)
+            for (int64_t o = 0; o < CHANNELS; o++)
+                memcpy(dprojection + (net * CHANNELS + o) * REAL + net * CHANNELS, sum->project[net][o],
+                       CHANNELS * sizeof(float));
+        for (int64_t v = 0; v < 4 * VECTORS; v++)
+            for (int64_t w = 0; w < WIDTH; w++)
+                for (int64_t t = 0; t < count; t++) dtaps[(v * WIDTH + w) * count + t] = sum->taps[v][t][w];
+    }
+    fine = fine && layer && sums;
+    free(layer);
     free(sums);
-    return 1;
+    return fine;
 }
 
-/* (x_re - x_im + y_0 + y_3, x_im + x_re + y_1 + y_2) of each pixel. */
-void complex_sum(int64_t pixels, const bf16 *restrict x, const bf16 *restrict y, bf16 *restrict out) {
+/* Means over the bins: to (batch, frames, REAL). */
+void frame_means(int64_t batch, int64_t bins, int64_t frames, const bf16 *restrict x, float *restrict out) {
+    int64_t blocks = (frames + FRAMES - 1) / FRAMES;
 #pragma omp parallel for schedule(static)
-    for (int64_t p = 0; p < pixels; p++) {
-        const bf16 *re = x + REAL * p, *im = re + CHANNELS;
-        const bf16 *y0 = y + 2 * REAL * p, *y1 = y0 + CHANNELS, *y2 = y1 + CHANNELS, *y3 = y2 + CHANNELS;
-        bf16 *to = out + REAL * p;
+    for (int64_t k = 0; k < batch * blocks; k++) {
+        int64_t first = k % blocks * FRAMES, count = smaller(FRAMES, frames - first) * REAL;
+        float sum[FRAMES * REAL] = {0};
+        for (int64_t bin = 0; bin < bins; bin++) {
+            const bf16 *from = x + ((k / blocks * bins + bin) * frames + first) * REAL;
 #pragma omp simd
-        for (int64_t i = 0; i < CHANNELS; i++) {
-            float r = wide(re[i]), m = wide(im[i]);
-            to[i] = narrow(r - m + (wide(y0[i]) + wide(y3[i])));
-            to[CHANNELS + i] = narrow(m + r + (wide(y1[i]) + wide(y2[i])));
+            for (int64_t i = 0; i < count; i++) sum[i] += wide(from[i]);
         }
+        float *to = out + (k / blocks * frames + first) * REAL;
+        for (int64_t i = 0; i < count; i++) to[i] = sum[i] / bins;
     }
 }
 
-/* Gradient of y. */
-void complex_sum_backward_y(int64_t pixels, const bf16 *restrict d, bf16 *restrict dy) {
+/* dx + dmean / bins */
+void frame_means_backward(int64_t batch, int64_t bins, int64_t frames, const bf16 *restrict dx,
+                          const float *restrict dmean, bf16 *restrict out) {
+    float share = 1.0f / bins;
+    int64_t row = frames * REAL;
 #pragma omp parallel for schedule(static)
-    for (int64_t p = 0; p < pixels; p++) {
-        const bf16 *re = d + REAL * p, *im = re + CHANNELS;
-        bf16 *y = dy + 2 * REAL * p;
+    for (int64_t k = 0; k < batch * bins; k++) {
+        const float *mean = dmean + k / bins * row;
 #pragma omp simd
-        for (int64_t i = 0; i < CHANNELS; i++) {
-            y[i] = y[3 * CHANNELS + i] = re[i];
-            y[CHANNELS + i] = y[2 * CHANNELS + i] = im[i];
-        }
+        for (int64_t i = 0; i < row; i++) out[k * row + i] = narrow(wide(dx[k * row + i]) + share * mean[i]);
     }
 }
 
-/* Gradient of x, added to what is in dx. */
-void complex_sum_backward_x(int64_t pixels, const bf16 *restrict d, bf16 *restrict dx) {
-#pragma omp parallel for schedule(static)
-    for (int64_t p = 0; p < pixels; p++) {
-        const bf16 *re = d + REAL * p, *im = re + CHANNELS;
-        bf16 *to_re = dx + REAL * p, *to_im = to_re + CHANNELS;
-#pragma omp simd
-        for (int64_t i = 0; i < CHANNELS; i++) {
-            float r = wide(re[i]), m = wide(im[i]);
-            to_re[i] = narrow(wide(to_re[i]) + (r + m));
-            to_im[i] = narrow(wide(to_im[i]) + (m - r));
-        }
-    }
-}
-
-/* Means over the pixels: (rows, pixels, REAL) to (rows, REAL). */
-int channel_means(int64_t rows, int64_t pixels, const bf16 *restrict x, float *restrict out) {
-    int64_t blocks = blocks_of(pixels);
-    float *sums = calloc(rows * blocks * REAL, sizeof(float));
-    if (!sums) return 0;
-#pragma omp parallel for schedule(static)
-    for (int64_t b = 0; b < rows * blocks; b++) {
-        int64_t first = b % blocks * BLOCK;
-        const bf16 *from = x + (b / blocks * pixels + first) * REAL;
-        float *sum = sums + b * REAL;
-        for (int64_t p = 0; p < smaller(BLOCK, pixels - first); p++)
-#pragma omp simd
-            for (int64_t i = 0; i < REAL; i++) sum[i] += wide(from[p * REAL + i]);
-    }
-    add_up(rows, blocks, sums, 1.0 / pixels, out);
-    free(sums);
-    return 1;
-}
-
-/* dx + dmean / pixels */
-void channel_means_backward(int64_t rows, int64_t pixels, const bf16 *restrict dx, const float *restrict dmean,
-                            bf16 *restrict out) {
-    float share = 1.0f / pixels;
-#pragma omp parallel for schedule(static)
-    for (int64_t p = 0; p < rows * pixels; p++) {
-        const float *mean = dmean + p / pixels * REAL;
-#pragma omp simd
-        for (int64_t i = 0; i < REAL; i++) out[p * REAL + i] = narrow(wide(dx[p * REAL + i]) + share * mean[i]);
-    }
-}
-
-/* Channels of `a` times `scale_a`, then those of `b` times `scale_b`, (rows, REAL) each. */
-void scaled_concat(int64_t rows, int64_t pixels, const bf16 *restrict a, const float *restrict scale_a,
+/* Channels of `a` times `scale_a`, then those of `b` times `scale_b`, (batch, frames, REAL) each. */
+void scaled_concat(int64_t batch, int64_t bins, int64_t frames, const bf16 *restrict a, const float *restrict scale_a,
                    const bf16 *restrict b, const float *restrict scale_b, bf16 *restrict out) {
 #pragma omp parallel for schedule(static)
-    for (int64_t p = 0; p < rows * pixels; p++) {
-        const float *sa = scale_a + p / pixels * REAL, *sb = scale_b + p / pixels * REAL;
+    for (int64_t p = 0; p < batch * bins * frames; p++) {
+        int64_t frame = p / (bins * frames) * frames + p % frames;
+        const float *sa = scale_a + frame * REAL, *sb = scale_b + frame * REAL;
         bf16 *to = out + 2 * REAL * p;
 #pragma omp simd
         for (int64_t i = 0; i < REAL; i++) {
@@ -199,32 +413,30 @@ void scaled_concat(int64_t rows, int64_t pixels, const bf16 *restrict a, const f
     }
 }
 
-int scaled_concat_backward(int64_t rows, int64_t pixels, const bf16 *restrict d, const bf16 *restrict a,
-                           const float *restrict scale_a, const bf16 *restrict b, const float *restrict scale_b,
-                           bf16 *restrict da, float *restrict dscale_a, bf16 *restrict db, float *restrict dscale_b) {
-    int64_t blocks = blocks_of(pixels);
-    float *sums = calloc(2 * rows * blocks * REAL, sizeof(float));
-    if (!sums) return 0;
-    float *sums_a = sums, *sums_b = sums + rows * blocks * REAL;
+void scaled_concat_backward(int64_t batch, int64_t bins, int64_t frames, const bf16 *restrict d,
+                            const bf16 *restrict a, const float *restrict scale_a, const bf16 *restrict b,
+                            const float *restrict scale_b, bf16 *restrict da, float *restrict dscale_a,
+                            bf16 *restrict db, float *restrict dscale_b) {
+    int64_t blocks = (frames + FRAMES - 1) / FRAMES;
+    memset(dscale_a, 0, batch * frames * REAL * sizeof(float));
+    memset(dscale_b, 0, batch * frames * REAL * sizeof(float));
 #pragma omp parallel for schedule(static)
-    for (int64_t k = 0; k < rows * blocks; k++) {
-        int64_t row = k / blocks, first = k % blocks * BLOCK, begin = row * pixels + first;
-        const float *sa = scale_a + row * REAL, *sb = scale_b + row * REAL;
-        float *sum_a = sums_a + k * REAL, *sum_b = sums_b + k * REAL;
-        for (int64_t p = begin; p < begin + smaller(BLOCK, pixels - first); p++) {
-            const bf16 *from = d + 2 * REAL * p;
+    for (int64_t k = 0; k < batch * blocks; k++) {
+        int64_t row = k / blocks, first = k % blocks * FRAMES;
+        for (int64_t bin = 0; bin < bins; bin++)
+            for (int64_t t = first; t < smaller(first + FRAMES, frames); t++) {
+                int64_t p = (row * bins + bin) * frames + t, frame = (row * frames + t) * REAL;
+                const float *sa = scale_a + frame, *sb = scale_b + frame;
+                float *sum_a = dscale_a + frame, *sum_b = dscale_b + frame;
+                const bf16 *from = d + 2 * REAL * p;
 #pragma omp simd
-            for (int64_t i = 0; i < REAL; i++) {
-                float ga = wide(from[i]), gb = wide(from[REAL + i]);
-                da[p * REAL + i] = narrow(sa[i] * ga);
-                db[p * REAL + i] = narrow(sb[i] * gb);
-                sum_a[i] += ga * wide(a[p * REAL + i]);
-                sum_b[i] += gb * wide(b[p * REAL + i]);
+                for (int64_t i = 0; i < REAL; i++) {
+                    float ga = wide(from[i]), gb = wide(from[REAL + i]);
+                    da[p * REAL + i] = narrow(sa[i] * ga);
+                    db[p * REAL + i] = narrow(sb[i] * gb);
+                    sum_a[i] += ga * wide(a[p * REAL + i]);
+                    sum_b[i] += gb * wide(b[p * REAL + i]);
+                }
             }
-        }
     }
-    add_up(rows, blocks, sums_a, 1, dscale_a);
-    add_up(rows, blocks, sums_b, 1, dscale_b);
-    free(sums);
-    return 1;
 }

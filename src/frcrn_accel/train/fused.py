@@ -21,15 +21,25 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from frcrn_accel.model.operators import Operators, filtered
+from frcrn_accel.model.operators import Operators
 from frcrn_accel.model.topology import LEAKY_SLOPE
 
 __all__ = ["FusedOperators", "fused_operators"]
 
 _LOG = logging.getLogger(__name__)
-_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC", "-std=c11")
+_FLAGS = (
+    "-O3",
+    "-march=native",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+    "-std=c11",
+)
 # Those that need memory for sums, and give 0 if there is none.
-_ALLOCATING = {"leaky_relu_backward", "relu_behind_backward", "channel_means", "scaled_concat_backward"}
+_ALLOCATING = {"leaky_relu_backward", "memory", "memory_backward"}
 
 
 def fused_operators(channels: int) -> Operators:
@@ -66,11 +76,11 @@ class FusedOperators(Operators):
             return super().memory(x, weight, bias, projection, taps)
         return cast(Tensor, _applied(_Memory, x, weight, bias, projection, taps, self._library))
 
-    def means(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Operators.means`."""
+    def frame_means(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Operators.frame_means`."""
         if not _applies(x):
-            return super().means(x)
-        return cast(tuple[Tensor, Tensor], _applied(_Means, x, self._library))
+            return super().frame_means(x)
+        return cast(tuple[Tensor, Tensor], _applied(_FrameMeans, x, self._library))
 
     def concatenate(self, a: Tensor, scale_a: Tensor | None, b: Tensor, scale_b: Tensor) -> Tensor:
         """See `Operators.concatenate`."""
@@ -78,7 +88,8 @@ class FusedOperators(Operators):
             return super().concatenate(a, scale_a, b, scale_b)
         if scale_a is None:
             scale_a = torch.ones_like(scale_b)
-        return cast(Tensor, _applied(_Concatenate, a, scale_a.float(), b, scale_b.float(), self._library))
+        scales = (scale.float().expand(-1, a.shape[2], -1) for scale in (scale_a, scale_b))
+        return cast(Tensor, _applied(_Concatenate, a, next(scales), b, next(scales), self._library))
 
 
 class _LeakyRelu(Function):
@@ -104,67 +115,28 @@ class _Memory(Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, projection: Tensor, taps: Tensor, library: ctypes.CDLL
     ) -> Tensor:
-        x = x.contiguous()
-        weight, projection, taps = weight.to(x.dtype), projection.to(x.dtype), taps.to(x.dtype)
-        batch, steps, others, channels = x.shape
-        past = taps.shape[2] - 1
-        rows = 2 * batch * (past + steps) * others
-        first = x.view(-1, channels // 2) @ weight.t()
-        hidden = x.new_empty(rows, channels)
-        row = 2 * others * channels
-        _run(library.relu_behind, batch, past * row, steps * row, first, bias.float(), hidden)
-        del first
-        memory = (hidden @ projection.t()).view(batch, past + steps, others, 2 * channels)
-        y = filtered(memory, taps).contiguous()
-        result = torch.empty_like(x)
-        _run(library.complex_sum, batch * steps * others, x, y, result)
+        tensors = x.contiguous(), *(parameter.float().contiguous() for parameter in (weight, bias, projection, taps))
+        result = torch.empty_like(tensors[0])
+        _run(library.memory, *x.shape[:3], taps.shape[2], *tensors, result)
         ctx.library = library
-        ctx.save_for_backward(x, hidden, memory, weight, projection, taps)
+        ctx.save_for_backward(*tensors)
         return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, hidden, memory, weight, projection, taps = ctx.saved_tensors
-        library = ctx.library
-        batch, steps, others, channels = x.shape
-        gradient = gradient.contiguous()
-        of_filtered = x.new_empty(batch, steps, others, 2 * channels)
-        pixels = batch * steps * others
-        _run(library.complex_sum_backward_y, pixels, gradient, of_filtered)
-        of_memory, of_taps, _ = torch.ops.aten.convolution_backward(
-            of_filtered.permute(0, 3, 1, 2),
-            memory.permute(0, 3, 1, 2),
-            taps,
-            None,
-            (1, 1),
-            (0, 0),
-            (1, 1),
-            False,
-            (0, 0),
-            taps.shape[0],
-            (True, True, False),
-        )
-        of_memory = of_memory.permute(0, 2, 3, 1).contiguous().view(-1, channels)
-        of_projection = of_memory.t() @ hidden
-        of_hidden = of_memory @ projection
-        of_first = x.new_empty(2 * pixels, channels)
-        row = 2 * others * channels
-        past = taps.shape[2] - 1
-        of_bias = x.new_empty(channels, dtype=torch.float32)
-        sizes = (batch, past * row, steps * row)
-        _run(library.relu_behind_backward, *sizes, hidden, of_hidden, of_first, of_bias)
-        of_weight = of_first.t() @ x.view(-1, channels // 2)
-        of_x = (of_first @ weight).view_as(x)
-        _run(library.complex_sum_backward_x, pixels, gradient, of_x)
-        return of_x, of_weight.float(), of_bias, of_projection.float(), of_taps.float(), None
+        tensors = ctx.saved_tensors
+        x, *_, taps = tensors
+        results = [torch.empty_like(tensor) for tensor in tensors]
+        _run(ctx.library.memory_backward, *x.shape[:3], taps.shape[2], *tensors, gradient.contiguous(), *results)
+        return *results, None
 
 
-class _Means(Function):
+class _FrameMeans(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, library: ctypes.CDLL) -> tuple[Tensor, Tensor]:
-        means = x.new_empty(x.shape[0], x.shape[-1], dtype=torch.float32)
+        means = x.new_empty(x.shape[0], *x.shape[2:], dtype=torch.float32)
         x = x.contiguous()
-        _run(library.channel_means, x.shape[0], x.shape[1] * x.shape[2], x, means)
+        _run(library.frame_means, *x.shape[:3], x, means)
         ctx.library = library
         return x.view_as(x), means
 
@@ -172,28 +144,25 @@ class _Means(Function):
     def backward(ctx: Any, gradient: Tensor, of_means: Tensor) -> tuple[Tensor | None, ...]:
         gradient = gradient.contiguous()
         result = torch.empty_like(gradient)
-        batch, bins, frames, _ = gradient.shape
-        _run(ctx.library.channel_means_backward, batch, bins * frames, gradient, of_means.contiguous(), result)
+        _run(ctx.library.frame_means_backward, *gradient.shape[:3], gradient, of_means.contiguous(), result)
         return result, None
 
 
 class _Concatenate(Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, scale_a: Tensor, b: Tensor, scale_b: Tensor, library: ctypes.CDLL) -> Tensor:
-        a, b, scale_a, scale_b = a.contiguous(), b.contiguous(), scale_a.contiguous(), scale_b.contiguous()
-        batch, bins, frames, channels = a.shape
-        result = a.new_empty(batch, bins, frames, 2 * channels)
-        _run(library.scaled_concat, batch, bins * frames, a, scale_a, b, scale_b, result)
+        tensors = tuple(tensor.contiguous() for tensor in (a, scale_a, b, scale_b))
+        result = a.new_empty(*a.shape[:3], 2 * a.shape[3])
+        _run(library.scaled_concat, *a.shape[:3], *tensors, result)
         ctx.library = library
-        ctx.save_for_backward(a, scale_a, b, scale_b)
+        ctx.save_for_backward(*tensors)
         return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
         results = [torch.empty_like(tensor) for tensor in tensors]
-        batch, bins, frames, _ = tensors[0].shape
-        _run(ctx.library.scaled_concat_backward, batch, bins * frames, gradient.contiguous(), *tensors, *results)
+        _run(ctx.library.scaled_concat_backward, *tensors[0].shape[:3], gradient.contiguous(), *tensors, *results)
         return *results, None
 
 
@@ -238,15 +207,12 @@ def _library(channels: int) -> ctypes.CDLL | None:
     for name, signature in {
         "leaky_relu": [*integers, ctypes.c_float, *2 * pointers],
         "leaky_relu_backward": [*integers, ctypes.c_float, *4 * pointers],
-        "relu_behind": [*3 * integers, *3 * pointers],
-        "relu_behind_backward": [*3 * integers, *4 * pointers],
-        "complex_sum": [*integers, *3 * pointers],
-        "complex_sum_backward_y": [*integers, *2 * pointers],
-        "complex_sum_backward_x": [*integers, *2 * pointers],
-        "channel_means": [*2 * integers, *2 * pointers],
-        "channel_means_backward": [*2 * integers, *3 * pointers],
-        "scaled_concat": [*2 * integers, *5 * pointers],
-        "scaled_concat_backward": [*2 * integers, *9 * pointers],
+        "memory": [*4 * integers, *6 * pointers],
+        "memory_backward": [*4 * integers, *11 * pointers],
+        "frame_means": [*3 * integers, *2 * pointers],
+        "frame_means_backward": [*3 * integers, *3 * pointers],
+        "scaled_concat": [*3 * integers, *5 * pointers],
+        "scaled_concat_backward": [*3 * integers, *9 * pointers],
     }.items():
         getattr(loaded, name).argtypes = signature
         getattr(loaded, name).restype = ctypes.c_int if name in _ALLOCATING else None

@@ -36,13 +36,12 @@ class RunningMeans(Operators):
 
     def means(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`x`, and the means over frequency and the frames so far, `(batch, time, 2 * channels)`."""
-        frames = x.mean(dim=1, dtype=torch.float32)
+        x, frames = self._operators.frame_means(x)
         start = frames.detach().mean(dim=(0, 1))
         heard = torch.arange(1, frames.shape[1] + 1, device=x.device)[:, None]
         means = (self._start_frames * start + frames.cumsum(dim=1)) / (self._start_frames + heard)
         return x, means
 
     def concatenate(self, a: Tensor, scale_a: Tensor | None, b: Tensor, scale_b: Tensor) -> Tensor:
-        """The same with scales of each frame, `(batch, time, 2 * channels)`."""
-        scaled = a if scale_a is None else a * scale_a[:, None].to(a.dtype)
-        return torch.cat([scaled, b * scale_b[:, None].to(b.dtype)], dim=-1)
+        """See `Operators.concatenate`."""
+        return self._operators.concatenate(a, scale_a, b, scale_b)
