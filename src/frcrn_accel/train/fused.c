@@ -62,7 +62,12 @@ int leaky_relu_backward(int64_t pixels, float slope, const bf16 *restrict y, con
  * steps of one of the others, and all that becomes of it fit into a core's cache, so an activation is read and written
  * once. What is in between is float, and the backward pass computes it again. */
 
-enum { WIDTH = CHANNELS % 16 ? 8 : 16, VECTORS = CHANNELS / WIDTH, MEMORIES = 2 * REAL, COLUMNS = 8 };
+#ifdef __AVX512F__
+enum { WIDTH = CHANNELS % 16 ? 8 : 16, SUMS = 24 };
+#else
+enum { WIDTH = 8, SUMS = 12 };
+#endif
+enum { VECTORS = CHANNELS / WIDTH, COLUMNS = 8 }; /* of a part; that are summed at a time. SUMS: that registers hold */
 typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4 * WIDTH), may_alias));
 typedef int32_t mask __attribute__((vector_size(4 * WIDTH), aligned(4 * WIDTH)));
 #define INLINE static inline __attribute__((always_inline))
@@ -120,11 +125,11 @@ INLINE void product_of_rows(int64_t at_once, int64_t count, int64_t rows, const 
 INLINE void product(int64_t rows, const float *a, int64_t stride, int64_t length, const vector *b, int64_t vectors,
                     vector *out, int64_t row_stride, int64_t vector_stride) {
     int64_t v = 0;
-    for (; v + 4 <= vectors; v += 4)
-        product_of_rows(6, 4, rows, a, stride, length, b + v, vectors, out + v * vector_stride, row_stride,
+    for (; SUMS >= 24 && v + 4 <= vectors; v += 4)
+        product_of_rows(SUMS / 4, 4, rows, a, stride, length, b + v, vectors, out + v * vector_stride, row_stride,
                         vector_stride);
     for (; v + 2 <= vectors; v += 2)
-        product_of_rows(12, 2, rows, a, stride, length, b + v, vectors, out + v * vector_stride, row_stride,
+        product_of_rows(SUMS / 2, 2, rows, a, stride, length, b + v, vectors, out + v * vector_stride, row_stride,
                         vector_stride);
     for (; v < vectors; v++)
         product_of_rows(12, 1, rows, a, stride, length, b + v, vectors, out + v * vector_stride, row_stride,
@@ -284,8 +289,10 @@ static void memory_column_backward(int64_t steps, int64_t count, const Layer *la
             const vector *d = c->d + (part_of(m) * VECTORS + v) * (steps + past);
             const vector *plane = c->memory + (m * VECTORS + v) * (past + steps);
             float(*of_taps)[WIDTH] = sum->taps[m * VECTORS + v];
-            if (count == 20) add_taps(steps, 20, d, plane, of_taps);
-            else for (int64_t t = 0; t < count; t++) add_taps(steps, 1, d, plane + t, of_taps + t);
+            int64_t t = 0;
+            for (; t + SUMS / 6 * 5 <= count; t += SUMS / 6 * 5)
+                add_taps(steps, SUMS / 6 * 5, d, plane + t, of_taps + t);
+            for (; t < count; t++) add_taps(steps, 1, d, plane + t, of_taps + t);
             add_filtered(steps, count, d, layer->taps_back[m * VECTORS + v], c->dmemory + m * VECTORS + v,
                          4 * VECTORS);
         }
