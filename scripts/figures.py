@@ -181,6 +181,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "throughput": ("throughput.json", throughput),
     "quality": ("quality.json", quality),
     "streams-quality": ("streams-quality.json", streams_quality),
+    "streams-quality-small-stream": ("streams-quality-small-stream.json", streams_quality),
     "serving-capacity": ("serving.json", serving_capacity),
     "serving-load": ("serving.json", serving_load),
     "serving-streams": ("serving.json", serving_streams),

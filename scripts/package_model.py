@@ -34,9 +34,6 @@ def main() -> None:
     for field in ("description", "source", "licence"):
         parser.add_argument(f"--{field}")
     parser.add_argument("--lookahead-frames", type=int, help="Frames that each U-Net looks ahead in streams.")
-    parser.add_argument(
-        "--no-int8", action="store_true", help="Without INT8 forms; they are made when they are asked for."
-    )
     options = parser.parse_args()
 
     catalog_path = FOLDER / "catalog.json"
@@ -52,7 +49,7 @@ def main() -> None:
     entry["checkpoint_sha256"] = report.model.metadata.checkpoint_sha256
     entry["model_sha256"] = sha256_of(report.model.path)
     entry["variants"] = {}
-    for method in () if options.no_int8 else VARIANT_METHODS:
+    for method in VARIANT_METHODS:
         path = FOLDER / f"{options.name}.{method}.onnx"
         calibration = CALIBRATION_AUDIO if METHODS[method].needs_calibration else None
         quantized = quantize_model(

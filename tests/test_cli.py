@@ -504,6 +504,7 @@ class TestModels:
         lines = result.out.splitlines()
         assert [line for line in lines if not line.startswith(" ")] == [
             "frcrn-small: in the package, 3.9 MB, verified",
+            "frcrn-small-stream: in the package, 3.9 MB, verified",
             "frcrn-16k: not here: 'frcrn-accel models download frcrn-16k', then 'models import'",
             "mine: imported, 3.9 MB, verified",
         ]

@@ -115,6 +115,7 @@ class TestReport:
         assert "starlette" in found.packages  # of an extra
         assert [(model.name, model.place, model.verified) for model in found.models] == [
             ("frcrn-small", "packaged", True),
+            ("frcrn-small-stream", "packaged", True),
             ("frcrn-16k", "absent", None),
         ]
         assert found.problems == ()

@@ -25,6 +25,7 @@ from frcrn_accel.model.topology import Config
 from frcrn_accel.models import (
     CACHE_DIR_VARIABLE,
     DEFAULT_MODEL,
+    LIVE_MODEL,
     ModelFile,
     cache,
     cached_files,
@@ -92,7 +93,9 @@ class TestImport:
     def test_from_then_on_the_name_works(self, checkpoint, folder, noisy):
         from frcrn_accel.export import export_model
 
-        with pytest.raises(ModelError, match="unknown model 'mine': give one of frcrn-small, frcrn-16k or a path"):
+        with pytest.raises(
+            ModelError, match="unknown model 'mine': give one of frcrn-small, frcrn-small-stream, frcrn-16k or a path"
+        ):
             Denoiser("mine")
         steps: list[tuple[str, int, int]] = []
         report = import_model(checkpoint, progress=lambda *step: steps.append(step))
@@ -106,7 +109,9 @@ class TestImport:
         audio = noisy[:16_000]
         with Denoiser("mine", backend="ort") as by_name, Denoiser(exported, backend="ort") as by_path:
             np.testing.assert_array_equal(by_name(audio, 16_000), by_path(audio, 16_000))
-        with pytest.raises(ModelError, match="give one of frcrn-small, frcrn-16k, mine or a path"):
+        with pytest.raises(
+            ModelError, match="give one of frcrn-small, frcrn-small-stream, frcrn-16k, mine or a path"
+        ):
             find_model("other")
 
     def test_the_known_file_gets_the_known_name(self, checkpoint, monkeypatch):
@@ -290,18 +295,24 @@ class TestFiles:
             "frcrn-small.static.onnx",
             "frcrn-small.openvino-int8.onnx",
             "frcrn-small.stream.onnx",
+            "frcrn-small-stream.onnx",
+            "frcrn-small-stream.dynamic.onnx",
+            "frcrn-small-stream.static.onnx",
+            "frcrn-small-stream.openvino-int8.onnx",
+            "frcrn-small-stream.stream.onnx",
         ]
-        assert [file.problem for file in found] == [None] * 5
+        assert [file.problem for file in found] == [None] * 10
         assert all(file.bytes == file.path.stat().st_size for file in found)
 
     def test_one_of_the_package_is_missing(self, monkeypatch, tmp_path):
         monkeypatch.setattr("frcrn_accel.models.catalog.KnownModel.packaged_path", tmp_path / "none.onnx")
         first, *others = packaged_files()
+        others = [file for file in others if file.path != first.path]  # another model's
         assert (first.bytes, first.problem) == (
             0,
             f"model file {str(first.path)!r} cannot be read: No such file or directory",
         )
-        assert [file.problem for file in others] == [None] * 4
+        assert [file.problem for file in others] == [None] * 8
 
     def test_of_the_cache(self, folder):
         assert cached_files() == []
@@ -316,9 +327,11 @@ class TestFiles:
         ]
 
     def test_what_is_said_of_models(self):
-        small, large = model_statuses()
+        small, stream, large = model_statuses()
         assert (small.name, small.place, small.problem) == (DEFAULT_MODEL, "packaged", None)
         assert small.variants == ("dynamic", "static", "openvino-int8")
+        assert (stream.name, stream.place, stream.problem) == (LIVE_MODEL, "packaged", None)
+        assert stream.variants == small.variants
         assert (large.name, large.place, large.path, large.variants) == (NAME, "absent", None, ())
         keep_imported("mine", copy_of_the_packaged)
         *_, mine = model_statuses()

@@ -14,7 +14,7 @@ from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.bench.variants import released_size_model
 from frcrn_accel.evaluate import si_sdr_db
 from frcrn_accel.evaluate.clips import read_clips
-from frcrn_accel.models import CACHE_DIR_VARIABLE
+from frcrn_accel.models import CACHE_DIR_VARIABLE, LIVE_MODEL
 from frcrn_accel.quantize.clips import GATE_AUDIO
 from frcrn_accel.streaming import Averaging, Statistics, Stream, process_streams
 from frcrn_accel.streaming.averaging import shares
@@ -434,6 +434,22 @@ def test_a_stream_of_noisy_speech_is_near_the_whole_pass(denoiser: Denoiser) -> 
     noisy_db, whole_db, stream_db = np.mean(scores, axis=0)
     assert whole_db > noisy_db + 2
     assert stream_db > whole_db - 1
+
+
+def test_the_model_for_streams_looks_ahead_less_and_is_better_at_that(denoiser: Denoiser) -> None:
+    pytest.importorskip("onnx")
+    clips = list(read_gate_audio())
+    with Denoiser(LIVE_MODEL, backend="ort") as live:
+        assert live.stream(16_000).latency.lookahead_s == pytest.approx(0.08)
+        means_db = []
+        for model in (denoiser, live):
+            scores_db = []
+            for clean, noisy, rate in clips:
+                stream = model.stream(rate, lookahead_s=0.08)
+                found = sent(stream, noisy, [800])[:, stream.latency_samples :]
+                scores_db.append(si_sdr_db(clean[0], found[0]))
+            means_db.append(np.mean(scores_db))
+    assert means_db[1] > means_db[0] + 0.5
 
 
 def read_gate_audio() -> Iterator[tuple[np.ndarray, np.ndarray, int]]:

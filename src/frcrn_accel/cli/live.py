@@ -25,7 +25,7 @@ from frcrn_accel.cli.options import AttenuationLimit, BackendName, Model, Precis
 from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.errors import SoundCardError
 from frcrn_accel.files import AudioFile, AudioWriter, create_audio
-from frcrn_accel.models import DEFAULT_MODEL
+from frcrn_accel.models import LIVE_MODEL
 from frcrn_accel.signals import handled
 
 __all__ = ["live"]
@@ -60,7 +60,7 @@ def live(
         int | None, typer.Option(metavar="HZ", help="Rate to record at. [default: what the input device likes best]")
     ] = None,
     channels: Annotated[int, typer.Option(min=1, help="Channels to record and play.")] = 1,
-    model: Model = DEFAULT_MODEL,
+    model: Model = LIVE_MODEL,
     backend: BackendName = "auto",
     precision: Precision = None,
     threads: Threads = None,

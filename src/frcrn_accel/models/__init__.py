@@ -14,6 +14,7 @@ from frcrn_accel.models.cache import (
 )
 from frcrn_accel.models.catalog import (
     DEFAULT_MODEL,
+    LIVE_MODEL,
     KnownModel,
     find_model,
     known_models,
@@ -28,6 +29,7 @@ __all__ = [
     "CACHE_DIR_VARIABLE",
     "DEFAULT_MODEL",
     "FP32",
+    "LIVE_MODEL",
     "METADATA_PREFIX",
     "MODEL_NAME",
     "STREAM",

@@ -15,6 +15,7 @@ from frcrn_accel.models.file import FileStatus, ModelFile, sha256_of
 
 __all__ = [
     "DEFAULT_MODEL",
+    "LIVE_MODEL",
     "KnownModel",
     "find_model",
     "known_models",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 DEFAULT_MODEL = "frcrn-small"
+LIVE_MODEL = "frcrn-small-stream"  # for those who hear themselves
 _FOLDER = Path(__file__).parent
 
 
