@@ -30,6 +30,7 @@ from frcrn_accel.adapters.live import (
 )
 from frcrn_accel.adapters.playout import DelayLine, Playout, from_pcm, to_pcm
 from frcrn_accel.adapters.switched import SwitchedStream
+from frcrn_accel.models import LIVE_MODEL
 
 RATE = 16_000
 FRAME = 160  # 10 ms
@@ -713,6 +714,12 @@ class TestCommand:
 
         return run
 
+    @pytest.fixture
+    def denoiser(self) -> Iterator[Denoiser]:
+        """What the command makes."""
+        with Denoiser(LIVE_MODEL, backend="ort") as denoiser:
+            yield denoiser
+
     @staticmethod
     def expected(denoiser, noisy, samples: int) -> np.ndarray:
         stream = denoiser.stream(RATE)
@@ -725,7 +732,7 @@ class TestCommand:
         code, text = run("-o", tmp_path / "out.wav", "--threads", 1)
         assert code == 0
         late_ms = 1000 * denoiser.stream(RATE).latency_s
-        on = "frcrn-small on ort, fp32 (CPUExecutionProvider, 1 thread)"
+        on = f"{LIVE_MODEL} on ort, fp32 (CPUExecutionProvider, 1 thread)"
         assert f"a file, 16000 Hz, {on}, {late_ms:.0f} ms late" in text
         assert f"1.5 s -> {tmp_path / 'out.wav'}, real-time factor 0." in text
         assert "lost" not in text
