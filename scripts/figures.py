@@ -185,6 +185,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "serving-capacity": ("serving.json", serving_capacity),
     "serving-load": ("serving.json", serving_load),
     "serving-streams": ("serving.json", serving_streams),
+    "streams-small-stream": ("streams-small-stream.json", streams_speed),
     "streams-small": ("streams-small.json", streams_speed),
     "streams-released": ("streams-released.json", streams_speed),
     "corpus-speed": ("corpus-speed.json", corpus_speed),
