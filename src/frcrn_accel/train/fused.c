@@ -21,6 +21,9 @@ static inline bf16 narrow(float v) {
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/* Blocks of `size` that so many are done in. */
+static inline int64_t blocks_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
+
 /* With the bias, in place. */
 void leaky_relu(int64_t pixels, float slope, const float *restrict bias, bf16 *restrict y) {
 #pragma omp parallel for schedule(static)
@@ -34,7 +37,7 @@ void leaky_relu(int64_t pixels, float slope, const float *restrict bias, bf16 *r
 
 int leaky_relu_backward(int64_t pixels, float slope, const bf16 *restrict y, const bf16 *restrict dy,
                         bf16 *restrict dx, float *restrict dbias) {
-    int64_t blocks = (pixels + BLOCK - 1) / BLOCK;
+    int64_t blocks = blocks_of(pixels, BLOCK);
     float *sums = calloc(blocks * REAL, sizeof(float));
     if (!sums) return 0;
 #pragma omp parallel for schedule(static)
@@ -326,7 +329,7 @@ int memory_backward(int64_t batch, int64_t steps, int64_t others, int64_t count,
                     const float *restrict taps, const bf16 *restrict d, bf16 *restrict dx, float *restrict dweight,
                     float *restrict dbias, float *restrict dprojection, float *restrict dtaps) {
     int64_t past = count - 1, stride = others * REAL, columns = batch * others;
-    int64_t blocks = (columns + COLUMNS - 1) / COLUMNS, size = sizeof(Gradients) / sizeof(float);
+    int64_t blocks = blocks_of(columns, COLUMNS), size = sizeof(Gradients) / sizeof(float);
     int fine = 1;
     Layer *layer = layer_of(count, weight, bias, projection, taps);
     Gradients *sums = calloc(blocks, sizeof(Gradients)), *sum = sums;
@@ -376,7 +379,7 @@ int memory_backward(int64_t batch, int64_t steps, int64_t others, int64_t count,
 
 /* Means over the bins: to (batch, frames, REAL). */
 void frame_means(int64_t batch, int64_t bins, int64_t frames, const bf16 *restrict x, float *restrict out) {
-    int64_t blocks = (frames + FRAMES - 1) / FRAMES;
+    int64_t blocks = blocks_of(frames, FRAMES);
 #pragma omp parallel for schedule(static)
     for (int64_t k = 0; k < batch * blocks; k++) {
         int64_t first = k % blocks * FRAMES, count = smaller(FRAMES, frames - first) * REAL;
@@ -424,7 +427,7 @@ void scaled_concat_backward(int64_t batch, int64_t bins, int64_t frames, const b
                             const bf16 *restrict a, const float *restrict scale_a, const bf16 *restrict b,
                             const float *restrict scale_b, bf16 *restrict da, float *restrict dscale_a,
                             bf16 *restrict db, float *restrict dscale_b) {
-    int64_t blocks = (frames + FRAMES - 1) / FRAMES;
+    int64_t blocks = blocks_of(frames, FRAMES);
     memset(dscale_a, 0, batch * frames * REAL * sizeof(float));
     memset(dscale_b, 0, batch * frames * REAL * sizeof(float));
 #pragma omp parallel for schedule(static)

@@ -88,8 +88,8 @@ class FusedOperators(Operators):
             return super().concatenate(a, scale_a, b, scale_b)
         if scale_a is None:
             scale_a = torch.ones_like(scale_b)
-        scales = (scale.float().expand(-1, a.shape[2], -1) for scale in (scale_a, scale_b))
-        return cast(Tensor, _applied(_Concatenate, a, next(scales), b, next(scales), self._library))
+        of_a, of_b = (scale.float().expand(-1, a.shape[2], -1) for scale in (scale_a, scale_b))
+        return cast(Tensor, _applied(_Concatenate, a, of_a, b, of_b, self._library))
 
 
 class _LeakyRelu(Function):
