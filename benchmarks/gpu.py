@@ -26,7 +26,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from frcrn_accel import Backend, BackendError, Denoiser, ModelFile
+from frcrn_accel import Backend, BackendError, BackendUnavailable, Denoiser, ModelFile
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.backends.ort_cuda import OrtCudaBackend
 from frcrn_accel.backends.tensorrt import TensorRtBackend, TensorRtRtxBackend
@@ -41,6 +41,7 @@ from frcrn_accel.testing import random_weights
 
 CLIP_S = 5
 EXAMPLE = Path(__file__).parents[1] / "examples" / "noisy.wav"
+ENGINES: tuple[type[Backend], ...] = (OrtCudaBackend, TensorRtBackend, TensorRtRtxBackend)
 PUBLISHED = {("TensorRT", "fp32"): 89.0, ("TensorRT", "int8"): 42.0}  # ms for 5 s, RTX 4090D
 LEAST_DB = {"fp32": 80.0, "fp16": 40.0, "int8": 30.0}  # SI-SDR to the CPU's output
 LEAST_RANDOM_INT8_DB = 10.0
@@ -64,24 +65,31 @@ class Row:
     hour_s: float | None
 
 
-def models(path: Path | None, folder: Path) -> dict[str, ModelFile]:
-    """The fp32 model and the one in INT8."""
-    int8 = folder / "int8.onnx"
+def fp32_model(path: Path | None, folder: Path) -> ModelFile:
+    """The model given, or one of the released size."""
     if path is not None:
-        quantize_model(path, int8, INT8_METHOD, calibration=CALIBRATION_AUDIO)
-        return {"fp32": find_model(path), "int8": ModelFile.open(int8)}
+        return find_model(path)
     config = Config()
-    weights = random_weights(config)
     metadata = dataclasses.replace(
         find_model("frcrn-small").metadata, name="random", channels=config.channels, unets=config.unets
     )
     fp32 = folder / "fp32.onnx"
-    graph = build_graph(weights, "random", metadata.library_version, metadata.to_properties())
+    graph = build_graph(random_weights(config), "random", metadata.library_version, metadata.to_properties())
     fp32.write_bytes(graph.SerializeToString())
+    return ModelFile.open(fp32)
+
+
+def int8_model(path: Path | None, fp32: ModelFile, folder: Path) -> ModelFile:
+    """The same in INT8."""
+    int8 = folder / "int8.onnx"
+    if path is not None:
+        quantize_model(path, int8, INT8_METHOD, calibration=CALIBRATION_AUDIO)
+        return ModelFile.open(int8)
+    weights = random_weights(Config())
     build = METHODS[INT8_METHOD].prepare(weights, [clip()])
-    graph = build(weights, dataclasses.replace(metadata, method=INT8_METHOD), frozenset())
+    graph = build(weights, dataclasses.replace(fp32.metadata, method=INT8_METHOD), frozenset())
     int8.write_bytes(graph.SerializeToString())
-    return {"fp32": ModelFile.open(fp32), "int8": ModelFile.open(int8)}
+    return ModelFile.open(int8)
 
 
 def clip() -> NDArray[np.float32]:
@@ -102,7 +110,6 @@ def measure(
     audio = clip()
     # A plan that is tuned for the clip, and below one for the windows of a file.
     backend = kind(precision, window_s=CLIP_S) if issubclass(kind, TensorRtBackend) else kind(precision)
-    backend.check()
     session = backend.load(model, threads=2)
     try:
         found = session.run(audio)  # the first takes memory, and compiles
@@ -138,19 +145,26 @@ def main() -> None:
             audio = soundfile.read(EXAMPLE, dtype="float32")[0]
             hour = folder / "hour.wav"
             soundfile.write(hour, np.resize(audio, 3600 * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
-        files = models(options.model, folder)
-        expected = OrtBackend().load(files["fp32"], available_cpus()).run(clip())
-        variants: list[tuple[type[Backend], str]] = [
-            (kind, precision)
-            for kind in (OrtCudaBackend, TensorRtBackend, TensorRtRtxBackend)
-            for precision in ("fp32", "fp16", "int8")
-            if precision in kind.precisions
-        ]
+        fp32 = fp32_model(options.model, folder)
+        int8: ModelFile | None = None
+        expected = OrtBackend().load(fp32, available_cpus()).run(clip())
+        variants: list[tuple[type[Backend], str]] = []
+        for engine in ENGINES:
+            try:
+                engine.check()
+            except BackendUnavailable as error:
+                print(f"left out: {error}")
+                continue
+            variants += [
+                (engine, precision) for precision in ("fp32", "fp16", "int8") if precision in engine.precisions
+            ]
         for kind, precision in variants:
             title = f"{kind.name} {precision}"
             print(f"{title} ...", file=sys.stderr)
+            if precision == "int8":
+                int8 = int8 or int8_model(options.model, fp32, folder)
             try:
-                model = files["int8" if precision == "int8" else "fp32"]
+                model = int8 if precision == "int8" and int8 is not None else fp32
                 row = measure(kind, precision, model, expected, options.rounds, hour)
             except BackendError as error:
                 print(f"left out: {title}: {error}")
@@ -163,12 +177,11 @@ def main() -> None:
             rows.append(row)
     if not rows:
         sys.exit("no engine for a GPU can run here")
-    print(f"\n{rows[0].device.split(',')[0]}; {files['fp32'].metadata.name}\n")
+    print(f"\n{rows[0].device.split(',')[0]}; {fp32.metadata.name}\n")
     print("| | 5 s clip, ms | published, ms | one hour, s | SI-SDR to the CPU's output, dB |")
     print("|---|---|---|---|---|")
     for row in rows:
-        engine = "TensorRT" if row.engine.startswith("tensorrt") else row.engine
-        published = PUBLISHED.get((engine, row.precision))
+        published = PUBLISHED.get(("TensorRT" if row.engine.startswith("tensorrt") else row.engine, row.precision))
         cells = [
             f"`{row.engine}` {row.precision}",
             f"{row.clip_ms:.1f}",

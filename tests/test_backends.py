@@ -32,6 +32,7 @@ class TestOrt(BackendConformance):
 class TestOrtCuda(BackendConformance):
     backend = OrtCudaBackend("fp32")
     reference = "ort"
+    repeatability = 1e-5
 
 
 class TestTensorrt(BackendConformance):

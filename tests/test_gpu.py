@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 
 import numpy as np
 import pytest
+import soundfile
 
-from frcrn_accel import BackendUnavailable, Denoiser, EngineError, Windowing, backend_statuses
+from frcrn_accel import Backend, BackendUnavailable, Denoiser, EngineError, Windowing, backend_statuses
 from frcrn_accel.backends import resolve_backend
 from frcrn_accel.backends.gpu import GpuSession, OutOfGpuMemory, driver_problem, gpu_graph
 from frcrn_accel.backends.ort_cuda import OrtCudaBackend, provider_problem
+from frcrn_accel.backends.tensorrt import TensorRtBackend, TensorRtRtxBackend
+from frcrn_accel.cli import app
+from frcrn_accel.evaluate import si_sdr_db
 from frcrn_accel.models import find_model
 from frcrn_accel.testing import FunctionBackend
 
 needs_no_gpu = pytest.mark.skipif(driver_problem() is None, reason="about machines without a GPU")
+GPU_BACKENDS = {backend.name: backend for backend in (OrtCudaBackend, TensorRtBackend, TensorRtRtxBackend)}
+needs_gpu = pytest.mark.skipif(driver_problem() is not None, reason="about machines with an NVIDIA GPU")
 
 
 class SmallSession(GpuSession):
@@ -124,7 +131,6 @@ class TestOptions:
         [
             ({"device_index": -1}, "device_index must be 0 or more, got -1"),
             ({"gpu_memory_limit_mb": 0}, "gpu_memory_limit_mb must be at least 1, got 0"),
-            ({"cudnn_search": "best"}, "cudnn_search must be one of heuristic, exhaustive, default, got 'best'"),
         ],
     )
     def test_out_of_range(self, options, problem):
@@ -138,10 +144,10 @@ class TestOptions:
             "arena_extend_strategy": "kSameAsRequested",
             "use_tf32": "1",
         }
-        options = OrtCudaBackend(device_index=1, gpu_memory_limit_mb=2000, cudnn_search="exhaustive")
+        options = OrtCudaBackend(device_index=1, gpu_memory_limit_mb=2000)
         assert options.provider_options("fp32") == {
             "device_id": "1",
-            "cudnn_conv_algo_search": "EXHAUSTIVE",
+            "cudnn_conv_algo_search": "HEURISTIC",
             "arena_extend_strategy": "kSameAsRequested",
             "gpu_mem_limit": "2000000000",
             "use_tf32": "0",
@@ -220,3 +226,110 @@ def test_the_form_for_gpus_is_the_same_network(precision, tolerance):
     session = onnxruntime.InferenceSession(gpu_graph(model, precision), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"audio": audio})
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
+def usable(backend: Backend) -> Backend:
+    """A backend that can run here; the test is skipped with its reason if not."""
+    try:
+        backend.check()
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    return backend
+
+
+@needs_gpu
+class TestOnACard:
+    """What only a card can show, with whatever engine for it is installed."""
+
+    @pytest.fixture(params=["ort-cuda", "tensorrt", "tensorrt-rtx"])
+    def name(self, request) -> str:
+        return request.param
+
+    def backend(self, name: str, precision: str, **options) -> Backend:
+        return usable(GPU_BACKENDS[name](precision, **options))
+
+    @pytest.mark.parametrize(("precision", "least_db"), [("fp32", 80), ("fp16", 40)])
+    def test_windows_of_a_long_signal(self, name, precision, least_db, noisy, denoiser):
+        """Several batches, the last one smaller, as on the CPU with the same windows."""
+        audio = np.tile(noisy, 7)[: 65 * 16_000]
+        backend = self.backend(name, precision)
+        with (
+            Denoiser(backend=backend) as on_card,
+            Denoiser(backend="ort", windowing=Windowing(fixed=True)) as on_cpu,
+        ):
+            assert si_sdr_db(on_cpu(audio, 16_000), on_card(audio, 16_000)) >= least_db
+
+    def test_the_same_bits_each_time(self, name, noisy):
+        """In fp16, for batches of several sizes, with others between them."""
+        session = self.backend(name, "fp16").load(find_model("frcrn-small"), threads=2)
+        signals = [noisy[None, : 10 * 16_000], np.stack([noisy] * 3), noisy[None, : 4 * 320]]
+        first = [session.run(signal) for signal in signals]
+        for _ in range(5):
+            for signal, expected in zip(signals, first, strict=True):
+                np.testing.assert_array_equal(session.run(signal), expected)
+
+    def test_it_is_silent(self, name, capfd, noisy):
+        """No message of an engine on standard error, as long as nothing is wrong; and the card by its name."""
+        session = self.backend(name, "fp16").load(find_model("frcrn-small"), threads=2)
+        session.run(noisy[None, : 4 * 320])
+        assert capfd.readouterr().err == ""
+        assert session.device.startswith("NVIDIA ")
+
+    def test_auto_prefers_it(self, name, caplog):
+        self.backend(name, "fp16")
+        with caplog.at_level(logging.INFO, "frcrn_accel"):
+            chosen = resolve_backend("auto", model=find_model("frcrn-small"))
+        assert chosen.name in GPU_BACKENDS
+        assert f"backend 'auto' chose '{chosen.name}'" in caplog.text
+
+    def test_a_card_that_is_not_there(self, name):
+        with pytest.raises(BackendUnavailable, match="there is no GPU number 99: NVIDIA's driver finds") as caught:
+            self.backend(name, "fp16", device_index=99).load(find_model("frcrn-small"), threads=1)
+        assert caught.value.remedy == "choose another device_index"
+
+    def test_a_file_on_the_command_line(self, name, noisy_path, tmp_path, noisy, denoiser):
+        self.backend(name, "fp16")
+        out = tmp_path / "out.wav"
+        app(["denoise", str(noisy_path), "-o", str(out), "--backend", name], standalone_mode=False)
+        denoised, rate_hz = soundfile.read(out, dtype="float32")
+        assert rate_hz == 16_000
+        assert denoised.shape == noisy.shape
+        assert si_sdr_db(denoiser(noisy, 16_000), denoised) >= 35  # rounded to 16 bits, too
+
+    def test_memory_that_does_not_hold_a_batch(self, caplog, noisy):
+        """With a limit for ONNX Runtime's arena: fewer windows at a time give what all at once did."""
+        windows = np.stack([np.roll(noisy, 1_000 * i)[: 10 * 16_000] for i in range(16)])
+        model = find_model("frcrn-small")
+        expected = self.backend("ort-cuda", "fp32").load(model, threads=2).run(windows)
+        session = self.backend("ort-cuda", "fp32", gpu_memory_limit_mb=1_200).load(model, threads=2)
+        found = session.run(windows)
+        assert "a batch of 16 windows does not fit into the GPU's memory: 8 from now on" in caplog.text
+        assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+    def test_a_window_that_no_memory_is_given_for(self, noisy):
+        session = self.backend("ort-cuda", "fp32", gpu_memory_limit_mb=40).load(find_model("frcrn-small"), threads=2)
+        with pytest.raises(EngineError, match=r"does not hold one window of 160000 samples .*gpu_memory_limit_mb"):
+            session.run(noisy[None, : 10 * 16_000])
+
+    def test_the_memory_of_a_card(self):
+        runtime = pytest.importorskip("cuda.bindings.runtime")
+        from frcrn_accel.backends.cuda import DeviceBuffer, Stream, find_gpu, use_gpu
+
+        gpu = find_gpu(0)
+        assert re.fullmatch(r"\d+\.\d", gpu.compute_capability)
+        assert "NVIDIA" in gpu.name
+        use_gpu(gpu)
+        stream, buffer = Stream(), DeviceBuffer()
+        values = np.random.default_rng(0).standard_normal((3, 640)).astype(np.float32)
+        buffer.reserve(values.nbytes)
+        buffer.upload(values)
+        stream.wait()
+        found = np.empty_like(values)
+        buffer.download(found)
+        np.testing.assert_array_equal(found, values)
+        with pytest.raises(OutOfGpuMemory, match="cudaErrorMemoryAllocation"):
+            buffer.reserve(2 * gpu.memory_bytes)
+        buffer.reserve(640)  # an error of before is not reported again
+        buffer.close()
+        stream.close()
+        assert runtime.cudaGetLastError()[0] == runtime.cudaError_t.cudaSuccess

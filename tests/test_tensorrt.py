@@ -12,7 +12,7 @@ import pytest
 
 from frcrn_accel import BackendUnavailable, Denoiser, EngineError, ModelError, ModelFile
 from frcrn_accel.backends import resolve_backend
-from frcrn_accel.backends.cuda import CudaError, DeviceBuffer, Stream, find_gpu
+from frcrn_accel.backends.cuda import CudaError, DeviceBuffer, Gpu, Stream, find_gpu
 from frcrn_accel.backends.gpu import driver_problem
 from frcrn_accel.backends.tensorrt import TensorRtBackend, TensorRtRtxBackend, load_plan
 from frcrn_accel.backends.tensorrt_plan import BuildLog, Plan, Target, build_plan, plan_target
@@ -123,6 +123,25 @@ class TestBuilding:
             BackendUnavailable, match=r"compute capability 6\.1; choose one of 7\.5, 8\.0, 8\.6, 8\.9"
         ):
             TensorRtRtxBackend(window_s=0.4).build(tiny, ["6.1"])
+
+    def test_a_card_that_it_does_not_take_is_told_before_anything_is_loaded(self, monkeypatch):
+        """So that 'auto' goes on to the next backend."""
+        card = Gpu(0, "NVIDIA H100 80GB HBM3", "9.0", 80_000_000_000)
+        monkeypatch.setattr("frcrn_accel.backends.tensorrt.driver_problem", lambda index=0: None)
+        monkeypatch.setattr("frcrn_accel.backends.cuda.find_gpu", lambda index: card)
+        with pytest.raises(BackendUnavailable, match=r"compute capability 9\.0; choose one of 7\.5, .*'ort-cuda'"):
+            TensorRtRtxBackend.check()
+
+    def test_a_driver_too_old_for_the_runtime(self, monkeypatch):
+        def fail(index: int) -> Gpu:
+            raise CudaError(
+                "CUDA driver version is insufficient for CUDA runtime version (cudaErrorInsufficientDriver)"
+            )
+
+        monkeypatch.setattr("frcrn_accel.backends.tensorrt.driver_problem", lambda index=0: None)
+        monkeypatch.setattr("frcrn_accel.backends.cuda.find_gpu", fail)
+        with pytest.raises(BackendUnavailable, match="the CUDA runtime says: CUDA driver version is insufficient"):
+            TensorRtRtxBackend.check()
 
 
 def tensor(*shape: int, datatype: str = "Half") -> Tensor:

@@ -187,7 +187,9 @@ class TestTraining:
         assert losses[-1] < 0.95 * losses[0]
 
     @pytest.mark.parametrize("stops", [[2], [4], [1, 3]])
-    def test_stopped_and_gone_on_with_is_as_never_stopped(self, training_data, tmp_path, stops):
+    def test_stopped_and_gone_on_with_is_as_never_stopped(self, training_data, tmp_path, stops, monkeypatch):
+        # On a CPU: a GPU adds up in another order each time.
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         config = read_config(training_data / "run.toml")
         train(config, training_data, tmp_path / "whole")
         for stop in stops:
@@ -269,7 +271,8 @@ class TestTraining:
         command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "go.py")]
         found = subprocess.run(
             [sys.executable, *command, str(training_data), str(tmp_path / "run")],
-            env={**os.environ, "PYTHONWARNINGS": "ignore"},
+            # On CPUs, where there are GPUs too: there may be one of them.
+            env={**os.environ, "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""},
             capture_output=True,
             text=True,
             check=False,
@@ -279,6 +282,15 @@ class TestTraining:
         steps = [json.loads(line).get("step") for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
         assert steps == [None, 3, 6, 6]
         assert load_checkpoint(tmp_path / "run" / "checkpoint.pt").config.channels == 8
+
+    def test_more_processes_than_gpus(self, monkeypatch):
+        from frcrn_accel.train.trainer import _Team
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        with pytest.raises(TrainingError, match="there are 1: start torchrun with --nproc-per-node=1"):
+            _Team()
 
     def test_a_batch_that_cannot_be_shared(self, training_data, tmp_path, monkeypatch):
         from frcrn_accel.train.trainer import _Team

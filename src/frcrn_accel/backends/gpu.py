@@ -14,8 +14,9 @@ from frcrn_accel.backends.base import Session
 from frcrn_accel.errors import EngineError, ModelError
 from frcrn_accel.models import FP32, ModelFile
 
-__all__ = ["FP16", "GpuSession", "OutOfGpuMemory", "driver_problem", "gpu_graph"]
+__all__ = ["FP16", "GpuSession", "OutOfGpuMemory", "driver_problem", "gpu_graph", "gpu_name"]
 
+_NAME_BYTES = 256
 FP16 = "fp16"  # of `frcrn_accel.quantize.METHODS`
 
 log = logging.getLogger("frcrn_accel")
@@ -68,7 +69,7 @@ def driver_problem(device_index: int = 0) -> str | None:
     It is asked itself, without any package: everything else needs it.
     """
     try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        driver = _driver()
     except OSError as error:
         return f"NVIDIA's driver is not installed ({error})"
     count = ctypes.c_int()
@@ -80,6 +81,20 @@ def driver_problem(device_index: int = 0) -> str | None:
     if device_index >= count.value:
         return f"there is no GPU number {device_index}: NVIDIA's driver finds {count.value}"
     return None
+
+
+def gpu_name(device_index: int) -> str:
+    """What the driver calls a card that it has."""
+    driver = _driver()
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES)
+    driver.cuInit(0)
+    driver.cuDeviceGet(ctypes.byref(device), device_index)
+    driver.cuDeviceGetName(name, _NAME_BYTES, device)
+    return name.value.decode()
+
+
+def _driver() -> ctypes.CDLL:
+    return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
 
 
 def gpu_graph(model: ModelFile, precision: str) -> bytes:

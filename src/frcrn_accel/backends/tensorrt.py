@@ -22,6 +22,7 @@ from frcrn_accel.backends.tensorrt_plan import (
     Plan,
     Target,
     build_plan,
+    check_compute_capabilities,
     import_package,
     make_logger,
     plan_target,
@@ -103,6 +104,7 @@ class TensorRtBackend(Backend):
             raise BackendUnavailable(
                 cls.name, problem, "install the driver for your NVIDIA GPU, or use a backend for the CPU, e.g. 'ort'"
             )
+        check_compute_capabilities(cls.package, [cls._find_gpu(0).compute_capability])
 
     @classmethod
     def check_packages(cls) -> None:
@@ -162,12 +164,21 @@ class TensorRtBackend(Backend):
         return build_plan(model, self._target(model, compute_capabilities, gpu_name))
 
     def _gpu(self) -> Gpu:
-        from frcrn_accel.backends.cuda import find_gpu
-
         problem = driver_problem(self.device_index)
         if problem is not None:
             raise BackendUnavailable(self.name, problem, "choose another device_index")
-        return find_gpu(self.device_index)
+        return self._find_gpu(self.device_index)
+
+    @classmethod
+    def _find_gpu(cls, index: int) -> Gpu:
+        from frcrn_accel.backends.cuda import CudaError, find_gpu
+
+        try:
+            return find_gpu(index)
+        except CudaError as error:  # a driver too old for the runtime that is in cuda-bindings
+            raise BackendUnavailable(
+                cls.name, f"the CUDA runtime says: {error}", "install a newer driver for your NVIDIA GPU"
+            ) from error
 
     def _target(self, model: ModelFile, compute_capabilities: Sequence[str], gpu_name: str) -> Target:
         hop = model.metadata.hop_samples

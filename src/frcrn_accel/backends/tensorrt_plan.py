@@ -29,7 +29,17 @@ from frcrn_accel.models import ModelFile, ModelMetadata, sha256_of
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["INT8_METHOD", "PLAN_SUFFIX", "BuildLog", "Plan", "Target", "build_plan", "import_package", "plan_target"]
+__all__ = [
+    "INT8_METHOD",
+    "PLAN_SUFFIX",
+    "BuildLog",
+    "Plan",
+    "Target",
+    "build_plan",
+    "check_compute_capabilities",
+    "import_package",
+    "plan_target",
+]
 
 INT8_METHOD = "tensorrt-int8"  # of `frcrn_accel.quantize.METHODS`
 PLAN_SUFFIX = ".plan"
@@ -297,21 +307,36 @@ def _profiles(target: Target, metadata: ModelMetadata) -> list[tuple[list[int], 
     ]
 
 
-def _set_compute_capabilities(package: ModuleType, config: Any, target: Target) -> None:
-    """Of the RTX package; type stubs know of the other only."""
-    known = package.ComputeCapability.__members__
-    members = [f"SM{name.replace('.', '')}" for name in target.compute_capabilities]
-    for name, member in zip(target.compute_capabilities, members, strict=True):
-        if member not in known:
+def check_compute_capabilities(package: str, compute_capabilities: Sequence[str]) -> None:
+    """Whether a package knows these architectures; the one for data centres is asked when it builds.
+
+    Raises:
+        BackendUnavailable: It does not.
+    """
+    if package != RTX:
+        return
+    known = import_package(package).ComputeCapability.__members__
+    for name in compute_capabilities:
+        if _member(name) not in known:
             there = [f"{other[2:-1]}.{other[-1]}" for other in known if other.startswith("SM")]
             raise BackendUnavailable(
-                target.package.replace("_", "-"),
+                package.replace("_", "-"),
                 f"it does not build for compute capability {name}",
-                f"choose one of {', '.join(there)}",
+                f"choose one of {', '.join(there)}; for cards of data centres there are 'tensorrt' and 'ort-cuda'",
             )
-    config.num_compute_capabilities = len(members)
-    for index, member in enumerate(members):
-        config.set_compute_capability(known[member], index)
+
+
+def _member(compute_capability: str) -> str:
+    """What the RTX package calls it."""
+    return f"SM{compute_capability.replace('.', '')}"
+
+
+def _set_compute_capabilities(package: ModuleType, config: Any, target: Target) -> None:
+    """Of the RTX package; type stubs know of the other only."""
+    check_compute_capabilities(target.package, target.compute_capabilities)
+    config.num_compute_capabilities = len(target.compute_capabilities)
+    for index, name in enumerate(target.compute_capabilities):
+        config.set_compute_capability(package.ComputeCapability.__members__[_member(name)], index)
 
 
 def _last(build_log: BuildLog, otherwise: str) -> str:

@@ -131,7 +131,12 @@ class _Team:
         self.rank = int(os.environ.get("RANK", "0"))
         self.device = torch.device("cpu")
         if torch.cuda.is_available():
-            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            index, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+            if index >= gpus:
+                raise TrainingError(
+                    f"each process takes a GPU, and there are {gpus}: start torchrun with --nproc-per-node={gpus}"
+                )
+            self.device = torch.device("cuda", index)
             torch.cuda.set_device(self.device)
         if self.size > 1:
             torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
