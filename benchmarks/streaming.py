@@ -153,8 +153,7 @@ def speed_of(options: argparse.Namespace, backend: str) -> Any:
         taken_s = np.array([timed(stream.process, chunk) for chunk in chunks(minute, size, minutes)])[5:]
         # In turn with the whole pass, second by second.
         ratios = []
-        for first in range(0, 40 * SAMPLE_RATE_HZ, 10 * SAMPLE_RATE_HZ):
-            piece = minute[first : first + 10 * SAMPLE_RATE_HZ]
+        for piece in 3 * np.split(minute, 6):
             whole_s = timed(lambda audio: denoiser(audio, SAMPLE_RATE_HZ), piece)
             stream_s = sum(timed(stream.process, piece[at : at + size]) for at in range(0, len(piece), size))
             ratios.append(stream_s / whole_s)

@@ -60,13 +60,16 @@ def run_in_steps(
 ) -> np.ndarray:
     """A step graph over all of the audio, with means held, from frame `lag` on."""
     rows, lag = len(audio), LOOKAHEAD_FRAMES * config.unets
-    states = {}
+    states, left = {}, dict(means)
     for tensor in session.get_inputs():
         if tensor.name.startswith("state"):
             shape = [rows if isinstance(size, str) else size for size in tensor.shape]
-            found = means.get(tensor.name.split("/")[1])
-            states[tensor.name] = np.zeros(shape, np.float32) if found is None else found.reshape(shape)
-    assert sum(name.split("/")[1] in means for name in states) == len(means) == 11 * config.unets
+            # Those of a layer, or of all that have a number after that name.
+            of_state = [name for name in means if f"{name}.".startswith(f"{tensor.name.split('/')[1]}.")]
+            found = [left.pop(name).reshape(rows, 1, -1) for name in of_state]
+            states[tensor.name] = np.hstack(found).reshape(shape) if found else np.zeros(shape, np.float32)
+    assert not left
+    assert len(means) == 11 * config.unets
     first, parts = 0, []
     steps = iter(sizes * 100)
     while (count := min(next(steps), audio.shape[1] // HOP_SAMPLES - 1 - first)) > 0:

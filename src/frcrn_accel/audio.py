@@ -7,7 +7,7 @@ iterable of such arrays whose samples follow each other.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,14 @@ MAX_CHANNELS = 64  # more is nearly always a (samples, channels) array that want
 
 TARGET_LEVEL = 10 ** (-25 / 20)  # upstream's pipelines bring active speech to -25 dBFS RMS (FRCRN's `audio_norm`)
 SILENCE_LEVEL = 10 ** (-140 / 20)  # below this RMS a signal is left as it is: it has nothing to normalise
+
+# What audio may be of, and what in it stands for 1.0.
+_FULL_SCALE: Mapping[np.dtype[Any], float] = {
+    np.dtype(np.float32): 1.0,
+    np.dtype(np.float64): 1.0,
+    np.dtype(np.int16): 2.0**15,
+    np.dtype(np.int32): 2.0**31,
+}
 
 Blocks = Iterable[NDArray[np.float32]]
 
@@ -90,17 +98,19 @@ def unpack(audio: Any) -> tuple[NDArray[np.float32], Layout]:
         audio = audio.detach().cpu().numpy()
     if not isinstance(audio, np.ndarray):
         raise AudioError(f"audio must be a numpy array or a torch tensor, got {type(audio).__name__}")
-    if audio.dtype.newbyteorder("=") not in (np.float32, np.float64, np.int16, np.int32):
+    native = audio.dtype.newbyteorder("=")
+    full_scale = _FULL_SCALE.get(native)
+    if full_scale is None:
         raise AudioError(f"audio must be float32, float64, int16 or int32, got {audio.dtype}")
     if audio.ndim not in (1, 2) or (audio.ndim == 2 and not 1 <= audio.shape[0] <= MAX_CHANNELS):
         raise AudioError(
             f"audio must be (samples,) or (channels, samples) with 1 to {MAX_CHANNELS} channels, got shape "
             f"{audio.shape}; transpose an array of (samples, channels)"
         )
-    scale = -float(np.iinfo(audio.dtype).min) if audio.dtype.kind == "i" else 1.0
+    rows = audio[None] if audio.ndim == 1 else audio
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which `check_finite` refuses
-        samples = np.atleast_2d(audio / scale if scale != 1.0 else audio).astype(np.float32)
-    return samples, Layout(audio.dtype.newbyteorder("="), audio.ndim == 1, device)
+        samples = (rows / full_scale if full_scale != 1.0 else rows).astype(np.float32)
+    return samples, Layout(native, audio.ndim == 1, device)
 
 
 def float_to_int(audio: NDArray[np.float32], bits: int) -> NDArray[np.int64]:

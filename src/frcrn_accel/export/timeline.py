@@ -12,7 +12,7 @@ the output of each U-Net lags by seven frames. Otherwise it is that of the whole
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -230,23 +230,26 @@ class Stream(Timeline):
     def averaged(self, means: str, channels: int) -> str:
         """See `Timeline.averaged`."""
         g = self.graph
-        rows = self.averaged_rows(g.op("Transpose", means, perm=[0, 3, 2, 1]), channels, [g.current_scope])
+        rows = self.averaged_rows(g.op("Transpose", means, perm=[0, 3, 2, 1]), 1, channels, g.current_scope)
         return g.op("Transpose", rows, perm=[0, 3, 2, 1])
 
-    def averaged_rows(self, means: str, channels: int, layers: Sequence[str]) -> str:
-        """The same of several layers with one lag, channels last: `(batch, layers, frames, channels)` both."""
+    def averaged_rows(self, means: str, layers: int, channels: int, name: str) -> str:
+        """The same of several layers with one lag, channels last: `(batch, layers, frames, channels)` both.
+
+        Args:
+            means: Of the new frames.
+            layers: How many.
+            channels: Of each.
+            name: Of the layers, for their state.
+        """
         g = self.graph
-        states = [self._state(1, ("batch", 1, TIME, channels), layer) for layer in layers]
-        before = g.op("Concat", *[name for name, _ in states], axis=1) if len(states) > 1 else states[0][0]
+        before, shape = self._state(1, ("batch", layers, TIME, channels), name)
         key = f"{AVERAGING_INPUT}/{self.lag}"
         if key not in self._by_lag:
             self._by_lag[key] = g.op("Slice", AVERAGING_INPUT, g.ints(self.lag), g.ints(self.lag + 1), g.ints(1))
-        y = g.op("MatMul", self._by_lag[key], g.op("Concat", before, means, axis=2))
-        after = [self._last(y, 1, axis=2)]
-        if len(states) > 1:
-            after = g.ops("Split", len(states), after[0], axis=1)
-        self._next.update({name: shape for name, (_, shape) in zip(after, states, strict=True)})
-        return y
+        averaged = g.op("MatMul", self._by_lag[key], g.op("Concat", before, means, axis=2))
+        self._next[self._last(averaged, 1, axis=2)] = shape
+        return averaged
 
     def synthesis(self, frames: str, kernel: str) -> str:
         """The two halves of each window; the second is added to the first of the next."""

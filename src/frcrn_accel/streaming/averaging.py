@@ -23,12 +23,12 @@ class Statistics:
     """What a stream has heard, for another stream, or a later one, to start with.
 
     Attributes:
-        means: Of each squeeze-and-excitation layer, `(channels of the stream, 2 * channels of the model)`; one row
-            will do for all channels.
+        means: Of the squeeze-and-excitation layers, one after the other, `2 * channels of the model` each:
+            `(channels of the stream, values)`; one row will do for all channels.
         heard_s: How much audio that is, seconds.
     """
 
-    means: tuple[NDArray[np.float32], ...]
+    means: NDArray[np.float32]
     heard_s: float
 
 

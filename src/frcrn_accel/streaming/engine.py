@@ -67,11 +67,11 @@ class StreamEngine:
         self._means = [i for i, name in enumerate(self._states) if SE_LAYERS in name]
         self._beginning = self._states_by_first_frame()
         self._is_single = session.inputs[audio][0] == 1
+        self._mean_values = sum(int(np.prod(session.inputs[self._states[i]][1:])) for i in self._means)
         means = session.metadata.start_means
-        sizes = [int(np.prod(session.inputs[self._states[i]][1:])) for i in self._means]
-        zeros = tuple(np.zeros((1, size), np.float32) for size in sizes)
         # What is made to find it out has none yet.
-        self._typical = Statistics(read_start(means, sizes), START_S) if means else Statistics(zeros, 0.0)
+        nothing = Statistics(np.zeros((1, self._mean_values), np.float32), 0.0)
+        self._typical = Statistics(read_start(means), START_S) if means else nothing
         self._frames_per_second = metadata.sample_rate_hz / metadata.hop_samples
 
     def start(self, channels: int, averaging: Averaging) -> StreamState:
@@ -83,11 +83,13 @@ class StreamEngine:
         shapes = [(channels, *self.session.inputs[name][1:]) for name in self._states]
         tensors = [np.zeros(shape, np.float32) for shape in shapes]
         means = (averaging.start or self._typical).means
-        sizes = [int(np.prod(shapes[i][1:])) for i in self._means]
-        if [mean.shape[-1] for mean in means] != sizes or {len(mean) for mean in means} - {1, channels}:
+        if means.shape not in {(1, self._mean_values), (channels, self._mean_values)}:
             raise ValueError("the statistics to start with are of another model, or of other channels")
-        for i, mean in zip(self._means, means, strict=True):
-            tensors[i] = np.broadcast_to(mean.reshape(-1, *shapes[i][1:]), shapes[i]).astype(np.float32)
+        first = 0
+        for i in self._means:
+            last = first + tensors[i][0].size
+            tensors[i][:] = means[:, first:last].reshape(-1, *shapes[i][1:])
+            first = last
         return StreamState(0, tuple(tensors))
 
     def _start_s(self, averaging: Averaging) -> float:
@@ -96,8 +98,9 @@ class StreamEngine:
 
     def statistics(self, state: StreamState, averaging: Averaging) -> Statistics:
         """What a stream has heard."""
-        means = tuple(state.tensors[i].reshape(len(state.tensors[i]), -1).copy() for i in self._means)
-        return Statistics(means, self._start_s(averaging) + state.frames / self._frames_per_second)
+        means = [state.tensors[i].reshape(len(state.tensors[i]), -1) for i in self._means]
+        heard_s = self._start_s(averaging) + state.frames / self._frames_per_second
+        return Statistics(np.concatenate(means, axis=1) if means else self._typical.means, heard_s)
 
     def run(self, steps: Sequence[Step]) -> list[tuple[NDArray[np.float32], StreamState]]:
         """Compute steps of one length: for each the audio, `(channels, samples)`, and the state after it.
@@ -161,19 +164,22 @@ class StreamEngine:
             for step in steps
         ]
         feeds[AVERAGING_INPUT] = rows[0][None] if sum(counts) == 1 else np.repeat(np.stack(rows), counts, axis=0)
-        feeds.update(
-            zip(self._states, map(_joined, zip(*(step.state.tensors for step in steps), strict=True)), strict=True)
-        )
-        audio, *tensors = self.session.run(feeds)
+        tensors = steps[0].state.tensors
+        if len(steps) > 1:
+            tensors = tuple(
+                np.concatenate(of_steps) for of_steps in zip(*(step.state.tensors for step in steps), strict=True)
+            )
+        feeds.update(zip(self._states, tensors, strict=True))
+        audio, *after = self.session.run(feeds)
         if audio.shape != feeds[self._audio].shape:
             raise EngineError(f"the engine gave {audio.shape} for a step of {feeds[self._audio].shape}")
-        if not np.isfinite(audio).all():
+        if not np.isfinite(np.add.reduce(audio, axis=None)):
             raise EngineError("the engine gave NaN or infinity for audio that has none")
         results = []
         first = 0
         for step, count in zip(steps, counts, strict=True):
             rows_of_step = slice(first, first + count)
-            tensors_of_step = [tensor[rows_of_step] for tensor in tensors] if len(steps) > 1 else tensors
+            tensors_of_step = [tensor[rows_of_step] for tensor in after] if len(steps) > 1 else after
             number = step.state.frames + frames
             for i in self._beginning.get(number, ()):
                 tensors_of_step[i] = np.zeros_like(tensors_of_step[i])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,48 +12,60 @@ from frcrn_accel.audio import gain_of
 
 __all__ = ["RunningLevel"]
 
+Sums = tuple[float, float]  # energy, and number of samples
 
+
+@dataclass(frozen=True)
 class RunningLevel:
     """The gain that brings each channel to the level the model was trained at, hop by hop.
 
     The rule of `audio.measure_levels`, on what has been heard so far: the power of the samples above the mean power.
-    What is longer ago than the horizon counts less and less. A shallow copy has heard the same and hears on alone.
+    What is longer ago than the horizon counts less and less. It is a value: to hear more gives another one.
 
-    Args:
-        channels: Number of channels.
-        horizon_hops: The horizon.
+    Attributes:
+        keep: What is kept of the sums with each hop.
+        of_all: Sums of all samples, for each channel.
+        of_active: Of those above the mean power.
     """
 
-    def __init__(self, channels: int, horizon_hops: float) -> None:
-        self._keep = 1 - 1 / horizon_hops
-        # Energy and number of samples, `(2, channels)`. Replaced, never changed in place.
-        self._all = self._active = np.zeros((2, channels))
+    keep: float
+    of_all: tuple[Sums, ...]
+    of_active: tuple[Sums, ...]
 
-    def gains(self, hops: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Hear hops, `(channels, hops, samples)`; the gain for each, `(channels, hops)`."""
+    @classmethod
+    def of_silence(cls, channels: int, horizon_hops: float) -> RunningLevel:
+        """That of so many channels before the first hop."""
+        none = ((0.0, 0.0),) * channels
+        return cls(1 - 1 / horizon_hops, none, none)
+
+    def heard(self, hops: NDArray[np.float32]) -> tuple[NDArray[np.float32], RunningLevel]:
+        """Hear hops, `(channels, hops, samples)`: the gain for each, `(channels, hops)`, and the level after them.
+
+        There are few hops in a step, and its cache is cold: a call of numpy costs more than a loop over them.
+        """
         power = np.square(hops, dtype=np.float64)
-        energy, samples = sums = self._running(self._all, power.sum(axis=2), np.full(hops.shape[:2], hops.shape[2]))
-        self._all = sums[..., -1]
-        mean = energy / samples
+        energy = np.add.reduce(power, axis=2).tolist()
+        of_all = self._running(self.of_all, energy, [[hops.shape[2]] * hops.shape[1]] * hops.shape[0])
+        mean = np.array([[energy / samples for energy, samples in channel] for channel in of_all])
         active = power > mean[..., None]
-        of_active = np.einsum("chs,chs->ch", power, active)
-        energy, samples = sums = self._running(self._active, of_active, np.count_nonzero(active, axis=2))
-        self._active = sums[..., -1]
-        # Samples at the mean power (a square wave) are not above it.
-        level = np.sqrt(np.where(samples > 0, np.maximum(energy / np.maximum(samples, 1), mean), mean))
-        result: NDArray[np.float32] = gain_of(level).astype(np.float32)
-        return result
+        power *= active
+        energy, samples = np.add.reduce(power, axis=2).tolist(), np.add.reduce(active, axis=2).tolist()
+        of_active = self._running(self.of_active, energy, samples)
+        # Where none is above the mean power (a square wave) that is the level: the energy is 0.
+        squares = [[energy / max(samples, 1.0) for energy, samples in channel] for channel in of_active]
+        after = RunningLevel(self.keep, tuple(sums[-1] for sums in of_all), tuple(sums[-1] for sums in of_active))
+        return gain_of(np.sqrt(np.maximum(squares, mean))).astype(np.float32), after
 
-    def _running(self, before: NDArray[np.float64], *of_hops: NDArray[Any]) -> NDArray[np.float64]:
-        """Sums after each hop, `(2, channels, hops)`, from those before and what hops add, `(channels, hops)`."""
-        of_new, of_before = _kept(self._keep, of_hops[0].shape[1])
-        sums: NDArray[np.float64] = np.array(of_hops) @ of_new + before[..., None] * of_before
-        return sums
-
-
-@lru_cache(maxsize=64)
-def _kept(keep: float, hops: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What is kept after each hop: of each of them, `(hops, hops)`, and of what was before, `(hops,)`."""
-    number = np.arange(hops, dtype=np.float64)
-    passed = np.maximum(number - number[:, None], 0)
-    return np.triu(np.power(keep, passed)), np.power(keep, number + 1)
+    def _running(
+        self, before: Sequence[Sums], energy: Sequence[Sequence[float]], samples: Sequence[Sequence[float]]
+    ) -> list[list[Sums]]:
+        """For each channel the sums after each hop, from those before and what hops add."""
+        running = []
+        for (energy_sum, samples_sum), *added in zip(before, energy, samples, strict=True):
+            sums = []
+            for more_energy, more_samples in zip(*added, strict=True):
+                energy_sum = self.keep * energy_sum + more_energy
+                samples_sum = self.keep * samples_sum + more_samples
+                sums.append((energy_sum, samples_sum))
+            running.append(sums)
+        return running

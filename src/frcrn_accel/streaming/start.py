@@ -34,11 +34,9 @@ def measure_start(session: StepSession, metadata: ModelMetadata) -> str:
     for audio in model_inputs(read_clips(CALIBRATION_AUDIO, metadata.sample_rate_hz), metadata):
         for first in range(0, audio.shape[1] - samples + 1, samples):
             ((_, state),) = engine.run([Step(state, averaging, audio[:, first : first + samples])])
-    means = np.concatenate([mean.reshape(-1) for mean in engine.statistics(state, averaging).means])
-    return base64.b64encode(means.astype(np.float32).tobytes()).decode()
+    return base64.b64encode(engine.statistics(state, averaging).means.tobytes()).decode()
 
 
-def read_start(text: str, sizes: list[int]) -> tuple[NDArray[np.float32], ...]:
-    """The means of each layer, `(1, size)`, from what `measure_start` gave."""
-    means = np.frombuffer(base64.b64decode(text), np.float32)
-    return tuple(np.split(means[None], np.cumsum(sizes)[:-1], axis=1))
+def read_start(text: str) -> NDArray[np.float32]:
+    """The means of all layers, `(1, values)`, from what `measure_start` gave."""
+    return np.frombuffer(base64.b64decode(text), np.float32)[None]

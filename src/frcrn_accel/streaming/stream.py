@@ -5,13 +5,11 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from copy import copy
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from frcrn_accel.audio import (
     Layout,
@@ -182,7 +180,7 @@ class Stream:
             empty = np.zeros((self.channels, 0), np.float32)
             self._state: StreamState = self._engine.start(self.channels, self._averaging)
             horizon_hops = _LEVEL_HORIZON_S * metadata.sample_rate_hz / metadata.hop_samples
-            self._level = RunningLevel(self.channels, horizon_hops)
+            self._level = RunningLevel.of_silence(self.channels, horizon_hops)
             self._to_model = StreamResampler(self.sample_rate_hz, metadata.sample_rate_hz, self.channels)
             self._from_model = StreamResampler(metadata.sample_rate_hz, self.sample_rate_hz, self.channels)
             self._received = empty  # not given to the resampler yet
@@ -215,8 +213,7 @@ class Stream:
         audio = self._waiting[:, : self._step_samples].reshape(self.channels, -1, hop)
         level = self._level
         if self._gain is None:
-            level = copy(level)
-            gains = level.gains(audio)
+            gains, level = level.heard(audio)
         else:
             gains = np.repeat(self._gain[:, None], audio.shape[1], axis=1)
         scaled = (audio * gains[..., None]).reshape(self.channels, -1)
@@ -263,15 +260,20 @@ class Stream:
         return samples, layout
 
     @contextmanager
-    def _alone(self, *, even_flushed: bool = False) -> Iterator[Self]:
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError("another thread is in this stream: a stream is one signal, make one for each")
+    def _alone(self, *, even_flushed: bool = False) -> Iterator[None]:
+        self._enter(even_flushed=even_flushed)
         try:
-            if not even_flushed and self._is_flushed:
-                raise ValueError("this stream was flushed: reset it, or make a new one")
-            yield self
+            yield
         finally:
             self._lock.release()
+
+    def _enter(self, *, even_flushed: bool = False) -> None:
+        """Take the lock, which is to be released."""
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("another thread is in this stream: a stream is one signal, make one for each")
+        if not even_flushed and self._is_flushed:
+            self._lock.release()
+            raise ValueError("this stream was flushed: reset it, or make a new one")
 
 
 def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list[ChunkT]:
@@ -295,9 +297,11 @@ def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list
         raise ValueError("a stream is there twice")
     if len({id(stream._engine) for stream in streams}) > 1:
         raise ValueError("the streams are not of one denoiser with one look-ahead")
-    with ExitStack() as stack:
+    entered: list[Stream] = []
+    try:
         for stream in streams:
-            stack.enter_context(stream._alone())
+            stream._enter()
+            entered.append(stream)
         unpacked = [stream._unpacked(chunk) for stream, chunk in zip(streams, chunks, strict=True)]
         for stream, (samples, _) in zip(streams, unpacked, strict=True):
             stream._push(samples)
@@ -311,6 +315,9 @@ def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list
             else:
                 results.append(layout.pack(out))
         return results
+    finally:
+        for stream in entered:
+            stream._lock.release()
 
 
 def _compute(streams: Sequence[Stream]) -> None:
