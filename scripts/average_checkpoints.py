@@ -2,8 +2,8 @@
 
     python scripts/average_checkpoints.py FIRST.pt SECOND.pt OUT.pt [--share 0.5]
 
-Between two such points the loss is often lower than at either: what the noise of the last steps put into the second
-one is halved, what it learned is not.
+Between two such points the loss is often lower than at either: the noise of the last steps, which is not the same in
+both, partly cancels out, and what both have learned does not.
 """
 
 from __future__ import annotations
