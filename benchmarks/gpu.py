@@ -33,6 +33,7 @@ from frcrn_accel.backends.tensorrt import TensorRtBackend, TensorRtRtxBackend
 from frcrn_accel.backends.tensorrt_plan import INT8_METHOD
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.evaluate import si_sdr_db
+from frcrn_accel.export import read_weights
 from frcrn_accel.export.frcrn import build_graph
 from frcrn_accel.model.topology import HOP_SAMPLES, SAMPLE_RATE_HZ, Config
 from frcrn_accel.models import find_model
@@ -85,7 +86,7 @@ def int8_model(path: Path | None, fp32: ModelFile, folder: Path) -> ModelFile:
     if path is not None:
         quantize_model(path, int8, INT8_METHOD, calibration=CALIBRATION_AUDIO)
         return ModelFile.open(int8)
-    weights = random_weights(Config())
+    weights = read_weights(fp32.path)
     build = METHODS[INT8_METHOD].prepare(weights, [clip()])
     graph = build(weights, dataclasses.replace(fp32.metadata, method=INT8_METHOD), frozenset())
     int8.write_bytes(graph.SerializeToString())
@@ -145,9 +146,8 @@ def main() -> None:
             audio = soundfile.read(EXAMPLE, dtype="float32")[0]
             hour = folder / "hour.wav"
             soundfile.write(hour, np.resize(audio, 3600 * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
-        fp32 = fp32_model(options.model, folder)
-        int8: ModelFile | None = None
-        expected = OrtBackend().load(fp32, available_cpus()).run(clip())
+        files = {"fp32": fp32_model(options.model, folder)}
+        expected = OrtBackend().load(files["fp32"], available_cpus()).run(clip())
         variants: list[tuple[type[Backend], str]] = []
         for engine in ENGINES:
             try:
@@ -158,13 +158,13 @@ def main() -> None:
             variants += [
                 (engine, precision) for precision in ("fp32", "fp16", "int8") if precision in engine.precisions
             ]
+        if any(precision == "int8" for _, precision in variants):
+            files["int8"] = int8_model(options.model, files["fp32"], folder)
         for kind, precision in variants:
             title = f"{kind.name} {precision}"
             print(f"{title} ...", file=sys.stderr)
-            if precision == "int8":
-                int8 = int8 or int8_model(options.model, fp32, folder)
             try:
-                model = int8 if precision == "int8" and int8 is not None else fp32
+                model = files["int8" if precision == "int8" else "fp32"]
                 row = measure(kind, precision, model, expected, options.rounds, hour)
             except BackendError as error:
                 print(f"left out: {title}: {error}")
@@ -177,7 +177,7 @@ def main() -> None:
             rows.append(row)
     if not rows:
         sys.exit("no engine for a GPU can run here")
-    print(f"\n{rows[0].device.split(',')[0]}; {fp32.metadata.name}\n")
+    print(f"\n{rows[0].device.split(',')[0]}; {files['fp32'].metadata.name}\n")
     print("| | 5 s clip, ms | published, ms | one hour, s | SI-SDR to the CPU's output, dB |")
     print("|---|---|---|---|---|")
     for row in rows:

@@ -151,7 +151,7 @@ def speed_of(options: argparse.Namespace, backend: str) -> Any:
         # What is timed besides the first step size: enough for the percentiles.
         minutes = options.minutes if step_s == STEPS_S[0] else min(options.minutes, 2)
         taken_s = np.array([timed(stream.process, chunk) for chunk in chunks(minute, size, minutes)])[5:]
-        # In turn with the whole pass, second by second.
+        # In turn with the whole pass, ten seconds at a time.
         ratios = []
         for piece in 3 * np.split(minute, 6):
             whole_s = timed(lambda audio: denoiser(audio, SAMPLE_RATE_HZ), piece)

@@ -18,7 +18,7 @@ from frcrn_accel.backends.tensorrt import TensorRtBackend, TensorRtRtxBackend
 from frcrn_accel.cli import app
 from frcrn_accel.evaluate import si_sdr_db
 from frcrn_accel.models import find_model
-from frcrn_accel.testing import FunctionBackend
+from frcrn_accel.testing import FunctionBackend, _resolve_or_skip
 
 needs_no_gpu = pytest.mark.skipif(driver_problem() is None, reason="about machines without a GPU")
 GPU_BACKENDS = {backend.name: backend for backend in (OrtCudaBackend, TensorRtBackend, TensorRtRtxBackend)}
@@ -228,15 +228,6 @@ def test_the_form_for_gpus_is_the_same_network(precision, tolerance):
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 
 
-def usable(backend: Backend) -> Backend:
-    """A backend that can run here; the test is skipped with its reason if not."""
-    try:
-        backend.check()
-    except BackendUnavailable as error:
-        pytest.skip(str(error))
-    return backend
-
-
 @needs_gpu
 class TestOnACard:
     """What only a card can show, with whatever engine for it is installed."""
@@ -246,7 +237,8 @@ class TestOnACard:
         return request.param
 
     def backend(self, name: str, precision: str, **options) -> Backend:
-        return usable(GPU_BACKENDS[name](precision, **options))
+        """Where it cannot run, the test is skipped with its own reason."""
+        return _resolve_or_skip(GPU_BACKENDS[name](precision, **options))
 
     @pytest.mark.parametrize(("precision", "least_db"), [("fp32", 80), ("fp16", 40)])
     def test_windows_of_a_long_signal(self, name, precision, least_db, noisy, denoiser):

@@ -98,13 +98,7 @@ class TensorRtBackend(Backend):
     @classmethod
     def check(cls) -> None:
         """See `Backend.check`."""
-        cls.check_packages()
-        problem = driver_problem()
-        if problem is not None:
-            raise BackendUnavailable(
-                cls.name, problem, "install the driver for your NVIDIA GPU, or use a backend for the CPU, e.g. 'ort'"
-            )
-        check_compute_capabilities(cls.package, [cls._find_gpu(0).compute_capability])
+        cls._usable_gpu(0)
 
     @classmethod
     def check_packages(cls) -> None:
@@ -134,8 +128,7 @@ class TensorRtBackend(Backend):
 
     def load(self, model: ModelFile, threads: int) -> Session:
         """See `Backend.load`."""
-        self.check()
-        gpu = self._gpu()
+        gpu = self._usable_gpu(self.device_index)
         ModelFile.open(model.path)  # a damaged file is the first thing to tell
         if self.precision_for(model) == "int8":
             model = find_variant(model, INT8_METHOD, self.calibration, self.name)
@@ -158,27 +151,34 @@ class TensorRtBackend(Backend):
         self.check_packages()
         gpu_name = ""
         if not compute_capabilities:
-            self.check()
-            gpu = self._gpu()
+            gpu = self._usable_gpu(self.device_index)
             compute_capabilities, gpu_name = (gpu.compute_capability,), gpu.name
         return build_plan(model, self._target(model, compute_capabilities, gpu_name))
 
-    def _gpu(self) -> Gpu:
-        problem = driver_problem(self.device_index)
-        if problem is not None:
-            raise BackendUnavailable(self.name, problem, "choose another device_index")
-        return self._find_gpu(self.device_index)
-
     @classmethod
-    def _find_gpu(cls, index: int) -> Gpu:
+    def _usable_gpu(cls, index: int) -> Gpu:
+        """A card that what is installed can use.
+
+        Raises:
+            BackendUnavailable: Packages, the driver or the card are missing, or they do not go together.
+        """
+        cls.check_packages()
         from frcrn_accel.backends.cuda import CudaError, find_gpu
 
+        for problem, remedy in (
+            (driver_problem(), "install the driver for your NVIDIA GPU, or use a backend for the CPU, e.g. 'ort'"),
+            (driver_problem(index), "choose another device_index"),
+        ):
+            if problem is not None:
+                raise BackendUnavailable(cls.name, problem, remedy)
         try:
-            return find_gpu(index)
+            gpu = find_gpu(index)
         except CudaError as error:  # a driver too old for the runtime that is in cuda-bindings
             raise BackendUnavailable(
                 cls.name, f"the CUDA runtime says: {error}", "install a newer driver for your NVIDIA GPU"
             ) from error
+        check_compute_capabilities(cls.package, [gpu.compute_capability])
+        return gpu
 
     def _target(self, model: ModelFile, compute_capabilities: Sequence[str], gpu_name: str) -> Target:
         hop = model.metadata.hop_samples

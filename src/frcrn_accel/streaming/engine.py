@@ -164,16 +164,14 @@ class StreamEngine:
             for step in steps
         ]
         feeds[AVERAGING_INPUT] = rows[0][None] if sum(counts) == 1 else np.repeat(np.stack(rows), counts, axis=0)
-        tensors = steps[0].state.tensors
-        if len(steps) > 1:
-            tensors = tuple(
-                np.concatenate(of_steps) for of_steps in zip(*(step.state.tensors for step in steps), strict=True)
-            )
-        feeds.update(zip(self._states, tensors, strict=True))
+        states = [step.state.tensors for step in steps]
+        # There are many: for one stream they are not even looked at.
+        joined = states[0] if len(states) == 1 else map(np.concatenate, zip(*states, strict=True))
+        feeds.update(zip(self._states, joined, strict=True))
         audio, *after = self.session.run(feeds)
         if audio.shape != feeds[self._audio].shape:
             raise EngineError(f"the engine gave {audio.shape} for a step of {feeds[self._audio].shape}")
-        if not np.isfinite(np.add.reduce(audio, axis=None)):
+        if not np.isfinite(np.add.reduce(audio, axis=None)):  # a sum with one of them is one
             raise EngineError("the engine gave NaN or infinity for audio that has none")
         results = []
         first = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -261,19 +261,14 @@ class Stream:
 
     @contextmanager
     def _alone(self, *, even_flushed: bool = False) -> Iterator[None]:
-        self._enter(even_flushed=even_flushed)
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("another thread is in this stream: a stream is one signal, make one for each")
         try:
+            if not even_flushed and self._is_flushed:
+                raise ValueError("this stream was flushed: reset it, or make a new one")
             yield
         finally:
             self._lock.release()
-
-    def _enter(self, *, even_flushed: bool = False) -> None:
-        """Take the lock, which is to be released."""
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError("another thread is in this stream: a stream is one signal, make one for each")
-        if not even_flushed and self._is_flushed:
-            self._lock.release()
-            raise ValueError("this stream was flushed: reset it, or make a new one")
 
 
 def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list[ChunkT]:
@@ -297,11 +292,9 @@ def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list
         raise ValueError("a stream is there twice")
     if len({id(stream._engine) for stream in streams}) > 1:
         raise ValueError("the streams are not of one denoiser with one look-ahead")
-    entered: list[Stream] = []
-    try:
+    with ExitStack() as stack:
         for stream in streams:
-            stream._enter()
-            entered.append(stream)
+            stack.enter_context(stream._alone())
         unpacked = [stream._unpacked(chunk) for stream, chunk in zip(streams, chunks, strict=True)]
         for stream, (samples, _) in zip(streams, unpacked, strict=True):
             stream._push(samples)
@@ -315,9 +308,6 @@ def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list
             else:
                 results.append(layout.pack(out))
         return results
-    finally:
-        for stream in entered:
-            stream._lock.release()
 
 
 def _compute(streams: Sequence[Stream]) -> None:
