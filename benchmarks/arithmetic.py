@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 
-from frcrn_accel.model.topology import (
+from frcrn_accel.network.topology import (
     DECODER_KERNELS,
     ENCODER_KERNELS,
+    FRAME_SAMPLES,
     FSMN_ORDER,
     HOP_SAMPLES,
     SE_REDUCTION,
     STAGES,
     STFT_BINS,
-    WINDOW_SAMPLES,
     Config,
 )
 
@@ -30,9 +30,9 @@ def multiply_accumulates(config: Config, samples: int) -> dict[str, int]:
         samples: Of the window.
     """
     c = config.channels
-    frames = (samples - WINDOW_SAMPLES) // HOP_SAMPLES + 1
+    frames = (samples - FRAME_SAMPLES) // HOP_SAMPLES + 1
     counts: Counter[str] = Counter()
-    counts["transforms"] = 2 * 2 * STFT_BINS * WINDOW_SAMPLES * frames
+    counts["transforms"] = 2 * 2 * STFT_BINS * FRAME_SAMPLES * frames
 
     def fsmn(height: int) -> None:
         counts["FSMN"] += PRODUCTS * height * frames * c * (2 * c + FSMN_ORDER)

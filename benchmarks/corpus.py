@@ -37,7 +37,7 @@ import soundfile
 import soxr
 
 from frcrn_accel.bench import describe_machine
-from frcrn_accel.models import sha256_of
+from frcrn_accel.digest import sha256_of
 
 NOISY = Path(__file__).parents[1] / "examples" / "noisy.wav"
 FORMATS = ("wav", "flac", "ogg", "opus", "mp3", "aiff")

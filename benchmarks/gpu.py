@@ -30,13 +30,12 @@ from frcrn_accel import Backend, BackendError, BackendUnavailable, Denoiser, Mod
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.backends.ort_cuda import OrtCudaBackend
 from frcrn_accel.backends.tensorrt import TensorRtBackend, TensorRtRtxBackend
-from frcrn_accel.backends.tensorrt_plan import INT8_METHOD
 from frcrn_accel.cpu import available_cpus
-from frcrn_accel.evaluate import si_sdr_db
 from frcrn_accel.export import read_weights
-from frcrn_accel.export.frcrn import build_graph
-from frcrn_accel.model.topology import HOP_SAMPLES, SAMPLE_RATE_HZ, Config
-from frcrn_accel.models import find_model
+from frcrn_accel.graph.forms import build_graph
+from frcrn_accel.models import TENSORRT_INT8, find_model
+from frcrn_accel.network.topology import HOP_SAMPLES, SAMPLE_RATE_HZ, Config
+from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, quantize_model
 from frcrn_accel.testing import random_weights
 
@@ -84,11 +83,11 @@ def int8_model(path: Path | None, fp32: ModelFile, folder: Path) -> ModelFile:
     """The same in INT8."""
     int8 = folder / "int8.onnx"
     if path is not None:
-        quantize_model(path, int8, INT8_METHOD, calibration=CALIBRATION_AUDIO)
+        quantize_model(path, int8, TENSORRT_INT8, calibration=CALIBRATION_AUDIO)
         return ModelFile.open(int8)
     weights = read_weights(fp32.path)
-    build = METHODS[INT8_METHOD].prepare(weights, [clip()])
-    graph = build(weights, dataclasses.replace(fp32.metadata, method=INT8_METHOD), frozenset())
+    build = METHODS[TENSORRT_INT8].prepare(weights, [clip()])
+    graph = build(weights, dataclasses.replace(fp32.metadata, method=TENSORRT_INT8), frozenset())
     int8.write_bytes(graph.SerializeToString())
     return ModelFile.open(int8)
 

@@ -31,8 +31,8 @@ import numpy as np
 
 from frcrn_accel.backends import Backend, resolve_backend
 from frcrn_accel.backends.ort import OrtBackend
-from frcrn_accel.model.topology import HOP_SAMPLES, SAMPLE_RATE_HZ, STAGES, Config
 from frcrn_accel.models import DEFAULT_MODEL, FP32, ModelFile, find_model
+from frcrn_accel.network.topology import HOP_SAMPLES, SAMPLE_RATE_HZ, STAGES, Config
 
 # Kinds of layer, by the scope in the name of a node; the first that matches.
 ADDED = "added by the engine"
@@ -151,7 +151,7 @@ def print_table(head: str, rows: list[tuple[str, float, int]], least_share: floa
 
 def random_model(folder: Path, channels: int, unets: int) -> Path:
     """A model file with seeded random weights."""
-    from frcrn_accel.export.frcrn import build_graph
+    from frcrn_accel.graph.forms import build_graph
     from frcrn_accel.testing import random_weights
 
     config = Config(channels, unets)

@@ -21,7 +21,7 @@ from arithmetic import multiply_accumulates
 from onnx import TensorProto, helper, numpy_helper
 
 from frcrn_accel.backends.ort import cpu_session
-from frcrn_accel.model.topology import HOP_SAMPLES, SAMPLE_RATE_HZ, Config
+from frcrn_accel.network.topology import HOP_SAMPLES, SAMPLE_RATE_HZ, Config
 
 MATRIX = 2048  # rows and columns of the product
 PRODUCTS_PER_RUN = 4

@@ -26,10 +26,10 @@ import numpy as np
 
 from frcrn_accel import ModelFile
 from frcrn_accel.backends.tensorrt import TensorRtRtxBackend
-from frcrn_accel.backends.tensorrt_plan import INT8_METHOD, BuildLog, Plan, build_plan, plan_target
-from frcrn_accel.export.frcrn import build_graph
-from frcrn_accel.model.topology import SAMPLE_RATE_HZ, Config
-from frcrn_accel.models import find_model
+from frcrn_accel.backends.tensorrt_plan import BuildLog, Plan, build_plan, plan_target
+from frcrn_accel.graph.forms import build_graph
+from frcrn_accel.models import TENSORRT_INT8, find_model
+from frcrn_accel.network.topology import SAMPLE_RATE_HZ, Config
 from frcrn_accel.quantize import METHODS
 from frcrn_accel.testing import random_weights
 
@@ -179,10 +179,10 @@ def random_models(config: Config, folder: Path) -> dict[str, ModelFile]:
         find_model("frcrn-small").metadata, name="random", channels=config.channels, unets=config.unets
     )
     noise = (0.056 * np.random.default_rng(0).standard_normal((1, SAMPLE_RATE_HZ))).astype(np.float32)
-    int8 = dataclasses.replace(metadata, method=INT8_METHOD)
+    int8 = dataclasses.replace(metadata, method=TENSORRT_INT8)
     graphs = {
         "fp32": build_graph(weights, metadata.name, metadata.library_version, metadata.to_properties()),
-        "int8": METHODS[INT8_METHOD].prepare(weights, [noise])(weights, int8, frozenset()),
+        "int8": METHODS[TENSORRT_INT8].prepare(weights, [noise])(weights, int8, frozenset()),
     }
     files = {}
     for precision, graph in graphs.items():
@@ -200,7 +200,7 @@ def detailed_plan(
         TensorRtRtxBackend.package,
         precision,
         compute_capabilities,
-        window_samples=WINDOW_S * SAMPLE_RATE_HZ,
+        longest_window_samples=WINDOW_S * SAMPLE_RATE_HZ,
         max_batch=max_batch,
     )
     build_log = BuildLog()

@@ -28,8 +28,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from frcrn_accel import Denoiser
-from frcrn_accel.evaluate import bootstrap_interval, dnsmos, pesq_wb, si_sdr_db, stoi
-from frcrn_accel.model.topology import SAMPLE_RATE_HZ
+from frcrn_accel.network.topology import SAMPLE_RATE_HZ
+from frcrn_accel.quality import bootstrap_interval, dnsmos, pesq_wb, si_sdr_db, stoi
 
 Audio = NDArray[np.float32]
 PESQ = "PESQ-WB"

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from frcrn_accel.bench import LEAST_ROUNDS, Ratio, times_faster
-from frcrn_accel.bench.process import Process
+from frcrn_accel.processes.process import Process
 
 PAUSE_S = 0.05  # as in frcrn_accel.bench: threads that look out for work have gone to sleep then
 VERSION = "import frcrn_accel; print(frcrn_accel.__version__, frcrn_accel.__file__)"

@@ -36,8 +36,8 @@ from numpy.typing import NDArray
 from quality import Clip, read
 
 from frcrn_accel import Denoiser
-from frcrn_accel.model.topology import LOOKAHEAD_FRAMES, SAMPLE_RATE_HZ
 from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL
+from frcrn_accel.network.topology import LOOKAHEAD_FRAMES, SAMPLE_RATE_HZ
 from frcrn_accel.streaming import Averaging, Stream, process_streams
 
 Audio = NDArray[np.float32]
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def quality(options: argparse.Namespace) -> Any:
-    from frcrn_accel.evaluate import bootstrap_interval, dnsmos, pesq_wb, si_sdr_db
+    from frcrn_accel.quality import bootstrap_interval, dnsmos, pesq_wb, si_sdr_db
 
     if options.pairs is None:
         raise SystemExit("quality needs the folder of the pairs")
@@ -217,9 +217,8 @@ def speech_like(seconds: float) -> Audio:
 
 def released_size(folder: Path, backends: Sequence[str]) -> Path:
     """A seeded network, and the INT8 variants that the backends want, not compared with it."""
-    from frcrn_accel.backends.variants import variant_key
-    from frcrn_accel.bench.variants import released_size_model
-    from frcrn_accel.models import cached_variant
+    from frcrn_accel.bench.configurations import released_size_model
+    from frcrn_accel.models import cached_variant, variant_key
     from frcrn_accel.quantize import CALIBRATION_AUDIO
 
     model = released_size_model(folder).file

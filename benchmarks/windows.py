@@ -20,8 +20,8 @@ import numpy as np
 import soundfile
 
 from frcrn_accel import Denoiser, Windowing
-from frcrn_accel.evaluate import si_sdr_db
-from frcrn_accel.model.topology import SAMPLE_RATE_HZ
+from frcrn_accel.network.topology import SAMPLE_RATE_HZ
+from frcrn_accel.quality import si_sdr_db
 
 # window, past, future, fade; seconds
 GRID = [

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from frcrn_accel.atomic import replacing
-from frcrn_accel.model.checkpoint import load_checkpoint
+from frcrn_accel.network.checkpoint import load_checkpoint
 
 
 def main() -> None:

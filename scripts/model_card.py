@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from frcrn_accel import Denoiser
-from frcrn_accel.evaluate import si_sdr_db
-from frcrn_accel.evaluate.clips import read_clips
+from frcrn_accel.quality import si_sdr_db
+from frcrn_accel.quality.clips import read_clips
 from frcrn_accel.quantize import GATE_AUDIO
 
 RATE_HZ = 16_000

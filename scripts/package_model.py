@@ -10,18 +10,17 @@ What is not given stays as it is in the catalog, so replacing a model is one com
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import shutil
 from pathlib import Path
 
 import frcrn_accel.models
-from frcrn_accel.backends.ort import STEP_FORM, OrtBackend, open_step
-from frcrn_accel.backends.variants import find_step
+from frcrn_accel.backends.ort import OrtBackend
+from frcrn_accel.digest import sha256_of
 from frcrn_accel.export import export_model
-from frcrn_accel.importing import VARIANT_METHODS
-from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
-from frcrn_accel.models import STREAM, known_models, sha256_of
+from frcrn_accel.models import STEP, VARIANT_METHODS, known_models
+from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
+from frcrn_accel.prepare import prepare_step
 from frcrn_accel.quantize import CALIBRATION_AUDIO, MAX_RESCUED, METHODS, quantize_model
 
 FOLDER = Path(frcrn_accel.models.__file__).parent
@@ -45,12 +44,13 @@ def main() -> None:
         entry["lookahead_frames"] = options.lookahead_frames
     # Forgotten in this process only, or its old digest would be held against the new checkpoint.
     known_models().pop(options.name, None)
-    report = export_model(options.checkpoint, FOLDER / f"{options.name}.onnx", name=options.name, overwrite=True)
+    path = FOLDER / "data" / f"{options.name}.onnx"
+    report = export_model(options.checkpoint, path, name=options.name, overwrite=True)
     entry["checkpoint_sha256"] = report.model.metadata.checkpoint_sha256
     entry["model_sha256"] = sha256_of(report.model.path)
     entry["variants"] = {}
     for method in VARIANT_METHODS:
-        path = FOLDER / f"{options.name}.{method}.onnx"
+        path = FOLDER / "data" / f"{options.name}.{method}.onnx"
         calibration = CALIBRATION_AUDIO if METHODS[method].needs_calibration else None
         quantized = quantize_model(
             report.model.path, path, method, calibration=calibration, max_rescued=MAX_RESCUED, overwrite=True
@@ -59,10 +59,10 @@ def main() -> None:
         kept = ", ".join(quantized.kept_float) or "nothing"
         print(f"{path}: {quantized.output_bytes} bytes, {quantized.verdict}, {kept} in float")
     lookahead = entry.get("lookahead_frames", LOOKAHEAD_FRAMES)
-    step = find_step(report.model, STEP_FORM, OrtBackend.name, lookahead, functools.partial(open_step, threads=1))
-    packaged_step = FOLDER / f"{options.name}.{STREAM}.onnx"
+    step = prepare_step(report.model, OrtBackend(), threads=1, lookahead_frames=lookahead)
+    packaged_step = FOLDER / "data" / f"{options.name}.{STEP}.onnx"
     shutil.copyfile(step.path, packaged_step)
-    entry["variants"][STREAM] = sha256_of(packaged_step)
+    entry["variants"][STEP] = sha256_of(packaged_step)
     catalog_path.write_text(json.dumps(catalog, indent=2) + "\n", encoding="utf-8")
     print(f"{report.model.path}: {report.bytes} bytes, differs from PyTorch by {report.difference:.1e} of the peak")
 

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 from frcrn_accel import Denoiser, ModelFile
-from frcrn_accel.model.topology import Config
 from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, find_model
+from frcrn_accel.network.topology import Config
 from frcrn_accel.testing import FunctionBackend, random_weights
 
 REPOSITORY = Path(__file__).parents[1]
@@ -74,7 +74,7 @@ def dev_audio() -> Path:
 def tiny(tmp_path_factory) -> ModelFile:
     """An fp32 model file: one U-Net of 16 channels with random weights."""
     pytest.importorskip("onnx")
-    from frcrn_accel.export.frcrn import build_graph
+    from frcrn_accel.graph.forms import build_graph
 
     config = Config(16, 1)
     metadata = dataclasses.replace(

@@ -19,7 +19,7 @@ from delaying import DelayingBackend
 from frcrn_accel import AudioError, Denoiser, MissingExtraError, SoundCardError, cli
 from frcrn_accel.adapters import sound_card
 from frcrn_accel.adapters.background import BackgroundStream
-from frcrn_accel.adapters.live import (
+from frcrn_accel.adapters.feed import (
     FLOOR_DB,
     Feed,
     LevelMeter,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frcrn_accel.model.topology import DECODER_KERNELS, ENCODER_KERNELS, SAMPLE_RATE_HZ, Config
+from frcrn_accel.network.topology import DECODER_KERNELS, ENCODER_KERNELS, SAMPLE_RATE_HZ, Config
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from arithmetic import multiply_accumulates

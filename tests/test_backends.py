@@ -235,7 +235,7 @@ class TestMissingPackages:
     def test_a_checkpoint_without_torch(self, tmp_path):
         code = (
             "import frcrn_accel\n"
-            "from frcrn_accel.model.checkpoint import load_checkpoint\n"
+            "from frcrn_accel.network.checkpoint import load_checkpoint\n"
             "from pathlib import Path\n"
             "try: load_checkpoint(Path('x.pt'))\n"
             "except frcrn_accel.MissingExtraError as error: print(error)"

@@ -35,9 +35,9 @@ from frcrn_accel.bench import (
     times_faster,
     variants,
 )
-from frcrn_accel.bench.process import WORKER, Process
-from frcrn_accel.bench.quality import MAX_AGREEMENT_DB, compare_quality
+from frcrn_accel.bench.configurations import find_variants
 from frcrn_accel.bench.ratios import median_ranks, spread_percent
+from frcrn_accel.bench.sound import MAX_AGREEMENT_DB, compare_quality
 from frcrn_accel.bench.speed import reference_of
 from frcrn_accel.bench.tables import (
     TIME_COLUMNS,
@@ -49,10 +49,10 @@ from frcrn_accel.bench.tables import (
     throughput_table,
 )
 from frcrn_accel.bench.throughput import settings_for
-from frcrn_accel.bench.variants import find_variants
-from frcrn_accel.evaluate.clips import Clip
-from frcrn_accel.model.topology import Config
 from frcrn_accel.models import DEFAULT_MODEL, cache_folder, find_model
+from frcrn_accel.network.topology import Config
+from frcrn_accel.processes.process import WORKER, Process
+from frcrn_accel.quality.clips import Clip
 from frcrn_accel.testing import FunctionBackend
 
 needs_ort = pytest.mark.skipif(
@@ -348,8 +348,8 @@ class TestQuality:
     def test_changes_of_scores(self, clips, monkeypatch):
         clean = [dataclasses.replace(clip, clean=clip.noisy) for clip in clips]
         scores = {0.5: 2.0, 1.0: 4.0}
-        monkeypatch.setattr("frcrn_accel.bench.quality.pesq_wb", lambda clean, audio: scores[audio[0]])
-        monkeypatch.setattr("frcrn_accel.bench.quality.dnsmos", lambda audio: type("D", (), {"ovrl": audio[0]}))
+        monkeypatch.setattr("frcrn_accel.bench.sound.pesq_wb", lambda clean, audio: scores[audio[0]])
+        monkeypatch.setattr("frcrn_accel.bench.sound.dnsmos", lambda audio: type("D", (), {"ovrl": audio[0]}))
         one, half = np.full(100, 1.0, np.float32), np.full(100, 0.5, np.float32)
         one[1], half[1] = -1, -0.5
         found = compare_quality({"ort": [one, one], "low": [one, half]}, "ort", clean)
@@ -435,7 +435,7 @@ class TestVariants:
 
     @needs_ort
     def test_others_are_made_and_found_by_benchmarks_only(self, tiny):
-        from frcrn_accel.backends.variants import ready_variant
+        from frcrn_accel.prepare.variants import ready_variant
 
         told: list[str] = []
         model = BenchModel(tiny)
@@ -467,7 +467,7 @@ class TestVariants:
         """In a process of its own: modules that were imported without onnx would stay behind in this one."""
         code = (
             "import sys; sys.modules['onnx'] = None\n"
-            "from pathlib import Path; from frcrn_accel.bench.variants import released_size_model\n"
+            "from pathlib import Path; from frcrn_accel.bench.configurations import released_size_model\n"
             f"released_size_model(Path({str(tmp_path)!r}))"
         )
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

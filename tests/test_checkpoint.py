@@ -10,10 +10,10 @@ import pytest
 
 import upstream
 from frcrn_accel import ModelError, known_models
+from frcrn_accel.digest import sha256_of
 from frcrn_accel.model import checkpoint
-from frcrn_accel.model.checkpoint import load_checkpoint, normalise_state_dict
-from frcrn_accel.model.topology import Config, parameter_shapes
-from frcrn_accel.models import sha256_of
+from frcrn_accel.network.checkpoint import load_checkpoint, normalise_state_dict
+from frcrn_accel.network.topology import Config, parameter_shapes
 
 torch = pytest.importorskip("torch")
 

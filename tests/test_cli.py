@@ -21,8 +21,6 @@ import typer
 from frcrn_accel import __version__, cli
 from frcrn_accel.backends import registry
 from frcrn_accel.doctor import Report, machine, report
-from frcrn_accel.importing import ImportedVariant, ImportReport
-from frcrn_accel.model.topology import Config, layer_groups
 from frcrn_accel.models import (
     CACHE_DIR_VARIABLE,
     DEFAULT_MODEL,
@@ -32,6 +30,8 @@ from frcrn_accel.models import (
     packaged_files,
     sha256_of,
 )
+from frcrn_accel.network.topology import Config, layer_groups
+from frcrn_accel.prepare.importing import ImportedVariant, ImportReport
 from frcrn_accel.quantize import METHODS
 from frcrn_accel.testing import random_weights
 
@@ -545,7 +545,7 @@ class TestModels:
     def test_import(self, run, cache, tmp_path, monkeypatch, noisy_path):
         torch = pytest.importorskip("torch")
         pytest.importorskip("onnx")
-        monkeypatch.setattr("frcrn_accel.importing.VARIANT_METHODS", ())
+        monkeypatch.setattr("frcrn_accel.prepare.importing.VARIANT_METHODS", ())
         weights = random_weights(Config(8, 1))
         torch.save({key: torch.from_numpy(np.array(value)) for key, value in weights.items()}, tmp_path / "mine.pt")
         result = run("models", "import", tmp_path / "mine.pt", "--name", "ours")
@@ -577,7 +577,7 @@ class TestModels:
             asked.extend((str(checkpoint), name, overwrite))
             return report
 
-        monkeypatch.setattr("frcrn_accel.importing.import_model", import_model)
+        monkeypatch.setattr("frcrn_accel.prepare.importing.import_model", import_model)
         result = run("models", "import", "a.pt", "--overwrite")
         assert asked == ["a.pt", None, True]
         assert result.code == 1

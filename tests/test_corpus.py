@@ -26,10 +26,10 @@ from frcrn_accel.bench import Setting
 from frcrn_accel.corpus import CorpusReport, Entry, Shard, denoise_corpus
 from frcrn_accel.corpus.journal import Journal, part_name
 from frcrn_accel.corpus.plan import Job, Task, in_tars, read_inputs
-from frcrn_accel.corpus.sizing import choose_setting, fit_workers
+from frcrn_accel.corpus.sizing import Sharing, choose_sharing, fit_workers
 from frcrn_accel.corpus.work import Work, Worker
+from frcrn_accel.digest import sha256_of
 from frcrn_accel.memory import available_memory_bytes
-from frcrn_accel.models import sha256_of
 from frcrn_accel.testing import FunctionBackend
 
 PLAIN = {"backend": FunctionBackend}  # gives what it gets
@@ -455,7 +455,7 @@ class TestWorker:
 
     def test_clean_files_are_copied(self, worker, tmp_path, noisy):
         pytest.importorskip("speechmos")
-        from frcrn_accel.evaluate import dnsmos
+        from frcrn_accel.quality import dnsmos
 
         worse = noisy + 0.1 * np.random.default_rng(0).standard_normal(len(noisy), np.float32)
         soundfile.write(tmp_path / "one.wav", noisy, 16_000)
@@ -473,7 +473,7 @@ class TestWorker:
 
     def test_scores(self, worker, noisy_path, noisy):
         pytest.importorskip("speechmos")
-        from frcrn_accel.evaluate import dnsmos
+        from frcrn_accel.quality import dnsmos
 
         (entry,) = worker(dnsmos=True).do(Task("a.wav", (Job(str(noisy_path), "a.wav"),))).entries
         assert entry.dnsmos_before == pytest.approx(dnsmos(noisy)._asdict())
@@ -542,9 +542,9 @@ class TestSizing:
 
     def test_what_is_asked_for_is_taken(self, monkeypatch):
         monkeypatch.setattr("frcrn_accel.corpus.sizing.available_cpus", lambda: 8)
-        assert choose_setting({"model": "frcrn-small"}, 100, 3, None) == Setting(3, 2, 1)
-        assert choose_setting({"model": "frcrn-small"}, 100, 2, 1) == Setting(2, 1, 1)
-        assert choose_setting({"model": "frcrn-small", "batch_size": 4}, 100, 20, None) == Setting(20, 1, 4)
+        assert choose_sharing({"model": "frcrn-small"}, 100, 3, None) == Sharing(3, 2)
+        assert choose_sharing({"model": "frcrn-small"}, 100, 2, 1) == Sharing(2, 1)
+        assert choose_sharing({"model": "frcrn-small", "batch_size": 4}, 100, 20, None) == Sharing(20, 1)
 
     def test_a_worker_is_tried_out(self, monkeypatch):
         pytest.importorskip("onnxruntime")
@@ -556,13 +556,13 @@ class TestSizing:
 
         monkeypatch.setattr("frcrn_accel.corpus.sizing.available_cpus", lambda: 8)
         monkeypatch.setattr("frcrn_accel.corpus.sizing.fit_workers", fit)
-        setting = choose_setting({"model": "frcrn-small", "backend": "ort", "calibration": None}, 100, None, None)
+        setting = choose_sharing({"model": "frcrn-small", "backend": "ort", "calibration": None}, 100, None, None)
         assert setting == Setting(2, 4, 1)
         assert 100e6 < asked[0] < 1e9
 
     def test_few_files(self, monkeypatch):
         monkeypatch.setattr("frcrn_accel.corpus.sizing.available_cpus", lambda: 8)
-        assert choose_setting({"model": "frcrn-small"}, 1, None, None) == Setting(1, 8, 1)
+        assert choose_sharing({"model": "frcrn-small"}, 1, None, None) == Sharing(1, 8)
 
     def test_memory(self, tmp_path):
         meminfo = tmp_path / "meminfo"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from frcrn_accel import AudioError, MissingExtraError
-from frcrn_accel.evaluate import bootstrap_interval, dnsmos, pesq_wb, si_sdr_db, stoi
+from frcrn_accel.quality import bootstrap_interval, dnsmos, pesq_wb, si_sdr_db, stoi
 
 RNG = np.random.default_rng(0)
 

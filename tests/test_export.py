@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from frcrn_accel import Denoiser, ExportError, ModelError, OutputExistsError, __version__
-from frcrn_accel.export import export_model, exporter, read_weights
-from frcrn_accel.model.topology import Config, stft_kernel
-from frcrn_accel.models import find_model, sha256_of
+from frcrn_accel import Denoiser, ExportError, ModelError, OutputExistsError, __version__, export
+from frcrn_accel.digest import sha256_of
+from frcrn_accel.export import export_model
+from frcrn_accel.models import find_model, read_weights
+from frcrn_accel.network.topology import Config, stft_kernel
 from frcrn_accel.testing import random_weights
 
 torch = pytest.importorskip("torch")
@@ -114,12 +115,12 @@ def test_a_quantized_file_is_no_source_of_weights(tiny, tmp_path):
 def test_the_packaged_model_is_what_its_checkpoint_exports_to(tmp_path):
     """The weights inside the packaged file, through PyTorch, give what the file gives."""
     model = find_model("frcrn-small")
-    assert exporter._difference(model, read_weights(model.path)) <= exporter.MAX_ERROR
+    assert export._difference(model, read_weights(model.path)) <= export.MAX_ERROR
 
 
 @pytest.mark.parametrize("config", [Config(16, 1), Config(8, 2)])
 def test_the_direct_form_is_the_same_network(config, tmp_path):
-    from frcrn_accel.export.frcrn import build_graph
+    from frcrn_accel.graph.forms import build_graph
     from frcrn_accel.models import ModelMetadata
 
     weights = random_weights(config)
@@ -128,7 +129,7 @@ def test_the_direct_form_is_the_same_network(config, tmp_path):
     for form, path in paths.items():
         graph = build_graph(weights, "tiny", __version__, metadata.to_properties(), form)
         path.write_bytes(graph.SerializeToString())
-        assert exporter._difference(find_model(path), weights) <= 1e-5
+        assert export._difference(find_model(path), weights) <= 1e-5
         for key, value in read_weights(path).items():
             np.testing.assert_array_equal(value, weights[key])
     # The same weights once each; one tensor for a pair of parts makes a smaller graph.

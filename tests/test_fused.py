@@ -8,10 +8,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from frcrn_accel.model.network import FRCRN, complex_product  # noqa: E402
-from frcrn_accel.model.operators import Operators  # noqa: E402
-from frcrn_accel.model.seeded import random_weights  # noqa: E402
-from frcrn_accel.model.topology import Config  # noqa: E402
+from frcrn_accel.network.module import FRCRN, complex_product  # noqa: E402
+from frcrn_accel.network.operators import Operators  # noqa: E402
+from frcrn_accel.network.seeded import random_weights  # noqa: E402
+from frcrn_accel.network.topology import Config  # noqa: E402
 from frcrn_accel.train import fused  # noqa: E402
 
 CHANNELS = 8

@@ -10,11 +10,11 @@ import soundfile
 
 from frcrn_accel import AudioError, BackendUnavailable, EngineError, QuantizeError
 from frcrn_accel.backends.ort import OrtBackend
-from frcrn_accel.evaluate.clips import read_clips
 from frcrn_accel.models import find_model
+from frcrn_accel.quality.clips import read_clips
 from frcrn_accel.quantize import CALIBRATION_AUDIO, GATE_AUDIO, GateThresholds, clips
-from frcrn_accel.quantize.clips import digest_of, model_inputs
 from frcrn_accel.quantize.gate import compare, measure_sensitivity
+from frcrn_accel.quantize.recordings import digest_of, model_inputs
 from frcrn_accel.testing import FunctionBackend
 
 pytest.importorskip("onnxruntime")

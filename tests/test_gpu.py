@@ -12,12 +12,13 @@ import soundfile
 
 from frcrn_accel import Backend, BackendUnavailable, Denoiser, EngineError, Windowing, backend_statuses
 from frcrn_accel.backends import resolve_backend
-from frcrn_accel.backends.gpu import GpuSession, OutOfGpuMemory, driver_problem, gpu_graph
+from frcrn_accel.backends.gpu import GpuSession, OutOfGpuMemory, driver_problem
 from frcrn_accel.backends.ort_cuda import OrtCudaBackend, provider_problem
 from frcrn_accel.backends.tensorrt import TensorRtBackend, TensorRtRtxBackend
 from frcrn_accel.cli import app
-from frcrn_accel.evaluate import si_sdr_db
 from frcrn_accel.models import find_model
+from frcrn_accel.prepare import prepare
+from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.testing import FunctionBackend, _resolve_or_skip
 
 needs_no_gpu = pytest.mark.skipif(driver_problem() is None, reason="about machines without a GPU")
@@ -223,7 +224,8 @@ def test_the_form_for_gpus_is_the_same_network(precision, tolerance):
     model = find_model("frcrn-small")
     audio = (0.05 * np.random.default_rng(0).standard_normal((2, 32_000))).astype(np.float32)
     expected = resolve_backend("ort").load(model, threads=2).run(audio)
-    session = onnxruntime.InferenceSession(gpu_graph(model, precision), providers=["CPUExecutionProvider"])
+    file = prepare(model, OrtCudaBackend(precision))
+    session = onnxruntime.InferenceSession(str(file.path), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"audio": audio})
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 
@@ -305,17 +307,17 @@ class TestOnACard:
 
     def test_the_memory_of_a_card(self):
         runtime = pytest.importorskip("cuda.bindings.runtime")
-        from frcrn_accel.backends.cuda import DeviceBuffer, Stream, find_gpu, use_gpu
+        from frcrn_accel.backends.cuda import DeviceBuffer, Queue, find_gpu, use_gpu
 
         gpu = find_gpu(0)
         assert re.fullmatch(r"\d+\.\d", gpu.compute_capability)
         assert "NVIDIA" in gpu.name
         use_gpu(gpu)
-        stream, buffer = Stream(), DeviceBuffer()
+        queue, buffer = Queue(), DeviceBuffer()
         values = np.random.default_rng(0).standard_normal((3, 640)).astype(np.float32)
         buffer.reserve(values.nbytes)
         buffer.upload(values)
-        stream.wait()
+        queue.wait()
         found = np.empty_like(values)
         buffer.download(found)
         np.testing.assert_array_equal(found, values)
@@ -323,5 +325,5 @@ class TestOnACard:
             buffer.reserve(2 * gpu.memory_bytes)
         buffer.reserve(640)  # an error of before is not reported again
         buffer.close()
-        stream.close()
+        queue.close()
         assert runtime.cudaGetLastError()[0] == runtime.cudaError_t.cudaSuccess

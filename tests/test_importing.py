@@ -16,12 +16,8 @@ from frcrn_accel import (
     ModelError,
     OutputExistsError,
     QualityError,
-    importing,
 )
-from frcrn_accel.backends.variants import ready_variant
-from frcrn_accel.importing import import_model
-from frcrn_accel.inventory import model_statuses
-from frcrn_accel.model.topology import Config
+from frcrn_accel.digest import sha256_of
 from frcrn_accel.models import (
     CACHE_DIR_VARIABLE,
     DEFAULT_MODEL,
@@ -35,8 +31,12 @@ from frcrn_accel.models import (
     keep_imported,
     known_models,
     packaged_files,
-    sha256_of,
+    ready_variant,
 )
+from frcrn_accel.network.topology import Config
+from frcrn_accel.prepare import importing
+from frcrn_accel.prepare.importing import import_model
+from frcrn_accel.prepare.inventory import model_statuses
 from frcrn_accel.quantize import METHODS, quantizer
 from frcrn_accel.testing import random_weights
 
@@ -153,7 +153,7 @@ class TestImport:
 
     def test_a_new_version_of_the_library_keeps_it_and_makes_it_anew(self, checkpoint, folder, monkeypatch):
         first = import_model(checkpoint).model
-        for module in ("export.exporter", "importing", "models.cache"):
+        for module in ("export", "prepare.importing", "models.cache"):
             monkeypatch.setattr(f"frcrn_accel.{module}.__version__", "9.9.9")
         assert find_model("mine") == first
         second = import_model(checkpoint)

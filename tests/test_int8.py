@@ -15,10 +15,10 @@ pytest.importorskip("onnxruntime")
 from frcrn_accel import BackendUnavailable, Denoiser, ModelError
 from frcrn_accel.backends import backend_statuses, ort, resolve_backend
 from frcrn_accel.backends.ort import OrtBackend, OrtDynamicInt8Backend, OrtStaticInt8Backend
-from frcrn_accel.backends.variants import find_variant, ready_variant
-from frcrn_accel.evaluate import si_sdr_db
-from frcrn_accel.model.topology import HOP_SAMPLES, WINDOW_SAMPLES, stft_window
 from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, ModelFile, find_model, known_models
+from frcrn_accel.network.topology import FRAME_SAMPLES, HOP_SAMPLES, stft_window
+from frcrn_accel.prepare.variants import find_variant, ready_variant
+from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.testing import BackendConformance
 
 
@@ -59,7 +59,7 @@ def test_every_number_of_frames_returns_and_is_close(noisy, backend):
         # At the ends the model divides by what is left of a window, nearly nothing: `Denoiser` cuts them off.
         overlap = np.zeros(window.shape[1])
         for frame in range(frames):
-            overlap[HOP_SAMPLES * frame :][:WINDOW_SAMPLES] += stft_window() ** 2
+            overlap[HOP_SAMPLES * frame :][:FRAME_SAMPLES] += stft_window() ** 2
         error = np.abs(found - expected) * overlap
         # Held against what came in: how much a model takes away does not say how exact it has to be.
         assert error.max() < 0.05 * np.abs(window).max()

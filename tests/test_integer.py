@@ -10,29 +10,29 @@ import pytest
 
 from frcrn_accel import BackendUnavailable
 from frcrn_accel.backends.ort import OrtDynamicInt8Backend
-from frcrn_accel.evaluate import si_sdr_db
-from frcrn_accel.model.topology import (
+from frcrn_accel.models import DEFAULT_MODEL, find_model
+from frcrn_accel.network.topology import (
     BN_EPSILON,
     DECODER_KERNELS,
     ENCODER_KERNELS,
+    FRAME_SAMPLES,
     FSMN_ORDER,
     HOP_SAMPLES,
     LEAKY_SLOPE,
-    WINDOW_SAMPLES,
     Config,
     layer_groups,
 )
-from frcrn_accel.models import DEFAULT_MODEL, find_model
+from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.testing import random_weights
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 from frcrn_accel.export import read_weights  # noqa: E402
-from frcrn_accel.export.frcrn import build_graph  # noqa: E402
+from frcrn_accel.graph.forms import build_graph  # noqa: E402
 from frcrn_accel.quantize import CALIBRATION_AUDIO, quantize_model  # noqa: E402
 from frcrn_accel.quantize.integer import Activation, FsmnRanges, IntegerNetwork, Ranges, group_names  # noqa: E402
 from frcrn_accel.quantize.ranges import measure_ranges  # noqa: E402
-from frcrn_accel.quantize.signals import synthetic_clips  # noqa: E402
+from frcrn_accel.quantize.synthetic import synthetic_clips  # noqa: E402
 
 CHANNELS = 8
 CONFIG = Config(CHANNELS, 1)
@@ -357,7 +357,7 @@ class TestFsmn:
 
 
 def noise(frames: int, seed: int = 0) -> np.ndarray:
-    samples = WINDOW_SAMPLES + (frames - 1) * HOP_SAMPLES
+    samples = FRAME_SAMPLES + (frames - 1) * HOP_SAMPLES
     return (0.056 * np.random.default_rng(seed).standard_normal((1, samples))).astype(np.float32)
 
 

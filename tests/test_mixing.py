@@ -9,8 +9,8 @@ import soundfile
 from frcrn_accel import AudioError, TrainingError
 from frcrn_accel.audio import TARGET_LEVEL
 from frcrn_accel.train.config import Mixing, Optimisation, Source, read_config
-from frcrn_accel.train.corpus import Corpus, prepare_source
 from frcrn_accel.train.mixing import Mixer, _active_level
+from frcrn_accel.train.sources import Corpus, prepare_source
 
 RATE = 16_000
 

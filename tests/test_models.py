@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from frcrn_accel import ModelError, ModelFile, known_models
-from frcrn_accel.models import DEFAULT_MODEL, catalog, find_model, sha256_of
+from frcrn_accel.digest import sha256_of
+from frcrn_accel.models import DEFAULT_MODEL, catalog, find_model
 
 
 def test_the_default_model_is_in_the_package_and_intact():
@@ -16,7 +17,7 @@ def test_the_default_model_is_in_the_package_and_intact():
     assert model.metadata.name == DEFAULT_MODEL
     assert model.metadata.checkpoint_sha256 == known.checkpoint_sha256
     assert model.metadata.sample_rate_hz == 16_000
-    assert (model.metadata.window_samples, model.metadata.hop_samples) == (640, 320)
+    assert (model.metadata.frame_samples, model.metadata.hop_samples) == (640, 320)
 
 
 def test_metadata_agrees_with_the_onnx_package():

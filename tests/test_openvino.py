@@ -11,9 +11,10 @@ from frcrn_accel import BackendUnavailable, Denoiser, EngineError, ModelError, M
 from frcrn_accel.backends import openvino as module
 from frcrn_accel.backends.openvino import OpenVinoBackend
 from frcrn_accel.backends.ort import OrtBackend
-from frcrn_accel.evaluate import si_sdr_db
-from frcrn_accel.model.topology import Config
-from frcrn_accel.models import CACHE_DIR_VARIABLE, find_model, packaged_variant, sha256_of
+from frcrn_accel.digest import sha256_of
+from frcrn_accel.models import CACHE_DIR_VARIABLE, find_model, packaged_variant
+from frcrn_accel.network.topology import Config
+from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, QuantizeReport, quantize_model
 from frcrn_accel.testing import BackendConformance, random_weights
 

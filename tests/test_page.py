@@ -22,7 +22,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from frcrn_accel.serve.files import FORMATS
+from frcrn_accel.serve.denoise import FORMATS
 from serving import GatedBackend, Running, gated_denoiser, running, wav
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -13,8 +13,8 @@ import pytest
 import upstream
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.export import export_model, read_weights
-from frcrn_accel.model.checkpoint import load_checkpoint
-from frcrn_accel.model.network import build_network
+from frcrn_accel.network.checkpoint import load_checkpoint
+from frcrn_accel.network.module import build_network
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")

@@ -6,7 +6,7 @@ import numpy as np
 import soundfile
 
 from frcrn_accel import Denoiser, Windowing
-from frcrn_accel.evaluate import si_sdr_db
+from frcrn_accel.quality import si_sdr_db
 
 
 def test_denoised_speech_is_nearer_to_clean_speech(dev_audio, denoiser):

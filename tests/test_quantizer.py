@@ -17,9 +17,10 @@ from frcrn_accel import (
     __version__,
 )
 from frcrn_accel.backends.ort import OrtBackend
-from frcrn_accel.evaluate import si_sdr_db
-from frcrn_accel.model.topology import Config, layer_group, layer_groups
-from frcrn_accel.models import ModelFile, find_model, sha256_of
+from frcrn_accel.digest import sha256_of
+from frcrn_accel.models import ModelFile, find_model
+from frcrn_accel.network.topology import Config, layer_group, layer_groups
+from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.quantize import (
     CALIBRATION_AUDIO,
     GATE_AUDIO,
@@ -34,8 +35,8 @@ from frcrn_accel.testing import random_weights
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-from frcrn_accel.export.frcrn import build_graph  # noqa: E402
-from frcrn_accel.quantize.fp16 import build_fp16  # noqa: E402
+from frcrn_accel.graph.forms import build_graph  # noqa: E402
+from frcrn_accel.graph.half import build_fp16  # noqa: E402
 
 RUNNABLE = ("dynamic", "fp16")
 DAMAGED_GROUP = "unet.decoders.5"

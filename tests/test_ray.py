@@ -16,7 +16,7 @@ import soundfile
 from dying import FIRST, MARK, DyingBackend, DyingOnceBackend, DyingWhenLoadedBackend
 from frcrn_accel import CorpusError, MissingExtraError
 from frcrn_accel.corpus import denoise_corpus
-from frcrn_accel.models import sha256_of
+from frcrn_accel.digest import sha256_of
 from frcrn_accel.testing import FunctionBackend
 
 PLAIN = {"backend": FunctionBackend}

@@ -109,8 +109,8 @@ def no_eval_for_quantize(request):
 def make_checkpoint(path: Path) -> None:
     import torch
 
-    from frcrn_accel.model.seeded import random_weights
-    from frcrn_accel.model.topology import Config
+    from frcrn_accel.network.seeded import random_weights
+    from frcrn_accel.network.topology import Config
 
     torch.save({key: torch.tensor(value) for key, value in random_weights(Config(8, 1)).items()}, path)
 
@@ -211,7 +211,7 @@ class TestRegression:
             self.times_s = [0.0, 0.0, *times_s]  # the first two warm it up
 
         def run(self, length_s: float):
-            from frcrn_accel.bench.process import Run
+            from frcrn_accel.processes.process import Run
 
             return Run(self.times_s.pop(0), 0.0, 0.0)
 

@@ -11,11 +11,11 @@ import pytest
 from delaying import DelayingBackend
 from frcrn_accel import AudioError, Backend, BackendUnavailable, Denoiser, EngineError
 from frcrn_accel.backends.ort import OrtBackend
-from frcrn_accel.bench.variants import released_size_model
-from frcrn_accel.evaluate import si_sdr_db
-from frcrn_accel.evaluate.clips import read_clips
+from frcrn_accel.bench.configurations import released_size_model
 from frcrn_accel.models import CACHE_DIR_VARIABLE, LIVE_MODEL
-from frcrn_accel.quantize.clips import GATE_AUDIO
+from frcrn_accel.quality import si_sdr_db
+from frcrn_accel.quality.clips import read_clips
+from frcrn_accel.quantize.recordings import GATE_AUDIO
 from frcrn_accel.streaming import Averaging, Statistics, Stream, process_streams
 from frcrn_accel.streaming.averaging import shares
 from frcrn_accel.streaming.level import RunningLevel
@@ -425,8 +425,8 @@ def test_int8_streams_sound_like_fp32_ones(denoiser: Denoiser, name: str, lookah
 def test_training_for_streams_computes_what_a_stream_does(denoiser: Denoiser, lookahead_s: float | None) -> None:
     torch = pytest.importorskip("torch")
     from frcrn_accel.export import read_weights
-    from frcrn_accel.model.network import build_network
-    from frcrn_accel.model.operators import Operators
+    from frcrn_accel.network.module import build_network
+    from frcrn_accel.network.operators import Operators
     from frcrn_accel.train.running import RunningMeans
 
     audio = noise(1.0)
@@ -493,7 +493,7 @@ def whole_pass_means(denoiser: Denoiser, audio: np.ndarray) -> Statistics:
     """What the model averages over the audio, by PyTorch."""
     torch = pytest.importorskip("torch")
     from frcrn_accel.export import read_weights
-    from frcrn_accel.model.network import _SqueezeExcitation, build_network
+    from frcrn_accel.network.module import _SqueezeExcitation, build_network
 
     network = build_network(read_weights(denoiser._file.path))
     means = []

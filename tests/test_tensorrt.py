@@ -17,9 +17,10 @@ from frcrn_accel.backends.gpu import driver_problem
 from frcrn_accel.backends.tensorrt import TensorRtBackend, TensorRtRtxBackend, load_plan
 from frcrn_accel.backends.tensorrt_plan import BuildLog, Plan, Target, build_plan, plan_target
 from frcrn_accel.cli import app
-from frcrn_accel.evaluate import si_sdr_db
-from frcrn_accel.model.topology import Config
-from frcrn_accel.models import CACHE_DIR_VARIABLE, find_model, sha256_of
+from frcrn_accel.digest import sha256_of
+from frcrn_accel.models import CACHE_DIR_VARIABLE, find_model
+from frcrn_accel.network.topology import Config
+from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.quantize import CALIBRATION_AUDIO, quantize_model
 
 trt = pytest.importorskip("tensorrt_rtx")

@@ -9,16 +9,17 @@ import pytest
 
 from frcrn_accel import ModelFile
 from frcrn_accel.backends.ort import OrtBackend
-from frcrn_accel.evaluate import si_sdr_db
-from frcrn_accel.model.topology import Config
-from frcrn_accel.models import find_model, sha256_of
+from frcrn_accel.digest import sha256_of
+from frcrn_accel.models import find_model
+from frcrn_accel.network.topology import Config
+from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, QuantizeReport, quantize_model
 from frcrn_accel.testing import random_weights
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from frcrn_accel.export import read_weights  # noqa: E402
-from frcrn_accel.export.fold import fold_constants  # noqa: E402
+from frcrn_accel.graph.fold import fold_constants  # noqa: E402
 from frcrn_accel.quantize.explicit import Histogram, measure_inputs  # noqa: E402
 from frcrn_accel.quantize.tensorrt_int8 import _Probe, find_ranges  # noqa: E402
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from frcrn_accel.backends.ort import OrtBackend, cpu_session
-from frcrn_accel.export.frcrn import Form, build_graph
-from frcrn_accel.export.timeline import Stream
-from frcrn_accel.model.topology import AVERAGING_INPUT, HOP_SAMPLES, LOOKAHEAD_FRAMES, SE_LAYERS, Config
+from frcrn_accel.graph.forms import Form, build_graph
+from frcrn_accel.graph.timeline import Stepwise
+from frcrn_accel.network.topology import AVERAGING_INPUT, HOP_SAMPLES, LOOKAHEAD_FRAMES, SE_LAYERS, Config
 from frcrn_accel.quantize.integer import IntegerNetwork, Ranges, group_names
 from frcrn_accel.quantize.ranges import measure_ranges
 from frcrn_accel.testing import random_weights
@@ -43,7 +43,7 @@ def audio(config: Config) -> np.ndarray:
 @pytest.fixture(scope="module")
 def whole(weights: dict[str, np.ndarray], audio: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """PyTorch's output, and the means of squeeze-and-excitation by name of layer."""
-    from frcrn_accel.model.network import _SqueezeExcitation, build_network
+    from frcrn_accel.network.module import _SqueezeExcitation, build_network
 
     network = build_network(weights)
     means = {}
@@ -104,7 +104,7 @@ def test_with_the_means_of_the_whole_pass_it_gives_the_whole_pass(
     whole: tuple[np.ndarray, dict[str, np.ndarray]],
 ) -> None:
     expected, means = whole
-    model = build_graph(weights, "step", "0", {}, form, timeline=Stream)
+    model = build_graph(weights, "step", "0", {}, form, timeline=Stepwise)
     found = run_in_steps(cpu_session(model.SerializeToString(), 2), audio, config, means, sizes)
     used = slice(HOP_SAMPLES, (1 + FRAMES) * HOP_SAMPLES)
     for row in range(2):
@@ -114,7 +114,7 @@ def test_with_the_means_of_the_whole_pass_it_gives_the_whole_pass(
 
 def test_the_whole_signals_means_matter(weights: dict[str, np.ndarray], config: Config) -> None:
     """The check above would see it if the means were wrong: each of them has a state and a use."""
-    model = build_graph(weights, "step", "0", {}, "plain", timeline=Stream)
+    model = build_graph(weights, "step", "0", {}, "plain", timeline=Stepwise)
     names = [tensor.name for tensor in model.graph.input if "se_layers" in tensor.name]
     used = {name for node in model.graph.node for name in node.input}
     assert set(names) <= used
@@ -155,7 +155,7 @@ class TestInt8:
         graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in layers)
         expected, *found = cpu_session(graph.SerializeToString(), 2).run(None, {"audio": audio[:1]})
         means = dict(zip(layers.values(), found, strict=True))
-        network = IntegerNetwork(weights, ranges, frozenset(), timeline=Stream)
+        network = IntegerNetwork(weights, ranges, frozenset(), timeline=Stepwise)
         session = cpu_session(network.build("s", "0", {}).SerializeToString(), 2)
         found = run_in_steps(session, audio[:1], config, means, [LOOKAHEAD_FRAMES, 1000])
         used = slice(HOP_SAMPLES, (1 + FRAMES) * HOP_SAMPLES)
@@ -174,7 +174,7 @@ class TestInt8:
         audio: np.ndarray,
     ) -> None:
         """With all groups in float but for the order of sums; in integers up to their steps."""
-        timeline = partial(Stream, lookahead=lookahead)
+        timeline = partial(Stepwise, lookahead=lookahead)
         ranges = ranges if known else Ranges(ranges.fsmn)
         expected = first_step(
             build_graph(weights, "s", "0", {}, "direct", timeline=timeline), audio, lookahead, config
@@ -215,7 +215,7 @@ def test_with_less_look_ahead_the_last_frames_do_not_matter(
     lag = lookahead * config.unets
 
     def run(form: Form, audio: np.ndarray) -> np.ndarray:
-        model = build_graph(weights, "s", "0", {}, form, timeline=partial(Stream, lookahead=lookahead))
+        model = build_graph(weights, "s", "0", {}, form, timeline=partial(Stepwise, lookahead=lookahead))
         return first_step(model, audio, lookahead, config)
 
     found = run(form, audio)
@@ -235,7 +235,7 @@ def test_a_step_is_no_model_for_whole_signals(tmp_path, weights: dict[str, np.nd
 
     metadata = ModelMetadata("step", "0", "0", 16_000, 640, 320, 8, 1, timeline="stream")
     path = tmp_path / "step.onnx"
-    model = build_graph(weights, "step", "0", metadata.to_properties(), "plain", timeline=Stream)
+    model = build_graph(weights, "step", "0", metadata.to_properties(), "plain", timeline=Stepwise)
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match=r"step\.onnx' is a step of a stream"):
         Denoiser(path, backend=OrtBackend)

@@ -14,10 +14,10 @@ from frcrn_accel import Denoiser, ModelError, TrainingError
 
 torch = pytest.importorskip("torch")
 
-from frcrn_accel.evaluate.clips import read_clips  # noqa: E402
-from frcrn_accel.model.checkpoint import load_checkpoint  # noqa: E402
-from frcrn_accel.model.network import FRCRN  # noqa: E402
-from frcrn_accel.quantize.clips import CALIBRATION_AUDIO, GATE_AUDIO  # noqa: E402
+from frcrn_accel.network.checkpoint import load_checkpoint  # noqa: E402
+from frcrn_accel.network.module import FRCRN  # noqa: E402
+from frcrn_accel.quality.clips import read_clips  # noqa: E402
+from frcrn_accel.quantize.recordings import CALIBRATION_AUDIO, GATE_AUDIO  # noqa: E402
 from frcrn_accel.testing import random_weights  # noqa: E402
 from frcrn_accel.train.config import Loss, Optimisation, read_config  # noqa: E402
 from frcrn_accel.train.intelligibility import IntelligibilityLoss  # noqa: E402
@@ -114,7 +114,7 @@ class TestPerceptualDisturbance:
         """On speech in noise, with less and less of the noise, and on what the packaged model makes of it."""
         pytest.importorskip("pesq")
         pytest.importorskip("onnxruntime")
-        from frcrn_accel.evaluate import pesq_wb
+        from frcrn_accel.quality import pesq_wb
 
         unmapped, lost = [], []
         with Denoiser(backend="ort", threads=1) as denoiser:

@@ -8,7 +8,7 @@ import sys
 import soundfile
 
 from frcrn_accel import Denoiser
-from frcrn_accel.adapters.live import LiveStatus, aligned, denoise_live
+from frcrn_accel.adapters.feed import LiveStatus, aligned, denoise_live
 
 source_path, target_path = sys.argv[1:]
 with soundfile.SoundFile(source_path) as source:

@@ -1,4 +1,4 @@
-"""The one class users meet."""
+"""The `Denoiser`, the class that users meet, and its options."""
 
 from __future__ import annotations
 
@@ -19,20 +19,114 @@ from typing_extensions import Self
 from frcrn_accel.audio import check_attenuation_limit, check_format, dry_share_of, unpack, whole_hz
 from frcrn_accel.backends import Backend, Session, resolve_backend
 from frcrn_accel.cpu import available_cpus
-from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
 from frcrn_accel.models import DEFAULT_MODEL, ModelMetadata, find_model, usual_lookahead
+from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
 from frcrn_accel.pipeline import Engine, Signal, denoise_signal
+from frcrn_accel.prepare import prepare, prepare_step
+from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.streaming.averaging import Averaging
 from frcrn_accel.streaming.engine import StreamEngine
-from frcrn_accel.streaming.stream import Stream
+from frcrn_accel.streaming.stream import Stream, check_stream_options
 from frcrn_accel.windows import Windowing
 
-__all__ = ["MAX_DURATION_S", "Denoiser", "FileReport"]
+__all__ = ["MAX_DURATION_S", "Denoiser", "DenoiserOptions", "FileReport", "StreamOptions"]
 
 MAX_DURATION_S = 24 * 3600.0
 _ARRAY_BLOCK_SAMPLES = 1 << 20
 
 AudioT = TypeVar("AudioT")
+
+
+@dataclass(frozen=True)
+class DenoiserOptions:
+    """Options of a `Denoiser`, checked, for code that passes them on to where one is opened.
+
+    >>> options = DenoiserOptions(backend="ort", threads=1)
+    >>> with options.open() as denoiser:
+    ...     denoiser.backend
+    'ort'
+
+    Attributes:
+        model, backend, precision, calibration, threads, attenuation_limit_db, windowing, batch_size: See `Denoiser`.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    model: str | Path = DEFAULT_MODEL
+    backend: str | type[Backend] | Backend = "auto"
+    precision: str | None = None
+    calibration: str | Path | None = None
+    threads: int | None = None
+    attenuation_limit_db: float | None = None
+    windowing: Windowing = Windowing()  # noqa: RUF009 - frozen
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        check_attenuation_limit(self.attenuation_limit_db)
+
+    def open(
+        self, *, wrap_session: Callable[[Session], Session] | None = None, progress: Progress = no_progress
+    ) -> Denoiser:
+        """Open a denoiser with these options.
+
+        Args:
+            wrap_session: See `Denoiser`.
+            progress: See `Denoiser`.
+
+        Raises:
+            Exception: See `Denoiser`.
+        """
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Denoiser(**options, wrap_session=wrap_session, progress=progress)
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """Options of a `Stream`, checked, for code that passes them on to where one is opened.
+
+    >>> from frcrn_accel import Denoiser
+    >>> options = StreamOptions(step_s=0.1)
+    >>> with Denoiser("frcrn-small-stream", backend="ort") as denoiser:
+    ...     options.open(denoiser, 16_000, channels=2).channels
+    2
+
+    Attributes:
+        step_s, lookahead_s, averaging, gain_db, attenuation_limit_db: See `Denoiser.stream`.
+
+    Raises:
+        ValueError: A value is out of range. The bounds of `lookahead_s` depend on the model: `open` checks them.
+    """
+
+    step_s: float = 0.02
+    lookahead_s: float | None = None
+    averaging: Averaging | None = None
+    gain_db: float | None = None
+    attenuation_limit_db: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_stream_options(self.step_s, self.gain_db)
+        check_attenuation_limit(self.attenuation_limit_db)
+
+    def open(self, denoiser: Denoiser, sample_rate: int, *, channels: int = 1) -> Stream:
+        """Open a stream of a denoiser with these options.
+
+        Args:
+            denoiser: The denoiser.
+            sample_rate: See `Denoiser.stream`.
+            channels: See `Denoiser.stream`.
+
+        Raises:
+            Exception: See `Denoiser.stream`.
+        """
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return denoiser.stream(sample_rate, channels=channels, **options)
 
 
 @dataclass(frozen=True)
@@ -66,31 +160,45 @@ class FileReport:
 class Denoiser:
     """A speech denoiser: one loaded model, for any number of signals and threads.
 
+    >>> import numpy as np
+    >>> noisy = np.zeros(48_000, np.float32)
     >>> denoiser = Denoiser()
     >>> clean = denoiser(noisy, sample_rate=48_000)
+    >>> clean.shape
+    (48000,)
 
     Args:
-        model: A name, of a known model or an imported one (see `frcrn-accel models list`), or the path of a file made
-            by `frcrn-accel export`.
-        backend: Name of an engine, `"auto"` for the best usable one, a `Backend` class or an instance.
-        precision: Number format to compute in, one that the backend has (see `frcrn-accel backends`); by default the
-            fastest of them that does not change the sound.
-        calibration: Folder with noisy speech, of the kind that is to be denoised, for a backend that measures ranges:
-            `"ort-static-int8"`, or `"openvino"` and TensorRT with precision `"int8"`.
+        model: Name of a known or imported model (see `frcrn-accel models list`), or path of a file written by
+            `frcrn-accel export`.
+        backend: Name of a backend, `"auto"` for the fastest usable one, a `Backend` class or an instance.
+        precision: Number format to compute in, one of the backend's (see `frcrn-accel backends`). By default the
+            fastest that does not change the sound.
+        calibration: Folder of noisy speech similar to what will be denoised, for backends that calibrate:
+            `"ort-static-int8"`, and `"openvino"` and TensorRT with precision `"int8"`.
         threads: CPU threads to compute with; by default as many as this process may use.
-        attenuation_limit_db: At most this much noise is taken away, by mixing in the signal as it came: for
-            listeners, and speech recognisers, that do better with some noise left. None for no limit.
-        windowing: How long signals are cut.
-        batch_size: Windows for one call of the engine; by default what the backend says suits it.
-        wrap_session: Given the loaded model, gives what is called in its place: `batching.BatchingSession` joins the
-            calls of many threads.
+        attenuation_limit_db: Most that noise is attenuated, dB, by mixing in some of the unprocessed signal; None
+            for no limit. Listeners and speech recognizers often do better with some noise left.
+        windowing: How long signals are cut into windows.
+        batch_size: Windows per call of the engine; by default what suits the backend.
+        wrap_session: Called with the loaded model; returns the session to use instead. `batching.BatchingSession`
+            joins the calls of many threads.
+        progress: Called while a file that the backend needs is made, which happens once for a model: quantizing
+            takes minutes.
+
+    Attributes:
+        options: The options that it was opened with.
+        backend: Name of the backend.
+        precision: Number format that it computes in.
+        threads: CPU threads that it computes with.
+        attenuation_limit_db: As given.
 
     Raises:
         UnknownBackendError: No backend of that name is installed.
         UnsupportedPrecisionError: The backend does not compute in that precision.
-        BackendUnavailable: The backend cannot run here; the text says why and what to install.
+        BackendUnavailable: The backend cannot run here; the message says why and what to install.
         ModelError: The model is unknown, missing or damaged.
-        ValueError: An argument is out of its range.
+        QualityError: The backend runs a quantized model, and the quality gate refused the result of quantizing.
+        ValueError: An argument is out of range, or has no effect with this backend.
     """
 
     def __init__(
@@ -105,28 +213,28 @@ class Denoiser:
         windowing: Windowing | None = None,
         batch_size: int | None = None,
         wrap_session: Callable[[Session], Session] | None = None,
+        progress: Progress = no_progress,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        check_attenuation_limit(attenuation_limit_db)
-        file = find_model(model)
-        engine = resolve_backend(backend, precision, calibration, file)
-        self.backend = engine.name
-        self.precision = engine.precision_for(file)
+        windowing = windowing or Windowing()
+        self.options = DenoiserOptions(
+            model, backend, precision, calibration, threads, attenuation_limit_db, windowing, batch_size
+        )
+        self._model = find_model(model)
+        self._backend = resolve_backend(backend, precision, calibration, self._model)
+        _check_effect(self.options, self._backend)
+        self.backend = self._backend.name
+        self.precision = self._backend.precision_for(self._model)
         self.threads = threads or available_cpus()
         self.attenuation_limit_db = attenuation_limit_db
-        windowing = windowing or Windowing()
-        self._file, self._backend = file, engine
+        self._progress = progress
         self._stream_engines: dict[int, StreamEngine] = {}  # by look-ahead
         self._stream_lock = threading.Lock()
-        session = engine.load(file, self.threads)
+        session = self._backend.load(prepare(self._model, self._backend, progress), self.threads)
         self._engine: Engine | None = Engine(
             session=session if wrap_session is None else wrap_session(session),
-            metadata=file.metadata,
-            windowing=dataclasses.replace(windowing, fixed=windowing.fixed or engine.fixed_windows),
-            batch_size=batch_size or engine.batch_size,
+            metadata=self._model.metadata,
+            windowing=dataclasses.replace(windowing, fixed=windowing.fixed or self._backend.fixed_windows),
+            batch_size=batch_size or self._backend.batch_size,
         )
 
     @property
@@ -137,7 +245,7 @@ class Denoiser:
     @property
     def model_path(self) -> Path:
         """The model file that was asked for; a backend may run another form of it."""
-        return self._file.path
+        return self._model.path
 
     @property
     def device(self) -> str:
@@ -273,8 +381,9 @@ class Denoiser:
         with self._stream_lock:
             self._open()
             if frames not in self._stream_engines:
-                session = self._backend.load_step(self._file, self.threads, frames)
-                self._stream_engines[frames] = StreamEngine(session, self._file.metadata)
+                step = prepare_step(self._model, self._backend, self.threads, frames, self._progress)
+                session = self._backend.load_step(step, self.threads, frames)
+                self._stream_engines[frames] = StreamEngine(session, self._model.metadata)
         return Stream(
             self._stream_engines[frames],
             sample_rate,
@@ -311,7 +420,7 @@ class Denoiser:
     def _lookahead_frames(self, lookahead_s: float | None) -> int:
         """For each U-Net."""
         if lookahead_s is None:
-            return usual_lookahead(self._file)
+            return usual_lookahead(self._model)
         metadata = self.model
         frame_s = metadata.unets * metadata.hop_samples / metadata.sample_rate_hz
         frames = round(lookahead_s / frame_s)
@@ -326,3 +435,11 @@ class Denoiser:
         if self._engine is None:
             raise ValueError("this Denoiser is closed: make a new one")
         return self._engine
+
+
+def _check_effect(options: DenoiserOptions, backend: Backend) -> None:
+    """Refuse options that the backend would ignore."""
+    if options.threads is not None and not backend.uses_threads:
+        raise ValueError(f"backend {backend.name!r} does not compute on the CPU: leave threads out")
+    if options.batch_size is not None and options.batch_size > 1 and not backend.computes_batches:
+        raise ValueError(f"backend {backend.name!r} computes one window per call: leave batch_size out")

@@ -26,10 +26,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from frcrn_accel.quantize import QuantizeReport
+from typing import Any
 
 __all__ = [
     "AudioError",
@@ -87,13 +84,13 @@ class QualityError(FrcrnAccelError):
 
     Args:
         message: What was measured, what is allowed, and which layers to keep in float.
-        report: All that was measured.
+        report: The `quantize.QuantizeReport` with all measurements.
 
     Attributes:
         report: The argument.
     """
 
-    def __init__(self, message: str, report: QuantizeReport) -> None:
+    def __init__(self, message: str, report: Any) -> None:
         super().__init__(message)
         self.report = report
 

@@ -111,7 +111,7 @@ def _enhance(
     hop = engine.metadata.hop_samples
     # Silence around the signal puts each of its samples into as many STFT frames as any other; the first and last
     # hop of what the model gives are not reliable.
-    margin = engine.metadata.window_samples - hop
+    margin = engine.metadata.frame_samples - hop
     padded = -(-(samples + 2 * margin) // hop) * hop
     plan = engine.windowing.plan(padded, engine.metadata.sample_rate_hz, hop)
     gain = gains.astype(np.float32)[:, None]

@@ -30,8 +30,9 @@ from frcrn_accel import (
     Windowing,
 )
 from frcrn_accel.backends import resolve_backend
-from frcrn_accel.model.seeded import random_weights
 from frcrn_accel.models import DEFAULT_MODEL, find_model
+from frcrn_accel.network.seeded import random_weights
+from frcrn_accel.prepare import prepare
 
 __all__ = ["BackendConformance", "FunctionBackend", "random_weights"]
 
@@ -93,20 +94,20 @@ class BackendConformance:
     tolerance: ClassVar[float] = 1e-4
     repeatability: ClassVar[float] = 0.0
 
-    @pytest.fixture
+    @pytest.fixture(scope="class")
     def model(self) -> ModelFile:
         """The packaged model."""
         return find_model(DEFAULT_MODEL)
 
-    @pytest.fixture
+    @pytest.fixture(scope="class")
     def instance(self) -> Backend:
         """The backend, ready to load; where it cannot run, the tests are skipped with its own reason."""
         return _resolve_or_skip(self.backend)
 
-    @pytest.fixture
+    @pytest.fixture(scope="class")
     def session(self, instance: Backend, model: ModelFile) -> Iterator[Session]:
-        """The model in the backend, on two threads."""
-        session = instance.load(model, threads=2)
+        """The model in the backend, on two threads. It is loaded once for all tests of a class."""
+        session = instance.load(prepare(model, instance), threads=2)
         yield session
         session.close()
 
@@ -177,7 +178,8 @@ class BackendConformance:
         if self.reference is None:
             pytest.skip("this backend has no reference")
         audio = _noise(2, _samples(model, 80))
-        expected = _resolve_or_skip(self.reference).load(model, threads=2).run(audio)
+        reference = _resolve_or_skip(self.reference)
+        expected = reference.load(prepare(model, reference), threads=2).run(audio)
         assert np.abs(session.run(audio) - expected).max() <= self.tolerance * np.abs(expected).max()
 
     def test_a_damaged_model_is_a_clear_error(self, instance: Backend, model: ModelFile, tmp_path: Path) -> None:
@@ -188,7 +190,7 @@ class BackendConformance:
         content = model.path.read_bytes()
         damaged.write_bytes(content[: len(content) // 2])
         with pytest.raises(ModelError, match=r"damaged\.onnx"):
-            instance.load(ModelFile(damaged, model.metadata), threads=1)
+            instance.load(prepare(ModelFile(damaged, model.metadata), instance), threads=1)
 
     def test_it_serves_a_denoiser(self, instance: Backend, model: ModelFile) -> None:
         """The whole way: two channels at another rate, cut into windows."""
@@ -226,7 +228,7 @@ def _resolve_or_skip(backend: str | type[Backend] | Backend) -> Backend:
 
 
 def _samples(model: ModelFile, frames: int) -> int:
-    return model.metadata.window_samples + (frames - 1) * model.metadata.hop_samples
+    return model.metadata.frame_samples + (frames - 1) * model.metadata.hop_samples
 
 
 def _noise(batch: int, samples: int, seed: int = 0) -> NDArray[np.float32]:

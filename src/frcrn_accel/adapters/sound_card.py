@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel.adapters.live import Feed
+from frcrn_accel.adapters.feed import Feed
 from frcrn_accel.adapters.playout import Playout
 from frcrn_accel.errors import MissingExtraError, SoundCardError
 

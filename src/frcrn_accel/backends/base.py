@@ -1,7 +1,8 @@
-"""What an engine must offer: the whole contract between the denoiser and the thing that computes.
+"""The contract of an engine: everything between the denoiser and the code that computes.
 
-A backend knows nothing of files, sample rates, levels or windows. It gets batches of `float32 (batch, samples)`
-at the model's rate and level and gives the same back; the STFT is inside the model.
+A backend knows nothing of audio files, sample rates, levels or windows. It gets batches of `float32 (batch, samples)`
+at the model's rate and level and returns the same; the STFT is inside the model. It makes no model files either: it
+says which one it runs (`Backend.recipe`), and loads the file that it is given.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel.errors import BackendUnavailable, UnsupportedPrecisionError
-from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
-from frcrn_accel.models import FP32, ModelFile, ModelMetadata
+from frcrn_accel.errors import BackendUnavailable, ModelError, UnsupportedPrecisionError
+from frcrn_accel.models import FP32, ModelFile, ModelMetadata, Recipe
+from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
 
 __all__ = ["Backend", "Session", "StepSession"]
 
@@ -25,7 +26,7 @@ class Session(abc.ABC):
     """A model that an engine has loaded and is ready to run.
 
     Attributes:
-        device: What it really runs on, asked of the engine after loading, e.g. `"CPU, 2 threads"`.
+        device: Device that it runs on, as reported by the engine after loading, e.g. `"CPU, 2 threads"`.
     """
 
     device: str
@@ -34,29 +35,29 @@ class Session(abc.ABC):
     def run(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
         """Denoise a batch.
 
-        Must be safe to call from several threads at once. Each row's result must not depend on the other rows.
+        Several threads may call this at once. The result of a row must not depend on the other rows.
 
         Args:
-            audio: `(batch, samples)`, `samples` a multiple of the model's hop and at least its window.
+            audio: `(batch, samples)`; `samples` is a multiple of the model's hop and at least one STFT frame.
 
         Returns:
-            The denoised batch, same shape, a new array.
+            The denoised batch, same shape, in a new array.
 
         Raises:
             EngineError: The engine failed.
         """
 
-    def close(self) -> None:  # noqa: B027 - most engines free what they hold when they are dropped
-        """Free what the engine holds. No call follows it."""
+    def close(self) -> None:  # noqa: B027 - most engines free their memory when they are dropped
+        """Free the engine's resources. The session is not used afterwards."""
 
 
 class StepSession(abc.ABC):
-    """A step of a stream that an engine has loaded: a graph with states as further inputs and outputs.
+    """One step of a stream that an engine has loaded: a graph with states as additional inputs and outputs.
 
     Attributes:
         device: See `Session`.
-        metadata: What the file of the step says of itself.
-        inputs: Names and shapes of what it takes, in order; 0 for an axis of any length. The first is the audio; the
+        metadata: Metadata of the step's file.
+        inputs: Names and shapes of its inputs, in order; 0 for an axis of any length. The first is the audio, the
             states are the last.
     """
 
@@ -66,59 +67,65 @@ class StepSession(abc.ABC):
 
     @abc.abstractmethod
     def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """One step. Must be safe to call from several threads at once.
+        """Compute one step. Several threads may call this at once.
 
         Args:
             feeds: All inputs, by name.
 
         Returns:
-            The audio, and the states for the next step in the order of the inputs; arrays of their own.
+            The audio, and the states for the next step in the order of the inputs, in new arrays.
 
         Raises:
             EngineError: The engine failed.
         """
 
     def close(self) -> None:  # noqa: B027 - as above
-        """Free what the engine holds. No call follows it."""
+        """Free the engine's resources. The session is not used afterwards."""
 
 
 class Backend(abc.ABC):
-    """One engine, with its options. A subclass is what an entry point of the group names.
+    """One engine, with its options. Entry points of the group `frcrn_accel.backends` name subclasses.
 
-    The class must be importable, and instances made, without the engine: import the engine in `check` and `load`.
-    A subclass with options of its own takes these as well and hands them to `super().__init__`.
+    The class must be importable, and instances constructible, without the engine: import the engine in `check` and
+    `load`. A subclass with options of its own also takes the two below and passes them to `super().__init__`.
 
     Args:
         precision: One of `precisions`; None for the default.
-        calibration: Folder with noisy speech, to measure the ranges of a model on that has not been quantized yet.
+        calibration: Folder of noisy speech used to calibrate a model that has not been quantized yet.
 
     Attributes:
-        name: The name users type.
+        name: Name that users type.
         description: One line for tables.
-        priority: `backend="auto"` takes the usable backend with the highest; negative is never chosen.
-        precisions: The number formats it can compute in, the default first.
-        calibrates: Whether calibration audio is of use to it.
-        fixed_windows: Whether it is tuned for one length of windows: long signals are then cut into windows of just
-            that length. It still takes any length.
-        batch_size: Windows that one call takes at best.
+        priority: `backend="auto"` picks the usable backend with the highest value; negative is never picked.
+        precisions: Number formats that it computes in, the default first.
+        methods: Methods of quantization whose model files it runs as they are, see `quantize.METHODS`.
+        calibrates: Whether it has a precision that needs calibration audio.
+        uses_threads: Whether the number of CPU threads makes a difference.
+        computes_batches: Whether one call computes several windows together.
+        fixed_windows: Whether it is tuned for one window length: long signals are then cut into windows of exactly
+            that length. It must still accept any length.
+        batch_size: Windows per call that suit it best.
         calibration: As given.
 
     Raises:
         UnsupportedPrecisionError: `precision` is not one of `precisions`.
-        ValueError: `calibration` was given to a backend that has no use for it.
+        ValueError: `calibration` was given to a backend that does not calibrate.
     """
 
     name: ClassVar[str]
     description: ClassVar[str]
     priority: ClassVar[int] = 0
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    methods: ClassVar[frozenset[str]] = frozenset({FP32})
     calibrates: ClassVar[bool] = False
+    uses_threads: ClassVar[bool] = True
+    computes_batches: ClassVar[bool] = True
     fixed_windows: ClassVar[bool] = False
     batch_size: int = 1
 
     def __init__(self, precision: str | None = None, calibration: str | Path | None = None) -> None:
         if calibration is not None and not self.calibrates:
-            raise ValueError(f"backend {self.name!r} measures no ranges: calibration audio is of no use to it")
+            raise ValueError(f"backend {self.name!r} does not calibrate: leave calibration out")
         self.calibration = None if calibration is None else Path(calibration)
         if precision is not None and precision not in self.precisions:
             raise UnsupportedPrecisionError(self.name, precision, self.precisions)
@@ -126,55 +133,94 @@ class Backend(abc.ABC):
 
     @property
     def precision(self) -> str:
-        """The number format that `load` will compute in."""
+        """Number format that `load` computes in."""
         return self._precision or self.default_precision()
 
     def precision_for(self, model: ModelFile) -> str:
-        """The number format that `load` will compute this model in: a quantized file may decide."""
+        """Return the number format that `load` computes this model in: a quantized file may decide it."""
         return self.precision
 
     @classmethod
     def default_precision(cls) -> str:
-        """What `precision=None` stands for: the first of `precisions`, unless that depends on the machine."""
+        """Return what `precision=None` means: the first of `precisions`, unless it depends on the machine."""
         return cls.precisions[0]
 
     @classmethod
     def priority_for(cls, model: ModelFile) -> int:
-        """Its rank for a model when `backend="auto"`; negative if it is not for it."""
-        return cls.priority if model.metadata.method == FP32 else -1
+        """Return the priority for a model under `backend="auto"`; negative if the backend must not be picked."""
+        return cls.priority if model.metadata.method in cls.methods else -1
 
     @classmethod
     @abc.abstractmethod
     def check(cls) -> None:
-        """Find out whether this backend can run here.
+        """Check that this backend can run here.
 
         Raises:
             BackendUnavailable: It cannot; with the reason and what to install.
         """
 
-    @abc.abstractmethod
-    def load(self, model: ModelFile, threads: int) -> Session:
-        """Load a model.
+    def recipe(self, model: ModelFile) -> Recipe:
+        """Say which file this backend runs for a model; by default the model file as it is.
 
         Args:
-            model: The file and what it says of itself.
+            model: The model that the user chose.
+
+        Raises:
+            BackendUnavailable: The backend cannot run the model here.
+            ModelError: The backend does not run files that are quantized like this one.
+        """
+        return Recipe(method=model.metadata.method)
+
+    def step_recipe(self, model: ModelFile, lookahead_frames: int) -> Recipe:
+        """Say which file this backend runs for streams of a model; by default the model file as it is.
+
+        Args:
+            model: The model that the user chose.
+            lookahead_frames: Frames that each U-Net looks ahead.
+
+        Raises:
+            BackendUnavailable: The backend has no streams, or not in this precision.
+            ModelError: The backend does not run files that are quantized like this one.
+        """
+        return Recipe(method=model.metadata.method)
+
+    @abc.abstractmethod
+    def load(self, model: ModelFile, threads: int) -> Session:
+        """Load a file.
+
+        Args:
+            model: The file that `recipe` asked for.
             threads: Number of CPU threads to compute with, 1 or more.
 
         Raises:
-            BackendUnavailable: The engine cannot run here, or fell back to another device than this backend's.
+            BackendUnavailable: The engine cannot run here, or fell back to a device that is not this backend's.
             ModelError: The engine cannot read the file.
         """
 
     def load_step(self, model: ModelFile, threads: int, lookahead: int = LOOKAHEAD_FRAMES) -> StepSession:
-        """Load what streams of a model run, see `load`. A backend need not have it.
+        """Load the step that streams of a model run. A backend need not support streams.
 
         Args:
-            model: See `load`.
+            model: The file that `step_recipe` asked for.
             threads: See `load`.
-            lookahead: Frames that each U-Net looks ahead.
+            lookahead: Frames that each U-Net looks ahead, for backends that take the model file as it is; the file
+                of a recipe with `lookahead_frames` is built for them.
 
         Raises:
-            BackendUnavailable: It has no streams, or none with that look-ahead, or see `load`.
+            BackendUnavailable: The backend has no streams, or none with that look-ahead; or see `load`.
             ModelError: The engine cannot read the file.
         """
         raise BackendUnavailable(self.name, "it does not run streams", "use backend 'ort' or 'openvino' for them")
+
+    def check_method(self, model: ModelFile) -> None:
+        """Check that this backend runs files that are quantized like this one.
+
+        Raises:
+            ModelError: It does not.
+        """
+        method = model.metadata.method
+        if method not in self.methods:
+            raise ModelError(
+                f"{str(model.path)!r} is quantized with method {method!r}, and backend {self.name!r} does not run "
+                "such files: choose the backend for that method, or 'auto'"
+            )

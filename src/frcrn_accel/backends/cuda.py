@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.backends.gpu import OutOfGpuMemory
 
-__all__ = ["CudaError", "DeviceBuffer", "Gpu", "Stream", "find_gpu", "use_gpu"]
+__all__ = ["CudaError", "DeviceBuffer", "Gpu", "Queue", "find_gpu", "use_gpu"]
 
 
 class CudaError(Exception):
@@ -55,7 +55,7 @@ def use_gpu(gpu: Gpu) -> None:
     _checked(*_runtime().cudaSetDevice(gpu.index))
 
 
-class Stream:
+class Queue:
     """A queue of work on the card in use.
 
     Attributes:

@@ -6,18 +6,19 @@ import abc
 import ctypes
 import logging
 import sys
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.backends.base import Session
 from frcrn_accel.errors import EngineError, ModelError
-from frcrn_accel.models import FP32, ModelFile
+from frcrn_accel.models import FP16, FP32, Form, ModelFile, Recipe
 
-__all__ = ["FP16", "GpuSession", "OutOfGpuMemory", "driver_problem", "gpu_graph", "gpu_name"]
+__all__ = ["GpuSession", "OutOfGpuMemory", "check_gpu_file", "driver_problem", "gpu_name", "gpu_recipe"]
 
 _NAME_BYTES = 256
-FP16 = "fp16"  # of `frcrn_accel.quantize.METHODS`
+_FORMS: Mapping[str, Form] = {"fp32": "plain", "fp16": "half"}
 
 log = logging.getLogger("frcrn_accel")
 
@@ -97,33 +98,35 @@ def _driver() -> ctypes.CDLL:
     return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
 
 
-def gpu_graph(model: ModelFile, precision: str) -> bytes:
-    """The network of a file as an ONNX model in the form for GPUs.
+def gpu_recipe(model: ModelFile, precision: str) -> Recipe:
+    """Return the recipe of a GPU engine: the network in the form for GPUs, in fp32 or fp16.
 
     Args:
-        model: An fp32 file, or one that was quantized to fp16 for the precision `"fp16"`.
+        model: An fp32 file, or one that was quantized to fp16.
         precision: `"fp32"` or `"fp16"`.
 
     Raises:
-        ModelError: The file is damaged, or was quantized otherwise.
+        ModelError: The file is quantized in another way.
     """
-    from frcrn_accel.export import read_weights
-    from frcrn_accel.export.frcrn import build_graph
-    from frcrn_accel.quantize.fp16 import build_fp16
-
-    metadata = model.metadata
-    if metadata.method == FP16 and precision == "fp16":
-        ModelFile.open(model.path)  # a file cut short is a ModelError here, not something from the engine
-        return model.path.read_bytes()
-    if metadata.method != FP32:
+    method = model.metadata.method
+    if method == FP16 and precision == "fp16":
+        return Recipe(method=FP16)
+    if method != FP32:
         raise ModelError(
-            f"{str(model.path)!r} was quantized with method {metadata.method!r} and cannot run in {precision!r} "
-            "here: leave the precision out, choose the backend for that method, or give the fp32 file"
+            f"{str(model.path)!r} is quantized with method {method!r} and cannot run in {precision!r} here: leave "
+            "the precision out, choose the backend for that method, or give the fp32 file"
         )
-    weights = read_weights(model.path)
-    if precision == "fp16":
-        graph = build_fp16(weights, metadata, frozenset())
-    else:
-        graph = build_graph(weights, metadata.name, metadata.library_version, metadata.to_properties(), "plain")
-    content: bytes = graph.SerializeToString()
-    return content
+    return Recipe(form=_FORMS[precision])
+
+
+def check_gpu_file(model: ModelFile, precision: str) -> None:
+    """Check that a file is the one of `gpu_recipe`.
+
+    Raises:
+        ModelError: It is damaged, or in another form.
+    """
+    metadata = ModelFile.open(model.path).metadata  # a truncated file fails here instead of inside the engine
+    if metadata.form != _FORMS[precision] and not (metadata.method == FP16 and precision == "fp16"):
+        raise ModelError(
+            f"{str(model.path)!r} is not in the form for {precision} on a GPU: load the file of `prepare.prepare`"
+        )

@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,22 +15,21 @@ from numpy.typing import NDArray
 
 from frcrn_accel.backends.base import Backend, Session, StepSession
 from frcrn_accel.backends.ort import OrtBackend
-from frcrn_accel.backends.variants import find_form, find_step, find_variant
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
-from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
-from frcrn_accel.models import FP32, ModelFile
+from frcrn_accel.models import FP32, OPENVINO_INT8, Form, ModelFile, Recipe
+from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
 
-__all__ = ["INT8_METHOD", "OpenVinoBackend"]
+__all__ = ["OpenVinoBackend"]
 
 DEVICE = "CPU"
-INT8_METHOD = "openvino-int8"  # of `frcrn_accel.quantize.METHODS`
+FORM: Form = "direct"  # for bf16 and for steps
 
 
 class OpenVinoBackend(Backend):
     """OpenVINO's CPU plug-in.
 
     - fp32 runs the model file as it is.
-    - bf16, the default where the CPU computes in it natively, runs another form of the network (`export.direct`) made
+    - bf16, the default where the CPU computes in it natively, runs another form of the network (`graph.direct`) made
       from the weights inside the file. The form that the file holds is not for it: for some numbers of frames
       OpenVINO 2026.4 never returns from it in bfloat16. It is also slower there.
     - int8 runs a file quantized for it (`quantize.openvino_int8`): that form with INT8 convolutions. What is not INT8
@@ -42,6 +40,7 @@ class OpenVinoBackend(Backend):
     description: ClassVar[str] = "OpenVINO on the CPU"
     priority: ClassVar[int] = 120
     precisions: ClassVar[tuple[str, ...]] = ("bf16", "fp32", "int8")
+    methods: ClassVar[frozenset[str]] = frozenset({FP32, OPENVINO_INT8})
     calibrates: ClassVar[bool] = True
 
     def __init__(self, precision: str | None = None, calibration: str | Path | None = None) -> None:
@@ -52,7 +51,7 @@ class OpenVinoBackend(Backend):
     @classmethod
     def priority_for(cls, model: ModelFile) -> int:
         """Before all others with bfloat16 or INT8; in fp32 it is no faster than ONNX Runtime."""
-        if model.metadata.method == INT8_METHOD:
+        if model.metadata.method == OPENVINO_INT8:
             return cls.priority
         if model.metadata.method != FP32:
             return -1
@@ -83,32 +82,50 @@ class OpenVinoBackend(Backend):
 
     def precision_for(self, model: ModelFile) -> str:
         """See `Backend.precision_for`."""
-        return "int8" if model.metadata.method == INT8_METHOD and self._precision is None else self.precision
+        return "int8" if model.metadata.method == OPENVINO_INT8 and self._precision is None else self.precision
+
+    def recipe(self, model: ModelFile) -> Recipe:
+        """See `Backend.recipe`."""
+        precision = self._checked_precision(model)
+        if precision == "int8":
+            return Recipe(method=OPENVINO_INT8, calibration=self.calibration)
+        return Recipe(form=FORM if precision == "bf16" else None)
+
+    def step_recipe(self, model: ModelFile, lookahead_frames: int) -> Recipe:
+        """See `Backend.step_recipe`."""
+        if self._checked_precision(model) == "int8":
+            raise BackendUnavailable(self.name, "its INT8 files have no streams", "use precision 'bf16' or 'fp32'")
+        return Recipe(form=FORM, lookahead_frames=lookahead_frames)
 
     def load(self, model: ModelFile, threads: int) -> Session:
         """See `Backend.load`."""
         self.check()
-        precision = self.precision_for(model)
-        _check_method(model, precision)
-        if precision == "bf16" and not _has_bf16():
-            raise BackendUnavailable(
-                self.name, "this CPU does not compute in bfloat16", "use precision 'fp32', the default here"
-            )
-        if precision == "int8":
-            model = find_variant(model, INT8_METHOD, self.calibration, self.name)
-        elif precision == "bf16":
-            model = find_form(model, "direct", self.name)
+        precision = self._checked_precision(model)
+        if precision == "bf16" and model.metadata.form != FORM:
+            raise ModelError(f"{str(model.path)!r} is not in the form for bf16: load the file of `prepare.prepare`")
+        if precision == "int8" and model.metadata.method != OPENVINO_INT8:
+            raise ModelError(f"{str(model.path)!r} is not quantized: load the file of `prepare.prepare`")
         return _OpenVinoSession(model, precision, threads)
 
     def load_step(self, model: ModelFile, threads: int, lookahead: int = LOOKAHEAD_FRAMES) -> StepSession:
         """See `Backend.load_step`."""
         self.check()
+        return _OpenVinoStep(model, self._checked_precision(model), threads)
+
+    def _checked_precision(self, model: ModelFile) -> str:
+        """Return the precision for a file, after checking that the file and this CPU have it."""
+        self.check_method(model)
         precision = self.precision_for(model)
-        _check_method(model, precision)
-        if precision == "int8":
-            raise BackendUnavailable(self.name, "its INT8 files have no streams", "use precision 'bf16' or 'fp32'")
-        open_step = partial(_OpenVinoStep, precision=precision, threads=threads)
-        return open_step(find_step(model, "direct", self.name, lookahead, open_step))
+        if model.metadata.method == OPENVINO_INT8 and precision != "int8":
+            raise ModelError(
+                f"{str(model.path)!r} is INT8 and cannot run in {precision!r}: leave the precision out, or give the "
+                "fp32 file that it was made from"
+            )
+        if precision == "bf16" and not _has_bf16():
+            raise BackendUnavailable(
+                self.name, "this CPU does not compute in bfloat16", "use precision 'fp32', the default here"
+            )
+        return precision
 
 
 class _Compiled:
@@ -233,21 +250,6 @@ def _signal_stack_kept() -> Iterator[None]:
         yield
     finally:
         libc.sigaltstack(ctypes.byref(before), None)
-
-
-def _check_method(model: ModelFile, precision: str) -> None:
-    """Whether a file can run in a precision."""
-    method = model.metadata.method
-    if method == INT8_METHOD and precision != "int8":
-        raise ModelError(
-            f"{str(model.path)!r} is INT8 and cannot run in {precision!r}: leave the precision out, or give the fp32 "
-            "file that it was made from"
-        )
-    if method not in (FP32, INT8_METHOD):
-        from frcrn_accel.quantize.methods import METHODS
-
-        engine = f"backend {METHODS[method].backend().name!r}" if method in METHODS else "another backend"
-        raise ModelError(f"{str(model.path)!r} is quantized by {method!r}, which is for {engine}, not for OpenVINO")
 
 
 def first_line(error: Exception) -> str:

@@ -1,23 +1,19 @@
-"""ONNX Runtime on the CPU: fp32, and INT8 in two ways."""
+"""ONNX Runtime on the CPU: fp32, and INT8 with dynamic or static ranges."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.backends.base import Backend, Session, StepSession
-from frcrn_accel.backends.variants import find_int8_step, find_step, find_variant, ready_variant
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
-from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
-from frcrn_accel.models import FP32, ModelFile
-
-if TYPE_CHECKING:
-    from frcrn_accel.export.frcrn import Form
+from frcrn_accel.models import DYNAMIC, FP16, FP32, STATIC, TENSORRT_INT8, Form, ModelFile, Recipe, ready_variant
+from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
 
 __all__ = [
     "STEP_FORM",
@@ -27,11 +23,10 @@ __all__ = [
     "cpu_session",
     "first_line",
     "make_session",
-    "open_step",
 ]
 
 
-STEP_FORM: Form = "step"  # of a few frames it is faster than that of the files, whose last axis is time
+STEP_FORM: Form = "step"  # for a few frames it is faster than the form of model files, whose last axis is time
 _PROVIDERS = ["CPUExecutionProvider"]
 # One MatMulInteger of uint8 (1, 64) and a constant int8 (64, 16) of 127: made by scripts/make_probe.py.
 _PROBE = Path(__file__).with_name("u8s8-probe.onnx")
@@ -43,6 +38,13 @@ class OrtBackend(Backend):
     name: ClassVar[str] = "ort"
     description: ClassVar[str] = "ONNX Runtime on the CPU, fp32"
     priority: ClassVar[int] = 100
+    # Files for GPU engines run too, if slowly: the quality gate compares them where there is no GPU.
+    methods: ClassVar[frozenset[str]] = frozenset({FP32, FP16, TENSORRT_INT8})
+
+    @classmethod
+    def priority_for(cls, model: ModelFile) -> int:
+        """See `Backend.priority_for`."""
+        return cls.priority if model.metadata.method == FP32 else -1
 
     @classmethod
     def check(cls) -> None:
@@ -59,36 +61,33 @@ class OrtBackend(Backend):
                 f"pip uninstall -y onnxruntime onnxruntime-gpu, then {install_hint('ort')}",
             )
 
+    def recipe(self, model: ModelFile) -> Recipe:
+        """See `Backend.recipe`."""
+        self.check_method(model)
+        return Recipe(method=model.metadata.method)
+
+    def step_recipe(self, model: ModelFile, lookahead_frames: int) -> Recipe:
+        """See `Backend.step_recipe`."""
+        self.check_method(model)
+        return Recipe(form=STEP_FORM, lookahead_frames=lookahead_frames)
+
     def load(self, model: ModelFile, threads: int) -> Session:
         """See `Backend.load`."""
         self.check()
-        return _OrtSession(self._file(model), threads)
+        return _OrtSession(model, threads)
 
     def load_step(self, model: ModelFile, threads: int, lookahead: int = LOOKAHEAD_FRAMES) -> StepSession:
         """See `Backend.load_step`."""
         self.check()
-        opener = partial(open_step, threads=threads)
-        return opener(find_step(self._file(model), STEP_FORM, self.name, lookahead, opener))
-
-    def _file(self, model: ModelFile) -> ModelFile:
-        """The file to run for a model."""
-        if model.metadata.method != FP32:
-            from frcrn_accel.quantize import METHODS
-
-            method = METHODS.get(model.metadata.method)
-            if method is None or method.backend is not OrtBackend:
-                raise ModelError(
-                    f"{str(model.path)!r} was quantized with method {model.metadata.method!r}: choose the backend "
-                    "for that, or 'auto'"
-                )
-        return model
+        return _OrtStep(model, threads)
 
 
 class _OrtInt8Backend(OrtBackend):
-    """Runs what one method of quantization makes of a model."""
+    """Run the variant that one method of quantization makes of a model."""
 
     method: ClassVar[str]
     precisions: ClassVar[tuple[str, ...]] = ("int8",)
+    computes_batches: ClassVar[bool] = False  # the graph is for one window: integer scales belong to a signal
 
     @classmethod
     def check(cls) -> None:
@@ -104,39 +103,40 @@ class _OrtInt8Backend(OrtBackend):
 
     @classmethod
     def priority_for(cls, model: ModelFile) -> int:
-        """Only for a model whose variant is there: `"auto"` makes none."""
+        """See `Backend.priority_for`. `"auto"` does not start to quantize: the variant must exist already."""
         if model.metadata.method == cls.method:
             return cls.priority
         if ready_variant(model, cls.method) is None:
             return -1
         return cls.priority if model.metadata.channels >= _INT8_LEAST_CHANNELS else OrtBackend.priority - 10
 
-    def load_step(self, model: ModelFile, threads: int, lookahead: int = LOOKAHEAD_FRAMES) -> StepSession:
-        """See `Backend.load_step`."""
-        self.check()
-        opener = partial(open_step, threads=threads)
-        return opener(find_int8_step(model, self.method, self.calibration, self.name, lookahead, opener))
+    def recipe(self, model: ModelFile) -> Recipe:
+        """See `Backend.recipe`."""
+        return Recipe(method=self.method, calibration=self.calibration)
 
-    def _file(self, model: ModelFile) -> ModelFile:
-        return find_variant(model, self.method, self.calibration, self.name)
+    def step_recipe(self, model: ModelFile, lookahead_frames: int) -> Recipe:
+        """See `Backend.step_recipe`."""
+        return Recipe(method=self.method, lookahead_frames=lookahead_frames, calibration=self.calibration)
 
 
 class OrtDynamicInt8Backend(_OrtInt8Backend):
-    """INT8 without calibration audio: quantized at the first use, kept in the cache."""
+    """INT8 without calibration audio: quantized on first use and cached."""
 
     name: ClassVar[str] = "ort-dynamic-int8"
-    description: ClassVar[str] = "ONNX Runtime on the CPU, INT8 with ranges looked for in the data"
+    description: ClassVar[str] = "ONNX Runtime on the CPU, INT8 with ranges computed at run time"
     priority: ClassVar[int] = 105
-    method: ClassVar[str] = "dynamic"
+    method: ClassVar[str] = DYNAMIC
+    methods: ClassVar[frozenset[str]] = frozenset({DYNAMIC})
 
 
 class OrtStaticInt8Backend(_OrtInt8Backend):
-    """INT8 with ranges from calibration audio: give a folder of it, or a file that was calibrated before."""
+    """INT8 with calibrated ranges: needs a folder of calibration audio, or a variant calibrated before."""
 
     name: ClassVar[str] = "ort-static-int8"
     description: ClassVar[str] = "ONNX Runtime on the CPU, INT8 with calibrated ranges"
     priority: ClassVar[int] = 110
-    method: ClassVar[str] = "static"
+    method: ClassVar[str] = STATIC
+    methods: ClassVar[frozenset[str]] = frozenset({STATIC})
     calibrates: ClassVar[bool] = True
 
 
@@ -182,11 +182,6 @@ class _OrtStep(StepSession):
 
     def close(self) -> None:
         self._session = None
-
-
-def open_step(model: ModelFile, threads: int) -> StepSession:
-    """Load the file of a step, see `Backend.load_step`."""
-    return _OrtStep(model, threads)
 
 
 def _open(model: ModelFile, threads: int, *, is_step: bool = False) -> tuple[Any, str]:

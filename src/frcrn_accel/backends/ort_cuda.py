@@ -16,10 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.backends.base import Backend, Session
-from frcrn_accel.backends.gpu import FP16, GpuSession, OutOfGpuMemory, driver_problem, gpu_graph, gpu_name
+from frcrn_accel.backends.gpu import (
+    GpuSession,
+    OutOfGpuMemory,
+    check_gpu_file,
+    driver_problem,
+    gpu_name,
+    gpu_recipe,
+)
 from frcrn_accel.backends.ort import first_line, make_session
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
-from frcrn_accel.models import FP32, ModelFile
+from frcrn_accel.models import FP16, FP32, ModelFile, Recipe
 
 __all__ = ["OrtCudaBackend", "provider_problem"]
 
@@ -33,7 +40,7 @@ _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "out_of_memory",
 class OrtCudaBackend(Backend):
     """ONNX Runtime's CUDA provider.
 
-    It runs the form of the network that is for GPUs (`export.plain`), made from the weights in the file. In fp16 the
+    It runs the form of the network that is for GPUs (`graph.plain`), made from the weights in the file. In fp16 the
     same audio gives the same bits; in fp32 cuDNN adds up in another order each time, which shows in the sixth digit.
 
     Args:
@@ -51,6 +58,7 @@ class OrtCudaBackend(Backend):
     description: ClassVar[str] = "ONNX Runtime on an NVIDIA GPU"
     priority: ClassVar[int] = 130
     precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32")
+    methods: ClassVar[frozenset[str]] = frozenset({FP32, FP16})
     fixed_windows: ClassVar[bool] = True
     batch_size: int = 4
 
@@ -68,11 +76,6 @@ class OrtCudaBackend(Backend):
             raise ValueError(f"gpu_memory_limit_mb must be at least 1, got {gpu_memory_limit_mb}")
         self.device_index = device_index
         self.gpu_memory_limit_mb = gpu_memory_limit_mb
-
-    @classmethod
-    def priority_for(cls, model: ModelFile) -> int:
-        """See `Backend.priority_for`."""
-        return cls.priority if model.metadata.method in (FP32, FP16) else -1
 
     @classmethod
     def check(cls) -> None:
@@ -104,6 +107,10 @@ class OrtCudaBackend(Backend):
         """See `Backend.precision_for`."""
         return "fp16" if model.metadata.method == FP16 and self._precision is None else self.precision
 
+    def recipe(self, model: ModelFile) -> Recipe:
+        """See `Backend.recipe`."""
+        return gpu_recipe(model, self.precision_for(model))
+
     def load(self, model: ModelFile, threads: int) -> Session:
         """See `Backend.load`."""
         self.check()
@@ -111,6 +118,7 @@ class OrtCudaBackend(Backend):
         if problem is not None:
             raise BackendUnavailable(self.name, problem, "choose another device_index")
         precision = self.precision_for(model)
+        check_gpu_file(model, precision)
         return _CudaSession(model, precision, threads, self.provider_options(precision))
 
     def provider_options(self, precision: str) -> dict[str, str]:
@@ -132,12 +140,11 @@ class OrtCudaBackend(Backend):
 class _CudaSession(GpuSession):
     def __init__(self, model: ModelFile, precision: str, threads: int, options: dict[str, str]) -> None:
         _preload()
-        content = gpu_graph(model, precision)
         # A few operators on shapes belong on the CPU.
         providers: list[str | tuple[str, dict[str, str]]] = [(_PROVIDER, options), "CPUExecutionProvider"]
         try:
             with _quiet():
-                self._session = make_session(content, threads, providers)
+                self._session = make_session(str(model.path), threads, providers)
         except Exception as error:  # onnxruntime raises a dozen unrelated classes
             raise ModelError(f"ONNX Runtime cannot load {str(model.path)!r}: {first_line(error)}") from error
         active = self._session.get_providers()

@@ -1,8 +1,14 @@
-"""Finding backends: entry points of one group, the built-in ones included."""
+"""Find backends: entry points of one group, the built-in ones included.
+
+A plug-in is foreign code. Whatever it raises while it is imported, checked or asked for its priority, an attempt to
+exit included, makes that plug-in unusable and nothing else.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -16,6 +22,7 @@ __all__ = ["ENTRY_POINT_GROUP", "BackendStatus", "backend_statuses", "resolve_ba
 
 ENTRY_POINT_GROUP = "frcrn_accel.backends"
 AUTO = "auto"
+_BUILT_IN = "frcrn_accel."
 
 log = logging.getLogger("frcrn_accel")
 
@@ -50,18 +57,7 @@ def backend_statuses(model: ModelFile | None = None) -> list[BackendStatus]:
     Args:
         model: The model that it would take it for; None for any fp32 model.
     """
-    statuses = []
-    for name in _entry_points():
-        try:
-            backend = _load_class(name)
-            problem = _problem_of(backend)
-            priority = backend.priority
-            if model is not None and problem is None:
-                priority = backend.priority_for(model)
-            status = BackendStatus(name, backend.description, priority, backend.precisions, problem)
-        except BackendUnavailable as error:
-            status = BackendStatus(name, "", -1, (), error)
-        statuses.append(status)
+    statuses = [_status_of(name, model) for name in _entry_points()]
     return sorted(statuses, key=lambda status: (not status.usable, -status.priority, status.name))
 
 
@@ -102,7 +98,8 @@ def resolve_backend(
             f"the backend given has precision {backend.precision!r}, not {precision!r}: "
             f"make it with {type(backend).__name__}(precision={precision!r})"
         )
-    backend.check()
+    with _plugin_errors(backend.name, type(backend).__qualname__):
+        backend.check()
     return backend
 
 
@@ -129,12 +126,37 @@ def _choose(precision: str | None, model: ModelFile | None) -> type[Backend]:
 
 
 def _entry_points() -> dict[str, EntryPoint]:
+    """Return the entry points by name; a built-in backend comes before a plug-in of the same name."""
     found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        if point.name in found and point.value != found[point.name].value:
-            log.warning("two backends are named %r: %s is used", point.name, found[point.name].value)
-        found.setdefault(point.name, point)
+    points = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: not _is_built_in(point))
+    for point in points:
+        used = found.setdefault(point.name, point)
+        if point.value != used.value:
+            log.warning("two backends are named %r: using %s, ignoring %s", point.name, used.value, point.value)
     return found
+
+
+def _is_built_in(point: EntryPoint) -> bool:
+    return point.value.startswith(_BUILT_IN)
+
+
+def _status_of(name: str, model: ModelFile | None) -> BackendStatus:
+    try:
+        backend = _load_class(name)
+    except BackendUnavailable as error:
+        return BackendStatus(name, "", -1, (), error)
+    description, priority = "", -1
+    precisions: tuple[str, ...] = ()
+    try:
+        with _plugin_errors(name, f"{backend.__module__}:{backend.__name__}"):
+            description, precisions = str(backend.description), tuple(backend.precisions)
+            priority = int(backend.priority)
+            backend.check()
+            if model is not None:
+                priority = int(backend.priority_for(model))
+    except BackendUnavailable as error:
+        return BackendStatus(name, description, priority, precisions, error)
+    return BackendStatus(name, description, priority, precisions, None)
 
 
 def _load_class(name: str) -> type[Backend]:
@@ -142,25 +164,29 @@ def _load_class(name: str) -> type[Backend]:
     if point is None:
         names = ", ".join(sorted(_entry_points()))
         raise UnknownBackendError(f"unknown backend {name!r}: installed are {names}, or 'auto'")
-    try:
+    with _plugin_errors(name, point.value):
         loaded = point.load()
-    except Exception as error:  # a plug-in may fail in any way; that must not take the others down
-        log.warning("backend %r (%s) cannot be loaded: %s", name, point.value, error)
-        raise BackendUnavailable(
-            name, f"its plug-in {point.value} cannot be loaded ({error!r})", "repair or uninstall the plug-in"
-        ) from error
     if not (isinstance(loaded, type) and issubclass(loaded, Backend)):
         raise BackendUnavailable(
-            name,
-            f"its entry point {point.value} is no subclass of Backend",
-            "repair or uninstall the plug-in",
+            name, f"its entry point {point.value} is not a subclass of Backend", "repair or uninstall the plug-in"
         )
     return loaded
 
 
-def _problem_of(backend: type[Backend]) -> BackendUnavailable | None:
+@contextmanager
+def _plugin_errors(name: str, value: str) -> Iterator[None]:
+    """Turn whatever a backend's own code raises, or an attempt to exit, into `BackendUnavailable` with a warning.
+
+    Args:
+        name: Name of the backend.
+        value: Where its class is.
+    """
     try:
-        backend.check()
-    except BackendUnavailable as error:
-        return error
-    return None
+        yield
+    except (BackendUnavailable, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        log.warning("backend %r (%s) is left out: %r", name, value, error)
+        raise BackendUnavailable(
+            name, f"its plug-in {value} failed ({error!r})", "repair or uninstall the plug-in"
+        ) from error

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.backends.base import Backend, Session
-from frcrn_accel.backends.gpu import FP16, GpuSession, OutOfGpuMemory, driver_problem
+from frcrn_accel.backends.gpu import GpuSession, OutOfGpuMemory, driver_problem, gpu_recipe
 from frcrn_accel.backends.tensorrt_plan import (
     DATA_CENTRE,
-    INT8_METHOD,
     PLAN_SUFFIX,
     RTX,
     BuildLog,
@@ -27,9 +26,8 @@ from frcrn_accel.backends.tensorrt_plan import (
     make_logger,
     plan_target,
 )
-from frcrn_accel.backends.variants import find_variant
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
-from frcrn_accel.models import FP32, ModelFile, cached_file
+from frcrn_accel.models import FP16, FP32, TENSORRT_INT8, ModelFile, Recipe, cached_file
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TensorRtBackend", "TensorRtRtxBackend", "load_plan"]
 
-_METHOD_PRECISIONS: Mapping[str, str] = {FP16: "fp16", INT8_METHOD: "int8"}
+_METHOD_PRECISIONS: Mapping[str, str] = {FP16: "fp16", TENSORRT_INT8: "int8"}
 
 
 class TensorRtBackend(Backend):
@@ -63,7 +61,9 @@ class TensorRtBackend(Backend):
     description: ClassVar[str] = "TensorRT on an NVIDIA GPU"
     priority: ClassVar[int] = 140
     precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "int8")
+    methods: ClassVar[frozenset[str]] = frozenset({FP32, FP16, TENSORRT_INT8})
     calibrates: ClassVar[bool] = True
+    uses_threads: ClassVar[bool] = False
     fixed_windows: ClassVar[bool] = True
     package: ClassVar[str] = DATA_CENTRE
 
@@ -89,11 +89,6 @@ class TensorRtBackend(Backend):
         self.window_s = window_s
         self.batch_size = max_batch
         self.plan = None if plan is None else Path(plan)
-
-    @classmethod
-    def priority_for(cls, model: ModelFile) -> int:
-        """See `Backend.priority_for`."""
-        return cls.priority if model.metadata.method in (FP32, *_METHOD_PRECISIONS) else -1
 
     @classmethod
     def check(cls) -> None:
@@ -126,12 +121,17 @@ class TensorRtBackend(Backend):
         """See `Backend.precision_for`."""
         return self._precision or _METHOD_PRECISIONS.get(model.metadata.method) or self.precision
 
+    def recipe(self, model: ModelFile) -> Recipe:
+        """See `Backend.recipe`."""
+        precision = self.precision_for(model)
+        if precision != "int8":
+            return gpu_recipe(model, precision)
+        return Recipe(method=TENSORRT_INT8, calibration=self.calibration)
+
     def load(self, model: ModelFile, threads: int) -> Session:
         """See `Backend.load`."""
         gpu = self._usable_gpu(self.device_index)
-        ModelFile.open(model.path)  # a damaged file is the first thing to tell
-        if self.precision_for(model) == "int8":
-            model = find_variant(model, INT8_METHOD, self.calibration, self.name)
+        ModelFile.open(model.path)  # report a damaged file first
         target = self._target(model, (gpu.compute_capability,), gpu.name)
         return _TensorRtSession(load_plan(model, target, self.plan), gpu)
 
@@ -139,7 +139,7 @@ class TensorRtBackend(Backend):
         """Build a plan ahead of time, to be given as `plan`.
 
         Args:
-            model: A model file that can run in the precision.
+            model: The file that `recipe` asks for.
             compute_capabilities: Architectures of the cards to build for, e.g. `["8.9"]`: they need not be in this
                 machine. None for the card that is.
 
@@ -187,7 +187,7 @@ class TensorRtBackend(Backend):
             self.package,
             self.precision_for(model),
             compute_capabilities,
-            window_samples=round(self.window_s * model.metadata.sample_rate_hz / hop) * hop,
+            longest_window_samples=round(self.window_s * model.metadata.sample_rate_hz / hop) * hop,
             max_batch=self.batch_size,
             gpu=gpu_name,
         )
@@ -235,7 +235,7 @@ class _TensorRtSession(GpuSession):
     """
 
     def __init__(self, plan: Plan, gpu: Gpu) -> None:
-        from frcrn_accel.backends.cuda import DeviceBuffer, Stream, use_gpu
+        from frcrn_accel.backends.cuda import DeviceBuffer, Queue, use_gpu
 
         use_gpu(gpu)
         self._gpu = gpu
@@ -258,7 +258,7 @@ class _TensorRtSession(GpuSession):
             raise EngineError(f"TensorRT gives no execution context: {self._told()}")
         self._context: trt.IExecutionContext | None = context
         self._input, self._output = (engine.get_tensor_name(i) for i in range(2))
-        self._stream = Stream()
+        self._queue = Queue()
         self._audio, self._denoised, self._workspace = DeviceBuffer(), DeviceBuffer(), DeviceBuffer()
         self._profile = 0
         self.device = f"{gpu.name}, {plan.target.package} {plan.target.package_version}, {plan.target.precision}"
@@ -267,9 +267,10 @@ class _TensorRtSession(GpuSession):
         from frcrn_accel.backends.cuda import CudaError
 
         most = self._target.max_batch
-        if audio.shape[1] > self._target.window_samples:
+        if audio.shape[1] > self._target.longest_window_samples:
             raise EngineError(
-                f"the plan takes windows of at most {self._target.window_samples} samples, got {audio.shape[1]}: "
+                f"the plan takes windows of at most {self._target.longest_window_samples} samples, got "
+                f"{audio.shape[1]}: "
                 "give window_s= to the backend, the same as to the Windowing"
             )
         parts = [np.ascontiguousarray(audio[first : first + most]) for first in range(0, len(audio), most)]
@@ -291,10 +292,10 @@ class _TensorRtSession(GpuSession):
             raise EngineError("this session is closed")
         use_gpu(self._gpu)
         self._log.errors.clear()
-        profile = 0 if audio.shape[1] == self._target.window_samples else 1
+        profile = 0 if audio.shape[1] == self._target.longest_window_samples else 1
         self._audio.reserve(audio.nbytes)
         self._denoised.reserve(audio.nbytes)
-        done = profile == self._profile or context.set_optimization_profile_async(profile, self._stream.handle)
+        done = profile == self._profile or context.set_optimization_profile_async(profile, self._queue.handle)
         if done:
             self._profile = profile
         done = done and context.set_input_shape(self._input, audio.shape)
@@ -304,8 +305,8 @@ class _TensorRtSession(GpuSession):
             context.set_tensor_address(self._input, self._audio.address)
             context.set_tensor_address(self._output, self._denoised.address)
             self._audio.upload(audio)
-            done = context.execute_async_v3(self._stream.handle)
-        self._stream.wait()
+            done = context.execute_async_v3(self._queue.handle)
+        self._queue.wait()
         if not done:
             told = self._told()
             if "memory" in told.lower():
@@ -322,7 +323,7 @@ class _TensorRtSession(GpuSession):
             use_gpu(self._gpu)
             self._context = None  # before the engine
             self._engine = None
-            freed: tuple[Any, ...] = (self._audio, self._denoised, self._workspace, self._stream)
+            freed: tuple[Any, ...] = (self._audio, self._denoised, self._workspace, self._queue)
             for held in freed:
                 held.close()
 

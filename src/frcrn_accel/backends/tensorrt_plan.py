@@ -22,15 +22,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from frcrn_accel.backends.gpu import gpu_graph
+from frcrn_accel.backends.gpu import check_gpu_file
+from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError
-from frcrn_accel.models import ModelFile, ModelMetadata, sha256_of
+from frcrn_accel.models import TENSORRT_INT8, ModelFile, ModelMetadata
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
 __all__ = [
-    "INT8_METHOD",
     "PLAN_SUFFIX",
     "BuildLog",
     "Plan",
@@ -41,7 +41,6 @@ __all__ = [
     "plan_target",
 ]
 
-INT8_METHOD = "tensorrt-int8"  # of `frcrn_accel.quantize.METHODS`
 PLAN_SUFFIX = ".plan"
 DATA_CENTRE, RTX = "tensorrt", "tensorrt_rtx"  # modules
 _MAGIC = "frcrn-accel plan"
@@ -62,7 +61,7 @@ class Target:
         gpu: Name of the card; "" for every card of a compute capability.
         compute_capabilities: Architectures, e.g. `("8.9",)`.
         precision: `"fp32"`, `"fp16"` or `"int8"`.
-        window_samples: Length of the windows of the first profile, the longest that it takes.
+        longest_window_samples: Length of the windows of the first profile, the longest that it takes.
         max_batch: Most windows at a time.
     """
 
@@ -72,7 +71,7 @@ class Target:
     gpu: str
     compute_capabilities: tuple[str, ...]
     precision: str
-    window_samples: int
+    longest_window_samples: int
     max_batch: int
 
     def to_key(self) -> dict[str, str]:
@@ -126,6 +125,8 @@ class Plan:
                 content = file.read()
             if not isinstance(header, dict) or header.pop("format", None) != _MAGIC or not content:
                 raise ValueError("no header")
+            if "window_samples" in header:  # version 0.1.0
+                header["longest_window_samples"] = header.pop("window_samples")
             header["compute_capabilities"] = tuple(header["compute_capabilities"])
             return cls(Target(**header), content)
         except OSError as error:
@@ -171,7 +172,7 @@ def plan_target(
     precision: str,
     compute_capabilities: Sequence[str],
     *,
-    window_samples: int,
+    longest_window_samples: int,
     max_batch: int,
     gpu: str = "",
 ) -> Target:
@@ -183,7 +184,7 @@ def plan_target(
         gpu=gpu,
         compute_capabilities=tuple(compute_capabilities),
         precision=precision,
-        window_samples=window_samples,
+        longest_window_samples=longest_window_samples,
         max_batch=max_batch,
     )
 
@@ -194,7 +195,7 @@ def build_plan(
     """Build.
 
     Args:
-        model: An fp32 model for the precisions fp32 and fp16, or one that was quantized for the precision.
+        model: The file that `TensorRtBackend.recipe` asks for.
         target: What for.
         build_log: Gets what TensorRT says.
         detailed: Let it say everything.
@@ -205,7 +206,8 @@ def build_plan(
         EngineError: Building failed.
     """
     build_log = build_log or BuildLog()
-    content = _folded(_graph(model, target.precision))
+    _check_file(model, target.precision)
+    content = _folded(model.path.read_bytes())
     log.info("building a TensorRT plan of %s (%s): this can take minutes", model.metadata.name, target.precision)
     return Plan(target, _build(content, model, target, build_log, detailed=detailed))
 
@@ -232,24 +234,20 @@ def make_logger(package: ModuleType, build_log: BuildLog, *, detailed: bool = Fa
     return Logger()
 
 
-def _graph(model: ModelFile, precision: str) -> bytes:
-    """The ONNX model to build from."""
-    method = model.metadata.method
-    if precision == "int8":
-        if method != INT8_METHOD:
-            raise ModelError(
-                f"{str(model.path)!r} ({method}) is not quantized for TensorRT: run 'frcrn-accel quantize FP32.onnx "
-                f"OUT.onnx --method {INT8_METHOD} --calibration DIR' and give OUT.onnx"
-            )
-        ModelFile.open(model.path)  # a file cut short is a ModelError of its own
-        return model.path.read_bytes()
-    return gpu_graph(model, precision)
+def _check_file(model: ModelFile, precision: str) -> None:
+    if precision != "int8":
+        check_gpu_file(model, precision)
+    elif ModelFile.open(model.path).metadata.method != TENSORRT_INT8:
+        raise ModelError(
+            f"{str(model.path)!r} ({model.metadata.method}) is not quantized for TensorRT: run 'frcrn-accel quantize "
+            f"FP32.onnx OUT.onnx --method {TENSORRT_INT8} --calibration DIR' and give OUT.onnx"
+        )
 
 
 def _folded(content: bytes) -> bytes:
     import onnx
 
-    from frcrn_accel.export.fold import fold_constants
+    from frcrn_accel.graph.fold import fold_constants
 
     folded: bytes = fold_constants(onnx.load_from_string(content)).SerializeToString()
     return folded
@@ -299,11 +297,11 @@ def _build(content: bytes, model: ModelFile, target: Target, build_log: BuildLog
 
 def _profiles(target: Target, metadata: ModelMetadata) -> list[tuple[list[int], list[int], list[int]]]:
     """Shapes `(batch, samples)`, least, best and most."""
-    most = [target.max_batch, target.window_samples]
-    half = target.window_samples // 2 // metadata.hop_samples * metadata.hop_samples
+    most = [target.max_batch, target.longest_window_samples]
+    half = target.longest_window_samples // 2 // metadata.hop_samples * metadata.hop_samples
     return [
-        ([1, target.window_samples], most, most),
-        ([1, metadata.window_samples], [_TYPICAL_BATCH, half], most),
+        ([1, target.longest_window_samples], most, most),
+        ([1, metadata.frame_samples], [_TYPICAL_BATCH, half], most),
     ]
 
 

@@ -1,4 +1,4 @@
-"""PyTorch, fp32: the reference that every other engine is held against."""
+"""PyTorch, fp32: the reference that every other engine is compared with."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 
 from frcrn_accel.backends.base import Backend, Session
 from frcrn_accel.errors import BackendUnavailable, EngineError, install_hint
-from frcrn_accel.models import ModelFile
+from frcrn_accel.models import ModelFile, Recipe, read_weights
 
 if TYPE_CHECKING:
-    from frcrn_accel.model.network import FRCRN
+    from frcrn_accel.network.module import FRCRN
 
 __all__ = ["TorchBackend"]
 
 
 class TorchBackend(Backend):
-    """PyTorch on the CPU, fp32, from the weights inside the model file."""
+    """PyTorch on the CPU, fp32, with the weights in the model file."""
 
     name: ClassVar[str] = "torch"
     description: ClassVar[str] = "PyTorch on the CPU, fp32: the reference"
@@ -33,11 +33,15 @@ class TorchBackend(Backend):
         except ImportError as error:
             raise BackendUnavailable(cls.name, str(error), install_hint("export")) from error
 
+    def recipe(self, model: ModelFile) -> Recipe:
+        """See `Backend.recipe`."""
+        self.check_method(model)
+        return Recipe()
+
     def load(self, model: ModelFile, threads: int) -> Session:
         """See `Backend.load`."""
         self.check()
-        from frcrn_accel.export import read_weights
-        from frcrn_accel.model.network import build_network
+        from frcrn_accel.network.module import build_network
 
         return _TorchSession(build_network(read_weights(model.path)), threads)
 
@@ -51,7 +55,7 @@ class _TorchSession(Session):
     def run(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
         import torch
 
-        # The thread count belongs to the calling thread in PyTorch: give the caller's own setting back.
+        # PyTorch's thread count belongs to the calling thread: restore the caller's setting afterwards.
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:

@@ -1,6 +1,6 @@
 """Speed, memory and sound of every way to run a model on this machine."""
 
-from frcrn_accel.bench.quality import Change, Quality
+from frcrn_accel.bench.configurations import BenchModel, LeftOut, Variant, model_to_measure, released_size_model
 from frcrn_accel.bench.ratios import LEAST_ROUNDS, Ratio, times_faster
 from frcrn_accel.bench.report import (
     SCHEMA_PATH,
@@ -10,9 +10,9 @@ from frcrn_accel.bench.report import (
     run_speed,
     run_throughput,
 )
+from frcrn_accel.bench.sound import Change, Quality
 from frcrn_accel.bench.speed import Group, Row
 from frcrn_accel.bench.throughput import Setting, SettingRow, Throughput
-from frcrn_accel.bench.variants import BenchModel, LeftOut, Variant, model_to_measure, released_size_model
 
 __all__ = [
     "LEAST_ROUNDS",

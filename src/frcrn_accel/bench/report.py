@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from frcrn_accel._version import __version__
+from frcrn_accel.bench.configurations import BenchModel, LeftOut, Variant, find_variants
 from frcrn_accel.bench.ratios import LEAST_ROUNDS, Ratio
 from frcrn_accel.bench.speed import Group, Row, loadable, measure_group
 from frcrn_accel.bench.throughput import Throughput, measure_throughput, settings_for
-from frcrn_accel.bench.variants import BenchModel, LeftOut, Progress, Variant, find_variants
 from frcrn_accel.cpu import available_cpus
+from frcrn_accel.doctor.examine import installed_packages
 from frcrn_accel.doctor.machine import examine_cpu, examine_gpu
 from frcrn_accel.doctor.privacy import without_names
-from frcrn_accel.doctor.report import installed_packages
 from frcrn_accel.errors import BenchError
-from frcrn_accel.evaluate.clips import Clip
+from frcrn_accel.progress import Progress, no_progress
+from frcrn_accel.quality.clips import Clip
 
 __all__ = [
     "SCHEMA_PATH",
@@ -151,7 +152,7 @@ def run_speed(
     threads: Sequence[int] = (),
     rounds: int = 15,
     quality: Sequence[Clip] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> BenchReport:
     """Measure models in every variant that can run here.
 
@@ -212,7 +213,7 @@ def run_throughput(
     variants: Sequence[str] | None = None,
     file_s: float = 60.0,
     rounds: int = 6,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> BenchReport:
     """Find out how to get many files through: windows at a time x threads x workers.
 

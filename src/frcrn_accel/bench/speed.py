@@ -11,13 +11,14 @@ from statistics import median
 
 import numpy as np
 
-from frcrn_accel.bench.process import Loaded, Process, Run
-from frcrn_accel.bench.quality import Outputs, Quality, compare_quality
+from frcrn_accel.bench.configurations import LeftOut, Variant
 from frcrn_accel.bench.ratios import Ratio, spread_percent, times_faster
-from frcrn_accel.bench.variants import LeftOut, Progress, Variant
+from frcrn_accel.bench.sound import Outputs, Quality, compare_quality
 from frcrn_accel.cpu import busy_cpu_s
 from frcrn_accel.errors import BenchError
-from frcrn_accel.evaluate.clips import Clip
+from frcrn_accel.processes.process import Loaded, Process, Run
+from frcrn_accel.progress import Progress, no_progress
+from frcrn_accel.quality.clips import Clip
 
 __all__ = ["Group", "Row", "loadable", "measure_group", "reference_of"]
 
@@ -120,7 +121,7 @@ class Group:
 
 
 def loadable(
-    variants: Sequence[Variant], threads: int, progress: Progress | None = None
+    variants: Sequence[Variant], threads: int, progress: Progress = no_progress
 ) -> tuple[list[Variant], list[LeftOut]]:
     """Load each variant once before it counts: what a backend makes of a model at its first use is cached then.
 
@@ -138,8 +139,7 @@ def loadable(
     able: list[Variant] = []
     left_out: list[LeftOut] = []
     for count, variant in enumerate(variants):
-        if progress is not None:
-            progress(f"{variant.file.metadata.name}: trying out", count + 1, len(variants))
+        progress(f"{variant.file.metadata.name}: trying out", count + 1, len(variants))
         try:
             Process(variant.name, _options(variant, threads)).close()
             able.append(variant)
@@ -158,7 +158,7 @@ def measure_group(
     rounds: int,
     random_weights: bool = False,
     quality: Sequence[Clip] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Group:
     """Measure variants of one model.
 
@@ -178,13 +178,12 @@ def measure_group(
     Raises:
         BenchError: One cannot be loaded, or failed.
     """
-    show = progress or _show_nobody
     metadata = variants[0].file.metadata
     title = f"{metadata.name}, {length_s:g} s, {threads} thread(s)"
     with ExitStack() as stack:
         running: dict[Variant, Process] = {}
         for variant in variants:
-            show(f"{title}: loading", len(running) + 1, len(variants))
+            progress(f"{title}: loading", len(running) + 1, len(variants))
             running[variant] = stack.enter_context(Process(variant.name, _options(variant, threads)))
         first = {variant: _turn(process, length_s) for variant, process in running.items()}
         turns: dict[Variant, list[Run]] = {variant: [] for variant in running}
@@ -194,17 +193,17 @@ def measure_group(
         for number in range(rounds):
             for variant, process in running.items():
                 turns[variant].append(_turn(process, length_s))
-            show(f"{title}: rounds", number + 1, rounds)
+            progress(f"{title}: rounds", number + 1, rounds)
         other_cpus = others.cpus(chain.from_iterable(turns.values()))
         rows = {
             variant: _row(variant, process.loaded, first[variant], turns[variant], process.peak_memory_bytes())
             for variant, process in running.items()
         }
-        outputs = {} if quality is None else _outputs(running, quality, show, title)
+        outputs = {} if quality is None else _outputs(running, quality, progress, title)
     reference = reference_of(variants)
     if quality is not None and reference is not None:  # all engines are gone now
         scored = compare_quality(
-            outputs, reference, quality, lambda done, total: show(f"{title}: scoring", done, total)
+            outputs, reference, quality, lambda done, total: progress(f"{title}: scoring", done, total)
         )
         rows = {variant: replace(row, quality=scored[variant.name]) for variant, row in rows.items()}
     return Group(
@@ -277,16 +276,12 @@ def _row(variant: Variant, loaded: Loaded, first: Run, turns: Sequence[Run], pea
 
 
 def _outputs(
-    running: Mapping[Variant, Process], clips: Sequence[Clip], show: Progress, title: str
+    running: Mapping[Variant, Process], clips: Sequence[Clip], progress: Progress, title: str
 ) -> Mapping[str, Outputs]:
     """What each makes of the audio."""
     outputs: dict[str, Outputs] = {}
     for count, (variant, process) in enumerate(running.items()):
-        show(f"{title}: denoising", count, len(running))
+        progress(f"{title}: denoising", count, len(running))
         outputs[variant.name] = [process.denoise(clip.noisy) for clip in clips]
-    show(f"{title}: denoising", len(running), len(running))
+    progress(f"{title}: denoising", len(running), len(running))
     return outputs
-
-
-def _show_nobody(what: str, done: int, total: int) -> None:
-    """Without progress."""

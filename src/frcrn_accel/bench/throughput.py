@@ -8,10 +8,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
-from frcrn_accel.bench.process import Process
+from frcrn_accel.bench.configurations import Variant
 from frcrn_accel.bench.ratios import Ratio, times_faster
-from frcrn_accel.bench.variants import Progress, Variant
 from frcrn_accel.errors import BenchError
+from frcrn_accel.processes.process import Process
+from frcrn_accel.progress import Progress, no_progress
 
 __all__ = ["BATCHES", "Setting", "SettingRow", "Throughput", "measure_throughput", "settings_for"]
 
@@ -98,7 +99,7 @@ def measure_throughput(
     *,
     file_s: float,
     rounds: int,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Throughput:
     """Measure settings, in turns.
 
@@ -123,14 +124,12 @@ def measure_throughput(
     memory: dict[Setting, int | None] = dict.fromkeys(settings, 0)
     for number in range(rounds):
         for place, setting in enumerate(settings):
-            if progress is not None:
-                progress(what, number * len(settings) + place, rounds * len(settings))
+            progress(what, number * len(settings) + place, rounds * len(settings))
             time_s, peak_bytes = _turn(variant, setting, file_s)
             times_s[setting].append(time_s)
             most = memory[setting]
             memory[setting] = None if peak_bytes is None or most is None else max(peak_bytes, most)
-    if progress is not None:
-        progress(what, rounds * len(settings), rounds * len(settings))
+    progress(what, rounds * len(settings), rounds * len(settings))
     rows = tuple(SettingRow(setting, tuple(times_s[setting]), memory[setting]) for setting in settings)
     return Throughput(model, variant.name, file_s, rows)
 

@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from frcrn_accel.cli.options import GateAudio
+from frcrn_accel.cli.output import report_file
 from frcrn_accel.cli.progress import progress_bar
-from frcrn_accel.cli.report import report_file
 from frcrn_accel.models import DEFAULT_MODEL
 
 __all__ = ["bench"]
@@ -146,8 +146,8 @@ def _check_options(
 
 
 def _clips(pairs: Path | None) -> list[Any]:
-    from frcrn_accel.evaluate.clips import read_clips
-    from frcrn_accel.evaluate.metrics import SAMPLE_RATE_HZ
+    from frcrn_accel.quality.clips import read_clips
+    from frcrn_accel.quality.metrics import SAMPLE_RATE_HZ
     from frcrn_accel.quantize import GATE_AUDIO
 
     return read_clips(pairs or GATE_AUDIO, SAMPLE_RATE_HZ)

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from frcrn_accel.cli.options import AttenuationLimit, BackendName, BatchSize, Calibration, Model, Precision
-from frcrn_accel.cli.report import report_file
+from frcrn_accel.cli.output import report_file
 from frcrn_accel.models import DEFAULT_MODEL
-from frcrn_accel.signals import handled
+from frcrn_accel.posix_signals import handled
 
 if TYPE_CHECKING:
     from frcrn_accel.corpus import CorpusReport

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from frcrn_accel.cli.options import BackendName, Model, Precision
+from frcrn_accel.cli.output import report_file
 from frcrn_accel.cli.progress import progress_bar
-from frcrn_accel.cli.report import report_file
 from frcrn_accel.models import DEFAULT_MODEL
 
 __all__ = ["evaluate"]
@@ -47,9 +47,9 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace R.json if it exists.")] = False,
 ) -> None:
     """Score a model: PESQ-WB, STOI, SI-SDR with clean speech, DNSMOS without; means with 95 % intervals."""
-    from frcrn_accel.evaluate.clips import read_clips
-    from frcrn_accel.evaluate.evaluation import evaluate_clips
-    from frcrn_accel.evaluate.metrics import SAMPLE_RATE_HZ
+    from frcrn_accel.evaluate import evaluate_clips
+    from frcrn_accel.quality.clips import read_clips
+    from frcrn_accel.quality.metrics import SAMPLE_RATE_HZ
 
     clips = read_clips(noisy, SAMPLE_RATE_HZ, clean)
     console = Console(stderr=True, highlight=False)

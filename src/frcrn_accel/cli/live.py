@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from frcrn_accel.adapters.background import HEADROOM_S
-from frcrn_accel.adapters.live import Feed, LiveStatus, Sink, aligned, denoise_live, first_samples
+from frcrn_accel.adapters.feed import Feed, LiveStatus, Sink, aligned, denoise_live, first_samples
 from frcrn_accel.adapters.playout import Playout
 from frcrn_accel.adapters.sound_card import Device, find_device, list_devices, sound_card
 from frcrn_accel.cli.options import AttenuationLimit, BackendName, Model, Precision, Threads
@@ -26,7 +26,7 @@ from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.errors import SoundCardError
 from frcrn_accel.files import AudioFile, AudioWriter, create_audio
 from frcrn_accel.models import LIVE_MODEL
-from frcrn_accel.signals import handled
+from frcrn_accel.posix_signals import handled
 
 __all__ = ["live"]
 

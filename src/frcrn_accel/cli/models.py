@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from frcrn_accel.cli.progress import progress_bar
-from frcrn_accel.inventory import ABSENT, IMPORTED, PACKAGED, ModelStatus, model_statuses
 from frcrn_accel.models import cached_files, download_checkpoint, downloadable, find_model, packaged_files
+from frcrn_accel.prepare.inventory import ABSENT, IMPORTED, PACKAGED, ModelStatus, model_statuses
 
 __all__ = ["models"]
 
@@ -83,7 +83,7 @@ def import_(
     From then on its name can be given wherever a model is asked for. At the released size it can take half an hour.
     Exit code 1 if the quality gate refuses a quantized form: the model can be used without it.
     """
-    from frcrn_accel.importing import import_model
+    from frcrn_accel.prepare.importing import import_model
 
     with progress_bar(Console(stderr=True, highlight=False)) as show:
         report = import_model(checkpoint, name=name, overwrite=overwrite, progress=show)

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from frcrn_accel.cli.options import GateAudio
+from frcrn_accel.cli.output import report_file
 from frcrn_accel.cli.progress import progress_bar
-from frcrn_accel.cli.report import report_file
 from frcrn_accel.errors import QualityError
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ from typing_extensions import Self
 
 from frcrn_accel.atomic import replacing
 from frcrn_accel.corpus.plan import Task
+from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import CorpusError, OutputExistsError
-from frcrn_accel.models import sha256_of
 
 __all__ = ["Entry", "Journal", "part_name"]
 

@@ -14,13 +14,14 @@ from frcrn_accel._version import __version__
 from frcrn_accel.corpus.journal import Entry, Journal
 from frcrn_accel.corpus.local import run_local
 from frcrn_accel.corpus.plan import JOURNAL_NAME, Job, Shard, Task, in_tars, one_by_one, read_inputs
-from frcrn_accel.corpus.sizing import choose_setting
+from frcrn_accel.corpus.sizing import choose_sharing
 from frcrn_accel.corpus.storage import check_protocols, is_remote, names_in
 from frcrn_accel.corpus.work import Result, Work, failed
 from frcrn_accel.denoiser import Denoiser
+from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import CorpusError
-from frcrn_accel.evaluate.metrics import load_dnsmos
-from frcrn_accel.models import DEFAULT_MODEL, sha256_of
+from frcrn_accel.models import DEFAULT_MODEL
+from frcrn_accel.quality.metrics import load_dnsmos
 
 __all__ = ["CorpusReport", "denoise_corpus"]
 
@@ -99,7 +100,7 @@ def denoise_corpus(
         inputs: A folder, a list or a manifest, see `plan.read_inputs`.
         out: Folder of the outputs, with the tree of the inputs.
         options: Arguments of `Denoiser`, but `threads`; a backend by its name.
-        engine: `"local"` for processes on this machine, `"ray"` for a Ray cluster (`frcrn_accel.ray`).
+        engine: `"local"` for processes on this machine, `"ray"` for a Ray cluster (`frcrn_accel.corpus.ray`).
         workers: Processes or actors, with one denoiser each; None takes what suits this machine or cluster.
         threads: CPU threads of each.
         gpus: GPUs of each, of Ray's; a share, too.
@@ -185,11 +186,11 @@ def _begin(
 ) -> tuple[Generator[list[Result], None, None], str]:
     """Let an engine begin; results to come, and how it shares out the machines, in words."""
     if engine == "local":
-        setting = choose_setting(work.options, len(tasks), workers, threads)
-        work = replace(work, options={**work.options, "threads": setting.threads})
-        shares = f"{setting.workers} worker(s) x {setting.threads} thread(s)"
-        return run_local(tasks, work, setting.workers), shares
-    from frcrn_accel.ray import run_ray
+        sharing = choose_sharing(work.options, len(tasks), workers, threads)
+        work = replace(work, options={**work.options, "threads": sharing.threads})
+        shares = f"{sharing.workers} worker(s) x {sharing.threads} thread(s)"
+        return run_local(tasks, work, sharing.workers), shares
+    from frcrn_accel.corpus.ray import run_ray
 
     return run_ray(tasks, work, workers, threads, gpus)
 

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from frcrn_accel.backends import resolve_backend
-from frcrn_accel.bench.process import Process
-from frcrn_accel.bench.throughput import Setting
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.errors import BenchError, CorpusError
 from frcrn_accel.memory import available_memory_bytes
 from frcrn_accel.models import find_model
+from frcrn_accel.processes.process import Process
 from frcrn_accel.windows import Windowing
 
-__all__ = ["choose_setting", "fit_workers"]
+__all__ = ["Sharing", "choose_sharing", "fit_workers"]
 
 _MEMORY_SHARE = 0.8  # of what is available: files are decoded, and others live on the machine, too
 
 
-def choose_setting(options: Mapping[str, Any], tasks: int, workers: int | None, threads: int | None) -> Setting:
+@dataclass(frozen=True)
+class Sharing:
+    """How a machine is shared out.
+
+    Attributes:
+        workers: Processes, each with a file of its own.
+        threads: CPU threads of each.
+    """
+
+    workers: int
+    threads: int
+
+
+def choose_sharing(options: Mapping[str, Any], tasks: int, workers: int | None, threads: int | None) -> Sharing:
     """Share a machine out.
 
     One file in one thread wastes nothing, so there is a worker for each CPU, as long as there is memory for them:
@@ -43,7 +56,7 @@ def choose_setting(options: Mapping[str, Any], tasks: int, workers: int | None, 
             workers = 1
         if workers > 1:
             workers = fit_workers(workers, _worker_bytes(options, threads or 1), available_memory_bytes())
-    return Setting(workers, threads or max(1, cpus // workers), options.get("batch_size") or 1)
+    return Sharing(workers, threads or max(1, cpus // workers))
 
 
 def fit_workers(workers: int, worker_bytes: int | None, available_bytes: int | None) -> int:

@@ -21,9 +21,9 @@ from frcrn_accel.corpus.journal import Entry, part_name
 from frcrn_accel.corpus.plan import Job, Task
 from frcrn_accel.corpus.storage import fetch, local_path, put
 from frcrn_accel.denoiser import Denoiser
+from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import CorpusError, FrcrnAccelError
 from frcrn_accel.files import create_audio, open_audio
-from frcrn_accel.models import sha256_of
 
 __all__ = ["MAX_TRIES", "Result", "Work", "Worker", "failed", "text_of"]
 
@@ -199,8 +199,8 @@ def _copy(source: Path, target: Path) -> float:
 
 def _dnsmos(path: Path) -> tuple[dict[str, float], float]:
     """DNSMOS of a file, mean over its channels, and the OVRL of the channel that has the lowest."""
-    from frcrn_accel.evaluate.clips import read_channels
-    from frcrn_accel.evaluate.metrics import SAMPLE_RATE_HZ, dnsmos
+    from frcrn_accel.quality.clips import read_channels
+    from frcrn_accel.quality.metrics import SAMPLE_RATE_HZ, dnsmos
 
     scores = [dnsmos(channel) for channel in read_channels(path, SAMPLE_RATE_HZ, _DNSMOS_MAX_S)]
     means = {name: sum(getattr(score, name) for score in scores) / len(scores) for name in scores[0]._fields}

@@ -1,7 +1,6 @@
 """The state of an installation, for people and for bug reports."""
 
-from frcrn_accel.doctor.privacy import without_names
-from frcrn_accel.doctor.report import (
+from frcrn_accel.doctor.examine import (
     SCHEMA_PATH,
     BackendReport,
     CacheReport,
@@ -13,6 +12,7 @@ from frcrn_accel.doctor.report import (
     Report,
     examine,
 )
+from frcrn_accel.doctor.privacy import without_names
 
 __all__ = [
     "SCHEMA_PATH",

@@ -15,28 +15,52 @@ from frcrn_accel.models.cache import (
 from frcrn_accel.models.catalog import (
     DEFAULT_MODEL,
     LIVE_MODEL,
+    STEP,
     KnownModel,
     find_model,
     known_models,
+    model_name,
     packaged_files,
     packaged_variant,
+    ready_variant,
     usual_lookahead,
+    variant_key,
 )
 from frcrn_accel.models.download import download_checkpoint, downloadable
-from frcrn_accel.models.file import FP32, METADATA_PREFIX, STREAM, FileStatus, ModelFile, ModelMetadata, sha256_of
+from frcrn_accel.models.file import METADATA_PREFIX, FileStatus, ModelFile, ModelMetadata
+from frcrn_accel.models.recipe import (
+    DYNAMIC,
+    FP16,
+    FP32,
+    OPENVINO_INT8,
+    STATIC,
+    TENSORRT_INT8,
+    VARIANT_METHODS,
+    Form,
+    Recipe,
+)
+from frcrn_accel.models.weights import read_weights
 
 __all__ = [
     "CACHE_DIR_VARIABLE",
     "DEFAULT_MODEL",
+    "DYNAMIC",
+    "FP16",
     "FP32",
     "LIVE_MODEL",
     "METADATA_PREFIX",
     "MODEL_NAME",
-    "STREAM",
+    "OPENVINO_INT8",
+    "STATIC",
+    "STEP",
+    "TENSORRT_INT8",
+    "VARIANT_METHODS",
     "FileStatus",
+    "Form",
     "KnownModel",
     "ModelFile",
     "ModelMetadata",
+    "Recipe",
     "cache_folder",
     "cached_file",
     "cached_files",
@@ -49,8 +73,11 @@ __all__ = [
     "imported_names",
     "keep_imported",
     "known_models",
+    "model_name",
     "packaged_files",
     "packaged_variant",
-    "sha256_of",
+    "read_weights",
+    "ready_variant",
     "usual_lookahead",
+    "variant_key",
 ]

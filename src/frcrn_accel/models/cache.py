@@ -32,8 +32,9 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from frcrn_accel._version import __version__
+from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import ModelError
-from frcrn_accel.models.file import FileStatus, ModelFile, sha256_of
+from frcrn_accel.models.file import FileStatus, ModelFile
 
 __all__ = [
     "CACHE_DIR_VARIABLE",

@@ -8,25 +8,33 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import ModelError
-from frcrn_accel.model.topology import LOOKAHEAD_FRAMES
-from frcrn_accel.models.cache import MODEL_NAME, find_imported, imported_names
-from frcrn_accel.models.file import FileStatus, ModelFile, sha256_of
+from frcrn_accel.models.cache import MODEL_NAME, find_cached, find_imported, imported_names
+from frcrn_accel.models.file import FileStatus, ModelFile
+from frcrn_accel.models.recipe import FP32
+from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
 
 __all__ = [
     "DEFAULT_MODEL",
     "LIVE_MODEL",
+    "STEP",
     "KnownModel",
     "find_model",
     "known_models",
+    "model_name",
     "packaged_files",
     "packaged_variant",
+    "ready_variant",
     "usual_lookahead",
+    "variant_key",
 ]
 
 DEFAULT_MODEL = "frcrn-small"
 LIVE_MODEL = "frcrn-small-stream"  # for those who hear themselves
+STEP = "step"  # the key of a packaged step of a stream, among the methods of the other variants
 _FOLDER = Path(__file__).parent
+_DATA = _FOLDER / "data"
 
 
 @dataclass(frozen=True)
@@ -61,11 +69,11 @@ class KnownModel:
     @property
     def packaged_path(self) -> Path:
         """Where the package keeps the model file."""
-        return _FOLDER / f"{self.name}.onnx"
+        return _DATA / f"{self.name}.onnx"
 
     def variant_path(self, method: str) -> Path:
         """Where the package keeps the file that a method of quantization made of it."""
-        return _FOLDER / f"{self.name}.{method}.onnx"
+        return _DATA / f"{self.name}.{method}.onnx"
 
 
 @cache
@@ -98,9 +106,32 @@ def find_model(model: str | Path) -> ModelFile:
             f"{path.stem}.onnx' once and use its output"
         )
     found = ModelFile.open(path)
-    if found.metadata.timeline:
+    if found.metadata.is_step:
         raise ModelError(f"{str(path)!r} is a step of a stream, not a whole model: give the file it was made from")
     return found
+
+
+def model_name(path: Path, name: str | None, sha256: str) -> str:
+    """The name of the model that a checkpoint file holds.
+
+    Args:
+        path: The file.
+        name: What it is to be called. Without, it is the known name of this file, or the file's own.
+        sha256: Digest of the file.
+
+    Raises:
+        ModelError: A known name, and another file than the known one.
+    """
+    by_digest = {model.checkpoint_sha256: model.name for model in known_models().values()}
+    if name is None:
+        return by_digest.get(sha256, path.stem)
+    known = known_models().get(name)
+    if known is not None and known.checkpoint_sha256 != sha256:
+        raise ModelError(
+            f"{str(path)!r} is not the known checkpoint of {name!r}: its sha256 is {sha256}, expected "
+            f"{known.checkpoint_sha256}; give another name if it is a model of your own"
+        )
+    return name
 
 
 def packaged_variant(model: ModelFile, method: str) -> ModelFile | None:
@@ -117,6 +148,30 @@ def packaged_variant(model: ModelFile, method: str) -> ModelFile | None:
     if known is None or method not in known.variants:
         return None
     return _checked(known.variant_path(method), known.variants[method])
+
+
+def ready_variant(model: ModelFile, method: str) -> ModelFile | None:
+    """Find a quantized file that exists already: the model itself, a packaged one, or one in the cache.
+
+    Args:
+        model: Any model file.
+        method: One of `quantize.METHODS`.
+    """
+    if model.metadata.method == method:
+        return model
+    if model.metadata.method != FP32:
+        return None
+    return packaged_variant(model, method) or find_cached(model, variant_key(method))
+
+
+def variant_key(method: str, calibration_sha256: str = "") -> dict[str, str]:
+    """Return the cache key of a variant, beside its source.
+
+    Args:
+        method: One of `quantize.METHODS`.
+        calibration_sha256: Digest of the user's own calibration audio; "" for none, or the audio in the package.
+    """
+    return {"method": method, "calibration": calibration_sha256}
 
 
 def usual_lookahead(model: ModelFile) -> int:

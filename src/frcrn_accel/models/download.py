@@ -8,9 +8,9 @@ from typing import BinaryIO
 
 from frcrn_accel._version import __version__
 from frcrn_accel.atomic import replacing
+from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import ModelError, OutputExistsError
 from frcrn_accel.models.catalog import KnownModel, known_models
-from frcrn_accel.models.file import sha256_of
 
 __all__ = ["download_checkpoint", "downloadable"]
 

@@ -1,58 +1,56 @@
 """A model file and its metadata, read without any engine or ONNX package.
 
-An exported model is one ONNX file that carries its description in `metadata_props`. Only that field of the
-protobuf is read here; everything else is skipped unread.
+An exported model is one ONNX file that carries its description in `metadata_props`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Iterator
+import typing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from frcrn_accel.errors import ModelError
+from frcrn_accel.models.properties import read_properties
+from frcrn_accel.models.recipe import FP32
 
-__all__ = ["FP32", "METADATA_PREFIX", "STREAM", "FileStatus", "ModelFile", "ModelMetadata", "sha256_of"]
+__all__ = ["METADATA_PREFIX", "FileStatus", "ModelFile", "ModelMetadata"]
 
 METADATA_PREFIX = "frcrn_accel."
-FP32 = "fp32"  # the method of a model that is not quantized
-STREAM = "stream"  # the timeline of a step of a stream; the package keeps those of a model under this name
-_METADATA_PROPS = 14  # field number of ModelProto.metadata_props in onnx.proto
-_VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
-_MAX_TEXT_BYTES = 65_536
+_TRUE = "true"
 
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What a model file says of itself.
+    """Description of a model, as its file holds it.
 
     Attributes:
         name: Name of the model.
         checkpoint_sha256: Digest of the checkpoint file it was exported from, hexadecimal.
         library_version: Version of this library that exported it.
-        sample_rate_hz: Rate of the audio it takes and gives.
-        window_samples: Length of one STFT frame; the least number of samples the model takes.
-        hop_samples: Step between frames.
+        sample_rate_hz: Sample rate of its input and output.
+        frame_samples: Length of an STFT frame; the shortest input the model takes.
+        hop_samples: Step between STFT frames.
         channels: Complex channels of every layer (128 in the released model).
         unets: Number of U-Nets in cascade (2 in the released model).
-        method: How it was quantized, see `frcrn_accel.quantize.METHODS`; "fp32" for a model as it was exported.
+        method: How it was quantized, one of `quantize.METHODS`; "fp32" for a model that is not quantized.
         source_sha256: Digest of the fp32 model file it was quantized from, hexadecimal; "" for fp32.
-        calibration_sha256: Digest of the audio it was calibrated on; "" if it took none.
-        gate: "passed" if it was compared with its source and found good, "skipped" if that was not asked for;
-            "" for fp32.
-        kept_float: Layer groups that were left in float, though the method would have quantized them.
-        timeline: "stream" for a graph that is a step of a stream, which only `Backend.load_step` runs; "" else.
-        start_means: For such a graph, what its means of squeeze-and-excitation are of noisy speech, base64.
+        calibration_sha256: Digest of the audio it was calibrated on; "" if none was needed.
+        gate: "passed" if the quality gate compared it with its source and accepted it, "skipped" if the comparison
+            was turned off; "" for fp32.
+        kept_float: Layer groups left in float that the method would have quantized.
+        form: Arrangement of its operators that a backend asked for (`Recipe.form`); "" for the usual one.
+        is_step: Whether the graph is one step of a stream, which only `Backend.load_step` runs.
+        start_means: For a step, the squeeze-and-excitation means that streams start with, base64.
     """
 
     name: str
     checkpoint_sha256: str
     library_version: str
     sample_rate_hz: int
-    window_samples: int
+    frame_samples: int
     hop_samples: int
     channels: int
     unets: int
@@ -61,45 +59,41 @@ class ModelMetadata:
     calibration_sha256: str = ""
     gate: str = ""
     kept_float: tuple[str, ...] = ()
-    timeline: str = ""
+    form: str = ""
+    is_step: bool = False
     start_means: str = ""
 
+    @property
+    def window_samples(self) -> int:
+        """Name of `frame_samples` in version 0.1.0, for backends written against it."""
+        return self.frame_samples
+
     def to_properties(self) -> dict[str, str]:
-        """As the properties stored in the file; a field that has its default value is not written."""
+        """Return the properties to store in a file; fields that have their default value are left out."""
         values = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if getattr(self, field.name) != field.default
         }
-        return {
-            METADATA_PREFIX + key: ",".join(value) if isinstance(value, tuple) else str(value)
-            for key, value in values.items()
-        }
+        return {METADATA_PREFIX + key: _to_text(value) for key, value in values.items()}
 
     @classmethod
-    def from_properties(cls, properties: dict[str, str]) -> ModelMetadata:
-        """Read back what `to_properties` wrote.
+    def from_properties(cls, properties: Mapping[str, str]) -> ModelMetadata:
+        """Read what `to_properties` wrote, in this version or an earlier one.
 
         Raises:
-            ModelError: A property is missing or is not what it should be.
+            ModelError: A property is missing or malformed.
         """
-        values: dict[str, str | int | tuple[str, ...]] = {}
+        texts = _with_current_names(properties)
+        types = typing.get_type_hints(cls)
+        values: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
-            text = properties.get(METADATA_PREFIX + field.name)
-            if text is None and field.default is not dataclasses.MISSING:
-                continue
-            if text is None:
-                raise ModelError(f"its metadata has no {METADATA_PREFIX + field.name!r}")
-            is_number = field.type == "int"
-            if is_number and not (text.isdecimal() and int(text) > 0):
-                raise ModelError(
-                    f"its metadata {METADATA_PREFIX + field.name!r} is no positive number: {text[:40]!r}"
-                )
-            if field.type == "tuple[str, ...]":
-                values[field.name] = tuple(text.split(","))
-            else:
-                values[field.name] = int(text) if is_number else text
-        return cls(**values)  # type: ignore[arg-type]  # each value was just made by its field's own type
+            key = METADATA_PREFIX + field.name
+            if key in texts:
+                values[field.name] = _READERS[types[field.name]](key, texts[key])
+            elif field.default is dataclasses.MISSING:
+                raise ModelError(f"its metadata lacks {key!r}")
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -107,8 +101,8 @@ class ModelFile:
     """A model file on disk.
 
     Attributes:
-        path: Where it is.
-        metadata: What it says of itself.
+        path: Its path.
+        metadata: Its metadata.
     """
 
     path: Path
@@ -119,11 +113,10 @@ class ModelFile:
         """Read a model file's metadata.
 
         Raises:
-            ModelError: No file there, not an ONNX file, or not one that this library exported.
+            ModelError: The file is missing, is not an ONNX file, or was not exported by this library.
         """
         try:
-            with path.open("rb") as file:
-                properties = dict(_read_properties(file))
+            properties = read_properties(path)
         except OSError as error:
             raise ModelError(f"model file {str(path)!r} cannot be read: {error.strerror}") from error
         except (ValueError, UnicodeDecodeError) as error:
@@ -136,12 +129,12 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class FileStatus:
-    """Whether a file is what it should be.
+    """Whether a file is intact.
 
     Attributes:
-        path: Where it is.
-        bytes: Its size; 0 if it is not there.
-        problem: What is wrong with it and what to do; None if it is whole.
+        path: Its path.
+        bytes: Its size; 0 if it is missing.
+        problem: What is wrong with it and how to repair it; None if it is intact.
     """
 
     path: Path
@@ -149,60 +142,37 @@ class FileStatus:
     problem: str | None
 
 
-def sha256_of(path: Path) -> str:
-    """Digest of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _with_current_names(properties: Mapping[str, str]) -> dict[str, str]:
+    """Rename the properties that version 0.1.0 wrote under other names."""
+    texts = dict(properties)
+    for old, new in (("window_samples", "frame_samples"), ("timeline", "is_step")):
+        if METADATA_PREFIX + old in texts:
+            text = texts.pop(METADATA_PREFIX + old)
+            texts.setdefault(METADATA_PREFIX + new, _TRUE if text == "stream" else text)
+    return texts
 
 
-def _read_properties(file: BinaryIO) -> Iterator[tuple[str, str]]:
-    """The (key, value) pairs in a serialised ModelProto."""
-    end = file.seek(0, 2)
-    file.seek(0)
-    while file.tell() < end:
-        number, wire_type = divmod(_read_varint(file), 8)
-        if number == 0:
-            raise ValueError("field number 0")
-        if wire_type == _VARINT:
-            _read_varint(file)
-        elif wire_type in (_FIXED64, _FIXED32):
-            file.seek(8 if wire_type == _FIXED64 else 4, 1)
-        elif wire_type == _LENGTH_DELIMITED:
-            length = _read_varint(file)
-            if length > end - file.tell():
-                raise ValueError("truncated")
-            if number == _METADATA_PROPS:
-                yield _read_entry(file, length)
-            else:
-                file.seek(length, 1)
-        else:
-            raise ValueError(f"wire type {wire_type}")
+def _to_text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _read_entry(file: BinaryIO, length: int) -> tuple[str, str]:
-    """One StringStringEntryProto: key in field 1, value in field 2."""
-    end = file.tell() + length
-    texts = {1: "", 2: ""}
-    while file.tell() < end:
-        number, wire_type = divmod(_read_varint(file), 8)
-        size = _read_varint(file)
-        if wire_type != _LENGTH_DELIMITED or size > min(end - file.tell(), _MAX_TEXT_BYTES):
-            raise ValueError("damaged metadata")
-        texts[number] = file.read(size).decode()
-    return texts[1], texts[2]
+def _positive_int(key: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise ModelError(f"its metadata {key!r} is not a positive number: {text[:40]!r}")
+    return int(text)
 
 
-def _read_varint(file: BinaryIO) -> int:
-    value = shift = 0
-    while shift < 70:
-        byte = file.read(1)
-        if not byte:
-            raise ValueError("truncated")
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-        shift += 7
-    raise ValueError("number too long")
+def _boolean(key: str, text: str) -> bool:
+    if text != _TRUE:  # false is the default, which is not written
+        raise ModelError(f"its metadata {key!r} is not {_TRUE!r}: {text[:40]!r}")
+    return True
+
+
+_READERS: Mapping[Any, Callable[[str, str], object]] = {
+    str: lambda key, text: text,
+    int: _positive_int,
+    bool: _boolean,
+    tuple[str, ...]: lambda key, text: tuple(text.split(",")),
+}

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from frcrn_accel.export.graph import GraphWriter
-from frcrn_accel.model.topology import layer_group
+from frcrn_accel.graph.writer import GraphWriter
+from frcrn_accel.network.topology import layer_group
 
 __all__ = ["CompactWriter", "round_convolution", "rounded", "step_of"]
 

@@ -19,11 +19,11 @@ from onnx import TensorProto
 
 from frcrn_accel.backends.ort import cpu_session
 from frcrn_accel.errors import MissingExtraError, QuantizeError
-from frcrn_accel.export.direct import DirectNetwork
-from frcrn_accel.export.graph import GraphWriter
-from frcrn_accel.export.network import Pair
-from frcrn_accel.model.checkpoint import Weights
-from frcrn_accel.model.topology import Config, config_of
+from frcrn_accel.graph.common import Pair
+from frcrn_accel.graph.direct import DirectNetwork
+from frcrn_accel.graph.writer import GraphWriter
+from frcrn_accel.network.checkpoint import Weights
+from frcrn_accel.network.topology import Config, config_of
 
 __all__ = [
     "MAX_INT8",

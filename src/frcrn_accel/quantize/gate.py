@@ -14,10 +14,11 @@ from frcrn_accel.backends import Backend, Session
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.errors import AudioError, EngineError, MissingExtraError, QuantizeError
-from frcrn_accel.evaluate import dnsmos, pesq_wb, si_sdr_db
-from frcrn_accel.evaluate.clips import Clip
 from frcrn_accel.models import ModelFile
-from frcrn_accel.quantize.clips import denoise_clip
+from frcrn_accel.progress import Progress
+from frcrn_accel.quality import dnsmos, pesq_wb, si_sdr_db
+from frcrn_accel.quality.clips import Clip
+from frcrn_accel.quantize.recordings import denoise_clip
 
 __all__ = [
     "ClipResult",
@@ -25,7 +26,6 @@ __all__ = [
     "GateThresholds",
     "GroupCost",
     "Measure",
-    "Progress",
     "compare",
     "measure_sensitivity",
 ]
@@ -34,9 +34,6 @@ SI_SDR = "SI-SDR to the source's output"
 PESQ = "PESQ-WB"
 DNSMOS = "DNSMOS OVRL"
 MAX_AGREEMENT_DB = 120.0  # of outputs that are equal, or nearly: float32 holds no more
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many steps of it are done and how many there are."""
 
 
 @dataclass(frozen=True)

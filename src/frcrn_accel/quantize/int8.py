@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 from frcrn_accel._version import __version__
 from frcrn_accel.errors import ModelError
-from frcrn_accel.export.timeline import Stream
-from frcrn_accel.model.checkpoint import Weights
+from frcrn_accel.graph.timeline import Stepwise
 from frcrn_accel.models import METADATA_PREFIX, ModelFile, ModelMetadata
+from frcrn_accel.network.checkpoint import Weights
 from frcrn_accel.quantize.integer import IntegerNetwork, Ranges
 from frcrn_accel.quantize.ranges import measure_ranges
-from frcrn_accel.quantize.signals import synthetic_clips
+from frcrn_accel.quantize.synthetic import synthetic_clips
 
 if TYPE_CHECKING:
     import onnx
 
     from frcrn_accel.quantize.methods import Build
 
-__all__ = ["build_stream", "prepare_dynamic", "prepare_static"]
+__all__ = ["build_step", "prepare_dynamic", "prepare_static"]
 
 _RANGES = f"{METADATA_PREFIX}ranges"  # property of a file: what streams need to have its numbers
 
@@ -62,7 +62,7 @@ def _builder(ranges: Ranges) -> Build:
     return build
 
 
-def build_stream(weights: Weights, variant: ModelFile, metadata: ModelMetadata, lookahead: int) -> onnx.ModelProto:
+def build_step(weights: Weights, variant: ModelFile, metadata: ModelMetadata, lookahead: int) -> onnx.ModelProto:
     """A step of a stream with the numbers of a quantized file: the same ranges, the same layers in float.
 
     Args:
@@ -80,6 +80,6 @@ def build_stream(weights: Weights, variant: ModelFile, metadata: ModelMetadata, 
     if _RANGES not in properties:
         raise ModelError(f"{str(variant.path)!r} does not tell its ranges: quantize the model again")
     ranges = Ranges.from_json(properties[_RANGES])
-    timeline = partial(Stream, lookahead=lookahead)
+    timeline = partial(Stepwise, lookahead=lookahead)
     network = IntegerNetwork(weights, ranges, frozenset(metadata.kept_float), timeline)
     return network.build(metadata.name, __version__, metadata.to_properties())

@@ -34,11 +34,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from frcrn_accel.export.graph import CONTRIB, Shape
-from frcrn_accel.export.network import FrequencyLastNetwork, Pair, encoder_bins
-from frcrn_accel.export.timeline import TIME, MakeTimeline, WholePass
-from frcrn_accel.model.checkpoint import Weights
-from frcrn_accel.model.topology import (
+from frcrn_accel.graph.common import FrequencyLastNetwork, Pair, encoder_bins
+from frcrn_accel.graph.timeline import TIME, MakeTimeline, WholePass
+from frcrn_accel.graph.writer import CONTRIB, Shape
+from frcrn_accel.network.checkpoint import Weights
+from frcrn_accel.network.topology import (
     DECODER_KERNELS,
     ENCODER_KERNELS,
     FSMN_ORDER,
@@ -153,7 +153,7 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
     """Writes the network with integer products.
 
     Args:
-        weights: As `model.checkpoint.load_checkpoint` gives them.
+        weights: As `network.checkpoint.load_checkpoint` gives them.
         ranges: What is known of the activations.
         keep_float: Names of `group_names` that are computed in float.
         timeline: See `Network`.
@@ -259,7 +259,7 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
     def excited(self, name: str, x: Activation) -> Activation:
         """Scaled by squeeze-and-excitation."""
         g = self.graph
-        means = self._means_of_frames(x) if self.time.is_stream else self._means(x)
+        means = self._means_of_frames(x) if self.time.is_stepwise else self._means(x)
         re, im = (
             g.op("Mul", part, self.channels_last(scale))
             for part, scale in zip(x.parts, self.squeeze_excitation(name, means), strict=True)
@@ -305,7 +305,7 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
 
     def _along_time(self, x: Activation, function: Callable[[str, Shape], str]) -> Activation:
         """A function of a tensor and its shape, on all that an activation has."""
-        if not self.time.is_stream:
+        if not self.time.is_stepwise:
             return x
         g = self.graph
         shape = (1, TIME, x.rows, self.config.channels)
@@ -331,7 +331,7 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
             weight = g.op("Transpose", weight, perm=[1, 4, 3, 2, 0])  # (part, time, frequency, input, output)
             products.append(g.op("Reshape", weight, g.ints(-1, c)))
         x = self.of_two_frames(x)
-        pad_time = not self.time.is_stream
+        pad_time = not self.time.is_stepwise
         rows, scales = self._gathered(name, [x], 2 * row + tap, 2, pad_time=pad_time, is_float=is_float)
         y = self._products(rows, products, name, "conv.conv", 1, is_float=is_float)
         more_frames = x.more_frames + (1 if pad_time else -1)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frcrn_accel._version import __version__
 from frcrn_accel.backends import Backend
-from frcrn_accel.backends.openvino import INT8_METHOD, OpenVinoBackend
+from frcrn_accel.backends.openvino import OpenVinoBackend
 from frcrn_accel.backends.ort import OrtBackend, OrtDynamicInt8Backend, OrtStaticInt8Backend
-from frcrn_accel.backends.tensorrt_plan import INT8_METHOD as TENSORRT_INT8_METHOD
-from frcrn_accel.model.checkpoint import Weights
-from frcrn_accel.model.topology import STAGES, Config, layer_groups
-from frcrn_accel.models import ModelMetadata
+from frcrn_accel.models import DYNAMIC, FP16, OPENVINO_INT8, STATIC, TENSORRT_INT8, ModelMetadata
+from frcrn_accel.network.checkpoint import Weights
+from frcrn_accel.network.topology import STAGES, Config, layer_groups
 
 if TYPE_CHECKING:
     import onnx
@@ -106,16 +106,21 @@ def _tensorrt_int8(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
 
 
 def _fp16(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
-    from frcrn_accel.quantize.fp16 import build_fp16
+    from frcrn_accel.graph.forms import build_graph
+    from frcrn_accel.graph.half import HalfStorageWriter
 
-    return build_fp16
+    def build(weights: Weights, metadata: ModelMetadata, keep_float: frozenset[str]) -> onnx.ModelProto:
+        writer = HalfStorageWriter(weights, keep_float)
+        return build_graph(weights, metadata.name, __version__, metadata.to_properties(), "half", writer)
+
+    return build
 
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method(
-            "dynamic",
+            DYNAMIC,
             "INT8 for ONNX Runtime, the peak of each frame looked for in the data",
             False,
             _dynamic,
@@ -123,7 +128,7 @@ METHODS: dict[str, Method] = {
             _integer_groups,
         ),
         Method(
-            "static",
+            STATIC,
             "INT8 for ONNX Runtime, ranges measured on calibration audio",
             True,
             _static,
@@ -131,7 +136,7 @@ METHODS: dict[str, Method] = {
             _integer_groups,
         ),
         Method(
-            INT8_METHOD,
+            OPENVINO_INT8,
             "INT8 convolutions for OpenVINO, ranges measured on calibration audio",
             True,
             _openvino_int8,
@@ -139,12 +144,12 @@ METHODS: dict[str, Method] = {
             openvino_int8_layers,
         ),
         Method(
-            TENSORRT_INT8_METHOD,
+            TENSORRT_INT8,
             "INT8 for TensorRT, ranges measured on calibration audio",
             True,
             _tensorrt_int8,
             groups=tensorrt_int8_layers,
         ),
-        Method("fp16", "half precision, for GPU engines", False, _fp16),
+        Method(FP16, "half precision, for GPU engines", False, _fp16),
     )
 }

@@ -1,6 +1,6 @@
 """INT8 for OpenVINO: which layers, over which ranges, and the graph that says so.
 
-Of the direct form (`export.direct`) the convolutions of the inner stages are quantized: two thirds of the arithmetic.
+Of the direct form (`graph.direct`) the convolutions of the inner stages are quantized: two thirds of the arithmetic.
 Everything else stays float: the layers next to the spectrum and the mask, the second encoder stage, which alone would
 cost more than all others together, the second decoder stage, which some CPUs compute wrongly, the FSMN layers, whose
 time goes with memory rather than arithmetic, and squeeze-and-excitation. docs/backends.md has the measurements.
@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from frcrn_accel._version import __version__
 from frcrn_accel.cpu import available_cpus
-from frcrn_accel.export.direct import DirectNetwork
-from frcrn_accel.export.graph import GraphWriter
-from frcrn_accel.export.network import Pair
-from frcrn_accel.model.checkpoint import Weights
+from frcrn_accel.graph.common import Pair
+from frcrn_accel.graph.direct import DirectNetwork
+from frcrn_accel.graph.writer import GraphWriter
 from frcrn_accel.models import ModelMetadata
+from frcrn_accel.network.checkpoint import Weights
 from frcrn_accel.quantize.compact import CompactWriter, round_convolution
 from frcrn_accel.quantize.explicit import RoundedConvolutions, measure_inputs, qdq, qdq_input, required_config
 from frcrn_accel.quantize.methods import openvino_int8_layers

@@ -11,22 +11,23 @@ from typing import Any
 
 from frcrn_accel._version import __version__
 from frcrn_accel.atomic import replacing
+from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import MissingExtraError, ModelError, OutputExistsError, QualityError, QuantizeError
-from frcrn_accel.evaluate.clips import Clip, read_clips
-from frcrn_accel.model.checkpoint import Weights
-from frcrn_accel.model.topology import Config
-from frcrn_accel.models import ModelFile, ModelMetadata, find_model, sha256_of
-from frcrn_accel.quantize.clips import CALIBRATION_AUDIO, GATE_AUDIO, digest_of, model_inputs
+from frcrn_accel.models import ModelFile, ModelMetadata, find_model, read_weights
+from frcrn_accel.network.checkpoint import Weights
+from frcrn_accel.network.topology import Config
+from frcrn_accel.progress import Progress, no_progress
+from frcrn_accel.quality.clips import Clip, read_clips
 from frcrn_accel.quantize.gate import (
     GateReport,
     GateThresholds,
     GroupCost,
     Measure,
-    Progress,
     compare,
     measure_sensitivity,
 )
 from frcrn_accel.quantize.methods import METHODS, Build, Method
+from frcrn_accel.quantize.recordings import CALIBRATION_AUDIO, GATE_AUDIO, digest_of, model_inputs
 
 __all__ = ["MAX_RESCUED", "QuantizeReport", "quantize_model"]
 
@@ -101,7 +102,7 @@ def quantize_model(
     max_rescued: int = 0,
     sensitivity: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> QuantizeReport:
     """Turn an fp32 model file into a quantized one, if it stays close enough to its source.
 
@@ -134,18 +135,16 @@ def quantize_model(
         import onnx  # noqa: F401 - every builder does
     except ImportError as error:
         raise MissingExtraError("Quantizing a model", "quantize", error) from error
-    from frcrn_accel.export import read_weights
 
     chosen = _method(method)
     source = find_model(model)
     weights = read_weights(source.path)
     kept_float = _checked_groups(chosen, source.metadata, keep_float)
-    report_progress = progress or _no_progress
     clips = read_clips(gate_audio or GATE_AUDIO, source.metadata.sample_rate_hz) if gate or sensitivity else []
     out = Path(out)
     try:
         with replacing(out, overwrite=overwrite) as temporary:
-            build, calibration_sha256 = _prepare(chosen, weights, source.metadata, calibration, report_progress)
+            build, calibration_sha256 = _prepare(chosen, weights, source.metadata, calibration, progress)
             source_sha256 = sha256_of(source.path)
             costs: tuple[GroupCost, ...] = ()
             while True:
@@ -158,14 +157,14 @@ def quantize_model(
                     gate=PASSED if gate else SKIPPED,  # a file that does not pass is never put in place
                     kept_float=kept_float,
                 )
-                report_progress("build", 0, 1)
+                progress("build", 0, 1)
                 temporary.write_bytes(build(weights, metadata, frozenset(kept_float)).SerializeToString())
-                report_progress("build", 1, 1)
+                progress("build", 1, 1)
                 candidate = ModelFile.open(temporary)
-                compared = compare(source, candidate, chosen.backend, clips, gate, report_progress) if gate else None
+                compared = compare(source, candidate, chosen.backend, clips, gate, progress) if gate else None
                 refused = compared is not None and not compared.passed
                 if (sensitivity or refused) and not costs:
-                    costs = _sensitivity(source, weights, metadata, chosen, build, clips, report_progress)
+                    costs = _sensitivity(source, weights, metadata, chosen, build, clips, progress)
                 rescued = [cost.group for cost in costs if cost.group in kept_float]
                 left = [cost.group for cost in costs if cost.group not in kept_float]
                 if not (refused and left and len(rescued) < max_rescued):
@@ -283,7 +282,3 @@ def _described(measure: Measure) -> str:
     if measure.note:
         return f"{measure.metric}: {measure.note}"
     return f"{measure.metric} {measure.value:.2f} {measure.unit} (at least {measure.limit:g})"
-
-
-def _no_progress(what: str, done: int, total: int) -> None:
-    """Tell nobody."""

@@ -12,8 +12,8 @@ from frcrn_accel._version import __version__
 from frcrn_accel.backends.ort import cpu_session
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.errors import MissingExtraError
-from frcrn_accel.model.checkpoint import Weights
-from frcrn_accel.model.topology import config_of
+from frcrn_accel.network.checkpoint import Weights
+from frcrn_accel.network.topology import config_of
 from frcrn_accel.quantize.integer import Activation, FsmnRanges, IntegerNetwork, Ranges, group_names
 
 __all__ = ["measure_ranges"]

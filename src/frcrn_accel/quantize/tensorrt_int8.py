@@ -1,7 +1,7 @@
 """INT8 for TensorRT: nearly all of the arithmetic, with channels brought to one scale first.
 
-Of the plain form (`export.plain`) every convolution but the first, the last and the depthwise filters is quantized.
-The rest is in float16 or float32, as in a file of `quantize.fp16`.
+Of the plain form (`graph.plain`) every convolution but the first, the last and the depthwise filters is quantized.
+The rest is in float16 or float32, as in a file of `graph.half`.
 
 TensorRT has one range for each input of a convolution. What is done so that one is enough:
 
@@ -23,15 +23,15 @@ from onnx import TensorProto
 
 from frcrn_accel._version import __version__
 from frcrn_accel.cpu import available_cpus
-from frcrn_accel.export.graph import GraphWriter
-from frcrn_accel.export.network import Pair
-from frcrn_accel.export.plain import PlainNetwork
-from frcrn_accel.model.checkpoint import Weights
-from frcrn_accel.model.topology import layer_group
+from frcrn_accel.graph.common import Pair
+from frcrn_accel.graph.half import HalfWriter
+from frcrn_accel.graph.plain import PlainNetwork
+from frcrn_accel.graph.writer import GraphWriter
 from frcrn_accel.models import ModelMetadata
+from frcrn_accel.network.checkpoint import Weights
+from frcrn_accel.network.topology import layer_group
 from frcrn_accel.quantize.compact import CompactWriter, round_convolution, step_of
 from frcrn_accel.quantize.explicit import Histogram, RoundedConvolutions, measure_inputs, qdq_input, required_config
-from frcrn_accel.quantize.fp16 import HalfWriter
 
 if TYPE_CHECKING:
     import onnx

@@ -22,10 +22,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from frcrn_accel.denoiser import Denoiser
+from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import BackendUnavailable
-from frcrn_accel.models import sha256_of
 from frcrn_accel.serve import metrics as _metrics
-from frcrn_accel.serve.files import Files
+from frcrn_accel.serve.denoise import Files
 from frcrn_accel.serve.guard import Guard, SafeHeaders
 from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.live import Streams

@@ -22,11 +22,11 @@ from frcrn_accel.batching import BatchingSession
 from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.errors import ServeError
 from frcrn_accel.models import DEFAULT_MODEL, find_model
+from frcrn_accel.posix_signals import handled
 from frcrn_accel.serve.app import Service
 from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.live import MAX_MESSAGE_BYTES
 from frcrn_accel.serve.metrics import Metrics
-from frcrn_accel.signals import handled
 from frcrn_accel.windows import Windowing
 
 __all__ = ["Server", "listen", "open_denoiser", "run_server"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,12 +11,13 @@ from numpy.typing import NDArray
 
 from frcrn_accel.backends import StepSession
 from frcrn_accel.errors import EngineError
-from frcrn_accel.model.topology import AVERAGING_INPUT, SE_LAYERS, Config
 from frcrn_accel.models import ModelMetadata
+from frcrn_accel.network.topology import AVERAGING_INPUT, SE_LAYERS, Config
 from frcrn_accel.streaming.averaging import Averaging, Statistics, shares
-from frcrn_accel.streaming.start import START_S, read_start
 
 __all__ = ["Step", "StreamEngine", "StreamState"]
+
+START_S = 1.0  # audio that the initial means count for; half or three times as much makes no audible difference
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,7 @@ class StreamEngine:
         means = session.metadata.start_means
         # What is made to find it out has none yet.
         nothing = Statistics(np.zeros((1, self._mean_values), np.float32), 0.0)
-        self._typical = Statistics(read_start(means), START_S) if means else nothing
+        self._typical = Statistics(_start_means(means), START_S) if means else nothing
         self._frames_per_second = metadata.sample_rate_hz / metadata.hop_samples
 
     def start(self, channels: int, averaging: Averaging) -> StreamState:
@@ -118,7 +120,7 @@ class StreamEngine:
         return self._run(steps)
 
     def _states_by_first_frame(self) -> dict[int, list[int]]:
-        """Frames with which a further U-Net begins, and the numbers of its states, see `export.timeline.Stream`."""
+        """Frames with which a further U-Net begins, and the numbers of its states, see `graph.timeline.Stepwise`."""
         unets = self.metadata.unets
         of_unet = [name.split("/")[1].split(".")[0] for name in self._states]
         return {
@@ -184,6 +186,11 @@ class StreamEngine:
             results.append((audio[rows_of_step], StreamState(number, tuple(tensors_of_step))))
             first += count
         return results
+
+
+def _start_means(text: str) -> NDArray[np.float32]:
+    """Decode `ModelMetadata.start_means` to `(1, values)`."""
+    return np.frombuffer(base64.b64decode(text), np.float32)[None]
 
 
 def _row(state: StreamState, channel: int) -> StreamState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -22,13 +23,14 @@ from frcrn_accel.audio import (
     whole_hz,
 )
 from frcrn_accel.errors import AudioError
+from frcrn_accel.network.topology import HOP_SAMPLES, SAMPLE_RATE_HZ
 from frcrn_accel.streaming.averaging import Averaging, Statistics
 from frcrn_accel.streaming.engine import Step, StreamEngine, StreamState
 from frcrn_accel.streaming.latency import Latency, delay_samples, unit_samples
 from frcrn_accel.streaming.level import RunningLevel
 from frcrn_accel.streaming.resampling import StreamResampler
 
-__all__ = ["Stream", "process_streams"]
+__all__ = ["Stream", "check_stream_options", "process_streams"]
 
 ChunkT = TypeVar("ChunkT")
 _LEVEL_HORIZON_S = 20.0
@@ -79,13 +81,7 @@ class Stream:
         check_format(rate_hz, channels)
         metadata = engine.metadata
         hop_s = metadata.hop_samples / metadata.sample_rate_hz
-        hops = round(step_s / hop_s)
-        if not (1 <= hops <= _MAX_STEP_HOPS and abs(hops * hop_s - step_s) < 1e-9):
-            raise ValueError(
-                f"step_s must be a multiple of {hop_s:g} s, up to {_MAX_STEP_HOPS * hop_s:g} s, got {step_s:g} s"
-            )
-        if gain_db is not None and not np.isfinite(gain_db):
-            raise ValueError(f"gain_db must be a number, got {gain_db}")
+        hops = check_stream_options(step_s, gain_db)
         self.attenuation_limit_db = attenuation_limit_db
         self.sample_rate_hz = rate_hz
         self.channels = channels
@@ -94,12 +90,12 @@ class Stream:
         self._gain = None if gain_db is None else np.full(channels, 10 ** (gain_db / 20), np.float32)
         self._step_samples = hops * metadata.hop_samples
         # The lag of the model, and the half of a window that comes before the first frame.
-        self._held_back = engine.lag * metadata.hop_samples + metadata.window_samples - metadata.hop_samples
+        self._held_back = engine.lag * metadata.hop_samples + metadata.frame_samples - metadata.hop_samples
         self._delay = delay_samples(rate_hz, metadata.sample_rate_hz, self._step_samples, self._held_back)
         model_s = self._held_back + self._step_samples - 1
         self.latency = Latency(
             lookahead_s=engine.lag * hop_s,
-            window_s=(metadata.window_samples - metadata.hop_samples) / metadata.sample_rate_hz,
+            window_s=(metadata.frame_samples - metadata.hop_samples) / metadata.sample_rate_hz,
             step_s=(self._step_samples - 1) / metadata.sample_rate_hz,
             resampling_s=self._delay / rate_hz - model_s / metadata.sample_rate_hz,
         )
@@ -269,6 +265,30 @@ class Stream:
             yield
         finally:
             self._lock.release()
+
+
+def check_stream_options(step_s: float, gain_db: float | None) -> int:
+    """Check the options of a stream that do not depend on the model.
+
+    Args:
+        step_s: See `Denoiser.stream`.
+        gain_db: See `Denoiser.stream`.
+
+    Returns:
+        The step, in hops.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+    hop_s = HOP_SAMPLES / SAMPLE_RATE_HZ
+    hops = round(step_s / hop_s) if math.isfinite(step_s) else 0
+    if not (1 <= hops <= _MAX_STEP_HOPS and abs(hops * hop_s - step_s) < 1e-9):
+        raise ValueError(
+            f"step_s must be a multiple of {hop_s:g} s, up to {_MAX_STEP_HOPS * hop_s:g} s, got {step_s:g} s"
+        )
+    if gain_db is not None and not math.isfinite(gain_db):
+        raise ValueError(f"gain_db must be finite, got {gain_db}")
+    return hops
 
 
 def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list[ChunkT]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from frcrn_accel.errors import TrainingError
-from frcrn_accel.model.topology import LOOKAHEAD_FRAMES, SAMPLE_RATE_HZ, SE_REDUCTION, WINDOW_SAMPLES, Config
+from frcrn_accel.network.topology import FRAME_SAMPLES, LOOKAHEAD_FRAMES, SAMPLE_RATE_HZ, SE_REDUCTION, Config
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -271,7 +271,7 @@ def _parse_table(kind: Any, table: Mapping[str, Any], name: str) -> Any:
 
 def _check(config: TrainingConfig) -> None:
     model, mixing, run, validation = config.model, config.mixing, config.optimisation, config.validation
-    shortest_s = 2 * WINDOW_SAMPLES / SAMPLE_RATE_HZ
+    shortest_s = 2 * FRAME_SAMPLES / SAMPLE_RATE_HZ
     checks = [
         ("model.channels", model.channels >= SE_REDUCTION and model.channels % SE_REDUCTION == 0, "a multiple of 8"),
         ("model.unets", 1 <= model.unets <= 2, "1 or 2"),

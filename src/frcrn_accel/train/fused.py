@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from frcrn_accel.model.operators import Operators
-from frcrn_accel.model.topology import LEAKY_SLOPE
+from frcrn_accel.network.operators import Operators
+from frcrn_accel.network.topology import LEAKY_SLOPE
 
 __all__ = ["FusedOperators", "fused_operators"]
 

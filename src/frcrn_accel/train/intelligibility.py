@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from frcrn_accel.model.topology import SAMPLE_RATE_HZ
+from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 
 __all__ = ["IntelligibilityLoss"]
 

@@ -13,9 +13,9 @@ import soxr
 from numpy.typing import NDArray
 
 from frcrn_accel.audio import measure_levels
-from frcrn_accel.model.topology import SAMPLE_RATE_HZ
+from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 from frcrn_accel.train.config import Mixing
-from frcrn_accel.train.corpus import Corpus
+from frcrn_accel.train.sources import Corpus
 
 __all__ = ["Example", "Mixer"]
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frcrn_accel.model.topology import SAMPLE_RATE_HZ
+from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 
 __all__ = ["PerceptualDisturbance"]
 

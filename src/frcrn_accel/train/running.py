@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from frcrn_accel.model.operators import Operators
-from frcrn_accel.model.topology import HOP_SAMPLES, SAMPLE_RATE_HZ
+from frcrn_accel.network.operators import Operators
+from frcrn_accel.network.topology import HOP_SAMPLES, SAMPLE_RATE_HZ
 
 __all__ = ["RunningMeans"]
 

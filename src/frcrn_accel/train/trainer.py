@@ -22,17 +22,17 @@ from torch.utils.data import DataLoader, Dataset
 from frcrn_accel.atomic import replacing
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.errors import TrainingError
-from frcrn_accel.model.checkpoint import load_checkpoint
-from frcrn_accel.model.network import FRCRN, complex_product
-from frcrn_accel.model.operators import Operators
-from frcrn_accel.model.topology import parameter_shapes
+from frcrn_accel.network.checkpoint import load_checkpoint
+from frcrn_accel.network.module import FRCRN, complex_product
+from frcrn_accel.network.operators import Operators
+from frcrn_accel.network.topology import parameter_shapes
 from frcrn_accel.train.config import Mixing, Optimisation, TrainingConfig
-from frcrn_accel.train.corpus import Corpus, prepare_source
 from frcrn_accel.train.fused import fused_operators
 from frcrn_accel.train.loss import DenoisingLoss
 from frcrn_accel.train.mixing import Example, Mixer
 from frcrn_accel.train.optimiser import Muon
 from frcrn_accel.train.running import RunningMeans
+from frcrn_accel.train.sources import Corpus, prepare_source
 from frcrn_accel.train.validation import score
 
 __all__ = ["Progress", "learning_rate_at", "start_network", "train"]

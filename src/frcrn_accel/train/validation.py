@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from frcrn_accel.errors import AudioError, MissingExtraError
-from frcrn_accel.evaluate import pesq_wb, si_sdr_db
-from frcrn_accel.model.network import FRCRN
+from frcrn_accel.network.module import FRCRN
+from frcrn_accel.quality import pesq_wb, si_sdr_db
 from frcrn_accel.train.loss import DenoisingLoss
 from frcrn_accel.train.mixing import Example
 

@@ -38,7 +38,7 @@ class SpectralGateBackend(Backend):
 
     def load(self, model: ModelFile, threads: int) -> Session:
         """See `Backend.load`."""
-        return _Gate(model.metadata.window_samples, model.metadata.hop_samples, 10 ** (-self.reduction_db / 20))
+        return _Gate(model.metadata.frame_samples, model.metadata.hop_samples, 10 ** (-self.reduction_db / 20))
 
 
 class _Gate(Session):

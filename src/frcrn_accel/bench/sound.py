@@ -1,0 +1,148 @@
+"""What a variant does to the sound, against what the model gives in fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frcrn_accel.errors import AudioError, MissingExtraError
+from frcrn_accel.quality import bootstrap_interval, dnsmos, pesq_wb, si_sdr_db
+from frcrn_accel.quality.clips import Clip
+
+__all__ = ["MAX_AGREEMENT_DB", "Change", "Outputs", "Quality", "compare_quality"]
+
+MAX_AGREEMENT_DB = 120.0  # of outputs that are equal, or nearly: float32 holds no more
+
+Outputs = Sequence[NDArray[np.float32]]
+"""What a variant made of each clip, `(samples,)`."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A mean over the clips, and its 95 % bootstrap interval.
+
+    Attributes:
+        mean: The mean.
+        low, high: The interval.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a variant does to the sound.
+
+    Attributes:
+        clips: How many clips it was measured on.
+        si_sdr_to_fp32_db: SI-SDR of its output to the reference's, mean, at most 120 dB; None for the reference.
+        pesq_wb: Mean PESQ-WB of its output; None without clean speech or the packages for it.
+        pesq_change_percent: The change from the reference, in percent of the reference's mean.
+        dnsmos_ovrl: Mean DNSMOS OVRL of its output; None without the packages for it.
+        dnsmos_change: The change from the reference, in points.
+        note: Why something is not measured; else empty.
+    """
+
+    clips: int
+    si_sdr_to_fp32_db: float | None
+    pesq_wb: float | None
+    pesq_change_percent: Change | None
+    dnsmos_ovrl: float | None
+    dnsmos_change: Change | None
+    note: str = ""
+
+
+def compare_quality(
+    outputs: Mapping[str, Outputs],
+    reference: str,
+    clips: Sequence[Clip],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Quality]:
+    """Compare what variants made of the same clips.
+
+    Args:
+        outputs: Of each variant, by its name; for each clip one.
+        reference: The variant that the others are compared with.
+        clips: At 16 kHz. PESQ takes those whose clean speech is known.
+        progress: Told after each variant: how many are done, and of how many.
+    """
+    notes: dict[str, str] = {}
+    scores = {}
+    for done, (name, denoised) in enumerate(outputs.items()):
+        progress(done, len(outputs))
+        pesq = [_scored("PESQ-WB", _pesq, clip, audio, notes) for clip, audio in zip(clips, denoised, strict=True)]
+        guess = [_scored("DNSMOS", _dnsmos, clip, audio, notes) for clip, audio in zip(clips, denoised, strict=True)]
+        scores[name] = pesq, guess
+    progress(len(outputs), len(outputs))
+    expected = outputs[reference]
+    pesq_before, guess_before = scores[reference]
+    found = {}
+    for name, denoised in outputs.items():
+        pesq, guess = scores[name]
+        agreements = [_agreement_db(one, other) for one, other in zip(expected, denoised, strict=True)]
+        is_reference = name == reference
+        found[name] = Quality(
+            clips=len(clips),
+            si_sdr_to_fp32_db=None if is_reference else float(np.mean(agreements)),
+            pesq_wb=_mean(pesq),
+            pesq_change_percent=None if is_reference else _change(pesq_before, pesq, percent=True),
+            dnsmos_ovrl=_mean(guess),
+            dnsmos_change=None if is_reference else _change(guess_before, guess),
+            note="; ".join(notes.values()),
+        )
+    return found
+
+
+def _pesq(clip: Clip, audio: NDArray[np.float32]) -> float | None:
+    return None if clip.clean is None else pesq_wb(clip.clean, audio)
+
+
+def _dnsmos(clip: Clip, audio: NDArray[np.float32]) -> float:
+    return dnsmos(audio).ovrl
+
+
+def _scored(
+    metric: str,
+    score: Callable[[Clip, NDArray[np.float32]], float | None],
+    clip: Clip,
+    audio: NDArray[np.float32],
+    notes: dict[str, str],
+) -> float | None:
+    if metric in notes:
+        return None
+    try:
+        return score(clip, audio)
+    except MissingExtraError as error:
+        notes[metric] = str(error)
+    except AudioError:  # no speech in this clip that could be scored
+        pass
+    return None
+
+
+def _agreement_db(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    if not found.any() or not expected.any():
+        return MAX_AGREEMENT_DB if found.any() == expected.any() else -MAX_AGREEMENT_DB
+    with np.errstate(divide="ignore"):
+        return float(np.clip(si_sdr_db(expected, found), -MAX_AGREEMENT_DB, MAX_AGREEMENT_DB))
+
+
+def _mean(scores: Sequence[float | None]) -> float | None:
+    known = [score for score in scores if score is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _change(before: Sequence[float | None], after: Sequence[float | None], *, percent: bool = False) -> Change | None:
+    """Of the clips that have a score of both."""
+    pairs = [(b, a) for b, a in zip(before, after, strict=True) if b is not None and a is not None]
+    if not pairs:
+        return None
+    values = np.array(pairs)
+    changes = values[:, 1] - values[:, 0]
+    if percent:
+        changes = 100 * changes / values[:, 0].mean()
+    return Change(float(changes.mean()), *bootstrap_interval(changes))

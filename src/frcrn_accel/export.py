@@ -1,0 +1,116 @@
+"""Export a checkpoint to a model file: build the graph, verify it against PyTorch, then put it in place.
+
+Needs the `[export]` extra.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from frcrn_accel._version import __version__
+from frcrn_accel.atomic import replacing
+from frcrn_accel.errors import ExportError, MissingExtraError, ModelError, OutputExistsError
+from frcrn_accel.models import ModelFile, ModelMetadata, model_name, read_weights
+from frcrn_accel.network.checkpoint import Checkpoint, Weights, load_checkpoint
+from frcrn_accel.network.topology import FRAME_SAMPLES, HOP_SAMPLES, SAMPLE_RATE_HZ
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["MAX_ERROR", "ExportReport", "export_model", "read_weights"]
+
+MAX_ERROR = 1e-4  # largest difference from PyTorch, as a share of the peak
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export did.
+
+    Attributes:
+        model: The file that was written.
+        difference: Largest difference from PyTorch on the test signals, as a share of their peak.
+        bytes: Size of the file.
+    """
+
+    model: ModelFile
+    difference: float
+    bytes: int
+
+
+def export_model(
+    checkpoint: str | Path, out: str | Path, *, name: str | None = None, overwrite: bool = False
+) -> ExportReport:
+    """Turn a checkpoint into a model file.
+
+    Args:
+        checkpoint: A released or fine-tuned checkpoint, see `network.checkpoint.load_checkpoint`.
+        out: Path of the ONNX file to write.
+        name: Name of the model; see `models.model_name`.
+        overwrite: Replace `out` if it exists.
+
+    Raises:
+        MissingExtraError: The `[export]` extra is not installed.
+        ModelError: The checkpoint is not usable.
+        ExportError: The graph does not give what PyTorch gives; nothing is written.
+        OutputExistsError: `out` exists and `overwrite` is false.
+    """
+    out = Path(out)
+    try:
+        with replacing(out, overwrite=overwrite) as temporary:
+            loaded = load_checkpoint(Path(checkpoint))
+            graph = _build(loaded, model_name(Path(checkpoint), name, loaded.sha256))
+            temporary.write_bytes(graph.SerializeToString())
+            difference = _difference(ModelFile.open(temporary), loaded.weights)
+            if not difference <= MAX_ERROR:  # NaN fails as well
+                raise ExportError(
+                    f"the graph differs from PyTorch by {difference:.1e} of the peak (at most {MAX_ERROR:.0e}): "
+                    f"{str(out)!r} was not written"
+                )
+    except OutputExistsError:
+        raise
+    except OSError as error:
+        raise ModelError(f"{str(out)!r} cannot be written: {error.strerror}") from error
+    return ExportReport(ModelFile.open(out), difference, out.stat().st_size)
+
+
+def _build(checkpoint: Checkpoint, name: str) -> onnx.ModelProto:
+    """The graph, with its metadata."""
+    try:
+        from frcrn_accel.graph.forms import build_graph
+    except ImportError as error:
+        raise MissingExtraError("Exporting a model", "export", error) from error
+    metadata = ModelMetadata(
+        name=name,
+        checkpoint_sha256=checkpoint.sha256,
+        library_version=__version__,
+        sample_rate_hz=SAMPLE_RATE_HZ,
+        frame_samples=FRAME_SAMPLES,
+        hop_samples=HOP_SAMPLES,
+        channels=checkpoint.config.channels,
+        unets=checkpoint.config.unets,
+    )
+    return build_graph(checkpoint.weights, name, __version__, metadata.to_properties())
+
+
+def _difference(model: ModelFile, weights: Weights) -> float:
+    """Largest difference between the file on ONNX Runtime and PyTorch, over the peak of PyTorch's output."""
+    import torch
+
+    from frcrn_accel.backends.ort import OrtBackend
+    from frcrn_accel.network.module import build_network
+
+    network = build_network(weights)
+    session = OrtBackend().load(model, threads=1)
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    # One frame; a batch; a length that is no whole number of frames.
+    for batch, samples in ((1, FRAME_SAMPLES), (2, 2 * SAMPLE_RATE_HZ), (1, SAMPLE_RATE_HZ + 1)):
+        audio = (0.056 * rng.standard_normal((batch, samples))).astype(np.float32)
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(audio)).numpy()
+        worst = max(worst, float(np.max(np.abs(session.run(audio) - expected)) / np.max(np.abs(expected))))
+    return worst

@@ -1,0 +1,101 @@
+"""The form for GPU engines: the direct one, with ordinary convolutions only. Tuned for TensorRT.
+
+- A transposed convolution of stride 2 is two ordinary ones, for the even and the odd rows, interleaved after their
+  activation: TensorRT computes ordinary convolutions in INT8, transposed ones of a quantized network in float.
+- The FSMN is two grouped convolutions and a depthwise one on all four of its nets at once (two nets, each on both
+  parts), and its residuals are additions: no product with a zero or a one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from frcrn_accel.graph.common import encoder_bins
+from frcrn_accel.graph.direct import DirectNetwork, joined
+from frcrn_accel.graph.timeline import TIME
+from frcrn_accel.network.topology import DECODER_KERNELS, FSMN_ORDER
+
+__all__ = ["PlainNetwork"]
+
+
+class PlainNetwork(DirectNetwork):
+    """See the module."""
+
+    def encoder(self, name: str, x: str) -> str:
+        """See `Network.encoder`."""
+        weight, shift = self.encoder_weights(name)
+        return self.activated(
+            self.convolution(name, self.of_two_frames(name, x), weight, shift, **self.strides_and_pads)
+        )
+
+    def convolution(self, name: str, x: str, weight: str, shift: str, **attributes: Any) -> str:
+        """One of those that do nearly all of the work: where low precision comes in.
+
+        Args:
+            name: The layer, or for an FSMN layer that with `.linear` or `.project` after it.
+            x: Its input.
+            weight: `(outputs, ...)`.
+            shift: Bias `(outputs,)`; "" for none.
+            attributes: Of the operator.
+        """
+        return self.graph.op("Conv", x, weight, *([shift] if shift else []), **attributes)
+
+    def filters(self, name: str, kernel: str) -> str:
+        """The depthwise filters `(outputs, 1, ...)` on what the `.project` of an FSMN layer gives."""
+        return kernel
+
+    def decoder(self, name: str, inputs: list[str]) -> str:
+        """See `DirectNetwork.decoder`. Frequency is the last axis: its rows are columns here.
+
+        Output `2 n + o` is the sum of the taps `k = o, o + 2, ...` on input `n - (k - o) / 2`. Along time the
+        transposed convolution of 2 taps that drops a frame at each end is an ordinary one without padding.
+        """
+        g = self.graph
+        weights, shift = self.decoder_weights(name, len(inputs))
+        # (inputs, outputs, frequency, time) to (outputs, inputs, time, frequency), time reversed.
+        weight = g.op("Transpose", joined(g, weights), perm=[1, 0, 3, 2])
+        weight = g.op("Gather", weight, g.ints(*reversed(range(self.decoder_frames(name)))), axis=2)
+        taps = DECODER_KERNELS[int(name.rpartition(".")[2])][0]
+        reach = (taps - 1) // 2  # of the even rows; the odd ones reach as far or one less
+        x = self.of_two_frames(name, joined(g, inputs, axis=1))
+        rows = []
+        for odd in (0, 1):
+            chosen = g.op("Gather", weight, g.ints(*reversed(range(odd, taps, 2))), axis=3)
+            # The last odd row of an odd number of rows does not exist: it is computed and dropped.
+            before = (taps - odd - 1) // 2
+            y = self.convolution(name, x, chosen, shift, pads=[0, before, 0, reach])
+            rows.append(g.op("Unsqueeze", self.activated(y), g.ints(4)))
+        y = g.op("Reshape", g.op("Concat", *rows, axis=4), g.ints(0, 0, 0, -1))
+        return y if taps % 2 == 0 else g.op("Slice", y, g.ints(0), g.ints(-1), g.ints(3))
+
+    def fsmn(self, name: str, layer: int, x: str, *, along_time: bool) -> str:
+        """See `Network.fsmn`.
+
+        The four parts of the hidden and the memory are, in channels: `re` of the real part, `im` of it, `re` of the
+        imaginary part, `im` of it. They go to the real, the imaginary, the imaginary and, negative, the real part.
+        """
+        g = self.graph
+        past = FSMN_ORDER - 1
+        linear, bias, project = (
+            self.pair(f"{name}.fsmn", tensor, f"_L{layer}")
+            for tensor in ("linear.weight", "linear.bias", "project.weight")
+        )
+        of_layer = f"{name}.L{layer}"
+        weight = self.pointwise(*linear, *linear)
+        hidden = self.convolution(f"{of_layer}.linear", x, weight, joined(g, [*bias, *bias]), group=2)
+        weight = self.pointwise(*project, project[0], g.op("Neg", project[1]))
+        memory = self.convolution(f"{of_layer}.project", g.op("Relu", hidden), weight, "", group=4)
+        kernels = [self.fsmn_filter(name, layer, is_im_net=is_im_net) for is_im_net in (False, True)]
+        if along_time:
+            shape = ("batch", 4 * self.config.channels, TIME, encoder_bins()[-1])
+            memory = self.time.with_last(memory, past, shape)
+        else:
+            kernels = [g.op("Transpose", kernel, perm=[0, 1, 3, 2]) for kernel in kernels]
+        kernel = self.filters(of_layer, joined(g, [*kernels, *kernels]))
+        pads = [self.time.padding(past), 0, 0, 0] if along_time else [0, past, 0, 0]
+        filtered = g.op("Conv", memory, kernel, group=4 * self.config.channels, pads=pads)
+        re_re, im_im, im_re, re_im = g.ops("Split", 4, filtered, axis=1)
+        re, im = g.ops("Split", 2, x, axis=1)
+        re_sum = g.op("Add", g.op("Add", re_re, re_im), g.op("Sub", re, im))
+        im_sum = g.op("Add", g.op("Add", im_im, im_re), g.op("Add", re, im))
+        return g.op("Concat", re_sum, im_sum, axis=1)

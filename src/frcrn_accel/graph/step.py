@@ -1,0 +1,178 @@
+"""The form for the steps of streams on ONNX Runtime: the plain one with fewer operators and smaller weights.
+
+Of a whole signal operators take as long as their arithmetic. Of five frames, a good part of the time goes by between
+them, and in fetching weights from memory. So what was several operators is one wherever that adds next to nothing to
+compute, and the Fourier transforms take the products of half a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frcrn_accel.graph.common import Pair, encoder_bins
+from frcrn_accel.graph.direct import DirectNetwork, joined
+from frcrn_accel.graph.plain import PlainNetwork
+from frcrn_accel.graph.timeline import TIME, Stepwise
+from frcrn_accel.network.topology import (
+    FRAME_SAMPLES,
+    FSMN_ORDER,
+    HOP_SAMPLES,
+    STAGES,
+    STFT_BINS,
+    stft_synthesis_scale,
+    stft_window,
+)
+
+__all__ = ["StepNetwork"]
+
+# Of an FSMN layer whose parts are worth adding up inside convolutions: measured with 32 channels, where it saves as
+# much from 37 bins on.
+_FEW_CHANNELS, _MANY_BINS = 32, 64
+
+# Bins as the transforms here have them: even ones, then odd ones, of the real part; the same of the imaginary part.
+_EVEN, _ODD = np.arange(0, STFT_BINS, 2), np.arange(1, STFT_BINS, 2)
+_ORDER = np.concatenate([_EVEN, _EVEN + STFT_BINS, _ODD, _ODD + STFT_BINS])
+
+
+class StepNetwork(PlainNetwork):
+    """See the module."""
+
+    time: Stepwise
+
+    def analysis(self, audio: str, kernel: str) -> str:
+        """See `Network.analysis`.
+
+        The halves of a window are a whole number of periods of an even bin apart, and half a period of an odd one
+        more: even bins are a transform of their sum, odd bins of their difference.
+        """
+        g = self.graph
+        audio = self.time.with_last(audio, FRAME_SAMPLES - HOP_SAMPLES, ("batch", TIME))
+        hops = g.op("Reshape", audio, g.ints(0, -1, HOP_SAMPLES))
+        ends = g.ints(-1), g.ints(np.iinfo(np.int64).max)
+        first, second = (
+            g.op("Mul", g.op("Slice", hops, g.ints(i), end, g.ints(1)), g.constant(window))
+            for i, (end, window) in enumerate(zip(ends, self.half_windows(), strict=True))
+        )
+        even, odd = (g.op("Transpose", part, perm=[1, 0]) for part in self.halved(kernel))
+        parts = [g.op("MatMul", g.op("Add", first, second), even), g.op("MatMul", g.op("Sub", first, second), odd)]
+        bins = g.op("Gather", joined(g, parts, axis=2), g.ints(*np.argsort(_ORDER)), axis=2)
+        return g.op("Transpose", g.op("Reshape", bins, g.ints(0, 0, 2, STFT_BINS)), perm=[0, 2, 1, 3])
+
+    def synthesis(self, spectrum: str, kernel: str) -> str:
+        """See `Network.synthesis`: `analysis` the other way round."""
+        g = self.graph
+        bins = g.op("Reshape", g.op("Transpose", spectrum, perm=[0, 2, 1, 3]), g.ints(0, 0, 2 * STFT_BINS))
+        scaled = g.op("Mul", kernel, g.constant(stft_synthesis_scale()[_ORDER, None]))
+        even, odd = (
+            g.op("MatMul", g.op("Gather", bins, g.ints(*order), axis=2), part)
+            for order, part in zip(np.split(_ORDER, [2 * len(_EVEN)]), self.halved(scaled), strict=True)
+        )
+        halves = g.op("Add", even, odd), g.op("Sub", even, odd)
+        first, second = (
+            g.op("Mul", half, g.constant(window)) for half, window in zip(halves, self.half_windows(), strict=True)
+        )
+        return self.time.overlapped(first, second)
+
+    def fourier_kernel(self) -> str:
+        """See `Network.fourier_kernel`: of the first half of a window, and without the window, `(642, 320)`."""
+        bins = np.tile(np.arange(STFT_BINS), 2)[_ORDER, None]
+        return self.fourier_basis(bins, _ORDER[:, None] >= STFT_BINS, HOP_SAMPLES)
+
+    def halved(self, kernel: str) -> Pair:
+        """The rows of even bins, and those of odd ones."""
+        g = self.graph
+        rows = g.ints(2 * len(_EVEN), 2 * len(_ODD))
+        even, odd = g.ops("Split", 2, kernel, rows, axis=0)
+        return even, odd
+
+    @staticmethod
+    def half_windows() -> list[NDArray[np.float64]]:
+        """The window's two halves."""
+        return np.split(stft_window(), 2)
+
+    def fsmn(self, name: str, layer: int, x: str, *, along_time: bool) -> str:
+        """See `Network.fsmn`.
+
+        The four parts of the hidden and the memory are, in channels: `re` of the real part, `im` of it, `im` of the
+        imaginary part, `re` of it. They go to the real, the imaginary, the real (negative, which is in the
+        projection) and the imaginary part: the sum of the two halves is the result.
+
+        Over many bins it is the other way round: reading and writing takes longer than a few operators more. The
+        direct form adds up inside the convolutions; with many channels its larger matrices would take longer again.
+        """
+        g = self.graph
+        c = self.config.channels
+        if c <= _FEW_CHANNELS and not along_time and self.fsmn_bins(name) >= _MANY_BINS:
+            return DirectNetwork.fsmn(self, name, layer, x, along_time=along_time)
+        past = FSMN_ORDER - 1
+        (re, im), (re_bias, im_bias), (re_project, im_project) = (
+            self.pair(f"{name}.fsmn", tensor, f"_L{layer}")
+            for tensor in ("linear.weight", "linear.bias", "project.weight")
+        )
+        bias = joined(g, [re_bias, im_bias, im_bias, re_bias])
+        hidden = g.op("Relu", g.op("Conv", x, self.pointwise(re, im, im, re), bias, group=2))
+        weight = self.pointwise(re_project, im_project, g.op("Neg", im_project), re_project)
+        memory = g.op("Conv", hidden, weight, group=4)
+        re_filter, im_filter = (self.fsmn_filter(name, layer, is_im_net=is_im_net) for is_im_net in (False, True))
+        kernel = joined(g, [re_filter, im_filter, im_filter, re_filter])
+        if along_time:
+            memory = self.time.with_last(memory, past, ("batch", 4 * c, TIME, encoder_bins()[-1]))
+        else:
+            kernel = g.op("Transpose", kernel, perm=[0, 1, 3, 2])
+        pads = [self.time.padding(past), 0, 0, 0] if along_time else [0, past, 0, 0]
+        halves = g.ops("Split", 2, g.op("Conv", memory, kernel, group=4 * c, pads=pads), axis=1)
+        # The residuals: the input, and the input times the imaginary unit.
+        swapped = g.op("Gather", x, g.ints(*range(c, 2 * c), *range(c)), axis=1)
+        signs = np.repeat([-1, 1], c)[:, None, None]
+        return g.op("Sum", *halves, x, g.op("Mul", swapped, g.constant(signs)))
+
+    @staticmethod
+    def fsmn_bins(name: str) -> int:
+        """What an FSMN layer along frequency runs over: the input of an encoder's stage, or a decoder's output."""
+        _, unit, stage = name.split(".")
+        return encoder_bins()[int(stage) - 1 if unit == "fsmn_enc" else STAGES - 2 - int(stage)]
+
+    def excited(self, name: str, x: str) -> str:
+        """See `Network.excited`."""
+        (excited,) = self.each_excited({name: x})
+        return excited
+
+    def each_excited(self, layers: Mapping[str, str]) -> list[str]:
+        """See `Network.each_excited`.
+
+        The four dense layers of each are two products with matrices that are zero in part, channels last, and what
+        the nets give is put together by one with 0, 1 and -1: grouped convolutions of a few frames take twice as
+        long. Those of several layers are one product, and their means one state.
+        """
+        g = self.graph
+        c = self.config.channels
+        count = len(layers)
+        means = joined(g, [self.time.mean(x) for x in layers.values()], axis=3)
+        first, *others = layers
+        name = first.rpartition(".")[0] if others else first
+        rows = self.time.averaged_rows(g.op("Transpose", means, perm=[0, 3, 2, 1]), count, 2 * c, name)
+
+        def dense(rows: str, number: int, blocks: list[list[str]]) -> str:
+            weights, biases = [], []
+            for name in layers:
+                none = g.op("Mul", g.weight(f"{name}.fc_r.{number}.weight"), g.constant(0))
+                of_nets = {net: g.weight(f"{name}.fc_{net}.{number}.weight") for net in "ri"} | {"": none}
+                block = joined(g, [joined(g, [of_nets[net] for net in row], axis=1) for row in blocks])
+                weights.append(g.op("Unsqueeze", g.op("Transpose", block, perm=[1, 0]), g.ints(0)))
+                bias = joined(g, [g.weight(f"{name}.fc_{net}.{number}.bias") for net in "riri"])
+                biases.append(g.op("Unsqueeze", bias, g.ints(0, 1)))
+            return g.op("Add", g.op("MatMul", rows, joined(g, weights)), joined(g, biases))
+
+        hidden = g.op("Relu", dense(rows, 0, [["r", ""], ["i", ""], ["", "r"], ["", "i"]]))
+        excitations = g.op(
+            "Sigmoid", dense(hidden, 2, [[net if i == j else "" for j in range(4)] for i, net in enumerate("riri")])
+        )
+        one = np.eye(c)
+        none = np.zeros_like(one)
+        together = np.block([[one, none], [none, one], [none, one], [-one, none]])
+        scale = g.op("Transpose", g.op("MatMul", excitations, g.constant(together)), perm=[0, 3, 2, 1])
+        scales = g.ops("Split", count, scale, axis=3) if count > 1 else [scale]
+        return [g.op("Mul", x, scale) for x, scale in zip(layers.values(), scales, strict=True)]

@@ -1,0 +1,99 @@
+"""Recordings to draw from: decoded once, kept as samples in files that are mapped into memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frcrn_accel.atomic import replacing
+from frcrn_accel.audio import float_to_int, resample
+from frcrn_accel.errors import TrainingError
+from frcrn_accel.files import audio_files, open_audio
+from frcrn_accel.network.topology import SAMPLE_RATE_HZ
+from frcrn_accel.train.config import Source
+
+__all__ = ["Corpus", "prepare_source"]
+
+_TRIES = 20
+_FROM_INT16 = np.float32(1 / 32768)
+_SILENCE = 1e-3  # RMS of full scale; recordings that are quieter than this are pauses
+
+
+class Corpus:
+    """Sources of one kind, each as one long signal.
+
+    Args:
+        signals: int16 at the model's rate, `(samples,)`.
+        weights: How often each is drawn, against the others.
+        held_out_share: The end of each that training does not get.
+        held_out: Draw from these ends instead.
+    """
+
+    def __init__(
+        self,
+        signals: Sequence[NDArray[np.int16]],
+        weights: Sequence[float],
+        held_out_share: float,
+        *,
+        held_out: bool,
+    ) -> None:
+        splits = [round(len(signal) * (1 - held_out_share)) for signal in signals]
+        self._signals = [s[at:] if held_out else s[:at] for s, at in zip(signals, splits, strict=True)]
+        self._shares = np.asarray(weights) / np.sum(weights)
+
+    def draw(self, rng: np.random.Generator, samples: int) -> NDArray[np.float32]:
+        """A random stretch that is not silent, full scale at 1.0, `(samples,)`.
+
+        Signals shorter than that are repeated. Where there is nothing but silence, silence is what is given.
+        """
+        for _ in range(_TRIES):
+            signal = self._signals[rng.choice(len(self._signals), p=self._shares)]
+            start = rng.integers(max(1, len(signal) - samples + 1))
+            stretch: NDArray[np.float32] = np.resize(signal[start : start + samples], samples) * _FROM_INT16
+            if np.sqrt(np.mean(stretch**2)) > _SILENCE:
+                break
+        return stretch
+
+
+def prepare_source(source: Source, folder: Path, cache: Path) -> NDArray[np.int16]:
+    """The audio of a source, its files and their channels one after the other: int16, mapped from a file.
+
+    Args:
+        source: A file, or a folder that is read with all folders below it.
+        folder: What its path is relative to.
+        cache: Folder for decoded audio.
+
+    Raises:
+        TrainingError: There is no audio.
+        AudioError: A file cannot be read.
+    """
+    path = folder / source.path
+    files = [path] if path.is_file() else audio_files(path)
+    if not files:
+        raise TrainingError(f"source {str(path)!r} {'has no audio in it' if path.exists() else 'does not exist'}")
+    digest = hashlib.sha256()
+    for file in files:
+        state = file.stat()
+        digest.update(f"{file.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
+    decoded = cache / f"{digest.hexdigest()[:32]}.npy"
+    if not decoded.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        signals = []
+        for file in files:
+            audio = open_audio(file)
+            blocks = [
+                float_to_int(block, 16).astype(np.int16)
+                for block in resample(audio.blocks(), audio.sample_rate_hz, SAMPLE_RATE_HZ, audio.channels)
+            ]
+            # Channels follow each other, so that none is lost and none is mixed with another.
+            signals.append(np.concatenate(blocks, axis=1).reshape(-1))
+        with replacing(decoded, overwrite=True) as temporary:
+            np.save(temporary, np.concatenate(signals))
+    signal: NDArray[np.int16] = np.load(decoded, mmap_mode="r")
+    if len(signal) < SAMPLE_RATE_HZ:
+        raise TrainingError(f"source {str(path)!r} holds less than a second of audio")
+    return signal
