@@ -131,15 +131,15 @@ class StreamOptions:
 
 @dataclass(frozen=True)
 class FileReport:
-    """What became of one file.
+    """Result of `Denoiser.denoise_file`.
 
     Attributes:
         source: The file that was read.
         target: The file that was written.
-        sample_rate_hz: Rate of both.
+        sample_rate_hz: Sample rate of both.
         channels: Channels of both.
-        duration_s: Length of the audio.
-        processing_s: Time it took, reading and writing included.
+        duration_s: Duration of the audio.
+        processing_s: Time taken, reading and writing included.
         clipped_samples: Samples beyond full scale that an integer encoding clipped.
     """
 
@@ -153,7 +153,7 @@ class FileReport:
 
     @property
     def real_time_factor(self) -> float:
-        """Processing time over audio time; not a number for a file without audio."""
+        """Processing time over duration (RTF); NaN for a file without audio."""
         return self.processing_s / self.duration_s if self.duration_s else math.nan
 
 
@@ -239,17 +239,17 @@ class Denoiser:
 
     @property
     def model(self) -> ModelMetadata:
-        """What the model says of itself."""
+        """Metadata of the model."""
         return self._open().metadata
 
     @property
     def model_path(self) -> Path:
-        """The model file that was asked for; a backend may run another form of it."""
+        """Path of the chosen model file; the backend may run a file made from it."""
         return self._model.path
 
     @property
     def device(self) -> str:
-        """What the engine really runs on."""
+        """Device that the engine runs on, as the engine reports it."""
         return self._open().session.device
 
     def __call__(self, audio: AudioT, sample_rate: int, *, attenuation_limit_db: float | None = None) -> AudioT:
@@ -258,17 +258,17 @@ class Denoiser:
         Args:
             audio: numpy array or torch tensor, `(samples,)` or `(channels, samples)`; float32 or float64 with full
                 scale at 1.0, or int16 or int32. Each channel is denoised by itself.
-            sample_rate: Its rate, 8,000 to 192,000 Hz. The model works at 16 kHz: what lies above 8 kHz is not in
-                the result, except for the share that an attenuation limit keeps.
-            attenuation_limit_db: For this signal alone, `math.inf` for no limit; None for the denoiser's own.
+            sample_rate: Its sample rate, 8,000 to 192,000 Hz. The model works at 16 kHz: the result has nothing above
+                8 kHz, except for the share that an attenuation limit keeps.
+            attenuation_limit_db: Limit for this signal alone, `math.inf` for none; None for the denoiser's own.
 
         Returns:
             The same kind of object: type, dtype, shape, rate and level. Integers are clipped, never wrapped.
 
         Raises:
-            AudioError: Another type, dtype or shape; NaN or infinity; a rate out of range.
+            AudioError: The type, dtype, shape or sample rate is not supported, or a sample is NaN or infinite.
             EngineError: The engine failed.
-            ValueError: The attenuation limit is out of its range.
+            ValueError: The attenuation limit is out of range.
         """
         dry_share = dry_share_of(self._limit_db(attenuation_limit_db))
         samples, layout = unpack(audio)
@@ -298,20 +298,20 @@ class Denoiser:
 
         Args:
             source: Any file that libsndfile reads: WAV, FLAC, OGG, Opus, MP3, AIFF and more.
-            target: The file to write. Its suffix tells the format; rate, channels, tags and, where the format has
-                it, encoding are those of the source. It appears when it is complete, not before.
+            target: The file to write, in the format of its suffix. Rate, channels, tags and, where the format has
+                it, encoding are those of the source. The file appears once it is complete.
             overwrite: Replace `target` if it exists.
-            progress: Called now and then with the seconds of audio done and the seconds there are. What it raises
-                ends the work, and nothing is written.
-            max_duration_s: Refuse audio that is longer.
-            attenuation_limit_db: For this file alone, `math.inf` for no limit; None for the denoiser's own.
+            progress: Called regularly with the seconds of audio that are done and the total. An exception from it
+                stops the work, and nothing is written.
+            max_duration_s: Refuse longer audio.
+            attenuation_limit_db: Limit for this file alone, `math.inf` for none; None for the denoiser's own.
 
         Raises:
             AudioTooLongError: `source` is longer than `max_duration_s`.
             AudioError: `source` cannot be read or denoised, or `target` cannot be written.
             OutputExistsError: `target` exists and `overwrite` is false.
             EngineError: The engine failed.
-            ValueError: The attenuation limit is out of its range.
+            ValueError: The attenuation limit is out of range.
         """
         from frcrn_accel.files import create_audio, open_audio
 
@@ -321,13 +321,13 @@ class Denoiser:
         rate_hz = file.sample_rate_hz
         samples = 0
 
-        def tell() -> None:
+        def report_progress() -> None:
             if progress is not None:
                 progress(samples / rate_hz, max(samples, file.samples) / rate_hz)
 
         def blocks() -> Iterator[NDArray[np.float32]]:
             for block in file.blocks():
-                tell()  # while its level is measured too: a long file is read two times before anything is done
+                report_progress()  # while the level is measured, too: a long file is read twice before denoising
                 yield block
 
         signal = Signal(blocks, rate_hz, file.channels, max_samples=int(max_duration_s * rate_hz))
@@ -335,7 +335,7 @@ class Denoiser:
             for block in denoise_signal(signal, self._open(), dry_share):
                 writer.write(block)
                 samples += block.shape[1]
-                tell()
+                report_progress()
         return FileReport(
             source=file.path,
             target=Path(target),
@@ -357,25 +357,25 @@ class Denoiser:
         gain_db: float | None = None,
         attenuation_limit_db: float | None = None,
     ) -> Stream:
-        """Begin to denoise a live signal. Any number of streams share the model.
+        """Start to denoise a live signal. Any number of streams share the model.
 
         Args:
-            sample_rate: Its rate, 8,000 to 192,000 Hz.
-            channels: Its channels; each is denoised by itself.
-            step_s: How much is computed at a time, a multiple of 0.02 s. Longer steps take less time per second of
-                audio and add to the latency.
-            lookahead_s: How far the model looks ahead, a multiple of 0.02 s for each U-Net; None for what it was made
-                for, all that there is (0.14 s for each) if it was not made for streams. Less is less latency and less
-                quality (`docs/streaming.md`).
-            averaging: What stands for the means over the whole signal, which a stream does not know; see
+            sample_rate: Its sample rate, 8,000 to 192,000 Hz.
+            channels: Its channels; each is denoised separately.
+            step_s: Audio that is computed at a time, a multiple of 0.02 s. Longer steps take less time per second of
+                audio and add latency.
+            lookahead_s: How far the model looks ahead, a multiple of 0.02 s for each U-Net. None for the look-ahead
+                that the model was trained for, or all of it (0.14 s for each U-Net) if it was not trained for
+                streams. Less look-ahead means less latency and less quality (`docs/streaming.md`).
+            averaging: How to estimate the means over the whole signal, which a stream cannot know; see
                 `streaming.Averaging`.
-            gain_db: Gain that brings active speech to -25 dBFS, where it is known; by default the level is followed.
+            gain_db: Gain that brings active speech to -25 dBFS, if known; by default the level is tracked.
             attenuation_limit_db: See the property of the stream; None for the denoiser's own.
 
         Raises:
-            AudioError: The rate or the number of channels is out of range.
-            BackendUnavailable: The backend has no streams, or packages are missing to make the graph for them.
-            ValueError: An argument is out of its range, or the denoiser is closed.
+            AudioError: The sample rate or the number of channels is out of range.
+            BackendUnavailable: The backend has no streams, or packages are missing to make the file for them.
+            ValueError: An argument is out of range, or the denoiser is closed.
         """
         frames = self._lookahead_frames(lookahead_s)
         with self._stream_lock:
@@ -395,7 +395,7 @@ class Denoiser:
         )
 
     def close(self) -> None:
-        """Free the engine. Neither the denoiser nor its streams can be used any more; again it does nothing."""
+        """Free the engine. The denoiser and its streams cannot be used afterwards. Closing twice is allowed."""
         if self._engine is not None:
             self._engine.session.close()
             self._engine = None
@@ -403,22 +403,22 @@ class Denoiser:
             self._stream_engines.popitem()[1].session.close()
 
     def __enter__(self) -> Self:
-        """Return itself; leaving the block closes it."""
+        """Return the denoiser; leaving the block closes it."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """Close the denoiser."""
         self.close()
 
     def _limit_db(self, limit_db: float | None) -> float | None:
-        """The attenuation limit of one signal."""
+        """Return the attenuation limit for one signal."""
         check_attenuation_limit(limit_db)
         return self.attenuation_limit_db if limit_db is None else limit_db
 
     def _lookahead_frames(self, lookahead_s: float | None) -> int:
-        """For each U-Net."""
+        """Convert a look-ahead to frames of each U-Net."""
         if lookahead_s is None:
             return usual_lookahead(self._model)
         metadata = self.model
@@ -433,7 +433,7 @@ class Denoiser:
 
     def _open(self) -> Engine:
         if self._engine is None:
-            raise ValueError("this Denoiser is closed: make a new one")
+            raise ValueError("this Denoiser is closed: open a new one")
         return self._engine
 
 

@@ -1,6 +1,6 @@
-"""What a backend must do, as tests. Needs pytest.
+"""Conformance tests for backends. Needs pytest.
 
-The author of a backend subclasses `BackendConformance` in a test module, names the backend, and runs pytest:
+Subclass `BackendConformance` in a test module, name the backend, and run pytest:
 
     from frcrn_accel.testing import BackendConformance
 
@@ -38,10 +38,10 @@ __all__ = ["BackendConformance", "FunctionBackend", "random_weights"]
 
 
 class FunctionBackend(Backend):
-    """A backend that is a function of the audio, for tests that want no engine.
+    """A backend that applies a function to the audio, for tests without an engine.
 
     Args:
-        function: Takes and gives `float32 (batch, samples)`. The default gives the audio as it is.
+        function: Takes and returns `float32 (batch, samples)`. The default returns a copy.
         precision: See `Backend`.
     """
 
@@ -59,10 +59,10 @@ class FunctionBackend(Backend):
 
     @classmethod
     def check(cls) -> None:
-        """It runs everywhere."""
+        """See `Backend.check`: a function runs everywhere."""
 
     def load(self, model: ModelFile, threads: int) -> Session:
-        """The model is of no interest."""
+        """See `Backend.load`. The model is ignored."""
         return _FunctionSession(self.function)
 
 
@@ -81,8 +81,8 @@ class BackendConformance:
 
     Attributes:
         backend: The class under test, or an instance with options.
-        reads_models: Whether it reads the model file at all.
-        reference: Backend whose output is the expected one; None to leave numbers untested.
+        reads_models: Whether it reads the model file.
+        reference: Backend whose output is expected; None to leave the numbers untested.
         tolerance: Largest difference from the reference, as a share of its peak.
         repeatability: Largest difference between two runs on the same audio, as a share of the peak: 0 for engines
             that give the same bits each time.
@@ -96,23 +96,23 @@ class BackendConformance:
 
     @pytest.fixture(scope="class")
     def model(self) -> ModelFile:
-        """The packaged model."""
+        """Return the packaged model."""
         return find_model(DEFAULT_MODEL)
 
     @pytest.fixture(scope="class")
     def instance(self) -> Backend:
-        """The backend, ready to load; where it cannot run, the tests are skipped with its own reason."""
+        """Return the backend, ready to load; skip the tests with its own reason where it cannot run."""
         return _resolve_or_skip(self.backend)
 
     @pytest.fixture(scope="class")
     def session(self, instance: Backend, model: ModelFile) -> Iterator[Session]:
-        """The model in the backend, on two threads. It is loaded once for all tests of a class."""
+        """Load the model on two threads, once for all tests of the class."""
         session = instance.load(prepare(model, instance), threads=2)
         yield session
         session.close()
 
-    def test_it_tells_what_it_is(self, instance: Backend) -> None:
-        """Name, description, priority and batch size are there, and it can run here."""
+    def test_it_describes_itself(self, instance: Backend) -> None:
+        """It has a name, description, priority and batch size, and can run here."""
         assert instance.name
         assert "\n" not in instance.description
         assert instance.description
@@ -122,18 +122,18 @@ class BackendConformance:
         instance.check()
 
     def test_an_unknown_precision_is_a_clear_error(self, instance: Backend) -> None:
-        """It is refused by name, with what there is, before anything is loaded."""
+        """It is refused, naming the supported ones, before anything is loaded."""
         with pytest.raises(UnsupportedPrecisionError, match="has no precision 'int1': it has "):
             resolve_backend(type(instance), "int1")
 
     def test_the_session_names_its_device(self, session: Session) -> None:
-        """What it runs on is told after loading."""
+        """The session reports its device after loading."""
         assert session.device
 
     @pytest.mark.parametrize("batch", [1, 3])
     @pytest.mark.parametrize("frames", [1, 2, 49])
     def test_shape_and_dtype_are_kept(self, session: Session, model: ModelFile, batch: int, frames: int) -> None:
-        """Any batch and any number of frames gives float32 of the same shape, finite, in an array of its own."""
+        """Any batch and number of frames gives finite float32 of the same shape in a new array."""
         audio = _noise(batch, _samples(model, frames))
         before = audio.copy()
         denoised = session.run(audio)
@@ -149,23 +149,23 @@ class BackendConformance:
         np.testing.assert_array_equal(session.run(silence), silence)
 
     def test_a_row_does_not_depend_on_its_batch_mates(self, session: Session, model: ModelFile) -> None:
-        """A row alone gives what it gives beside a much louder one."""
+        """A row gives the same result alone and beside a much louder one."""
         audio = _noise(2, _samples(model, 30))
         audio[1] *= 50
         together = session.run(audio)
         alone = session.run(audio[:1])
-        # Rounding is as large as what goes in makes it, however little of it the model lets through.
+        # Rounding errors scale with the input, however much of it the model removes.
         np.testing.assert_allclose(together[0], alone[0], atol=1e-6 * np.abs(audio[0]).max())
 
     def test_the_same_audio_gives_the_same_result(self, session: Session, model: ModelFile) -> None:
-        """There is no state between calls."""
+        """Calls share no state."""
         audio = _noise(1, _samples(model, 30))
         first = session.run(audio)
         session.run(_noise(1, _samples(model, 10), seed=1))
         np.testing.assert_allclose(session.run(audio), first, rtol=0, atol=self.repeatability * np.abs(first).max())
 
     def test_threads_may_share_a_session(self, session: Session, model: ModelFile) -> None:
-        """Four threads at once get what one gets."""
+        """Four threads at once get the same results as one."""
         signals = [_noise(1, _samples(model, 20 + i), seed=i) for i in range(8)]
         expected = [session.run(signal) for signal in signals]
         with ThreadPoolExecutor(4) as pool:
@@ -174,7 +174,7 @@ class BackendConformance:
             np.testing.assert_allclose(one, other, atol=max(1e-6, self.repeatability) * np.abs(other).max())
 
     def test_it_agrees_with_the_reference(self, session: Session, model: ModelFile) -> None:
-        """The numbers are those of the reference backend."""
+        """The output equals that of the reference backend."""
         if self.reference is None:
             pytest.skip("this backend has no reference")
         audio = _noise(2, _samples(model, 80))
@@ -193,7 +193,7 @@ class BackendConformance:
             instance.load(prepare(ModelFile(damaged, model.metadata), instance), threads=1)
 
     def test_it_serves_a_denoiser(self, instance: Backend, model: ModelFile) -> None:
-        """The whole way: two channels at another rate, cut into windows."""
+        """A denoiser takes two channels at another rate, cut into windows."""
         audio = _noise(2, 3 * 24_000)
         windowing = Windowing(window_s=1.0, past_s=0.2, future_s=0.04, fade_s=0.05)
         with Denoiser(model.path, backend=instance, threads=1, windowing=windowing) as denoiser:
@@ -202,7 +202,7 @@ class BackendConformance:
         assert np.isfinite(denoised).all()
 
     def test_its_streams_do_not_depend_on_the_chunks(self, instance: Backend, model: ModelFile) -> None:
-        """If it has streams: as many samples out as in, the same in any chunks, and no silence."""
+        """If it has streams: as many samples out as in, independent of the chunks, and not silent."""
         audio = _noise(1, 12_000)[0]
         results = []
         with Denoiser(model.path, backend=instance, threads=1) as denoiser:

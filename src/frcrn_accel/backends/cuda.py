@@ -1,7 +1,7 @@
-"""A GPU's memory, by way of `cuda-bindings`.
+"""GPU memory through `cuda-bindings`.
 
-Of what could give it: `cuda-bindings` is NVIDIA's own package, some megabytes, and has the CUDA runtime linked in, so
-it needs nothing but the driver. PyTorch could as well, for some gigabytes; TensorRT's packages bring none.
+`cuda-bindings` is NVIDIA's own package: a few megabytes, with the CUDA runtime linked in, so that it needs only the
+driver. PyTorch would do as well, at some gigabytes; TensorRT's packages offer no memory management.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class CudaError(Exception):
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card.
+    """A GPU.
 
     Attributes:
         index: Its number.
-        name: What it is called.
+        name: Its name.
         compute_capability: Its architecture, e.g. `"8.9"`.
-        memory_bytes: All of its memory.
+        memory_bytes: Size of its memory.
     """
 
     index: int
@@ -39,10 +39,10 @@ class Gpu:
 
 
 def find_gpu(index: int) -> Gpu:
-    """What the driver knows of a card.
+    """Return the properties of a GPU.
 
     Raises:
-        CudaError: There is none of this number.
+        CudaError: No GPU has this number.
     """
     runtime = _runtime()
     properties = _checked(*runtime.cudaGetDeviceProperties(index))
@@ -51,39 +51,39 @@ def find_gpu(index: int) -> Gpu:
 
 
 def use_gpu(gpu: Gpu) -> None:
-    """Make the calls of this thread go to a card."""
+    """Direct the CUDA calls of this thread to a GPU."""
     _checked(*_runtime().cudaSetDevice(gpu.index))
 
 
 class Queue:
-    """A queue of work on the card in use.
+    """A queue of work on the current GPU (a CUDA stream).
 
     Attributes:
-        handle: What engines take.
+        handle: Address that engines take.
     """
 
     def __init__(self) -> None:
         self.handle = int(_checked(*_runtime().cudaStreamCreate()))
 
     def wait(self) -> None:
-        """Until all of it is done.
+        """Wait until all work is done.
 
         Raises:
-            CudaError: Some of it failed.
+            CudaError: Some work failed.
         """
         _checked(*_runtime().cudaStreamSynchronize(self.handle))
 
     def close(self) -> None:
-        """Free it."""
+        """Free the resource."""
         _checked(*_runtime().cudaStreamDestroy(self.handle))
 
 
 class DeviceBuffer:
-    """Memory on the card in use, which grows as needed and is kept.
+    """Memory on the current GPU that grows as needed and is reused.
 
     Attributes:
-        address: Where it is; 0 for none yet.
-        size: Bytes.
+        address: Its address; 0 before the first allocation.
+        size: Its size, bytes.
     """
 
     def __init__(self) -> None:
@@ -91,10 +91,10 @@ class DeviceBuffer:
         self.size = 0
 
     def reserve(self, size: int) -> None:
-        """Have at least so many bytes. What was in it is lost if it grows.
+        """Make the buffer at least `size` bytes large. Growing discards its content.
 
         Raises:
-            OutOfGpuMemory: They are not there.
+            OutOfGpuMemory: The GPU does not have that much free memory.
         """
         if size > self.size:
             self.close()
@@ -102,15 +102,15 @@ class DeviceBuffer:
             self.size = size
 
     def upload(self, array: NDArray[np.float32]) -> None:
-        """Copy to the card."""
+        """Copy an array to the GPU."""
         self._copy(self.address, array.ctypes.data, array.nbytes, "cudaMemcpyHostToDevice")
 
     def download(self, array: NDArray[np.float32]) -> None:
-        """Copy from the card into an array."""
+        """Copy from the GPU into an array."""
         self._copy(array.ctypes.data, self.address, array.nbytes, "cudaMemcpyDeviceToHost")
 
     def close(self) -> None:
-        """Free it."""
+        """Free the resource."""
         if self.address:
             address, self.address, self.size = self.address, 0, 0
             _checked(*_runtime().cudaFree(address))
@@ -128,7 +128,7 @@ def _runtime() -> Any:
 
 
 def _checked(error: Any, value: Any = None) -> Any:
-    """The value of a call, unless it failed."""
+    """Return the value of a CUDA call, or raise its error."""
     runtime = _runtime()
     if error == runtime.cudaError_t.cudaSuccess:
         return value

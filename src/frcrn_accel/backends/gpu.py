@@ -1,4 +1,4 @@
-"""What the engines on a GPU share: the driver, the network in the form for them, and running out of memory."""
+"""Shared by the engines on a GPU: the driver, the recipe, and running out of memory."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ log = logging.getLogger("frcrn_accel")
 
 
 class OutOfGpuMemory(Exception):
-    """A batch did not fit: `GpuSession.run` tries again with half of it."""
+    """A batch did not fit into the GPU's memory; `GpuSession.run` retries with half of it."""
 
 
 class GpuSession(Session):
     """A session that halves a batch that does not fit into the GPU's memory, down to one window."""
 
-    _fitting: int | None = None  # windows that are known to fit, once more did not
+    _fitting: int | None = None  # windows that are known to fit, after a larger batch did not
 
     @abc.abstractmethod
     def run_batch(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -55,19 +55,21 @@ class GpuSession(Session):
             if windows == 1:
                 raise EngineError(
                     f"the GPU's memory does not hold one window of {samples} samples on {self.device} ({error}): "
-                    "free some, raise gpu_memory_limit_mb if it is set, take shorter windows with "
-                    "windowing=Windowing(window_s=10), or the CPU with backend='ort'"
+                    "free some memory, raise gpu_memory_limit_mb if it is set, shorten the windows with "
+                    "windowing=Windowing(window_s=10), or use the CPU with backend='ort'"
                 ) from error
             half = (windows + 1) // 2
             self._fitting = half
-            log.warning("a batch of %d windows does not fit into the GPU's memory: %d from now on", windows, half)
+            log.warning(
+                "a batch of %d windows does not fit into the GPU's memory; using %d from now on", windows, half
+            )
         return np.concatenate([self._run_or_halve(part) for part in (audio[:half], audio[half:])])
 
 
 def driver_problem(device_index: int = 0) -> str | None:
-    """Why NVIDIA's driver cannot be used here; None if it can.
+    """Say why NVIDIA's driver cannot be used here; None if it can.
 
-    It is asked itself, without any package: everything else needs it.
+    The driver is asked directly, without any package, since everything else depends on it.
     """
     try:
         driver = _driver()
@@ -85,7 +87,7 @@ def driver_problem(device_index: int = 0) -> str | None:
 
 
 def gpu_name(device_index: int) -> str:
-    """What the driver calls a card that it has."""
+    """Return the driver's name for a GPU."""
     driver = _driver()
     device, name = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES)
     driver.cuInit(0)

@@ -19,7 +19,7 @@ from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, inst
 from frcrn_accel.models import FP32, OPENVINO_INT8, Form, ModelFile, Recipe
 from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
 
-__all__ = ["OpenVinoBackend"]
+__all__ = ["OpenVinoBackend", "check_settings", "has_bf16"]
 
 DEVICE = "CPU"
 FORM: Form = "direct"  # for bf16 and for steps
@@ -29,11 +29,11 @@ class OpenVinoBackend(Backend):
     """OpenVINO's CPU plug-in.
 
     - fp32 runs the model file as it is.
-    - bf16, the default where the CPU computes in it natively, runs another form of the network (`graph.direct`) made
-      from the weights inside the file. The form that the file holds is not for it: for some numbers of frames
-      OpenVINO 2026.4 never returns from it in bfloat16. It is also slower there.
-    - int8 runs a file quantized for it (`quantize.openvino_int8`): that form with INT8 convolutions. What is not INT8
-      is bf16 where the CPU has it, else fp32. It is the only precision of such a file.
+    - bf16, the default where the CPU computes in it natively, runs another form of the network (`graph.direct`). The
+      form in model files must not run in bf16: for some numbers of frames OpenVINO 2026.4 never returns. It would
+      also be slower.
+    - int8 runs a file quantized for OpenVINO (`quantize.openvino_int8`): the direct form with INT8 convolutions. The
+      other layers are bf16 where the CPU has it, else fp32. Such a file has no other precision.
     """
 
     name: ClassVar[str] = "openvino"
@@ -46,11 +46,11 @@ class OpenVinoBackend(Backend):
     def __init__(self, precision: str | None = None, calibration: str | Path | None = None) -> None:
         super().__init__(precision, calibration)
         if calibration is not None and precision != "int8":
-            raise ValueError("OpenVINO measures ranges for precision 'int8' only: ask for it, or give no calibration")
+            raise ValueError("OpenVINO calibrates for precision 'int8' only: choose it, or leave calibration out")
 
     @classmethod
     def priority_for(cls, model: ModelFile) -> int:
-        """Before all others with bfloat16 or INT8; in fp32 it is no faster than ONNX Runtime."""
+        """See `Backend.priority_for`. In fp32 OpenVINO is no faster than ONNX Runtime."""
         if model.metadata.method == OPENVINO_INT8:
             return cls.priority
         if model.metadata.method != FP32:
@@ -61,22 +61,22 @@ class OpenVinoBackend(Backend):
     def check(cls) -> None:
         """See `Backend.check`."""
         try:
-            import onnx  # noqa: F401 - writes the other form
+            import onnx  # noqa: F401 - writes the direct form
             import openvino
         except ImportError as error:
             raise BackendUnavailable(cls.name, str(error), install_hint("openvino")) from error
         try:
             found = openvino.Core().available_devices
-        except Exception as error:  # an installation whose libraries do not load fails here, in any way
+        except Exception as error:  # libraries that do not load fail here, with any exception
             raise BackendUnavailable(cls.name, first_line(error), f"reinstall: {install_hint('openvino')}") from error
         if DEVICE not in found:
             raise BackendUnavailable(cls.name, f"OpenVINO finds no CPU plug-in, only {found}", "reinstall openvino")
 
     @classmethod
     def default_precision(cls) -> str:
-        """bf16 if the CPU has it: its rounding is not heard. Without OpenVINO, fp32."""
+        """Return bf16 if the CPU has it, since its rounding is inaudible; else, or without OpenVINO, fp32."""
         try:
-            return "bf16" if _has_bf16() else "fp32"
+            return "bf16" if has_bf16() else "fp32"
         except ImportError:
             return "fp32"
 
@@ -121,7 +121,7 @@ class OpenVinoBackend(Backend):
                 f"{str(model.path)!r} is INT8 and cannot run in {precision!r}: leave the precision out, or give the "
                 "fp32 file that it was made from"
             )
-        if precision == "bf16" and not _has_bf16():
+        if precision == "bf16" and not has_bf16():
             raise BackendUnavailable(
                 self.name, "this CPU does not compute in bfloat16", "use precision 'fp32', the default here"
             )
@@ -129,65 +129,59 @@ class OpenVinoBackend(Backend):
 
 
 class _Compiled:
-    """A model that OpenVINO has compiled, and a request for each thread."""
+    """A model that OpenVINO has compiled, with an inference request for each thread.
+
+    Attributes:
+        compiled: OpenVINO's compiled model.
+        device: See `Session`.
+    """
 
     def __init__(self, model: ModelFile, precision: str, threads: int) -> None:
         import openvino
 
-        # Shapes stay dynamic: compiled for one shape the same network is 5-10 % faster, but each new shape would
-        # cost as much as denoising many windows.
-        hint = "f32" if precision == "fp32" or not _has_bf16() else "bf16"
+        # Shapes stay dynamic. Compiled for one shape the network is 5 to 10 % faster, but each new shape would cost
+        # as much as denoising many windows.
+        hint = "f32" if precision == "fp32" or not has_bf16() else "bf16"
         options = {
             "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
-            # Pinned threads of several processes would share the first cores.
+            # With pinning, the threads of several processes would all run on the first cores.
             "ENABLE_CPU_PINNING": False,
         }
         with _signal_stack_kept():
             core = openvino.Core()
             try:
-                self._compiled: Any = core.compile_model(core.read_model(str(model.path)), DEVICE, options)
-            except Exception as error:  # RuntimeError with several lines, but nothing promises that class
+                self.compiled: Any = core.compile_model(core.read_model(str(model.path)), DEVICE, options)
+            except Exception as error:  # a RuntimeError of several lines today, but no class is documented
                 raise ModelError(f"OpenVINO cannot load {str(model.path)!r}: {first_line(error)}") from error
-        self._check_settings(hint, threads)
+        check_settings(self.compiled, hint, threads)
         self._local = threading.local()
         self.device = f"{DEVICE}, {precision}, {threads} thread{'s' if threads > 1 else ''}"
 
-    def _check_settings(self, hint: str, threads: int) -> None:
-        """What OpenVINO took, against what it was given: a hint is only a hint."""
-        found = {
-            "devices": self._compiled.get_property("EXECUTION_DEVICES"),
-            "precision": self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string(),
-            "threads": self._compiled.get_property("INFERENCE_NUM_THREADS"),
-        }
-        wanted = {"devices": [DEVICE], "precision": hint, "threads": threads}
-        if found != wanted:
-            raise BackendUnavailable(OpenVinoBackend.name, f"it would run with {found}, not {wanted}", "report a bug")
-
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
-        """By name; 0 for an axis of any length."""
+        """Shapes of the inputs by name; 0 for an axis of any length."""
         return {
             tensor.any_name: tuple(0 if size.is_dynamic else size.get_length() for size in tensor.partial_shape)
-            for tensor in self._compiled.inputs
+            for tensor in self.compiled.inputs
         }
 
     def infer(self, feeds: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Outputs in order, in memory of their own."""
-        # A request is one run at a time: each thread has its own.
+        """Return the outputs in order, in new arrays."""
+        # A request handles one run at a time, so each thread has its own.
         request = getattr(self._local, "request", None)
         try:
             if request is None:
-                request = self._local.request = self._compiled.create_infer_request()
-            # The inputs are only read, so they need not be copied. The results lie in the request's memory.
+                request = self._local.request = self.compiled.create_infer_request()
+            # Inputs are only read and need no copy. Results are in the request's memory and are copied.
             return [np.array(tensor) for tensor in request.infer(feeds, share_inputs=True).values()]
         except Exception as error:  # as above
             raise EngineError(f"OpenVINO failed on a batch of {feeds[0].shape}: {first_line(error)}") from error
 
     def close(self) -> None:
         self._local = threading.local()
-        self._compiled = None
+        self.compiled = None
 
 
 class _OpenVinoSession(Session):
@@ -195,9 +189,14 @@ class _OpenVinoSession(Session):
         self._model = _Compiled(model, precision, threads)
         self.device = self._model.device
 
+    @property
+    def compiled(self) -> Any:
+        """OpenVINO's compiled model, for diagnosis."""
+        return self._model.compiled
+
     def run(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
         (denoised,) = self._model.infer([audio])
-        if denoised.shape != audio.shape:  # less audio than one frame is no error to OpenVINO
+        if denoised.shape != audio.shape:  # OpenVINO does not report audio shorter than one frame as an error
             raise EngineError(f"OpenVINO gave {denoised.shape} for a batch of {audio.shape}")
         return denoised
 
@@ -219,7 +218,35 @@ class _OpenVinoStep(StepSession):
         self._model.close()
 
 
-def _has_bf16() -> bool:
+def check_settings(compiled: Any, hint: str, threads: int) -> None:
+    """Check that OpenVINO took the settings that it was given: a hint is only a hint.
+
+    Args:
+        compiled: OpenVINO's compiled model.
+        hint: The precision that was asked for, `"f32"` or `"bf16"`.
+        threads: The number of threads that was asked for.
+
+    Raises:
+        BackendUnavailable: It would run otherwise.
+    """
+    found = {
+        "devices": compiled.get_property("EXECUTION_DEVICES"),
+        "precision": compiled.get_property("INFERENCE_PRECISION_HINT").to_string(),
+        "threads": compiled.get_property("INFERENCE_NUM_THREADS"),
+    }
+    wanted = {"devices": [DEVICE], "precision": hint, "threads": threads}
+    if found != wanted:
+        raise BackendUnavailable(
+            OpenVinoBackend.name, f"it would run with {found}, not {wanted}", "report this as a bug"
+        )
+
+
+def has_bf16() -> bool:
+    """Return whether OpenVINO computes in bfloat16 natively on this CPU.
+
+    Raises:
+        ImportError: OpenVINO is not installed.
+    """
     import openvino
 
     with _signal_stack_kept():
@@ -227,18 +254,19 @@ def _has_bf16() -> bool:
 
 
 class _SignalStack(ctypes.Structure):
-    """`stack_t` of Linux's C libraries."""
+    """The struct `stack_t` of Linux's C libraries."""
 
     _fields_: ClassVar = [("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("bytes", ctypes.c_size_t)]
 
 
 @contextmanager
 def _signal_stack_kept() -> Iterator[None]:
-    """Load OpenVINO's plug-in without the stack for signal handlers that it leaves behind.
+    """Restore the thread's signal stack after OpenVINO's plug-in has been loaded.
 
-    To be allowed AMX it sets one, for the thread that loads it, and puts the one before back when it is freed. Where
-    two of them are not freed in the reverse order (OpenVINO 2026.4), that is one that has been freed itself, and the
-    next signal, a Ctrl-C, ends the process. Once it is loaded it needs none.
+    To get permission for AMX, the plug-in sets an alternate signal stack for the loading thread, and restores the
+    previous one when it is freed. If two of them are not freed in reverse order (OpenVINO 2026.4), the restored stack
+    has been freed itself, and the next signal, such as Ctrl-C, kills the process. Once loaded, the plug-in does not
+    need the stack.
     """
     if sys.platform != "linux":
         yield
@@ -253,6 +281,6 @@ def _signal_stack_kept() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """What OpenVINO's errors say, without the places in its source."""
+    """Return the first line of an OpenVINO error that is not a place in its source."""
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from ")]
     return lines[0].strip() if lines else type(error).__name__

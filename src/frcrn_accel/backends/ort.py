@@ -54,7 +54,7 @@ class OrtBackend(Backend):
         except ImportError as error:
             raise BackendUnavailable(cls.name, str(error), install_hint("ort")) from error
         if not hasattr(onnxruntime, "InferenceSession"):
-            # What is left when onnxruntime and onnxruntime-gpu were installed together and one was removed.
+            # This remains when onnxruntime and onnxruntime-gpu were installed together and one was removed.
             raise BackendUnavailable(
                 cls.name,
                 "the onnxruntime package is incomplete",
@@ -97,7 +97,7 @@ class _OrtInt8Backend(OrtBackend):
             raise BackendUnavailable(
                 cls.name,
                 "this CPU has no exact product of unsigned and signed 8-bit integers (it lacks AVX-512 VNNI, "
-                "AVX-VNNI and AMX, and ONNX Runtime then lets sums of two overflow)",
+                "AVX-VNNI and AMX, and ONNX Runtime then saturates sums of two products)",
                 "use backend 'ort'",
             )
 
@@ -140,7 +140,7 @@ class OrtStaticInt8Backend(_OrtInt8Backend):
     calibrates: ClassVar[bool] = True
 
 
-# With fewer channels the operators are too small to gain from INT8: docs/performance.md.
+# With fewer channels the operators are too small to gain from INT8, see docs/performance.md.
 _INT8_LEAST_CHANNELS = 64
 
 
@@ -185,7 +185,7 @@ class _OrtStep(StepSession):
 
 
 def _open(model: ModelFile, threads: int, *, is_step: bool = False) -> tuple[Any, str]:
-    """A session, and what it runs on."""
+    """Open a session; return it with a description of its device."""
     try:
         session = cpu_session(str(model.path), threads, is_step=is_step)
     except Exception as error:  # onnxruntime raises a dozen unrelated classes
@@ -197,16 +197,16 @@ def _open(model: ModelFile, threads: int, *, is_step: bool = False) -> tuple[Any
 
 
 def cpu_session(model: str | bytes, threads: int, *, is_step: bool = False) -> Any:
-    """ONNX Runtime's session on the CPU, with the settings that suit this network.
+    """Open an ONNX Runtime session on the CPU, with the settings that suit this network.
 
     Args:
-        model: Path of a model file, or what is in one.
+        model: Path of a model file, or its content.
         threads: CPU threads.
-        is_step: Whether it is a step of a stream.
+        is_step: Whether the file is a step of a stream.
 
     Raises:
         ImportError: ONNX Runtime is not installed.
-        Exception: It cannot load the model.
+        Exception: ONNX Runtime cannot load the model.
     """
     return make_session(model, threads, _PROVIDERS, is_step=is_step)
 
@@ -218,38 +218,38 @@ def make_session(
     *,
     is_step: bool = False,
 ) -> Any:
-    """The same on any device.
+    """Open an ONNX Runtime session on any device.
 
     Args:
-        model: Path of a model file, or what is in one.
+        model: Path of a model file, or its content.
         threads: CPU threads.
-        providers: Names of ONNX Runtime's providers, with their options.
+        providers: Names of ONNX Runtime's execution providers, with their options.
         is_step: See `cpu_session`.
 
     Raises:
         ImportError: ONNX Runtime is not installed.
-        Exception: It cannot load the model.
+        Exception: ONNX Runtime cannot load the model.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # A plan of all buffers, made at the second run of a shape, comes on top of what the first one left in the
-    # arena: two thirds more memory, and no faster (benchmarks/length.py). A step has small buffers and many
-    # operators; it is a twentieth faster with the plan.
+    # The plan of all buffers, made at the second run of a shape, comes on top of the arena of the first run: two
+    # thirds more memory, and no gain in speed (benchmarks/length.py). A step has small buffers and many operators;
+    # the plan makes it 5 % faster.
     options.enable_mem_pattern = is_step
-    options.log_severity_level = 3  # errors are raised; warnings about folded constants are noise to users
+    options.log_severity_level = 3  # errors are raised; warnings about folded constants only confuse users
     return onnxruntime.InferenceSession(model, options, providers=list(providers))
 
 
 @cache
 def _products_are_exact() -> bool:
-    """Whether 255 * 127 + 255 * 127 is what it should be, in ONNX Runtime's integer product."""
+    """Return whether ONNX Runtime's integer product computes 255 * 127 + 255 * 127 without saturating."""
     (found,) = cpu_session(str(_PROBE), 1).run(None, {"x": np.full((1, 64), 255, np.uint8)})
     return bool((found == 64 * 255 * 127).all())
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without what ONNX Runtime adds to it."""
+    """Return an error's message without what ONNX Runtime appends to it."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -40,14 +40,13 @@ _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "out_of_memory",
 class OrtCudaBackend(Backend):
     """ONNX Runtime's CUDA provider.
 
-    It runs the form of the network that is for GPUs (`graph.plain`), made from the weights in the file. In fp16 the
-    same audio gives the same bits; in fp32 cuDNN adds up in another order each time, which shows in the sixth digit.
+    It runs the form of the network for GPUs (`graph.plain`, `graph.half`). In fp16 the same audio gives the same
+    bits; in fp32 cuDNN sums in another order each time, which changes the sixth digit.
 
     Args:
-        precision: See `Backend`. In fp32 nothing is rounded to TF32.
+        precision: See `Backend`. fp32 does not use TF32.
         device_index: Number of the GPU.
-        gpu_memory_limit_mb: Most that ONNX Runtime's arena may take, MB; None for all there is. cuDNN's workspaces
-            come on top.
+        gpu_memory_limit_mb: Limit of ONNX Runtime's arena, MB; None for no limit. cuDNN's workspaces come on top.
 
     Raises:
         UnsupportedPrecisionError: See `Backend`.
@@ -87,7 +86,7 @@ class OrtCudaBackend(Backend):
         if _PROVIDER not in getattr(onnxruntime, "get_available_providers", list)():
             raise BackendUnavailable(
                 cls.name,
-                "the onnxruntime package that is installed has no CUDA in it",
+                "the installed onnxruntime package is built without CUDA",
                 f"pip uninstall -y onnxruntime onnxruntime-gpu, then {install_hint('cuda')}",
             )
         try:
@@ -122,13 +121,13 @@ class OrtCudaBackend(Backend):
         return _CudaSession(model, precision, threads, self.provider_options(precision))
 
     def provider_options(self, precision: str) -> dict[str, str]:
-        """What ONNX Runtime's CUDA provider is given."""
+        """Return the options for ONNX Runtime's CUDA provider."""
         options = {
             "device_id": str(self.device_index),
-            # cuDNN's rules. Trying everything takes seconds for each shape and found slower ones for batches; what
-            # the provider does by default has no kernels for a part of the network, and was 30 times slower.
+            # cuDNN's heuristics. An exhaustive search takes seconds per shape and found slower kernels for batches;
+            # the provider's default has no kernels for a part of the network, and was 30 times slower.
             "cudnn_conv_algo_search": "HEURISTIC",
-            # The default takes the next power of two, up to twice what is needed.
+            # The default rounds up to the next power of two, up to twice what is needed.
             "arena_extend_strategy": "kSameAsRequested",
             "use_tf32": "0" if precision == "fp32" else "1",
         }
@@ -140,7 +139,7 @@ class OrtCudaBackend(Backend):
 class _CudaSession(GpuSession):
     def __init__(self, model: ModelFile, precision: str, threads: int, options: dict[str, str]) -> None:
         _preload()
-        # A few operators on shapes belong on the CPU.
+        # A few operators on shapes run on the CPU.
         providers: list[str | tuple[str, dict[str, str]]] = [(_PROVIDER, options), "CPUExecutionProvider"]
         try:
             with _quiet():
@@ -157,7 +156,7 @@ class _CudaSession(GpuSession):
         self.device = f"{gpu_name(self._device_index)}, {_PROVIDER}, {precision}"
 
     def run_batch(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
-        # Bound, so that the batch goes up once and comes down once. A binding belongs to one call.
+        # With a binding the batch is copied to the GPU once and back once. A binding belongs to one call.
         try:
             binding = self._session.io_binding()
             binding.bind_cpu_input(self._input, np.ascontiguousarray(audio))
@@ -177,10 +176,10 @@ class _CudaSession(GpuSession):
 
 @cache
 def provider_problem() -> str | None:
-    """Why ONNX Runtime cannot use CUDA although it has it, in the loader's words; None if it can.
+    """Say why ONNX Runtime cannot use its CUDA provider, in the loader's words; None if it can.
 
-    It does not raise that: it writes it to standard error and goes on with the CPU. So it is tried in a process of
-    its own, whose standard error can be read.
+    ONNX Runtime does not raise this error: it writes it to standard error and falls back to the CPU. So it is tried
+    in a separate process, whose standard error can be read.
     """
     code = (
         "import json, sys, onnxruntime\n"
@@ -193,15 +192,15 @@ def provider_problem() -> str | None:
         command = [sys.executable, "-c", code, str(_PROBE), _PROVIDER]
         found = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"trying it failed: {error}"
+        return f"the trial failed: {error}"
     lines = found.stdout.strip().splitlines()
     if found.returncode == 0 and lines and json.loads(lines[-1])[0] == _PROVIDER:
         return None
-    return _told(found.stderr) or f"a process that tried it ended with {found.returncode} and said nothing"
+    return _reason_in(found.stderr) or f"the trial process exited with {found.returncode} and no message"
 
 
-def _told(stderr: str) -> str:
-    """The reason in ONNX Runtime's messages: what the loader said, else the last line."""
+def _reason_in(stderr: str) -> str:
+    """Return the reason in ONNX Runtime's messages: the loader's, else the last line."""
     _, _, loader = stderr.partition("with error: ")
     lines = (loader or stderr).strip().splitlines()
     line = lines[0 if loader else -1] if lines else ""
@@ -210,9 +209,10 @@ def _told(stderr: str) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without ONNX Runtime's message that no plug-in has the device: the provider it comes with has it.
+    """Silence ONNX Runtime's message that no plug-in provides the device, since the built-in provider does.
 
-    It comes from a logger that belongs to no session, whose level cannot be asked for: it gets its usual one back.
+    The message comes from a logger that belongs to no session and whose level cannot be read: afterwards the level is
+    set to the usual one.
     """
     import onnxruntime
 
@@ -228,5 +228,5 @@ def _preload() -> None:
     """Load CUDA and cuDNN from NVIDIA's packages, where ONNX Runtime does not look by itself."""
     import onnxruntime
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; that is told later, and better
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints missing libraries; they are reported later
         getattr(onnxruntime, "preload_dlls", lambda: None)()

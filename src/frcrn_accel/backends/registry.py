@@ -29,14 +29,14 @@ log = logging.getLogger("frcrn_accel")
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """Whether a backend can be used here.
+    """Whether a backend is usable here.
 
     Attributes:
         name: Its name.
-        description: One line of what it is.
-        priority: Its rank for `backend="auto"`.
-        precisions: The number formats it computes in, the default first; empty if that is not known.
-        problem: Why it cannot be used and what to do; None if it can.
+        description: One line.
+        priority: Its priority under `backend="auto"`.
+        precisions: Number formats that it computes in, the default first; empty if unknown.
+        problem: Why it cannot be used and what to do; None if it is usable.
     """
 
     name: str
@@ -52,10 +52,10 @@ class BackendStatus:
 
 
 def backend_statuses(model: ModelFile | None = None) -> list[BackendStatus]:
-    """All installed backends, the one that `"auto"` would take first.
+    """Return all installed backends, the one that `"auto"` picks first.
 
     Args:
-        model: The model that it would take it for; None for any fp32 model.
+        model: The model to run; None for any fp32 model.
     """
     statuses = [_status_of(name, model) for name in _entry_points()]
     return sorted(statuses, key=lambda status: (not status.usable, -status.priority, status.name))
@@ -67,36 +67,36 @@ def resolve_backend(
     calibration: str | Path | None = None,
     model: ModelFile | None = None,
 ) -> Backend:
-    """Turn what the user gave into a backend that can run here.
+    """Turn the user's choice into a backend that can run here.
 
     Args:
         backend: A name, `"auto"`, a class or an instance.
-        precision: Number format to compute in, one of the backend's; None for its default. `"auto"` takes only
-            backends that have it. An instance has its own already.
-        calibration: Folder with noisy speech, for a backend that measures ranges. An instance has its own already.
-        model: What it is to run, for `"auto"`.
+        precision: Number format to compute in, one of the backend's; None for its default. `"auto"` considers
+            only backends that have it. An instance has its own already.
+        calibration: Folder of noisy speech, for a backend that calibrates. An instance has its own already.
+        model: The model to run, for `"auto"`.
 
     Raises:
         UnknownBackendError: No backend of that name is installed.
-        UnsupportedPrecisionError: It does not compute in that number format.
-        BackendUnavailable: It is installed but cannot run here.
-        ValueError: `precision` was given beside an instance with another one, or `calibration` beside an instance or
-            to a backend that has no use for it.
+        UnsupportedPrecisionError: The backend does not compute in that number format.
+        BackendUnavailable: The backend is installed but cannot run here.
+        ValueError: `precision` differs from that of a given instance, or `calibration` was given with an instance
+            or for a backend that does not calibrate.
     """
     if isinstance(backend, str):
         backend = _choose(precision, model) if backend == AUTO else _load_class(backend)
     if isinstance(backend, type) and issubclass(backend, Backend):
-        # A class without options need not know of these.
+        # A class without options need not accept these.
         options: dict[str, Any] = {"precision": precision, "calibration": calibration}
         backend = backend(**{name: value for name, value in options.items() if value is not None})
     elif calibration is not None:
-        raise ValueError("the backend given is made already: give calibration to its class")
+        raise ValueError("backend is an instance already: pass calibration to its class")
     if not isinstance(backend, Backend):
         raise TypeError(f"backend must be a name, a Backend class or an instance of one, got {backend!r}")
     if precision is not None and backend.precision != precision:
         raise ValueError(
-            f"the backend given has precision {backend.precision!r}, not {precision!r}: "
-            f"make it with {type(backend).__name__}(precision={precision!r})"
+            f"the given backend instance has precision {backend.precision!r}, not {precision!r}: "
+            f"construct it with {type(backend).__name__}(precision={precision!r})"
         )
     with _plugin_errors(backend.name, type(backend).__qualname__):
         backend.check()

@@ -42,15 +42,16 @@ _METHOD_PRECISIONS: Mapping[str, str] = {FP16: "fp16", TENSORRT_INT8: "int8"}
 class TensorRtBackend(Backend):
     """TensorRT for data centres.
 
-    The plan for a model is built at its first use, which takes seconds to minutes, and kept in the cache.
+    TensorRT compiles a model file to a plan for one kind of GPU. A plan is built on first use, which takes seconds to
+    minutes, and cached.
 
     Args:
         precision: See `Backend`.
         calibration: See `Backend`; for precision `"int8"`.
         device_index: Number of the GPU.
-        window_s: Longest window, and the one that the plan is tuned for: that of the `Windowing`, seconds.
-        max_batch: Most windows at a time. Memory for them is taken when they come.
-        plan: A file that `frcrn-accel build-engine` made for this model and card; None to look in the cache.
+        window_s: Longest window, for which the plan is tuned: the `window_s` of the `Windowing`.
+        max_batch: Most windows per call. GPU memory is allocated as they come.
+        plan: File built by `frcrn-accel build-engine` for this model and GPU; None to use the cache.
 
     Raises:
         UnsupportedPrecisionError: See `Backend`.
@@ -79,7 +80,7 @@ class TensorRtBackend(Backend):
     ) -> None:
         super().__init__(precision, calibration)
         if calibration is not None and precision != "int8":
-            raise ValueError("TensorRT measures ranges for precision 'int8' only: ask for it, or give no calibration")
+            raise ValueError("TensorRT calibrates for precision 'int8' only: choose it, or leave calibration out")
         for option, value, least in (("device_index", device_index, 0), ("max_batch", max_batch, 1)):
             if value < least:
                 raise ValueError(f"{option} must be {least} or more, got {value}")
@@ -97,13 +98,13 @@ class TensorRtBackend(Backend):
 
     @classmethod
     def check_packages(cls) -> None:
-        """Whether all is installed that building takes.
+        """Check that the packages for building plans are installed.
 
         Raises:
-            BackendUnavailable: It is not.
+            BackendUnavailable: A package is missing.
         """
         missing: list[Exception] = []
-        # Memory on the card is from the second, the form for GPUs is written with the third.
+        # The second manages GPU memory, the third writes the form of the graph for GPUs.
         for package, load in (
             (cls.package, import_package),
             ("cuda.bindings.runtime", import_module),
@@ -111,7 +112,7 @@ class TensorRtBackend(Backend):
         ):
             try:
                 load(package)
-            except (ImportError, OSError) as error:  # OSError: a library that the package loads is missing
+            except (ImportError, OSError) as error:  # OSError: a shared library of the package is missing
                 missing.append(error)
         if missing:
             reason = ", ".join(str(error) for error in missing)
@@ -136,15 +137,15 @@ class TensorRtBackend(Backend):
         return _TensorRtSession(load_plan(model, target, self.plan), gpu)
 
     def build(self, model: ModelFile, compute_capabilities: Sequence[str] = ()) -> Plan:
-        """Build a plan ahead of time, to be given as `plan`.
+        """Build a plan ahead of time, for the option `plan`.
 
         Args:
             model: The file that `recipe` asks for.
-            compute_capabilities: Architectures of the cards to build for, e.g. `["8.9"]`: they need not be in this
-                machine. None for the card that is.
+            compute_capabilities: Architectures to build for, e.g. `["8.9"]`; no such GPU needs to be present. Empty
+                for the GPU in this machine.
 
         Raises:
-            BackendUnavailable: Packages are missing, or the package cannot build for these cards.
+            BackendUnavailable: Packages are missing, or the package cannot build for these GPUs.
             ModelError: TensorRT cannot read the model.
             EngineError: Building failed.
         """
@@ -157,10 +158,10 @@ class TensorRtBackend(Backend):
 
     @classmethod
     def _usable_gpu(cls, index: int) -> Gpu:
-        """A card that what is installed can use.
+        """Return a GPU that the installed packages can use.
 
         Raises:
-            BackendUnavailable: Packages, the driver or the card are missing, or they do not go together.
+            BackendUnavailable: Packages, the driver or the GPU are missing, or do not fit together.
         """
         cls.check_packages()
         from frcrn_accel.backends.cuda import CudaError, find_gpu
@@ -173,7 +174,7 @@ class TensorRtBackend(Backend):
                 raise BackendUnavailable(cls.name, problem, remedy)
         try:
             gpu = find_gpu(index)
-        except CudaError as error:  # a driver too old for the runtime that is in cuda-bindings
+        except CudaError as error:  # the driver is too old for the runtime in cuda-bindings
             raise BackendUnavailable(
                 cls.name, f"the CUDA runtime says: {error}", "install a newer driver for your NVIDIA GPU"
             ) from error
@@ -194,7 +195,7 @@ class TensorRtBackend(Backend):
 
 
 class TensorRtRtxBackend(TensorRtBackend):
-    """TensorRT for RTX cards: it also builds for cards that are not there."""
+    """TensorRT for RTX GPUs, which also builds for GPUs that are not present."""
 
     name: ClassVar[str] = "tensorrt-rtx"
     description: ClassVar[str] = "TensorRT for RTX on an NVIDIA GPU"
@@ -203,15 +204,15 @@ class TensorRtRtxBackend(TensorRtBackend):
 
 
 def load_plan(model: ModelFile, target: Target, path: Path | None = None) -> Plan:
-    """The plan of a file, or the one in the cache, or a new one.
+    """Return a plan from a file, from the cache, or a new one.
 
     Args:
-        model: What it is built from.
-        target: What it must be for.
-        path: A file; None for the cache.
+        model: The model file that it is built from.
+        target: The model, GPU and shapes that it must fit.
+        path: A file built before; None for the cache.
 
     Raises:
-        ModelError: The file is no plan, or for something else. Or see `build_plan`.
+        ModelError: The file is not a plan, or does not fit the target. Or see `build_plan`.
         BackendUnavailable, EngineError: See `build_plan`.
     """
     if path is not None:
@@ -228,10 +229,10 @@ def load_plan(model: ModelFile, target: Target, path: Path | None = None) -> Pla
 
 
 class _TensorRtSession(GpuSession):
-    """Runs a plan, one call at a time.
+    """Run a plan, one call at a time.
 
-    Memory between the layers is given to the engine for each call, as much as its shape takes: so a smaller batch
-    does take less.
+    Memory for activations is given to the engine at each call, as much as its shape needs, so a smaller batch does
+    take less.
     """
 
     def __init__(self, plan: Plan, gpu: Gpu) -> None:
@@ -251,11 +252,13 @@ class _TensorRtSession(GpuSession):
         self._runtime = trt.Runtime(self._logger)
         engine = self._runtime.deserialize_cuda_engine(plan.content)
         if engine is None:
-            raise ModelError(f"TensorRT cannot load its plan: {self._told()}; empty the cache, or build it again")
+            raise ModelError(
+                f"TensorRT cannot load its plan: {self._last_error()}; empty the cache or build it again"
+            )
         self._engine: trt.ICudaEngine | None = engine
         context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
-            raise EngineError(f"TensorRT gives no execution context: {self._told()}")
+            raise EngineError(f"TensorRT cannot create an execution context: {self._last_error()}")
         self._context: trt.IExecutionContext | None = context
         self._input, self._output = (engine.get_tensor_name(i) for i in range(2))
         self._queue = Queue()
@@ -271,7 +274,7 @@ class _TensorRtSession(GpuSession):
             raise EngineError(
                 f"the plan takes windows of at most {self._target.longest_window_samples} samples, got "
                 f"{audio.shape[1]}: "
-                "give window_s= to the backend, the same as to the Windowing"
+                "give the backend the window_s of the Windowing"
             )
         parts = [np.ascontiguousarray(audio[first : first + most]) for first in range(0, len(audio), most)]
         denoised = []
@@ -284,7 +287,7 @@ class _TensorRtSession(GpuSession):
         return np.concatenate(denoised)
 
     def _run_part(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
-        """At most `max_batch` windows; the lock is held."""
+        """Run at most `max_batch` windows. The caller holds the lock."""
         from frcrn_accel.backends.cuda import use_gpu
 
         context = self._context
@@ -308,10 +311,10 @@ class _TensorRtSession(GpuSession):
             done = context.execute_async_v3(self._queue.handle)
         self._queue.wait()
         if not done:
-            told = self._told()
-            if "memory" in told.lower():
-                raise OutOfGpuMemory(told)
-            raise EngineError(f"TensorRT failed on a batch of {audio.shape}: {told}")
+            error = self._last_error()
+            if "memory" in error.lower():
+                raise OutOfGpuMemory(error)
+            raise EngineError(f"TensorRT failed on a batch of {audio.shape}: {error}")
         denoised = np.empty_like(audio)
         self._denoised.download(denoised)
         return denoised
@@ -327,6 +330,5 @@ class _TensorRtSession(GpuSession):
             for held in freed:
                 held.close()
 
-    def _told(self) -> str:
-        """The last error, in one line."""
-        return " ".join(self._log.errors[-1].split()) if self._log.errors else "no reason given"
+    def _last_error(self) -> str:
+        return self._log.last_error("no reason given")

@@ -1,12 +1,11 @@
-"""Building TensorRT plans: from a model file to what a card runs. No card is needed for it.
+"""Build TensorRT plans: from a model file to the form that a GPU runs. The RTX package needs no GPU for it.
 
-NVIDIA has two packages with one API: `tensorrt` for data centres, which builds for the card in the machine, and
-`tensorrt_rtx` for RTX cards, which builds for any. What they call a plan is kept in a file of this library with a
-line in front of it that says what it was built of and for (`Target`), so that a plan for something else is refused
-before the engine sees it.
+NVIDIA has two packages with one API: `tensorrt` for data centres, which builds for the GPU in the machine, and
+`tensorrt_rtx` for RTX GPUs, which builds for any. This library stores a plan behind a header line that says what it
+was built from and for (`Target`), so that a plan that does not fit is refused before the engine sees it.
 
-A plan has two profiles: one for windows of one length, the one that long audio is cut into, and one for any shorter
-length. Both take a batch of 1 to `max_batch`.
+A plan has two profiles: one for the window length that long audio is cut into, and one for any shorter length. Both
+take a batch of 1 to `max_batch`.
 """
 
 from __future__ import annotations
@@ -45,24 +44,24 @@ PLAN_SUFFIX = ".plan"
 DATA_CENTRE, RTX = "tensorrt", "tensorrt_rtx"  # modules
 _MAGIC = "frcrn-accel plan"
 _MAX_HEADER_BYTES = 4096
-_TYPICAL_BATCH = 1  # of a short file: what the second profile is tuned for
+_TYPICAL_BATCH = 1  # of a short file, for which the second profile is tuned
 
 log = logging.getLogger("frcrn_accel")
 
 
 @dataclass(frozen=True)
 class Target:
-    """What decides whether a plan can be used.
+    """Everything that decides whether a plan fits.
 
     Attributes:
         model_sha256: Digest of the model file, hexadecimal.
         package: `"tensorrt"` or `"tensorrt_rtx"`.
-        package_version: Its version: plans of another one are not read.
-        gpu: Name of the card; "" for every card of a compute capability.
+        package_version: Version of the package; plans of other versions cannot be read.
+        gpu: Name of the GPU; "" for every GPU of the compute capabilities.
         compute_capabilities: Architectures, e.g. `("8.9",)`.
         precision: `"fp32"`, `"fp16"` or `"int8"`.
-        longest_window_samples: Length of the windows of the first profile, the longest that it takes.
-        max_batch: Most windows at a time.
+        longest_window_samples: Window length of the first profile, the longest that the plan takes.
+        max_batch: Most windows per call.
     """
 
     model_sha256: str
@@ -75,11 +74,11 @@ class Target:
     max_batch: int
 
     def to_key(self) -> dict[str, str]:
-        """For the name of a cached file."""
+        """Return the cache key of the plan."""
         return {"plan": json.dumps(dataclasses.asdict(self), sort_keys=True)}
 
     def mismatch(self, wanted: Target) -> str:
-        """Why a plan of this target cannot be used for another one; "" if it can."""
+        """Say why a plan for this target does not fit another one; "" if it does."""
         for field in dataclasses.fields(self):
             has, wants = getattr(self, field.name), getattr(wanted, field.name)
             if field.name == "compute_capabilities":
@@ -89,24 +88,24 @@ class Target:
             else:
                 fits = has == wants or (field.name == "gpu" and not has)
             if not fits:
-                return f"its {field.name} is {has!r}, and {wants!r} is needed"
+                return f"its {field.name} is {has!r}, but {wants!r} is needed"
         return ""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan and what it is for.
+    """A plan and its target.
 
     Attributes:
-        target: What it is for.
-        content: What TensorRT reads.
+        target: The target that it was built for.
+        content: The serialized engine.
     """
 
     target: Target
     content: bytes
 
     def write(self, path: Path) -> None:
-        """Put both into a file."""
+        """Write both to a file."""
         header = json.dumps({"format": _MAGIC, **dataclasses.asdict(self.target)}).encode()
         with path.open("wb") as file:
             file.write(header + b"\n")
@@ -114,10 +113,10 @@ class Plan:
 
     @classmethod
     def read(cls, path: Path) -> Plan:
-        """Read a file.
+        """Read a file that `write` wrote.
 
         Raises:
-            ModelError: It cannot be read, or is no such file.
+            ModelError: The file cannot be read, or is not a plan of this library.
         """
         try:
             with path.open("rb") as file:
@@ -132,36 +131,40 @@ class Plan:
         except OSError as error:
             raise ModelError(f"plan {str(path)!r} cannot be read: {error.strerror}") from error
         except (ValueError, TypeError, KeyError) as error:
-            raise ModelError(f"{str(path)!r} is no plan made by 'frcrn-accel build-engine'") from error
+            raise ModelError(f"{str(path)!r} is not a plan built by 'frcrn-accel build-engine'") from error
 
 
 class BuildLog:
-    """Keeps what TensorRT says.
+    """Collects TensorRT's messages.
 
     Attributes:
-        errors: Its errors.
-        details: Everything, if that was asked for: of a detailed build, with every layer of the plan.
+        errors: Error messages.
+        details: All messages of a detailed build, with every layer of the plan.
     """
 
     def __init__(self) -> None:
         self.errors: list[str] = []
         self.details: list[str] = []
 
+    def last_error(self, otherwise: str) -> str:
+        """Return the last error on one line, or `otherwise` if none was logged."""
+        return " ".join(self.errors[-1].split()) if self.errors else otherwise
+
     def activation_bytes(self) -> int:
-        """Memory for what is between the layers, at the largest batch of the first profile."""
+        """Return the memory for activations at the largest batch of the first profile."""
         mark = "Total Activation Memory: "
         found = [line for line in self.details if line.startswith(mark)]
         return int(found[0].removeprefix(mark).split()[0])
 
 
 def import_package(package: str) -> ModuleType:
-    """One of the packages.
+    """Import one of NVIDIA's packages.
 
     Raises:
-        ImportError: It is not installed, or not whole.
+        ImportError: It is not installed, or incomplete.
     """
     module = importlib.import_module(package)
-    if not hasattr(module, "Builder"):  # a folder of that name is left, or of type stubs alone
+    if not hasattr(module, "Builder"):  # only an empty folder or type stubs have that name
         raise ImportError(f"the package {package!r} is incomplete")
     return module
 
@@ -176,7 +179,7 @@ def plan_target(
     max_batch: int,
     gpu: str = "",
 ) -> Target:
-    """The target for a model and the installed version of a package."""
+    """Return the target for a model and the installed version of a package."""
     return Target(
         model_sha256=sha256_of(model.path),
         package=package,
@@ -192,28 +195,32 @@ def plan_target(
 def build_plan(
     model: ModelFile, target: Target, *, build_log: BuildLog | None = None, detailed: bool = False
 ) -> Plan:
-    """Build.
+    """Build a plan.
 
     Args:
         model: The file that `TensorRtBackend.recipe` asks for.
-        target: What for.
-        build_log: Gets what TensorRT says.
-        detailed: Let it say everything.
+        target: The target to build for.
+        build_log: Collects TensorRT's messages.
+        detailed: Collect all messages instead of errors only.
 
     Raises:
-        ModelError: TensorRT cannot read the model, e.g. for an operator that it does not have.
-        BackendUnavailable: The package cannot build for these compute capabilities, or not without a card.
+        ModelError: TensorRT cannot read the model, for example because it lacks an operator.
+        BackendUnavailable: The package cannot build for these compute capabilities, or not without a GPU.
         EngineError: Building failed.
     """
     build_log = build_log or BuildLog()
     _check_file(model, target.precision)
     content = _folded(model.path.read_bytes())
-    log.info("building a TensorRT plan of %s (%s): this can take minutes", model.metadata.name, target.precision)
+    log.info(
+        "building a TensorRT plan of %s (%s); this is done once and can take minutes",
+        model.metadata.name,
+        target.precision,
+    )
     return Plan(target, _build(content, model, target, build_log, detailed=detailed))
 
 
 def make_logger(package: ModuleType, build_log: BuildLog, *, detailed: bool = False) -> trt.ILogger:
-    """A logger that keeps errors, and everything if asked."""
+    """Return a TensorRT logger that collects errors, or all messages."""
     if TYPE_CHECKING:
         import tensorrt as trt
     else:
@@ -225,7 +232,7 @@ def make_logger(package: ModuleType, build_log: BuildLog, *, detailed: bool = Fa
             trt.ILogger.__init__(self)
 
         def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
-            with lock:  # layers are built by several threads
+            with lock:  # several threads build layers
                 if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                     build_log.errors.append(msg)
                 if detailed:
@@ -262,17 +269,18 @@ def _build(content: bytes, model: ModelFile, target: Target, build_log: BuildLog
     logger = make_logger(package, build_log, detailed=detailed)
     try:
         builder = trt.Builder(logger)
-    except TypeError as error:  # what is left of a factory that gave nothing
+    except TypeError as error:  # a factory that returned nothing
         raise BackendUnavailable(
-            target.package.replace("_", "-"), _last(build_log, str(error)), "build where a GPU is"
+            target.package.replace("_", "-"), build_log.last_error(str(error)), "build where a GPU is"
         ) from error
-    # The types are those in the file: the writer of each precision has put them where they belong.
+    # Types are taken from the file, whose writer has put each precision where it belongs.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(content):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
-        told = "; ".join(f"{error.node_operator()} {error.node_name()!r}: {error.desc()}" for error in errors)
-        raise ModelError(f"TensorRT cannot read {str(model.path)!r}: {told or _last(build_log, 'no reason given')}")
+        problems = "; ".join(f"{error.node_operator()} {error.node_name()!r}: {error.desc()}" for error in errors)
+        reason = problems or build_log.last_error("no reason given")
+        raise ModelError(f"TensorRT cannot read {str(model.path)!r}: {reason}")
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 is fp32
     if detailed:
@@ -282,8 +290,8 @@ def _build(content: bytes, model: ModelFile, target: Target, build_log: BuildLog
     elif not target.gpu:
         raise BackendUnavailable(
             target.package.replace("_", "-"),
-            "this package builds for the card in the machine only",
-            "build there, or with tensorrt-rtx, which builds for any RTX card",
+            "this package builds for the GPU in the machine only",
+            "build on the target machine, or with tensorrt-rtx, which builds for any RTX GPU",
         )
     for least, best, most in _profiles(target, model.metadata):
         profile = builder.create_optimization_profile()
@@ -291,12 +299,12 @@ def _build(content: bytes, model: ModelFile, target: Target, build_log: BuildLog
         config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError(f"TensorRT cannot build {str(model.path)!r}: {_last(build_log, 'no reason given')}")
+        raise EngineError(f"TensorRT cannot build {str(model.path)!r}: {build_log.last_error('no reason given')}")
     return bytes(memoryview(plan))
 
 
 def _profiles(target: Target, metadata: ModelMetadata) -> list[tuple[list[int], list[int], list[int]]]:
-    """Shapes `(batch, samples)`, least, best and most."""
+    """Return the least, best and largest shape `(batch, samples)` of each profile."""
     most = [target.max_batch, target.longest_window_samples]
     half = target.longest_window_samples // 2 // metadata.hop_samples * metadata.hop_samples
     return [
@@ -306,10 +314,10 @@ def _profiles(target: Target, metadata: ModelMetadata) -> list[tuple[list[int], 
 
 
 def check_compute_capabilities(package: str, compute_capabilities: Sequence[str]) -> None:
-    """Whether a package knows these architectures; the one for data centres is asked when it builds.
+    """Check that a package supports these architectures; the one for data centres reports that when it builds.
 
     Raises:
-        BackendUnavailable: It does not.
+        BackendUnavailable: It does not support one of them.
     """
     if package != RTX:
         return
@@ -320,23 +328,18 @@ def check_compute_capabilities(package: str, compute_capabilities: Sequence[str]
             raise BackendUnavailable(
                 package.replace("_", "-"),
                 f"it does not build for compute capability {name}",
-                f"choose one of {', '.join(there)}; for cards of data centres there are 'tensorrt' and 'ort-cuda'",
+                f"choose one of {', '.join(there)}; for data-centre GPUs use 'tensorrt' or 'ort-cuda'",
             )
 
 
 def _member(compute_capability: str) -> str:
-    """What the RTX package calls it."""
+    """Return the RTX package's name for a compute capability."""
     return f"SM{compute_capability.replace('.', '')}"
 
 
 def _set_compute_capabilities(package: ModuleType, config: Any, target: Target) -> None:
-    """Of the RTX package; type stubs know of the other only."""
+    """Set the architectures to build for. The type stubs lack these names of the RTX package."""
     check_compute_capabilities(target.package, target.compute_capabilities)
     config.num_compute_capabilities = len(target.compute_capabilities)
     for index, name in enumerate(target.compute_capabilities):
         config.set_compute_capability(package.ComputeCapability.__members__[_member(name)], index)
-
-
-def _last(build_log: BuildLog, otherwise: str) -> str:
-    """The last error, in one line."""
-    return " ".join(build_log.errors[-1].split()) if build_log.errors else otherwise

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 DEFAULT_MODEL = "frcrn-small"
-LIVE_MODEL = "frcrn-small-stream"  # for those who hear themselves
+LIVE_MODEL = "frcrn-small-stream"  # for users who hear their own voice
 STEP = "step"  # the key of a packaged step of a stream, among the methods of the other variants
 _FOLDER = Path(__file__).parent
 _DATA = _FOLDER / "data"
@@ -39,20 +39,19 @@ _DATA = _FOLDER / "data"
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model with a name of its own.
+    """A model that is known by name.
 
     Attributes:
         name: Its name.
         description: One line.
-        source: Where its checkpoint comes from.
-        licence: Of the weights.
+        source: Origin of its checkpoint.
+        licence: Licence of the weights.
         checkpoint_sha256: Digest of the checkpoint file, hexadecimal.
-        model_sha256: Digest of the packaged ONNX file; None if the package does not hold the model.
-        variants: Digests of the quantized files that the package holds, by method.
-        lookahead_frames: Frames that each U-Net looks ahead in streams where nothing else is asked for, and in the
-            packaged step.
+        model_sha256: Digest of the packaged ONNX file; None if the model is not in the package.
+        variants: Digests of the packaged variants by method, and of the packaged step under `STEP`.
+        lookahead_frames: Frames that each U-Net looks ahead in streams by default, and in the packaged step.
         checkpoint_bytes: Size of the checkpoint file; None if it cannot be downloaded.
-        checkpoint_url: Where `models.download_checkpoint` gets it from; None if it cannot be downloaded.
+        checkpoint_url: Source of `models.download_checkpoint`; None if it cannot be downloaded.
     """
 
     name: str
@@ -68,17 +67,17 @@ class KnownModel:
 
     @property
     def packaged_path(self) -> Path:
-        """Where the package keeps the model file."""
+        """Path of the model file in the package."""
         return _DATA / f"{self.name}.onnx"
 
     def variant_path(self, method: str) -> Path:
-        """Where the package keeps the file that a method of quantization made of it."""
+        """Return the path of a variant in the package."""
         return _DATA / f"{self.name}.{method}.onnx"
 
 
 @cache
 def known_models() -> dict[str, KnownModel]:
-    """The known models by name."""
+    """Return the known models by name."""
     entries = json.loads((_FOLDER / "catalog.json").read_text(encoding="utf-8"))
     return {name: KnownModel(name, **entry) for name, entry in entries.items()}
 
@@ -88,11 +87,11 @@ def find_model(model: str | Path) -> ModelFile:
 
     Args:
         model: A known name, the name of an imported model (`import_model`), or the path of a file made by
-            `frcrn-accel export`. A name comes before a file of that name: write `./name` for that.
+            `frcrn-accel export`. A name takes precedence over a file of that name: write `./name` for the file.
 
     Raises:
-        ModelError: Unknown name, a model that is not here yet, no file, a damaged file, or a checkpoint instead of a
-            model file.
+        ModelError: The name is unknown, the model has not been imported yet, or the file is missing, damaged, or a
+            checkpoint instead of a model file.
     """
     if isinstance(model, str) and (named := _find_named(model)) is not None:
         return named
@@ -107,20 +106,22 @@ def find_model(model: str | Path) -> ModelFile:
         )
     found = ModelFile.open(path)
     if found.metadata.is_step:
-        raise ModelError(f"{str(path)!r} is a step of a stream, not a whole model: give the file it was made from")
+        raise ModelError(
+            f"{str(path)!r} is one step of a stream, not a model for whole signals: give the file it was made from"
+        )
     return found
 
 
 def model_name(path: Path, name: str | None, sha256: str) -> str:
-    """The name of the model that a checkpoint file holds.
+    """Return the name for the model in a checkpoint file.
 
     Args:
         path: The file.
-        name: What it is to be called. Without, it is the known name of this file, or the file's own.
+        name: Name that the user chose; None for the known name of this file, or the file's own name.
         sha256: Digest of the file.
 
     Raises:
-        ModelError: A known name, and another file than the known one.
+        ModelError: The name is that of a known model, and the file is not its checkpoint.
     """
     by_digest = {model.checkpoint_sha256: model.name for model in known_models().values()}
     if name is None:
@@ -129,17 +130,17 @@ def model_name(path: Path, name: str | None, sha256: str) -> str:
     if known is not None and known.checkpoint_sha256 != sha256:
         raise ModelError(
             f"{str(path)!r} is not the known checkpoint of {name!r}: its sha256 is {sha256}, expected "
-            f"{known.checkpoint_sha256}; give another name if it is a model of your own"
+            f"{known.checkpoint_sha256}; give it another name if it is your own model"
         )
     return name
 
 
 def packaged_variant(model: ModelFile, method: str) -> ModelFile | None:
-    """The quantized file that the package holds of a packaged model, if there is one.
+    """Return the packaged variant of a packaged model, if there is one.
 
     Args:
-        model: A model file; only the packaged ones have variants.
-        method: See `frcrn_accel.quantize.METHODS`.
+        model: A model file; only packaged ones have packaged variants.
+        method: One of `quantize.METHODS`, or `STEP`.
 
     Raises:
         ModelError: The file is damaged.
@@ -175,13 +176,13 @@ def variant_key(method: str, calibration_sha256: str = "") -> dict[str, str]:
 
 
 def usual_lookahead(model: ModelFile) -> int:
-    """Frames that each U-Net of a model looks ahead in streams where nothing else is asked for."""
+    """Return the frames that each U-Net of a model looks ahead in streams by default."""
     known = _packaged(model)
     return LOOKAHEAD_FRAMES if known is None else known.lookahead_frames
 
 
 def packaged_files() -> list[FileStatus]:
-    """Every model file of the package, against its digest in the catalogue."""
+    """Check every model file in the package against its digest in the catalogue."""
     files = []
     for known in known_models().values():
         if known.model_sha256 is not None:
@@ -191,12 +192,12 @@ def packaged_files() -> list[FileStatus]:
 
 
 def _packaged(model: ModelFile) -> KnownModel | None:
-    """What is known of a model file, if it is the package's."""
+    """Return the catalogue entry of a packaged model file; None for any other file."""
     return next((known for known in known_models().values() if known.packaged_path == model.path), None)
 
 
 def _find_named(name: str) -> ModelFile | None:
-    """The model of a name; None if it is no name of a model."""
+    """Return the model with that name; None if no model has it."""
     known = known_models().get(name)
     if known is not None and known.model_sha256 is not None:
         return _checked(known.packaged_path, known.model_sha256)
@@ -209,7 +210,7 @@ def _find_named(name: str) -> ModelFile | None:
             f"download {name}' does), then run 'frcrn-accel models import CHECKPOINT' once"
         )
     if imported.metadata.checkpoint_sha256 != known.checkpoint_sha256:
-        raise ModelError(f"{str(imported.path)!r} is not made from the known checkpoint of {name!r}: remove it")
+        raise ModelError(f"{str(imported.path)!r} was not made from the known checkpoint of {name!r}: remove it")
     return imported
 
 

@@ -1,4 +1,4 @@
-"""Getting a known checkpoint from the model hub: the only place in this library that touches the network."""
+"""Download a known checkpoint from the model hub: the only code in this library that uses the network by itself."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from frcrn_accel.models.catalog import KnownModel, known_models
 
 __all__ = ["download_checkpoint", "downloadable"]
 
-_TIMEOUT_S = 30.0  # without a byte
-_ATTEMPTS = 5  # in one call, each of which goes on where the one before was cut off
+_TIMEOUT_S = 30.0  # without receiving a byte
+_ATTEMPTS = 5  # per call; each resumes where the previous one was cut off
 _CHUNK_BYTES = 1 << 16
 
 DownloadProgress = Callable[[int, int], None]
@@ -26,20 +26,20 @@ def download_checkpoint(
 ) -> Path:
     """Download the checkpoint of a known model.
 
-    What has come is kept in `OUT.part` if the connection breaks, and the next call goes on from there. The file
-    appears when it is complete and its size and digest are the known ones.
+    If the connection breaks, the partial file stays in `OUT.part` and the next call resumes it. `out` appears once
+    the download is complete and its size and digest match the known ones.
 
     Args:
         name: A known model that has a `checkpoint_url`.
         out: The file to write.
         overwrite: Replace `out` if it exists.
-        progress: Called with the bytes that are there and the bytes there are.
+        progress: Called with the number of bytes received and the total.
 
     Raises:
-        ModelError: No such model; the server cannot be reached, breaks off, or serves another file.
+        ModelError: The model has no download, or the server is unreachable, breaks off, or serves another file.
         OutputExistsError: `out` exists and `overwrite` is false.
     """
-    # Here, not above: a tenth of the time that `import frcrn_accel` takes, which nearly nobody needs them for.
+    # Imported here because they are a tenth of the import time of `frcrn_accel`, and downloads are rare.
     import http.client
     import urllib.error
 
@@ -53,8 +53,8 @@ def download_checkpoint(
             if sha256 != known.checkpoint_sha256:
                 part.unlink()
                 raise ModelError(
-                    f"what came from {known.checkpoint_url} is not the known checkpoint of {name!r}: its sha256 is "
-                    f"{sha256}, expected {known.checkpoint_sha256}; it was dropped"
+                    f"the file from {known.checkpoint_url} is not the known checkpoint of {name!r}: its sha256 is "
+                    f"{sha256}, expected {known.checkpoint_sha256}; it was deleted"
                 )
             part.replace(temporary)
     except OutputExistsError:
@@ -71,19 +71,19 @@ def download_checkpoint(
 
 
 def downloadable(name: str) -> KnownModel:
-    """A known model whose checkpoint can be downloaded.
+    """Return a known model whose checkpoint can be downloaded.
 
     Raises:
-        ModelError: There is none of that name.
+        ModelError: No downloadable model has that name.
     """
     found = {known.name: known for known in known_models().values() if known.checkpoint_url}
     if name not in found:
-        raise ModelError(f"no checkpoint of {name!r} can be downloaded: there are {', '.join(found)}")
+        raise ModelError(f"no checkpoint of {name!r} can be downloaded; choose one of {', '.join(found)}")
     return found[name]
 
 
 def _fetch(known: KnownModel, part: Path, progress: DownloadProgress) -> None:
-    """Bring `part` to the full size."""
+    """Download until `part` has its full size."""
     assert known.checkpoint_bytes is not None  # downloadable models have it
     total = known.checkpoint_bytes
     for _ in range(_ATTEMPTS):
@@ -103,7 +103,7 @@ def _fetch(known: KnownModel, part: Path, progress: DownloadProgress) -> None:
 
 
 def _attempt(known: KnownModel, file: BinaryIO, have: int, total: int, progress: DownloadProgress) -> int:
-    """Ask once for what is missing; the bytes that are there now."""
+    """Request the missing bytes once and return how many have been received in all."""
     import http.client
     import urllib.error
     import urllib.request
@@ -115,22 +115,22 @@ def _attempt(known: KnownModel, file: BinaryIO, have: int, total: int, progress:
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
             if have and not str(response.headers["Content-Range"]).startswith(f"bytes {have}-"):
-                file.truncate(0)  # the whole file again: this server does not know ranges
+                file.truncate(0)  # this server ignores ranges and sends the whole file
                 have = 0
             length = response.headers["Content-Length"]
             if length is not None and length.isdecimal() and have + int(length) != total:
                 raise ModelError(
-                    f"{known.checkpoint_url} is another file than the known checkpoint of {known.name!r}: it has "
+                    f"{known.checkpoint_url} is not the known checkpoint of {known.name!r}: it has "
                     f"{have + int(length):,} bytes, expected {total:,}"
                 )
             progress(have, total)
-            # One byte more than there should be, to notice a server that sends more.
+            # Ask for one byte more than expected, to notice a server that sends more.
             while chunk := response.read(min(_CHUNK_BYTES, total - have + 1)):
                 if have + len(chunk) > total:
                     file.truncate(0)
                     raise ModelError(
-                        f"{known.checkpoint_url} is another file than the known checkpoint of {known.name!r}: it has "
-                        f"more than {total:,} bytes; what came was dropped"
+                        f"{known.checkpoint_url} is not the known checkpoint of {known.name!r}: it has "
+                        f"more than {total:,} bytes; the download was deleted"
                     )
                 file.write(chunk)
                 have += len(chunk)
@@ -139,7 +139,7 @@ def _attempt(known: KnownModel, file: BinaryIO, have: int, total: int, progress:
         error.close()
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
-        file.truncate(0)  # what is there is no part of what the server has
+        file.truncate(0)  # the partial file does not belong to the server's file
         have = 0
     except (ConnectionError, TimeoutError, http.client.IncompleteRead):
         file.flush()
@@ -147,9 +147,11 @@ def _attempt(known: KnownModel, file: BinaryIO, have: int, total: int, progress:
 
 
 def _kept(part: Path) -> str:
-    """What to do next, if there is something to go on from."""
-    return f"; run the same again to go on from {str(part)!r}" if part.exists() and part.stat().st_size else ""
+    """Say how to resume, if there is a partial file."""
+    return (
+        f"; run the same command again to resume from {str(part)!r}" if part.exists() and part.stat().st_size else ""
+    )
 
 
 def _no_progress(done_bytes: int, total_bytes: int) -> None:
-    """Tell nobody."""
+    """Ignore progress."""

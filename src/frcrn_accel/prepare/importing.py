@@ -1,4 +1,4 @@
-"""Bringing in a model that the user has: from a checkpoint to a name that `Denoiser` takes, variants included."""
+"""Import a checkpoint under a name that `Denoiser` takes, with its quantized variants."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ __all__ = ["ImportReport", "ImportedVariant", "import_model"]
 
 @dataclass(frozen=True)
 class ImportedVariant:
-    """What became of one method of quantization.
+    """Result of one method of quantization.
 
     Attributes:
-        method: One of `VARIANT_METHODS`.
-        file: The quantized file; None if there is none.
-        refusal: Why the quality gate refused it; None if it did not.
-        missing: Why no engine here can run it, so that none was made; None if one can.
+        method: One of `models.VARIANT_METHODS`.
+        file: The quantized file; None if it was not made.
+        refusal: Why the quality gate refused it; None if it passed.
+        missing: Why no backend here can run it, so that it was not made; None if one can.
     """
 
     method: str
@@ -43,12 +43,12 @@ class ImportedVariant:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did.
+    """Result of an import.
 
     Attributes:
         model: The fp32 model file in the cache.
-        difference: Largest difference from PyTorch, as a share of the peak; None if the file was there before.
-        variants: What became of each of `VARIANT_METHODS`.
+        difference: Largest difference from PyTorch, as a share of the peak; None if the file existed before.
+        variants: Result of each of `models.VARIANT_METHODS`.
     """
 
     model: ModelFile
@@ -63,23 +63,22 @@ def import_model(
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> ImportReport:
-    """Export a checkpoint into the cache and quantize it for the engines that are here.
+    """Export a checkpoint into the cache and quantize it for the backends that are usable here.
 
-    From then on its name is a model for `Denoiser`. A variant that the quality gate refuses, or that no engine here
-    can run, is left out. What is there already from the same checkpoint is not made again, so an import that was
-    interrupted goes on where it was.
+    Afterwards `Denoiser` takes its name as a model. A variant that the quality gate refuses, or that no backend here
+    can run, is left out. Files made before from the same checkpoint are kept, so an interrupted import resumes.
 
     Args:
         checkpoint: A released or fine-tuned checkpoint, see `network.checkpoint.load_checkpoint`.
-        name: What the model is to be called: letters, digits, - and _. A known name must come with the known file.
-            Without, it is the known name of this file, or the file's own.
+        name: Name for the model: letters, digits, - and _. A known name is only accepted for its known checkpoint.
+            None for the known name of this checkpoint, or the name of the file.
         overwrite: Replace another model that was imported under this name.
-        progress: Called with what is being done, how many steps of it are done and how many there are.
+        progress: Called for each step.
 
     Raises:
         MissingExtraError: The `[export]` extra is not installed.
-        ModelError: The checkpoint or the name is not usable, or the cache cannot be written.
-        ExportError: The model does not give what PyTorch gives; it is not kept.
+        ModelError: The checkpoint or the name is not usable, or the cache is not writable.
+        ExportError: The exported model differs from PyTorch; it is discarded.
         OutputExistsError: Another model has the name and `overwrite` is false.
     """
     from frcrn_accel.quantize import METHODS
@@ -101,7 +100,7 @@ def import_model(
 def _imported(
     checkpoint: Path, name: str | None, overwrite: bool, progress: Progress
 ) -> tuple[ModelFile, float | None]:
-    """The fp32 model in the cache, and how it compares with PyTorch if it was made now."""
+    """Return the fp32 model in the cache, with its difference from PyTorch if it was exported now."""
     try:
         sha256 = sha256_of(checkpoint)
     except OSError as error:
@@ -109,11 +108,11 @@ def _imported(
     name = model_name(checkpoint, name, sha256)
     known = known_models().get(name)
     if known is not None and known.model_sha256 is not None:
-        raise ModelError(f"model {name!r} is in the package: there is nothing to import")
+        raise ModelError(f"model {name!r} is in the package: it does not need to be imported")
     if not MODEL_NAME.fullmatch(name):
         raise ModelError(
-            f"{name!r} is no name for a model: give one with --name, at most 64 letters, digits, - and _, the first "
-            "no - or _"
+            f"invalid model name {name!r}: use 1 to 64 letters, digits, '-' or '_', starting with a letter or digit "
+            "(set it with --name)"
         )
     before = _whole(name)
     if before is not None and before.metadata.checkpoint_sha256 == sha256:
@@ -122,7 +121,7 @@ def _imported(
     elif before is not None and not overwrite:
         raise OutputExistsError(
             f"another model was imported as {name!r}, from a checkpoint with sha256 "
-            f"{before.metadata.checkpoint_sha256}: choose another name or ask to overwrite it"
+            f"{before.metadata.checkpoint_sha256}: choose another name, or overwrite it"
         )
     difference = 0.0
 
@@ -139,7 +138,7 @@ def _imported(
 
 
 def _whole(name: str) -> ModelFile | None:
-    """The model of that name, if there is one that is not damaged."""
+    """Return the imported model with that name; None if it is missing or damaged."""
     try:
         return find_imported(name)
     except ModelError:

@@ -1,4 +1,4 @@
-"""Which models are here, and whether their files are whole."""
+"""List the models that are available here, and check their files."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ PACKAGED, IMPORTED, ABSENT = "packaged", "imported", "absent"
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """A model that has a name.
+    """A named model and the state of its files.
 
     Attributes:
         name: Its name.
         description: One line.
-        source: Where its checkpoint comes from.
-        licence: Of the weights; "" if that is not known.
-        checkpoint_sha256: Digest of the checkpoint, hexadecimal; "" if that is not known.
+        source: Origin of its checkpoint.
+        licence: Licence of the weights; "" if unknown.
+        checkpoint_sha256: Digest of the checkpoint, hexadecimal; "" if unknown.
         place: "packaged", "imported" (in the cache) or "absent".
         path: Its fp32 file; None if it is absent or damaged.
         bytes: Size of that file; 0 without.
-        variants: Methods of the quantized files that are here.
-        problem: What is wrong with its files; None if nothing is.
+        variants: Methods of the variants that exist.
+        problem: What is wrong with its files; None if they are intact.
     """
 
     name: str
@@ -52,7 +52,7 @@ class ModelStatus:
 
 
 def model_statuses() -> list[ModelStatus]:
-    """The known models and the imported ones, each file of theirs checked against its digest."""
+    """Return the known and the imported models, with each file checked against its digest."""
     imported = imported_names()
     return [_known_status(known, imported) for known in known_models().values()] + [
         _own_status(name) for name in imported if name not in known_models()
@@ -64,11 +64,11 @@ def _known_status(known: KnownModel, imported: Collection[str]) -> ModelStatus:
     status = ModelStatus(
         known.name, known.description, known.source, known.licence, known.checkpoint_sha256, place, None, 0, (), None
     )
-    return status if place == ABSENT else _looked_at(status)
+    return status if place == ABSENT else _examined(status)
 
 
 def _own_status(name: str) -> ModelStatus:
-    status = _looked_at(ModelStatus(name, "", "imported by the user", "", "", IMPORTED, None, 0, (), None))
+    status = _examined(ModelStatus(name, "", "imported by the user", "", "", IMPORTED, None, 0, (), None))
     if status.path is None:
         return status
     metadata = ModelFile.open(status.path).metadata
@@ -76,8 +76,8 @@ def _own_status(name: str) -> ModelStatus:
     return replace(status, description=description, checkpoint_sha256=metadata.checkpoint_sha256)
 
 
-def _looked_at(status: ModelStatus) -> ModelStatus:
-    """With what its files say."""
+def _examined(status: ModelStatus) -> ModelStatus:
+    """Fill in what the files of a model say."""
     try:
         model = find_model(status.name)
         variants = tuple(method for method in VARIANT_METHODS if ready_variant(model, method) is not None)
