@@ -30,6 +30,7 @@ from frcrn_accel.backends.tensorrt_plan import BuildLog, Plan, build_plan, plan_
 from frcrn_accel.graph.forms import build_graph
 from frcrn_accel.models import TENSORRT_INT8, find_model
 from frcrn_accel.network.topology import SAMPLE_RATE_HZ, Config
+from frcrn_accel.prepare import prepare
 from frcrn_accel.quantize import METHODS
 from frcrn_accel.testing import random_weights
 
@@ -195,6 +196,7 @@ def random_models(config: Config, folder: Path) -> dict[str, ModelFile]:
 def detailed_plan(
     model: ModelFile, precision: str, *, max_batch: int = 1, compute_capabilities: Sequence[str] = ("8.9",)
 ) -> tuple[Plan, BuildLog]:
+    model = prepare(model, TensorRtRtxBackend(precision))
     target = plan_target(
         model,
         TensorRtRtxBackend.package,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -14,6 +15,7 @@ from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.backends.ort_cuda import OrtCudaBackend
 from frcrn_accel.backends.tensorrt import TensorRtBackend, TensorRtRtxBackend
 from frcrn_accel.backends.torch import TorchBackend
+from frcrn_accel.denoiser import DenoiserOptions, StreamOptions
 from frcrn_accel.errors import EngineError, UnsupportedPrecisionError
 from frcrn_accel.models import find_model
 from frcrn_accel.testing import BackendConformance, FunctionBackend
@@ -99,13 +101,13 @@ class TestRegistry:
         assert statuses["mine"].usable
         assert not statuses["broken"].usable
         assert "ModuleNotFoundError" in statuses["broken"].problem.reason
-        assert "cannot be loaded" in caplog.text
+        assert "'broken' (frcrn_accel.no_such_module:Nothing) is left out: ModuleNotFoundError" in caplog.text
         with pytest.raises(BackendUnavailable, match="repair or uninstall the plug-in"):
             resolve_backend("broken")
 
     def test_an_entry_point_that_is_no_backend(self, points):
         points(wrong="frcrn_accel.windows:Windowing")
-        with pytest.raises(BackendUnavailable, match="is no subclass of Backend"):
+        with pytest.raises(BackendUnavailable, match="is not a subclass of Backend"):
             resolve_backend("wrong")
 
     def test_auto_takes_the_highest_priority_and_says_so(self, points, caplog, monkeypatch):
@@ -145,7 +147,7 @@ class TestRegistry:
         for backend in ("mine", TwoPrecisions):
             with pytest.raises(UnsupportedPrecisionError, match="'two' has no precision 'int4': it has fp16, fp32"):
                 resolve_backend(backend, "int4")
-        with pytest.raises(ValueError, match=r"has precision 'fp16', not 'fp32': make it with TwoPrecisions\("):
+        with pytest.raises(ValueError, match=r"has precision 'fp16', not 'fp32': construct it with TwoPrecisions\("):
             resolve_backend(TwoPrecisions(), "fp32")
 
     def test_auto_takes_one_that_has_the_precision(self, points):
@@ -167,6 +169,155 @@ class TestRegistry:
         monkeypatch.setattr(registry, "entry_points", lambda group: found)
         assert isinstance(resolve_backend("mine"), LowBackend)
         assert "two backends are named 'mine'" in caplog.text
+
+    @pytest.mark.parametrize("where", ["check", "priority_for", "exits in check", "exits in priority_for"])
+    def test_a_plugin_that_raises_anything_takes_nobody_down(self, points, caplog, where):
+        raising = {
+            "check": "RaisesInCheck",
+            "priority_for": "RaisesInPriority",
+            "exits in check": "ExitsInCheck",
+            "exits in priority_for": "ExitsInPriority",
+        }[where]
+        points(bad=f"{__name__}:{raising}", low=f"{__name__}:LowBackend")
+        assert isinstance(resolve_backend("auto", model=find_model("frcrn-small")), LowBackend)
+        (bad,) = (status for status in backend_statuses(find_model("frcrn-small")) if status.name == "bad")
+        assert not bad.usable
+        assert f"its plug-in {__name__}:{raising} failed" in bad.problem.reason
+        assert f"backend 'bad' ({__name__}:{raising}) is left out: " in caplog.text
+
+    def test_a_plugin_that_exits_at_import_takes_nobody_down(self, points, caplog, tmp_path, monkeypatch):
+        (tmp_path / "exiting_plugin.py").write_text("raise SystemExit(7)\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        points(bad="exiting_plugin:Backend", low=f"{__name__}:LowBackend")
+        assert isinstance(resolve_backend("auto"), LowBackend)
+        assert "backend 'bad' (exiting_plugin:Backend) is left out: SystemExit(7)" in caplog.text
+        with pytest.raises(BackendUnavailable, match=r"exiting_plugin:Backend failed \(SystemExit\(7\)\); repair"):
+            resolve_backend("bad")
+
+    def test_control_c_in_a_plugin_still_ends_the_process(self, points):
+        points(bad=f"{__name__}:Interrupted")
+        with pytest.raises(KeyboardInterrupt):
+            backend_statuses()
+
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_a_plugin_does_not_shadow_a_built_in(self, monkeypatch, caplog, order):
+        pytest.importorskip("onnxruntime")
+        values = ["frcrn_accel.backends.ort:OrtBackend", f"{__name__}:LowBackend"][::order]
+        found = [EntryPoint("ort", value, ENTRY_POINT_GROUP) for value in values]
+        monkeypatch.setattr(registry, "entry_points", lambda group: found)
+        assert isinstance(resolve_backend("ort"), OrtBackend)
+        assert (
+            "two backends are named 'ort': using frcrn_accel.backends.ort:OrtBackend, "
+            f"ignoring {__name__}:LowBackend" in caplog.text
+        )
+
+
+class TestOptionsWithoutEffect:
+    def test_threads_where_nothing_computes_on_the_cpu(self):
+        with pytest.raises(ValueError, match="backend 'function' does not compute on the CPU: leave threads out"):
+            Denoiser(backend=WithoutThreads(), threads=2)
+        with Denoiser(backend=WithoutThreads()) as denoiser:
+            assert denoiser.backend == "function"
+
+    def test_threads_with_tensorrt(self):
+        assert not TensorRtBackend.uses_threads
+        assert not TensorRtRtxBackend.uses_threads
+
+    def test_batches_with_int8_on_onnx_runtime(self):
+        pytest.importorskip("onnxruntime")
+        for backend in ("ort-dynamic-int8", "ort-static-int8"):
+            with pytest.raises(
+                ValueError, match=f"backend '{backend}' computes one window per call: leave"
+            ):
+                Denoiser(backend=backend, batch_size=4)
+        with Denoiser(backend="ort", batch_size=4) as denoiser:
+            assert denoiser.options.batch_size == 4
+
+
+class TestDenoiserOptions:
+    def test_opening_is_constructing(self):
+        options = DenoiserOptions(backend=FunctionBackend(), attenuation_limit_db=6.0)
+        with options.open() as denoiser:
+            assert denoiser.options == options
+            assert denoiser.attenuation_limit_db == 6.0
+
+    @pytest.mark.parametrize(
+        ("values", "problem"),
+        [
+            ({"threads": 0}, "threads must be at least 1, got 0"),
+            ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+            ({"attenuation_limit_db": -1.0}, "-1"),
+        ],
+    )
+    def test_a_value_out_of_range(self, values, problem):
+        with pytest.raises(ValueError, match=problem):
+            DenoiserOptions(**values)
+        with pytest.raises(ValueError, match=problem):
+            Denoiser(backend=FunctionBackend(), **values)
+
+    @pytest.mark.parametrize(
+        ("values", "problem"),
+        [
+            ({"step_s": 0.03}, "step_s must be a multiple of 0.02 s, up to 1 s, got 0.03 s"),
+            ({"step_s": math.inf}, "step_s must be a multiple"),
+            ({"step_s": math.nan}, "step_s must be a multiple"),
+            ({"gain_db": math.nan}, "gain_db must be finite, got nan"),
+            ({"attenuation_limit_db": -1.0}, "-1"),
+        ],
+    )
+    def test_a_stream_option_out_of_range(self, values, problem):
+        with pytest.raises(ValueError, match=problem):
+            StreamOptions(**values)
+
+    def test_opening_a_stream(self):
+        pytest.importorskip("onnxruntime")
+        options = StreamOptions(step_s=0.1, attenuation_limit_db=12.0)
+        with Denoiser("frcrn-small-stream", backend="ort", threads=1) as denoiser:
+            stream = options.open(denoiser, 16_000, channels=2)
+            assert (stream.channels, stream.attenuation_limit_db) == (2, 12.0)
+            assert stream.latency.step_s == pytest.approx(0.1, abs=1e-4)
+
+
+class WithoutThreads(FunctionBackend):
+    uses_threads = False
+
+
+class RaisesInCheck(FunctionBackend):
+    priority = 99
+
+    @classmethod
+    def check(cls) -> None:
+        raise ZeroDivisionError("oops")
+
+
+class RaisesInPriority(FunctionBackend):
+    priority = 99
+
+    @classmethod
+    def priority_for(cls, model) -> int:
+        raise ZeroDivisionError("oops")
+
+
+class ExitsInCheck(FunctionBackend):
+    priority = 99
+
+    @classmethod
+    def check(cls) -> None:
+        sys.exit(7)
+
+
+class ExitsInPriority(FunctionBackend):
+    priority = 99
+
+    @classmethod
+    def priority_for(cls, model) -> int:
+        sys.exit(7)
+
+
+class Interrupted(FunctionBackend):
+    @classmethod
+    def check(cls) -> None:
+        raise KeyboardInterrupt
 
 
 class LowBackend(FunctionBackend):

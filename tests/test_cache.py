@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from frcrn_accel import ModelError
+from frcrn_accel.digest import sha256_of
 from frcrn_accel.models import (
     CACHE_DIR_VARIABLE,
     DEFAULT_MODEL,
@@ -18,14 +19,12 @@ from frcrn_accel.models import (
     cache_folder,
     cached_variant,
     find_model,
-    sha256_of,
 )
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "_made_by_this_process", {})
     return tmp_path / "cache"
 
 
@@ -78,7 +77,7 @@ def test_a_damaged_file_is_made_anew(folder, caplog, damage):
     path.write_bytes(damage(whole))
     with caplog.at_level(logging.WARNING, "frcrn_accel"):
         assert cached_variant(source, {}, build).path.read_bytes() == whole
-    assert [record.getMessage() for record in caplog.records] == [f"cached file {path} is damaged: it is made anew"]
+    assert [record.getMessage() for record in caplog.records] == [f"cached file {path} is damaged and is made again"]
     assert build.calls == 2
     assert files(folder) == [path]
 
@@ -103,7 +102,7 @@ def test_a_folder_that_cannot_be_written_is_one_warning(folder, caplog):
         assert cached_variant(source, {}, build) == made
     assert build.calls == 1
     (record,) = caplog.records
-    assert f"cannot be kept in {folder} (" in record.getMessage()
+    assert f"cannot be cached in {folder} (" in record.getMessage()
     assert made.path.read_bytes() == source.path.read_bytes()
     assert folder.read_text() == "a file in the way"
 

@@ -95,7 +95,7 @@ def test_a_closed_denoiser_says_so():
     with Denoiser(backend=FunctionBackend()) as denoiser:
         denoiser(np.zeros(10, np.float32), 16_000)
     denoiser.close()
-    with pytest.raises(ValueError, match="closed: make a new one"):
+    with pytest.raises(ValueError, match="closed: open a new one"):
         denoiser(np.zeros(10, np.float32), 16_000)
 
 

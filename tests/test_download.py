@@ -131,7 +131,9 @@ def test_a_connection_that_is_cut_off_is_taken_up_again(server, tmp_path):
 def test_the_next_call_goes_on_where_the_last_one_ended(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "_ATTEMPTS", 1)
     server.cut_after = [120_000]
-    with pytest.raises(ModelError, match=r"broke 1 times, at 0\.1 of 0\.3 MB; run the same again to go on from "):
+    with pytest.raises(
+        ModelError, match=r"broke 1 times, at 0\.1 of 0\.3 MB; run the same command again to resume "
+    ):
         download_checkpoint(NAME, tmp_path / "a.bin")
     assert names(tmp_path) == ["a.bin.part"]
     assert (tmp_path / "a.bin.part").read_bytes() == CONTENT[:120_000]
@@ -178,14 +180,16 @@ def test_a_server_that_promises_more_than_it_has(server, tmp_path):
 @pytest.mark.parametrize("length", [299_999, 300_001, 5])
 def test_another_length_is_refused_before_the_first_byte(server, tmp_path, length):
     server.length = length
-    with pytest.raises(ModelError, match=f"another file .*: it has {length:,} bytes, expected 300,000"):
+    with pytest.raises(
+        ModelError, match=f"known checkpoint of .*: it has {length:,} bytes, expected 300,000"
+    ):
         download_checkpoint(NAME, tmp_path / "a.bin")
     assert names(tmp_path) == []
 
 
 def test_a_server_that_sends_more_than_there_is(server, tmp_path):
     server.content, server.no_length = CONTENT + b"more", True
-    with pytest.raises(ModelError, match="it has more than 300,000 bytes; what came was dropped"):
+    with pytest.raises(ModelError, match="it has more than 300,000 bytes; the download was deleted"):
         download_checkpoint(NAME, tmp_path / "a.bin")
     assert names(tmp_path) == []
 
@@ -194,7 +198,7 @@ def test_a_server_that_sends_more_than_there_is(server, tmp_path):
 def test_a_wrong_file_of_the_right_size(server, tmp_path, kept):
     server.content = WRONG
     (tmp_path / "a.bin.part").write_bytes(kept)
-    with pytest.raises(ModelError, match=f"its sha256 is {hashlib.sha256(WRONG).hexdigest()}, expected .* dropped"):
+    with pytest.raises(ModelError, match=f"its sha256 is {hashlib.sha256(WRONG).hexdigest()}, expected .* deleted"):
         download_checkpoint(NAME, tmp_path / "a.bin")
     assert names(tmp_path) == []
     server.content = CONTENT
@@ -226,7 +230,9 @@ def test_no_server(monkeypatch, tmp_path):
     serve(monkeypatch, "http://127.0.0.1:1/file")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     (tmp_path / "a.bin.part").write_bytes(CONTENT[:10])
-    with pytest.raises(ModelError, match=r"cannot be downloaded: .*refused.*; run the same again to go on from "):
+    with pytest.raises(
+        ModelError, match=r"cannot be downloaded: .*refused.*; run the same command again to resume "
+    ):
         download_checkpoint(NAME, tmp_path / "a.bin")
     assert (tmp_path / "a.bin.part").read_bytes() == CONTENT[:10]
 
@@ -249,7 +255,7 @@ def test_a_folder_that_is_not_there(server, tmp_path):
 
 @pytest.mark.parametrize("name", ["frcrn-small", "nope"])
 def test_a_model_without_a_source(name, tmp_path):
-    with pytest.raises(ModelError, match=f"no checkpoint of '{name}' can be downloaded: there are frcrn-16k"):
+    with pytest.raises(ModelError, match=f"no checkpoint of '{name}' can be downloaded; choose one of frcrn-16k"):
         download_checkpoint(name, tmp_path / "a.bin")
 
 

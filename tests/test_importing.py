@@ -23,7 +23,6 @@ from frcrn_accel.models import (
     DEFAULT_MODEL,
     LIVE_MODEL,
     ModelFile,
-    cache,
     cached_files,
     find_imported,
     find_model,
@@ -47,7 +46,6 @@ NAME = "frcrn-16k"
 def folder(tmp_path, monkeypatch) -> Path:
     """An empty cache."""
     monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "_made_by_this_process", {})
     return tmp_path / "cache"
 
 
@@ -129,7 +127,7 @@ class TestImport:
 
     def test_a_file_that_was_made_of_another_checkpoint_is_not_taken_for_it(self, checkpoint):
         keep_imported(NAME, copy_of_the_packaged)
-        with pytest.raises(ModelError, match=f"is not made from the known checkpoint of '{NAME}': remove it"):
+        with pytest.raises(ModelError, match=f"was not made from the known checkpoint of '{NAME}': remove it"):
             find_model(NAME)
 
     def test_again_makes_nothing(self, checkpoint, folder, monkeypatch):
@@ -184,19 +182,19 @@ class TestImport:
 
     @pytest.mark.parametrize("name", ["", "a/b", "../a", "v1.2", "-a", "a b", "ä", "a" * 65])
     def test_a_name_that_could_be_taken_for_a_file(self, checkpoint, folder, name):
-        with pytest.raises(ModelError, match="is no name for a model: give one with --name"):
+        with pytest.raises(ModelError, match=r"^invalid model name '.*': use 1 to 64 letters, digits, '-' or '_'"):
             import_model(checkpoint, name=name)
         assert not folder.exists()
 
     def test_the_packaged_model_is_not_imported(self, checkpoint, monkeypatch):
         known = dataclasses.replace(known_models()[DEFAULT_MODEL], checkpoint_sha256=sha256_of(checkpoint))
         monkeypatch.setitem(known_models(), DEFAULT_MODEL, known)
-        with pytest.raises(ModelError, match="is in the package: there is nothing to import"):
+        with pytest.raises(ModelError, match="is in the package: it does not need to be imported"):
             import_model(checkpoint)
 
     def test_a_cache_that_cannot_be_written(self, checkpoint, folder):
         folder.write_text("a file in the way")
-        with pytest.raises(ModelError, match=r"model 'mine' cannot be kept in .*: File exists"):
+        with pytest.raises(ModelError, match=r"model 'mine' cannot be stored in .*: File exists"):
             import_model(checkpoint)
 
     def test_without_torch(self, checkpoint, folder, monkeypatch):
@@ -323,7 +321,7 @@ class TestFiles:
         (folder / ".some-1234.onnx").write_bytes(b"being written")
         assert [(file.path, file.problem) for file in cached_files()] == [
             (kept.path, None),
-            (cut, "damaged: it is made anew when it is needed"),
+            (cut, "damaged: it is made again when it is needed"),
         ]
 
     def test_what_is_said_of_models(self):

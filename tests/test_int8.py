@@ -15,9 +15,16 @@ pytest.importorskip("onnxruntime")
 from frcrn_accel import BackendUnavailable, Denoiser, ModelError
 from frcrn_accel.backends import backend_statuses, ort, resolve_backend
 from frcrn_accel.backends.ort import OrtBackend, OrtDynamicInt8Backend, OrtStaticInt8Backend
-from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, ModelFile, find_model, known_models
+from frcrn_accel.models import (
+    CACHE_DIR_VARIABLE,
+    DEFAULT_MODEL,
+    ModelFile,
+    find_model,
+    known_models,
+    ready_variant,
+)
 from frcrn_accel.network.topology import FRAME_SAMPLES, HOP_SAMPLES, stft_window
-from frcrn_accel.prepare.variants import find_variant, ready_variant
+from frcrn_accel.prepare import prepare
 from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.testing import BackendConformance
 
@@ -51,7 +58,8 @@ def test_speech_is_what_fp32_makes_of_it(noisy, backend):
 
 @pytest.mark.parametrize("backend", [OrtDynamicInt8Backend, OrtStaticInt8Backend])
 def test_every_number_of_frames_returns_and_is_close(noisy, backend):
-    session, reference = (kind().load(find_model(DEFAULT_MODEL), 2) for kind in (backend, OrtBackend))
+    model = find_model(DEFAULT_MODEL)
+    session, reference = (one.load(prepare(model, one), 2) for one in (backend(), OrtBackend()))
     for frames in (*range(1, 33), 199):
         window = noisy[None, 16_000 : 16_000 + 640 + 320 * (frames - 1)]
         expected, found = reference.run(window), session.run(window)
@@ -69,7 +77,7 @@ class TestVariants:
     def test_the_packaged_model_has_its_own(self, cache_folder):
         known = known_models()[DEFAULT_MODEL]
         for method in ("dynamic", "static"):
-            variant = find_variant(find_model(DEFAULT_MODEL), method, None, "x")
+            variant = prepare(find_model(DEFAULT_MODEL), resolve_backend(f"ort-{method}-int8"))
             assert variant.path == known.variant_path(method)
             assert variant.metadata.method == method
             assert variant.metadata.gate == "passed"
@@ -85,25 +93,25 @@ class TestVariants:
         model = find_model(DEFAULT_MODEL)
         monkeypatch.setattr("frcrn_accel.models.catalog.KnownModel.variant_path", lambda self, method: damaged)
         with pytest.raises(ModelError, match=r"damaged\.onnx' is damaged: reinstall"):
-            find_variant(model, "dynamic", None, "x")
+            prepare(model, OrtDynamicInt8Backend())
 
     def test_a_model_is_quantized_once(self, copied, cache_folder, caplog):
         pytest.importorskip("onnx")
         assert ready_variant(copied, "dynamic") is None
         with caplog.at_level(logging.INFO, logger="frcrn_accel"):
-            made = find_variant(copied, "dynamic", None, "ort-dynamic-int8")
-        assert "quantizing frcrn-small with method 'dynamic', once" in caplog.text
+            made = prepare(copied, OrtDynamicInt8Backend())
+        assert "quantizing frcrn-small with method 'dynamic'; this is done once and can take minutes" in caplog.text
         assert made.path.parent == cache_folder
         assert made.metadata.gate == "passed"
         content = made.path.read_bytes()
         caplog.clear()
         with caplog.at_level(logging.INFO, logger="frcrn_accel"):
-            assert find_variant(copied, "dynamic", None, "ort-dynamic-int8") == made
+            assert prepare(copied, OrtDynamicInt8Backend()) == made
         assert ready_variant(copied, "dynamic") == made
         assert caplog.text == ""
         # Cut short, it is made again, and is what it was.
         made.path.write_bytes(content[: len(content) // 2])
-        again = find_variant(copied, "dynamic", None, "ort-dynamic-int8")
+        again = prepare(copied, OrtDynamicInt8Backend())
         assert again.path.read_bytes() == content
 
     def test_two_processes_make_it_at_once(self, copied, cache_folder):
@@ -135,7 +143,7 @@ class TestVariants:
     def test_packages_to_make_one_are_missing(self, copied, monkeypatch):
         monkeypatch.setitem(sys.modules, "onnx", None)
         with pytest.raises(
-            BackendUnavailable, match=r"not quantized yet, and for that packages are missing"
+            BackendUnavailable, match=r"not quantized yet, and packages are missing to make the file"
         ) as caught:
             Denoiser(copied.path, backend="ort-dynamic-int8")
         assert caught.value.remedy == "pip install 'frcrn-accel[quantize]'"
@@ -144,14 +152,17 @@ class TestVariants:
         dynamic = known_models()[DEFAULT_MODEL].variant_path("dynamic")
         with pytest.raises(ModelError, match=r"method 'dynamic', and backend 'ort-static-int8' runs 'static'"):
             Denoiser(dynamic, backend="ort-static-int8")
-        with pytest.raises(ModelError, match=r"quantized with method 'dynamic': choose the backend for that"):
+        with pytest.raises(
+            ModelError,
+            match=r"and backend 'ort' does not run such files: choose the backend",
+        ):
             Denoiser(dynamic, backend="ort")
 
     def test_calibration_where_it_is_of_no_use(self, tmp_path):
         for backend in ("ort", "ort-dynamic-int8"):
-            with pytest.raises(ValueError, match=f"backend '{backend}' measures no ranges"):
+            with pytest.raises(ValueError, match=f"backend '{backend}' does not calibrate"):
                 Denoiser(backend=backend, calibration=tmp_path)
-        with pytest.raises(ValueError, match="is made already: give calibration to its class"):
+        with pytest.raises(ValueError, match="is an instance already: pass calibration to its class"):
             Denoiser(backend=OrtStaticInt8Backend(), calibration=tmp_path)
         static = known_models()[DEFAULT_MODEL].variant_path("static")
         with pytest.raises(ModelError, match="is calibrated already"):
@@ -188,4 +199,4 @@ def test_a_cpu_without_exact_products_is_refused(monkeypatch):
 
 
 def _quantize(path):
-    return find_variant(ModelFile.open(path), "dynamic", None, "ort-dynamic-int8").path
+    return prepare(ModelFile.open(path), OrtDynamicInt8Backend()).path

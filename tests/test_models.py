@@ -7,7 +7,7 @@ import pytest
 
 from frcrn_accel import ModelError, ModelFile, known_models
 from frcrn_accel.digest import sha256_of
-from frcrn_accel.models import DEFAULT_MODEL, catalog, find_model
+from frcrn_accel.models import DEFAULT_MODEL, ModelMetadata, find_model, packaged_variant
 
 
 def test_the_default_model_is_in_the_package_and_intact():
@@ -24,14 +24,36 @@ def test_metadata_agrees_with_the_onnx_package():
     onnx = pytest.importorskip("onnx")
     model = find_model(DEFAULT_MODEL)
     properties = {entry.key: entry.value for entry in onnx.load(model.path).metadata_props}
-    assert properties == model.metadata.to_properties()
+    assert type(model.metadata).from_properties(properties) == model.metadata
+    assert properties == written_by_0_1_0(model.metadata)
+
+
+def written_by_0_1_0(metadata: ModelMetadata) -> dict[str, str]:
+    """The properties under the names of that version, which the packaged files have."""
+    properties = metadata.to_properties()
+    properties["frcrn_accel.window_samples"] = properties.pop("frcrn_accel.frame_samples")
+    if properties.pop("frcrn_accel.is_step", None):
+        properties["frcrn_accel.timeline"] = "stream"
+    return properties
+
+
+@pytest.mark.parametrize("variant", [None, "dynamic", "static", "openvino-int8", "step"])
+@pytest.mark.parametrize("name", ["frcrn-small", "frcrn-small-stream"])
+def test_files_of_0_1_0_are_read(name, variant):
+    model = find_model(name)
+    metadata = model.metadata if variant is None else packaged_variant(model, variant).metadata
+    assert (metadata.frame_samples, metadata.window_samples) == (640, 640)
+    assert metadata.is_step == (variant == "step")
+    assert metadata.method == (variant if variant not in (None, "step") else "fp32")
+    assert ModelMetadata.from_properties(written_by_0_1_0(metadata)) == metadata
 
 
 def test_a_damaged_packaged_model(tmp_path, monkeypatch):
     content = bytearray(find_model(DEFAULT_MODEL).path.read_bytes())
     content[len(content) // 2] ^= 1
-    (tmp_path / f"{DEFAULT_MODEL}.onnx").write_bytes(content)
-    monkeypatch.setattr(catalog, "_FOLDER", tmp_path)
+    damaged = tmp_path / f"{DEFAULT_MODEL}.onnx"
+    damaged.write_bytes(content)
+    monkeypatch.setattr("frcrn_accel.models.catalog.KnownModel.packaged_path", damaged)
     with pytest.raises(ModelError, match="is damaged: reinstall"):
         find_model(DEFAULT_MODEL)
 
@@ -100,6 +122,6 @@ def test_metadata_round_trip():
         del properties[missing]
         with pytest.raises(ModelError, match=missing):
             type(metadata).from_properties(properties)
-    for wrong in ("many", "0", "-1", ""):
-        with pytest.raises(ModelError, match=f"hop_samples' is no positive number: '{wrong}'"):
+    for wrong in ("many", "0", "-1", "", "\u0661\u0662"):
+        with pytest.raises(ModelError, match=f"hop_samples' is not a positive number: '{wrong}'"):
             type(metadata).from_properties({**metadata.to_properties(), "frcrn_accel.hop_samples": wrong})

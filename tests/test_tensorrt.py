@@ -12,7 +12,7 @@ import pytest
 
 from frcrn_accel import BackendUnavailable, Denoiser, EngineError, ModelError, ModelFile
 from frcrn_accel.backends import resolve_backend
-from frcrn_accel.backends.cuda import CudaError, DeviceBuffer, Gpu, Stream, find_gpu
+from frcrn_accel.backends.cuda import CudaError, DeviceBuffer, Gpu, Queue, find_gpu
 from frcrn_accel.backends.gpu import driver_problem
 from frcrn_accel.backends.tensorrt import TensorRtBackend, TensorRtRtxBackend, load_plan
 from frcrn_accel.backends.tensorrt_plan import BuildLog, Plan, Target, build_plan, plan_target
@@ -20,6 +20,7 @@ from frcrn_accel.cli import app
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.models import CACHE_DIR_VARIABLE, find_model
 from frcrn_accel.network.topology import Config
+from frcrn_accel.prepare import prepare
 from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.quantize import CALIBRATION_AUDIO, quantize_model
 
@@ -45,9 +46,26 @@ def int8(tmp_path_factory) -> ModelFile:
     return ModelFile.open(path)
 
 
+def prepared(model: ModelFile, precision: str, folder: Path) -> ModelFile:
+    """The file that the backend loads, in a cache of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_DIR_VARIABLE, str(folder))
+        return prepare(model, TensorRtRtxBackend(precision))
+
+
+@pytest.fixture(scope="module")
+def half(tiny, tmp_path_factory) -> ModelFile:
+    return prepared(tiny, "fp16", tmp_path_factory.mktemp("half"))
+
+
+@pytest.fixture(scope="module")
+def plain(tiny, tmp_path_factory) -> ModelFile:
+    return prepared(tiny, "fp32", tmp_path_factory.mktemp("plain"))
+
+
 @pytest.fixture
-def target(tiny) -> Target:
-    return plan_target(tiny, "tensorrt_rtx", "fp16", ["8.9"], window_samples=6400, max_batch=2)
+def target(half) -> Target:
+    return plan_target(half, "tensorrt_rtx", "fp16", ["8.9"], longest_window_samples=6400, max_batch=2)
 
 
 class TestBuilding:
@@ -57,13 +75,13 @@ class TestBuilding:
         plan, build_log = detailed_plan(model, precision, max_batch=4, compute_capabilities=CAPABILITIES)
         assert build_log.errors == []
         assert plan.target == Target(
-            model_sha256=sha256_of(model.path),
+            model_sha256=sha256_of(prepare(model, TensorRtRtxBackend(precision)).path),
             package="tensorrt_rtx",
             package_version=trt.__version__,
             gpu="",
             compute_capabilities=CAPABILITIES,
             precision=precision,
-            window_samples=320_000,
+            longest_window_samples=320_000,
             max_batch=4,
         )
         assert len(plan.content) > 10_000_000
@@ -117,13 +135,16 @@ class TestBuilding:
         with pytest.raises(ModelError, match=r"\(fp32\) is not quantized for TensorRT: run .*--method tensorrt-int8"):
             TensorRtRtxBackend("int8").build(tiny, ["8.9"])
         with pytest.raises(ModelError, match="method 'tensorrt-int8' and cannot run in 'fp16' here"):
-            TensorRtRtxBackend("fp16").build(int8, ["8.9"])
+            prepare(int8, TensorRtRtxBackend("fp16"))
+        for precision, file in (("fp16", int8), ("fp16", tiny), ("fp32", tiny)):
+            with pytest.raises(ModelError, match=f"is not in the form for {precision} on a GPU"):
+                TensorRtRtxBackend(precision).build(file, ["8.9"])
 
-    def test_a_capability_that_it_does_not_have(self, tiny):
+    def test_a_capability_that_it_does_not_have(self, half):
         with pytest.raises(
             BackendUnavailable, match=r"compute capability 6\.1; choose one of 7\.5, 8\.0, 8\.6, 8\.9"
         ):
-            TensorRtRtxBackend(window_s=0.4).build(tiny, ["6.1"])
+            TensorRtRtxBackend(window_s=0.4).build(half, ["6.1"])
 
     def test_a_card_that_it_does_not_take_is_told_before_anything_is_loaded(self, monkeypatch):
         """So that 'auto' goes on to the next backend."""
@@ -175,93 +196,94 @@ class TestCache:
         monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "cache"))
         return tmp_path / "cache"
 
-    def test_it_is_built_once(self, folder, tiny, target):
-        plan = load_plan(tiny, target)
+    def test_it_is_built_once(self, folder, half, target):
+        plan = load_plan(half, target)
         (path,) = folder.iterdir()
         assert path.suffix == ".plan"
         made = path.stat().st_mtime_ns
-        assert load_plan(tiny, target) == plan
+        assert load_plan(half, target) == plan
         assert [(found, found.stat().st_mtime_ns) for found in folder.iterdir()] == [(path, made)]
 
-    def test_a_damaged_one_is_built_again(self, folder, tiny, target, caplog):
-        plan = load_plan(tiny, target)
+    def test_a_damaged_one_is_built_again(self, folder, half, target, caplog):
+        plan = load_plan(half, target)
         (path,) = folder.iterdir()
         content = path.read_bytes()
         for damaged in (content[: len(content) // 2], content[:-1] + bytes([content[-1] ^ 1]), b""):
             path.write_bytes(damaged)
             caplog.clear()
-            assert load_plan(tiny, target).target == plan.target
-            assert "is damaged: it is made anew" in caplog.text
+            assert load_plan(half, target).target == plan.target
+            assert "is damaged and is made again" in caplog.text
             (path,) = folder.iterdir()
             assert Plan.read(path).target == target
 
-    def test_one_for_something_else_is_not_used(self, folder, tiny, target):
-        load_plan(tiny, target)
+    def test_one_for_something_else_is_not_used(self, folder, half, plain, target):
+        load_plan(half, target)
         changes = (
             {"package_version": "1.0"},
             {"gpu": "Another card"},
             {"compute_capabilities": ("8.6",)},
             {"precision": "fp32"},
-            {"window_samples": 3200},
+            {"longest_window_samples": 3200},
             {"max_batch": 1},
             {"model_sha256": "0" * 64},
         )
         for count, change in enumerate(changes, 2):
             other = dataclasses.replace(target, **change)
-            assert load_plan(tiny, other).target == other
+            file = plain if other.precision == "fp32" else half
+            assert load_plan(file, other).target == other
             assert len(list(folder.iterdir())) == count
 
-    def test_building_that_fails_leaves_nothing(self, folder, tiny, target):
+    def test_building_that_fails_leaves_nothing(self, folder, half, target):
         with pytest.raises(BackendUnavailable):
-            load_plan(tiny, dataclasses.replace(target, compute_capabilities=("1.0",)))
+            load_plan(half, dataclasses.replace(target, compute_capabilities=("1.0",)))
         assert list(folder.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
-def plan_path(tmp_path_factory, tiny) -> Path:
+def plan_path(tmp_path_factory, half) -> Path:
     path = tmp_path_factory.mktemp("plan") / "tiny.plan"
-    TensorRtRtxBackend("fp16", window_s=0.4, max_batch=2).build(tiny, CAPABILITIES).write(path)
+    TensorRtRtxBackend("fp16", window_s=0.4, max_batch=2).build(half, CAPABILITIES).write(path)
     return path
 
 
 class TestPlanFiles:
-    def test_it_is_used_for_what_it_was_built_for(self, plan_path, tiny, target):
-        plan = load_plan(tiny, dataclasses.replace(target, gpu="NVIDIA GeForce RTX 4090 D"), plan_path)
+    def test_it_is_used_for_what_it_was_built_for(self, plan_path, half, target):
+        plan = load_plan(half, dataclasses.replace(target, gpu="NVIDIA GeForce RTX 4090 D"), plan_path)
         assert plan.target.compute_capabilities == ("8.6", "8.9")
-        assert load_plan(tiny, dataclasses.replace(target, max_batch=1), plan_path) == plan
+        assert load_plan(half, dataclasses.replace(target, max_batch=1), plan_path) == plan
 
     @pytest.mark.parametrize(
         ("change", "problem"),
         [
-            ({"max_batch": 3}, "its max_batch is 2, and 3 is needed"),
+            ({"max_batch": 3}, "its max_batch is 2, but 3 is needed"),
             (
                 {"compute_capabilities": ("12.0",)},
-                r"its compute_capabilities is \('8.6', '8.9'\), and \('12.0',\) is",
+                r"its compute_capabilities is \('8.6', '8.9'\), but \('12.0',\) is",
             ),
             ({"model_sha256": "0" * 64}, "its model_sha256 is "),
             ({"package_version": "9"}, "its package_version is "),
         ],
     )
-    def test_it_is_refused_for_anything_else(self, plan_path, tiny, target, change, problem):
+    def test_it_is_refused_for_anything_else(self, plan_path, half, target, change, problem):
         with pytest.raises(ModelError, match=problem):
-            load_plan(tiny, dataclasses.replace(target, **change), plan_path)
+            load_plan(half, dataclasses.replace(target, **change), plan_path)
 
     @pytest.mark.parametrize("content", [b"", b"{}\nx", b"\x00\x01", b'{"format": "frcrn-accel plan"}\nx', b"[]\nx"])
-    def test_a_file_that_is_none(self, tmp_path, tiny, target, content):
+    def test_a_file_that_is_none(self, tmp_path, half, target, content):
         path = tmp_path / "x.plan"
         path.write_bytes(content)
-        with pytest.raises(ModelError, match=r"x\.plan' is no plan made by 'frcrn-accel build-engine'"):
-            load_plan(tiny, target, path)
+        with pytest.raises(ModelError, match=r"x\.plan' is not a plan built by 'frcrn-accel build-engine'"):
+            load_plan(half, target, path)
         with pytest.raises(ModelError, match="cannot be read: No such file"):
-            load_plan(tiny, target, tmp_path / "none.plan")
+            load_plan(half, target, tmp_path / "none.plan")
 
-    def test_on_the_command_line(self, tmp_path, tiny, capsys):
+    def test_on_the_command_line(self, tmp_path, tiny, plain, capsys):
         out = tmp_path / "tiny.plan"
         arguments = ["build-engine", str(tiny.path), str(out), "--precision", "fp32", "--window-s", "1"]
         arguments += ["--max-batch", "3", "--compute-capability", "8.6", "--compute-capability", "8.9"]
         app(arguments, standalone_mode=False)
         assert Plan.read(out).target == plan_target(
-            tiny, "tensorrt_rtx", "fp32", ["8.6", "8.9"], window_samples=16_000, max_batch=3
+            plain, "tensorrt_rtx", "fp32", ["8.6", "8.9"], longest_window_samples=16_000, max_batch=3
         )
         assert "tiny, fp32, compute capability 8.6, 8.9, 1 to 3 windows of up to 1 s" in capsys.readouterr().out
 
@@ -278,7 +300,7 @@ class TestWithoutGpu:
 
     @needs_no_gpu
     def test_the_cuda_runtime_says_so_too(self):
-        for call in (lambda: find_gpu(0), Stream, lambda: DeviceBuffer().reserve(1)):
+        for call in (lambda: find_gpu(0), Queue, lambda: DeviceBuffer().reserve(1)):
             with pytest.raises(CudaError, match=r"\(cudaError\w+\)"):
                 call()
 
@@ -288,15 +310,15 @@ class TestWithoutGpu:
             assert not resolve_backend("auto", model=find_model("frcrn-small")).name.startswith("tensorrt")
         assert "backend 'auto' chose 'o" in caplog.text
 
-    def test_the_other_package_is_told_apart(self):
+    def test_the_other_package_is_told_apart(self, half):
         with pytest.raises(BackendUnavailable) as caught:
-            TensorRtBackend().build(find_model("frcrn-small"), ["8.9"])
+            TensorRtBackend().build(half, ["8.9"])
         assert caught.value.remedy == "pip install 'frcrn-accel[tensorrt]'" or "for the card" in caught.value.reason
 
-    def test_errors_of_the_engine_are_told(self, tiny, target):
+    def test_errors_of_the_engine_are_told(self, half, target):
         build_log = BuildLog()
-        with pytest.raises(EngineError, match=r"TensorRT cannot build .*tiny\.onnx': \S"):
-            build_plan(tiny, dataclasses.replace(target, window_samples=0), build_log=build_log)
+        with pytest.raises(EngineError, match=r"TensorRT cannot build .*tiny-.*\.onnx': \S"):
+            build_plan(half, dataclasses.replace(target, longest_window_samples=0), build_log=build_log)
         assert build_log.errors
 
 
@@ -307,7 +329,7 @@ class TestOptions:
             ({"device_index": -1}, "device_index must be 0 or more"),
             ({"max_batch": 0}, "max_batch must be 1 or more"),
             ({"window_s": 0}, "window_s must be more than 0"),
-            ({"calibration": "x"}, "measures ranges for precision 'int8' only"),
+            ({"calibration": "x"}, "calibrates for precision 'int8' only"),
         ],
     )
     def test_out_of_range(self, options, problem):

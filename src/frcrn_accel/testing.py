@@ -95,17 +95,20 @@ class BackendConformance:
     repeatability: ClassVar[float] = 0.0
 
     @pytest.fixture(scope="class")
-    def model(self) -> ModelFile:
+    @classmethod
+    def model(cls) -> ModelFile:
         """Return the packaged model."""
         return find_model(DEFAULT_MODEL)
 
     @pytest.fixture(scope="class")
-    def instance(self) -> Backend:
+    @classmethod
+    def instance(cls) -> Backend:
         """Return the backend, ready to load; skip the tests with its own reason where it cannot run."""
-        return _resolve_or_skip(self.backend)
+        return _resolve_or_skip(cls.backend)
 
     @pytest.fixture(scope="class")
-    def session(self, instance: Backend, model: ModelFile) -> Iterator[Session]:
+    @classmethod
+    def session(cls, instance: Backend, model: ModelFile) -> Iterator[Session]:
         """Load the model on two threads, once for all tests of the class."""
         session = instance.load(prepare(model, instance), threads=2)
         yield session

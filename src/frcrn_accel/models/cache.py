@@ -91,7 +91,7 @@ def cached_file(source: ModelFile, key: Mapping[str, str], build: Callable[[Path
         Exception: Whatever `build` raises.
     """
     folder, stem = cache_folder(), _stem(source, key)
-    found = _made_by_this_process.get(stem) or _find(folder, stem, suffix)
+    found = _made_by_this_process.get((folder, stem)) or _find(folder, stem, suffix)
     if found is not None:
         return found
     try:
@@ -99,14 +99,14 @@ def cached_file(source: ModelFile, key: Mapping[str, str], build: Callable[[Path
         return _make(folder, stem, build, suffix)
     except OSError as error:
         log.warning("%s cannot be cached in %s (%s): every process makes it again", stem, folder, error.strerror)
-        made = _made_by_this_process[stem] = _make(_process_folder(), stem, build, suffix)
+        made = _made_by_this_process[folder, stem] = _make(_process_folder(), stem, build, suffix)
         return made
 
 
 def find_cached(source: ModelFile, key: Mapping[str, str]) -> ModelFile | None:
     """Return the file that `cached_variant` cached for the same arguments; None if there is none."""
-    stem = _stem(source, key)
-    found = _made_by_this_process.get(stem) or _find(cache_folder(), stem, MODEL_SUFFIX)
+    folder, stem = cache_folder(), _stem(source, key)
+    found = _made_by_this_process.get((folder, stem)) or _find(folder, stem, MODEL_SUFFIX)
     return None if found is None else ModelFile.open(found)
 
 
@@ -174,7 +174,7 @@ def cached_files() -> list[FileStatus]:
     return files
 
 
-_made_by_this_process: dict[str, Path] = {}
+_made_by_this_process: dict[tuple[Path, str], Path] = {}  # by the cache folder that is not writable, and stem
 
 
 def _imported_paths(name: str) -> list[Path]:
