@@ -226,9 +226,7 @@ class TestOptionsWithoutEffect:
     def test_batches_with_int8_on_onnx_runtime(self):
         pytest.importorskip("onnxruntime")
         for backend in ("ort-dynamic-int8", "ort-static-int8"):
-            with pytest.raises(
-                ValueError, match=f"backend '{backend}' computes one window per call: leave"
-            ):
+            with pytest.raises(ValueError, match=f"backend '{backend}' computes one window per call: leave"):
                 Denoiser(backend=backend, batch_size=4)
         with Denoiser(backend="ort", batch_size=4) as denoiser:
             assert denoiser.options.batch_size == 4

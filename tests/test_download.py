@@ -131,9 +131,7 @@ def test_a_connection_that_is_cut_off_is_taken_up_again(server, tmp_path):
 def test_the_next_call_goes_on_where_the_last_one_ended(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "_ATTEMPTS", 1)
     server.cut_after = [120_000]
-    with pytest.raises(
-        ModelError, match=r"broke 1 times, at 0\.1 of 0\.3 MB; run the same command again to resume "
-    ):
+    with pytest.raises(ModelError, match=r"broke 1 times, at 0\.1 of 0\.3 MB; run the same command again to resume "):
         download_checkpoint(NAME, tmp_path / "a.bin")
     assert names(tmp_path) == ["a.bin.part"]
     assert (tmp_path / "a.bin.part").read_bytes() == CONTENT[:120_000]
@@ -180,9 +178,7 @@ def test_a_server_that_promises_more_than_it_has(server, tmp_path):
 @pytest.mark.parametrize("length", [299_999, 300_001, 5])
 def test_another_length_is_refused_before_the_first_byte(server, tmp_path, length):
     server.length = length
-    with pytest.raises(
-        ModelError, match=f"known checkpoint of .*: it has {length:,} bytes, expected 300,000"
-    ):
+    with pytest.raises(ModelError, match=f"known checkpoint of .*: it has {length:,} bytes, expected 300,000"):
         download_checkpoint(NAME, tmp_path / "a.bin")
     assert names(tmp_path) == []
 
@@ -230,9 +226,7 @@ def test_no_server(monkeypatch, tmp_path):
     serve(monkeypatch, "http://127.0.0.1:1/file")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     (tmp_path / "a.bin.part").write_bytes(CONTENT[:10])
-    with pytest.raises(
-        ModelError, match=r"cannot be downloaded: .*refused.*; run the same command again to resume "
-    ):
+    with pytest.raises(ModelError, match=r"cannot be downloaded: .*refused.*; run the same command again to resume "):
         download_checkpoint(NAME, tmp_path / "a.bin")
     assert (tmp_path / "a.bin.part").read_bytes() == CONTENT[:10]
 

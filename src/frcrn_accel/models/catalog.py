@@ -106,9 +106,7 @@ def find_model(model: str | Path) -> ModelFile:
         )
     found = ModelFile.open(path)
     if found.metadata.is_step:
-        raise ModelError(
-            f"{str(path)!r} is one step of a stream, not a model for whole signals: give the file it was made from"
-        )
+        raise ModelError(f"{str(path)!r} is a step of a stream, not a model: give the file that it was made from")
     return found
 
 
