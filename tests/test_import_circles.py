@@ -20,9 +20,9 @@ def run(folder: Path) -> list[str]:
 def write(tmp_path):
     """Write a package from the contents of its files."""
 
-    def write_package(**files: str) -> Path:
+    def write_package(files: dict[str, str]) -> Path:
         for name, content in files.items():
-            path = tmp_path / "p" / f"{name.replace('__', '/')}.py"
+            path = tmp_path / "p" / f"{name}.py"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content, encoding="utf-8")
         for folder in {path.parent for path in (tmp_path / "p").rglob("*.py")} | {tmp_path / "p"}:
@@ -33,7 +33,7 @@ def write(tmp_path):
 
 
 def test_no_circle(write):
-    assert run(write(a="from p import b", b="import os, p.c", c="")) == [
+    assert run(write({"a": "from p import b", "b": "import os, p.c", "c": ""})) == [
         "files in circles, of 4: 0",
         "without imports for annotations: 0",
         "units in circles, of 4: 0",
@@ -41,7 +41,7 @@ def test_no_circle(write):
 
 
 def test_imports_inside_functions_count(write):
-    assert run(write(a="from p.b import x", b="x = 1\ndef f():\n    import p.a", c="from p import a")) == [
+    assert run(write({"a": "from p.b import x", "b": "x = 1\ndef f():\n    import p.a", "c": "from p import a"})) == [
         "files in circles, of 4: 2",
         "  2: p.a p.b",
         "without imports for annotations: 2",
@@ -53,7 +53,7 @@ def test_imports_inside_functions_count(write):
 
 def test_imports_for_annotations_are_counted_apart(write):
     checked = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p.a import x\nelse:\n    import p.c"
-    assert run(write(a="from p.b import y\nx = 1", b=checked, c="from p import b")) == [
+    assert run(write({"a": "from p.b import y\nx = 1", "b": checked, "c": "from p import b"})) == [
         "files in circles, of 4: 3",
         "  3: p.a p.b p.c",
         "without imports for annotations: 2",
@@ -66,14 +66,14 @@ def test_imports_for_annotations_are_counted_apart(write):
 def test_a_name_from_a_package_leads_to_its_init(write):
     """And a submodule to the submodule, by absolute and by relative imports."""
     files = {
-        "u__a": "from p.u import name",
-        "u____init__": "from .a import name",
-        "v__a": "from . import b",
-        "v__b": "from ..v import c",
-        "v__c": "",
+        "u/a": "from p.u import name",
+        "u/__init__": "from .a import name",
+        "v/a": "from . import b",
+        "v/b": "from ..v import c",
+        "v/c": "",
         "w": "from p.u import a",
     }
-    assert run(write(**files)) == [
+    assert run(write(files)) == [
         "files in circles, of 8: 2",
         "  2: p.u p.u.a",
         "without imports for annotations: 2",
@@ -83,7 +83,7 @@ def test_a_name_from_a_package_leads_to_its_init(write):
 
 
 def test_units_can_be_in_a_circle_that_no_files_are_in(write):
-    assert run(write(u__a="import p.v.a", u__b="", v__a="", v__b="from p.u.b import x"))[0::2] == [
+    assert run(write({"u/a": "import p.v.a", "u/b": "", "v/a": "", "v/b": "from p.u.b import x"}))[0::2] == [
         "files in circles, of 7: 0",
         "units in circles, of 3: 2",
     ]
