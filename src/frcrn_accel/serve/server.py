@@ -52,11 +52,7 @@ def open_denoiser(
 
     Args:
         metrics: Where the sizes of batches are counted.
-        model: See `Denoiser`.
-        backend: See `Denoiser`.
-        precision: See `Denoiser`.
-        threads: See `Denoiser`.
-        attenuation_limit_db: See `Denoiser`.
+        model, backend, precision, threads, attenuation_limit_db: See `Denoiser`.
         batch_size: Windows for one call of the engine, over all requests; by default what the backend says suits it.
 
     Raises:
