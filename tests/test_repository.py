@@ -66,7 +66,9 @@ def test_links_lead_somewhere(file):
 def test_the_reference_names_what_is_there(name):
     try:
         assert resolve(name) is not None
-    except frcrn_accel.MissingExtraError as error:
+    except ImportError as error:  # MissingExtraError is one
+        if (error.name or "").startswith("frcrn_accel"):
+            raise
         pytest.skip(str(error))
 
 
