@@ -673,7 +673,7 @@ class TestLook:
 
 class TestMeasures:
     def test_loudness_is_that_of_the_standard(self, page: Page) -> None:
-        """Measure a sine: by BS.1770-4, 997 Hz at full scale in one channel has -3.01 LUFS, and soft blocks do not count."""
+        """Measure a sine: in BS.1770-4, 997 Hz at full scale has -3.01 LUFS, and soft blocks do not count."""
         for rate in (8_000, 16_000, 48_000):
             loudness = page.module(
                 "loudness.js",
