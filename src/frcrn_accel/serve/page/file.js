@@ -89,7 +89,7 @@ export class FileMode {
     show(element("listening"), !obstacle);
     show(element("result"), true);
     this.#comparison.show();
-    say(`${file.name} is denoised.`);
+    say(`Denoised ${file.name}`);
     // Move the focus to the next thing to do, unless the user is doing something else.
     const at = document.activeElement;
     if (at === document.body || at.closest("#drop, #again")) element(obstacle ? "download" : "play").focus();
@@ -134,5 +134,5 @@ function facts(answer, { rateHz, channels }) {
 function speed(audioS, processingS) {
   if (!audioS || !processingS) return "";
   const times = audioS / processingS;
-  return `${times < 10 ? times.toFixed(1) : times.toFixed(0)} times faster than real time`;
+  return `${times < 10 ? times.toFixed(1) : times.toFixed(0)}× real time`;
 }
