@@ -1,4 +1,4 @@
-"""The web page, in a real Chromium without a window."""
+"""The web page, in a headless Chromium."""
 
 from __future__ import annotations
 
@@ -29,17 +29,19 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="no Chromium with its driver here: apt-get install chromium chromium-driver"
+    not (BROWSER and DRIVER), reason="needs Chromium and its driver: apt-get install chromium chromium-driver"
 )
 
 RATE = 16_000
-HEARD_S = 20  # of what the microphone hears, again and again
+NOISE_S = 20  # period of the noise that the fake microphone repeats
 GAIN = 0.5  # of a live stream
 TOKEN = "a-token-of-twenty-some-characters"
 PHONE_PX = 360
-WAIT_S = 120  # the machine may have more to do
-STEP_S = 0.35e-3  # a stream's filters delay high tones by up to 0.25 ms, and places are found to a sample at 16 kHz
-# What goes to the loudspeakers goes here too. In the place of a test's ears: the page has nothing for tests.
+WAIT_S = 120  # the machine may be busy
+SYNC_S = (
+    0.35e-3  # a stream's filters delay high tones by up to 0.25 ms, and positions are found to a sample at 16 kHz
+)
+# Taps what goes to the loudspeakers, so that the page needs no code for tests.
 EARS = """
 const connect = AudioNode.prototype.connect;
 AudioNode.prototype.connect = function (target, ...rest) {
@@ -61,8 +63,7 @@ return [context.sampleRate, Array.from(heard)];
 """
 
 
-# The other one is chosen, and what is heard then is taken from before it to after it: nothing but the browser's own
-# clock is between.
+# Presses X and records the output from before to after the switch, timed by the browser alone.
 SWITCHED = f"""
 const done = arguments[0];
 document.body.dispatchEvent(new KeyboardEvent("keydown", {{ key: "x", bubbles: true }}));
@@ -71,7 +72,7 @@ setTimeout(() => done((() => {{ {HEARD} }})()), 250);
 
 
 class Backend(GatedBackend):
-    """What becomes of a file sounds different, not only softer: the differences of its samples."""
+    """Turns a file into the differences of its samples, so that it sounds different and not only softer."""
 
     def _run_file(self, audio: np.ndarray) -> np.ndarray:
         return np.diff(super()._run_file(audio), axis=1, prepend=np.float32(0))
@@ -82,8 +83,8 @@ class Page:
 
     Attributes:
         driver: The browser.
-        downloads: Where files come that it downloads.
-        server: Where the page is from.
+        downloads: Folder of its downloads.
+        server: Server of the page.
     """
 
     def __init__(self, driver: Chrome, downloads: Path, server: Running) -> None:
@@ -100,7 +101,7 @@ class Page:
         return WebDriverWait(self.driver, WAIT_S, 0.05).until(lambda _: condition())
 
     def until_live(self, condition: Callable[[], Any]) -> Any:
-        """The same while it is live: started again, as a person would, when a busy machine was too slow for it."""
+        """Wait as `until` does while live audio runs; start it again when a busy machine was too slow for it."""
 
         def is_met() -> Any:
             if self.is_shown("live-error"):
@@ -120,7 +121,7 @@ class Page:
         return self.driver.execute_script(text, *arguments)
 
     def module(self, name: str, expression: str, *arguments: Any) -> Any:
-        """What an expression with one of the page's modules, `m`, gives; the arguments are `a`."""
+        """Return the value of an expression with one of the page's modules, `m`, and the arguments `a`."""
         script = f"""
         const a = Array.from(arguments), done = a.pop();
         import("/page/{name}").then(async (m) => done({expression})).catch((error) => done(String(error)));
@@ -128,7 +129,7 @@ class Page:
         return self.driver.execute_async_script(script, *arguments)
 
     def focus(self) -> str:
-        """What has the focus: its identifier, or its value or kind."""
+        """Return the id of the element that has the focus, or its value or kind."""
         return self.script("const at = document.activeElement; return at.id || at.value || at.localName")
 
     def press(self, *keys: str) -> None:
@@ -149,7 +150,7 @@ class Page:
         return 60 * int(minutes) + float(seconds)
 
     def download(self) -> Path:
-        """The file that a press of the button brings."""
+        """Press the button and return the downloaded file."""
         for path in self.downloads.iterdir():
             path.unlink()
         self["download"].click()
@@ -161,24 +162,24 @@ class Page:
         return self.until(new)
 
     def heard(self) -> tuple[int, np.ndarray]:
-        """The rate of what is played, and the last of it."""
+        """Return the rate of the output, and its last samples."""
         rate, samples = self.script(HEARD)
         return int(rate), np.array(samples, np.float64)
 
     def heard_across_a_switch(self) -> tuple[int, np.ndarray]:
-        """The same, with a press of X in the middle."""
+        """Return the same, with X pressed in the middle."""
         rate, samples = self.driver.execute_async_script(SWITCHED)
         return int(rate), np.array(samples, np.float64)
 
     def heard_for(self, duration_s: float) -> np.ndarray:
-        """What is played for so long, after the start of what is open."""
+        """Play from the start and return the last `duration_s` of the output."""
         self["tracks"].send_keys(Keys.HOME)
         assert self.text("play") == "Pause"
         self.until(lambda: self.position_s() > duration_s + 0.3)
         return self.heard()[1][-int(duration_s * RATE) :]
 
     def problems(self) -> list[str]:
-        """What the console has of errors since the last time."""
+        """Return the errors on the console since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
 
@@ -219,7 +220,7 @@ def server(backend: Backend, tmp_path_factory) -> Iterator[Running]:
 
 @pytest.fixture
 def open_page(driver: Chrome, tmp_path: Path) -> Callable[[Running], Page]:
-    """Makes a page of a server."""
+    """Opens the page of a server."""
     downloads = tmp_path / "downloads"
     downloads.mkdir()
     driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)})
@@ -228,7 +229,7 @@ def open_page(driver: Chrome, tmp_path: Path) -> Callable[[Running], Page]:
 
 @pytest.fixture
 def page(open_page: Callable[[Running], Page], server: Running) -> Iterator[Page]:
-    """The page, of which nothing may complain in the console; tests of errors take those that they expect."""
+    """The page. Errors on the console fail the test; tests of errors collect those that they expect."""
     page = open_page(server)
     yield page
     problems = page.problems()
@@ -245,7 +246,7 @@ def clip(tmp_path: Path, noisy: np.ndarray) -> Path:
 
 
 def gain_db_of(part: np.ndarray, signal: np.ndarray) -> float:
-    """How much louder it is than the part of the signal that it is; NaN if it is none."""
+    """Return the gain of a part relative to the same part of the signal; NaN if it is not a part of it."""
     size = 2 ** int(np.ceil(np.log2(len(signal) + len(part))))
     correlation = np.fft.irfft(np.fft.rfft(signal, size) * np.fft.rfft(part, size).conj(), size)
     at = int(np.argmax(correlation[: len(signal) - len(part) + 1]))
@@ -256,17 +257,17 @@ def gain_db_of(part: np.ndarray, signal: np.ndarray) -> float:
 
 
 def microphone_noise() -> np.ndarray:
-    """What the microphone hears: noise up to 3 kHz, in which every place is another."""
-    spectrum = np.random.default_rng(0).standard_normal((2, HEARD_S * RATE // 2 + 1))
-    spectrum[:, 3_000 * HEARD_S :] = 0
+    """Return the audio of the fake microphone: noise up to 3 kHz, different at every position."""
+    spectrum = np.random.default_rng(0).standard_normal((2, NOISE_S * RATE // 2 + 1))
+    spectrum[:, 3_000 * NOISE_S :] = 0
     noise = np.fft.irfft(spectrum[0] + 1j * spectrum[1])
     return 0.5 * noise / np.abs(noise).max()
 
 
 def place_and_gain(part: np.ndarray, rate: int, signal: np.ndarray) -> tuple[float, float]:
-    """Where a part is in a signal that repeats, s, and how loud; NaN if it is no part of it."""
+    """Return the position of a part in a periodic signal, s, and its gain; NaN if it is not a part of it."""
     part = soxr.resample(part, rate, RATE)
-    part = part[len(part) // 10 : -len(part) // 10]  # without the ends, which the resampler guesses
+    part = part[len(part) // 10 : -len(part) // 10]  # without the ends, where the resampler lacks context
     correlation = np.fft.irfft(np.fft.rfft(signal) * np.fft.rfft(part, len(signal)).conj())
     at = int(np.argmax(correlation))
     expected = np.take(signal, np.arange(at, at + len(part)), mode="wrap")
@@ -312,7 +313,7 @@ class TestFile:
         page.driver.find_element(By.CSS_SELECTOR, "#file .ab .a").click()
         assert gain_db_of(page.heard_for(0.4), before) == pytest.approx(
             -softer_db, abs=0.051
-        )  # it is shown with one decimal
+        )  # shown with one decimal
         page["equal"].click()
         assert gain_db_of(page.heard_for(0.4), before) == pytest.approx(0, abs=0.001)
         page.press("x")
@@ -402,7 +403,7 @@ class TestFile:
         assert page["file-error"].get_attribute("role") == "alert"
         assert not page.is_shown("result")
         assert not page.is_shown("work")
-        (problem,) = page.problems()  # Chromium's own line for a status of 4xx
+        (problem,) = page.problems()  # Chromium logs every 4xx status
         assert "422" in problem
         page.denoise(clip)
         assert not page.is_shown("file-error")
@@ -412,11 +413,11 @@ class TestFile:
             path = tmp_path / f"{samples}.wav"
             path.write_bytes(wav(np.zeros(samples)))
             page.denoise(path)
-            assert page.text("loudness") == "One of them is silent, so their loudness is as it is."
+            assert page.text("loudness") == "One of the signals is silent, so their loudness cannot be matched."
         empty = tmp_path / "empty.wav"
         empty.write_bytes(wav(np.zeros(0)))
         page.denoise(empty)
-        assert page.text("not-heard") == "There is no audio in this file: nothing to listen to."
+        assert page.text("not-playable") == "This file contains no audio."
         assert not page.is_shown("listening")
 
     def test_the_microphone_is_recorded(self, page: Page) -> None:
@@ -437,12 +438,12 @@ class TestLive:
         page["tab-live"].click()
         page["live-start"].click()
         page.until_live(lambda: "Latency" in page.text("live-facts"))
-        assert np.abs(page.heard()[1]).max() == 0  # silent against howling, until it is asked for
+        assert np.abs(page.heard()[1]).max() == 0  # silent until Listen is on, against feedback
         page["listen"].click()
         noise = microphone_noise()
 
         def ends(rate: int, heard: np.ndarray) -> list[tuple[float, float]]:
-            """Gains of the first and of the last of what is heard, and where the first is by each of them."""
+            """Return position and gain of the start and of the end; both positions are those of the start."""
             size = rate // 10
             first, last = (place_and_gain(part, rate, noise) for part in (heard[:size], heard[-size:]))
             between_s = (len(heard) - size) / rate
@@ -455,15 +456,15 @@ class TestLive:
             (first_s, first_gain), (last_s, last_gain) = ends(*page.heard_across_a_switch())
             gains = sorted((first_gain, last_gain))
             if gains != pytest.approx([GAIN, 1], rel=0.05):
-                return False  # there was a gap: this machine has more to do
-            return abs((first_s - last_s + HEARD_S / 2) % HEARD_S - HEARD_S / 2) < STEP_S
+                return False  # a gap: the machine is busy
+            return abs((first_s - last_s + NOISE_S / 2) % NOISE_S - NOISE_S / 2) < SYNC_S
 
         page.until_live(lambda: is_steady(GAIN))
         page.until_live(is_switched_in_step)
         page.press("a")
         page.until_live(lambda: is_steady(1))
         level_db = float(page["level-in"].get_attribute("aria-valuenow") or "nan")
-        assert level_db == pytest.approx(20 * np.log10(np.std(noise)), abs=2)  # over 50 ms it is not always the same
+        assert level_db == pytest.approx(20 * np.log10(np.std(noise)), abs=2)  # a level over 50 ms varies
         page["live-start"].click()
         page.until(lambda: "Real-time factor" in page.text("live-facts"))
         assert page.text("live-start") == "Start"
@@ -502,7 +503,7 @@ class TestLive:
         )
         page["record"].click()
         page.until(lambda: page.is_shown("file-error"))
-        assert page.text("file-error") == "There is no microphone here. Connect one, and try again."
+        assert page.text("file-error") == "No microphone was found. Connect one and try again."
         page["tab-live"].click()
         page.script("Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")
         page["live-start"].click()
@@ -523,7 +524,7 @@ class TestToken:
             page.until(lambda: page.is_shown("ask-token"))
             assert page.focus() == "token"
             page.press("wrong", Keys.ENTER)
-            page.until(lambda: page.is_shown("ask-token") and "does not know" in page.text("token-text"))
+            page.until(lambda: page.is_shown("ask-token") and "rejected" in page.text("token-text"))
             page.press(TOKEN, Keys.ENTER)
             page.until(lambda: page.is_shown("result"))
             page["tab-live"].click()
@@ -543,15 +544,15 @@ class TestKeyboard:
             page.press(Keys.TAB)
             order.append(page.focus())
         assert order == ["tab-file", "choose", "record", "file-limit"]
-        page.script("document.getElementById('choose').focus()")  # where it is after the browser's own dialog
+        page.script("document.getElementById('choose').focus()")  # as after the browser's own dialog
         page.denoise(clip)
         page.until(lambda: page.focus() == "play")
         page.press(" ")
         page.until(lambda: page.text("play") == "Pause")
         page.press("a")
-        assert page["tracks"].find_element(By.CSS_SELECTOR, ".track.heard .name").text == "A Before"
+        assert page["tracks"].find_element(By.CSS_SELECTOR, ".track.selected .name").text == "A Before"
         page.press("x")
-        assert page["tracks"].find_element(By.CSS_SELECTOR, ".track.heard .name").text == "B After"
+        assert page["tracks"].find_element(By.CSS_SELECTOR, ".track.selected .name").text == "B After"
         page.press(" ")
         page.until(lambda: page.text("play") == "Play")
         order = []
@@ -588,7 +589,7 @@ class TestKeyboard:
         page.driver.find_element(By.TAG_NAME, "summary").click()
         page["keys"].click()
         page.press("a")
-        assert page["tracks"].find_element(By.CSS_SELECTOR, ".track.heard .name").text == "B After"
+        assert page["tracks"].find_element(By.CSS_SELECTOR, ".track.selected .name").text == "B After"
 
 
 class TestLook:
@@ -648,7 +649,7 @@ class TestLook:
         assert page.script(names) == "none"
 
     def test_the_pictures_show_the_sound(self, page: Page, tmp_path: Path) -> None:
-        """A tone of 1 kHz in the second half only: nothing is bright anywhere else."""
+        """Draw a tone of 1 kHz in the second half: nothing else is bright."""
         samples = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(2 * RATE) / RATE)
         samples[:RATE] = 0
         path = tmp_path / "tone.wav"
@@ -662,7 +663,7 @@ class TestLook:
             """
         )
         brightness = np.array(pixels, np.uint8).reshape(*size, 4)[:, :, :3].sum(axis=2) > 600
-        brightness[:, :100] = False  # the marks
+        brightness[:, :100] = False  # the frequency labels
         rows, columns = np.nonzero(brightness)
         assert columns.min() == pytest.approx(size[1] / 2, abs=0.02 * size[1])
         assert columns.max() == size[1] - 1
@@ -672,7 +673,7 @@ class TestLook:
 
 class TestMeasures:
     def test_loudness_is_that_of_the_standard(self, page: Page) -> None:
-        """BS.1770-4: a sine of 997 Hz at full scale in one channel is at -3.01 LUFS, and soft blocks are left out."""
+        """Measure a sine: in BS.1770-4, 997 Hz at full scale has -3.01 LUFS, and soft blocks do not count."""
         for rate in (8_000, 16_000, 48_000):
             loudness = page.module(
                 "loudness.js",
@@ -682,7 +683,7 @@ class TestMeasures:
                   a[0], { next: async () => {} })""",
                 rate,
             )
-            # The two blocks or three where it ends are softer, but not by enough to be left out.
+            # Two or three blocks at its end are softer, but not by enough to be excluded.
             assert loudness == pytest.approx(-23.01, abs=0.1)
         silent = "await m.gatedLoudness([new Float32Array(9)], 8000, { next: async () => {} }) === -Infinity"
         silence = page.module("loudness.js", silent)
@@ -711,7 +712,7 @@ def test_a_browser_that_is_too_old(driver: Chrome, server: Running) -> None:
 
 
 def test_nothing_comes_from_another_host(server: Running) -> None:
-    """And nothing is in a file of the page that the policy of its server forbids."""
+    """Also check that no file of the page contains what the server's policy forbids."""
     folder = Path(__file__).parents[1] / "src" / "frcrn_accel" / "serve" / "page"
     files = [path for path in folder.iterdir() if path.suffix in (".html", ".css", ".js", ".svg")]
     assert len(files) > 10
@@ -725,7 +726,7 @@ def test_nothing_comes_from_another_host(server: Running) -> None:
 
 
 def luminance(colour: str) -> float:
-    """Relative luminance as in WCAG 2, of `rgb(r, g, b)`."""
+    """Return the relative luminance of `rgb(r, g, b)`, as in WCAG 2."""
     values = np.array([int(value) for value in re.findall(r"\d+", colour)[:3]]) / 255
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])

@@ -1,4 +1,4 @@
-// The page: its two halves, what the server says of itself, and the keys.
+// The page: its two tabs, the state of the server, and the keys.
 
 import { element, say, show } from "./elements.js";
 import { FileMode } from "./file.js";
@@ -15,24 +15,24 @@ show(element("modes"), isSupported);
 if (isSupported) begin();
 
 function begin() {
-  const halves = { file: new FileMode(), live: new LiveMode() };
-  let front = "file";
+  const tabs = { file: new FileMode(), live: new LiveMode() };
+  let selected = "file";
 
   const choose = (name) => {
-    if (name !== front) {
-      if (front === "file") halves.file.leave();
-      else halves.live.stop();
+    if (name !== selected) {
+      if (selected === "file") tabs.file.leave();
+      else tabs.live.stop();
     }
-    front = name;
-    for (const half of Object.keys(halves)) {
-      const tab = element(`tab-${half}`);
-      tab.setAttribute("aria-selected", String(half === front));
-      tab.tabIndex = half === front ? 0 : -1;
-      show(element(half), half === front);
+    selected = name;
+    for (const each of Object.keys(tabs)) {
+      const tab = element(`tab-${each}`);
+      tab.setAttribute("aria-selected", String(each === selected));
+      tab.tabIndex = each === selected ? 0 : -1;
+      show(element(each), each === selected);
     }
     say("");
   };
-  for (const name of Object.keys(halves)) {
+  for (const name of Object.keys(tabs)) {
     const tab = element(`tab-${name}`);
     tab.addEventListener("click", () => choose(name));
     tab.addEventListener("keydown", ({ key }) => {
@@ -48,14 +48,14 @@ function begin() {
     if (!element("keys").checked) return;
     const isPress = event.target.closest("button, summary, a, select, input:not([type=radio], [type=range])");
     if (event.key === " " ? isPress : event.target.closest("select, input[type=password]")) return;
-    if (halves[front].key(event.key.toLowerCase())) event.preventDefault();
+    if (tabs[selected].key(event.key.toLowerCase())) event.preventDefault();
   });
 
-  describe(halves);
+  describe(tabs);
 }
 
-/** Show what runs there, as soon as it does. */
-async function describe(halves) {
+/** Show which model the server runs, once it is ready. */
+async function describe(tabs) {
   const text = element("service");
   const write = (words, state) => {
     if (text.textContent !== words) text.textContent = words;
@@ -68,9 +68,9 @@ async function describe(halves) {
     }
     const [model] = await models({ mayAsk: false });
     write(`${model.name} on ${model.backend}, ${model.precision}: ready`, "ready");
-    for (const half of Object.values(halves)) half.setDefaultLimit(model.attenuation_limit_db);
+    for (const tab of Object.values(tabs)) tab.setDefaultLimit(model.attenuation_limit_db);
   } catch (error) {
-    if (error.status === 401) write("ready; it will ask for a token", "ready");
+    if (error.status === 401) write("ready; a token is required", "ready");
     else write(error.message, "failed");
   }
 }

@@ -1,4 +1,4 @@
-// Small things about the elements of the page.
+// Helpers for the elements of the page.
 
 export const element = (id) => document.getElementById(id);
 
@@ -6,19 +6,19 @@ export const show = (node, isShown) => {
   node.hidden = !isShown;
 };
 
-/** Show an error in words, or take it away (null). */
+/** Show an error, or hide it (null). */
 export function showProblem(node, problem) {
   show(node, problem !== null);
   node.textContent = problem === null ? "" : problem.message;
-  if (problem !== null && problem.title === undefined) console.error(problem); // one that nobody expected
+  if (problem !== null && problem.title === undefined) console.error(problem); // not a `Problem`: a bug
 }
 
-/** Say something to those who listen to the page. */
+/** Announce something to screen readers. */
 export function say(text) {
   element("status").textContent = text;
 }
 
-/** Name and value of each fact; those without a value are left out. */
+/** Show pairs of name and value; those without a value are left out. */
 export function showFacts(list, facts) {
   const entries = facts.filter(([, value]) => value);
   while (list.children.length > entries.length) list.lastChild.remove();
@@ -34,20 +34,21 @@ export function showFacts(list, facts) {
   });
 }
 
-/** A bar between -60 dB and 0. */
+/** Show a level as a bar, from -60 to 0 dB. */
 export function showLevel(bar, levelDb) {
   const shown = Math.min(0, Math.max(-60, levelDb));
   bar.setAttribute("aria-valuenow", shown.toFixed(0));
   bar.firstElementChild.style.transform = `scaleX(${(shown + 60) / 60})`;
 }
 
+/** Format seconds as minutes and seconds, e.g. `1:02.3`. */
 export function minutes(seconds) {
   const tenths = Math.round(10 * seconds);
   const rest = (tenths % 600) / 10;
   return `${Math.floor(tenths / 600)}:${rest < 10 ? "0" : ""}${rest.toFixed(1)}`;
 }
 
-/** Which of the radio buttons is on, and how to turn one on as a person would. */
+/** Read and set a group of radio buttons; setting calls `onChange`, as a click does. */
 export function radioGroup(name, onChange) {
   const buttons = [...document.querySelectorAll(`input[name="${name}"]`)];
   for (const button of buttons) button.addEventListener("change", () => onChange(button.value));

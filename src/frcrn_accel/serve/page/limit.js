@@ -2,26 +2,26 @@
 
 import { element } from "./elements.js";
 
-const MOST_DB = 40; // the slider's last place, one further, is for no limit
+const MAX_DB = 40; // one position further means no limit
 
 /**
- * A slider.
+ * Set up the slider.
  *
- * @param {string} id Of the slider; its text is at `ID-text`.
+ * @param {string} id Of the slider; its text is in `ID-text`.
  * @param {(limitDb: number|null) => void} onChange Called with the new value.
  */
 export function limitSlider(id, onChange = () => {}) {
   const slider = element(id);
   const text = element(`${id}-text`);
-  let isTouched = false; // what nobody has touched is the server's own default, to the digit
-  const words = () => (Number(slider.value) > MOST_DB ? "all of it" : `at most ${slider.value} dB`);
+  let isTouched = false; // until then the server's own default applies, unrounded
+  const words = () => (Number(slider.value) > MAX_DB ? "no limit" : `at most ${slider.value} dB`);
   const write = () => {
     text.textContent = words();
     slider.setAttribute("aria-valuetext", words());
   };
   const value = () => {
     if (!isTouched) return null;
-    return Number(slider.value) > MOST_DB ? Infinity : Number(slider.value);
+    return Number(slider.value) > MAX_DB ? Infinity : Number(slider.value);
   };
   slider.addEventListener("input", () => {
     isTouched = true;
@@ -35,7 +35,7 @@ export function limitSlider(id, onChange = () => {}) {
     /** Show the server's default. */
     setDefault(limitDb) {
       if (isTouched) return;
-      slider.value = limitDb === null ? MOST_DB + 1 : Math.min(MOST_DB, Math.max(1, Math.round(limitDb)));
+      slider.value = limitDb === null ? MAX_DB + 1 : Math.min(MAX_DB, Math.max(1, Math.round(limitDb)));
       write();
     },
   };

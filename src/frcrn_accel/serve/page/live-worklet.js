@@ -1,15 +1,15 @@
-// Runs beside the audio: sends what the microphone gives, plays what comes back, and both from the same moment.
+// Runs in the audio thread: sends microphone audio, and plays the original or the denoised signal in sync.
 
 const CHUNK_S = 0.02;
 const REPORT_S = 0.05;
 const KEPT_S = 6;
-const HOLD_S = { first: 0.04, more: 0.02, most: 0.3 }; // what is kept waiting, against a connection that is not even
-const SLACK_S = 0.2; // waits beyond the hold are cut when they are longer
+const HOLD_S = { first: 0.04, more: 0.02, most: 0.3 }; // audio buffered against network jitter
+const SLACK_S = 0.2; // when the buffer exceeds the hold by more than this, audio is skipped
 const FADE_S = 0.012;
 
 /**
- * Samples are counted from the start. Of sample `n` that comes in, sample `n` that comes back is its place in time; what
- * is heard in it is sample `n - latencySamples`. So the signal as it came is delayed by that much to be in step.
+ * Samples are counted from the start. Sample `n` that the server returns is the denoised sample `n - latencySamples` of
+ * the input, so the original is delayed by `latencySamples` to be in sync.
  */
 registerProcessor(
   "live",
@@ -23,7 +23,7 @@ registerProcessor(
     #played = 0;
     #isPlaying = false;
     #hold = HOLD_S.first * sampleRate;
-    #share = 1; // of the denoised one in what is heard
+    #share = 1; // of the denoised signal in the output
     #target = 1;
     #gaps = 0;
     #cuts = 0;
@@ -31,19 +31,19 @@ registerProcessor(
     #filled = 0;
     #inEnergy = 0;
     #inSamples = 0;
-    #heard = { before: new Float32Array(Math.round(REPORT_S * sampleRate)), after: null, filled: 0 };
+    #report = { before: new Float32Array(Math.round(REPORT_S * sampleRate)), after: null, filled: 0 };
 
-    constructor({ processorOptions: { latencySamples, heard } }) {
+    constructor({ processorOptions: { latencySamples, selected } }) {
       super();
       this.#latency = latencySamples;
       const size = 2 ** Math.ceil(Math.log2(KEPT_S * sampleRate));
       this.#mask = size - 1;
       this.#before = new Float32Array(size);
       this.#after = new Float32Array(size);
-      this.#heard.after = new Float32Array(this.#heard.before.length);
-      this.#share = this.#target = heard === "after" ? 1 : 0;
+      this.#report.after = new Float32Array(this.#report.before.length);
+      this.#share = this.#target = selected === "after" ? 1 : 0;
       this.port.onmessage = ({ data }) => {
-        if (data.heard) this.#target = data.heard === "after" ? 1 : 0;
+        if (data.selected) this.#target = data.selected === "after" ? 1 : 0;
         else this.#take(data.samples);
       };
     }
@@ -88,7 +88,7 @@ registerProcessor(
         this.#played = Math.round(this.#received - this.#hold);
         this.#cuts++;
       }
-      if (!this.#isPlaying) return; // what is not written is silence
+      if (!this.#isPlaying) return; // the output is silent unless written to
       const step = 1 / (FADE_S * sampleRate);
       for (let index = 0; index < output.length; index++, this.#played++) {
         const after = this.#after[this.#played & this.#mask];
@@ -101,17 +101,17 @@ registerProcessor(
     }
 
     #show(before, after) {
-      const heard = this.#heard;
-      heard.before[heard.filled] = before;
-      heard.after[heard.filled++] = after;
-      if (heard.filled < heard.before.length) return;
-      heard.filled = 0;
-      const energy = heard.after.reduce((sum, value) => sum + value * value, 0);
+      const report = this.#report;
+      report.before[report.filled] = before;
+      report.after[report.filled++] = after;
+      if (report.filled < report.before.length) return;
+      report.filled = 0;
+      const energy = report.after.reduce((sum, value) => sum + value * value, 0);
       this.port.postMessage({
-        before: heard.before.slice(),
-        after: heard.after.slice(),
+        before: report.before.slice(),
+        after: report.after.slice(),
         inDb: 10 * Math.log10(Math.max(1e-14, this.#inEnergy / this.#inSamples)),
-        outDb: 10 * Math.log10(Math.max(1e-14, energy / heard.after.length)),
+        outDb: 10 * Math.log10(Math.max(1e-14, energy / report.after.length)),
         latencyS: (this.#captured - this.#played + this.#latency) / sampleRate,
         gaps: this.#gaps,
         cuts: this.#cuts,

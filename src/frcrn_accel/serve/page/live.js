@@ -1,4 +1,4 @@
-// Live: the microphone to the server and back, while one speaks.
+// The Live tab: stream the microphone to the server and play what comes back.
 
 import { element, radioGroup, say, show, showFacts, showLevel, showProblem } from "./elements.js";
 import { limitSlider } from "./limit.js";
@@ -6,15 +6,15 @@ import { addWorklet, openMicrophone } from "./microphone.js";
 import { RollingPicture } from "./pictures.js";
 import { LiveStream, Problem } from "./server.js";
 
-const MOST_BEHIND_S = 3;
+const MAX_BEHIND_S = 3;
 
-/** The live half of the page. */
+/** The Live tab. */
 export class LiveMode {
   #button = element("live-start");
   #listen = element("listen");
   #problem = element("live-error");
   #facts = element("live-facts");
-  #heard = radioGroup("live-heard", (name) => this.#hear(name));
+  #selected = radioGroup("live-selected", (name) => this.#select(name));
   #limit = limitSlider("live-limit", (limitDb) => this.#session?.stream.setLimit(limitDb));
   #tracks = [...document.querySelectorAll("#live .track")];
   #session = null;
@@ -23,13 +23,13 @@ export class LiveMode {
   constructor() {
     this.#button.addEventListener("click", () => (this.#session || this.#starting ? this.stop() : this.#start()));
     this.#listen.addEventListener("change", () => this.#setVolume());
-    this.#hear(this.#heard.value());
+    this.#select(this.#selected.value());
   }
 
-  /** @returns {boolean} Whether it was one of its keys. */
+  /** @returns {boolean} Whether the key was used. */
   key(key) {
-    if (key === "a" || key === "b") this.#heard.choose(key === "a" ? "before" : "after");
-    else if (key === "x") this.#heard.other();
+    if (key === "a" || key === "b") this.#selected.choose(key === "a" ? "before" : "after");
+    else if (key === "x") this.#selected.other();
     else return false;
     return true;
   }
@@ -38,7 +38,7 @@ export class LiveMode {
     this.#limit.setDefault(limitDb);
   }
 
-  /** Stop the microphone; what the server measured is shown. */
+  /** Stop the microphone, and show what the server measured. */
   async stop(problem = null) {
     this.#starting?.abort();
     this.#starting = null;
@@ -56,11 +56,11 @@ export class LiveMode {
     const measured = await session.stream.finish();
     if (measured === null || this.#session || this.#starting) return;
     showFacts(this.#facts, [
-      ["Denoised", `${measured.audio_s.toFixed(1)} s`],
-      ["Computed in", `${measured.processing_s.toFixed(2)} s`],
+      ["Length", `${measured.audio_s.toFixed(1)} s`],
+      ["Processing time", `${measured.processing_s.toFixed(2)} s`],
       ["Real-time factor", measured.real_time_factor?.toFixed(3)],
       ["Model", session.started.model],
-      ["Engine", session.started.backend],
+      ["Backend", session.started.backend],
     ]);
   }
 
@@ -80,7 +80,7 @@ export class LiveMode {
       ({ stream } = opened);
       starting.signal.throwIfAborted();
       this.#run(microphone, stream, opened.started);
-      say("Live: speak");
+      say("Live");
     } catch (error) {
       stream?.abandon();
       await microphone?.close();
@@ -98,23 +98,23 @@ export class LiveMode {
     const node = new AudioWorkletNode(context, "live", {
       numberOfInputs: 1,
       outputChannelCount: [1],
-      processorOptions: { latencySamples: started.latency_samples, heard: this.#heard.value() },
+      processorOptions: { latencySamples: started.latency_samples, selected: this.#selected.value() },
     });
     show(element("rolling"), true);
     const volume = new GainNode(context, { gain: 0 });
     const pictures = ["before", "after"].map((name) => new RollingPicture(element(`rolling-${name}`), context.sampleRate));
-    let unanswered = 0;
+    let unanswered = 0; // samples sent and not yet returned
     stream.onSamples = (samples) => {
       unanswered -= samples.length;
       node.port.postMessage({ samples }, [samples.buffer]);
     };
-    stream.onEnd = (problem) => this.stop(problem ?? new Problem("Ended", "The server has ended the stream. Start again."));
+    stream.onEnd = (problem) => this.stop(problem ?? new Problem("Ended", "The server ended the stream. Start again."));
     node.port.onmessage = ({ data }) => {
       if (!data.samples) return this.#showReport(data, pictures, context, started);
       unanswered += data.samples.length;
       stream.send(data.samples);
-      if (unanswered > MOST_BEHIND_S * context.sampleRate) {
-        this.stop(new Problem("Too slow", `The server is ${MOST_BEHIND_S} s behind: it, or the connection, is too slow for live audio.`));
+      if (unanswered > MAX_BEHIND_S * context.sampleRate) {
+        this.stop(new Problem("Too slow", `The server is ${MAX_BEHIND_S} s behind: the server or the connection is too slow for live audio.`));
       }
     };
     source.connect(node).connect(volume).connect(context.destination);
@@ -130,11 +130,11 @@ export class LiveMode {
     const cardS = (context.baseLatency || 0) + (context.outputLatency || 0);
     showFacts(this.#facts, [
       ["Latency", `${(1000 * (report.latencyS + cardS)).toFixed(0)} ms`],
-      ["of which the model", `${(1000 * started.latency_s).toFixed(0)} ms`],
-      ["Gaps", report.gaps || report.cuts ? `${report.gaps} too late, ${report.cuts} cut` : "none"],
-      ["Rate", `${started.sample_rate / 1000} kHz`],
+      ["Model latency", `${(1000 * started.latency_s).toFixed(0)} ms`],
+      ["Gaps", report.gaps || report.cuts ? `${report.gaps} late, ${report.cuts} skipped` : "none"],
+      ["Sample rate", `${started.sample_rate / 1000} kHz`],
       ["Model", started.model],
-      ["Engine", started.backend],
+      ["Backend", started.backend],
     ]);
   }
 
@@ -148,9 +148,9 @@ export class LiveMode {
     if (!isRunning) say("Stopped");
   }
 
-  #hear(name) {
-    this.#session?.node.port.postMessage({ heard: name });
-    for (const track of this.#tracks) track.classList.toggle("heard", track.classList.contains(name === "before" ? "a" : "b"));
+  #select(name) {
+    this.#session?.node.port.postMessage({ selected: name });
+    for (const track of this.#tracks) track.classList.toggle("selected", track.classList.contains(name === "before" ? "a" : "b"));
     if (this.#session) say(name === "before" ? "Before" : "After");
   }
 

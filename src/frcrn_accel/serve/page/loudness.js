@@ -1,17 +1,17 @@
 // Gated loudness as in ITU-R BS.1770-4.
 
 const HOP_S = 0.1;
-const HOPS = 4; // of a block: 0.4 s, which overlap by three quarters
+const HOPS = 4; // in a block: blocks of 0.4 s overlap by three quarters
 const ABSOLUTE_GATE_LUFS = -70;
 const RELATIVE_GATE_LU = -10;
 
 /**
- * Measure.
+ * Measure the gated loudness of a signal.
  *
- * @param {Float32Array[]} channels Each counts the same.
- * @param {number} rateHz Their rate.
+ * @param {Float32Array[]} channels All have the same weight.
+ * @param {number} rateHz Sample rate.
  * @param {import("./turns.js").Turns} turns
- * @returns {Promise<number>} LUFS; -Infinity for silence. What is shorter than a block is one block.
+ * @returns {Promise<number>} LUFS; -Infinity for silence. A signal shorter than a block is one block.
  */
 export async function gatedLoudness(channels, rateHz, turns) {
   const samples = channels[0].length;
@@ -31,18 +31,18 @@ export async function gatedLoudness(channels, rateHz, turns) {
     for (let index = end - HOPS; index < Math.min(end, hops); index++) sum += energy[index];
     powers.push(sum / (Math.min(HOPS, hops) * hop));
   }
-  const heard = powers.filter((power) => toLufs(power) > ABSOLUTE_GATE_LUFS);
-  if (heard.length === 0) return -Infinity;
-  const gate = toLufs(mean(heard)) + RELATIVE_GATE_LU;
-  return toLufs(mean(heard.filter((power) => toLufs(power) > gate)));
+  const audible = powers.filter((power) => toLufs(power) > ABSOLUTE_GATE_LUFS);
+  if (audible.length === 0) return -Infinity;
+  const gate = toLufs(mean(audible)) + RELATIVE_GATE_LU;
+  return toLufs(mean(audible.filter((power) => toLufs(power) > gate)));
 }
 
 const toLufs = (power) => (power > 0 ? -0.691 + 10 * Math.log10(power) : -Infinity);
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
-/** The two filters of BS.1770 at any rate; gives the energy of what it filters. */
+/** Make the two filters of BS.1770 for any sample rate; the result returns the energy of a filtered part. */
 function kWeighting(rateHz) {
-  // The standard has the coefficients for 48 kHz; these are the analogue filters behind them.
+  // The standard lists coefficients for 48 kHz; these are the analogue filters that they come from.
   const shelf = highShelf(Math.tan((Math.PI * 1681.974450955533) / rateHz), 0.7071752369554196, 3.999843853973347);
   const pass = highPass(Math.tan((Math.PI * 38.13547087602444) / rateHz), 0.5003270373238773);
   let [s1, s2, p1, p2] = [0, 0, 0, 0];

@@ -1,22 +1,22 @@
-// The microphone, and recordings from it.
+// Open the microphone, and record from it.
 
 import { Problem, unreachable } from "./server.js";
 import { wavFile } from "./wav.js";
 
-const MOST_S = 600;
+const MAX_S = 600;
 
 /**
- * Open the microphone, without what browsers do to speech by themselves.
+ * Open the microphone, with the browser's own speech processing turned off.
  *
- * @param {(problem: Problem) => void} onLost Called if it goes away.
+ * @param {(problem: Problem) => void} onLost Called if it is disconnected.
  * @returns {Promise<{context: AudioContext, source: AudioNode, close: () => Promise<void>}>}
  */
 export async function openMicrophone(onLost) {
   if (!window.isSecureContext) {
-    throw new Problem("No microphone", "Browsers give the microphone to pages over HTTPS, or of this machine, only.");
+    throw new Problem("No microphone", "Browsers allow microphone access only on pages served over HTTPS or from this machine.");
   }
   if (!navigator.mediaDevices?.getUserMedia || !globalThis.AudioWorkletNode) {
-    throw new Problem("No microphone", "This browser cannot record. Chrome, Edge, Firefox and Safari of 2022 or later can.");
+    throw new Problem("No microphone", "This browser cannot record. Use Chrome, Edge, Firefox or Safari from 2022 or later.");
   }
   const wanted = { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false };
   let stream;
@@ -34,7 +34,7 @@ export async function openMicrophone(onLost) {
     if (context.state !== "closed") await context.close();
   };
   try {
-    stream.getAudioTracks()[0].onended = () => onLost(new Problem("No microphone", "The microphone is gone. Connect it, and start again."));
+    stream.getAudioTracks()[0].onended = () => onLost(new Problem("No microphone", "The microphone was disconnected. Connect it and start again."));
     await context.resume();
     return { context, source: context.createMediaStreamSource(stream), close };
   } catch (error) {
@@ -44,12 +44,12 @@ export async function openMicrophone(onLost) {
 }
 
 const REFUSALS = {
-  NotAllowedError: "This page may not use the microphone. Allow it beside the address of the page, and try again.",
-  NotFoundError: "There is no microphone here. Connect one, and try again.",
-  NotReadableError: "The microphone is in use, or switched off. Close what uses it, and try again.",
+  NotAllowedError: "Microphone access is blocked. Allow it next to the address of the page and try again.",
+  NotFoundError: "No microphone was found. Connect one and try again.",
+  NotReadableError: "The microphone is in use or switched off. Close the program that uses it and try again.",
 };
 
-/** Fetch what runs beside the audio. */
+/** Load code that runs in the audio thread. */
 export async function addWorklet(context, name) {
   try {
     await context.audioWorklet.addModule(new URL(name, import.meta.url));
@@ -59,13 +59,13 @@ export async function addWorklet(context, name) {
 }
 
 /**
- * Begin a recording.
+ * Start a recording.
  *
  * @param {object} handlers
  * @param {(levelDb: number, recordedS: number) => void} handlers.onLevel Called ten times a second.
- * @param {(problem: Problem|null) => void} handlers.onEnd Called if it ends by itself: the microphone is gone, or it
- *   is as long as it may be (null).
- * @returns {Promise<{stop: () => Promise<File>}>} `stop` gives the recording, a WAV.
+ * @param {(problem: Problem|null) => void} handlers.onEnd Called if it ends by itself: the microphone was
+ *   disconnected, or the recording has its maximum length (null).
+ * @returns {Promise<{stop: () => Promise<File>}>} `stop` returns the recording, a WAV.
  */
 export async function record({ onLevel, onEnd }) {
   const microphone = await openMicrophone(onEnd);
@@ -88,7 +88,7 @@ export async function record({ onLevel, onEnd }) {
     samples += data.samples.length;
     onLevel(data.levelDb, samples / context.sampleRate);
     if (data.isLast) whenLast();
-    else if (samples > MOST_S * context.sampleRate) onEnd(null);
+    else if (samples > MAX_S * context.sampleRate) onEnd(null);
   };
   source.connect(node);
   return {

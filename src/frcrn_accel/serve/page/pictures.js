@@ -1,4 +1,4 @@
-// Waveforms and spectrograms on canvases.
+// Draw waveforms and spectrograms.
 
 import { FLOOR_DB, Rows, fftFor, spectrogram } from "./spectrum.js";
 
@@ -11,7 +11,7 @@ const COLOURS = ["#0a0a12", "#1d1440", "#4f1d68", "#8d2f6b", "#c94a58", "#ee8147
 const palette = makePalette();
 
 /**
- * All that is to be drawn of a signal.
+ * Compute the pictures of a signal.
  *
  * @returns {Promise<Picture>}
  */
@@ -23,7 +23,7 @@ export async function depict(channels, rateHz, turns) {
   );
 }
 
-/** The two canvases of a signal, painted again for each size. */
+/** Waveform and spectrogram of a signal, which can be painted in any size. */
 class Picture {
   #extremes;
   #spectrogram;
@@ -36,7 +36,7 @@ class Picture {
     this.peak = extremes.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
   }
 
-  /** @param {number} peak What fills the height: the same for both pictures. */
+  /** @param {number} peak Amplitude that fills the height, the same for both signals. */
   paintWave(canvas, colour, peak) {
     const { context, width, height } = prepare(canvas);
     const columns = this.#extremes.length / 2;
@@ -55,7 +55,7 @@ class Picture {
     }
   }
 
-  /** @param {number} topDb What is brightest: the same for both pictures. */
+  /** @param {number} topDb Level of the brightest colour, the same for both signals. */
   paintSpectrogram(canvas, topDb) {
     const { levels, rows, columns } = this.#spectrogram;
     if (this.#image === null) {
@@ -77,7 +77,7 @@ class Picture {
   }
 }
 
-/** Seconds below the pictures. @param {number} leftPx Where they begin. */
+/** Paint the time axis. @param {number} leftPx Where time begins. */
 export function paintAxis(canvas, durationS, leftPx) {
   const { context, width, height } = prepare(canvas);
   const scale = devicePixelRatio;
@@ -105,7 +105,7 @@ export function paintAxis(canvas, durationS, leftPx) {
 const clock = (seconds, durationS) =>
   durationS < 60 ? `${seconds} s` : `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
 
-/** A spectrogram that goes on to the left while sound comes in. */
+/** A spectrogram that scrolls to the left as audio arrives. */
 export class RollingPicture {
   #canvas;
   #fft;
@@ -127,7 +127,7 @@ export class RollingPicture {
     canvas.height = ROWS;
   }
 
-  /** @param {Float32Array} samples The next ones: a column. */
+  /** Add a column. @param {Float32Array} samples The next samples. */
   add(samples) {
     const kept = Math.max(0, this.#history.length - samples.length);
     this.#history.copyWithin(0, this.#history.length - kept);
@@ -145,6 +145,7 @@ export class RollingPicture {
   }
 }
 
+/** Find the minimum and maximum of each column. */
 async function extremes(channels, columns, turns) {
   const found = new Float32Array(2 * columns);
   const samples = channels[0].length;
@@ -183,7 +184,7 @@ function paintMarks(context, rows, height) {
   }
 }
 
-/** A canvas as fine as the screen. */
+/** Size a canvas to the pixels of the screen. */
 function prepare(canvas) {
   const width = Math.max(1, Math.round(canvas.clientWidth * devicePixelRatio));
   const height = Math.max(1, Math.round(canvas.clientHeight * devicePixelRatio));

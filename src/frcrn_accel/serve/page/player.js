@@ -1,25 +1,25 @@
-// Two signals in step, of which one is heard.
+// Play two signals in sync, one of them audible.
 
-const FADE_S = 0.012; // short enough to be at once, long enough not to click
+const FADE_S = 0.012; // short enough to seem instant, long enough not to click
 
-/** Plays `before` and `after`, buffers of one length, from the same moment on; which of them is heard is only a gain. */
+/** Plays `before` and `after`, buffers of one length, at the same time; gains decide which of them is audible. */
 export class Player {
-  /** Called when it begins, ends or goes to another place. */
+  /** Called when it starts, stops or moves to another position. */
   onChange = () => {};
 
-  #context = null; // from the first time it plays on: browsers want that to be a person's wish
+  #context = null; // created by the first `play`: browsers require a user action
   #buffers;
   #rateHz;
   #gains = {};
   #levels = { before: 1, after: 1 };
   #sources = [];
-  #heard = "after";
+  #selected = "after";
   #from = 0;
   #beganAt = 0;
 
   /**
    * @param {{before: AudioBuffer, after: AudioBuffer}} buffers
-   * @param {number} rateHz Theirs; at which they are mixed, so that the first to change a sample is the sound card.
+   * @param {number} rateHz Their sample rate. They are mixed at this rate, so only the sound card resamples.
    */
   constructor(buffers, rateHz) {
     this.#buffers = buffers;
@@ -64,13 +64,13 @@ export class Player {
     this.onChange();
   }
 
-  /** @param {"before"|"after"} name */
-  hear(name) {
-    this.#heard = name;
+  /** Make one signal audible. @param {"before"|"after"} name */
+  select(name) {
+    this.#selected = name;
     this.#fade();
   }
 
-  /** @param {{before: number, after: number}} levels Gains. */
+  /** Set the gains. @param {{before: number, after: number}} levels */
   setLevels(levels) {
     this.#levels = levels;
     this.#fade();
@@ -84,7 +84,7 @@ export class Player {
   #open() {
     const context = new AudioContext({ sampleRate: this.#rateHz });
     for (const name of Object.keys(this.#buffers)) {
-      this.#gains[name] = new GainNode(context, { gain: name === this.#heard ? this.#levels[name] : 0 });
+      this.#gains[name] = new GainNode(context, { gain: name === this.#selected ? this.#levels[name] : 0 });
       this.#gains[name].connect(context.destination);
     }
     return context;
@@ -120,7 +120,7 @@ export class Player {
     for (const [name, { gain }] of Object.entries(this.#gains)) {
       gain.cancelScheduledValues(now);
       gain.setValueAtTime(gain.value, now);
-      gain.linearRampToValueAtTime(name === this.#heard ? this.#levels[name] : 0, now + FADE_S);
+      gain.linearRampToValueAtTime(name === this.#selected ? this.#levels[name] : 0, now + FADE_S);
     }
   }
 }

@@ -1,4 +1,4 @@
-// Runs beside the audio: collects what the microphone gives, as 16-bit samples.
+// Runs in the audio thread: collects microphone audio as 16-bit samples.
 
 const CHUNK_S = 0.1;
 

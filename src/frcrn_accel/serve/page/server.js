@@ -1,13 +1,13 @@
-// What the server is asked, and its errors in words.
+// Requests to the server, and its errors.
 
 import { askForToken } from "./token.js";
 
 const SUBPROTOCOL = "frcrn-accel.bearer";
-const NO_LIMIT_DB = 1000; // asks a server that has a limit of its own for none: what is left of the noise is nothing
+const NO_LIMIT_DB = 1000; // overrides a server's default limit; no audible noise is left
 
-let token = null; // until the page is closed
+let token = null; // kept until the page is closed
 
-/** An error to show to a person: what happened, and what to do. */
+/** An error to show to the user: what happened and what to do. */
 export class Problem extends Error {
   constructor(title, detail, status = 0) {
     super(detail);
@@ -16,7 +16,7 @@ export class Problem extends Error {
   }
 }
 
-/** What runs there: the entries of `GET /v1/models`. Asks for a token only where it must. */
+/** Get the entries of `GET /v1/models`. With `mayAsk`, ask the user for a token if the server requires one. */
 export function models({ mayAsk = true } = {}) {
   const ask = async () => {
     const response = await reach(() => fetch(address("v1/models"), { headers: headers() }));
@@ -26,7 +26,7 @@ export function models({ mayAsk = true } = {}) {
   return mayAsk ? withToken(ask) : ask();
 }
 
-/** Why it takes nothing now; "" if it does. */
+/** Get the reason why the server accepts no requests now; "" if it does. */
 export async function notReady() {
   const response = await reach(() => fetch(address("ready"), { cache: "no-store" }));
   return response.ok ? "" : problemOf(response.status, await response.text()).message;
@@ -35,13 +35,13 @@ export async function notReady() {
 /**
  * Denoise a file.
  *
- * @param {Blob} file What to denoise.
+ * @param {Blob} file
  * @param {object} options
- * @param {string} options.format Of the answer; "" for that of the file.
- * @param {number|null} options.limitDb Take away at most so much; null for what the server does.
- * @param {AbortSignal} options.signal To give up.
- * @param {(share: number) => void} options.onSent How much of the file the server has.
- * @param {(share: number) => void} options.onReceived How much of the answer is here.
+ * @param {string} options.format Format of the result; "" for that of the file.
+ * @param {number|null} options.limitDb Attenuation limit; null for the server's default.
+ * @param {AbortSignal} options.signal Cancels the request.
+ * @param {(share: number) => void} options.onSent Called with the share of the file that was sent.
+ * @param {(share: number) => void} options.onReceived Called with the share of the result that was received.
  * @returns {Promise<{blob: Blob, header: (name: string) => string|null}>}
  */
 export function denoise(file, { format, limitDb, signal, onSent, onReceived }) {
@@ -51,7 +51,7 @@ export function denoise(file, { format, limitDb, signal, onSent, onReceived }) {
   return withToken(() => post(target, file, signal, onSent, onReceived));
 }
 
-// Not with fetch: it does not tell how much of a body is sent.
+// Not with fetch, which has no upload progress.
 function post(target, body, signal, onSent, onReceived) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
@@ -67,7 +67,7 @@ function post(target, body, signal, onSent, onReceived) {
       else {
         const error = problemOf(request.status, await request.response.text());
         const wait = request.getResponseHeader("Retry-After");
-        if (wait) error.message += ` (in ${wait} s)`;
+        if (wait) error.message += ` (retry in ${wait} s)`;
         reject(error);
       }
     };
@@ -79,11 +79,11 @@ function post(target, body, signal, onSent, onReceived) {
   });
 }
 
-/** A live stream: 16-bit samples in, as many out. */
+/** A live stream: 16-bit samples in, the same number out. */
 export class LiveStream {
   /** Called with an `Int16Array` of denoised samples. */
   onSamples = () => {};
-  /** Called once, with null or with what went wrong. */
+  /** Called once, with null or with the error. */
   onEnd = () => {};
 
   #socket;
@@ -91,17 +91,12 @@ export class LiveStream {
   #problem = null;
   #hasEnded = false;
 
-  /** @returns {Promise<{stream: LiveStream, started: object}>} when the server has begun. */
+  /** Open a stream. @returns {Promise<{stream: LiveStream, started: object}>} once the server has started it. */
   static async open(sampleRate, limitDb) {
-    await models(); // a WebSocket cannot tell that a token is missing; this does
+    await models(); // asks for a token if needed; a WebSocket cannot report that one is missing
     const stream = new LiveStream();
     const started = await stream.#start({ type: "start", sample_rate: sampleRate, ...limit(limitDb) });
     return { stream, started };
-  }
-
-  /** Samples that are on their way to the server. */
-  get waitingSamples() {
-    return this.#socket.bufferedAmount / Int16Array.BYTES_PER_ELEMENT;
   }
 
   send(samples) {
@@ -112,7 +107,7 @@ export class LiveStream {
     this.send(JSON.stringify({ type: "set", ...limit(limitDb) }));
   }
 
-  /** Ends it in order. @returns {Promise<object|null>} what it measured; null if it broke off before. */
+  /** End the stream normally. @returns {Promise<object|null>} the server's measurements; null if the connection was lost. */
   finish() {
     if (this.#socket.readyState !== WebSocket.OPEN) return Promise.resolve(null);
     return new Promise((resolve) => {
@@ -121,6 +116,7 @@ export class LiveStream {
     });
   }
 
+  /** Close the connection without waiting for the rest. */
   abandon() {
     this.onEnd = () => {};
     this.#socket.close();
@@ -143,7 +139,7 @@ export class LiveStream {
       this.#socket.onclose = ({ code }) => {
         const isInOrder = code === 1000 && this.#problem === null;
         const problem =
-          this.#problem ?? new Problem("Broken off", `The connection to the server broke off (${code}). Start again.`);
+          this.#problem ?? new Problem("Connection lost", `The connection to the server was lost (${code}). Start again.`);
         reject(problem);
         this.#flushed?.(null);
         if (!this.#hasEnded) this.onEnd(isInOrder ? null : problem);
@@ -170,7 +166,7 @@ async function withToken(ask) {
       return await ask();
     } catch (error) {
       if (error.status !== 401) throw error;
-      const given = await askForToken(token === null ? "" : "The server does not know this token.");
+      const given = await askForToken(token === null ? "" : "The server rejected this token.");
       if (given === null) throw error;
       token = given;
     }
@@ -185,13 +181,13 @@ async function reach(ask) {
   }
 }
 
-/** From a problem document (RFC 9457), or from whatever a proxy on the way has sent. */
+/** Make a problem from a problem document (RFC 9457), or from whatever a proxy sent instead. */
 function problemOf(status, text) {
   try {
     const { title, detail } = JSON.parse(text);
     if (title) return new Problem(title, sentence(detail || title), status);
   } catch {
-    // No JSON.
+    // Not JSON.
   }
   return new Problem("Error", `The server answered with status ${status}.`, status);
 }

@@ -1,8 +1,8 @@
-// Spectra for pictures: an FFT, and its powers in rows that are spaced as the ear does.
+// Spectra for the pictures: an FFT, and its powers in rows on the mel scale.
 
 export const FLOOR_DB = -140;
 
-/** Powers of real frames. @param size A power of two. */
+/** Computes the powers of real frames. @param size A power of two. */
 export class Fft {
   #size;
   #cos;
@@ -35,10 +35,10 @@ export class Fft {
   }
 
   /**
-   * Add the powers of a frame under a Hann window; a sine of amplitude 1 in the middle of a bin has power 1 there.
+   * Add the powers of a frame with a Hann window; a sine of amplitude 1 at the centre of a bin has power 1 there.
    *
    * @param {Float32Array|Float64Array} frame `size` samples.
-   * @param {Float64Array} powers `size / 2 + 1` of them.
+   * @param {Float64Array} powers `size / 2 + 1` values.
    */
   addPowers(frame, powers) {
     const [size, re, im] = [this.#size, this.#re, this.#im];
@@ -62,17 +62,17 @@ export class Fft {
         }
       }
     }
-    const scale = (4 / size) ** 2; // the window has a mean of 1/2, and a sine is half above 0 Hz
+    const scale = (4 / size) ** 2; // the window has a mean of 1/2, and a sine has half of its power at negative frequencies
     for (let index = 0; index <= size / 2; index++) {
       powers[index] += scale * (re[index] ** 2 + im[index] ** 2);
     }
   }
 }
 
-/** An FFT of about 32 ms. */
+/** Make an FFT of about 32 ms. */
 export const fftFor = (rateHz) => new Fft(2 ** Math.round(Math.log2(0.032 * rateHz)));
 
-/** Rows from 0 Hz, below, to half the rate, above; equal steps on the mel scale. */
+/** Rows from 0 Hz (bottom) to half the sample rate (top), equally spaced on the mel scale. */
 export class Rows {
   #edges;
 
@@ -83,12 +83,12 @@ export class Rows {
     this.#edges = Float64Array.from({ length: rows + 1 }, (_, row) => (hertz((top * row) / rows) * size) / rateHz);
   }
 
-  /** Where a frequency is, 0 (below) to 1. */
+  /** Position of a frequency, 0 (bottom) to 1. */
   place(frequencyHz) {
     return mel(frequencyHz) / mel(this.topHz);
   }
 
-  /** Put the levels of one frame into `out`, dB: the strongest bin of a row, or between bins where a row has none. */
+  /** Write the levels of one frame to `out`, dB: the strongest bin of a row, or interpolated if a row has no bin. */
   write(powers, out, offset) {
     for (let row = 0; row < this.count; row++) {
       const [low, high] = [this.#edges[row], this.#edges[row + 1]];
@@ -111,24 +111,24 @@ const mel = (frequencyHz) => Math.log1p(frequencyHz / 700);
 const hertz = (value) => 700 * Math.expm1(value);
 
 /**
- * The whole of a signal as a picture.
+ * Compute the spectrogram of a whole signal.
  *
- * @param {Float32Array[]} channels They are averaged.
- * @param {number} rateHz Their rate.
- * @param {number} columns How wide.
- * @param {number} height How many rows.
+ * @param {Float32Array[]} channels Averaged.
+ * @param {number} rateHz Sample rate.
+ * @param {number} columns Width.
+ * @param {number} height Number of rows.
  * @param {import("./turns.js").Turns} turns
- * @returns {Promise<{levels: Float32Array, rows: Rows, columns: number}>} dB, column by column, from below.
+ * @returns {Promise<{levels: Float32Array, rows: Rows, columns: number}>} dB, column by column, from the bottom.
  */
 export async function spectrogram(channels, rateHz, columns, height, turns) {
-  const MOST_FRAMES = 4; // for a column of a long signal
+  const MAX_FRAMES = 4; // in a column of a long signal
   const fft = fftFor(rateHz);
   const rows = new Rows(height, rateHz, fft.size);
   const levels = new Float32Array(columns * height);
   const frame = new Float64Array(fft.size);
   const powers = new Float64Array(fft.size / 2 + 1);
   const width = channels[0].length / columns;
-  const frames = Math.max(1, Math.min(MOST_FRAMES, Math.ceil((2 * width) / fft.size)));
+  const frames = Math.max(1, Math.min(MAX_FRAMES, Math.ceil((2 * width) / fft.size)));
   for (let column = 0; column < columns; column++) {
     powers.fill(0);
     for (let index = 0; index < frames; index++) {
@@ -143,7 +143,7 @@ export async function spectrogram(channels, rateHz, columns, height, turns) {
   return { levels, rows, columns };
 }
 
-/** The mean of the channels; zeros where there is no signal. */
+/** Read the mean of the channels, with zeros outside of the signal. */
 function readFrame(channels, start, frame) {
   frame.fill(0);
   for (const channel of channels) {

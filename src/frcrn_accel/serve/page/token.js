@@ -1,12 +1,12 @@
-// The prompt for a token.
+// The dialog that asks for a token.
 
 import { element } from "./elements.js";
 
 /**
  * Ask for a token.
  *
- * @param {string} reason Why the last one did not do; "" for the first time.
- * @returns {Promise<string|null>} null if there is none.
+ * @param {string} reason Why the previous token was rejected; "" for the first one.
+ * @returns {Promise<string|null>} null if the user cancels.
  */
 export function askForToken(reason) {
   const dialog = element("ask-token");

@@ -1,8 +1,8 @@
-// Long work in short turns, so that the page answers meanwhile.
+// Split long work into short turns, so that the page stays responsive.
 
 const TURN_MS = 12;
 
-/** Await `turns.next()` now and then: it lets others work when a turn is over, and throws when `signal` is aborted. */
+/** Await `turns.next()` regularly: it yields when a turn is over, and throws when `signal` is aborted. */
 export class Turns {
   #signal;
   #began = performance.now();

@@ -1,27 +1,28 @@
-// WAV files: the header of any, and 16-bit ones to send.
+// Read the header of a WAV file, and write 16-bit WAV files.
 
 /**
- * What a header says.
+ * Read the header of a WAV file.
  *
- * @param {Blob} blob A WAV file.
+ * @param {Blob} blob
  * @returns {Promise<{rateHz: number, channels: number}>}
  */
 export async function wavFormat(blob) {
   const view = new DataView(await blob.slice(0, 4096).arrayBuffer());
-  let at = 12; // behind "RIFF", the size, and "WAVE"
+  let at = 12; // after "RIFF", the size, and "WAVE"
   while (at + 16 <= view.byteLength) {
     if (view.getUint32(at) === 0x666d7420) return { channels: view.getUint16(at + 10, true), rateHz: view.getUint32(at + 12, true) };
     const size = view.getUint32(at + 4, true);
     at += 8 + size + (size % 2);
   }
-  throw new Error("a WAV without a format");
+  throw new Error("WAV file without a format chunk");
 }
 
 /**
- * A WAV file of one channel.
+ * Make a WAV file of one channel.
  *
  * @param {Int16Array[]} chunks Its samples.
- * @param {number} rateHz Their rate.
+ * @param {number} rateHz Sample rate.
+ * @param {string} name File name.
  */
 export function wavFile(chunks, rateHz, name) {
   const bytes = chunks.reduce((sum, chunk) => sum + chunk.byteLength, 0);

@@ -1,0 +1,43 @@
+// Seek in the pictures, by pointer and keyboard.
+
+const STEP_S = 1;
+const SHIFT_STEP_S = 5;
+const PAGE_S = 10;
+
+/**
+ * Make an element seek in a player.
+ *
+ * @param {HTMLElement} tracks The pictures, one time axis from edge to edge.
+ * @param {number} leftPx Where time begins.
+ * @param {() => import("./player.js").Player} player
+ */
+export function acceptSeeking(tracks, leftPx, player) {
+  const seek = (event) => {
+    const box = tracks.getBoundingClientRect();
+    const share = (event.clientX - box.left - leftPx) / (box.width - leftPx);
+    player().seek(share * player().durationS);
+  };
+  tracks.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    tracks.setPointerCapture(event.pointerId);
+    seek(event);
+  });
+  tracks.addEventListener("pointermove", (event) => tracks.hasPointerCapture(event.pointerId) && seek(event));
+  tracks.addEventListener("keydown", (event) => {
+    const { positionS, durationS } = player();
+    const stepS = event.shiftKey ? SHIFT_STEP_S : STEP_S;
+    const to = {
+      ArrowLeft: positionS - stepS,
+      ArrowDown: positionS - stepS,
+      ArrowRight: positionS + stepS,
+      ArrowUp: positionS + stepS,
+      PageDown: positionS - PAGE_S,
+      PageUp: positionS + PAGE_S,
+      Home: 0,
+      End: durationS,
+    }[event.key];
+    if (to === undefined || event.ctrlKey || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    player().seek(to);
+  });
+}
