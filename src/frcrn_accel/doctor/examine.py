@@ -8,7 +8,7 @@ import platform
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -192,11 +192,11 @@ def examine(progress: Callable[[str], None] | None = None) -> Report:
 def installed_packages() -> dict[str, str | None]:
     """Versions of the packages that the library's own metadata names; None for one that is not installed."""
     found: dict[str, str | None] = {}
-    for requirement in requires("frcrn-accel") or []:
+    for requirement in metadata.requires("frcrn-accel") or []:
         name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
         try:
-            found[name] = version(name)
-        except PackageNotFoundError:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
             found[name] = None
     return dict(sorted(found.items()))
 
