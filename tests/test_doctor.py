@@ -81,7 +81,9 @@ def backends(monkeypatch, folder) -> None:
 
 
 def install(monkeypatch: pytest.MonkeyPatch, *backends: type[FunctionBackend]) -> None:
-    points = [EntryPoint(found.name, f"{__name__}:{found.__name__}", registry.ENTRY_POINT_GROUP) for found in backends]
+    points = [
+        EntryPoint(found.name, f"{__name__}:{found.__name__}", registry.ENTRY_POINT_GROUP) for found in backends
+    ]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
 
 
