@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_type_hints
 
 import numpy as np
@@ -8,6 +9,7 @@ import soundfile
 
 from frcrn_accel import AudioError, TrainingError
 from frcrn_accel.audio import TARGET_LEVEL
+from frcrn_accel.models import find_model
 from frcrn_accel.train.config import Mixing, Optimisation, Source, read_config
 from frcrn_accel.train.mixing import Mixer
 from frcrn_accel.train.sources import Corpus, prepare_source
@@ -71,6 +73,13 @@ class TestConfig:
         with pytest.raises(TrainingError, match=message) as caught:
             read_config(path)
         assert str(path) in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["frcrn-small", "frcrn-small-stream", "full-size"])
+    def test_the_examples_are_valid(self, name):
+        config = read_config(Path(__file__).parents[1] / "examples" / "train" / f"{name}.toml")
+        if config.model.start is not None:
+            metadata = find_model(config.model.start).metadata
+            assert (metadata.channels, metadata.unets) == (config.model.channels, config.model.unets)
 
     def test_a_missing_file(self, tmp_path):
         with pytest.raises(TrainingError, match="cannot be read: No such file"):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -242,15 +241,32 @@ class TestTraining:
         assert train(config, training_data, tmp_path) == 6
 
     def test_a_loader_that_is_killed(self, training_data, tmp_path):
-        config = read_config(training_data / "run.toml")
-        run = replace(config.optimisation, steps=1000, validate_every_steps=1)
-
-        def kill(step, entry):
-            for process in multiprocessing.active_children():
-                process.kill()
-
-        with pytest.raises(TrainingError, match=r"died \(DataLoader worker .* run the same command to resume"):
-            train(replace(config, optimisation=run), training_data, tmp_path, loaders=1, show=kill)
+        text = (training_data / "run.toml").read_text()
+        (tmp_path / "run.toml").write_text(
+            text.replace("steps = 6", "steps = 1000").replace("validate_every_steps = 3", "validate_every_steps = 1")
+        )
+        code = (
+            "import multiprocessing, sys; from pathlib import Path\n"
+            "from frcrn_accel.errors import TrainingError\n"
+            "from frcrn_accel.train.config import read_config\n"
+            "from frcrn_accel.train.trainer import train\n"
+            "def kill(step, entry):\n"
+            "    [process.kill() for process in multiprocessing.active_children()]\n"
+            "data, out = map(Path, sys.argv[1:])\n"
+            "try: train(read_config(out / 'run.toml'), data, out, loaders=1, show=kill)\n"
+            "except TrainingError as error: sys.exit(str(error))\n"
+        )
+        found = subprocess.run(
+            [sys.executable, "-c", code, str(training_data), str(tmp_path)],
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert found.returncode == 1
+        assert found.stderr.startswith("a process that makes examples died (DataLoader worker ")
+        assert found.stderr.endswith("run the same command to resume from the last save\n")
 
     def test_held_out_speech_that_is_silent(self, training_data, tmp_path):
         speech, rate = soundfile.read(training_data / "speech" / "a.wav")

@@ -104,7 +104,7 @@ def loader_errors() -> Iterator[None]:
         raise TrainingError(
             f"a process that makes examples died ({error}), often because memory ran out: free some or lower "
             "--loaders, then run the same command to resume from the last save"
-        ) from error
+        ) from error.with_traceback(None)  # its frames would keep the loaders, which report the death again and again
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor]]):
