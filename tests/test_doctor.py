@@ -52,7 +52,7 @@ class Refusing(FunctionBackend):
 
 
 class Falling(FunctionBackend):
-    """Says that it can run, and cannot."""
+    """A backend whose check passes, and which then fails to load."""
 
     name, priority = "falling", 4
 
@@ -92,7 +92,7 @@ def changed(found: Report, **values: object) -> dict[str, object]:
 
 
 class TestReport:
-    def test_every_installed_backend_has_really_run_or_says_why_not(self, folder):
+    def test_every_installed_backend_ran_or_has_a_reason(self, folder):
         pytest.importorskip("onnxruntime")
         steps: list[str] = []
         found = examine(steps.append)
@@ -107,7 +107,7 @@ class TestReport:
         assert sum(backend.auto for backend in found.backends) == 1
         validate(found.to_json())
 
-    def test_of_backends(self, backends):
+    def test_backends(self, backends):
         found = {backend.name: backend for backend in examine().backends}
         assert list(found) == ["fine", "falling", "breaking", "not-finite", "refusing"]
         assert [backend.name for backend in found.values() if backend.usable] == ["fine"]
@@ -121,7 +121,7 @@ class TestReport:
         assert found["breaking"].reason.startswith("KeyError: ")
         assert found["not-finite"].reason.startswith("EngineError: ")
 
-    def test_of_an_installation_that_is_fine(self, backends):
+    def test_an_intact_installation(self, backends):
         found = examine()
         assert found.version == __version__
         assert found.python.startswith(f"{platform.python_version()} ")
@@ -136,7 +136,7 @@ class TestReport:
         assert found.cache == CacheReport(os.environ[CACHE_DIR_VARIABLE], False, True, 0, ())
         validate(found.to_json())
 
-    def test_of_damaged_files(self, backends, folder):
+    def test_damaged_files(self, backends, folder):
         path = keep_imported("mine", lambda path: path.write_bytes(find_model(DEFAULT_MODEL).path.read_bytes())).path
         (folder / "notes.txt").write_text("12345")
         assert examine().problems == ()
@@ -150,7 +150,7 @@ class TestReport:
         assert found.problems[1].startswith("model mine: the imported model '")
         validate(found.to_json())
 
-    def test_of_what_is_to_be_repaired(self, backends, folder, monkeypatch):
+    def test_problems_of_the_installation(self, backends, folder, monkeypatch):
         install(monkeypatch)
         monkeypatch.setattr("importlib.metadata.version", lambda name: "1.0")
         folder.write_text("a file in the way")
@@ -172,11 +172,11 @@ def validate(values: object) -> None:
 
 
 class TestSchema:
-    def test_it_is_one(self):
+    def test_it_is_a_valid_schema(self):
         jsonschema = pytest.importorskip("jsonschema")
         jsonschema.Draft202012Validator.check_schema(json.loads(SCHEMA_PATH.read_text()))
 
-    def test_it_refuses_what_is_missing_or_unknown(self, backends):
+    def test_it_refuses_missing_and_unknown_fields(self, backends):
         jsonschema = pytest.importorskip("jsonschema")
         values = examine().to_json()
         validate(values)
@@ -223,14 +223,14 @@ class TestPrivacy:
             ("", ""),
         ],
     )
-    def test_of_texts(self, text, expected):
+    def test_texts(self, text, expected):
         assert without_names(text) == expected
 
-    def test_of_everything(self):
+    def test_nested_values(self):
         values = {"/home/alice/a": [("/home/alice/b", 1), {"c": None}], "d": True}
         assert without_names(values) == {"~/a": [["~/b", 1], {"c": None}], "d": True}
 
-    def test_a_user_without_home_and_name(self, monkeypatch):
+    def test_a_user_without_a_home_and_a_name(self, monkeypatch):
         def fail() -> None:
             raise RuntimeError("no home")
 
@@ -245,7 +245,7 @@ class TestPrivacy:
         monkeypatch.setattr(Path, "home", lambda: Path("/"))
         assert without_names("/opt/x") == "/opt/x"
 
-    def test_of_a_report(self, backends, tmp_path, monkeypatch):
+    def test_a_report(self, backends, tmp_path, monkeypatch):
         home = tmp_path / "alice"
         monkeypatch.setattr(Path, "home", lambda: home)
         monkeypatch.setenv(CACHE_DIR_VARIABLE, str(home / "cache"))
@@ -267,10 +267,10 @@ class TestPrivacy:
 class TestCpu:
     @pytest.fixture
     def brand(self, monkeypatch) -> None:
-        """A CPU that says what it is, wherever the tests run."""
+        """Give the CPU a brand name on every machine."""
         monkeypatch.setattr("archspec.cpu.brand_string", lambda: "A CPU")
 
-    def test_a_system_that_does_not_let_it_ask(self, monkeypatch):
+    def test_a_system_that_forbids_reading_the_brand(self, monkeypatch):
         def fail() -> None:
             raise PermissionError("no executable memory")
 
@@ -315,13 +315,13 @@ class TestCpu:
         assert found.bf16.startswith(bf16)
         assert found.model == "A CPU"
 
-    def test_where_the_system_lists_none_the_known_ones_of_the_chip_count(self, brand, monkeypatch):
+    def test_features_come_from_the_chip_if_the_system_lists_none(self, brand, monkeypatch):
         monkeypatch.setattr(platform, "machine", lambda: "arm64")
         monkeypatch.setattr("archspec.cpu.detect.detected_info", lambda: types.SimpleNamespace(features=set()))
         monkeypatch.setattr("archspec.cpu.host", lambda: types.SimpleNamespace(features={"asimddp"}))
         assert examine_cpu().features == {"dot product": True, "i8mm": False, "BF16": False}
 
-    def test_of_this_machine(self):
+    def test_this_machine(self):
         found = examine_cpu()
         assert found.threads == available_cpus()
         assert found.logical_cpus == os.cpu_count()
@@ -373,7 +373,7 @@ class FakeNvml(types.ModuleType):
 
 
 class TestGpu:
-    def test_one(self, monkeypatch):
+    def test_one_gpu(self, monkeypatch):
         nvml = FakeNvml()
         monkeypatch.setitem(sys.modules, "pynvml", nvml)
         found = examine_gpu()
@@ -381,7 +381,7 @@ class TestGpu:
         assert found.devices == (GpuDevice("NVIDIA H100 80GB HBM3", 85_521, "9.0"),)
         assert nvml.shut_down == 1
 
-    def test_none(self, monkeypatch):
+    def test_no_gpu(self, monkeypatch):
         nvml = FakeNvml(fails="nvmlInit")
         monkeypatch.setitem(sys.modules, "pynvml", nvml)
         found = examine_gpu()

@@ -120,7 +120,7 @@ def test_fp32_is_pytorch(operators):
 
 @pytest.mark.parametrize("unets", [1, 2])
 @pytest.mark.parametrize("held", [True, False])
-def test_gradients_of_a_network_are_as_near_to_fp32_as_autocast_alone(operators, unets, held):
+def test_gradients_of_a_network_are_as_close_to_fp32_as_with_autocast_alone(operators, unets, held):
     config = Config(CHANNELS, unets)
     weights = random_weights(config)
     (audio,) = tensors((2, 9600))

@@ -42,7 +42,7 @@ def level_db(audio):
 
 
 class TestConfig:
-    def test_what_is_not_said_is_the_default(self, training_data):
+    def test_defaults(self, training_data):
         config = read_config(training_data / "run.toml")
         assert config.data.noise == (Source("noise.wav", 2.0),)
         assert config.mixing == Mixing(clip_s=0.5)
@@ -67,7 +67,7 @@ class TestConfig:
             ("[model]", "[model", "is not TOML"),
         ],
     )
-    def test_what_is_wrong_is_named(self, training_data, tmp_path, old, new, message):
+    def test_mistakes_are_named(self, training_data, tmp_path, old, new, message):
         path = tmp_path / "run.toml"
         path.write_text((training_data / "run.toml").read_text().replace(old, new, 1))
         with pytest.raises(TrainingError, match=message) as caught:
@@ -110,7 +110,7 @@ class TestCorpus:
             assert (training.draw(rng, 80) > 0).all()
             assert (validation.draw(rng, 80) < 0).all()
 
-    def test_silence_is_passed_over(self):
+    def test_silence_is_skipped(self):
         signal = np.concatenate([np.zeros(20_000), np.full(2_000, 9000)]).astype(np.int16)
         rng = np.random.default_rng(0)
         drawn = [Corpus([signal], [1.0], 0.01, held_out=False).draw(rng, 1000).any() for _ in range(40)]
@@ -154,7 +154,7 @@ class TestMixing:
         assert np.array_equal(first.target, again.target)
         assert not np.array_equal(first.noisy, other.noisy)
 
-    def test_a_batch_is_its_rows_wherever_they_are_made(self):
+    def test_rows_of_a_batch_do_not_depend_on_each_other(self):
         whole = mixer().batch(0, 5, range(4))
         halves = [mixer().batch(0, 5, rows) for rows in (range(2), range(2, 4))]
         for i in range(2):
@@ -170,21 +170,21 @@ class TestMixing:
         assert np.array_equal(clean.noisy, clean.target)
 
     @pytest.mark.parametrize("kind", ["coloured", "babble", "tones", "second_noise", "noise_swell", "noise_speed"])
-    def test_every_kind_of_noise_has_the_level_asked_for(self, kind):
+    def test_every_kind_of_noise_has_the_wanted_level(self, kind):
         example = mixer(**{kind: 1.0}, snr_db=(0, 0)).example((4,))
         noise = example.noisy - example.target
         assert 20 * np.log10(loud_level(example.target)) - level_db(noise) == pytest.approx(0, abs=0.01)
 
     def test_the_target_has_the_first_reflections_only(self):
         clicks = np.zeros(4 * RATE)
-        clicks[::RATE] = 1  # no room echoes as long as that
+        clicks[::RATE] = 1  # further apart than any room echoes
         example = mixer(speech=clicks, reverberation=1.0, clean=1.0).example((0,))
         early = round(0.05 * RATE)
         for at in np.flatnonzero(example.target == example.target.max()):
             assert np.abs(example.target - example.noisy)[at + 1 : at + early].max(initial=0) < 1e-6
             assert np.abs(example.target[at + early : at + 2 * early]).max(initial=0) < 1e-6
 
-    def test_band_limit_is_for_both(self):
+    def test_a_band_limit_applies_to_both(self):
         example = mixer(band_limit=1.0, speech=np.random.default_rng(0).standard_normal(4 * RATE) / 5).example((0,))
         for audio in (example.noisy, example.target):
             power = np.abs(np.fft.rfft(audio)) ** 2

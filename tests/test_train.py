@@ -86,7 +86,7 @@ def speech() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def versions(speech) -> list[np.ndarray]:
-    """The speech in noise of seven levels and three kinds."""
+    """The speech in three kinds of noise at seven levels."""
     rng = np.random.default_rng(0)
     white = rng.standard_normal(len(speech)).astype(np.float32) * speech.std()
     low = np.convolve(white, np.ones(16, np.float32) / 4, "same")
@@ -99,7 +99,7 @@ class TestPerceptualDisturbance:
         estimates = torch.tensor(np.stack(versions))
         return PerceptualDisturbance()(estimates, torch.tensor(speech).expand_as(estimates)).numpy()
 
-    def test_the_same_loses_nothing(self, speech):
+    def test_equal_signals_lose_nothing(self, speech):
         (lost,) = self.lost([speech], speech)
         assert 0 <= lost < 0.01
 
@@ -110,7 +110,7 @@ class TestPerceptualDisturbance:
         quiet = self.lost([0.01 * version for version in versions], 0.01 * speech)
         np.testing.assert_allclose(quiet, lost, rtol=1e-3, atol=1e-3)
 
-    def test_what_is_added_loses_more_than_what_is_missing(self, speech):
+    def test_added_sound_costs_more_than_missing_sound(self, speech):
         window = np.hanning(640).astype(np.float32)
         tone = np.zeros_like(speech)
         tone[::1600] = 0.1
@@ -118,8 +118,8 @@ class TestPerceptualDisturbance:
         added, missing = self.lost([speech + clicks, speech], speech)[0], self.lost([speech], speech + clicks)[0]
         assert added > 1.2 * missing
 
-    def test_it_goes_with_the_score_of_the_standard(self):
-        """On speech in noise, with less and less of the noise, and on what the packaged model makes of it."""
+    def test_it_correlates_with_pesq(self):
+        """On speech with decreasing amounts of noise, and on the output of the packaged model."""
         pytest.importorskip("pesq")
         pytest.importorskip("onnxruntime")
         from frcrn_accel.quality import pesq_wb
@@ -137,7 +137,7 @@ class TestPerceptualDisturbance:
 
 
 class TestIntelligibilityLoss:
-    def test_it_is_what_the_standard_measures(self, speech, versions):
+    def test_it_agrees_with_pystoi(self, speech, versions):
         stoi = pytest.importorskip("pystoi").stoi
         expected = [1 - stoi(speech, version, 16_000) for version in versions]
         estimates = torch.tensor(np.stack(versions))
@@ -145,20 +145,20 @@ class TestIntelligibilityLoss:
         np.testing.assert_allclose(found, expected, atol=0.02)
         assert max(expected) > 0.2
 
-    def test_silent_frames_count_for_nothing(self, speech):
+    def test_silent_frames_do_not_count(self, speech):
         noisy = speech + 0.5 * speech.std() * np.random.default_rng(0).standard_normal(len(speech)).astype(np.float32)
         alone = IntelligibilityLoss()(torch.tensor(noisy)[None], torch.tensor(speech)[None])
         silence = np.zeros(16_000, np.float32)
         later = [torch.tensor(np.concatenate([x, silence]))[None] for x in (noisy, speech)]
         assert float(IntelligibilityLoss()(*later)) == pytest.approx(float(alone), abs=2e-3)
 
-    def test_too_little_speech_has_none(self):
+    def test_too_little_speech_gives_zero(self):
         target = torch.zeros(1, 16_000)
         target[0, :2000] = 0.1 * torch.randn(2000)
         assert float(IntelligibilityLoss()(target + 0.1, target)) == 0
 
 
-def test_learning_rate_rises_stays_and_falls():
+def test_the_learning_rate_rises_stays_and_falls():
     run = Optimisation(steps=100, learning_rate=2.0, warmup_steps=10, decay_steps=20)
     rates = [learning_rate_at(step, run) for step in range(100)]
     assert rates[0] == pytest.approx(0.2)
@@ -195,8 +195,10 @@ class TestTraining:
         assert losses[-1] < 0.95 * losses[0]
 
     @pytest.mark.parametrize("stops", [[2], [4], [1, 3]])
-    def test_stopped_and_gone_on_with_is_as_never_stopped(self, training_data, tmp_path, stops, monkeypatch):
-        # On a CPU: a GPU adds up in another order each time.
+    def test_a_resumed_run_gives_the_result_of_an_uninterrupted_one(
+        self, training_data, tmp_path, stops, monkeypatch
+    ):
+        # On a CPU: a GPU adds in a different order each time.
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         config = read_config(training_data / "run.toml")
         train(config, training_data, tmp_path / "whole")
@@ -213,13 +215,13 @@ class TestTraining:
         assert steps[0][-1] == steps[1][-1] == 6
         assert steps[1] == sorted(steps[1], key=lambda step: step or 0)
 
-    def test_minutes_end_a_sitting(self, training_data, tmp_path):
+    def test_minutes_limit_a_sitting(self, training_data, tmp_path):
         config = read_config(training_data / "run.toml")
         assert train(config, training_data, tmp_path, minutes=0) == 1
         assert train(config, training_data, tmp_path, minutes=0) == 2
         assert load_checkpoint(tmp_path / "checkpoint.pt").config.channels == 8
 
-    def test_a_line_of_the_log_that_a_kill_cut_short_is_dropped(self, training_data, tmp_path):
+    def test_a_last_line_that_a_kill_cut_short_is_dropped(self, training_data, tmp_path):
         config = read_config(training_data / "run.toml")
         train(config, training_data, tmp_path, minutes=0)
         with (tmp_path / "log.jsonl").open("a") as log:
@@ -285,7 +287,7 @@ class TestTraining:
         assert [validation[name] for name in SPEECH_PARTS] == [0, 0, 0]
         assert validation["loss"] > 0
 
-    def test_a_u_net_that_is_added_changes_nothing(self, training_data, tmp_path):
+    def test_an_added_u_net_changes_nothing_at_first(self, training_data, tmp_path):
         config = read_config(training_data / "run.toml")
         weights = {key: torch.tensor(value) for key, value in random_weights(config.network).items()}
         torch.save(weights, tmp_path / "one.pt")
@@ -297,7 +299,7 @@ class TestTraining:
             assert torch.equal(one(audio), two(audio))
         assert len(list(two.parameters())) == 2 * len(list(one.parameters()))
 
-    def test_start_from_a_model_file_is_as_from_its_checkpoint(self, training_data, tmp_path):
+    def test_a_model_file_starts_the_same_run_as_its_checkpoint(self, training_data, tmp_path):
         pytest.importorskip("onnxruntime")
         from frcrn_accel.export import export_model
 
@@ -313,7 +315,7 @@ class TestTraining:
         assert all(torch.equal(first[key], second[key]) for key in first)
 
     @pytest.mark.parametrize("name", ["frcrn-small", "frcrn-small-stream"])
-    def test_start_from_a_packaged_model(self, training_data, name):
+    def test_a_run_starts_from_a_packaged_model(self, training_data, name):
         pytest.importorskip("onnxruntime")
         config = read_config(training_data / "run.toml")
         started = start_network(replace(config, model=Model(channels=32, unets=2, start=name)), training_data).eval()
@@ -348,7 +350,7 @@ class TestTraining:
         with pytest.raises(MissingExtraError, match=r"Training from a model file needs .*frcrn-accel\[train\]"):
             read_start("frcrn-small", tmp_path)
 
-    def test_what_cannot_be_started_from(self, training_data, tmp_path):
+    def test_checkpoints_that_cannot_be_started_from(self, training_data, tmp_path):
         config = read_config(training_data / "run.toml")
         torch.save(
             {key: torch.tensor(value) for key, value in random_weights(config.network).items()},
@@ -387,7 +389,7 @@ class TestTraining:
         command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "go.py")]
         found = subprocess.run(
             [sys.executable, *command, str(training_data), str(tmp_path / "run")],
-            # On CPUs, where there are GPUs too: there may be one of them.
+            # On CPUs even if there are GPUs: one GPU would not be enough.
             env={**os.environ, "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""},
             capture_output=True,
             text=True,
@@ -446,7 +448,7 @@ def test_bf16_takes_steps(training_data, tmp_path):
     assert train(replace(config, optimisation=run), training_data, tmp_path) == 2
 
 
-def test_held_statistics_are_those_of_the_start_and_all_else_is_trained(training_data, tmp_path):
+def test_fixed_statistics_stay_and_everything_else_is_trained(training_data, tmp_path):
     config = read_config(training_data / "run.toml")
     train(config, training_data, tmp_path / "first")
     start = tmp_path / "first" / CHECKPOINT
@@ -474,7 +476,7 @@ def test_training_with_running_means(training_data, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
-def test_training_for_several_lookaheads_draws_one_of_them_each_step(training_data, tmp_path, monkeypatch):
+def test_each_step_draws_one_of_several_lookaheads(training_data, tmp_path, monkeypatch):
     config = read_config(training_data / "run.toml")
     seen = []
     original = FRCRN.mask
@@ -495,7 +497,7 @@ def test_training_for_several_lookaheads_draws_one_of_them_each_step(training_da
 
 
 @pytest.mark.parametrize("numbers", ["[]", "[8]", "[-1, 7]"])
-def test_lookaheads_that_cannot_be(training_data, numbers):
+def test_invalid_lookaheads(training_data, numbers):
     path = training_data / "lookahead.toml"
     text = (training_data / "run.toml").read_text()
     path.write_text(text.replace("channels = 8", f"channels = 8\nlookahead_frames = {numbers}"))
@@ -503,7 +505,7 @@ def test_lookaheads_that_cannot_be(training_data, numbers):
         read_config(path)
 
 
-def test_statistics_to_hold_must_come_from_somewhere(training_data):
+def test_fixed_statistics_need_a_model_to_start_from(training_data):
     path = training_data / "held.toml"
     text = (training_data / "run.toml").read_text()
     path.write_text(text.replace("[validation]", "batch_statistics = false\n[validation]"))
