@@ -680,7 +680,7 @@ class TestDoctor:
             "CPU: A CPU, x86_64",
             "  8 CPU(s), affinity 4, container quota 2 CPU(s): 2 thread(s)",
             "  has AVX2",
-            "  has not AMX INT8",
+            "  lacks AMX INT8",
             "  INT8: no",
             "  bfloat16: yes",
             "GPU: driver 575.57, CUDA up to 12.9",

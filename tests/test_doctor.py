@@ -14,10 +14,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frcrn_accel import __version__
-from frcrn_accel.backends import registry
+from frcrn_accel import BackendUnavailable, __version__
+from frcrn_accel.backends import backend_statuses, registry
 from frcrn_accel.cpu import available_cpus
-from frcrn_accel.doctor import SCHEMA_PATH, Report, examine, machine, report, without_names
+from frcrn_accel.doctor import (
+    SCHEMA_PATH,
+    CacheReport,
+    FileReport,
+    GpuDevice,
+    Report,
+    examine,
+    examine_cpu,
+    examine_gpu,
+    without_names,
+)
 from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, find_model, keep_imported
 from frcrn_accel.testing import FunctionBackend
 
@@ -38,16 +48,16 @@ class Refusing(FunctionBackend):
 
     @classmethod
     def check(cls) -> None:
-        raise registry.BackendUnavailable(cls.name, "it has no engine", "pip install engine")
+        raise BackendUnavailable(cls.name, "it has no engine", "pip install engine")
 
 
 class Falling(FunctionBackend):
-    """Says that it can run, and cannot."""
+    """A backend whose check passes, and which then fails to load."""
 
     name, priority = "falling", 4
 
     def load(self, model, threads):
-        raise registry.BackendUnavailable(self.name, "it would run on another device", "repair the driver")
+        raise BackendUnavailable(self.name, "it would run on another device", "repair the driver")
 
 
 class Breaking(FunctionBackend):
@@ -66,11 +76,15 @@ class NotFinite(FunctionBackend):
 
 @pytest.fixture
 def backends(monkeypatch, folder) -> None:
-    """Backends that take no time, in the place of the installed ones."""
-    classes = {found.name: found for found in (Fine, Refusing, Falling, Breaking, NotFinite)}
-    monkeypatch.setattr(EntryPoint, "load", lambda self: classes[self.name])
-    points = {name: EntryPoint(name, f"tests:{name}", registry.ENTRY_POINT_GROUP) for name in classes}
-    monkeypatch.setattr(registry, "_entry_points", lambda: points)
+    """Install backends that take no time, in place of the real ones."""
+    install(monkeypatch, Fine, Refusing, Falling, Breaking, NotFinite)
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *backends: type[FunctionBackend]) -> None:
+    points = [
+        EntryPoint(found.name, f"{__name__}:{found.__name__}", registry.ENTRY_POINT_GROUP) for found in backends
+    ]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
 
 
 def changed(found: Report, **values: object) -> dict[str, object]:
@@ -78,11 +92,11 @@ def changed(found: Report, **values: object) -> dict[str, object]:
 
 
 class TestReport:
-    def test_every_installed_backend_has_really_run_or_says_why_not(self, folder):
+    def test_every_installed_backend_ran_or_has_a_reason(self, folder):
         pytest.importorskip("onnxruntime")
         steps: list[str] = []
         found = examine(steps.append)
-        names = [status.name for status in registry.backend_statuses()]
+        names = [status.name for status in backend_statuses()]
         assert sorted(backend.name for backend in found.backends) == sorted(names)
         assert steps[:4] == ["packages", "CPU and GPU", "cache", "models"]
         assert sorted(steps[4:]) == sorted(f"backend {name}" for name in names)
@@ -93,7 +107,7 @@ class TestReport:
         assert sum(backend.auto for backend in found.backends) == 1
         validate(found.to_json())
 
-    def test_of_backends(self, backends):
+    def test_backends(self, backends):
         found = {backend.name: backend for backend in examine().backends}
         assert list(found) == ["fine", "falling", "breaking", "not-finite", "refusing"]
         assert [backend.name for backend in found.values() if backend.usable] == ["fine"]
@@ -107,7 +121,7 @@ class TestReport:
         assert found["breaking"].reason.startswith("KeyError: ")
         assert found["not-finite"].reason.startswith("EngineError: ")
 
-    def test_of_an_installation_that_is_fine(self, backends):
+    def test_an_intact_installation(self, backends):
         found = examine()
         assert found.version == __version__
         assert found.python.startswith(f"{platform.python_version()} ")
@@ -119,26 +133,26 @@ class TestReport:
             ("frcrn-16k", "absent", None),
         ]
         assert found.problems == ()
-        assert found.cache == report.CacheReport(os.environ[CACHE_DIR_VARIABLE], False, True, 0, ())
+        assert found.cache == CacheReport(os.environ[CACHE_DIR_VARIABLE], False, True, 0, ())
         validate(found.to_json())
 
-    def test_of_damaged_files(self, backends, folder):
+    def test_damaged_files(self, backends, folder):
         path = keep_imported("mine", lambda path: path.write_bytes(find_model(DEFAULT_MODEL).path.read_bytes())).path
         (folder / "notes.txt").write_text("12345")
         assert examine().problems == ()
         path.write_bytes(b"half of it")
         found = examine()
         assert found.cache.bytes == 15
-        assert found.cache.files == (report.FileReport(path.name, 10, "damaged: import it again"),)
+        assert found.cache.files == (FileReport(path.name, 10, "damaged: import it again"),)
         mine = found.models[-1]
         assert (mine.name, mine.place, mine.verified) == ("mine", "imported", False)
         assert found.problems[0] == f"cached file {path.name}: damaged: import it again"
         assert found.problems[1].startswith("model mine: the imported model '")
         validate(found.to_json())
 
-    def test_of_what_is_to_be_repaired(self, backends, folder, monkeypatch):
-        monkeypatch.setattr(registry, "_entry_points", dict)
-        monkeypatch.setattr(report, "version", lambda name: "1.0")
+    def test_problems_of_the_installation(self, backends, folder, monkeypatch):
+        install(monkeypatch)
+        monkeypatch.setattr("importlib.metadata.version", lambda name: "1.0")
         folder.write_text("a file in the way")
         problems = examine().problems
         assert [problem.split(":")[0] for problem in problems] == [
@@ -158,11 +172,11 @@ def validate(values: object) -> None:
 
 
 class TestSchema:
-    def test_it_is_one(self):
+    def test_it_is_a_valid_schema(self):
         jsonschema = pytest.importorskip("jsonschema")
         jsonschema.Draft202012Validator.check_schema(json.loads(SCHEMA_PATH.read_text()))
 
-    def test_it_refuses_what_is_missing_or_unknown(self, backends):
+    def test_it_refuses_missing_and_unknown_fields(self, backends):
         jsonschema = pytest.importorskip("jsonschema")
         values = examine().to_json()
         validate(values)
@@ -209,14 +223,14 @@ class TestPrivacy:
             ("", ""),
         ],
     )
-    def test_of_texts(self, text, expected):
+    def test_texts(self, text, expected):
         assert without_names(text) == expected
 
-    def test_of_everything(self):
+    def test_nested_values(self):
         values = {"/home/alice/a": [("/home/alice/b", 1), {"c": None}], "d": True}
         assert without_names(values) == {"~/a": [["~/b", 1], {"c": None}], "d": True}
 
-    def test_a_user_without_home_and_name(self, monkeypatch):
+    def test_a_user_without_a_home_and_a_name(self, monkeypatch):
         def fail() -> None:
             raise RuntimeError("no home")
 
@@ -231,7 +245,7 @@ class TestPrivacy:
         monkeypatch.setattr(Path, "home", lambda: Path("/"))
         assert without_names("/opt/x") == "/opt/x"
 
-    def test_of_a_report(self, backends, tmp_path, monkeypatch):
+    def test_a_report(self, backends, tmp_path, monkeypatch):
         home = tmp_path / "alice"
         monkeypatch.setattr(Path, "home", lambda: home)
         monkeypatch.setenv(CACHE_DIR_VARIABLE, str(home / "cache"))
@@ -253,15 +267,15 @@ class TestPrivacy:
 class TestCpu:
     @pytest.fixture
     def brand(self, monkeypatch) -> None:
-        """A CPU that says what it is, wherever the tests run."""
+        """Give the CPU a brand name on every machine."""
         monkeypatch.setattr("archspec.cpu.brand_string", lambda: "A CPU")
 
-    def test_a_system_that_does_not_let_it_ask(self, monkeypatch):
+    def test_a_system_that_forbids_reading_the_brand(self, monkeypatch):
         def fail() -> None:
             raise PermissionError("no executable memory")
 
         monkeypatch.setattr("archspec.cpu.brand_string", fail)
-        assert machine.examine_cpu().model is None
+        assert examine_cpu().model is None
 
     @pytest.mark.parametrize(
         ("machine_name", "flags", "features", "int8", "bf16"),
@@ -295,32 +309,31 @@ class TestCpu:
     def test_what_features_mean(self, brand, monkeypatch, machine_name, flags, features, int8, bf16):
         monkeypatch.setattr(platform, "machine", lambda: machine_name)
         monkeypatch.setattr("archspec.cpu.detect.detected_info", lambda: types.SimpleNamespace(features=flags))
-        found = machine.examine_cpu()
+        found = examine_cpu()
         assert {name for name, has in found.features.items() if has} == features
         assert found.int8.startswith(int8)
         assert found.bf16.startswith(bf16)
         assert found.model == "A CPU"
 
-    def test_where_the_system_lists_none_the_known_ones_of_the_chip_count(self, brand, monkeypatch):
+    def test_features_come_from_the_chip_if_the_system_lists_none(self, brand, monkeypatch):
         monkeypatch.setattr(platform, "machine", lambda: "arm64")
         monkeypatch.setattr("archspec.cpu.detect.detected_info", lambda: types.SimpleNamespace(features=set()))
         monkeypatch.setattr("archspec.cpu.host", lambda: types.SimpleNamespace(features={"asimddp"}))
-        assert machine.examine_cpu().features == {"dot product": True, "i8mm": False, "BF16": False}
+        assert examine_cpu().features == {"dot product": True, "i8mm": False, "BF16": False}
 
-    def test_of_this_machine(self):
-        found = machine.examine_cpu()
+    def test_this_machine(self):
+        found = examine_cpu()
         assert found.threads == available_cpus()
         assert found.logical_cpus == os.cpu_count()
         assert found.affinity_cpus is None or found.affinity_cpus == len(os.sched_getaffinity(0))
 
     def test_the_engine_agrees_about_exact_products(self):
         pytest.importorskip("onnxruntime")
-        from frcrn_accel.backends.ort import _products_are_exact
-
-        found = machine.examine_cpu()
+        found = examine_cpu()
         if found.architecture != "x86_64":
-            pytest.skip("the features say so on x86-64 only")
-        assert found.int8.startswith("runs on exact") == _products_are_exact()
+            pytest.skip("the features decide it on x86-64 only")
+        problems = {status.name: status.problem for status in backend_statuses()}
+        assert found.int8.startswith("runs on exact") == (problems["ort-dynamic-int8"] is None)
 
 
 class FakeNvml(types.ModuleType):
@@ -360,36 +373,35 @@ class FakeNvml(types.ModuleType):
 
 
 class TestGpu:
-    def test_one(self, monkeypatch):
+    def test_one_gpu(self, monkeypatch):
         nvml = FakeNvml()
         monkeypatch.setitem(sys.modules, "pynvml", nvml)
-        found = machine.examine_gpu()
+        found = examine_gpu()
         assert (found.driver, found.driver_cuda, found.problem) == ("575.57.08", "12.9", None)
-        assert found.devices == (machine.GpuDevice("NVIDIA H100 80GB HBM3", 85_521, "9.0"),)
+        assert found.devices == (GpuDevice("NVIDIA H100 80GB HBM3", 85_521, "9.0"),)
         assert nvml.shut_down == 1
 
-    def test_none(self, monkeypatch):
+    def test_no_gpu(self, monkeypatch):
         nvml = FakeNvml(fails="nvmlInit")
         monkeypatch.setitem(sys.modules, "pynvml", nvml)
-        found = machine.examine_gpu()
+        found = examine_gpu()
         assert (found.driver, found.devices, found.problem) == (None, (), "nvmlInit failed")
         assert nvml.shut_down == 0
 
     def test_a_driver_that_stops_answering(self, monkeypatch):
         nvml = FakeNvml(fails="nvmlDeviceGetName")
         monkeypatch.setitem(sys.modules, "pynvml", nvml)
-        found = machine.examine_gpu()
+        found = examine_gpu()
         assert (found.driver, found.problem) == ("575.57.08", "nvmlDeviceGetName failed")
         assert nvml.shut_down == 1
 
     def test_packages_and_libraries(self, monkeypatch):
         installed = {"nvidia_cudnn_cu12": "9.1", "NVIDIA-cuda-runtime-cu12": "12.4", "tensorrt": "10.3", "numpy": "2"}
         monkeypatch.setattr(
-            machine,
-            "distributions",
+            "frcrn_accel.doctor.machine.distributions",
             lambda: [types.SimpleNamespace(metadata={"Name": name}, version=v) for name, v in installed.items()],
         )
         monkeypatch.setattr("ctypes.util.find_library", lambda name: {"cudnn": "libcudnn.so.9"}.get(name))
-        found = machine.examine_gpu()
+        found = examine_gpu()
         assert found.packages == {"nvidia-cuda-runtime-cu12": "12.4", "nvidia-cudnn-cu12": "9.1", "tensorrt": "10.3"}
         assert found.libraries == {"cudart": None, "cublas": None, "cudnn": "libcudnn.so.9", "nvinfer": None}

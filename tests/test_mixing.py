@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import fields
+from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -8,16 +9,17 @@ import soundfile
 
 from frcrn_accel import AudioError, TrainingError
 from frcrn_accel.audio import TARGET_LEVEL
+from frcrn_accel.models import find_model
 from frcrn_accel.train.config import Mixing, Optimisation, Source, read_config
-from frcrn_accel.train.mixing import Mixer, _active_level
+from frcrn_accel.train.mixing import Mixer
 from frcrn_accel.train.sources import Corpus, prepare_source
 
 RATE = 16_000
 
 
 def mixer(speech=None, noise=None, **mixing):
-    """A mixer that does nothing but mix, unless it is told to."""
-    never = {item.name: 0.0 for item in fields(Mixing) if item.type == "float"}
+    """A mixer that does nothing but mix, unless `mixing` asks for more."""
+    never = {name: 0.0 for name, hint in get_type_hints(Mixing).items() if hint is float}
     rng = np.random.default_rng(3)
     time_s = np.arange(4 * RATE) / RATE
     speech = np.sin(2 * np.pi * 220 * time_s) * (time_s % 1 < 0.5) if speech is None else speech
@@ -29,12 +31,18 @@ def mixer(speech=None, noise=None, **mixing):
     return Mixer(corpus(speech), corpus(noise), Mixing(**(never | {"clip_s": 2.0} | mixing)))
 
 
+def loud_level(audio):
+    """RMS of the samples whose power is above the mean."""
+    power = np.square(audio, dtype=np.float64)
+    return np.sqrt(power[power > power.mean()].mean())
+
+
 def level_db(audio):
     return 10 * np.log10(np.mean(np.square(audio, dtype=np.float64)))
 
 
 class TestConfig:
-    def test_what_is_not_said_is_the_default(self, training_data):
+    def test_defaults(self, training_data):
         config = read_config(training_data / "run.toml")
         assert config.data.noise == (Source("noise.wav", 2.0),)
         assert config.mixing == Mixing(clip_s=0.5)
@@ -46,12 +54,12 @@ class TestConfig:
         ("old", "new", "message"),
         [
             ("channels = 8", "channels = 12", r"model\.channels must be a multiple of 8"),
-            ("channels = 8", "chanels = 8", r"unknown 'model\.chanels'; there are channels, unets, start"),
+            ("channels = 8", "chanels = 8", r"unknown key 'model\.chanels': the keys are channels, unets, start"),
             ("steps = 6", "", r"'optimisation\.steps' is missing"),
-            ("steps = 6", "steps = 3", r"optimisation\.steps must be warm-up and decay or more"),
+            ("steps = 6", "steps = 3", r"optimisation\.steps must be at least warmup_steps \+ decay_steps"),
             ("steps = 6", "steps = 6.5", r"'optimisation\.steps' must be int, got 6\.5"),
             ("clip_s = 0.5", 'clip_s = "long"', r"'mixing\.clip_s' must be float, got 'long'"),
-            ("clip_s = 0.5", "clean = 1.5", r"mixing\.high_snr, clean, noise_only must be 1 together"),
+            ("clip_s = 0.5", "clean = 1.5", r"mixing\.high_snr \+ clean \+ noise_only must be at most 1"),
             ("clip_s = 0.5", "snr_db = [1]", r"'mixing\.snr_db' must be a list of 2"),
             ("clip_s = 0.5", "reverberation = -1", r"mixing\.reverberation must be a probability, 0 to 1"),
             ('speech = [{ path = "speech" }]', "", r"'data\.speech' is missing"),
@@ -59,12 +67,19 @@ class TestConfig:
             ("[model]", "[model", "is not TOML"),
         ],
     )
-    def test_what_is_wrong_is_named(self, training_data, tmp_path, old, new, message):
+    def test_mistakes_are_named(self, training_data, tmp_path, old, new, message):
         path = tmp_path / "run.toml"
         path.write_text((training_data / "run.toml").read_text().replace(old, new, 1))
         with pytest.raises(TrainingError, match=message) as caught:
             read_config(path)
         assert str(path) in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["frcrn-small", "frcrn-small-stream", "full-size"])
+    def test_the_examples_are_valid(self, name):
+        config = read_config(Path(__file__).parents[1] / "examples" / "train" / f"{name}.toml")
+        if config.model.start is not None:
+            metadata = find_model(config.model.start).metadata
+            assert (metadata.channels, metadata.unets) == (config.model.channels, config.model.unets)
 
     def test_a_missing_file(self, tmp_path):
         with pytest.raises(TrainingError, match="cannot be read: No such file"):
@@ -95,7 +110,7 @@ class TestCorpus:
             assert (training.draw(rng, 80) > 0).all()
             assert (validation.draw(rng, 80) < 0).all()
 
-    def test_silence_is_passed_over(self):
+    def test_silence_is_skipped(self):
         signal = np.concatenate([np.zeros(20_000), np.full(2_000, 9000)]).astype(np.int16)
         rng = np.random.default_rng(0)
         drawn = [Corpus([signal], [1.0], 0.01, held_out=False).draw(rng, 1000).any() for _ in range(40)]
@@ -109,23 +124,27 @@ class TestCorpus:
             ("empty", TrainingError, "empty' has no audio in it"),
             ("short.wav", TrainingError, "less than a second"),
             ("text.wav", AudioError, r"text\.wav"),
+            ("folder", TrainingError, r"b\.wav' holds no audio: remove it from the training data"),
         ],
     )
     def test_sources_without_audio(self, tmp_path, name, error, message):
         (tmp_path / "empty").mkdir()
         soundfile.write(tmp_path / "short.wav", np.full(100, 0.1), RATE)
         (tmp_path / "text.wav").write_text("no audio")
+        (tmp_path / "folder").mkdir()
+        soundfile.write(tmp_path / "folder" / "a.wav", np.full(2 * RATE, 0.1), RATE)
+        soundfile.write(tmp_path / "folder" / "b.wav", np.zeros(0), RATE)
         with pytest.raises(error, match=message):
             prepare_source(Source(name), tmp_path, tmp_path / "cache")
 
 
 class TestMixing:
     @pytest.mark.parametrize("snr_db", [-5.0, 10.0])
-    def test_speech_is_so_far_above_the_noise(self, snr_db):
+    def test_speech_has_the_wanted_level_over_the_noise(self, snr_db):
         example = mixer(snr_db=(snr_db, snr_db)).example((0,))
         noise = example.noisy - example.target
-        assert 20 * np.log10(_active_level(example.target)) - level_db(noise) == pytest.approx(snr_db, abs=0.01)
-        assert _active_level(example.noisy) == pytest.approx(TARGET_LEVEL, rel=1e-3)
+        assert 20 * np.log10(loud_level(example.target)) - level_db(noise) == pytest.approx(snr_db, abs=0.01)
+        assert loud_level(example.noisy) == pytest.approx(TARGET_LEVEL, rel=1e-3)
 
     def test_the_same_seed_gives_the_same_example(self):
         kinds = ["pause", "speech_eq", "noise_eq", "reverberation", "speech_speed", "noise_speed", "noise_swell"]
@@ -135,7 +154,7 @@ class TestMixing:
         assert np.array_equal(first.target, again.target)
         assert not np.array_equal(first.noisy, other.noisy)
 
-    def test_a_batch_is_its_rows_wherever_they_are_made(self):
+    def test_rows_of_a_batch_do_not_depend_on_each_other(self):
         whole = mixer().batch(0, 5, range(4))
         halves = [mixer().batch(0, 5, rows) for rows in (range(2), range(2, 4))]
         for i in range(2):
@@ -151,21 +170,21 @@ class TestMixing:
         assert np.array_equal(clean.noisy, clean.target)
 
     @pytest.mark.parametrize("kind", ["coloured", "babble", "tones", "second_noise", "noise_swell", "noise_speed"])
-    def test_every_kind_of_noise_has_the_level_asked_for(self, kind):
+    def test_every_kind_of_noise_has_the_wanted_level(self, kind):
         example = mixer(**{kind: 1.0}, snr_db=(0, 0)).example((4,))
         noise = example.noisy - example.target
-        assert 20 * np.log10(_active_level(example.target)) - level_db(noise) == pytest.approx(0, abs=0.01)
+        assert 20 * np.log10(loud_level(example.target)) - level_db(noise) == pytest.approx(0, abs=0.01)
 
     def test_the_target_has_the_first_reflections_only(self):
         clicks = np.zeros(4 * RATE)
-        clicks[::RATE] = 1  # no room echoes as long as that
+        clicks[::RATE] = 1  # further apart than any room echoes
         example = mixer(speech=clicks, reverberation=1.0, clean=1.0).example((0,))
         early = round(0.05 * RATE)
         for at in np.flatnonzero(example.target == example.target.max()):
             assert np.abs(example.target - example.noisy)[at + 1 : at + early].max(initial=0) < 1e-6
             assert np.abs(example.target[at + early : at + 2 * early]).max(initial=0) < 1e-6
 
-    def test_band_limit_is_for_both(self):
+    def test_a_band_limit_applies_to_both(self):
         example = mixer(band_limit=1.0, speech=np.random.default_rng(0).standard_normal(4 * RATE) / 5).example((0,))
         for audio in (example.noisy, example.target):
             power = np.abs(np.fft.rfft(audio)) ** 2

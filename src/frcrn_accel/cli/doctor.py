@@ -12,25 +12,25 @@ __all__ = ["doctor"]
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON, for a bug report.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, for a bug report.")] = False,
 ) -> None:
-    """Look at packages, engines, CPU, GPU, cache and models. Exit code 1 if there is something to repair.
+    """Examine packages, backends, CPU, GPU, cache and models. The exit code is 1 if something needs repair.
 
-    Every engine that can run denoises a second of noise with the packaged model. Nothing is sent anywhere, and names
+    Every backend that can run denoises a second of noise with the packaged model. Nothing is sent anywhere, and names
     of users, hosts and home folders are left out.
     """
     from frcrn_accel.doctor import examine
 
     console = Console(stderr=True, highlight=False)
     with console.status("") as status:
-        report = examine(lambda what: status.update(what)).to_json()
+        report = examine(status.update).to_json()
     typer.echo(json.dumps(report, indent=2) if as_json else "\n".join(_lines(report)))
     if report["problems"]:
         raise typer.Exit(1)
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    """The report for a person."""
+    """Return the lines of the report for people."""
     packages = report["packages"]
     return [
         f"frcrn-accel {report['version']}, Python {report['python']}, {report['system']}",
@@ -65,7 +65,7 @@ def _cpu_lines(cpu: dict[str, Any]) -> list[str]:
         present = [name for name, found in cpu["features"].items() if found]
         absent = [name for name, found in cpu["features"].items() if not found]
         lines.append(f"  has {', '.join(present) or 'nothing that matters here'}")
-        lines += [f"  has not {', '.join(absent)}"] if absent else []
+        lines += [f"  lacks {', '.join(absent)}"] if absent else []
     return [*lines, f"  INT8: {cpu['int8']}", f"  bfloat16: {cpu['bf16']}"]
 
 

@@ -19,28 +19,34 @@ __all__ = ["train"]
 
 
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The run: model, data, mixing, loss, steps.")],
-    out: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Its folder; a run in it goes on where it stopped.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.toml", help="Config of the run: model, data, mixing, loss, steps.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of the run; a run in it is resumed.")],
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="What paths in CONFIG.toml start from. [default: its folder]")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder that paths in CONFIG.toml are relative to. [default: that of CONFIG.toml]"
+        ),
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0, help="Stop after this many minutes, with all saved. [default: go on to the end]"),
+        typer.Option(min=0, help="Stop after this many minutes, with everything saved. [default: run to the end]"),
     ] = None,
     threads: Threads = None,
-    loaders: Annotated[int, typer.Option(min=0, help="Processes that make the examples.")] = 1,
+    loaders: Annotated[int, typer.Option(min=0, help="Processes that make training examples.")] = 1,
 ) -> None:
-    """Train FRCRN: folders of speech and noise to a checkpoint for 'export'. A run that was stopped goes on."""
-    # Threads that wait for each other busily lose half of the speed as soon as anything else runs on the machine.
+    """Train FRCRN on folders of speech and noise. Run the same command again to resume."""
+    # Threads that spin while they wait halve the speed as soon as anything else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    keep_freed_memory()  # each step takes and frees some gigabytes
+    keep_freed_memory()  # each step allocates and frees gigabytes
     try:
         from frcrn_accel.train.config import read_config
 
-        parsed = read_config(config)  # what is wrong in it is told before packages that are missing
+        parsed = read_config(config)  # report its mistakes before missing packages
         from frcrn_accel.train.curve import plot_curve
-        from frcrn_accel.train.trainer import CHECKPOINT, LOG
+        from frcrn_accel.train.log import LOG
+        from frcrn_accel.train.state import CHECKPOINT
         from frcrn_accel.train.trainer import train as run_training
     except ImportError as error:
         raise MissingExtraError("Training", "train", error) from error
@@ -49,9 +55,9 @@ def train(
 
         def show(step: int, entry: Mapping[str, float]) -> None:
             bar("training", step, parsed.optimisation.steps)
-            if "compute_s" not in entry:  # a validation
-                shown = ", ".join(f"{name} {value:.3f}" for name, value in entry.items())
-                console.print(f"step {step}: {shown}", markup=False, soft_wrap=True)
+            if "compute_s" not in entry:  # scores of a validation
+                scores = ", ".join(f"{name} {value:.3f}" for name, value in entry.items())
+                console.print(f"step {step}: {scores}", markup=False, soft_wrap=True)
 
         steps = run_training(
             parsed,

@@ -12,6 +12,7 @@ from frcrn_accel.doctor.examine import (
     Report,
     examine,
 )
+from frcrn_accel.doctor.machine import examine_cpu, examine_gpu
 from frcrn_accel.doctor.privacy import without_names
 
 __all__ = [
@@ -25,5 +26,7 @@ __all__ = [
     "ModelReport",
     "Report",
     "examine",
+    "examine_cpu",
+    "examine_gpu",
     "without_names",
 ]

@@ -1,4 +1,4 @@
-"""Looking at everything that decides how this library runs here, in one report."""
+"""Examine everything that decides how this library runs on this machine, in one report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import platform
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from frcrn_accel.doctor.machine import CpuReport, GpuDevice, GpuReport, examine_
 from frcrn_accel.doctor.privacy import without_names
 from frcrn_accel.errors import BackendUnavailable
 from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, cache_folder, cached_files, find_model
+from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 from frcrn_accel.prepare.inventory import model_statuses
 
 __all__ = [
@@ -37,25 +38,24 @@ __all__ = [
     "installed_packages",
 ]
 
-SCHEMA_VERSION = 1  # goes up when a field changes its meaning or goes away
+SCHEMA_VERSION = 1  # raised when a field changes its meaning or is removed
 SCHEMA_PATH = Path(__file__).with_name("schema.json")
-_TRIAL_SAMPLES = 16_000  # one second of quiet noise, for each backend
-_TRIAL_RATE_HZ = 16_000
+_TRIAL_S = 1  # quiet noise that each backend denoises
 
 
 @dataclass(frozen=True)
 class BackendReport:
-    """A backend, tried out with the packaged model.
+    """A backend, tried with the packaged model.
 
     Attributes:
-        name: Its name.
-        description: One line of what it is.
-        usable: Whether it has denoised a second of noise.
-        auto: Whether `backend="auto"` takes it for the packaged model.
-        precision: The number format it computed in; None if it did not.
-        device: What it really ran on, asked of the engine; None if it did not.
+        name: Name of the backend.
+        description: One-line description.
+        usable: Whether it denoised a second of noise.
+        auto: Whether `backend="auto"` chooses it for the packaged model.
+        precision: Number format that it computed in; None if it is not usable.
+        device: Device that it ran on, as reported by the engine; None if it is not usable.
         reason: Why it is not usable; None if it is.
-        remedy: What to do about it; None if it is usable.
+        remedy: How to make it usable; None if it is.
     """
 
     name: str
@@ -73,9 +73,9 @@ class FileReport:
     """A cached file.
 
     Attributes:
-        name: Of the file.
-        bytes: Its size.
-        problem: What is wrong with it; None if it is whole.
+        name: Name of the file.
+        bytes: Size of the file.
+        problem: What is wrong with it; None if it is intact.
     """
 
     name: str
@@ -88,11 +88,11 @@ class CacheReport:
     """The cache folder.
 
     Attributes:
-        folder: Where it is.
-        exists: Whether it is there: it is made when it is first needed.
-        writable: Whether it, or the folder it would be made in, can be written.
-        bytes: Of all files in it.
-        files: Those of this library.
+        folder: Path of the folder.
+        exists: Whether it exists: it is created when it is first needed.
+        writable: Whether it, or the folder in which it would be created, can be written.
+        bytes: Size of all files in it.
+        files: The files of this library in it.
     """
 
     folder: str
@@ -104,16 +104,16 @@ class CacheReport:
 
 @dataclass(frozen=True)
 class ModelReport:
-    """A model that has a name.
+    """A known or imported model.
 
     Attributes:
-        name: Its name.
+        name: Name of the model.
         place: "packaged", "imported" or "absent".
-        licence: Of the weights; "" if that is not known.
-        checkpoint_sha256: Digest of its checkpoint; "" if that is not known.
-        verified: Whether its files have the digests they should have; None if it is absent.
-        variants: Methods of the quantized files that are here.
-        problem: What is wrong with its files; None if nothing is.
+        licence: Licence of the weights; "" if it is not known.
+        checkpoint_sha256: Digest of the checkpoint; "" if it is not known.
+        verified: Whether its files have the expected digests; None if it is absent.
+        variants: Methods of its variants (quantized files) on this machine.
+        problem: What is wrong with its files; None if they are intact.
     """
 
     name: str
@@ -130,16 +130,17 @@ class Report:
     """The state of an installation.
 
     Attributes:
-        version: Of this library.
-        python: Version and implementation.
-        system: System, its release and the machine's architecture.
-        packages: Versions of the packages that this library or an extra of it asks for; None for one not installed.
-        backends: Each installed backend.
+        version: Version of this library.
+        python: Version and implementation of Python.
+        system: Operating system, its release and the architecture of the machine.
+        packages: Versions of the packages that this library or one of its extras requires; None for a package that is
+            not installed.
+        backends: The installed backends, in the order in which `backend="auto"` prefers them.
         cpu: The CPU.
         gpu: The GPUs.
         cache: The cache folder.
-        models: Each model that has a name.
-        problems: What should be repaired, a line each.
+        models: The known and the imported models.
+        problems: What to repair, one line each.
     """
 
     version: str
@@ -154,27 +155,26 @@ class Report:
     problems: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as what `json.dumps` takes, without names of users and hosts; `schema.json` describes it."""
+        """Return the report as `json.dumps` takes it, see `schema.json`, without names of users and hosts."""
         values: dict[str, Any] = without_names({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)})
         return values
 
 
-def examine(progress: Callable[[str], None] | None = None) -> Report:
-    """Look at the installation and the machine, and try out every backend.
+def examine(progress: Callable[[str], None] = lambda part: None) -> Report:
+    """Examine the installation and the machine, and try every backend.
 
     Args:
-        progress: Called with what is being looked at.
+        progress: Called with the name of each part before it is examined.
     """
-    tell = progress or _tell_nobody
-    tell("packages")
+    progress("packages")
     packages = installed_packages()
-    tell("CPU and GPU")
+    progress("CPU and GPU")
     cpu, gpu = examine_cpu(), examine_gpu()
-    tell("cache")
+    progress("cache")
     cache = _examine_cache()
-    tell("models")
+    progress("models")
     models = _examine_models()
-    backends = _examine_backends(tell)
+    backends = _examine_backends(progress)
     return Report(
         version=__version__,
         python=f"{platform.python_version()} {platform.python_implementation()}",
@@ -190,22 +190,22 @@ def examine(progress: Callable[[str], None] | None = None) -> Report:
 
 
 def installed_packages() -> dict[str, str | None]:
-    """Versions of the packages that the library's own metadata names; None for one that is not installed."""
+    """Return the versions of the packages that the library's metadata names; None for those not installed."""
     found: dict[str, str | None] = {}
-    for requirement in requires("frcrn-accel") or []:
+    for requirement in metadata.requires("frcrn-accel") or []:
         name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
         try:
-            found[name] = version(name)
-        except PackageNotFoundError:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
             found[name] = None
     return dict(sorted(found.items()))
 
 
-def _examine_backends(tell: Callable[[str], None]) -> tuple[BackendReport, ...]:
+def _examine_backends(progress: Callable[[str], None]) -> tuple[BackendReport, ...]:
     statuses = backend_statuses(find_model(DEFAULT_MODEL))
     reports = []
     for status in statuses:
-        tell(f"backend {status.name}")
+        progress(f"backend {status.name}")
         reports.append(_examine_backend(status))
     usable = [status.name for status in statuses if status.usable and status.priority >= 0]
     return tuple(dataclasses.replace(report, auto=report.name in usable[:1]) for report in reports)
@@ -214,17 +214,17 @@ def _examine_backends(tell: Callable[[str], None]) -> tuple[BackendReport, ...]:
 def _examine_backend(status: BackendStatus) -> BackendReport:
     if status.problem is not None:
         return _unusable(status, status.problem.reason, status.problem.remedy)
-    noise = 0.01 * np.random.default_rng(0).standard_normal(_TRIAL_SAMPLES).astype(np.float32)
+    noise = 0.01 * np.random.default_rng(0).standard_normal(_TRIAL_S * SAMPLE_RATE_HZ).astype(np.float32)
     try:
         with Denoiser(DEFAULT_MODEL, backend=status.name) as denoiser:
-            denoiser(noise, _TRIAL_RATE_HZ)
+            denoiser(noise, SAMPLE_RATE_HZ)
             return BackendReport(
                 status.name, status.description, True, False, denoiser.precision, denoiser.device, None, None
             )
     except BackendUnavailable as error:
         return _unusable(status, error.reason, error.remedy)
-    except Exception as error:  # a plug-in may fail in any way, and that is what a report is for
-        return _unusable(status, f"{type(error).__name__}: {error}", "report it with this report")
+    except Exception as error:  # a plug-in may fail in any way, and a report must show it
+        return _unusable(status, f"{type(error).__name__}: {error}", "file a bug with the output of 'doctor --json'")
 
 
 def _unusable(status: BackendStatus, reason: str, remedy: str) -> BackendReport:
@@ -266,18 +266,14 @@ def _problems(
 ) -> list[str]:
     problems = []
     if not any(backend.usable for backend in backends):
-        problems.append("no backend can run: pip install 'frcrn-accel[ort]' brings one for every CPU")
+        problems.append("no backend can run: pip install 'frcrn-accel[ort]' installs one that runs on every CPU")
     if packages.get("onnxruntime") and packages.get("onnxruntime-gpu"):
         problems.append(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: pip uninstall -y "
             "onnxruntime onnxruntime-gpu, then install one of them"
         )
     if not cache.writable:
-        problems.append(f"the cache folder {cache.folder} cannot be written: name another in {CACHE_DIR_VARIABLE}")
+        problems.append(f"the cache folder {cache.folder} cannot be written: set {CACHE_DIR_VARIABLE} to another")
     problems += [f"cached file {file.name}: {file.problem}" for file in cache.files if file.problem]
     problems += [f"model {model.name}: {model.problem}" for model in models if model.problem]
     return problems
-
-
-def _tell_nobody(what: str) -> None:
-    """Without progress."""

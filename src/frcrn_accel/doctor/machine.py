@@ -1,4 +1,4 @@
-"""What a machine has: the features of its CPU that decide what is fast here, its share of it, and its GPUs."""
+"""Examine a machine: CPU features that decide what is fast, CPUs this process may use, and GPUs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from importlib.metadata import distributions
 
 from frcrn_accel.cpu import affinity_cpus, available_cpus, quota_cpus
 
-__all__ = ["CpuReport", "GpuDevice", "GpuReport", "examine_cpu", "examine_gpu", "what_bf16_means", "what_int8_means"]
+__all__ = ["CpuReport", "GpuDevice", "GpuReport", "examine_cpu", "examine_gpu", "explain_bf16", "explain_int8"]
 
 X86, ARM = "x86_64", "aarch64"
 _ARCHITECTURES = {"x86_64": X86, "AMD64": X86, "aarch64": ARM, "arm64": ARM, "ARM64": ARM}
-# By what they are called in this report, the flags of Linux, which archspec uses on every system.
+# From the names in the report to the flags of Linux, which archspec uses on every system.
 _FEATURES = {
     X86: {
         "AVX2": "avx2",
@@ -39,15 +39,15 @@ class CpuReport:
     """The CPU and this process's share of it.
 
     Attributes:
-        model: What it calls itself; None if it does not say.
-        architecture: "x86_64", "aarch64" or what the system calls it.
-        features: The features that matter here, and whether it has them; empty for other architectures.
-        int8: What they mean for INT8.
-        bf16: What they mean for bfloat16.
-        logical_cpus: Of the machine.
-        affinity_cpus: That this process is allowed on; None where systems have no such thing.
-        quota_cpus: That its container may use, rounded up; None without a quota.
-        threads: That engines compute with unless told otherwise.
+        model: Brand name that the CPU reports; None if it reports none.
+        architecture: "x86_64", "aarch64" or the name that the system uses.
+        features: Features that matter for this library, and whether the CPU has them; empty for other architectures.
+        int8: What the features mean for INT8.
+        bf16: What the features mean for bfloat16.
+        logical_cpus: CPUs of the machine.
+        affinity_cpus: CPUs that this process is allowed on; None if the system has no such limit.
+        quota_cpus: CPUs that the container may use, rounded up; None without a quota.
+        threads: Threads that engines compute with by default.
     """
 
     model: str | None
@@ -66,9 +66,9 @@ class GpuDevice:
     """One NVIDIA GPU.
 
     Attributes:
-        name: Its name.
-        memory_mb: Its memory, 1e6 bytes.
-        compute_capability: E.g. "9.0".
+        name: Name of the GPU.
+        memory_mb: Memory, in units of 1e6 bytes.
+        compute_capability: Compute capability, e.g. "9.0".
     """
 
     name: str
@@ -78,15 +78,15 @@ class GpuDevice:
 
 @dataclass(frozen=True)
 class GpuReport:
-    """NVIDIA GPUs and what is installed for them. Nothing of it is loaded but the driver's management library.
+    """NVIDIA GPUs and the software for them. Only the driver's management library is loaded to find out.
 
     Attributes:
         driver: Version of the driver; None without one.
-        driver_cuda: The newest CUDA that the driver runs; None without a driver.
-        problem: Why the driver does not answer; None if it does.
+        driver_cuda: Newest CUDA version that the driver supports; None without a driver.
+        problem: Why the driver cannot be queried; None if it can.
         devices: The GPUs.
-        packages: Versions of the Python packages that bring CUDA, cuDNN and TensorRT.
-        libraries: Files of the same libraries that the system's loader finds; None for those it does not.
+        packages: Versions of the Python packages that contain CUDA, cuDNN and TensorRT.
+        libraries: Files of the same libraries that the system's loader finds; None for those it does not find.
     """
 
     driver: str | None
@@ -98,20 +98,20 @@ class GpuReport:
 
 
 def examine_cpu() -> CpuReport:
-    """Look at the CPU."""
+    """Examine the CPU."""
     import archspec.cpu
     from archspec.cpu.detect import detected_info
 
     architecture = _ARCHITECTURES.get(platform.machine(), platform.machine())
-    # What the system lists; macOS lists nothing for its own chips, but those are known by name.
+    # macOS lists no features of Apple's chips; archspec knows those by the name of the chip.
     flags = detected_info().features or archspec.cpu.host().features
     features = {label: flag in flags for label, flag in _FEATURES.get(architecture, {}).items()}
     return CpuReport(
         model=_brand(),
         architecture=architecture,
         features=features,
-        int8=what_int8_means(architecture, features),
-        bf16=what_bf16_means(architecture, features),
+        int8=explain_int8(architecture, features),
+        bf16=explain_bf16(architecture, features),
         logical_cpus=os.cpu_count(),
         affinity_cpus=affinity_cpus(),
         quota_cpus=quota_cpus(),
@@ -124,13 +124,13 @@ def _brand() -> str | None:
 
     try:
         brand: str | None = archspec.cpu.brand_string()
-    except OSError:  # it executes a few bytes of its own, which hardened systems do not allow
+    except OSError:  # archspec executes a few bytes of machine code, which hardened systems forbid
         return None
     return brand
 
 
-def what_int8_means(architecture: str, features: Mapping[str, bool]) -> str:
-    """What the features of a CPU mean for INT8, in one sentence."""
+def explain_int8(architecture: str, features: Mapping[str, bool]) -> str:
+    """Say what the features of a CPU mean for INT8."""
     if architecture == X86:
         exact = [label for label in _EXACT_PRODUCTS if features[label]]
         if exact:
@@ -146,21 +146,21 @@ def what_int8_means(architecture: str, features: Mapping[str, bool]) -> str:
             if found
             else "no 8-bit products in hardware: it is unlikely to be faster than fp32"
         )
-    return "not known for this architecture: 'ort-dynamic-int8' and 'ort-static-int8' try it out when they start"
+    return "not known for this architecture: 'ort-dynamic-int8' and 'ort-static-int8' test it when they start"
 
 
-def what_bf16_means(architecture: str, features: Mapping[str, bool]) -> str:
-    """What the features of a CPU mean for bfloat16, in one sentence."""
+def explain_bf16(architecture: str, features: Mapping[str, bool]) -> str:
+    """Say what the features of a CPU mean for bfloat16."""
     if architecture == X86:
         found = [label for label in _BF16 if features[label]]
         if found:
             return f"fast ({', '.join(found)}): the default of 'openvino'"
         return "not in hardware: 'openvino' computes in fp32"
-    return "up to OpenVINO: 'openvino' asks it for what the CPU has"
+    return "up to OpenVINO: 'openvino' asks it what the CPU supports"
 
 
 def examine_gpu() -> GpuReport:
-    """Look at the NVIDIA GPUs."""
+    """Examine the NVIDIA GPUs."""
     import pynvml
 
     packages = {

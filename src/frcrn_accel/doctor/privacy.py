@@ -1,4 +1,4 @@
-"""Taking out of a report who made it and where."""
+"""Remove from a report who made it and where."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["without_names"]
 
 
 def without_names(value: Any) -> Any:
-    """What `json.dumps` takes, with the home folder as `~` and user and host names in paths as `<user>` and `<host>`.
+    """Return a JSON value with the home folder as `~`, and user and host names in paths as `<user>` and `<host>`.
 
-    A name is replaced where it is a part of a path: as a mere word, "root" or "linux" may mean something else.
+    A name is replaced only where it is part of a path: as a mere word, "root" or "linux" may mean something else.
     """
     return _replaced(value, [*_home_patterns(), *_name_patterns()])
 
@@ -23,9 +23,9 @@ def without_names(value: Any) -> Any:
 def _home_patterns() -> list[tuple[re.Pattern[str], str]]:
     try:
         home = Path.home()
-    except RuntimeError:  # a user without one
+    except RuntimeError:  # a user without a home folder
         return []
-    # The longest first: one may be part of the other. "/" is the home of no person.
+    # The longest first: one may be part of the other. "/" is nobody's home.
     homes = sorted({str(home), str(home.resolve())} - {home.anchor}, key=len, reverse=True)
     return [(re.compile(rf"(?<![\w.-]){re.escape(path)}(?![\w.-])", re.IGNORECASE), "~") for path in homes]
 

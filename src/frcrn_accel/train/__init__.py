@@ -1,4 +1,4 @@
-"""Training FRCRN. Needs the `[train]` extra."""
+"""Train FRCRN. Needs the `[train]` extra."""
 
 from frcrn_accel.train.config import TrainingConfig, read_config
 

@@ -1,4 +1,4 @@
-"""What a training run is: one TOML file."""
+"""The config of a training run: one TOML file."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ class Model:
     Attributes:
         channels: Complex channels, a multiple of 8; 128 in the released model.
         unets: U-Nets in cascade; 2 in the released model.
-        start: Checkpoint to start from; None starts from random weights. It has the same channels. A U-Net that it
-            lacks starts so that it changes nothing.
-        running_means: For a network that is used in streams: squeeze-and-excitation gets means over what has been
-            heard so far, not over the whole signal.
-        lookahead_frames: Frames that each U-Net may look ahead; every step of training draws one of them. Fewer than
-            7 are for streams with less latency.
+        start: Weights to start from: the name of a model, an fp32 model file (`.onnx`) or a checkpoint, paths
+            relative to the data folder. It must have the same channels. A U-Net that it lacks is added so that it
+            changes nothing at first. None starts from random weights.
+        running_means: Train for streams: give squeeze-and-excitation the means over the signal so far, not over the
+            whole signal.
+        lookahead_frames: Frames that each U-Net may look ahead; each training step draws one of these numbers. Fewer
+            than 7 lower the latency of streams.
     """
 
     channels: int = 32
@@ -51,8 +52,8 @@ class Source:
     """One audio file, or a folder of them.
 
     Attributes:
-        path: In the data folder.
-        weight: How often it is drawn, against the other sources of its list.
+        path: Path relative to the data folder.
+        weight: How often it is drawn, relative to the other sources of its list.
     """
 
     path: str
@@ -66,7 +67,7 @@ class Data:
     Attributes:
         speech: Clean speech.
         noise: Noise without speech.
-        held_out_share: Share of each source, its end, that is never trained on: validation is made of it.
+        held_out_share: Share at the end of each source that is kept for validation and never trained on.
     """
 
     speech: tuple[Source, ...]
@@ -76,27 +77,27 @@ class Data:
 
 @dataclass(frozen=True)
 class Mixing:
-    """How examples are made. Probabilities are per example; ranges are uniform.
+    """How examples are made. Fields without a unit are probabilities per example; ranges are uniform.
 
     Attributes:
         clip_s: Length of an example.
-        snr_db: Level of the speech's loud parts over the noise's mean.
-        high_snr_db: The same for the examples with nearly clean speech in.
-        high_snr: Probability of these.
-        clean: Probability of clean speech in.
-        noise_only: Probability of noise without speech in.
-        level_jitter_db: Standard deviation of the level about the one that the model is run at.
+        snr_db: Signal-to-noise ratio: RMS of the loud parts of the speech over RMS of the noise.
+        high_snr_db: Signal-to-noise ratio of the examples whose input is nearly clean speech.
+        high_snr: Probability of a ratio from `high_snr_db`.
+        clean: Probability of speech without noise.
+        noise_only: Probability of noise without speech.
+        level_jitter_db: Standard deviation of the level, around the level at which the model runs.
         pause: Probability that the speech begins late or ends early.
         speech_eq: Probability of a random equalisation of the speech.
-        noise_eq: The same for each noise.
-        eq_db: Most that it changes a band by.
-        reverberation: Probability of a synthetic room, with its first 50 ms in the target.
-        band_limit: Probability that all is cut above 3 to 7 kHz.
-        speech_speed: Probability that the speech is played faster or slower by up to 12 %.
-        noise_speed: Probability that a noise is played faster or slower by up to 40 %.
-        noise_swell: Probability that a noise's loudness is made to change.
-        second_noise: Probability of another noise.
-        coloured: Probability that a noise is a synthetic coloured one.
+        noise_eq: Probability of a random equalisation, for each noise.
+        eq_db: Largest gain or cut of an equalisation.
+        reverberation: Probability of a synthetic room; its first 50 ms belong to the target.
+        band_limit: Probability that the mixture is cut off somewhere between 3 and 7 kHz.
+        speech_speed: Probability that the speech is played up to 12 % faster or slower.
+        noise_speed: Probability that a noise is played up to 40 % faster or slower.
+        noise_swell: Probability that the loudness of a noise changes over time.
+        second_noise: Probability of a second noise.
+        coloured: Probability that a noise is synthetic coloured noise.
         babble: Probability that a noise is several voices at once.
         tones: Probability that a noise is a synthetic siren, alarm or hum.
     """
@@ -125,15 +126,15 @@ class Mixing:
 
 @dataclass(frozen=True)
 class Loss:
-    """Weights of the parts of the loss: `loss.py`.
+    """Weights of the parts of the loss, see `loss.DenoisingLoss`.
 
     Attributes:
-        complex_spectrum: Squared error of compressed complex spectra.
-        magnitude: Squared error of compressed magnitudes.
-        si_sdr: Minus SI-SDR, in units of 10 dB.
-        perceptual: What is lost to the ear, in points of PESQ's unmapped score.
-        intelligibility: One minus STOI.
-        exponent: Of the compression.
+        complex_spectrum: Weight of the squared error of compressed complex spectra.
+        magnitude: Weight of the squared error of compressed magnitudes.
+        si_sdr: Weight of minus SI-SDR, in units of 10 dB.
+        perceptual: Weight of the perceptual disturbance, in points of PESQ's unmapped score.
+        intelligibility: Weight of 1 - STOI.
+        exponent: Exponent of the compression.
     """
 
     complex_spectrum: float = 30.0
@@ -146,23 +147,23 @@ class Loss:
 
 @dataclass(frozen=True)
 class Optimisation:
-    """The run.
+    """The schedule of the run and its optimiser.
 
     Attributes:
-        steps: Its length.
-        batch_size: Examples a step, over all processes.
-        learning_rate: At its highest.
-        weight_decay: Decoupled from the gradient.
-        warmup_steps: The learning rate rises from 0 over these.
-        decay_steps: It falls to 0 over these, the last ones, along a cosine; between them it stays.
-        gradient_norm: Gradients are clipped to this.
-        ema_decay: Of the moving average of the weights, which is what a run gives.
+        steps: Length of the run.
+        batch_size: Examples per step, over all processes.
+        learning_rate: Peak learning rate.
+        weight_decay: Weight decay, decoupled from the gradient.
+        warmup_steps: Steps at the beginning over which the learning rate rises from 0.
+        decay_steps: Steps at the end over which it falls to 0 along a cosine; in between it is constant.
+        gradient_norm: Norm to which gradients are clipped.
+        ema_decay: Decay of the moving average of the weights, which is the result of a run.
         precision: "bf16" (autocast) or "fp32".
-        batch_statistics: Batch norms normalise by the batch, and learn its statistics; false, by those that the
-            checkpoint to start from holds: faster, and the network is in training what it is in use.
-        seed: Of everything random.
-        save_every_steps: A killed run goes on from the last of these.
-        validate_every_steps: How often the average is scored.
+        batch_statistics: Whether batch norms normalise by the statistics of the batch, and learn them. If false they
+            keep those of `model.start`: faster, and the network computes in training exactly what it computes later.
+        seed: Seed of everything random.
+        save_every_steps: Interval at which the state is saved; a run that was killed resumes from there.
+        validate_every_steps: Interval at which the averaged weights are scored.
     """
 
     steps: int
@@ -182,13 +183,13 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class Validation:
-    """The fixed examples that a run is watched on, made of the held-out parts.
+    """The fixed examples that the averaged weights are scored on, made from the held-out parts.
 
     Attributes:
-        clips: How many.
-        clip_s: Their length.
-        snr_db: They are spread over this range.
-        seed: Another makes other examples.
+        clips: Number of examples.
+        clip_s: Length of an example.
+        snr_db: Range over which their signal-to-noise ratios are evenly spread.
+        seed: Seed of the examples.
     """
 
     clips: int = 24
@@ -199,7 +200,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """All of it; one table of the TOML file each."""
+    """A whole config; each field is a table of the TOML file."""
 
     data: Data
     optimisation: Optimisation
@@ -218,7 +219,7 @@ def read_config(path: Path) -> TrainingConfig:
     """Read a config file.
 
     Raises:
-        TrainingError: It cannot be read, or a value in it is unknown, missing or out of range; it is named.
+        TrainingError: The file cannot be read, or a key in it is unknown, missing or out of range.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -235,7 +236,7 @@ def read_config(path: Path) -> TrainingConfig:
 
 
 def _parse(kind: Any, value: Any, name: str) -> Any:
-    """A TOML value as a type of the classes above."""
+    """Convert a TOML value to a type of the classes above."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
@@ -261,7 +262,7 @@ def _parse_table(kind: Any, table: Mapping[str, Any], name: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in table:
         if key not in fields:
-            raise TrainingError(f"unknown {prefix + key!r}; there are {', '.join(fields)}")
+            raise TrainingError(f"unknown key {prefix + key!r}: the keys are {', '.join(fields)}")
     for key, item in fields.items():
         required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
         if required and key not in table:
@@ -270,7 +271,15 @@ def _parse_table(kind: Any, table: Mapping[str, Any], name: str) -> Any:
 
 
 def _check(config: TrainingConfig) -> None:
+    """Check the ranges.
+
+    Raises:
+        TrainingError: A value is out of range.
+    """
     model, mixing, run, validation = config.model, config.mixing, config.optimisation, config.validation
+    inputs = mixing.high_snr + mixing.clean + mixing.noise_only
+    noises = mixing.coloured + mixing.babble + mixing.tones
+    least_steps = run.warmup_steps + run.decay_steps
     shortest_s = 2 * FRAME_SAMPLES / SAMPLE_RATE_HZ
     checks = [
         ("model.channels", model.channels >= SE_REDUCTION and model.channels % SE_REDUCTION == 0, "a multiple of 8"),
@@ -286,26 +295,25 @@ def _check(config: TrainingConfig) -> None:
         ("mixing.clip_s", mixing.clip_s >= shortest_s, f"{shortest_s:g} or more"),
         ("validation.clip_s", validation.clip_s >= shortest_s, f"{shortest_s:g} or more"),
         ("validation.clips", validation.clips > 0, "1 or more"),
-        ("mixing.high_snr, clean, noise_only", mixing.high_snr + mixing.clean + mixing.noise_only <= 1, "1 together"),
-        ("mixing.coloured, babble, tones", mixing.coloured + mixing.babble + mixing.tones <= 1, "1 together"),
+        ("mixing.high_snr + clean + noise_only", inputs <= 1, "at most 1"),
+        ("mixing.coloured + babble + tones", noises <= 1, "at most 1"),
         ("optimisation.precision", run.precision in ("bf16", "fp32"), "bf16 or fp32"),
-        ("optimisation.steps", run.steps >= run.warmup_steps + run.decay_steps, "warm-up and decay or more"),
+        ("optimisation.steps", run.steps >= least_steps, "at least warmup_steps + decay_steps"),
         ("optimisation.batch_size", run.batch_size > 0, "1 or more"),
         ("optimisation.save_every_steps", run.save_every_steps > 0, "1 or more"),
         ("optimisation.validate_every_steps", run.validate_every_steps > 0, "1 or more"),
         (
             "model.start",
             run.batch_statistics or model.start is not None,
-            "given where optimisation.batch_statistics is false",
+            "set if optimisation.batch_statistics is false",
         ),
         ("optimisation.ema_decay", 0 <= run.ema_decay < 1, "0 or more and below 1"),
     ]
     for source in (*config.data.speech, *config.data.noise):
-        checks.append((f"weight of {source.path}", source.weight > 0, "above 0"))
-    for item in dataclasses.fields(Mixing):
-        if item.type == "float" and item.name not in ("clip_s", "level_jitter_db", "eq_db"):
-            value = getattr(mixing, item.name)
-            checks.append((f"mixing.{item.name}", 0 <= value <= 1, "a probability, 0 to 1"))
+        checks.append((f"weight of {source.path!r}", source.weight > 0, "above 0"))
+    for name, hint in typing.get_type_hints(Mixing).items():
+        if hint is float and not name.endswith(("_s", "_db")):
+            checks.append((f"mixing.{name}", 0 <= getattr(mixing, name) <= 1, "a probability, 0 to 1"))
     for name, ok, legal in checks:
         if not ok:
             raise TrainingError(f"{name} must be {legal}")

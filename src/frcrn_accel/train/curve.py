@@ -1,31 +1,31 @@
-"""A picture of a run's log."""
+"""A plot of a run's log."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from frcrn_accel.atomic import replacing
 from frcrn_accel.errors import TrainingError
+from frcrn_accel.train.log import read_log
 
 __all__ = ["plot_curve"]
 
 
 def plot_curve(log: Path, picture: Path) -> None:
-    """Loss, SI-SDR, PESQ-WB and learning rate over the steps.
+    """Plot loss, SI-SDR, PESQ-WB and learning rate over the steps.
 
     Args:
         log: `log.jsonl` of a run.
-        picture: PNG to write; one that is there is replaced.
+        picture: PNG file to write or replace.
 
     Raises:
-        TrainingError: There is no log, or nothing in it yet.
+        TrainingError: The log is missing or damaged, or holds no steps yet.
     """
     if not log.exists():
-        raise TrainingError(f"{str(log)!r} does not exist: it is no folder of a training run")
-    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        raise TrainingError(f"{str(log)!r} does not exist: {str(log.parent)!r} is not the folder of a training run")
+    entries = read_log(log)
     steps = [entry for entry in entries if "loss" in entry]
     scores = [(entry["step"], entry["validation"]) for entry in entries if "validation" in entry]
     if not steps:

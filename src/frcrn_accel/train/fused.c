@@ -1,13 +1,13 @@
-/* What training does to the activations of FRCRN between its convolutions, in as few passes over memory as there can
- * be: they are bfloat16, (batch, bins, frames, channels), and each pass over one of them takes as long as a convolution.
- * Sums are float over a block, and double over the blocks, which are added in order: any number of threads gives the
- * same. What needs memory for sums gives 0 if there is none, and 1 otherwise. */
+/* The operators between the convolutions of FRCRN for training, in as few passes over memory as possible. Activations
+ * are bfloat16, (batch, bins, frames, channels), and each pass over one of them takes as long as a convolution. Sums are
+ * float within a block and double over the blocks, which are added in order, so that the result does not depend on the
+ * number of threads. Functions that allocate memory for sums return 0 if they get none, and 1 otherwise. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef uint16_t bf16;
-enum { REAL = 2 * CHANNELS, BLOCK = 512, FRAMES = 16 }; /* channels; pixels, and frames, that are summed at a time */
+enum { REAL = 2 * CHANNELS, BLOCK = 512, FRAMES = 16 }; /* real channels; pixels and frames per block of a sum */
 
 static inline float wide(bf16 v) {
     union { uint32_t bits; float value; } x = {.bits = (uint32_t)v << 16};
@@ -21,10 +21,10 @@ static inline bf16 narrow(float v) {
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Blocks of `size` that so many are done in. */
+/* Number of blocks of `size` that `count` items take. */
 static inline int64_t blocks_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
-/* With the bias, in place. */
+/* Add the bias and apply leaky ReLU, in place. */
 void leaky_relu(int64_t pixels, float slope, const float *restrict bias, bf16 *restrict y) {
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < pixels; p++)
@@ -61,46 +61,48 @@ int leaky_relu_backward(int64_t pixels, float slope, const bf16 *restrict y, con
     return 1;
 }
 
-/* One layer of complex FSMN, `Operators.memory`: (batch, steps, others, REAL), the memory along the steps. A column, all
- * steps of one of the others, and all that becomes of it fit into a core's cache, so an activation is read and written
- * once. What is in between is float, and the backward pass computes it again. */
+/* One layer of complex FSMN, see `Operators.memory`: (batch, steps, others, REAL), with the memory along the steps. A
+ * column (all steps at one index of `others`) and everything computed from it fit into a core's cache, so an activation
+ * is read and written only once. Intermediate values are float, and the backward pass computes them again. */
 
+/* SUMS: vectors that fit into the registers as sums. */
 #ifdef __AVX512F__
 enum { WIDTH = CHANNELS % 16 ? 8 : 16, SUMS = 24 };
 #else
 enum { WIDTH = 8, SUMS = 12 };
 #endif
-enum { VECTORS = CHANNELS / WIDTH, COLUMNS = 8 }; /* of a part; that are summed at a time. SUMS: that registers hold */
+enum { VECTORS = CHANNELS / WIDTH, COLUMNS = 8 }; /* vectors per part; columns per block of a sum */
 typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4 * WIDTH), may_alias));
 typedef int32_t mask __attribute__((vector_size(4 * WIDTH), aligned(4 * WIDTH)));
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 20")
 
-/* The weights of a layer as the products below take them. */
+/* The weights of a layer, arranged for the products below. */
 typedef struct {
     vector to_hidden[CHANNELS][2 * VECTORS];    /* from each channel of a part to both networks */
     vector from_hidden[REAL][VECTORS];          /* its transpose */
     vector bias[2 * VECTORS];
-    vector project[2][CHANNELS][VECTORS];       /* of each network, from each hidden channel */
+    vector project[2][CHANNELS][VECTORS];       /* from each hidden channel, for each network */
     vector project_back[2][CHANNELS][VECTORS];  /* its transpose */
-    vector taps[4 * VECTORS][20];               /* of each memory */
-    vector taps_back[4 * VECTORS][20];          /* the other way round */
+    vector taps[4 * VECTORS][20];               /* for each memory */
+    vector taps_back[4 * VECTORS][20];          /* reversed */
 } Layer;
 
-/* Sums over columns of what the gradients of the weights are. */
+/* Gradients of the weights, summed over columns. */
 typedef struct {
     float weight[REAL][CHANNELS], bias[REAL], project[2][CHANNELS][CHANNELS], taps[4 * VECTORS][20][WIDTH];
 } Gradients;
 
-/* What becomes of a column; arrays of rows (step, part) but for the memories, a plane of steps for each vector. */
+/* Intermediate values of a column: arrays of rows (step, part), except for the memories, which have a plane of steps
+ * per vector. */
 typedef struct {
     vector *x, *hidden, *memory, *d, *dmemory, *dhidden, *dx;
 } Column;
 
-/* Of a vector what lies where another is above zero. */
+/* Keep the elements of `x` where `y` is above zero, and zero the others. */
 INLINE vector where_above_zero(vector x, vector y) { return (vector)((mask)x & (y > 0)); }
 
-/* (rows, length) times (length, vectors): so many rows and vectors of the product as there are registers for. */
+/* Multiply (rows, length) by (length, vectors), for as many rows and vectors as the registers hold. */
 INLINE void product_of(int64_t rows, int64_t count, const float *a, int64_t stride, int64_t length, const vector *b,
                        int64_t vectors, vector *out, int64_t row_stride, int64_t vector_stride) {
     vector sums[12][4];
@@ -139,7 +141,7 @@ INLINE void product(int64_t rows, const float *a, int64_t stride, int64_t length
                         vector_stride);
 }
 
-/* Adds the transpose of (rows, length) times (rows, VECTORS) to (length, CHANNELS). `length` is a multiple of 8. */
+/* Add the transpose of (rows, length) times (rows, VECTORS) to (length, CHANNELS). `length` is a multiple of 8. */
 INLINE void add_outer(int64_t rows, const float *a, int64_t stride, int64_t length, const vector *b, int64_t b_stride,
                       float *out) {
     for (int64_t i = 0; i < length; i += 8)
@@ -155,7 +157,7 @@ INLINE void add_outer(int64_t rows, const float *a, int64_t stride, int64_t leng
         }
 }
 
-/* Adds to a plane of `steps` the sums over `count` of its input, each step and those after it, times the taps. */
+/* Add the filtered input to a plane of `steps`: at each step, the `count` inputs from there on, times the taps. */
 INLINE void add_filtered(int64_t steps, int64_t count, const vector *x, const vector *taps, vector *out,
                          int64_t stride) {
     int64_t s = 0;
@@ -170,7 +172,7 @@ INLINE void add_filtered(int64_t steps, int64_t count, const vector *x, const ve
         for (int64_t t = 0; t < count; t++) out[s * stride] += taps[t] * x[s + t];
 }
 
-/* Adds the gradients of those taps. */
+/* Add the gradients of these taps. */
 INLINE void add_taps(int64_t steps, int64_t count, const vector *d, const vector *x, float (*out)[WIDTH]) {
     vector sums[20];
     UNROLL for (int64_t t = 0; t < count; t++) sums[t] = (vector){0};
@@ -192,7 +194,7 @@ INLINE void store(int64_t steps, int64_t stride, const float *from, bf16 *to) {
         for (int64_t i = 0; i < REAL; i++) to[s * stride + i] = narrow(from[s * REAL + i]);
 }
 
-/* The hidden layers and the memories, which have `past` steps of zeros in front. */
+/* Compute the hidden layers and the memories, which begin with `past` steps of zeros. */
 static void remember(int64_t steps, int64_t past, const Layer *layer, const Column *c) {
     product(2 * steps, (float *)c->x, CHANNELS, CHANNELS, layer->to_hidden[0], 2 * VECTORS, c->hidden, 2 * VECTORS,
             1);
@@ -212,7 +214,7 @@ static void remember(int64_t steps, int64_t past, const Layer *layer, const Colu
         }
 }
 
-/* The part of the output that a memory is added to: (real, real) and (imaginary, imaginary) to the real one. */
+/* Part of the output that a memory is added to: the real one for (real, real) and (imaginary, imaginary). */
 INLINE int64_t part_of(int64_t memory) { return memory == 1 || memory == 2; }
 
 static int column_in(Column *c, int64_t steps, int64_t past) {
@@ -323,7 +325,7 @@ static void memory_column_backward(int64_t steps, int64_t count, const Layer *la
         }
 }
 
-/* `sums` holds a `Gradients` as it is for all columns, at the end. */
+/* At the end, `sums` holds the `Gradients` over all columns. */
 int memory_backward(int64_t batch, int64_t steps, int64_t others, int64_t count, const bf16 *restrict x,
                     const float *restrict weight, const float *restrict bias, const float *restrict projection,
                     const float *restrict taps, const bf16 *restrict d, bf16 *restrict dx, float *restrict dweight,
@@ -377,7 +379,7 @@ int memory_backward(int64_t batch, int64_t steps, int64_t others, int64_t count,
     return fine;
 }
 
-/* Means over the bins: to (batch, frames, REAL). */
+/* Compute means over the bins, (batch, frames, REAL). */
 void frame_means(int64_t batch, int64_t bins, int64_t frames, const bf16 *restrict x, float *restrict out) {
     int64_t blocks = blocks_of(frames, FRAMES);
 #pragma omp parallel for schedule(static)
@@ -407,7 +409,7 @@ void frame_means_backward(int64_t batch, int64_t bins, int64_t frames, const bf1
     }
 }
 
-/* Channels of `a` times `scale_a`, then those of `b` times `scale_b`, (batch, frames, REAL) each. */
+/* Concatenate `a` times `scale_a` and `b` times `scale_b` along the channels; scales are (batch, frames, REAL). */
 void scaled_concat(int64_t batch, int64_t bins, int64_t frames, const bf16 *restrict a, const float *restrict scale_a,
                    const bf16 *restrict b, const float *restrict scale_b, bf16 *restrict out) {
 #pragma omp parallel for schedule(static)

@@ -1,8 +1,8 @@
-"""The operators between convolutions as training on a CPU wants them: few passes over memory, in bfloat16.
+"""The operators between convolutions for training on a CPU, in bfloat16 and with few passes over memory.
 
-The activations of a batch are gigabytes, and PyTorch's own operators read and write them so often that this takes
-longer than all convolutions together. `fused.c` is compiled when training starts; without a C compiler training goes
-on with PyTorch's operators.
+The activations of a batch take gigabytes, and PyTorch's own operators read and write them so often that this takes
+longer than all convolutions together. `fused.c` is compiled when training starts; without a C compiler PyTorch's
+operators are used.
 """
 
 from __future__ import annotations
@@ -38,21 +38,27 @@ _FLAGS = (
     "-fPIC",
     "-std=c11",
 )
-# Those that need memory for sums, and give 0 if there is none.
+# Functions that allocate memory for sums, and return 0 if they get none.
 _ALLOCATING = {"leaky_relu_backward", "memory", "memory_backward"}
 
 
-def fused_operators(channels: int) -> Operators:
-    """The fastest operators there are here for a network of so many complex channels."""
-    library = _library(channels)
+def fused_operators(channels: int, compiler: str = "cc") -> Operators:
+    """Return the fastest operators for a network on this machine.
+
+    Args:
+        channels: Complex channels of the network.
+        compiler: Command of the C compiler. If it is missing or fails, the result is PyTorch's operators, and a
+            warning is logged.
+    """
+    library = _library(channels, compiler)
     return Operators() if library is None else FusedOperators(library, channels)
 
 
 class FusedOperators(Operators):
-    """`fused.c` for bfloat16 tensors on a CPU, PyTorch's operators for all others.
+    """`fused.c` for bfloat16 tensors on a CPU, PyTorch's operators for all other tensors.
 
     Args:
-        library: `fused.c`, compiled for this many channels.
+        library: `fused.c`, compiled for `channels`.
         channels: Complex channels.
     """
 
@@ -61,7 +67,7 @@ class FusedOperators(Operators):
         self._channels = channels
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FusedOperators:
-        """Itself: a library cannot be copied."""
+        """Return itself: a loaded library cannot be copied."""
         return self
 
     def leaky_relu(self, x: Tensor, bias: Tensor) -> Tensor:
@@ -175,30 +181,30 @@ def _applies(x: Tensor) -> bool:
 
 
 def _run(function: Any, *arguments: int | float | Tensor) -> None:
-    """Call a function of the library; tensors, which must be contiguous, are handed over as their addresses."""
+    """Call a function of the library; tensors, which must be contiguous, are passed as their addresses."""
     if any(isinstance(argument, Tensor) and not argument.is_contiguous() for argument in arguments):
         raise ValueError("a tensor is not contiguous")
-    # The arguments, held until the end, keep the tensors alive.
+    # `arguments` keeps the tensors alive during the call.
     addresses = (argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments)
     if function(*addresses) == 0:
         raise MemoryError
 
 
 @cache
-def _library(channels: int) -> ctypes.CDLL | None:
-    """`fused.c`, compiled for this machine; None, and a line in the log, if that does not work."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        _LOG.warning("no C compiler ('cc'): training goes on with PyTorch's own operators, which are slower")
+def _library(channels: int, compiler: str) -> ctypes.CDLL | None:
+    """Compile `fused.c` for this machine; log a warning and return None if that fails."""
+    command = shutil.which(compiler)
+    if command is None:
+        _LOG.warning("no C compiler (%r): training uses PyTorch's own operators, which are slower", compiler)
         return None
     with tempfile.TemporaryDirectory() as folder, as_file(files(__package__) / "fused.c") as source:
         library = Path(folder) / "fused.so"
-        command = [compiler, *_FLAGS, f"-DCHANNELS={channels}", str(source), "-o", str(library)]
-        compiled = subprocess.run(command, capture_output=True, text=True, check=False)
+        line = [command, *_FLAGS, f"-DCHANNELS={channels}", str(source), "-o", str(library)]
+        compiled = subprocess.run(line, capture_output=True, text=True, check=False)
         if compiled.returncode:
             _LOG.warning(
-                "%r failed (%s): training goes on with PyTorch's own operators, which are slower",
-                " ".join(command),
+                "%r failed (%s): training uses PyTorch's own operators, which are slower",
+                " ".join(line),
                 compiled.stderr.strip()[-500:],
             )
             return None

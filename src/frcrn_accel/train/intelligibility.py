@@ -1,4 +1,4 @@
-"""How much less of the target is understood in the output: STOI in differentiable form."""
+"""A differentiable form of STOI, as a loss."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 
 __all__ = ["IntelligibilityLoss"]
 
-_WINDOW = 410  # 25.6 ms
-_HOP = 205
-_FFT = 1024
+_FRAME_SAMPLES = 410  # 25.6 ms
+_HOP_SAMPLES = 205
+_FFT_SAMPLES = 1024
 _BANDS = 15
 _LOWEST_HZ = 150.0
-_SEGMENT_FRAMES = 30  # 384 ms: what a segment's slowest modulation needs
+_SEGMENT_FRAMES = 30  # 384 ms: the period of the slowest modulation that counts
 _SEGMENT_STEP = 5
-_RANGE_DB = 40.0  # frames this far below the loudest are silent, and count for nothing
+_RANGE_DB = 40.0  # frames this far below the loudest are silent and do not count
 _CLIP_DB = 15.0
 _EPSILON = 1e-5
 
 
 class IntelligibilityLoss(torch.nn.Module):
-    """One minus the short-time objective intelligibility.
+    """One minus the short-time objective intelligibility (STOI).
 
-    C. Taal, R. Hendriks, R. Heusdens, J. Jensen, "An algorithm for intelligibility prediction of time-frequency
-    weighted noisy speech", 2011. Here at 16 kHz instead of 10, with every fifth segment, and with the silent frames
-    left out of the spectra instead of the signals.
+    Source: C. Taal, R. Hendriks, R. Heusdens, J. Jensen, "An algorithm for intelligibility prediction of
+    time-frequency weighted noisy speech", IEEE TASLP 2011. This form computes at 16 kHz instead of 10 kHz, uses only
+    every fifth segment, and removes silent frames from the spectra instead of the signals.
     """
 
     window: Tensor
@@ -35,20 +35,20 @@ class IntelligibilityLoss(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        hz = np.arange(_FFT // 2 + 1) * SAMPLE_RATE_HZ / _FFT
+        hz = np.arange(_FFT_SAMPLES // 2 + 1) * SAMPLE_RATE_HZ / _FFT_SAMPLES
         centres_hz = _LOWEST_HZ * 2 ** (np.arange(_BANDS) / 3)
         lowest, above = (np.abs(hz - (centres_hz * 2**way)[:, None]).argmin(1) for way in (-1 / 6, 1 / 6))
         number = np.arange(len(hz))
         members = (number >= lowest[:, None]) & (number < above[:, None])
-        self.register_buffer("window", torch.hann_window(_WINDOW), persistent=False)
+        self.register_buffer("window", torch.hann_window(_FRAME_SAMPLES), persistent=False)
         self.register_buffer("bands", torch.tensor(members, dtype=torch.float32), persistent=False)
 
     def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
-        """1 - STOI, `(batch,)`; 0 where less than 384 ms of the target is not silent.
+        """Return 1 - STOI, `(batch,)`; 0 where less than 384 ms of the target is not silent.
 
         Args:
             estimate: `float32 (batch, samples)`, at least 1024 samples.
-            target: The same shape; each with speech.
+            target: Clean speech of the same shape; no row is silent.
         """
         wanted, found = self._spectrum(target), self._spectrum(estimate)
         energy_db = 10 * torch.log10(wanted.sum(1) + 1e-12)
@@ -59,7 +59,7 @@ class IntelligibilityLoss(torch.nn.Module):
 
     @staticmethod
     def _lost(wanted: Tensor, found: Tensor, spoken: Tensor) -> Tensor:
-        """Of one example: `(bands, frames)` twice, and which frames count."""
+        """Return 1 - STOI of one example, given two spectra `(bands, frames)` and which frames count."""
         if int(spoken.sum()) < _SEGMENT_FRAMES:
             return found.new_zeros(())
         wanted, found = (x[:, spoken].unfold(1, _SEGMENT_FRAMES, _SEGMENT_STEP) for x in (wanted, found))
@@ -70,8 +70,14 @@ class IntelligibilityLoss(torch.nn.Module):
         return 1 - ((a * b).sum(-1) / norms).mean()
 
     def _spectrum(self, audio: Tensor) -> Tensor:
-        """Power, `(batch, bins, frames)`."""
+        """Return the power spectrum, `(batch, bins, frames)`."""
         spectrum = torch.stft(
-            audio, _FFT, _HOP, win_length=_WINDOW, window=self.window, center=False, return_complex=True
+            audio,
+            _FFT_SAMPLES,
+            _HOP_SAMPLES,
+            win_length=_FRAME_SAMPLES,
+            window=self.window,
+            center=False,
+            return_complex=True,
         )
         return spectrum.real.square() + spectrum.imag.square()

@@ -1,4 +1,4 @@
-"""How far the network's output is from the target."""
+"""The loss: how far the output of the network is from the target."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from frcrn_accel.train.perceptual import PerceptualDisturbance
 
 __all__ = ["DenoisingLoss"]
 
-_WINDOW = 512
-_HOP = 128
-_FLOOR = 1e-6  # power of a bin below which it counts as silent: far below what 16 bits hold
+_FRAME_SAMPLES = 512
+_HOP_SAMPLES = 128
+_FLOOR = 1e-6  # power below which a bin counts as silent: far below the resolution of 16 bits
 _BEST_SI_SDR_DB = 35.0
 _SILENT_POWER = 1e-10
 
 
 class DenoisingLoss(torch.nn.Module):
-    """Errors of compressed spectra, minus SI-SDR, what is lost to the ear, and what is no longer understood.
+    """Squared errors of compressed spectra, minus SI-SDR, `PerceptualDisturbance` and `IntelligibilityLoss`.
 
-    The compressed complex spectrum and its magnitude: S. Braun, I. Tashev, "A consolidated view of loss functions for
-    supervised deep learning-based speech enhancement", 2020. What is lost to the ear: `PerceptualDisturbance`;
-    what is no longer understood: `IntelligibilityLoss`. A target without speech has neither these nor SI-SDR; the
-    spectra alone count there.
+    The errors of the compressed complex spectrum and of its magnitude are from S. Braun, I. Tashev, "A consolidated
+    view of loss functions for supervised deep learning-based speech enhancement", 2020. For a target without speech
+    only these two count.
 
     Args:
-        weights: Of the parts.
+        weights: Weights of the parts.
     """
 
     window: Tensor
@@ -37,14 +36,14 @@ class DenoisingLoss(torch.nn.Module):
         self.weights = weights
         self.perceptual = PerceptualDisturbance()
         self.intelligibility = IntelligibilityLoss()
-        self.register_buffer("window", torch.hann_window(_WINDOW), persistent=False)
+        self.register_buffer("window", torch.hann_window(_FRAME_SAMPLES), persistent=False)
 
     def forward(self, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """The parts by name, weighted, and their sum, `"loss"`.
+        """Return the weighted parts, by name, and their sum, `"loss"`.
 
         Args:
             estimate: `float32 (batch, samples)`.
-            target: The same shape.
+            target: Clean speech of the same shape.
         """
         a, b = self._compressed(estimate), self._compressed(target)
         spoken = target.square().sum(-1) > _SILENT_POWER * target.shape[-1]
@@ -63,13 +62,13 @@ class DenoisingLoss(torch.nn.Module):
         return {**parts, "loss": torch.stack(list(parts.values())).sum()}
 
     def _compressed(self, audio: Tensor) -> Tensor:
-        spectrum = torch.stft(audio, _WINDOW, _HOP, window=self.window, return_complex=True)
+        spectrum = torch.stft(audio, _FRAME_SAMPLES, _HOP_SAMPLES, window=self.window, return_complex=True)
         power = spectrum.real.square() + spectrum.imag.square()
         return spectrum * (power + _FLOOR) ** ((self.weights.exponent - 1) / 2)
 
     @staticmethod
     def _si_sdr_db(estimate: Tensor, target: Tensor) -> Tensor:
-        """Of each example; capped, so that those that are easy do not crowd out the others."""
+        """Return the SI-SDR of each example, capped so that easy examples do not crowd out the others."""
         energy = target.square().sum(-1) + _SILENT_POWER
         aimed = (estimate * target).sum(-1, keepdim=True) / energy[:, None] * target
         error = (estimate - aimed).square().sum(-1)

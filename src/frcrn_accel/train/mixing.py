@@ -1,7 +1,7 @@
-"""Noisy speech made on the fly, with what is wanted of it. numpy only.
+"""Training examples, mixed on the fly. Needs no engine.
 
-Every example is a function of the seed, the step and its place in the batch, and of nothing else: a run that goes on
-after a kill, or on another number of processes, sees the same examples.
+Every example is a function of the seed, the step and its row in the batch, and of nothing else: a run that resumes
+after a kill, or with another number of processes, gets the same examples.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ __all__ = ["Example", "Mixer"]
 
 Audio = NDArray[np.float32]
 
-_EARLY_S = 0.05  # reflections that belong to the target: they help to understand speech
+_EARLY_S = 0.05  # these reflections belong to the target: they make speech easier to understand
 _QUIET = 1e-5
 
 
 @dataclass(frozen=True)
 class Example:
-    """What the network gets and what it should give, `float32 (samples,)` each.
+    """An input of the network and the output to learn, `float32 (samples,)` each.
 
     Attributes:
-        noisy: Speech and noise, at about the level that `Denoiser` brings recordings to.
-        target: The speech in it, with the first 50 ms of its reverberation; zeros if there is none.
+        noisy: Speech and noise, at about the level to which `Denoiser` scales recordings.
+        target: The speech in it, with the first 50 ms of its reverberation; zeros for noise alone.
     """
 
     noisy: Audio
@@ -39,12 +39,12 @@ class Example:
 
 
 class Mixer:
-    """Makes examples.
+    """Mixes examples out of speech and noise.
 
     Args:
-        speech: Where speech is drawn.
-        noise: Where noise is drawn.
-        mixing: How.
+        speech: Corpus to draw speech from.
+        noise: Corpus to draw noise from.
+        mixing: How to mix them.
     """
 
     def __init__(self, speech: Corpus, noise: Corpus, mixing: Mixing) -> None:
@@ -53,11 +53,11 @@ class Mixer:
         self._mixing = mixing
 
     def example(self, seed: tuple[int, ...], snr_db: float | None = None) -> Example:
-        """One example.
+        """Make one example.
 
         Args:
-            seed: Another gives another example.
-            snr_db: The level of the speech over the noise; None draws that too, and whether there are both.
+            seed: Seed of everything random in it.
+            snr_db: Signal-to-noise ratio; None draws it too, and whether the example has both speech and noise.
         """
         rng = np.random.default_rng(seed)
         mixing = self._mixing
@@ -88,7 +88,7 @@ class Mixer:
         return Example((noisy * gain).astype(np.float32), (target * gain).astype(np.float32))
 
     def batch(self, seed: int, step: int, rows: range) -> tuple[Audio, Audio]:
-        """Examples `rows` of a step's batch: noisy and target, `(len(rows), samples)`."""
+        """Make rows of a step's batch: noisy and target, `float32 (len(rows), samples)` each."""
         examples = [self.example((seed, step, row)) for row in rows]
         return np.stack([e.noisy for e in examples]), np.stack([e.target for e in examples])
 
@@ -133,7 +133,7 @@ class Mixer:
 
     @staticmethod
     def _played(corpus: Corpus, rng: np.random.Generator, samples: int, probability: float, most: float) -> Audio:
-        """A stretch of a corpus, now and then faster or slower."""
+        """Draw a stretch of a corpus, sometimes played faster or slower."""
         if rng.random() >= probability:
             return corpus.draw(rng, samples)
         speed = most ** rng.uniform(-1, 1)
@@ -143,7 +143,7 @@ class Mixer:
 
 
 def _active_level(audio: Audio) -> float:
-    """RMS of the loud part of a signal."""
+    """Return the RMS of the samples whose power is above the mean."""
     power = audio.astype(np.float64) ** 2
     active = power > power.mean()
     return float(np.sqrt(power[active].mean())) if active.any() else float(np.sqrt(power.mean()))
@@ -155,13 +155,13 @@ def _to_level(audio: Audio, rms: float) -> Audio:
 
 
 def _filtered(audio: Audio, gain_db: NDArray[np.float64]) -> Audio:
-    """Zero-phase; `gain_db` for each bin of the signal's spectrum."""
+    """Filter with zero phase; `gain_db` has a gain for each bin of the signal's spectrum."""
     spectrum = np.fft.rfft(audio) * 10 ** (gain_db / 20)
     return np.fft.irfft(spectrum, len(audio)).astype(np.float32)
 
 
 def _random_eq_db(rng: np.random.Generator, samples: int, most_db: float) -> NDArray[np.float64]:
-    """Gains that change smoothly along a logarithmic frequency axis, for each bin."""
+    """Return a gain for each bin that changes smoothly along a logarithmic frequency axis."""
     knots_hz = np.geomspace(60, SAMPLE_RATE_HZ / 2, 7)
     gains_db = rng.uniform(-most_db, most_db, len(knots_hz))
     frequencies_hz = np.fft.rfftfreq(samples, 1 / SAMPLE_RATE_HZ)
@@ -175,7 +175,7 @@ def _low_pass(audio: Audio, edge_hz: float) -> Audio:
 
 
 def _room(rng: np.random.Generator) -> Audio:
-    """Impulse response of a made-up room: the direct sound, then noise that dies away, its high part faster."""
+    """Return the impulse response of a synthetic room: direct sound, then decaying noise whose highs decay faster."""
     decay_s = rng.uniform(0.15, 0.9)  # to -60 dB
     time_s = np.arange(int(decay_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     tail = rng.standard_normal(len(time_s)) * 10 ** (-3 * time_s / decay_s)
@@ -198,14 +198,14 @@ def _convolved(audio: Audio, response: Audio) -> Audio:
 
 
 def _coloured(rng: np.random.Generator, samples: int) -> Audio:
-    """White to brown noise."""
+    """Return noise between bluish and brown."""
     frequencies_hz = np.maximum(np.fft.rfftfreq(samples, 1 / SAMPLE_RATE_HZ), 30)
     spectrum = np.fft.rfft(rng.standard_normal(samples)) * frequencies_hz ** -rng.uniform(-0.3, 1)
     return _to_level(np.fft.irfft(spectrum, samples).astype(np.float32), 0.1)
 
 
 def _tones(rng: np.random.Generator, samples: int) -> Audio:
-    """A siren, an alarm or a hum: harmonics of a pitch that swings, with pauses or without."""
+    """Return a siren, an alarm or a hum: harmonics of a pitch that may swing, with or without pauses."""
     time_s = np.arange(samples) / SAMPLE_RATE_HZ
     pitch_hz = float(np.exp(rng.uniform(np.log(50), np.log(2500))))
     swing = rng.choice([0, rng.uniform(0.02, 0.6)])

@@ -1,7 +1,8 @@
-"""The optimiser: Muon for the matrices, Adam for the rest."""
+"""The optimiser, Muon for matrices and Adam for the rest, and its learning rate."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,31 +10,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Muon"]
+from frcrn_accel.train.config import Optimisation
+
+__all__ = ["Muon", "learning_rate_at"]
 
 _MOMENTUM = 0.95
 _BETAS = (0.9, 0.999)
 _EPSILON = 1e-8
-_LEAST_RANK = 16  # smaller matrices have too few directions for their even use to matter
+_LEAST_RANK = 16  # smaller matrices have too few directions to profit from using them evenly
 # Quintic Newton-Schulz iteration: five steps bring singular values from (0, 1] to about 1.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
-_ADAM_STEP = 0.2  # usual size of an Adam update at learning rate 1, which Muon's are scaled to
+_ADAM_STEP = 0.2  # typical size of an Adam update at learning rate 1; Muon's are scaled to it
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose updates have all their singular values near one, so that no direction of a matrix lags behind.
+    """Momentum whose updates have all singular values near one, so that no direction of a matrix lags behind.
 
-    K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; the scale of the updates, which
-    lets one learning rate serve both kinds, is from J. Liu et al., "Muon is scalable for LLM training", 2025.
-    `torch.optim.Muon` takes matrices only; here the kernel of a convolution is the matrix `(outputs, all the rest)`.
-    Biases, batch norms, depthwise filters and small matrices get Adam. What it did for
-    `frcrn-small` is in docs/models/frcrn-small.md.
+    Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. The scale of the
+    updates, which lets Muon and Adam share a learning rate, is from J. Liu et al., "Muon is scalable for LLM
+    training", 2025.
+    `torch.optim.Muon` takes matrices only; here the kernel of a convolution counts as a matrix of its outputs by
+    everything else. Biases, batch norms, depthwise filters and small matrices are trained with Adam.
+    docs/models/frcrn-small.md compares Muon with AdamW.
 
     Args:
-        network: Whose parameters to train.
-        learning_rate: For both kinds.
-        weight_decay: Decoupled, for both kinds.
+        network: The network whose parameters to train.
+        learning_rate: Learning rate of all parameters.
+        weight_decay: Weight decay of all parameters, decoupled from the gradient.
     """
 
     def __init__(self, network: nn.Module, learning_rate: float, weight_decay: float) -> None:
@@ -50,9 +54,9 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step along the gradients that are there."""
+        """Update the parameters that have gradients."""
         if closure is not None:
-            raise ValueError("this optimiser takes no closure")
+            raise ValueError("Muon does not take a closure")
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             for parameter in parameters:
@@ -71,7 +75,7 @@ class Muon(torch.optim.Optimizer):
             update = gradient.lerp(state["momentum"], _MOMENTUM).flatten(1)
             by_shape[(update.shape[0], update.shape[1])].append((parameter, update))
         for shape, items in by_shape.items():
-            # Matrices of one shape in one go: there are some three hundred, most of them small.
+            # Matrices of one shape together: the network has some three hundred, most of them small.
             updates = _orthogonal(torch.stack([update for _, update in items]))
             scale = _ADAM_STEP * max(shape) ** 0.5
             for (parameter, _), update in zip(items, updates, strict=True):
@@ -91,6 +95,19 @@ class Muon(torch.optim.Optimizer):
             parameter.addcdiv_(mean, square.sqrt() + _EPSILON, value=-learning_rate)
 
 
+def learning_rate_at(step: int, run: Optimisation) -> float:
+    """Return the learning rate of a step: a linear rise, a constant part, a fall along a cosine.
+
+    The constant part does not depend on the length of the run, so a run can be prolonged until the fall begins.
+    """
+    if step < run.warmup_steps:
+        return run.learning_rate * (step + 1) / run.warmup_steps
+    left = run.steps - step
+    if left >= run.decay_steps:
+        return run.learning_rate
+    return run.learning_rate * 0.5 * (1 - math.cos(math.pi * left / run.decay_steps))
+
+
 def _rank(parameter: Tensor) -> int:
     return min(parameter.shape[0], parameter[0].numel()) if parameter.ndim > 1 else 1
 
@@ -101,7 +118,7 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 
 def _orthogonal(matrices: Tensor) -> Tensor:
-    """The nearest matrices with singular values near one, `(count, rows, columns)` both."""
+    """Return the nearest matrices whose singular values are all near one, `(count, rows, columns)` both."""
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if is_tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + _EPSILON)

@@ -1,4 +1,4 @@
-"""Means as a stream has them, for training a network that is used in streams."""
+"""The means that a stream knows, to train a network for streams."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ __all__ = ["RunningMeans"]
 
 
 class RunningMeans(Operators):
-    """Operators whose means are those over what has been heard: `streaming.averaging`, without a horizon.
+    """Operators whose means are over the signal so far, as `streaming.averaging` computes them without a horizon.
 
-    What a stream starts with is what is typical of noisy speech; here it is the mean over the batch, into which no
-    gradient goes.
+    A stream starts with means typical of noisy speech; here it starts with the mean over the batch, without gradient.
 
     Args:
-        operators: What computes all the rest.
-        start_s: How much audio the start counts for, seconds.
+        operators: Operators that compute everything else.
+        start_s: Weight of the start, as seconds of audio.
     """
 
     def __init__(self, operators: Operators, start_s: float = 1.0) -> None:
@@ -35,11 +34,11 @@ class RunningMeans(Operators):
         return self._operators.memory(x, weight, bias, projection, taps)
 
     def means(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`x`, and the means over frequency and the frames so far, `(batch, time, 2 * channels)`."""
+        """Return `x`, and its means over frequency and the frames so far, `(batch, time, 2 * channels)`."""
         x, frames = self._operators.frame_means(x)
         start = frames.detach().mean(dim=(0, 1))
-        heard = torch.arange(1, frames.shape[1] + 1, device=x.device)[:, None]
-        means = (self._start_frames * start + frames.cumsum(dim=1)) / (self._start_frames + heard)
+        count = torch.arange(1, frames.shape[1] + 1, device=x.device)[:, None]
+        means = (self._start_frames * start + frames.cumsum(dim=1)) / (self._start_frames + count)
         return x, means
 
     def concatenate(self, a: Tensor, scale_a: Tensor | None, b: Tensor, scale_b: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Recordings to draw from: decoded once, kept as samples in files that are mapped into memory."""
+"""Recordings to draw from: decoded once, and kept as samples in files that are mapped into memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Corpus", "prepare_source"]
 
 _TRIES = 20
 _FROM_INT16 = np.float32(1 / 32768)
-_SILENCE = 1e-3  # RMS of full scale; recordings that are quieter than this are pauses
+_SILENCE = 1e-3  # RMS, full scale at 1.0; quieter stretches are pauses
 
 
 class Corpus:
@@ -28,9 +28,9 @@ class Corpus:
 
     Args:
         signals: int16 at the model's rate, `(samples,)`.
-        weights: How often each is drawn, against the others.
-        held_out_share: The end of each that training does not get.
-        held_out: Draw from these ends instead.
+        weights: How often each is drawn, relative to the others.
+        held_out_share: Share at the end of each signal that is kept for validation.
+        held_out: Draw from these ends instead of from the rest.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class Corpus:
         self._shares = np.asarray(weights) / np.sum(weights)
 
     def draw(self, rng: np.random.Generator, samples: int) -> NDArray[np.float32]:
-        """A random stretch that is not silent, full scale at 1.0, `(samples,)`.
+        """Draw a random stretch that is not silent, full scale at 1.0, `(samples,)`.
 
-        Signals shorter than that are repeated. Where there is nothing but silence, silence is what is given.
+        Signals that are shorter are repeated. Where many attempts find only silence, silence is returned.
         """
         for _ in range(_TRIES):
             signal = self._signals[rng.choice(len(self._signals), p=self._shares)]
@@ -60,15 +60,15 @@ class Corpus:
 
 
 def prepare_source(source: Source, folder: Path, cache: Path) -> NDArray[np.int16]:
-    """The audio of a source, its files and their channels one after the other: int16, mapped from a file.
+    """Read a source: its files and their channels one after the other, int16 `(samples,)`, mapped from a file.
 
     Args:
         source: A file, or a folder that is read with all folders below it.
-        folder: What its path is relative to.
+        folder: Folder that its path is relative to.
         cache: Folder for decoded audio.
 
     Raises:
-        TrainingError: There is no audio.
+        TrainingError: The source, or a file in it, holds no audio.
         AudioError: A file cannot be read.
     """
     path = folder / source.path
@@ -82,18 +82,23 @@ def prepare_source(source: Source, folder: Path, cache: Path) -> NDArray[np.int1
     decoded = cache / f"{digest.hexdigest()[:32]}.npy"
     if not decoded.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        signals = []
-        for file in files:
-            audio = open_audio(file)
-            blocks = [
-                float_to_int(block, 16).astype(np.int16)
-                for block in resample(audio.blocks(), audio.sample_rate_hz, SAMPLE_RATE_HZ, audio.channels)
-            ]
-            # Channels follow each other, so that none is lost and none is mixed with another.
-            signals.append(np.concatenate(blocks, axis=1).reshape(-1))
+        signals = [_decode(file) for file in files]
         with replacing(decoded, overwrite=True) as temporary:
             np.save(temporary, np.concatenate(signals))
     signal: NDArray[np.int16] = np.load(decoded, mmap_mode="r")
     if len(signal) < SAMPLE_RATE_HZ:
         raise TrainingError(f"source {str(path)!r} holds less than a second of audio")
     return signal
+
+
+def _decode(path: Path) -> NDArray[np.int16]:
+    """Decode a file to the model's rate, its channels one after the other."""
+    audio = open_audio(path)
+    blocks = [
+        float_to_int(block, 16).astype(np.int16)
+        for block in resample(audio.blocks(), audio.sample_rate_hz, SAMPLE_RATE_HZ, audio.channels)
+    ]
+    if audio.samples == 0 or not blocks:
+        raise TrainingError(f"{str(path)!r} holds no audio: remove it from the training data")
+    # One after the other, so that no channel is lost and none are mixed.
+    return np.concatenate(blocks, axis=1).reshape(-1)

@@ -1,4 +1,4 @@
-"""How well a network does on fixed examples."""
+"""Score a network on fixed examples."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ __all__ = ["score"]
 def score(
     network: FRCRN, loss: DenoisingLoss, examples: Sequence[Example], lookaheads: Sequence[int]
 ) -> dict[str, float]:
-    """Means over the examples: the parts of the loss, SI-SDR, and PESQ-WB if the `[eval]` extra is installed.
+    """Return means over the examples: the parts of the loss, SI-SDR, and PESQ-WB if the `[eval]` extra is installed.
+
+    SI-SDR and PESQ-WB are means over the examples that contain speech, and are left out if none does.
 
     Args:
-        network: In evaluation mode, in fp32.
-        loss: What it is trained on.
-        examples: With speech in each.
-        lookaheads: What `network.lookahead` is, in turn.
+        network: The network, in evaluation mode, in fp32.
+        loss: The loss that it is trained on.
+        examples: The examples.
+        lookaheads: Values of `network.lookahead`, used in turn.
     """
     device = network.kernel.device
     rows: list[dict[str, float]] = []
@@ -37,9 +39,10 @@ def score(
         parts = loss(estimate, torch.from_numpy(target)[None].to(device))
         row = {name: float(value) for name, value in parts.items()}
         output = estimate[0].cpu().numpy()
-        row["si_sdr_db"] = si_sdr_db(target, output)
-        with suppress(MissingExtraError, AudioError):  # not installed, or it finds no speech in what is left
-            row["pesq_wb"] = pesq_wb(target, output)
+        if np.ptp(target) > 0:  # SI-SDR of a constant reference is undefined
+            with suppress(MissingExtraError, AudioError):  # not installed, or the output has no speech to score
+                row["si_sdr_db"] = si_sdr_db(target, output)
+                row["pesq_wb"] = pesq_wb(target, output)
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}

@@ -1,0 +1,120 @@
+"""Batches of training examples, and the fixed examples for validation, made from the sources of a config."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from frcrn_accel.errors import TrainingError
+from frcrn_accel.train.config import Mixing, TrainingConfig
+from frcrn_accel.train.mixing import Example, Mixer
+from frcrn_accel.train.sources import Corpus, prepare_source
+
+__all__ = ["load_batches", "loader_errors", "prepare_examples"]
+
+_PREFETCHED = 4  # batches per loader
+
+
+def prepare_examples(config: TrainingConfig, data: Path, cache: Path) -> tuple[Mixer, list[Example]]:
+    """Read the sources of a config.
+
+    Args:
+        config: The run.
+        data: Folder that the paths in the config are relative to.
+        cache: Folder for decoded audio.
+
+    Returns:
+        What makes the training examples, and the validation examples.
+
+    Raises:
+        TrainingError: A source holds no audio.
+        AudioError: A file cannot be read.
+    """
+    signals = {
+        name: [prepare_source(source, data, cache) for source in sources]
+        for name, sources in (("speech", config.data.speech), ("noise", config.data.noise))
+    }
+
+    def corpus(name: str, held_out: bool) -> Corpus:
+        weights = [source.weight for source in getattr(config.data, name)]
+        return Corpus(signals[name], weights, config.data.held_out_share, held_out=held_out)
+
+    validation = config.validation
+    plain = Mixing(
+        clip_s=validation.clip_s,
+        level_jitter_db=0,
+        pause=0,
+        band_limit=0,
+        speech_speed=0,
+        noise_speed=0,
+        noise_swell=0,
+    )
+    mixer = Mixer(corpus("speech", True), corpus("noise", True), plain)
+    snrs_db = np.linspace(*validation.snr_db, validation.clips)
+    examples = [mixer.example((validation.seed, i), float(snr_db)) for i, snr_db in enumerate(snrs_db)]
+    return Mixer(corpus("speech", False), corpus("noise", False), config.mixing), examples
+
+
+def load_batches(
+    mixer: Mixer, seed: int, rows: range, steps: range, *, loaders: int, pin_memory: bool
+) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Yield the batch of each step and the seconds spent waiting for it.
+
+    Args:
+        mixer: What makes the examples.
+        seed: Seed of the run.
+        rows: Rows of each batch to make.
+        steps: Steps to make batches for.
+        loaders: Processes that make them; with 0 this process does.
+        pin_memory: Whether to put them into pinned memory, for fast copies to a GPU.
+
+    Yields:
+        Noisy and target, `float32 (len(rows), samples)` each, and the time.
+    """
+    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+        _Batches(mixer, seed, rows),
+        batch_size=None,
+        sampler=steps,
+        num_workers=loaders,
+        prefetch_factor=_PREFETCHED if loaders else None,
+        pin_memory=pin_memory,
+    )
+    batches = iter(loader)
+    for _ in steps:
+        started_s = time.perf_counter()
+        noisy, target = next(batches)
+        yield noisy, target, time.perf_counter() - started_s
+
+
+@contextmanager
+def loader_errors() -> Iterator[None]:
+    """Turn the error about a loader that died, which interrupts any code, into a `TrainingError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise TrainingError(
+            f"a process that makes examples died ({error}), often because memory ran out: free some or lower "
+            "--loaders, then run the same command to resume from the last save"
+        ) from error.with_traceback(None)  # its frames would keep the loaders, which report the death again and again
+
+
+class _Batches(Dataset[tuple[Tensor, Tensor]]):
+    """Rows of the batches, by step."""
+
+    def __init__(self, mixer: Mixer, seed: int, rows: range) -> None:
+        self._mixer = mixer
+        self._seed = seed
+        self._rows = rows
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        noisy, target = self._mixer.batch(self._seed, step, self._rows)
+        return torch.from_numpy(noisy), torch.from_numpy(target)
