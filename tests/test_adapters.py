@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,9 +29,11 @@ from frcrn_accel.adapters.feed import (
     denoise_live,
     first_samples,
 )
-from frcrn_accel.adapters.playout import DelayLine, Playout, from_pcm, to_pcm
+from frcrn_accel.adapters.playout import DelayLine, Playout
 from frcrn_accel.adapters.switched import SwitchedStream
 from frcrn_accel.models import LIVE_MODEL
+from frcrn_accel.pcm import from_pcm, to_pcm
+from frcrn_accel.streaming import Stream
 
 RATE = 16_000
 FRAME = 160  # 10 ms
@@ -92,14 +95,6 @@ class TestPlayout:
         )
         np.testing.assert_array_equal(out, delayed(audio, 3))
 
-    def test_pcm_there_and_back(self) -> None:
-        audio = noise(7, 2)
-        pcm = to_pcm(audio)
-        assert pcm == audio.T.tobytes()
-        np.testing.assert_array_equal(from_pcm(pcm, 2), audio)
-        with pytest.raises(AudioError, match=r"5 bytes are no whole number of 16-bit samples in 1 channel\(s\)"):
-            from_pcm(b"12345", 1)
-
 
 class TestSwitched:
     def test_off_and_on_again_nothing_jumps(self, half: Denoiser) -> None:
@@ -131,7 +126,7 @@ class TestSwitched:
         parts = [switched.process(frame) for frame in frames(audio[:, :RATE])]
         assert not switched.enabled
         assert [record.message for record in caplog.records] == [
-            "denoising is off until it is enabled again: the engine failed"
+            "the engine failed: denoising is off until it is enabled again"
         ]
         backend.broken, switched.enabled = False, True
         parts += [switched.process(frame) for frame in frames(audio[:, RATE:])]
@@ -147,17 +142,12 @@ class TestBackground:
         yield background
         background.close()
 
-    @staticmethod
-    def settle(background: BackgroundStream) -> None:
-        """Wait until the worker has done what it has."""
-        background._worker.submit(int).result()
-
-    def send(self, background: BackgroundStream, audio: np.ndarray, *, settle: bool = True) -> np.ndarray:
+    def send(self, background: BackgroundStream, audio: np.ndarray, *, wait: bool = True) -> np.ndarray:
         parts = []
         for frame in frames(audio):
             parts.append(background.process(frame, RATE))
-            if settle:
-                self.settle(background)
+            if wait:
+                background.wait()
         return np.concatenate(parts, axis=1)
 
     @pytest.mark.parametrize("channels", [1, 2])
@@ -177,9 +167,9 @@ class TestBackground:
         expected = delayed(audio, late)
         found = self.send(background, audio[:, :RATE])
         backend.gate.clear()
-        slow = self.send(background, audio[:, RATE : RATE + 8000], settle=False)
+        slow = self.send(background, audio[:, RATE : RATE + 8000], wait=False)
         backend.gate.set()
-        self.settle(background)
+        background.wait()
         after = self.send(background, audio[:, RATE + 8000 :])
         assert_half(found, expected[:, :RATE])
         headroom = round(0.04 * RATE)
@@ -195,39 +185,45 @@ class TestBackground:
         audio = noise(5 * RATE)
         expected = delayed(audio, late)
         backend.gate.clear()
-        self.send(background, audio[:, : 2 * RATE], settle=False)
-        assert "more than 1 s behind: it begins anew" in caplog.text
+        self.send(background, audio[:, : 2 * RATE], wait=False)
+        assert "more than 1 s behind: dropping the backlog" in caplog.text
         backend.gate.set()
-        self.settle(background)
+        background.wait()
         found = self.send(background, audio[:, 2 * RATE :])
         assert_half(found[:, RATE:], expected[:, 3 * RATE :])
 
-    def test_another_rate_is_another_signal(self, background, half, backend) -> None:
+    def test_another_rate_is_another_signal(self, half) -> None:
+        gate = threading.Event()
+
+        def open_stream(rate: int, channels: int) -> Stream:
+            assert rate == RATE or gate.wait(60)
+            return half.stream(rate, channels=channels)
+
+        background = BackgroundStream(open_stream)
         background.open(RATE, 1)
         self.send(background, noise(RATE))
-        # The stream for the other rate is made by the worker; until then there is silence.
-        gate = threading.Event()
-        background._worker.submit(gate.wait, 60)
+        # The worker opens the stream for the other rate; until then the output is silence.
         loud = np.full((2, 480), 30_000, np.int16)
         assert not background.process(loud, 48_000).any()
         assert background.latency_s is None
         gate.set()
-        self.settle(background)
+        background.wait()
         for _ in range(100):
             out = background.process(loud, 48_000)
             assert out.shape == (2, 480)
-            self.settle(background)
+            background.wait()
         assert background.stream.sample_rate_hz == 48_000
         assert_half(out, loud)
+        background.close()
 
     def test_a_rate_that_cannot_be_is_told(self, background: BackgroundStream) -> None:
         frame = noise(40)
         background.open(RATE, 1)
         for _ in range(2):
-            self.settle(background)
+            background.wait()
             with pytest.raises(AudioError, match="8000 to 192000 Hz"):  # noqa: PT012
                 background.process(frame, 4_000)
-                self.settle(background)
+                background.wait()
                 background.process(frame, 4_000)
         assert background.process(noise(160), RATE).shape == (1, 160)
 
@@ -248,7 +244,7 @@ class TestBackground:
         found = self.send(background, audio)
         expected = delayed(audio, round(background.latency_s * RATE))
         np.testing.assert_array_equal(found, expected)
-        assert caplog.text.count("denoising is off for this signal: the engine failed") == 1
+        assert caplog.text.count("the engine failed: denoising is off for the rest of this signal") == 1
         backend.broken = False
         background.restart()
         assert_half(self.send(background, audio)[:, 8000:], expected[:, 8000:])
@@ -257,7 +253,7 @@ class TestBackground:
         background.open(RATE, 1)
         background.close()
         background.close()
-        with pytest.raises(RuntimeError, match="closed: make a new one"):
+        with pytest.raises(RuntimeError, match="closed: create a new one"):
             background.process(noise(FRAME), RATE)
         with pytest.raises(ValueError, match="headroom_s must be 0 or more"):
             BackgroundStream(half.stream, headroom_s=-1.0)
@@ -365,7 +361,7 @@ class TestPipecat:
                     await self._audio_in_queue.join()  # so that it is known which audio has it
                 await super().process_frame(frame, direction)
                 if isinstance(frame, kinds.FilterControlFrame):
-                    calls.append((filter_.enabled, filter_._switched.stream.attenuation_limit_db))
+                    calls.append((filter_.enabled, filter_.attenuation_limit_db))
                 if isinstance(frame, kinds.TextFrame):
                     for later in spoken(audio[:, RATE:]):
                         await self.push_audio_frame(later)
@@ -401,10 +397,12 @@ class TestPipecat:
             await filter_.process_frame(FilterUpdateSettingsFrame(settings={"attenuation_limit_db": 6}))
             await filter_.start(RATE)
             assert not filter_.enabled
-            assert filter_._switched.stream.attenuation_limit_db == 6
+            assert filter_.attenuation_limit_db == 6
             await filter_.process_frame(FilterUpdateSettingsFrame(settings={"attenuation_limit_db": None}))
-            assert filter_._switched.stream.attenuation_limit_db is None
-            with pytest.raises(ValueError, match="unknown filter setting 'volume': there is 'attenuation_limit_db'"):
+            assert filter_.attenuation_limit_db is None
+            with pytest.raises(
+                ValueError, match="unknown filter setting 'volume'; the only setting is 'attenuation_limit_db'"
+            ):
                 await filter_.process_frame(FilterUpdateSettingsFrame(settings={"volume": 11}))
             with pytest.raises(ValueError, match="0 or more, got -1"):
                 await filter_.process_frame(FilterUpdateSettingsFrame(settings={"attenuation_limit_db": -1}))
@@ -424,7 +422,7 @@ class TestPipecat:
             before = filter_.latency_s
             await filter_.start(RATE)
             assert filter_.latency_s < before
-            with pytest.raises(AudioError, match="3 bytes are no whole number"):
+            with pytest.raises(AudioError, match="3 bytes are not a whole number"):
                 await filter_.filter(b"123")
             assert await filter_.filter(b"") == b""
             # Stopping waits for what is being computed, and the loop goes on meanwhile.
@@ -499,7 +497,7 @@ class TestLiveKit:
 
             def process_and_settle(frame):
                 out = process(frame)
-                TestBackground.settle(processor._background)
+                processor.wait()
                 return out
 
             processor._process = process_and_settle
@@ -547,7 +545,7 @@ class TestLiveKit:
             out = []
             for frame in frames(samples):
                 out.append(np.asarray(processor._process(self.frame(rtc, frame)).data))
-                TestBackground.settle(processor._background)
+                processor.wait()
             return np.concatenate(out)
 
         processor._on_stream_info_updated(**told)
@@ -574,7 +572,7 @@ class TestLiveKit:
         out = []
         for frame in frames(audio):
             out.append(np.asarray(processor._process(self.frame(rtc, frame)).data))
-            TestBackground.settle(processor._background)
+            processor.wait()
         expected = delayed(audio, round(processor.latency_s * RATE))
         assert np.abs(np.concatenate(out) - expected.astype(int)).max() <= 1
 
@@ -632,13 +630,13 @@ class TestLive:
         assert meter.level_db == FLOOR_DB
         tone = (0.5 * np.sin(2 * np.pi * 1000 * np.arange(4 * RATE) / RATE)).astype(np.float32)[None]
         for frame in frames(tone):
-            meter.hear(frame)
+            meter.update(frame)
         assert meter.level_db == pytest.approx(20 * np.log10(0.5) - 3.01, abs=0.01)
         # After its horizon of 0.3 s of silence the power is 1 / e.
-        meter.hear(np.zeros((1, round(0.3 * RATE)), np.float32))
+        meter.update(np.zeros((1, round(0.3 * RATE)), np.float32))
         assert meter.level_db == pytest.approx(20 * np.log10(0.5) - 3.01 - 4.34, abs=0.01)
-        meter.hear(np.zeros((1, 100 * RATE), np.float32))
-        meter.hear(np.zeros((1, 0), np.float32))
+        meter.update(np.zeros((1, 100 * RATE), np.float32))
+        meter.update(np.zeros((1, 0), np.float32))
         assert meter.level_db == FLOOR_DB
 
     def test_the_factor_is_that_of_late(self) -> None:
@@ -662,6 +660,15 @@ class TestLive:
         feed.put(blocks[3])
         assert [block[0, 0] for block in feed] == [0, 1]
         assert feed.lost_samples == 10
+
+    def test_a_feed_keeps_copies(self) -> None:
+        """A sound card reuses its buffer."""
+        feed = Feed(2)
+        buffer = np.ones((10, 1), np.float32)
+        feed.put(buffer.T)
+        buffer[:] = 0
+        feed.close()
+        assert [block.tolist() for block in feed] == [[[1.0] * 10]]
 
     def test_a_feed_closes_when_nothing_comes(self) -> None:
         feed = Feed(2, patience_s=0.01)
@@ -733,7 +740,7 @@ class TestCommand:
         assert code == 0
         late_ms = 1000 * denoiser.stream(RATE).latency_s
         on = f"{LIVE_MODEL} on ort, fp32 (CPUExecutionProvider, 1 thread)"
-        assert f"a file, 16000 Hz, {on}, {late_ms:.0f} ms late" in text
+        assert f"a file, 16000 Hz, {on}; latency {late_ms:.0f} ms plus" in text
         assert f"1.5 s -> {tmp_path / 'out.wav'}, real-time factor 0." in text
         assert "lost" not in text
         written, rate = soundfile.read(tmp_path / "out.wav")
@@ -753,7 +760,7 @@ class TestCommand:
         card(Feed.close)
         code, text = run("-o", tmp_path / "out.wav")
         assert code == 2
-        assert text.splitlines()[-1] == "frcrn-accel: error: the sound card stopped by itself after 1.5 s: a file"
+        assert text.splitlines()[-1] == "frcrn-accel: error: the sound card stopped unexpectedly after 1.5 s: a file"
         assert soundfile.info(tmp_path / "out.wav").frames == 24_000
 
     def test_losses_are_told(self, card, run) -> None:
@@ -767,10 +774,10 @@ class TestCommand:
         card(end, seconds=6)
         code, text = run("--lookahead-s", 0)
         assert code == 0
-        assert "80 ms late" in text  # and 40 ms of it are the headroom
+        assert "latency 80 ms" in text  # and 40 ms of it are the headroom
         assert text.splitlines()[-1].startswith("5.0 s, real-time factor 0.")
         assert text.splitlines()[-1].endswith(
-            ", 1.00 s lost: too slow, 3 overruns of the sound card, 5.96 s silent: not in time"
+            ", 1.00 s lost (computing too slow), 3 sound card overruns, 5.96 s silent (computed too late)"
         )
 
     def test_a_file_that_is_there(self, card, run, tmp_path) -> None:
@@ -781,6 +788,14 @@ class TestCommand:
         assert code == 2
         assert "exists" in text
         assert out.read_bytes() == b"precious"
+
+    def test_an_option_that_the_model_refuses_is_one_line(self, card, run) -> None:
+        card(lambda feed: pytest.fail("the microphone was on"))
+        code, text = run("-o", "never.wav", "--lookahead-s", 0.01)
+        assert code == 2
+        assert text.startswith("frcrn-accel: error: Invalid value: lookahead_s must be a multiple of ")
+        assert len(text.splitlines()) == 1
+        assert not Path("never.wav").exists()
 
     def test_no_sound_card(self, run) -> None:
         """Whatever is missing here, the package, PortAudio, a sound card or this device, is one line."""
@@ -813,6 +828,6 @@ class TestCommand:
         else:
             assert code == 0
             assert all(f" {device.number} " in text for device in devices)
-            assert devices or "PortAudio sees no device" in text
-            with pytest.raises(SoundCardError, match=r"sees no such device|choose another with --list-devices"):
+            assert devices or "PortAudio finds no device" in text
+            with pytest.raises(SoundCardError, match=r"finds no such device|choose another with --list-devices"):
                 sound_card.find_device("no device has this name 5e0c", "output")
