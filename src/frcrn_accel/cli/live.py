@@ -122,7 +122,7 @@ def live(
 
 @contextmanager
 def _ending(feed: Feed) -> Iterator[Callable[[], bool]]:
-    """Close the feed on Ctrl-C or SIGTERM, which ends everything in order; a second signal ends the process at once."""
+    """Close the feed on Ctrl-C or SIGTERM, which ends everything in order; a second signal kills the process."""
     is_ended = False
     with ExitStack() as stack:
 
