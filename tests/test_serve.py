@@ -110,7 +110,7 @@ class TestFiles:
     def test_the_packaged_model_gives_what_the_denoiser_gives(self, tmp_path: Path, noisy_path: Path) -> None:
         pytest.importorskip("onnxruntime")
         with (
-            open_denoiser(Metrics(), DenoiserOptions(backend="ort")) as denoiser,
+            open_denoiser(Metrics(), ORT) as denoiser,
             running(denoiser, tmp_path / "t") as run,
         ):
             report = denoiser.denoise_file(noisy_path, tmp_path / "expected.wav", attenuation_limit_db=20)
@@ -571,7 +571,7 @@ class TestStreams:
         pytest.importorskip("onnxruntime")
         audio = (noisy[:12_000] * 32_768).astype("<i2")
         with (
-            open_denoiser(Metrics(), DenoiserOptions(backend="ort")) as denoiser,
+            open_denoiser(Metrics(), ORT) as denoiser,
             running(denoiser, tmp_path / "t") as run,
         ):
             expected = denoiser.stream(16_000, attenuation_limit_db=30)

@@ -33,7 +33,7 @@ def serve(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="File of tokens that clients must have, one per line. [default: those in FRCRN_ACCEL_TOKENS, if any]",
+            help="Tokens that clients must have, one per line. [default: those in FRCRN_ACCEL_TOKENS, if any]",
         ),
     ] = None,
     allow_origin: Annotated[
@@ -49,9 +49,14 @@ def serve(
     concurrency: Annotated[int, typer.Option(min=1, help="Requests computed at the same time.")] = 4,
     queue: Annotated[int, typer.Option(min=0, help="More requests that may wait; beyond, 429.")] = 16,
     timeout_s: Annotated[float, typer.Option(min=0, help="Longest time for a request to wait and compute, s.")] = 600,
-    min_bytes_per_second: Annotated[int, typer.Option(min=1, help="Slowest transfer in either direction, bytes/s.")] = 1024,
+    min_bytes_per_second: Annotated[
+        int, typer.Option(min=1, help="Slowest transfer in either direction, bytes/s.")
+    ] = 1024,
     slow_s: Annotated[
-        float, typer.Option(min=0, help="Time over which that is averaged; also the longest for the head of a request, s.")
+        float,
+        typer.Option(
+            min=0, help="Time over which --min-bytes-per-second is averaged; also limits the head of a request, s."
+        ),
     ] = 10,
     max_streams: Annotated[int, typer.Option(min=1, help="Most live streams at the same time.")] = 16,
     stream_idle_s: Annotated[
