@@ -1,4 +1,4 @@
-"""Streams in Pipecat, in LiveKit and at a sound card: with the real packages, and with no sound card."""
+"""Streams in Pipecat and LiveKit, with the real packages, and at a sound card, without one."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def frames(audio: np.ndarray, size: int = FRAME) -> list[np.ndarray]:
 
 
 def delayed(audio: np.ndarray, samples: int) -> np.ndarray:
-    """What came so many samples before."""
+    """Delay audio by a number of samples."""
     return np.pad(audio, ((0, 0), (samples, 0)))[:, : audio.shape[1]]
 
 
@@ -97,7 +97,7 @@ class TestPlayout:
 
 
 class TestSwitched:
-    def test_off_and_on_again_nothing_jumps(self, half: Denoiser) -> None:
+    def test_turned_off_and_on_nothing_jumps(self, half: Denoiser) -> None:
         stream = half.stream(RATE)
         switched, late = SwitchedStream(stream), stream.latency_samples
         audio = noise(5 * RATE)
@@ -108,7 +108,7 @@ class TestSwitched:
             parts.append(switched.process(frame))
         found = np.concatenate(parts, axis=1)
         assert_half(found[:, :20_000], expected[:, :20_000])
-        # Off, and on again until the stream has heard enough.
+        # Off, and on again until the stream has bridged its latency.
         np.testing.assert_array_equal(found[:, 20_000 : 40_000 + late], expected[:, 20_000 : 40_000 + late])
         assert_half(found[:, 40_000 + late :], expected[:, 40_000 + late :])
 
@@ -159,8 +159,8 @@ class TestBackground:
         assert_half(self.send(background, audio), delayed(audio, late))
         assert background.late_s == 0
 
-    def test_a_slow_engine_keeps_nobody_waiting(self, background, backend) -> None:
-        """While the engine stands still the signal comes out as it came, in its place; then it goes on."""
+    def test_a_slow_engine_does_not_block_the_caller(self, background, backend) -> None:
+        """While the engine is blocked, the unprocessed signal comes out in its place; then denoising continues."""
         background.open(RATE, 1)
         late = round(background.latency_s * RATE)
         audio = noise(3 * RATE)
@@ -179,7 +179,7 @@ class TestBackground:
         assert_half(after, expected[:, RATE + 8000 :])
         assert background.late_s == pytest.approx((8000 - headroom) / RATE, abs=0.02)
 
-    def test_more_than_a_second_behind_it_begins_anew(self, background, backend, caplog) -> None:
+    def test_more_than_a_second_behind_the_backlog_is_dropped(self, background, backend, caplog) -> None:
         background.open(RATE, 1)
         late = round(background.latency_s * RATE)
         audio = noise(5 * RATE)
@@ -216,7 +216,7 @@ class TestBackground:
         assert_half(out, loud)
         background.close()
 
-    def test_a_rate_that_cannot_be_is_told(self, background: BackgroundStream) -> None:
+    def test_an_invalid_rate_is_reported(self, background: BackgroundStream) -> None:
         frame = noise(40)
         background.open(RATE, 1)
         for _ in range(2):
@@ -260,7 +260,7 @@ class TestBackground:
 
 
 async def ticks_while(entered: threading.Event, waiting: asyncio.Future | None) -> int:
-    """How often another task runs while the engine stands still."""
+    """Count how often another task runs while the engine is blocked."""
     count = 0
 
     async def beat() -> None:
@@ -290,8 +290,8 @@ class TestPipecat:
         return FrcrnFilter
 
     @pytest.mark.parametrize("rate", [16_000, 24_000])
-    def test_it_is_the_stream_in_other_clothes(self, make, denoiser, noisy, rate: int) -> None:
-        """Bit for bit, in chunks of 20 ms, as many bytes as there were."""
+    def test_it_gives_what_the_stream_gives(self, make, denoiser, noisy, rate: int) -> None:
+        """Bit for bit, in chunks of 20 ms."""
         pcm = (noisy[: 2 * RATE] * 32767).astype(np.int16).tobytes()
         chunks = [pcm[first : first + rate // 25] for first in range(0, len(pcm), rate // 25)]
 
@@ -309,7 +309,7 @@ class TestPipecat:
         assert found == [stream.process(chunk) for chunk in chunks]
         assert np.frombuffer(b"".join(found), np.int16).std() > 100
 
-    def test_the_event_loop_goes_on_while_it_computes(self, make, half, backend) -> None:
+    def test_the_event_loop_runs_while_it_computes(self, make, half, backend) -> None:
         audio = noise(1600)
 
         async def run() -> bytes:
@@ -324,7 +324,7 @@ class TestPipecat:
         assert len(asyncio.run(run())) == 3200
 
     def test_the_order_is_kept(self, make, half) -> None:
-        """Many at once give what they give one after the other."""
+        """Concurrent calls give the result of sequential ones."""
         audio = noise(RATE, 2)
 
         async def run() -> list[bytes]:
@@ -338,7 +338,7 @@ class TestPipecat:
         assert_half(found, delayed(audio, half.stream(RATE).latency_samples))
 
     def test_in_a_transport(self, make, half) -> None:
-        """Started, fed, turned off, set and stopped by Pipecat itself."""
+        """Pipecat starts, feeds, sets, disables and stops the filter."""
         from pipecat.frames import frames as kinds
         from pipecat.tests.utils import run_test
         from pipecat.transports.base_input import BaseInputTransport
@@ -466,8 +466,8 @@ class TestLiveKit:
     def frame(rtc, samples: np.ndarray, rate: int = RATE):
         return rtc.AudioFrame(to_pcm(samples), rate, len(samples), samples.shape[1], userdata={"n": 1})
 
-    def test_a_frame_comes_back_at_once_while_the_engine_stands_still(self, rtc, make, half, backend) -> None:
-        """On the event loop, as LiveKit calls it; with a headroom of nothing all is late, and as it came."""
+    def test_a_frame_returns_at_once_while_the_engine_is_blocked(self, rtc, make, half, backend) -> None:
+        """Called on the event loop, as by LiveKit; without headroom all audio is late and unprocessed."""
         audio = noise(8000)
 
         async def run() -> list:
@@ -487,12 +487,12 @@ class TestLiveKit:
         np.testing.assert_array_equal(found[:, late + 320 :], delayed(audio, late)[:, late + 320 :])
 
     def test_in_an_audio_stream(self, rtc, make, denoiser, noisy) -> None:
-        """A track of LiveKit's own, in real time, with the packaged model."""
+        """With a real LiveKit track, in real time, and the packaged model."""
         pcm = (noisy[RATE : 2 * RATE] * 32767).astype(np.int16)
         stream = denoiser.stream(RATE)
 
         def patient(processor):
-            """On a busy machine some would be late, so here each frame waits, as nothing else may."""
+            """Make each frame wait for its result, so that none is late on a busy machine."""
             process = processor._process
 
             def process_and_settle(frame):
@@ -576,7 +576,7 @@ class TestLiveKit:
         expected = delayed(audio, round(processor.latency_s * RATE))
         assert np.abs(np.concatenate(out) - expected.astype(int)).max() <= 1
 
-    def test_bad_arguments_are_told_at_once(self, make, half) -> None:
+    def test_bad_arguments_are_refused_at_once(self, make, half) -> None:
         with pytest.raises(AudioError, match="8000 to 192000 Hz"):
             make(half, sample_rate=1_000)
         with pytest.raises(ValueError, match=r"multiple of 0\.02 s"):
@@ -591,7 +591,7 @@ def _distance(found: np.ndarray, expected: np.ndarray, shift: int, length: int) 
 
 
 def missing(adapter: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error of an adapter whose package is not installed."""
+    """Check the error of an adapter whose package is not installed."""
     name = f"frcrn_accel.adapters.{adapter}"
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, name, raising=False)
@@ -602,7 +602,7 @@ def missing(adapter: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 class TestLive:
     def test_what_comes_out_is_the_stream_in_time(self, denoiser, noisy) -> None:
-        """Speech in chunks of 10 ms and a rest: the file has what `Stream` gives, as long as what came in."""
+        """Speech in chunks of 10 ms and a rest: the output is that of `Stream`, as long as the input."""
         audio = noisy[None, : RATE + 77]
         stream = denoiser.stream(RATE)
         kept: list[np.ndarray] = []
@@ -639,7 +639,7 @@ class TestLive:
         meter.update(np.zeros((1, 0), np.float32))
         assert meter.level_db == FLOOR_DB
 
-    def test_the_factor_is_that_of_late(self) -> None:
+    def test_the_factor_is_about_the_last_second(self) -> None:
         status = LiveStatus(RATE)
         assert np.isnan(status.mean_real_time_factor)
         block = np.zeros((1, RATE // 10), np.float32)
@@ -676,7 +676,7 @@ class TestLive:
         assert len(list(feed)) == 1
         assert feed.is_closed
 
-    def test_so_many_samples_and_no_more(self) -> None:
+    def test_first_samples(self) -> None:
         audio = noise(1000)
         endless = (audio[:, i : i + 300] for i in range(0, 10**9, 300))
         np.testing.assert_array_equal(np.concatenate(list(first_samples(endless, 700)), axis=1), audio[:, :700])
@@ -687,7 +687,7 @@ class TestLive:
 class TestCommand:
     @pytest.fixture
     def card(self, monkeypatch, noisy) -> Callable[[Callable[[Feed], None]], None]:
-        """In the place of the sound card: the noisy speech, from its 1st second on, then what is given."""
+        """Return a function that replaces the sound card by noisy speech, from its first second, and an end."""
         pytest.importorskip("onnxruntime")
         module = importlib.import_module("frcrn_accel.cli.live")
         device = sound_card.Device(0, "a file", 1, 1, RATE)
@@ -723,7 +723,7 @@ class TestCommand:
 
     @pytest.fixture
     def denoiser(self) -> Iterator[Denoiser]:
-        """What the command makes."""
+        """Open the denoiser that the command opens."""
         with Denoiser(LIVE_MODEL, backend="ort") as denoiser:
             yield denoiser
 
@@ -756,15 +756,15 @@ class TestCommand:
         written, _ = soundfile.read(tmp_path / "out.flac")
         np.testing.assert_allclose(written, self.expected(denoiser, noisy, 12_320), atol=1 / 32_768)
 
-    def test_a_card_that_is_gone_is_told_and_the_file_is_there(self, card, run, tmp_path) -> None:
+    def test_a_card_that_is_removed_is_an_error_after_the_file_is_written(self, card, run, tmp_path) -> None:
         card(Feed.close)
         code, text = run("-o", tmp_path / "out.wav")
         assert code == 2
         assert text.splitlines()[-1] == "frcrn-accel: error: the sound card stopped unexpectedly after 1.5 s: a file"
         assert soundfile.info(tmp_path / "out.wav").frames == 24_000
 
-    def test_losses_are_told(self, card, run) -> None:
-        """The queue holds 5 s; what is to be played was not computed yet."""
+    def test_losses_are_reported(self, card, run) -> None:
+        """The queue holds 5 s, and playing starts before anything is computed."""
         pytest.importorskip("onnx", reason="the graph for a shorter look-ahead is written with onnx")
 
         def end(feed: Feed) -> None:
@@ -798,7 +798,7 @@ class TestCommand:
         assert not Path("never.wav").exists()
 
     def test_no_sound_card(self, run) -> None:
-        """Whatever is missing here, the package, PortAudio, a sound card or this device, is one line."""
+        """Whether the package, PortAudio, a sound card or the device is missing, the error is one line."""
         code, text = run("--input-device", "no device has this name 5e0c")
         assert code == 2
         (line,) = text.splitlines()

@@ -57,7 +57,7 @@ def backend() -> GatedBackend:
 
 @pytest.fixture
 def serve(backend: GatedBackend, tmp_path: Path) -> Serve:
-    """Makes a server of an engine that halves what it gets."""
+    """Return a function that runs a server with an engine that halves its input."""
 
     @contextlib.contextmanager
     def serve(batch_size: int = 4, tokens: tuple[str, ...] = (), allowed_origins: tuple[str, ...] = (), **limits):
@@ -88,7 +88,7 @@ def server(serve: Serve) -> Iterator[Running]:
 
 
 def problem(response: httpx.Response, status: int) -> str:
-    """The detail of a problem document, which the answer must be."""
+    """Return the detail of an answer that must be a problem document."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     document = response.json()
@@ -125,7 +125,7 @@ class TestFiles:
         assert (response.headers["x-model"], response.headers["x-backend"]) == ("frcrn-small", "ort")
         assert response.headers["x-clipped-samples"] == str(report.clipped_samples)
 
-    def test_a_form_is_the_same_as_the_file(self, server: Running) -> None:
+    def test_a_form_gives_the_result_of_the_plain_file(self, server: Running) -> None:
         body = wav(NOISE)
         raw = post(server, body, headers={"Content-Type": "audio/anything"})
         form = server.client.post("/v1/denoise", files={"file": ("talk.wav", body)})
@@ -153,7 +153,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("file_format", "media_type"), [("AU", "application/octet-stream"), ("MP3", "audio/mpeg")]
     )
-    def test_without_a_format_it_is_that_of_the_input(
+    def test_the_default_format_is_that_of_the_input(
         self, server: Running, file_format: str, media_type: str
     ) -> None:
         response = post(server, wav(NOISE, format=file_format))
@@ -169,7 +169,7 @@ class TestFiles:
         assert out[:, 0].max() == 32_767
         assert 0 < int(response.headers["x-clipped-samples"]) < 8_000
 
-    def test_no_sample_at_all(self, server: Running) -> None:
+    def test_a_file_without_samples(self, server: Running) -> None:
         response = post(server, wav(NOISE[:0]))
         assert len(read(response)[0]) == 0
         assert "x-real-time-factor" not in response.headers
@@ -191,7 +191,7 @@ class TestFiles:
             ("?format=wav&format=wav", "twice"),
         ],
     )
-    def test_queries_that_are_wrong(self, server: Running, query: str, detail: str) -> None:
+    def test_invalid_queries(self, server: Running, query: str, detail: str) -> None:
         assert detail in problem(post(server, wav(NOISE), query), 400)
 
     @pytest.mark.parametrize(
@@ -215,26 +215,26 @@ class TestFiles:
             ),
         ],
     )
-    def test_bodies_that_are_wrong(self, server: Running, options: dict, status: int, detail: str) -> None:
+    def test_invalid_bodies(self, server: Running, options: dict, status: int, detail: str) -> None:
         found = problem(server.client.post("/v1/denoise", **options), status)
         assert detail in found
         assert str(server.folder) not in found
 
-    def test_a_failing_engine_is_our_fault(self, server: Running, backend: GatedBackend) -> None:
+    def test_an_engine_failure_is_a_500(self, server: Running, backend: GatedBackend) -> None:
         backend.broken = True
         assert problem(post(server, wav(NOISE)), 500) == "internal server error; see the server log"
         assert " 500 " in server.line("POST")
         backend.broken = False
         np.testing.assert_allclose(read(post(server, wav(NOISE)))[0], NOISE / 2, atol=1)
 
-    def test_what_is_not_there(self, server: Running) -> None:
+    def test_unknown_paths_and_methods(self, server: Running) -> None:
         assert problem(server.client.get("/v2/denoise"), 404)
         response = server.client.get("/v1/denoise")
         assert problem(response, 405)
         assert response.headers["allow"] == "POST"
 
     def test_requests_share_calls_of_the_engine(self, serve: Serve, backend: GatedBackend) -> None:
-        """Four files: what waits while the first one is computed becomes one call."""
+        """Of four files, the three that wait while the first is computed share a call."""
         shapes: list[int] = []
         run_file = backend.function
 
@@ -278,7 +278,7 @@ class TestLimits:
             assert "longer than the limit of 60 s" in problem(post(run, minute), 413)
 
     def test_too_many_requests(self, serve: Serve, backend: GatedBackend) -> None:
-        """Two are computed, one waits, and the next is told when to come again."""
+        """Two are computed, one waits, and the next gets a 429 with Retry-After."""
         with serve(concurrency=2, queue=1) as run, ThreadPoolExecutor(3) as pool:
             backend.files_gate.clear()
             futures = [pool.submit(post, run, wav(NOISE)) for _ in range(3)]
@@ -293,7 +293,7 @@ class TestLimits:
             assert post(run, wav(NOISE)).status_code == 200
 
     def test_time(self, serve: Serve, backend: GatedBackend) -> None:
-        """One is computed for too long, the other waits for too long; the thread is free again after that."""
+        """One computes for too long, the other waits for too long; then the thread is free again."""
         with serve(concurrency=1, timeout_s=0.3) as run, ThreadPoolExecutor(2) as pool:
             backend.files_gate.clear()
             futures = [pool.submit(post, run, wav(NOISE)) for _ in range(2)]
@@ -305,7 +305,7 @@ class TestLimits:
             assert post(run, wav(NOISE)).status_code == 200
 
     def test_slow_senders(self, serve: Serve) -> None:
-        """One stops in the middle of its body, one sends nothing at all, one drips."""
+        """One stops within its body, one sends nothing, one sends byte by byte."""
         with serve(slow_s=0.3) as run:
             with run.raw(run.head(100_000) + bytes(2_000)) as stopped, run.raw() as silent:
                 assert b"408 Request Timeout" in received(stopped)
@@ -324,7 +324,7 @@ class TestLimits:
 
     def test_slow_takers(self, serve: Serve) -> None:
         with serve(slow_s=0.3, min_bytes_per_second=50_000) as run:
-            body = wav(np.tile(NOISE, 1_000))  # more than what the system holds for a connection
+            body = wav(np.tile(NOISE, 1_000))  # more than the buffers of a connection
             with socket.socket() as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 connection.settimeout(60)
@@ -352,7 +352,7 @@ def iter_done(futures: list) -> Iterator[httpx.Response]:
 
 
 def received(connection: socket.socket) -> bytes:
-    """All that comes until the other side closes."""
+    """Receive until the server closes the connection."""
     parts = []
     while part := connection.recv(1 << 16):
         parts.append(part)
@@ -360,13 +360,13 @@ def received(connection: socket.socket) -> bytes:
 
 
 def vanish(connection: socket.socket) -> None:
-    """As when a process is killed: the system tells the other side at once."""
+    """Reset the connection, as the system does when a process is killed."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
 
 class TestVanishing:
-    """The client is gone: nothing stays, and nothing goes on."""
+    """The client disconnects: its files are deleted and its work stops."""
 
     @pytest.mark.parametrize("form", [False, True])
     def test_in_the_middle_of_its_body(self, server: Running, form: bool) -> None:
@@ -390,7 +390,7 @@ class TestVanishing:
             assert backend.files_entered.acquire(timeout=60)
             assert len(run.leftovers()) == 1
             vanish(connection)
-            # The engine cannot be stopped in the middle of a call; after it there is no other.
+            # A call of the engine cannot be interrupted, but no other follows.
             backend.files_gate.set()
             assert run.line("POST").endswith("the client left")
             calls = 0
@@ -423,7 +423,7 @@ class TestVanishing:
         assert server.service.active == 0
 
 
-class TestWhoMayComeIn:
+class TestAccess:
     def test_tokens(self, serve: Serve) -> None:
         with serve(tokens=(TOKEN, "another-token-of-some-length")) as run:
             for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}):
@@ -452,7 +452,7 @@ class TestWhoMayComeIn:
                 assert caught.value.response.status_code == 401
                 assert b"missing or unknown token" in caught.value.response.body
 
-    def test_a_token_must_be_the_whole_one(self) -> None:
+    def test_a_token_must_match_completely(self) -> None:
         tokens = TokenSet([TOKEN])
         assert tokens.admits(f"bearer {TOKEN}")
         for text in (None, "", "Bearer", "Bearer ", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x", TOKEN):
@@ -460,7 +460,7 @@ class TestWhoMayComeIn:
         assert not tokens.admits(None, [SUBPROTOCOL])
         assert TokenSet([]).admits(None)
 
-    def test_where_tokens_come_from(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_sources_of_tokens(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(TOKENS_VARIABLE, raising=False)
         assert read_tokens(None) == ()
         file = tmp_path / "tokens"
@@ -492,7 +492,7 @@ class TestWhoMayComeIn:
             assert caught.value.response.status_code == 403
 
 
-class TestWhatItSays:
+class TestInformation:
     def test_models(self, server: Running) -> None:
         (model,) = server.client.get("/v1/models").json()["models"]
         assert (model["name"], model["backend"], model["precision"]) == ("frcrn-small", "function", "fp32")
@@ -519,7 +519,7 @@ class TestWhatItSays:
             context = serve()
             future = pool.submit(context.__enter__)
             assert backend.files_entered.acquire(timeout=60)
-            # It listens already; its port is known when it is ready.
+            # It listens already, but `running` returns its port only when it is ready.
             backend.files_gate.set()
             run = future.result(60)
             assert run.client.get("/ready").json() == {"status": "ready"}
@@ -553,13 +553,13 @@ def stream(run: Running, **options) -> Iterator[ClientConnection]:
 
 
 def said(socket_: ClientConnection, message: object) -> dict:
-    """What comes back for a message."""
+    """Send a message and return the answer."""
     socket_.send(message if isinstance(message, str | bytes) else json.dumps(message))
     return json.loads(socket_.recv(timeout=60))
 
 
 def closed(socket_: ClientConnection) -> int:
-    """The code that it is closed with, after nothing else."""
+    """Return the close code, which must come next."""
     with pytest.raises(ConnectionClosed) as caught:
         socket_.recv(timeout=60)
     return caught.value.rcvd.code
@@ -567,7 +567,7 @@ def closed(socket_: ClientConnection) -> int:
 
 class TestStreams:
     def test_the_packaged_model_gives_what_a_stream_gives(self, tmp_path: Path, noisy: np.ndarray) -> None:
-        """Frames longer than a slice, and two streams at the same time; the limit is changed on the way."""
+        """With frames longer than a slice, two streams at the same time, and a change of the limit."""
         pytest.importorskip("onnxruntime")
         audio = (noisy[:12_000] * 32_768).astype("<i2")
         with (
@@ -618,7 +618,7 @@ class TestStreams:
         np.testing.assert_array_equal(outputs[1], outputs[0])
 
     def test_streams_share_calls_of_the_engine(self, server: Running, backend: GatedBackend) -> None:
-        """Three that wait while a fourth is computed become one call."""
+        """Three that wait while a fourth is computed share a call."""
         with contextlib.ExitStack() as stack:
             sockets = [stack.enter_context(stream(server)) for _ in range(4)]
             for socket_ in sockets:
@@ -659,7 +659,7 @@ class TestStreams:
             ('{"type": "start", "sample_rate": 16000, "attenuation_limit_db": NaN}', "must be a number"),
         ],
     )
-    def test_first_messages_that_are_wrong(self, server: Running, message: str | bytes, detail: str) -> None:
+    def test_invalid_first_messages(self, server: Running, message: str | bytes, detail: str) -> None:
         with stream(server) as socket_:
             answer = said(socket_, message)
             assert answer.keys() == {"type", "title", "detail"}
@@ -669,7 +669,7 @@ class TestStreams:
         server.line("WS /v1/stream 101")
         assert server.service.active == 0
 
-    def test_later_messages_that_are_wrong(self, server: Running) -> None:
+    def test_invalid_later_messages(self, server: Running) -> None:
         for message, detail in (
             (b"\0", "1 bytes are not a whole number"),
             ('{"type": "start", "sample_rate": 16000}', 'a "type" out of set, reset, flush'),
@@ -688,7 +688,7 @@ class TestStreams:
             socket_.send(bytes(longest + 2))
             assert closed(socket_) == 1009
 
-    def test_nothing_and_nothing(self, server: Running) -> None:
+    def test_an_empty_stream(self, server: Running) -> None:
         with stream(server) as socket_:
             said(socket_, {"type": "start", "sample_rate": 16_000})
             socket_.send(b"")
@@ -698,7 +698,7 @@ class TestStreams:
             flushed = json.loads(socket_.recv(timeout=60))
             assert flushed == {"type": "flushed", "processing_s": 0.0, "audio_s": 0.0, "real_time_factor": None}
 
-    def test_too_many(self, serve: Serve) -> None:
+    def test_too_many_streams(self, serve: Serve) -> None:
         with serve(max_streams=1) as run:
             with stream(run) as one, stream(run) as other:
                 said(one, {"type": "start", "sample_rate": 16_000})
@@ -774,7 +774,7 @@ class TestStepper:
 
 class TestHostileBodies:
     def test_each_is_refused_or_denoised(self, serve: Serve) -> None:
-        """And memory is back where it was."""
+        """Memory does not grow."""
         bodies = list(hostile_bodies())
         assert len(bodies) >= 300
         statuses = {}
@@ -807,14 +807,14 @@ class TestHostileBodies:
         assert np.isfinite(audio).all(), name
 
     def test_a_body_that_ends_early(self, server: Running) -> None:
-        """The length says more than there is: the client left."""
+        """The body is shorter than its Content-Length."""
         with server.raw(server.head(1_000) + b"RIFF") as connection:
             connection.shutdown(socket.SHUT_WR)
             received(connection)
         assert server.line("POST").endswith("the client left")
         assert server.leftovers() == []
 
-    def test_requests_that_are_none(self, server: Running) -> None:
+    def test_invalid_http(self, server: Running) -> None:
         for request in (b"hello\r\n\r\n", b"\0" * 100 + b"\r\n\r\n", b"G" * 200_000):
             with server.raw() as connection, contextlib.suppress(ConnectionError):
                 connection.sendall(request)
@@ -823,7 +823,7 @@ class TestHostileBodies:
 
 
 def resident_bytes() -> int:
-    """Memory of this process."""
+    """Return the resident memory of this process."""
     status = Path("/proc/self/status")
     if not status.exists():
         return 0
@@ -849,7 +849,7 @@ class TestProcess:
 
         return start
 
-    def test_told_to_end_it_answers_what_it_has_taken_in(self, command, tmp_path: Path, noisy: np.ndarray) -> None:
+    def test_a_shutdown_answers_the_requests_in_progress(self, command, tmp_path: Path, noisy: np.ndarray) -> None:
         process, url = command("--concurrency", "1", "--queue", "20")
         body = wav(noisy[:48_000])
         try:
@@ -877,7 +877,7 @@ class TestProcess:
         assert rest.splitlines()[-1].endswith("shut down")
         assert list((tmp_path / "temporary").glob("frcrn-accel-*")) == []
 
-    def test_what_is_cut_off_at_the_end_is_an_error(self, command, tmp_path: Path, noisy: np.ndarray) -> None:
+    def test_a_request_cut_off_by_the_shutdown_is_an_error(self, command, tmp_path: Path, noisy: np.ndarray) -> None:
         process, url = command("--drain-s", "0.2", "--slow-s", "60")
         try:
             port = int(url.rpartition(":")[2])
@@ -895,7 +895,7 @@ class TestProcess:
         assert list((tmp_path / "temporary").glob("frcrn-accel-*")) == []
 
     def test_a_full_disk(self, command, tmp_path: Path, noisy: np.ndarray) -> None:
-        """No file can have more than 100,000 bytes: no room for the body, then none for the result."""
+        """With files of at most 100,000 bytes, first the body does not fit, then the result."""
         process, url = command(before=("sh", "-c", 'ulimit -f 200; exec "$@"', "sh"))
         try:
             for body in (wav(noisy[:80_000]), wav(np.zeros(80_000), format="FLAC")):
@@ -922,7 +922,7 @@ class TestProcess:
             (["--backend", "none"], "unknown backend 'none'"),
         ],
     )
-    def test_what_it_cannot_be_started_with(self, options: list[str], message: str) -> None:
+    def test_options_that_stop_the_start(self, options: list[str], message: str) -> None:
         found = subprocess.run([*COMMAND, *options], capture_output=True, text=True, timeout=60)
         assert found.returncode == 2
         assert found.stderr.splitlines()[-1].startswith("frcrn-accel: error: ")

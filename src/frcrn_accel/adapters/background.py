@@ -54,6 +54,7 @@ class BackgroundStream:
     >>> background = BackgroundStream(lambda rate_hz, channels: denoiser.stream(rate_hz, channels=channels))
     >>> background.open(48_000, channels=1)
     >>> denoised = background.process(samples, 48_000)
+    >>> background.close()
 
     Args:
         open_stream: Called with a rate in Hz and a number of channels; returns a new stream.

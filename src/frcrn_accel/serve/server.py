@@ -40,7 +40,7 @@ _log = logging.getLogger("frcrn_accel.serve")
 def open_denoiser(metrics: Metrics, options: DenoiserOptions | None = None) -> Denoiser:
     """Open a denoiser whose requests share calls of the engine.
 
-    >>> denoiser = open_denoiser(metrics, DenoiserOptions(backend="ort", batch_size=4))
+    >>> denoiser = open_denoiser(Metrics(), DenoiserOptions(backend="ort", batch_size=4))
 
     Args:
         metrics: Where to count the sizes of batches.
