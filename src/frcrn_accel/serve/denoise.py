@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -19,45 +15,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from frcrn_accel.denoiser import Denoiser, FileReport
-from frcrn_accel.errors import AudioError, AudioTooLongError
-from frcrn_accel.files import AudioFile, audio_suffixes, open_audio
+from frcrn_accel.serve.job import FORMATS, Job, JobOptions, storage_problems
 from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.metrics import Metrics, note
 from frcrn_accel.serve.problems import Problem
 from frcrn_accel.serve.result_headers import result_headers
 from frcrn_accel.serve.upload import receive_file, send_file
 
-__all__ = ["FORMATS", "MEDIA_TYPES", "Files"]
+__all__ = ["Files"]
 
-MEDIA_TYPES = {
-    "aiff": "audio/aiff",
-    "flac": "audio/flac",
-    "mp3": "audio/mpeg",
-    "ogg": "audio/ogg",
-    "opus": "audio/ogg",
-    "wav": "audio/wav",
-}
-"""Media types by suffix. libsndfile has more formats; they are returned only for inputs of the same format."""
-FORMATS = tuple(suffix for suffix in MEDIA_TYPES if f".{suffix}" in audio_suffixes())
-_SUFFIX_OF_FORMAT = {"RF64": "wav", "WAVEX": "wav"}  # of the other formats, their names in lower case
-_SAMPLE_BYTES = 4
 _UNREAD_S = 2.0  # longest time to read the body of a request that is refused
-_SYSTEM_ERROR = 2  # libsndfile's SF_ERR_SYSTEM, e.g. a full disk
-
-_log = logging.getLogger("frcrn_accel.serve")
-
-
-@dataclass(frozen=True)
-class _Options:
-    """Options in the query.
-
-    Attributes:
-        format: One of `FORMATS`; None for that of the input.
-        attenuation_limit_db: None for the denoiser's own.
-    """
-
-    format: str | None
-    attenuation_limit_db: float | None
 
 
 class Files:
@@ -110,9 +77,9 @@ class Files:
         with self._admission(), tempfile.TemporaryDirectory(prefix="frcrn-accel-") as name:
             source = Path(name) / "audio"
             try:
-                with _storage_problems():
+                with storage_problems():
                     await receive_file(request, source, self._limits)
-                job = _Job(self._denoiser, source, options, self._limits)
+                job = Job(self._denoiser, source, options, self._limits)
                 await self._compute(job, receive)
             except ClientDisconnect:
                 note(scope, "the client left")
@@ -139,7 +106,7 @@ class Files:
         finally:
             self._admitted -= 1
 
-    async def _compute(self, job: _Job, receive: Receive) -> None:
+    async def _compute(self, job: Job, receive: Receive) -> None:
         """Run a job in a thread; stop it if the client leaves or the time is up.
 
         Raises:
@@ -181,113 +148,7 @@ class Files:
             self._metrics.real_time_factor.observe(report.real_time_factor)
 
 
-class _Stopped(Exception):
-    """The result is no longer wanted."""
-
-
-class _Job:
-    """One file, denoised in a thread.
-
-    Attributes:
-        suffix: Suffix of the result, without the dot.
-        media_type: Media type of the result.
-    """
-
-    def __init__(self, denoiser: Denoiser, source: Path, options: _Options, limits: Limits) -> None:
-        self._denoiser = denoiser
-        self._source = source
-        self._options = options
-        self._limits = limits
-        self._stop = threading.Event()
-        self._deadline = time.monotonic() + limits.timeout_s
-        self._report: FileReport | None = None
-        self._error: Exception | None = None
-        self.suffix = self.media_type = ""
-
-    def stop(self) -> None:
-        """Stop before the next window."""
-        self._stop.set()
-
-    def run(self) -> None:
-        """Denoise the file; an error is kept for `result`."""
-        try:
-            self._report = self._denoise()
-        except _Stopped:
-            pass
-        except Exception as error:
-            self._error = error
-
-    @property
-    def is_done(self) -> bool:
-        """Whether there is a result or an error."""
-        return self._report is not None or self._error is not None
-
-    def result(self) -> FileReport:
-        """Return the report.
-
-        Raises:
-            Problem: The audio cannot be denoised, or the result cannot be stored.
-            Exception: Any other error.
-        """
-        if isinstance(self._error, AudioError):
-            with _storage_problems():
-                self._raise_if_storage_failed(self._error)
-            status = 413 if isinstance(self._error, AudioTooLongError) else 422
-            # Clients must not see paths of this machine.
-            text = str(self._error).replace(repr(str(self._source)), "the file")
-            text = text.replace(repr(str(self._target())), "the result")
-            raise Problem(status, text) from self._error
-        if self._error is not None:
-            raise self._error
-        assert self._report is not None
-        return self._report
-
-    def _raise_if_storage_failed(self, error: AudioError) -> None:
-        """Raise `OSError` if the system could not write the result, which is not the client's fault."""
-        cause = error.__cause__
-        is_system = isinstance(cause, OSError) or getattr(cause, "code", None) == _SYSTEM_ERROR
-        if is_system and str(error).startswith(repr(str(self._target()))):
-            raise OSError(str(error)) from error
-
-    def _denoise(self) -> FileReport:
-        file = open_audio(self._source)
-        if file.channels > self._limits.max_channels:
-            raise AudioError(f"audio must have up to {self._limits.max_channels} channels, got {file.channels}")
-        self._choose_format(file)
-        bytes_per_s = file.sample_rate_hz * file.channels * _SAMPLE_BYTES
-        return self._denoiser.denoise_file(
-            self._source,
-            self._target(),
-            progress=self._check,
-            max_duration_s=min(self._limits.max_duration_s, self._limits.max_decoded_bytes / bytes_per_s),
-            attenuation_limit_db=self._options.attenuation_limit_db,
-        )
-
-    def _choose_format(self, file: AudioFile) -> None:
-        self.suffix = self._options.format or _SUFFIX_OF_FORMAT.get(file.format, file.format.lower())
-        self.media_type = MEDIA_TYPES.get(self.suffix, "application/octet-stream")
-
-    def _target(self) -> Path:
-        # With the same suffix as the source, which is none, the result gets its format.
-        suffix = "" if self._options.format is None else f".{self._options.format}"
-        return self._source.with_name(f"denoised{suffix}")
-
-    def _check(self, done_s: float, total_s: float) -> None:
-        if self._stop.is_set() or time.monotonic() > self._deadline:
-            raise _Stopped
-
-
-@contextmanager
-def _storage_problems() -> Iterator[None]:
-    """Turn an `OSError` into a problem of the server."""
-    try:
-        yield
-    except OSError as error:
-        _log.exception("cannot store a file")
-        raise Problem(507, "the server has no room for the file: try again later") from error
-
-
-def _read_options(query: QueryParams) -> _Options:
+def _read_options(query: QueryParams) -> JobOptions:
     """Read the options in a query.
 
     Raises:
@@ -303,11 +164,11 @@ def _read_options(query: QueryParams) -> _Options:
         raise Problem(400, f"format must be one of {', '.join(FORMATS)}, got {file_format[:40]!a}")
     text = query.get("attenuation_limit_db")
     if text is None:
-        return _Options(file_format, None)
+        return JobOptions(file_format, None)
     try:
         limit_db = float(text)
     except ValueError:
         limit_db = math.nan
     if not 0 <= limit_db < math.inf:
         raise Problem(400, f"attenuation_limit_db must be a number, 0 or more, got {text[:40]!a}")
-    return _Options(file_format, limit_db)
+    return JobOptions(file_format, limit_db)

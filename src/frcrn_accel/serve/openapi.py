@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from frcrn_accel._version import __version__
-from frcrn_accel.serve.denoise import FORMATS, MEDIA_TYPES
+from frcrn_accel.serve.job import FORMATS, MEDIA_TYPES
 from frcrn_accel.serve.problems import PROBLEM_TYPE
 from frcrn_accel.serve.result_headers import RESULT_HEADERS
 
