@@ -12,6 +12,8 @@ from frcrn_accel.errors import AudioError
 
 __all__ = ["from_pcm", "to_pcm"]
 
+_ITEM_FORMATS = frozenset({"B", "b", "c", "h"})  # of a `memoryview`: bytes, and 16-bit integers in native order
+
 
 def from_pcm(pcm: Buffer, channels: int, dtype: DTypeLike = np.int16) -> NDArray[np.int16]:
     """Convert interleaved 16-bit samples to an array.
@@ -21,7 +23,7 @@ def from_pcm(pcm: Buffer, channels: int, dtype: DTypeLike = np.int16) -> NDArray
            [4, 5, 6]], dtype=int16)
 
     Args:
-        pcm: The samples: bytes, or any object with a buffer, which is read as bytes whatever its items are.
+        pcm: The samples: any object with a buffer of bytes or 16-bit integers, e.g. `bytes`, `memoryview`, `array`.
         channels: Number of channels.
         dtype: `int16` in the byte order of the samples: that of the machine by default, or e.g. `"<i2"`.
 
@@ -29,9 +31,14 @@ def from_pcm(pcm: Buffer, channels: int, dtype: DTypeLike = np.int16) -> NDArray
         `(channels, samples)` of that dtype, a copy.
 
     Raises:
-        AudioError: The bytes are not a whole number of samples.
+        AudioError: The buffer has items of another type, or its size is not a whole number of samples.
     """
-    content = memoryview(pcm).tobytes()  # `len` of a memoryview counts its items
+    view = memoryview(pcm)
+    if view.format not in _ITEM_FORMATS:
+        raise AudioError(
+            f"a buffer must hold bytes or 16-bit integers, got items of format {view.format!r}: pass a numpy array"
+        )
+    content = view.tobytes()  # the size in bytes: `len` of a view counts its items
     if len(content) % (np.dtype(dtype).itemsize * channels):
         raise AudioError(f"{len(content)} bytes are not a whole number of 16-bit samples in {channels} channel(s)")
     return np.ascontiguousarray(np.frombuffer(content, dtype).reshape(-1, channels).T)
