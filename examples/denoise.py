@@ -1,4 +1,4 @@
-"""Denoise one file: the whole of it, from a path to a path.
+"""Denoise one file.
 
 python examples/denoise.py noisy.wav clean.wav
 """

@@ -1,4 +1,4 @@
-"""An engine whose streams give what they get, as late as the packaged model would."""
+"""A backend whose streams return their input, with the delay of the packaged model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["DelayingBackend"]
 
 
 class DelayingBackend(FunctionBackend):
-    """It computes when its gate is open.
+    """A backend that computes while its gate is open.
 
     Attributes:
-        gain: Of what it gives.
-        gate: A step waits for it.
-        entered: Set by a step.
-        broken: Gives no numbers.
+        gain: Factor of its output.
+        gate: Steps wait for it.
+        entered: Set by each step.
+        broken: Return NaN.
     """
 
     def __init__(self, gain: float = 1.0) -> None:

@@ -1,4 +1,4 @@
-"""Bodies that somebody might send to a server, made from a seed: broken, lying, huge and no audio at all."""
+"""Hostile request bodies, generated from a seed: damaged, with false headers, huge, or not audio."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _FORMATS = {
 
 
 def hostile_bodies(seed: int = 0) -> Iterator[tuple[str, bytes]]:
-    """Names and bodies, more than 300, each a few kilobytes or less.
+    """Yield more than 300 names and bodies, each a few kilobytes or less.
 
     Args:
-        seed: Of all that is random.
+        seed: Seed of the random parts.
     """
     rng = np.random.default_rng(seed)
     whole = {name: _encoded(rng, name) for name in _FORMATS}
@@ -83,7 +83,7 @@ def _damaged(rng: np.random.Generator, body: bytes, within: int, count: int) -> 
 def _wav(
     data: bytes, *, rate: int = 16_000, channels: int = 1, bits: int = 16, tag: int = 1, declared: int | None = None
 ) -> bytes:
-    """A WAV whose header says what it is told to say."""
+    """Return a WAV with the given header fields, true or not."""
     block = max(1, channels * bits // 8) & 0xFFFF
     form = struct.pack("<HHIIHH", tag, channels, rate, (rate * block) & 0xFFFFFFFF, block, bits)
     size = len(data) if declared is None else declared
@@ -92,7 +92,7 @@ def _wav(
 
 
 def _lying(whole: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
-    """Headers that say what is not so."""
+    """Yield files with false headers."""
     data = bytes(range(256)) * 8
     for declared in (0, 1, 2**16, 2**31 - 1, 2**31, 2**32 - 8, 2**32 - 1):
         yield f"WAV that declares {declared} bytes", _wav(data, declared=declared)
@@ -126,7 +126,7 @@ def _lying(whole: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
 
 
 def _odd(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
-    """Audio, but none that anybody would expect."""
+    """Yield valid but unusual audio."""
     for samples in (0, 1, 2, 319, 320, 321):
         yield f"{samples} samples", _written(np.full((samples, 1), 0.5), 16_000, "WAV", "PCM_16")
     for name, value in (("NaN", np.nan), ("infinity", np.inf), ("3e38", 3e38), ("1e-45", 1e-45)):

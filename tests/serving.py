@@ -19,7 +19,7 @@ import numpy as np
 import soundfile
 
 from delaying import DelayingBackend
-from frcrn_accel import Denoiser, Windowing
+from frcrn_accel import Denoiser, Session, Windowing
 from frcrn_accel.batching import BatchingSession
 from frcrn_accel.serve import Limits, Service, create_app, listen
 from frcrn_accel.serve.server import Server
@@ -30,12 +30,15 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="frcrn-accel-tests-")
 
 
 class GatedBackend(DelayingBackend):
-    """Its files wait for a gate too, and are as long as they were.
+    """A `DelayingBackend` whose calls for files wait for a gate too, and add no delay.
 
     Attributes:
-        files_gate: A call for a file waits for it.
-        files_entered: Released by each such call.
+        files_gate: Calls for files wait for it.
+        files_entered: Released by each call for a file.
+        batching: The session that `gated_denoiser` wrapped around it last.
     """
+
+    batching: BatchingSession
 
     def __init__(self, gain: float = 1.0) -> None:
         super().__init__(gain)
@@ -51,15 +54,14 @@ class GatedBackend(DelayingBackend):
 
 
 class Running:
-    """A server that runs.
+    """A running server.
 
     Attributes:
-        port: Where it listens.
-        url: The same as a URL.
-        service: What it serves.
-        folder: Where its temporary files are.
-        backend: What it computes with.
-        client: For requests.
+        port: Its port.
+        url: Its URL.
+        service: Its service.
+        folder: Folder of its temporary files.
+        client: A client for it.
     """
 
     def __init__(self, port: int, service: Service, folder: Path, lines: queue.Queue[str], client: Any) -> None:
@@ -71,36 +73,36 @@ class Running:
         self._lines = lines
 
     def line(self, part: str) -> str:
-        """The next line of the log that has this in it: a request is over when its line is there."""
+        """Return the next log line with this in it. A request is over when its line is logged."""
         while True:
             line = self._lines.get(timeout=60)
             if part in line:
                 return line
 
     def leftovers(self) -> list[Path]:
-        """Temporary files that are there."""
+        """Return the temporary files."""
         return list(self.folder.iterdir())
 
     def raw(self, request: bytes = b"") -> socket.socket:
-        """A connection with so much sent."""
+        """Open a connection and send the start of a request."""
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         connection.sendall(request)
         return connection
 
     def head(self, length: int, path: str = "/v1/denoise") -> bytes:
-        """The beginning of a request with a body of that length."""
+        """Return the head of a request with a body of that length."""
         return f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
 @contextmanager
 def running(denoiser: Denoiser, folder: Path, limits: Limits | None = None, **options: Any) -> Iterator[Running]:
-    """A server, warm, until the block ends.
+    """Run a server, warmed up, until the block ends.
 
     Args:
-        denoiser: What it serves; it stays open.
-        folder: For its temporary files.
+        denoiser: Its denoiser; it stays open.
+        folder: Folder for its temporary files.
         limits: See `Service`.
-        options: Of `create_app`.
+        options: See `create_app`.
     """
     lines: queue.Queue[str] = queue.Queue()
     handler = _Lines(lines)
@@ -133,24 +135,25 @@ def running(denoiser: Denoiser, folder: Path, limits: Limits | None = None, **op
 
 
 def gated_denoiser(backend: GatedBackend, batch_size: int = 4) -> Denoiser:
-    """As the server makes it, of short windows."""
-    return Denoiser(
-        backend=backend,
-        windowing=Windowing(window_s=1.0, past_s=0.2, future_s=0.04, fade_s=0.05, fixed=True),
-        batch_size=batch_size,
-        wrap_session=lambda session: BatchingSession(session, batch_size),
-    )
+    """Open a denoiser like that of the server, with short windows."""
+
+    def wrap(session: Session) -> Session:
+        backend.batching = BatchingSession(session, batch_size)
+        return backend.batching
+
+    windowing = Windowing(window_s=1.0, past_s=0.2, future_s=0.04, fade_s=0.05, fixed=True)
+    return Denoiser(backend=backend, windowing=windowing, batch_size=batch_size, wrap_session=wrap)
 
 
 def wav(audio: np.ndarray, rate: int = 16_000, **options: Any) -> bytes:
-    """Audio, `(samples,)` or `(samples, channels)`, as a WAV or, with `format`, another file."""
+    """Encode audio, `(samples,)` or `(samples, channels)`, as a WAV or, with `format`, another file."""
     file = io.BytesIO()
     soundfile.write(file, audio, rate, **{"format": "WAV", **options})
     return file.getvalue()
 
 
 def sound_file(content: bytes) -> Path:
-    """A file of its own with this in it, for libsndfile, which reads MP3 from files better than from memory."""
+    """Write a new file, since libsndfile reads MP3 better from files than from memory."""
     path = Path(_FOLDER.name) / secrets.token_hex(8)
     path.write_bytes(content)
     return path

@@ -1,4 +1,4 @@
-"""Streams in Pipecat, in LiveKit and at a sound card: with the real packages, and with no sound card."""
+"""Streams in Pipecat and LiveKit, with the real packages, and at a sound card, without one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,9 +29,11 @@ from frcrn_accel.adapters.feed import (
     denoise_live,
     first_samples,
 )
-from frcrn_accel.adapters.playout import DelayLine, Playout, from_pcm, to_pcm
+from frcrn_accel.adapters.playout import DelayLine, Playout
 from frcrn_accel.adapters.switched import SwitchedStream
 from frcrn_accel.models import LIVE_MODEL
+from frcrn_accel.pcm import from_pcm, to_pcm
+from frcrn_accel.streaming import Stream
 
 RATE = 16_000
 FRAME = 160  # 10 ms
@@ -65,7 +68,7 @@ def frames(audio: np.ndarray, size: int = FRAME) -> list[np.ndarray]:
 
 
 def delayed(audio: np.ndarray, samples: int) -> np.ndarray:
-    """What came so many samples before."""
+    """Delay audio by a number of samples."""
     return np.pad(audio, ((0, 0), (samples, 0)))[:, : audio.shape[1]]
 
 
@@ -92,17 +95,9 @@ class TestPlayout:
         )
         np.testing.assert_array_equal(out, delayed(audio, 3))
 
-    def test_pcm_there_and_back(self) -> None:
-        audio = noise(7, 2)
-        pcm = to_pcm(audio)
-        assert pcm == audio.T.tobytes()
-        np.testing.assert_array_equal(from_pcm(pcm, 2), audio)
-        with pytest.raises(AudioError, match=r"5 bytes are no whole number of 16-bit samples in 1 channel\(s\)"):
-            from_pcm(b"12345", 1)
-
 
 class TestSwitched:
-    def test_off_and_on_again_nothing_jumps(self, half: Denoiser) -> None:
+    def test_turned_off_and_on_nothing_jumps(self, half: Denoiser) -> None:
         stream = half.stream(RATE)
         switched, late = SwitchedStream(stream), stream.latency_samples
         audio = noise(5 * RATE)
@@ -113,7 +108,7 @@ class TestSwitched:
             parts.append(switched.process(frame))
         found = np.concatenate(parts, axis=1)
         assert_half(found[:, :20_000], expected[:, :20_000])
-        # Off, and on again until the stream has heard enough.
+        # Off, and on again until the stream has bridged its latency.
         np.testing.assert_array_equal(found[:, 20_000 : 40_000 + late], expected[:, 20_000 : 40_000 + late])
         assert_half(found[:, 40_000 + late :], expected[:, 40_000 + late :])
 
@@ -131,7 +126,7 @@ class TestSwitched:
         parts = [switched.process(frame) for frame in frames(audio[:, :RATE])]
         assert not switched.enabled
         assert [record.message for record in caplog.records] == [
-            "denoising is off until it is enabled again: the engine failed"
+            "the engine failed: denoising is off until it is enabled again"
         ]
         backend.broken, switched.enabled = False, True
         parts += [switched.process(frame) for frame in frames(audio[:, RATE:])]
@@ -147,17 +142,12 @@ class TestBackground:
         yield background
         background.close()
 
-    @staticmethod
-    def settle(background: BackgroundStream) -> None:
-        """Wait until the worker has done what it has."""
-        background._worker.submit(int).result()
-
-    def send(self, background: BackgroundStream, audio: np.ndarray, *, settle: bool = True) -> np.ndarray:
+    def send(self, background: BackgroundStream, audio: np.ndarray, *, wait: bool = True) -> np.ndarray:
         parts = []
         for frame in frames(audio):
             parts.append(background.process(frame, RATE))
-            if settle:
-                self.settle(background)
+            if wait:
+                background.wait()
         return np.concatenate(parts, axis=1)
 
     @pytest.mark.parametrize("channels", [1, 2])
@@ -169,17 +159,17 @@ class TestBackground:
         assert_half(self.send(background, audio), delayed(audio, late))
         assert background.late_s == 0
 
-    def test_a_slow_engine_keeps_nobody_waiting(self, background, backend) -> None:
-        """While the engine stands still the signal comes out as it came, in its place; then it goes on."""
+    def test_a_slow_engine_does_not_block_the_caller(self, background, backend) -> None:
+        """While the engine is blocked, the unprocessed signal comes out in its place; then denoising continues."""
         background.open(RATE, 1)
         late = round(background.latency_s * RATE)
         audio = noise(3 * RATE)
         expected = delayed(audio, late)
         found = self.send(background, audio[:, :RATE])
         backend.gate.clear()
-        slow = self.send(background, audio[:, RATE : RATE + 8000], settle=False)
+        slow = self.send(background, audio[:, RATE : RATE + 8000], wait=False)
         backend.gate.set()
-        self.settle(background)
+        background.wait()
         after = self.send(background, audio[:, RATE + 8000 :])
         assert_half(found, expected[:, :RATE])
         headroom = round(0.04 * RATE)
@@ -189,45 +179,51 @@ class TestBackground:
         assert_half(after, expected[:, RATE + 8000 :])
         assert background.late_s == pytest.approx((8000 - headroom) / RATE, abs=0.02)
 
-    def test_more_than_a_second_behind_it_begins_anew(self, background, backend, caplog) -> None:
+    def test_more_than_a_second_behind_the_backlog_is_dropped(self, background, backend, caplog) -> None:
         background.open(RATE, 1)
         late = round(background.latency_s * RATE)
         audio = noise(5 * RATE)
         expected = delayed(audio, late)
         backend.gate.clear()
-        self.send(background, audio[:, : 2 * RATE], settle=False)
-        assert "more than 1 s behind: it begins anew" in caplog.text
+        self.send(background, audio[:, : 2 * RATE], wait=False)
+        assert "more than 1 s behind: dropping the backlog" in caplog.text
         backend.gate.set()
-        self.settle(background)
+        background.wait()
         found = self.send(background, audio[:, 2 * RATE :])
         assert_half(found[:, RATE:], expected[:, 3 * RATE :])
 
-    def test_another_rate_is_another_signal(self, background, half, backend) -> None:
+    def test_another_rate_is_another_signal(self, half) -> None:
+        gate = threading.Event()
+
+        def open_stream(rate: int, channels: int) -> Stream:
+            assert rate == RATE or gate.wait(60)
+            return half.stream(rate, channels=channels)
+
+        background = BackgroundStream(open_stream)
         background.open(RATE, 1)
         self.send(background, noise(RATE))
-        # The stream for the other rate is made by the worker; until then there is silence.
-        gate = threading.Event()
-        background._worker.submit(gate.wait, 60)
+        # The worker opens the stream for the other rate; until then the output is silence.
         loud = np.full((2, 480), 30_000, np.int16)
         assert not background.process(loud, 48_000).any()
         assert background.latency_s is None
         gate.set()
-        self.settle(background)
+        background.wait()
         for _ in range(100):
             out = background.process(loud, 48_000)
             assert out.shape == (2, 480)
-            self.settle(background)
+            background.wait()
         assert background.stream.sample_rate_hz == 48_000
         assert_half(out, loud)
+        background.close()
 
-    def test_a_rate_that_cannot_be_is_told(self, background: BackgroundStream) -> None:
+    def test_an_invalid_rate_is_reported(self, background: BackgroundStream) -> None:
         frame = noise(40)
         background.open(RATE, 1)
         for _ in range(2):
-            self.settle(background)
+            background.wait()
             with pytest.raises(AudioError, match="8000 to 192000 Hz"):  # noqa: PT012
                 background.process(frame, 4_000)
-                self.settle(background)
+                background.wait()
                 background.process(frame, 4_000)
         assert background.process(noise(160), RATE).shape == (1, 160)
 
@@ -248,7 +244,7 @@ class TestBackground:
         found = self.send(background, audio)
         expected = delayed(audio, round(background.latency_s * RATE))
         np.testing.assert_array_equal(found, expected)
-        assert caplog.text.count("denoising is off for this signal: the engine failed") == 1
+        assert caplog.text.count("the engine failed: denoising is off for the rest of this signal") == 1
         backend.broken = False
         background.restart()
         assert_half(self.send(background, audio)[:, 8000:], expected[:, 8000:])
@@ -257,14 +253,14 @@ class TestBackground:
         background.open(RATE, 1)
         background.close()
         background.close()
-        with pytest.raises(RuntimeError, match="closed: make a new one"):
+        with pytest.raises(RuntimeError, match="closed: create a new one"):
             background.process(noise(FRAME), RATE)
         with pytest.raises(ValueError, match="headroom_s must be 0 or more"):
             BackgroundStream(half.stream, headroom_s=-1.0)
 
 
 async def ticks_while(entered: threading.Event, waiting: asyncio.Future | None) -> int:
-    """How often another task runs while the engine stands still."""
+    """Count how often another task runs while the engine is blocked."""
     count = 0
 
     async def beat() -> None:
@@ -294,8 +290,8 @@ class TestPipecat:
         return FrcrnFilter
 
     @pytest.mark.parametrize("rate", [16_000, 24_000])
-    def test_it_is_the_stream_in_other_clothes(self, make, denoiser, noisy, rate: int) -> None:
-        """Bit for bit, in chunks of 20 ms, as many bytes as there were."""
+    def test_it_gives_what_the_stream_gives(self, make, denoiser, noisy, rate: int) -> None:
+        """Bit for bit, in chunks of 20 ms."""
         pcm = (noisy[: 2 * RATE] * 32767).astype(np.int16).tobytes()
         chunks = [pcm[first : first + rate // 25] for first in range(0, len(pcm), rate // 25)]
 
@@ -313,7 +309,7 @@ class TestPipecat:
         assert found == [stream.process(chunk) for chunk in chunks]
         assert np.frombuffer(b"".join(found), np.int16).std() > 100
 
-    def test_the_event_loop_goes_on_while_it_computes(self, make, half, backend) -> None:
+    def test_the_event_loop_runs_while_it_computes(self, make, half, backend) -> None:
         audio = noise(1600)
 
         async def run() -> bytes:
@@ -328,7 +324,7 @@ class TestPipecat:
         assert len(asyncio.run(run())) == 3200
 
     def test_the_order_is_kept(self, make, half) -> None:
-        """Many at once give what they give one after the other."""
+        """Concurrent calls give the result of sequential ones."""
         audio = noise(RATE, 2)
 
         async def run() -> list[bytes]:
@@ -342,7 +338,7 @@ class TestPipecat:
         assert_half(found, delayed(audio, half.stream(RATE).latency_samples))
 
     def test_in_a_transport(self, make, half) -> None:
-        """Started, fed, turned off, set and stopped by Pipecat itself."""
+        """Pipecat starts, feeds, sets, disables and stops the filter."""
         from pipecat.frames import frames as kinds
         from pipecat.tests.utils import run_test
         from pipecat.transports.base_input import BaseInputTransport
@@ -365,7 +361,7 @@ class TestPipecat:
                     await self._audio_in_queue.join()  # so that it is known which audio has it
                 await super().process_frame(frame, direction)
                 if isinstance(frame, kinds.FilterControlFrame):
-                    calls.append((filter_.enabled, filter_._switched.stream.attenuation_limit_db))
+                    calls.append((filter_.enabled, filter_.attenuation_limit_db))
                 if isinstance(frame, kinds.TextFrame):
                     for later in spoken(audio[:, RATE:]):
                         await self.push_audio_frame(later)
@@ -401,10 +397,12 @@ class TestPipecat:
             await filter_.process_frame(FilterUpdateSettingsFrame(settings={"attenuation_limit_db": 6}))
             await filter_.start(RATE)
             assert not filter_.enabled
-            assert filter_._switched.stream.attenuation_limit_db == 6
+            assert filter_.attenuation_limit_db == 6
             await filter_.process_frame(FilterUpdateSettingsFrame(settings={"attenuation_limit_db": None}))
-            assert filter_._switched.stream.attenuation_limit_db is None
-            with pytest.raises(ValueError, match="unknown filter setting 'volume': there is 'attenuation_limit_db'"):
+            assert filter_.attenuation_limit_db is None
+            with pytest.raises(
+                ValueError, match="unknown filter setting 'volume'; the only setting is 'attenuation_limit_db'"
+            ):
                 await filter_.process_frame(FilterUpdateSettingsFrame(settings={"volume": 11}))
             with pytest.raises(ValueError, match="0 or more, got -1"):
                 await filter_.process_frame(FilterUpdateSettingsFrame(settings={"attenuation_limit_db": -1}))
@@ -424,7 +422,7 @@ class TestPipecat:
             before = filter_.latency_s
             await filter_.start(RATE)
             assert filter_.latency_s < before
-            with pytest.raises(AudioError, match="3 bytes are no whole number"):
+            with pytest.raises(AudioError, match="3 bytes are not a whole number"):
                 await filter_.filter(b"123")
             assert await filter_.filter(b"") == b""
             # Stopping waits for what is being computed, and the loop goes on meanwhile.
@@ -468,8 +466,8 @@ class TestLiveKit:
     def frame(rtc, samples: np.ndarray, rate: int = RATE):
         return rtc.AudioFrame(to_pcm(samples), rate, len(samples), samples.shape[1], userdata={"n": 1})
 
-    def test_a_frame_comes_back_at_once_while_the_engine_stands_still(self, rtc, make, half, backend) -> None:
-        """On the event loop, as LiveKit calls it; with a headroom of nothing all is late, and as it came."""
+    def test_a_frame_returns_at_once_while_the_engine_is_blocked(self, rtc, make, half, backend) -> None:
+        """Called on the event loop, as by LiveKit; without headroom all audio is late and unprocessed."""
         audio = noise(8000)
 
         async def run() -> list:
@@ -489,17 +487,17 @@ class TestLiveKit:
         np.testing.assert_array_equal(found[:, late + 320 :], delayed(audio, late)[:, late + 320 :])
 
     def test_in_an_audio_stream(self, rtc, make, denoiser, noisy) -> None:
-        """A track of LiveKit's own, in real time, with the packaged model."""
+        """With a real LiveKit track, in real time, and the packaged model."""
         pcm = (noisy[RATE : 2 * RATE] * 32767).astype(np.int16)
         stream = denoiser.stream(RATE)
 
         def patient(processor):
-            """On a busy machine some would be late, so here each frame waits, as nothing else may."""
+            """Make each frame wait for its result, so that none is late on a busy machine."""
             process = processor._process
 
             def process_and_settle(frame):
                 out = process(frame)
-                TestBackground.settle(processor._background)
+                processor.wait()
                 return out
 
             processor._process = process_and_settle
@@ -547,7 +545,7 @@ class TestLiveKit:
             out = []
             for frame in frames(samples):
                 out.append(np.asarray(processor._process(self.frame(rtc, frame)).data))
-                TestBackground.settle(processor._background)
+                processor.wait()
             return np.concatenate(out)
 
         processor._on_stream_info_updated(**told)
@@ -574,11 +572,11 @@ class TestLiveKit:
         out = []
         for frame in frames(audio):
             out.append(np.asarray(processor._process(self.frame(rtc, frame)).data))
-            TestBackground.settle(processor._background)
+            processor.wait()
         expected = delayed(audio, round(processor.latency_s * RATE))
         assert np.abs(np.concatenate(out) - expected.astype(int)).max() <= 1
 
-    def test_bad_arguments_are_told_at_once(self, make, half) -> None:
+    def test_bad_arguments_are_refused_at_once(self, make, half) -> None:
         with pytest.raises(AudioError, match="8000 to 192000 Hz"):
             make(half, sample_rate=1_000)
         with pytest.raises(ValueError, match=r"multiple of 0\.02 s"):
@@ -593,7 +591,7 @@ def _distance(found: np.ndarray, expected: np.ndarray, shift: int, length: int) 
 
 
 def missing(adapter: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error of an adapter whose package is not installed."""
+    """Check the error of an adapter whose package is not installed."""
     name = f"frcrn_accel.adapters.{adapter}"
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, name, raising=False)
@@ -604,7 +602,7 @@ def missing(adapter: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 class TestLive:
     def test_what_comes_out_is_the_stream_in_time(self, denoiser, noisy) -> None:
-        """Speech in chunks of 10 ms and a rest: the file has what `Stream` gives, as long as what came in."""
+        """Speech in chunks of 10 ms and a rest: the output is that of `Stream`, as long as the input."""
         audio = noisy[None, : RATE + 77]
         stream = denoiser.stream(RATE)
         kept: list[np.ndarray] = []
@@ -632,16 +630,16 @@ class TestLive:
         assert meter.level_db == FLOOR_DB
         tone = (0.5 * np.sin(2 * np.pi * 1000 * np.arange(4 * RATE) / RATE)).astype(np.float32)[None]
         for frame in frames(tone):
-            meter.hear(frame)
+            meter.update(frame)
         assert meter.level_db == pytest.approx(20 * np.log10(0.5) - 3.01, abs=0.01)
         # After its horizon of 0.3 s of silence the power is 1 / e.
-        meter.hear(np.zeros((1, round(0.3 * RATE)), np.float32))
+        meter.update(np.zeros((1, round(0.3 * RATE)), np.float32))
         assert meter.level_db == pytest.approx(20 * np.log10(0.5) - 3.01 - 4.34, abs=0.01)
-        meter.hear(np.zeros((1, 100 * RATE), np.float32))
-        meter.hear(np.zeros((1, 0), np.float32))
+        meter.update(np.zeros((1, 100 * RATE), np.float32))
+        meter.update(np.zeros((1, 0), np.float32))
         assert meter.level_db == FLOOR_DB
 
-    def test_the_factor_is_that_of_late(self) -> None:
+    def test_the_factor_is_about_the_last_second(self) -> None:
         status = LiveStatus(RATE)
         assert np.isnan(status.mean_real_time_factor)
         block = np.zeros((1, RATE // 10), np.float32)
@@ -663,13 +661,22 @@ class TestLive:
         assert [block[0, 0] for block in feed] == [0, 1]
         assert feed.lost_samples == 10
 
+    def test_a_feed_keeps_copies(self) -> None:
+        """A sound card reuses its buffer."""
+        feed = Feed(2)
+        buffer = np.ones((10, 1), np.float32)
+        feed.put(buffer.T)
+        buffer[:] = 0
+        feed.close()
+        assert [block.tolist() for block in feed] == [[[1.0] * 10]]
+
     def test_a_feed_closes_when_nothing_comes(self) -> None:
         feed = Feed(2, patience_s=0.01)
         feed.put(np.zeros((1, 10), np.float32))
         assert len(list(feed)) == 1
         assert feed.is_closed
 
-    def test_so_many_samples_and_no_more(self) -> None:
+    def test_first_samples(self) -> None:
         audio = noise(1000)
         endless = (audio[:, i : i + 300] for i in range(0, 10**9, 300))
         np.testing.assert_array_equal(np.concatenate(list(first_samples(endless, 700)), axis=1), audio[:, :700])
@@ -680,7 +687,7 @@ class TestLive:
 class TestCommand:
     @pytest.fixture
     def card(self, monkeypatch, noisy) -> Callable[[Callable[[Feed], None]], None]:
-        """In the place of the sound card: the noisy speech, from its 1st second on, then what is given."""
+        """Return a function that replaces the sound card by noisy speech, from its first second, and an end."""
         pytest.importorskip("onnxruntime")
         module = importlib.import_module("frcrn_accel.cli.live")
         device = sound_card.Device(0, "a file", 1, 1, RATE)
@@ -716,7 +723,7 @@ class TestCommand:
 
     @pytest.fixture
     def denoiser(self) -> Iterator[Denoiser]:
-        """What the command makes."""
+        """Open the denoiser that the command opens."""
         with Denoiser(LIVE_MODEL, backend="ort") as denoiser:
             yield denoiser
 
@@ -733,7 +740,7 @@ class TestCommand:
         assert code == 0
         late_ms = 1000 * denoiser.stream(RATE).latency_s
         on = f"{LIVE_MODEL} on ort, fp32 (CPUExecutionProvider, 1 thread)"
-        assert f"a file, 16000 Hz, {on}, {late_ms:.0f} ms late" in text
+        assert f"a file, 16000 Hz, {on}; latency {late_ms:.0f} ms plus" in text
         assert f"1.5 s -> {tmp_path / 'out.wav'}, real-time factor 0." in text
         assert "lost" not in text
         written, rate = soundfile.read(tmp_path / "out.wav")
@@ -749,15 +756,15 @@ class TestCommand:
         written, _ = soundfile.read(tmp_path / "out.flac")
         np.testing.assert_allclose(written, self.expected(denoiser, noisy, 12_320), atol=1 / 32_768)
 
-    def test_a_card_that_is_gone_is_told_and_the_file_is_there(self, card, run, tmp_path) -> None:
+    def test_a_card_that_is_removed_is_an_error_after_the_file_is_written(self, card, run, tmp_path) -> None:
         card(Feed.close)
         code, text = run("-o", tmp_path / "out.wav")
         assert code == 2
-        assert text.splitlines()[-1] == "frcrn-accel: error: the sound card stopped by itself after 1.5 s: a file"
+        assert text.splitlines()[-1] == "frcrn-accel: error: the sound card stopped unexpectedly after 1.5 s: a file"
         assert soundfile.info(tmp_path / "out.wav").frames == 24_000
 
-    def test_losses_are_told(self, card, run) -> None:
-        """The queue holds 5 s; what is to be played was not computed yet."""
+    def test_losses_are_reported(self, card, run) -> None:
+        """The queue holds 5 s, and playing starts before anything is computed."""
         pytest.importorskip("onnx", reason="the graph for a shorter look-ahead is written with onnx")
 
         def end(feed: Feed) -> None:
@@ -767,10 +774,10 @@ class TestCommand:
         card(end, seconds=6)
         code, text = run("--lookahead-s", 0)
         assert code == 0
-        assert "80 ms late" in text  # and 40 ms of it are the headroom
+        assert "latency 80 ms" in text  # and 40 ms of it are the headroom
         assert text.splitlines()[-1].startswith("5.0 s, real-time factor 0.")
         assert text.splitlines()[-1].endswith(
-            ", 1.00 s lost: too slow, 3 overruns of the sound card, 5.96 s silent: not in time"
+            ", 1.00 s lost (computing too slow), 3 sound card overruns, 5.96 s silent (computed too late)"
         )
 
     def test_a_file_that_is_there(self, card, run, tmp_path) -> None:
@@ -782,8 +789,16 @@ class TestCommand:
         assert "exists" in text
         assert out.read_bytes() == b"precious"
 
+    def test_an_option_that_the_model_refuses_is_one_line(self, card, run) -> None:
+        card(lambda feed: pytest.fail("the microphone was on"))
+        code, text = run("-o", "never.wav", "--lookahead-s", 0.01)
+        assert code == 2
+        assert text.startswith("frcrn-accel: error: Invalid value: lookahead_s must be a multiple of ")
+        assert len(text.splitlines()) == 1
+        assert not Path("never.wav").exists()
+
     def test_no_sound_card(self, run) -> None:
-        """Whatever is missing here, the package, PortAudio, a sound card or this device, is one line."""
+        """Whether the package, PortAudio, a sound card or the device is missing, the error is one line."""
         code, text = run("--input-device", "no device has this name 5e0c")
         assert code == 2
         (line,) = text.splitlines()
@@ -813,6 +828,6 @@ class TestCommand:
         else:
             assert code == 0
             assert all(f" {device.number} " in text for device in devices)
-            assert devices or "PortAudio sees no device" in text
-            with pytest.raises(SoundCardError, match=r"sees no such device|choose another with --list-devices"):
+            assert devices or "PortAudio finds no device" in text
+            with pytest.raises(SoundCardError, match=r"finds no such device|choose another with --list-devices"):
                 sound_card.find_device("no device has this name 5e0c", "output")

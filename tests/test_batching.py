@@ -1,4 +1,4 @@
-"""Calls of many threads as one call of the engine."""
+"""Join the calls of many threads into one call of the engine."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 
 from frcrn_accel import Denoiser, EngineError, Session, Windowing
 from frcrn_accel.batching import BatchingSession
-from waiting import Announcing
+from waiting import until
 
 
 class Gated(Session):
-    """Doubles; a call waits for the gate."""
+    """A session that doubles its input; its calls wait for a gate."""
 
     device = "numpy"
 
@@ -34,7 +34,7 @@ class Gated(Session):
 
 
 def together(session: Gated, batching: BatchingSession, calls: list[np.ndarray]) -> list[object]:
-    """Results of calls that all wait while the engine is at the first of them; an error is a result."""
+    """Make calls that all wait while the engine computes the first; return their results, or errors."""
 
     def run(audio: np.ndarray) -> object:
         try:
@@ -45,11 +45,9 @@ def together(session: Gated, batching: BatchingSession, calls: list[np.ndarray])
     with ThreadPoolExecutor(len(calls)) as pool:
         futures = [pool.submit(run, calls[0])]
         assert session.entered.acquire(timeout=60)
-        joined = threading.Semaphore(0)
-        batching._waiting = Announcing(joined)
-        for call in calls[1:]:  # one after the other: the order is that of the list
+        for waiting, call in enumerate(calls[1:], 1):  # one after the other, to keep the order of the list
             futures.append(pool.submit(run, call))
-            assert joined.acquire(timeout=60)
+            until(lambda: batching.waiting, lambda found, expected=waiting: found == expected)
         session.gate.set()
         return [future.result(60) for future in futures]
 
@@ -110,17 +108,16 @@ def test_a_denoiser_with_it_gives_what_one_without_gives(noisy):
     with Denoiser(backend="ort", windowing=windowing) as alone:
         expected = [alone(signal, 16_000) for signal in signals]
     sizes: list[int] = []
-    joined = threading.Semaphore(0)
+    batchings: list[BatchingSession] = []
 
     def observe(rows: int) -> None:
-        if not sizes:  # the first call waits until the others have come
-            assert all(joined.acquire(timeout=60) for _ in signals)
+        if not sizes:  # the first call waits until the others are waiting
+            until(lambda: batchings[0].waiting, lambda waiting: waiting == len(signals) - rows)
         sizes.append(rows)
 
     def wrap(session: Session) -> Session:
-        batching = BatchingSession(session, 4, observe)
-        batching._waiting = Announcing(joined)
-        return batching
+        batchings.append(BatchingSession(session, 4, observe))
+        return batchings[0]
 
     with (
         Denoiser(backend="ort", windowing=windowing, wrap_session=wrap) as shared,

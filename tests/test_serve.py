@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gc
 import json
 import re
 import signal
@@ -11,11 +12,11 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
-import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -28,19 +29,24 @@ import httpx
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from frcrn_accel import Denoiser, ServeError
+from frcrn_accel import Denoiser, ServeError, Windowing
+from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.models import DEFAULT_MODEL, find_model
 from frcrn_accel.serve import TOKENS_VARIABLE, Limits, listen, open_denoiser, read_tokens
 from frcrn_accel.serve.metrics import Metrics
+from frcrn_accel.serve.stepping import Stepper
 from frcrn_accel.serve.tokens import SUBPROTOCOL, TokenSet
+from frcrn_accel.streaming import Stream
+from frcrn_accel.testing import FunctionBackend
 from hostile import hostile_bodies
 from serving import GatedBackend, Running, gated_denoiser, running, sound_file, wav
-from waiting import Announcing
+from waiting import until
 
 RNG = np.random.default_rng(0)
 NOISE = (3000 * RNG.standard_normal(8_000)).astype(np.int16)
 TOKEN = "a-token-of-twenty-some-characters"
 COMMAND = [sys.executable, "-c", "from frcrn_accel.cli import main; main()", "serve"]
+ORT = DenoiserOptions(backend="ort")
 Serve = Callable[..., contextlib.AbstractContextManager[Running]]
 
 
@@ -51,7 +57,7 @@ def backend() -> GatedBackend:
 
 @pytest.fixture
 def serve(backend: GatedBackend, tmp_path: Path) -> Serve:
-    """Makes a server of an engine that halves what it gets."""
+    """Return a function that runs a server with an engine that halves its input."""
 
     @contextlib.contextmanager
     def serve(batch_size: int = 4, tokens: tuple[str, ...] = (), allowed_origins: tuple[str, ...] = (), **limits):
@@ -82,7 +88,7 @@ def server(serve: Serve) -> Iterator[Running]:
 
 
 def problem(response: httpx.Response, status: int) -> str:
-    """The detail of a problem document, which the answer must be."""
+    """Return the detail of an answer that must be a problem document."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     document = response.json()
@@ -103,7 +109,10 @@ def read(response: httpx.Response) -> tuple[np.ndarray, int]:
 class TestFiles:
     def test_the_packaged_model_gives_what_the_denoiser_gives(self, tmp_path: Path, noisy_path: Path) -> None:
         pytest.importorskip("onnxruntime")
-        with open_denoiser(Metrics(), backend="ort") as denoiser, running(denoiser, tmp_path / "t") as run:
+        with (
+            open_denoiser(Metrics(), ORT) as denoiser,
+            running(denoiser, tmp_path / "t") as run,
+        ):
             report = denoiser.denoise_file(noisy_path, tmp_path / "expected.wav", attenuation_limit_db=20)
             response = post(run, noisy_path.read_bytes(), "?attenuation_limit_db=20")
         assert response.content == (tmp_path / "expected.wav").read_bytes()
@@ -116,7 +125,7 @@ class TestFiles:
         assert (response.headers["x-model"], response.headers["x-backend"]) == ("frcrn-small", "ort")
         assert response.headers["x-clipped-samples"] == str(report.clipped_samples)
 
-    def test_a_form_is_the_same_as_the_file(self, server: Running) -> None:
+    def test_a_form_gives_the_result_of_the_plain_file(self, server: Running) -> None:
         body = wav(NOISE)
         raw = post(server, body, headers={"Content-Type": "audio/anything"})
         form = server.client.post("/v1/denoise", files={"file": ("talk.wav", body)})
@@ -144,7 +153,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("file_format", "media_type"), [("AU", "application/octet-stream"), ("MP3", "audio/mpeg")]
     )
-    def test_without_a_format_it_is_that_of_the_input(
+    def test_the_default_format_is_that_of_the_input(
         self, server: Running, file_format: str, media_type: str
     ) -> None:
         response = post(server, wav(NOISE, format=file_format))
@@ -160,7 +169,7 @@ class TestFiles:
         assert out[:, 0].max() == 32_767
         assert 0 < int(response.headers["x-clipped-samples"]) < 8_000
 
-    def test_no_sample_at_all(self, server: Running) -> None:
+    def test_a_file_without_samples(self, server: Running) -> None:
         response = post(server, wav(NOISE[:0]))
         assert len(read(response)[0]) == 0
         assert "x-real-time-factor" not in response.headers
@@ -178,11 +187,11 @@ class TestFiles:
             ("?attenuation_limit_db=-1", "a number, 0 or more, got '-1'"),
             ("?attenuation_limit_db=nan", "a number, 0 or more, got 'nan'"),
             ("?attenuation_limit_db=lots", "a number, 0 or more, got 'lots'"),
-            ("?limit=3", "there is no option 'limit'"),
+            ("?limit=3", "unknown option 'limit': the options are format and attenuation_limit_db"),
             ("?format=wav&format=wav", "twice"),
         ],
     )
-    def test_queries_that_are_wrong(self, server: Running, query: str, detail: str) -> None:
+    def test_invalid_queries(self, server: Running, query: str, detail: str) -> None:
         assert detail in problem(post(server, wav(NOISE), query), 400)
 
     @pytest.mark.parametrize(
@@ -195,7 +204,7 @@ class TestFiles:
             ({"content": wav(np.full(9, np.nan), subtype="FLOAT")}, 422, "NaN or infinity"),
             ({"content": wav(NOISE, 44_100), "params": {"format": "opus"}}, 422, "the result cannot be written"),
             ({"content": b"x", "headers": {"Content-Encoding": "gzip"}}, 415, "without a Content-Encoding"),
-            ({"files": {"sound": wav(NOISE)}}, 400, "no file with the name 'file'"),
+            ({"files": {"sound": wav(NOISE)}}, 400, "no file named 'file'"),
             ({"files": [("file", wav(NOISE))] * 2}, 400, "Too many files"),
             ({"data": {"other": "x"}, "files": {"file": wav(NOISE)}}, 400, "Too many fields"),
             ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "boundary"),
@@ -206,26 +215,26 @@ class TestFiles:
             ),
         ],
     )
-    def test_bodies_that_are_wrong(self, server: Running, options: dict, status: int, detail: str) -> None:
+    def test_invalid_bodies(self, server: Running, options: dict, status: int, detail: str) -> None:
         found = problem(server.client.post("/v1/denoise", **options), status)
         assert detail in found
         assert str(server.folder) not in found
 
-    def test_a_failing_engine_is_our_fault(self, server: Running, backend: GatedBackend) -> None:
+    def test_an_engine_failure_is_a_500(self, server: Running, backend: GatedBackend) -> None:
         backend.broken = True
-        assert "its log says how" in problem(post(server, wav(NOISE)), 500)
+        assert problem(post(server, wav(NOISE)), 500) == "internal server error; see the server log"
         assert " 500 " in server.line("POST")
         backend.broken = False
         np.testing.assert_allclose(read(post(server, wav(NOISE)))[0], NOISE / 2, atol=1)
 
-    def test_what_is_not_there(self, server: Running) -> None:
+    def test_unknown_paths_and_methods(self, server: Running) -> None:
         assert problem(server.client.get("/v2/denoise"), 404)
         response = server.client.get("/v1/denoise")
         assert problem(response, 405)
         assert response.headers["allow"] == "POST"
 
     def test_requests_share_calls_of_the_engine(self, serve: Serve, backend: GatedBackend) -> None:
-        """Four files: what waits while the first one is computed becomes one call."""
+        """Of four files, the three that wait while the first is computed share a call."""
         shapes: list[int] = []
         run_file = backend.function
 
@@ -237,12 +246,10 @@ class TestFiles:
         audio = [np.roll(NOISE, 100 * i) for i in range(4)]
         with serve(concurrency=4) as run, ThreadPoolExecutor(4) as pool:
             shapes.clear()
-            joined = threading.Semaphore(0)
-            run.service.denoiser._open().session._waiting = Announcing(joined)
             backend.files_gate.clear()
             futures = [pool.submit(post, run, wav(part)) for part in audio]
             assert backend.files_entered.acquire(timeout=60)
-            assert all(joined.acquire(timeout=60) for _ in range(4))
+            until(lambda: backend.batching.waiting, lambda waiting: waiting == 3)
             backend.files_gate.set()
             for part, future in zip(audio, futures, strict=True):
                 np.testing.assert_allclose(read(future.result(60))[0], part / 2, atol=1)
@@ -253,7 +260,7 @@ class TestLimits:
     def test_long_bodies(self, serve: Serve) -> None:
         with serve(max_body_bytes=20_000) as run:
             assert read(post(run, wav(NOISE)))[1] == 16_000
-            detail = "the body is longer than the limit of 0.0190735 MiB"
+            detail = "the body is larger than the limit of 0.0190735 MiB"
             assert problem(post(run, wav(np.tile(NOISE, 2))), 413) == detail
             parts = [wav(np.tile(NOISE, 200))[i : i + 5_000] for i in range(0, 100_000, 5_000)]
             assert problem(post(run, iter(parts)), 413) == detail  # without a length
@@ -271,11 +278,11 @@ class TestLimits:
             assert "longer than the limit of 60 s" in problem(post(run, minute), 413)
 
     def test_too_many_requests(self, serve: Serve, backend: GatedBackend) -> None:
-        """Two are computed, one waits, and the next is told when to come again."""
+        """Two are computed, one waits, and the next gets a 429 with Retry-After."""
         with serve(concurrency=2, queue=1) as run, ThreadPoolExecutor(3) as pool:
             backend.files_gate.clear()
             futures = [pool.submit(post, run, wav(NOISE)) for _ in range(3)]
-            text = until(lambda: run.client.get("/metrics").text, "frcrn_accel_requests_queued 1.0")
+            text = until_metric(run.url, "frcrn_accel_requests_queued 1.0")
             assert "frcrn_accel_requests_computing 2.0" in text
             assert "frcrn_accel_requests_admitted 3.0" in text
             response = post(run, wav(NOISE))
@@ -286,7 +293,7 @@ class TestLimits:
             assert post(run, wav(NOISE)).status_code == 200
 
     def test_time(self, serve: Serve, backend: GatedBackend) -> None:
-        """One is computed for too long, the other waits for too long; the thread is free again after that."""
+        """One computes for too long, the other waits for too long; then the thread is free again."""
         with serve(concurrency=1, timeout_s=0.3) as run, ThreadPoolExecutor(2) as pool:
             backend.files_gate.clear()
             futures = [pool.submit(post, run, wav(NOISE)) for _ in range(2)]
@@ -298,7 +305,7 @@ class TestLimits:
             assert post(run, wav(NOISE)).status_code == 200
 
     def test_slow_senders(self, serve: Serve) -> None:
-        """One stops in the middle of its body, one sends nothing at all, one drips."""
+        """One stops within its body, one sends nothing, one sends byte by byte."""
         with serve(slow_s=0.3) as run:
             with run.raw(run.head(100_000) + bytes(2_000)) as stopped, run.raw() as silent:
                 assert b"408 Request Timeout" in received(stopped)
@@ -317,7 +324,7 @@ class TestLimits:
 
     def test_slow_takers(self, serve: Serve) -> None:
         with serve(slow_s=0.3, min_bytes_per_second=50_000) as run:
-            body = wav(np.tile(NOISE, 1_000))  # more than what the system holds for a connection
+            body = wav(np.tile(NOISE, 1_000))  # more than the buffers of a connection
             with socket.socket() as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 connection.settimeout(60)
@@ -329,12 +336,15 @@ class TestLimits:
                     assert len(received(connection)) < len(body)
 
 
-def until(look: Callable[[], str], part: str) -> str:
-    """What a server says once it has a part in it; at most for a minute."""
-    deadline = time.monotonic() + 60
-    while part not in (text := look()):
-        assert time.monotonic() < deadline, f"no {part!r} in {text}"
-    return text
+def until_metric(url: str, line: str) -> str:
+    """Return the metrics of a server once they have this line."""
+    return until(lambda: httpx.get(f"{url}/metrics").text, lambda text: line in text.splitlines())
+
+
+def live_streams() -> int:
+    """Count the streams in this process."""
+    gc.collect()
+    return sum(type(found) is Stream for found in gc.get_objects())
 
 
 def iter_done(futures: list) -> Iterator[httpx.Response]:
@@ -342,7 +352,7 @@ def iter_done(futures: list) -> Iterator[httpx.Response]:
 
 
 def received(connection: socket.socket) -> bytes:
-    """All that comes until the other side closes."""
+    """Receive until the server closes the connection."""
     parts = []
     while part := connection.recv(1 << 16):
         parts.append(part)
@@ -350,13 +360,13 @@ def received(connection: socket.socket) -> bytes:
 
 
 def vanish(connection: socket.socket) -> None:
-    """As when a process is killed: the system tells the other side at once."""
+    """Reset the connection, as the system does when a process is killed."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
 
 class TestVanishing:
-    """The client is gone: nothing stays, and nothing goes on."""
+    """The client disconnects: its files are deleted and its work stops."""
 
     @pytest.mark.parametrize("form", [False, True])
     def test_in_the_middle_of_its_body(self, server: Running, form: bool) -> None:
@@ -366,7 +376,7 @@ class TestVanishing:
             head = head.replace(b"\r\n\r\n", b"\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n")
             body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + body
         connection = server.raw(head + body)
-        until(lambda: server.client.get("/metrics").text, "frcrn_accel_requests_admitted 1.0")
+        until_metric(server.url, "frcrn_accel_requests_admitted 1.0")
         vanish(connection)
         assert server.line("POST").endswith("the client left")
         assert server.leftovers() == []
@@ -380,7 +390,7 @@ class TestVanishing:
             assert backend.files_entered.acquire(timeout=60)
             assert len(run.leftovers()) == 1
             vanish(connection)
-            # The engine cannot be stopped in the middle of a call; after it there is no other.
+            # A call of the engine cannot be interrupted, but no other follows.
             backend.files_gate.set()
             assert run.line("POST").endswith("the client left")
             calls = 0
@@ -395,7 +405,7 @@ class TestVanishing:
             first = pool.submit(post, run, wav(NOISE))
             assert backend.files_entered.acquire(timeout=60)
             connection = run.raw(run.head(len(wav(NOISE))) + wav(NOISE))
-            until(lambda: httpx.get(f"{run.url}/metrics").text, "frcrn_accel_requests_queued 1.0")
+            until_metric(run.url, "frcrn_accel_requests_queued 1.0")
             vanish(connection)
             assert run.line("POST").endswith("the client left")
             assert len(run.leftovers()) == 1
@@ -413,12 +423,12 @@ class TestVanishing:
         assert server.service.active == 0
 
 
-class TestWhoMayComeIn:
+class TestAccess:
     def test_tokens(self, serve: Serve) -> None:
         with serve(tokens=(TOKEN, "another-token-of-some-length")) as run:
             for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}):
                 response = run.client.get("/v1/models", headers=headers)
-                assert problem(response, 401) == "give a token that this server knows"
+                assert problem(response, 401) == "missing or unknown token"
                 assert response.headers["www-authenticate"] == "Bearer"
             for token in (TOKEN, "another-token-of-some-length"):
                 assert post(run, wav(NOISE), headers={"Authorization": f"Bearer {token}"}).status_code == 200
@@ -440,9 +450,9 @@ class TestWhoMayComeIn:
                 with pytest.raises(InvalidStatus) as caught:
                     stream(run, **options).__enter__()
                 assert caught.value.response.status_code == 401
-                assert b"give a token that this server knows" in caught.value.response.body
+                assert b"missing or unknown token" in caught.value.response.body
 
-    def test_a_token_must_be_the_whole_one(self) -> None:
+    def test_a_token_must_match_completely(self) -> None:
         tokens = TokenSet([TOKEN])
         assert tokens.admits(f"bearer {TOKEN}")
         for text in (None, "", "Bearer", "Bearer ", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x", TOKEN):
@@ -450,7 +460,7 @@ class TestWhoMayComeIn:
         assert not tokens.admits(None, [SUBPROTOCOL])
         assert TokenSet([]).admits(None)
 
-    def test_where_tokens_come_from(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_sources_of_tokens(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(TOKENS_VARIABLE, raising=False)
         assert read_tokens(None) == ()
         file = tmp_path / "tokens"
@@ -458,11 +468,11 @@ class TestWhoMayComeIn:
         assert read_tokens(file) == (TOKEN,)
         monkeypatch.setenv(TOKENS_VARIABLE, f"{TOKEN}-2 {TOKEN}-3")
         assert read_tokens(file) == (f"{TOKEN}-2", f"{TOKEN}-3", TOKEN)
-        for text, message in (("# none\n", "holds no token"), ("short", "at least 16"), (TOKEN + " x", "no space")):
+        for text, message in (("# none\n", "no token in "), ("short", "at least 16"), (TOKEN + " x", "no space")):
             file.write_text(text)
             with pytest.raises(ServeError, match=message):
                 read_tokens(file)
-        with pytest.raises(ServeError, match="cannot be read: No such file"):
+        with pytest.raises(ServeError, match=r"cannot read tokens from '.+': No such file"):
             read_tokens(tmp_path / "none")
 
     def test_pages_of_other_origins(self, serve: Serve) -> None:
@@ -482,7 +492,7 @@ class TestWhoMayComeIn:
             assert caught.value.response.status_code == 403
 
 
-class TestWhatItSays:
+class TestInformation:
     def test_models(self, server: Running) -> None:
         (model,) = server.client.get("/v1/models").json()["models"]
         assert (model["name"], model["backend"], model["precision"]) == ("frcrn-small", "function", "fp32")
@@ -509,7 +519,7 @@ class TestWhatItSays:
             context = serve()
             future = pool.submit(context.__enter__)
             assert backend.files_entered.acquire(timeout=60)
-            # It listens already; its port is known when it is ready.
+            # It listens already, but `running` returns its port only when it is ready.
             backend.files_gate.set()
             run = future.result(60)
             assert run.client.get("/ready").json() == {"status": "ready"}
@@ -543,13 +553,13 @@ def stream(run: Running, **options) -> Iterator[ClientConnection]:
 
 
 def said(socket_: ClientConnection, message: object) -> dict:
-    """What comes back for a message."""
+    """Send a message and return the answer."""
     socket_.send(message if isinstance(message, str | bytes) else json.dumps(message))
     return json.loads(socket_.recv(timeout=60))
 
 
 def closed(socket_: ClientConnection) -> int:
-    """The code that it is closed with, after nothing else."""
+    """Return the close code, which must come next."""
     with pytest.raises(ConnectionClosed) as caught:
         socket_.recv(timeout=60)
     return caught.value.rcvd.code
@@ -557,10 +567,13 @@ def closed(socket_: ClientConnection) -> int:
 
 class TestStreams:
     def test_the_packaged_model_gives_what_a_stream_gives(self, tmp_path: Path, noisy: np.ndarray) -> None:
-        """Frames longer than a slice, and two streams at the same time; the limit is changed on the way."""
+        """With frames longer than a slice, two streams at the same time, and a change of the limit."""
         pytest.importorskip("onnxruntime")
         audio = (noisy[:12_000] * 32_768).astype("<i2")
-        with open_denoiser(Metrics(), backend="ort") as denoiser, running(denoiser, tmp_path / "t") as run:
+        with (
+            open_denoiser(Metrics(), ORT) as denoiser,
+            running(denoiser, tmp_path / "t") as run,
+        ):
             expected = denoiser.stream(16_000, attenuation_limit_db=30)
             parts = [expected.process(audio[:9_000].tobytes())]
             expected.attenuation_limit_db = 6
@@ -605,7 +618,7 @@ class TestStreams:
         np.testing.assert_array_equal(outputs[1], outputs[0])
 
     def test_streams_share_calls_of_the_engine(self, server: Running, backend: GatedBackend) -> None:
-        """Three that wait while a fourth is computed become one call."""
+        """Three that wait while a fourth is computed share a call."""
         with contextlib.ExitStack() as stack:
             sockets = [stack.enter_context(stream(server)) for _ in range(4)]
             for socket_ in sockets:
@@ -616,7 +629,7 @@ class TestStreams:
             assert backend.entered.wait(60)
             for socket_ in sockets[1:]:
                 socket_.send(NOISE[:320].tobytes())
-            until(lambda: server.client.get("/metrics").text, "frcrn_accel_streams_waiting 4.0")
+            until_metric(server.url, "frcrn_accel_streams_waiting 4.0")
             backend.gate.set()
             assert [len(socket_.recv(timeout=60)) for socket_ in sockets] == [640] * 4
         text = server.client.get("/metrics").text
@@ -646,7 +659,7 @@ class TestStreams:
             ('{"type": "start", "sample_rate": 16000, "attenuation_limit_db": NaN}', "must be a number"),
         ],
     )
-    def test_first_messages_that_are_wrong(self, server: Running, message: str | bytes, detail: str) -> None:
+    def test_invalid_first_messages(self, server: Running, message: str | bytes, detail: str) -> None:
         with stream(server) as socket_:
             answer = said(socket_, message)
             assert answer.keys() == {"type", "title", "detail"}
@@ -656,9 +669,9 @@ class TestStreams:
         server.line("WS /v1/stream 101")
         assert server.service.active == 0
 
-    def test_later_messages_that_are_wrong(self, server: Running) -> None:
+    def test_invalid_later_messages(self, server: Running) -> None:
         for message, detail in (
-            (b"\0", "1 bytes are no whole number"),
+            (b"\0", "1 bytes are not a whole number"),
             ('{"type": "start", "sample_rate": 16000}', 'a "type" out of set, reset, flush'),
             ('{"type": "reset", "hard": true}', "no field 'hard'"),
         ):
@@ -675,7 +688,7 @@ class TestStreams:
             socket_.send(bytes(longest + 2))
             assert closed(socket_) == 1009
 
-    def test_nothing_and_nothing(self, server: Running) -> None:
+    def test_an_empty_stream(self, server: Running) -> None:
         with stream(server) as socket_:
             said(socket_, {"type": "start", "sample_rate": 16_000})
             socket_.send(b"")
@@ -685,7 +698,7 @@ class TestStreams:
             flushed = json.loads(socket_.recv(timeout=60))
             assert flushed == {"type": "flushed", "processing_s": 0.0, "audio_s": 0.0, "real_time_factor": None}
 
-    def test_too_many(self, serve: Serve) -> None:
+    def test_too_many_streams(self, serve: Serve) -> None:
         with serve(max_streams=1) as run:
             with stream(run) as one, stream(run) as other:
                 said(one, {"type": "start", "sample_rate": 16_000})
@@ -702,7 +715,7 @@ class TestStreams:
                 with stream(run) as socket_:
                     if started:
                         said(socket_, {"type": "start", "sample_rate": 16_000})
-                    assert "nothing came for 0.2 s" in json.loads(socket_.recv(timeout=60))["detail"]
+                    assert "no message for 0.2 s" in json.loads(socket_.recv(timeout=60))["detail"]
                     assert closed(socket_) == 1008
 
     def test_a_failing_engine(self, server: Running, backend: GatedBackend) -> None:
@@ -718,6 +731,7 @@ class TestStreams:
             assert len(socket_.recv(timeout=60)) == 640
 
     def test_a_client_that_vanishes(self, server: Running, backend: GatedBackend) -> None:
+        before = live_streams()
         with stream(server) as socket_:
             said(socket_, {"type": "start", "sample_rate": 16_000})
             backend.gate.clear()
@@ -728,12 +742,39 @@ class TestStreams:
             backend.gate.set()
         assert "the client left" in server.line("WS")
         assert server.service.active == 0
-        assert not any(server.service.streams._stepper._channels.values())
+        until(live_streams, lambda count: count == before)
+
+
+class TestStepper:
+    @pytest.fixture
+    def stepper(self, backend: GatedBackend) -> Iterator[Stepper]:
+        stepper = Stepper()
+        yield stepper
+        backend.gate.set()
+        stepper.close()
+
+    def test_a_closed_channel_leaves_nothing(self, backend: GatedBackend, stepper: Stepper) -> None:
+        """Work that waits is cancelled, and the stream is freed."""
+        with Denoiser(backend=backend) as denoiser:
+            stream = denoiser.stream(16_000)
+            found = weakref.ref(stream)
+            channel = stepper.add(stream, "group")
+            backend.gate.clear()
+            running = channel.process(NOISE[None])
+            assert backend.entered.wait(60)
+            waiting = [channel.process(NOISE[None]), channel.call(Stream.reset)]
+            assert stepper.waiting == 1
+            channel.close()
+            assert all(future.cancelled() for future in [running, *waiting])
+            assert stepper.waiting == 0
+            backend.gate.set()
+            del channel, stream
+            until(lambda: (gc.collect(), found())[1], lambda left: left is None)
 
 
 class TestHostileBodies:
     def test_each_is_refused_or_denoised(self, serve: Serve) -> None:
-        """And memory is back where it was."""
+        """Memory does not grow."""
         bodies = list(hostile_bodies())
         assert len(bodies) >= 300
         statuses = {}
@@ -766,14 +807,14 @@ class TestHostileBodies:
         assert np.isfinite(audio).all(), name
 
     def test_a_body_that_ends_early(self, server: Running) -> None:
-        """The length says more than there is: the client left."""
+        """The body is shorter than its Content-Length."""
         with server.raw(server.head(1_000) + b"RIFF") as connection:
             connection.shutdown(socket.SHUT_WR)
             received(connection)
         assert server.line("POST").endswith("the client left")
         assert server.leftovers() == []
 
-    def test_requests_that_are_none(self, server: Running) -> None:
+    def test_invalid_http(self, server: Running) -> None:
         for request in (b"hello\r\n\r\n", b"\0" * 100 + b"\r\n\r\n", b"G" * 200_000):
             with server.raw() as connection, contextlib.suppress(ConnectionError):
                 connection.sendall(request)
@@ -782,7 +823,7 @@ class TestHostileBodies:
 
 
 def resident_bytes() -> int:
-    """Memory of this process."""
+    """Return the resident memory of this process."""
     status = Path("/proc/self/status")
     if not status.exists():
         return 0
@@ -808,23 +849,23 @@ class TestProcess:
 
         return start
 
-    def test_told_to_end_it_answers_what_it_has_taken_in(self, command, tmp_path: Path, noisy: np.ndarray) -> None:
+    def test_a_shutdown_answers_the_requests_in_progress(self, command, tmp_path: Path, noisy: np.ndarray) -> None:
         process, url = command("--concurrency", "1", "--queue", "20")
         body = wav(noisy[:48_000])
         try:
             with ThreadPoolExecutor(6) as pool, httpx.Client(base_url=url, timeout=60) as client:
-                until(lambda: str(client.get("/ready").status_code), "200")
+                until(lambda: client.get("/ready").status_code, lambda status: status == 200)
                 futures = [pool.submit(httpx.post, f"{url}/v1/denoise", content=body, timeout=60) for _ in range(6)]
-                until(lambda: client.get("/metrics").text, "frcrn_accel_requests_admitted 6.0")
+                until_metric(url, "frcrn_accel_requests_admitted 6.0")
                 with connect(url.replace("http", "ws") + "/v1/stream", open_timeout=60) as live:
                     said(live, {"type": "start", "sample_rate": 16_000})
                     process.send_signal(signal.SIGTERM)
-                    assert "about to end" in json.loads(live.recv(timeout=60))["detail"]
+                    assert "shutting down" in json.loads(live.recv(timeout=60))["detail"]
                     assert closed(live) == 1012
                 refused = client.get("/ready")
-                assert problem(refused, 503) == "this server is about to end"
+                assert problem(refused, 503) == "the server is shutting down"
                 assert problem(client.post("/v1/denoise", content=body), 503).startswith(
-                    "this server is about to end"
+                    "the server is shutting down"
                 )
                 assert [future.result(60).status_code for future in futures] == [200] * 6
             rest = process.communicate(timeout=60)[1]
@@ -833,16 +874,16 @@ class TestProcess:
             process.communicate()
         assert process.returncode == 0, rest
         assert rest.count("POST /v1/denoise 200") == 6
-        assert rest.splitlines()[-1].endswith("ended")
+        assert rest.splitlines()[-1].endswith("shut down")
         assert list((tmp_path / "temporary").glob("frcrn-accel-*")) == []
 
-    def test_what_is_cut_off_at_the_end_is_an_error(self, command, tmp_path: Path, noisy: np.ndarray) -> None:
+    def test_a_request_cut_off_by_the_shutdown_is_an_error(self, command, tmp_path: Path, noisy: np.ndarray) -> None:
         process, url = command("--drain-s", "0.2", "--slow-s", "60")
         try:
             port = int(url.rpartition(":")[2])
             with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
                 connection.sendall(b"POST /v1/denoise HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nRIFF")
-                until(lambda: httpx.get(f"{url}/metrics").text, "frcrn_accel_requests_admitted 1.0")
+                until_metric(url, "frcrn_accel_requests_admitted 1.0")
                 process.send_signal(signal.SIGTERM)
                 rest = process.communicate(timeout=60)[1]
         finally:
@@ -854,7 +895,7 @@ class TestProcess:
         assert list((tmp_path / "temporary").glob("frcrn-accel-*")) == []
 
     def test_a_full_disk(self, command, tmp_path: Path, noisy: np.ndarray) -> None:
-        """No file can have more than 100,000 bytes: no room for the body, then none for the result."""
+        """With files of at most 100,000 bytes, first the body does not fit, then the result."""
         process, url = command(before=("sh", "-c", 'ulimit -f 200; exec "$@"', "sh"))
         try:
             for body in (wav(noisy[:80_000]), wav(np.zeros(80_000), format="FLAC")):
@@ -875,13 +916,13 @@ class TestProcess:
         [
             (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1, port 8000: "),
             (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
-            (["--token-file", "none"], "the tokens in 'none' cannot be read"),
+            (["--token-file", "none"], "cannot read tokens from 'none'"),
             (["--timeout-s", "0"], "timeout_s must be more than 0"),
             (["--model", "none.onnx"], "none.onnx"),
             (["--backend", "none"], "unknown backend 'none'"),
         ],
     )
-    def test_what_it_cannot_be_started_with(self, options: list[str], message: str) -> None:
+    def test_options_that_stop_the_start(self, options: list[str], message: str) -> None:
         found = subprocess.run([*COMMAND, *options], capture_output=True, text=True, timeout=60)
         assert found.returncode == 2
         assert found.stderr.splitlines()[-1].startswith("frcrn-accel: error: ")
@@ -891,7 +932,7 @@ class TestProcess:
     def test_a_port_that_is_taken(self) -> None:
         with (
             listen("127.0.0.1", 0) as taken,
-            pytest.raises(ServeError, match="Address already in use; choose others"),
+            pytest.raises(ServeError, match="Address already in use; choose another host or port"),
         ):
             listen("127.0.0.1", taken.getsockname()[1])
 
@@ -908,9 +949,51 @@ class TestProcess:
         assert "pip install 'frcrn-accel[serve]'" in capsys.readouterr().err
 
 
-def test_the_engine_of_the_server_is_that_of_the_denoiser() -> None:
+def test_the_denoiser_of_the_server_has_the_options_given() -> None:
     pytest.importorskip("onnxruntime")
-    with open_denoiser(Metrics(), backend="ort", threads=1, attenuation_limit_db=3) as denoiser:
+    options = DenoiserOptions(backend="ort", threads=1, attenuation_limit_db=3)
+    with open_denoiser(Metrics(), options) as denoiser:
         assert isinstance(denoiser, Denoiser)
         assert (denoiser.backend, denoiser.threads, denoiser.attenuation_limit_db) == ("ort", 1, 3)
         assert denoiser.model_path == find_model(DEFAULT_MODEL).path
+        assert denoiser.options.windowing == Windowing(fixed=True)
+
+
+class _OneByOne(FunctionBackend):
+    """A backend like ONNX Runtime's INT8: one window per call."""
+
+    name: ClassVar[str] = "one-by-one"
+    computes_batches: ClassVar[bool] = False
+
+
+class _Cardlike(FunctionBackend):
+    """A backend like TensorRT: it has a batch size of its own and does not use CPU threads."""
+
+    name: ClassVar[str] = "cardlike"
+    uses_threads: ClassVar[bool] = False
+    batch_size = 4
+
+
+@pytest.mark.parametrize(("backend", "size"), [(_OneByOne(), 1), (_Cardlike(), 4)])
+def test_a_server_starts_with_every_kind_of_backend(backend: FunctionBackend, size: int) -> None:
+    """It sets no batch size that a backend refuses."""
+    metrics = Metrics()
+    windowing = Windowing(window_s=1.0, past_s=0.2, future_s=0.04, fade_s=0.05)
+    with open_denoiser(metrics, DenoiserOptions(backend=backend, windowing=windowing)) as denoiser:
+        assert denoiser.options.batch_size is None
+        denoiser(np.tile(NOISE, 10), 16_000)
+    counts = [line for line in metrics.text().decode().splitlines() if "frcrn_accel_batch_size_bucket" in line]
+    largest = next(line for line in counts if line.endswith(counts[-1].split()[-1]))
+    assert f'le="{size}.0"' in largest
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (DenoiserOptions(backend=_OneByOne(), batch_size=2), "computes one window per call: leave batch_size out"),
+        (DenoiserOptions(backend=_Cardlike(), threads=2), "does not compute on the CPU: leave threads out"),
+    ],
+)
+def test_options_without_effect_are_refused(options: DenoiserOptions, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_denoiser(Metrics(), options)

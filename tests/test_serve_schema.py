@@ -1,4 +1,4 @@
-"""The server does what its OpenAPI document says: requests made from the document, by Schemathesis."""
+"""Check the server against its OpenAPI document, with requests that Schemathesis generates from it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from serving import GatedBackend, Running, gated_denoiser, running, wav
 
 TOKEN = "a-token-of-twenty-some-characters"
 NOISE = 0.1 * np.random.default_rng(0).standard_normal(1_600)
-# What the document can only call "binary" is a file that the server can do something with.
+# The document only says "binary": send files that the server can denoise.
 FILES = {
     "audio/wav": wav(NOISE),
     "audio/flac": wav(NOISE, format="FLAC"),
@@ -55,7 +55,7 @@ SETTINGS = settings(
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize("name", list(OPERATIONS))
 def test_every_answer_is_in_the_document(server: Running, name: str, mode: GenerationMode) -> None:
-    """Status, media type, headers and schema; no 5xx; what is wrong is refused, and what is right is not."""
+    """Status, media type, headers and schema match; no 5xx; invalid requests are refused, valid ones are not."""
     served = server.client.get("/openapi.json").json()
     assert served == DOCUMENT.raw_schema
     statuses = set()
@@ -71,7 +71,7 @@ def test_every_answer_is_in_the_document(server: Running, name: str, mode: Gener
 
     try:
         check()
-    except Unsatisfiable:  # nothing can be wrong in a request without parameters
+    except Unsatisfiable:  # a request without parameters cannot be invalid
         assert mode is GenerationMode.NEGATIVE
         assert name != "POST /v1/denoise"
         return

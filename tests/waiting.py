@@ -1,20 +1,20 @@
-"""Knowing that something waits, without looking again and again."""
+"""Wait for another thread or process, without a fixed time."""
 
 from __future__ import annotations
 
-import threading
-from collections import deque
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
-__all__ = ["Announcing"]
+__all__ = ["until"]
+
+Value = TypeVar("Value")
+_LONGEST_S = 60
 
 
-class Announcing(deque):
-    """Tells when something was added."""
-
-    def __init__(self, added: threading.Semaphore) -> None:
-        super().__init__()
-        self.added = added
-
-    def append(self, item: object) -> None:
-        super().append(item)
-        self.added.release()
+def until(look: Callable[[], Value], holds: Callable[[Value], bool]) -> Value:
+    """Call `look` until its result holds, and return that; fail after a minute."""
+    deadline = time.monotonic() + _LONGEST_S
+    while not holds(value := look()):
+        assert time.monotonic() < deadline, value
+    return value

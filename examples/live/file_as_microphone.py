@@ -1,4 +1,4 @@
-"""What `frcrn-accel live` does, with no sound card: chunks from wherever they come to wherever they go.
+"""Denoise a file in live chunks: `frcrn-accel live` without a sound card.
 
 python examples/live/file_as_microphone.py examples/noisy.wav clean.wav
 """

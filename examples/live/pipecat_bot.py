@@ -1,4 +1,4 @@
-"""A Pipecat pipeline that says back what it hears, without the noise. Wear headphones, or it will howl.
+"""A Pipecat pipeline that plays the microphone back, denoised. Use headphones to avoid acoustic feedback.
 
 pip install "frcrn-accel[ort,pipecat]" "pipecat-ai[local]"
 python examples/live/pipecat_bot.py
@@ -31,7 +31,7 @@ async def main() -> None:
     transport = LocalAudioTransport(
         LocalAudioTransportParams(
             audio_in_enabled=True,
-            audio_in_filter=FrcrnFilter(Denoiser()),  # the one line
+            audio_in_filter=FrcrnFilter(Denoiser()),
             audio_out_enabled=True,
         )
     )

@@ -1,4 +1,4 @@
-"""Calls of many threads as one call of the engine."""
+"""Join the calls of many threads into one call of the engine."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["BatchingSession"]
 
 
 class BatchingSession(Session):
-    """A session whose callers wait for each other: those that wait at the same time become one call of the engine.
+    """A session that computes calls which wait at the same time together, in one call of another session.
 
-    Nobody waits for company. Who finds the engine free runs it, with all that has come in by then and has the same
-    number of samples as the one that has waited longest. Denoise with `Windowing(fixed=True)`, or hardly two windows
-    of different signals have the same length.
+    A call is never delayed to wait for others. Once the engine is free, the next call takes along those that are
+    waiting and have as many samples as the oldest. Use it with `Windowing(fixed=True)`: otherwise windows of
+    different signals rarely have the same length.
 
     >>> Denoiser(windowing=Windowing(fixed=True), wrap_session=lambda session: BatchingSession(session, 8))
 
     Args:
-        session: What computes. One call of it runs at a time.
-        batch_size: Rows for one call of it; a call that has more by itself goes alone.
-        observe: Called with the rows of each call, in the thread that makes it.
+        session: The session that computes. It gets one call at a time.
+        batch_size: Most rows per call; a call that alone has more is passed on as it is.
+        observe: Called with the number of rows of each call, in the thread that makes the call.
 
     Raises:
         ValueError: The batch size is less than 1.
@@ -44,8 +44,14 @@ class BatchingSession(Session):
         self._changed = threading.Condition()
         self.device = session.device
 
+    @property
+    def waiting(self) -> int:
+        """Number of calls that wait for the engine."""
+        with self._changed:
+            return len(self._waiting)
+
     def run(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Session.run`."""
+        """Denoise a batch, see `Session.run`."""
         own = _Call(audio)
         with self._changed:
             self._waiting.append(own)
@@ -68,11 +74,11 @@ class BatchingSession(Session):
         return own.result
 
     def close(self) -> None:
-        """See `Session.close`."""
+        """Close the session that computes."""
         self._session.close()
 
     def _take(self) -> list[_Call]:
-        """What goes into the next call: the oldest, and what can go with it."""
+        """Take the oldest call, and those that can join it."""
         samples = self._waiting[0].audio.shape[1]
         taken: list[_Call] = []
         rows = 0
@@ -104,7 +110,7 @@ class BatchingSession(Session):
 
 
 class _Call:
-    """What one thread asks for; compared by identity."""
+    """The call of one thread; compared by identity."""
 
     def __init__(self, audio: NDArray[np.float32]) -> None:
         self.audio = audio

@@ -1,9 +1,9 @@
-"""Streams in other people's frameworks, and at a sound card. Each module but the shared ones needs an extra.
+"""Streams in other frameworks and at a sound card.
 
-- `pipecat`: `FrcrnFilter`, for a Pipecat transport; `[pipecat]`.
-- `livekit`: `FrcrnProcessor`, for a LiveKit `AudioStream`; `[livekit]`.
-- `live`, `sound_card`: what `frcrn-accel live` does; the sound card needs `[live]`.
+- `pipecat`: `FrcrnFilter` for a Pipecat transport. Needs `[pipecat]`.
+- `livekit`: `FrcrnProcessor` for a LiveKit `AudioStream`. Needs `[livekit]`.
+- `feed`, `sound_card`: the parts of `frcrn-accel live`. The sound card needs `[live]`.
 
-What they share, with no framework in it: `playout` (samples in their place in time), `switched` (a stream that is
-turned off and on), `background` (a stream that computes in a thread of its own).
+The parts that they share depend on no framework: `playout` (samples in their place in time), `switched` (a stream
+that can be turned off and on), `background` (a stream that computes in its own thread).
 """

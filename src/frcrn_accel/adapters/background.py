@@ -1,4 +1,4 @@
-"""A stream for a caller that must not wait: it computes in a thread of its own."""
+"""A stream that computes in its own thread, for a caller that must not wait."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from frcrn_accel.streaming import Stream
 
 __all__ = ["HEADROOM_S", "BackgroundStream"]
 
-HEADROOM_S = 0.04  # two steps of the model: one that is being computed while the next one fills
+HEADROOM_S = 0.04  # two steps of the model: one is computed while the next fills
 _MAX_BACKLOG_S = 1.0
 
 _log = logging.getLogger(__name__)
@@ -26,34 +26,39 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class _Run:
-    """A signal from its beginning, or from where the stream began anew.
+    """A signal from its start, or from the last reset of its stream.
 
     Attributes:
-        stream: What computes, in the worker.
-        as_it_came: The signal, as late as it is given out.
-        denoised: What the worker has computed.
-        failed: The engine failed; nothing more is computed.
+        stream: The stream; the worker uses it.
+        dry: The unprocessed signal, with the delay of the output.
+        denoised: The output of the worker.
+        failed: Whether the engine failed; nothing more is computed then.
     """
 
     stream: Stream
-    as_it_came: DelayLine
+    dry: DelayLine
     denoised: Playout
     failed: bool = False
 
 
 class BackgroundStream:
-    """A live signal that is denoised in a thread of its own: no call here waits for the thread, or for a model.
+    """A live signal that is denoised in its own thread. `process` waits neither for the thread nor for a model.
 
-    What goes in comes out `latency_s` later: the latency of the stream and a headroom, which is the time that the
-    thread has. What it has not computed by then is given out as it came, in its place in time, and counted. If it
-    falls more than a second behind, what waits is given up and the stream begins anew. If the engine fails, the
-    signal goes on as it came.
+    The output is `latency_s` behind the input: the latency of the stream plus a headroom, which is the time that the
+    thread has. Samples that it has not computed by then are returned unprocessed, in their place in time, and
+    counted in `late_s`. If the thread falls more than a second behind, the backlog is dropped and the stream starts
+    again. If the engine fails, the rest of the signal is returned unprocessed.
 
-    All methods are for one thread.
+    Call all methods from one thread.
+
+    >>> background = BackgroundStream(lambda rate_hz, channels: denoiser.stream(rate_hz, channels=channels))
+    >>> background.open(48_000, channels=1)
+    >>> denoised = background.process(samples, 48_000)
+    >>> background.close()
 
     Args:
-        open_stream: Makes a stream, of a rate in Hz and a number of channels.
-        headroom_s: The time that the worker has, for computing and for calls that come in bursts.
+        open_stream: Called with a rate in Hz and a number of channels; returns a new stream.
+        headroom_s: Time for the worker to compute, and to absorb calls that arrive in bursts.
 
     Raises:
         ValueError: The headroom is negative.
@@ -68,18 +73,18 @@ class BackgroundStream:
         self._format: tuple[int, int] | None = None
         self._opening: Future[Stream] | None = None
         self._run: _Run | None = None
-        self._pending: deque[tuple[Future[None], int]] = deque()  # with their samples
+        self._pending: deque[tuple[Future[None], int]] = deque()  # with the number of samples
         self._late_s = 0.0
         self._is_closed = False
 
     @property
     def stream(self) -> Stream | None:
-        """The stream; None until there is one."""
+        """The stream; None while it is being opened."""
         return None if self._run is None else self._run.stream
 
     @property
     def latency_s(self) -> float | None:
-        """How far the output lies behind the input; None until there is a stream."""
+        """Delay of the output behind the input, s; None while the stream is being opened."""
         if self._run is None:
             return None
         stream = self._run.stream
@@ -87,11 +92,11 @@ class BackgroundStream:
 
     @property
     def late_s(self) -> float:
-        """How much audio was given out as it came because it was not denoised in time."""
+        """Duration of the audio that was returned unprocessed because it was not denoised in time, s."""
         return self._late_s + (0.0 if self._run is None else _late_s(self._run))
 
     def open(self, sample_rate_hz: int, channels: int) -> None:
-        """Make the stream now, in this thread, and wait for it.
+        """Open the stream now, in the calling thread.
 
         Raises:
             AudioError, BackendUnavailable, ValueError: See `Denoiser.stream`.
@@ -100,21 +105,21 @@ class BackgroundStream:
         self._begin(self._open_stream(sample_rate_hz, channels))
 
     def process(self, samples: NDArray[np.int16], sample_rate_hz: int) -> NDArray[np.int16]:
-        """Take in the next samples and give as many out, at once.
+        """Take in the next samples and return as many, at once.
 
-        Another rate, or another number of channels, than before is another signal: the worker makes a stream for it,
-        and until that is there silence is given out.
+        A change of the rate or of the number of channels starts a new signal: the worker opens a stream for it, and
+        the output is silence until that is done.
 
         Args:
             samples: `int16 (channels, samples)`.
-            sample_rate_hz: Their rate.
+            sample_rate_hz: Rate of the samples.
 
         Raises:
-            AudioError, BackendUnavailable: There is no stream for this rate and these channels.
+            AudioError, BackendUnavailable: The stream for this rate and these channels could not be opened.
             RuntimeError: It is closed.
         """
         if self._is_closed:
-            raise RuntimeError("this processor is closed: make a new one")
+            raise RuntimeError("this processor is closed: create a new one")
         backlog = self._backlog_samples()
         if (sample_rate_hz, len(samples)) != self._format:
             self._end_run()
@@ -127,61 +132,65 @@ class BackgroundStream:
             self._opening = None
         assert self._run is not None
         if backlog > _MAX_BACKLOG_S * sample_rate_hz:
-            _log.warning("denoising is more than %g s behind: it begins anew", _MAX_BACKLOG_S)
-            self._begin_anew(self._run.as_it_came)
+            _log.warning("denoising is more than %g s behind: dropping the backlog", _MAX_BACKLOG_S)
+            self._reset(self._run.dry)
         run = self._run
-        as_it_came = run.as_it_came.exchange(samples)
+        dry = run.dry.exchange(samples)
         if run.failed:
-            return as_it_came
+            return dry
         self._pending.append((self._worker.submit(self._compute, run, samples), samples.shape[1]))
-        return run.denoised.take(as_it_came)
+        return run.denoised.take(dry)
 
     def restart(self) -> None:
-        """What comes next is another signal, of the same rate and channels: nothing of this one is given out."""
+        """Start a new signal of the same rate and channels; nothing of the previous one is returned."""
         if self._run is not None:
-            self._begin_anew(None)
+            self._reset(None)
+
+    def wait(self) -> None:
+        """Wait until everything taken in so far is computed: for tests, and for audio that is not live."""
+        self._worker.submit(int).result()
 
     def close(self) -> None:
-        """End the worker, after what it is at; again it does nothing."""
+        """End the worker once its current call returns. Closing twice is allowed."""
         self._is_closed = True
         self._end_run()
         self._worker.shutdown(wait=False, cancel_futures=True)
 
     def _compute(self, run: _Run, samples: NDArray[np.int16]) -> None:
-        """In the worker."""
+        """Denoise samples, in the worker."""
         if run is not self._run or run.failed:
             return
         try:
             run.denoised.put(run.stream.process(samples))
         except EngineError:
-            _log.exception("denoising is off for this signal: the engine failed")
+            _log.exception("the engine failed: denoising is off for the rest of this signal")
             run.failed = True
 
-    def _begin(self, stream: Stream, as_it_came: DelayLine | None = None) -> None:
+    def _begin(self, stream: Stream, dry: DelayLine | None = None) -> None:
         delay = stream.latency_samples + self._headroom_samples(stream)
         self._run = _Run(
             stream,
-            as_it_came or DelayLine(stream.channels, delay),
-            # What a stream gives at first is silence; here it is what came before, if something did.
+            dry or DelayLine(stream.channels, delay),
+            # A stream starts with silence; after a reset the unprocessed signal takes its place.
             Playout(stream.channels, hold=delay, drop=stream.latency_samples),
         )
 
-    def _begin_anew(self, as_it_came: DelayLine | None) -> None:
+    def _reset(self, dry: DelayLine | None) -> None:
         run = self._run
         assert run is not None
         self._end_run()
         self._pending.append((self._worker.submit(run.stream.reset), 0))
-        self._begin(run.stream, as_it_came)
+        self._begin(run.stream, dry)
 
     def _end_run(self) -> None:
-        """The worker passes over what it has of this run."""
+        """Make the worker skip what it still has of this run."""
         if self._run is not None:
             self._late_s += _late_s(self._run)
             self._run = None
         self._pending.clear()
 
     def _backlog_samples(self) -> int:
-        """What the worker has still to do; what it raised is raised here."""
+        """Count the samples that the worker has not computed; raise here what it raised."""
         while self._pending and self._pending[0][0].done():
             self._pending.popleft()[0].result()
         return sum(samples for _, samples in self._pending)

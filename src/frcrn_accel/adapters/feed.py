@@ -1,4 +1,4 @@
-"""Live audio from wherever it comes to wherever it goes, and how it does. No sound card in here."""
+"""Live audio from any source to any sink, with levels and speed. Independent of a sound card."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
     "first_samples",
 ]
 
-FLOOR_DB = -90.0  # below the noise of 16 bits there is nothing to show
+FLOOR_DB = -90.0  # below the noise of 16 bits
 _METER_HORIZON_S = 0.3  # that of a VU meter
 _FACTOR_HORIZON_S = 1.0
 
@@ -33,42 +33,44 @@ Sink = Callable[[Block], object]
 
 
 class Feed:
-    """Blocks on their way from a sound card's callback, which must not wait, to a loop in another thread.
+    """A queue of blocks from the callback of a sound card, which must not wait, to a loop in another thread.
+
+    Iterate over it to receive the blocks; iterating ends when the feed is closed.
 
     Args:
-        max_blocks: So many may wait; what comes then is lost, and counted.
-        patience_s: After so long without a block the feed closes: not every sound card tells that it is gone.
+        max_blocks: Most blocks that may wait; more are dropped and counted.
+        patience_s: Close the feed after this time without a block: not every sound card reports that it is gone.
 
     Attributes:
-        is_closed: Whether no more blocks are taken.
-        lost_samples: Samples of each channel that were lost.
-        overflows: How often the sound card said that it lost some itself.
+        is_closed: Whether the feed takes no more blocks.
+        lost_samples: Samples of each channel that were dropped.
+        overflows: Number of overruns that the sound card reported.
     """
 
     def __init__(self, max_blocks: int, patience_s: float = 5.0) -> None:
         self._max_blocks = max_blocks
         self._patience_s = patience_s
-        self._blocks: SimpleQueue[Block | None] = SimpleQueue()  # the one queue that a signal handler may put into
+        self._blocks: SimpleQueue[Block | None] = SimpleQueue()  # safe in a signal handler, unlike `Queue`
         self.is_closed = False
         self.lost_samples = 0
         self.overflows = 0
 
     def put(self, block: Block) -> None:
-        """Hand over a block, `float32 (channels, samples)`, at once; after `close` it is dropped."""
+        """Append a copy of a block, `float32 (channels, samples)`, without waiting; after `close` it is dropped."""
         if self.is_closed:
             return
         if self._blocks.qsize() >= self._max_blocks:
             self.lost_samples += block.shape[1]
         else:
-            self._blocks.put(block)
+            self._blocks.put(block.copy())  # a sound card reuses its buffer
 
     def close(self) -> None:
-        """No more blocks come: iterating ends with those that are there. From any thread, and a signal handler."""
+        """Take no more blocks; those that wait can still be read. For any thread, and for signal handlers."""
         self.is_closed = True
         self._blocks.put(None)
 
     def __iter__(self) -> Iterator[Block]:
-        """The blocks, waiting for each."""
+        """Yield the blocks, waiting for each."""
         try:
             while (block := self._blocks.get(timeout=self._patience_s)) is not None:
                 yield block
@@ -77,7 +79,7 @@ class Feed:
 
 
 class LevelMeter:
-    """How loud a signal is: RMS over all channels, what is longer ago counting less and less.
+    """RMS level of a signal over all its channels, averaged exponentially over 0.3 s.
 
     Args:
         sample_rate_hz: Rate of the signal.
@@ -87,7 +89,7 @@ class LevelMeter:
         self._horizon_samples = _METER_HORIZON_S * sample_rate_hz
         self._power = 0.0
 
-    def hear(self, block: Block) -> None:
+    def update(self, block: Block) -> None:
         """Take in `(channels, samples)`."""
         if block.size:
             keep = math.exp(-block.shape[1] / self._horizon_samples)
@@ -96,43 +98,43 @@ class LevelMeter:
 
     @property
     def level_db(self) -> float:
-        """In dB of full scale, a full-scale square wave being 0 dB; not less than `FLOOR_DB`."""
+        """The level, dB relative to a full-scale square wave; at least `FLOOR_DB`."""
         return max(10 * math.log10(self._power), FLOOR_DB) if self._power > 0 else FLOOR_DB
 
 
 class LiveStatus:
-    """How live audio does.
+    """Levels and speed of live audio.
 
     Args:
         sample_rate_hz: Rate of the signal.
 
     Attributes:
-        sample_rate_hz: The argument.
-        heard: Level of what comes in.
-        denoised: Level of what goes out.
-        audio_s: How much audio was denoised.
-        processing_s: How long that took.
-        real_time_factor: Processing time over audio time of late, about the last second; 0 before the first chunk.
+        sample_rate_hz: Rate of the signal.
+        input_level: Level of the input.
+        output_level: Level of the output.
+        audio_s: Duration of the audio denoised so far.
+        processing_s: Time that denoising took so far.
+        real_time_factor: Processing time over audio time in about the last second; 0 before the first chunk.
     """
 
     def __init__(self, sample_rate_hz: int) -> None:
         self.sample_rate_hz = sample_rate_hz
-        self.heard = LevelMeter(sample_rate_hz)
-        self.denoised = LevelMeter(sample_rate_hz)
+        self.input_level = LevelMeter(sample_rate_hz)
+        self.output_level = LevelMeter(sample_rate_hz)
         self.audio_s = 0.0
         self.processing_s = 0.0
         self.real_time_factor = 0.0
 
     @property
     def mean_real_time_factor(self) -> float:
-        """Processing time over audio time, of all; not a number if there was no audio."""
+        """Processing time over audio time since the start; NaN without audio."""
         return self.processing_s / self.audio_s if self.audio_s else math.nan
 
-    def update(self, heard: Block, denoised: Block, processing_s: float) -> None:
-        """Take note of a chunk, `(channels, samples)`, and of how long it took."""
-        self.heard.hear(heard)
-        self.denoised.hear(denoised)
-        chunk_s = heard.shape[1] / self.sample_rate_hz
+    def update(self, chunk: Block, denoised: Block, processing_s: float) -> None:
+        """Add a chunk, its result, both `(channels, samples)`, and the time that it took."""
+        self.input_level.update(chunk)
+        self.output_level.update(denoised)
+        chunk_s = chunk.shape[1] / self.sample_rate_hz
         if chunk_s:
             first = not self.audio_s
             keep = 0.0 if first else math.exp(-chunk_s / _FACTOR_HORIZON_S)
@@ -149,17 +151,20 @@ def denoise_live(
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
-    """Denoise chunks as they come, until there are no more; then give out what is still in the stream.
+    """Denoise chunks until they end, then flush the stream.
+
+    >>> status = LiveStatus(stream.sample_rate_hz)
+    >>> denoise_live(chunks, stream, [aligned(write, stream.latency_samples)], status)
 
     Args:
         chunks: `float32 (channels, samples)` each, of any length.
-        stream: Fresh, of the same rate and channels. It is flushed at the end.
-        sinks: Called with each chunk of the result: `latency_samples` later than what came in, and so much longer.
-        status: Kept up to date, for another thread to show.
-        clock: Gives seconds.
+        stream: A new stream of the same rate and channels.
+        sinks: Called with each chunk of the result, which begins with `latency_samples` of silence.
+        status: Updated after each chunk, for another thread to show.
+        clock: Returns the time, s.
 
     Raises:
-        AudioError: A chunk is not finite, or has other channels.
+        AudioError: A chunk is not finite, or its number of channels is not that of the stream.
         EngineError: The engine failed.
     """
     for chunk in chunks:
@@ -174,7 +179,7 @@ def denoise_live(
 
 
 def first_samples(chunks: Iterable[Block], samples: int) -> Iterator[Block]:
-    """Chunks until so many samples have come; the last one is cut, and no more is waited for."""
+    """Yield chunks up to a number of samples; the last chunk is cut, and no further one is requested."""
     left = samples
     if left <= 0:
         return
@@ -186,7 +191,7 @@ def first_samples(chunks: Iterable[Block], samples: int) -> Iterator[Block]:
 
 
 def aligned(sink: Sink, latency_samples: int) -> Sink:
-    """A sink that leaves out the first samples, so that what it keeps is in time with what came in."""
+    """Wrap a sink so that it skips the first samples: what it gets is then aligned with the input."""
     left = latency_samples
 
     def keep(block: Block) -> None:

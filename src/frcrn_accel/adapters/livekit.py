@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from frcrn_accel.adapters.background import HEADROOM_S, BackgroundStream
-from frcrn_accel.adapters.playout import from_pcm, to_pcm
 from frcrn_accel.audio import check_attenuation_limit
-from frcrn_accel.denoiser import Denoiser
+from frcrn_accel.denoiser import Denoiser, StreamOptions
 from frcrn_accel.errors import MissingExtraError
+from frcrn_accel.pcm import from_pcm, to_pcm
 from frcrn_accel.streaming import Averaging, Stream
 
 try:
@@ -22,34 +22,32 @@ class FrcrnProcessor(FrameProcessor[AudioFrame]):
 
     >>> stream = rtc.AudioStream(track, noise_cancellation=FrcrnProcessor(denoiser))
 
-    LiveKit calls a processor once for each frame (10 ms), not awaited, on the event loop: whatever it computed there
-    all else would wait for. So a frame is handed to a thread of this processor, and at once a frame of the same
-    rate, channels and length is given back, `latency_s` behind: the latency of the stream and `headroom_s`, the time
-    that the thread has. Where that was not enough, frames are given back as they came, equally late; `late_s` counts
-    them. See `BackgroundStream`.
+    LiveKit calls a processor for each frame (10 ms) on the event loop and does not await it, so computing there would
+    block everything else. Instead a frame is handed to a thread of this processor, and a frame of the same rate,
+    channels and length is returned at once. It is `latency_s` behind: the latency of the stream plus `headroom_s`,
+    the time that the thread has. Audio that is not denoised by then is returned unprocessed, with the same delay,
+    and counted in `late_s`. See `BackgroundStream`.
 
-    LiveKit goes round a processor whose `enabled` is False: its frames are not late. So the time jumps ahead by the
-    latency when it is turned off, and as much silence comes when it is turned on, which begins a new signal. To hear
-    the signal as it came without a jump, set `attenuation_limit_db` to 0.
+    LiveKit bypasses a processor whose `enabled` is False, without the delay. So the audio jumps ahead by the latency
+    when it is disabled, and starts with as much silence when it is enabled, as a new signal. Set
+    `attenuation_limit_db` to 0 instead to get the original signal without a jump.
 
-    A frame of another rate or number of channels is another signal, and so is another track (LiveKit tells the
-    processor): for that the thread makes another stream.
+    A frame of another rate or number of channels starts a new signal, for which the thread opens another stream. So
+    does another track, which LiveKit reports to the processor.
 
     Args:
-        denoiser: Any number of processors share it. It stays open when the processor is closed. The first stream of
-            a denoiser loads what streams need, here: make the processor before calls come in, or in a thread.
+        denoiser: The denoiser; any number of processors share it. It stays open when the processor is closed. The
+            first stream of a denoiser loads its model here: create the processor before calls arrive, or in a
+            thread.
         sample_rate: Rate of the stream, as given to `AudioStream`.
-        num_channels: Its channels, as given to `AudioStream`.
-        headroom_s: The time that the thread has, for computing and for frames that come in bursts.
-        step_s: See `Denoiser.stream`, as for the others.
-        lookahead_s: How far the model looks ahead.
-        averaging: What stands for the means over the whole signal.
-        gain_db: Gain to the model's level, where it is known.
+        num_channels: Channels of the stream, as given to `AudioStream`.
+        headroom_s: Time for the thread to compute, and to absorb frames that arrive in bursts.
+        step_s, lookahead_s, averaging, gain_db: See `Denoiser.stream`.
 
     Raises:
         AudioError: The rate or the number of channels is out of range.
         BackendUnavailable: The denoiser's backend has no streams.
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of range.
     """
 
     def __init__(
@@ -64,15 +62,10 @@ class FrcrnProcessor(FrameProcessor[AudioFrame]):
         averaging: Averaging | None = None,
         gain_db: float | None = None,
     ) -> None:
+        options = StreamOptions(step_s=step_s, lookahead_s=lookahead_s, averaging=averaging, gain_db=gain_db)
+
         def open_stream(sample_rate_hz: int, channels: int) -> Stream:
-            return denoiser.stream(
-                sample_rate_hz,
-                channels=channels,
-                step_s=step_s,
-                lookahead_s=lookahead_s,
-                averaging=averaging,
-                gain_db=gain_db,
-            )
+            return options.open(denoiser, sample_rate_hz, channels=channels)
 
         self._attenuation_limit_db = denoiser.attenuation_limit_db
         self._enabled = True
@@ -82,7 +75,7 @@ class FrcrnProcessor(FrameProcessor[AudioFrame]):
 
     @property
     def enabled(self) -> bool:
-        """Whether LiveKit is to call it."""
+        """Whether LiveKit calls this processor."""
         return self._enabled
 
     @enabled.setter
@@ -93,7 +86,7 @@ class FrcrnProcessor(FrameProcessor[AudioFrame]):
 
     @property
     def attenuation_limit_db(self) -> float | None:
-        """At most this much noise is taken away, see `Stream.attenuation_limit_db`; may be changed at any time.
+        """Most that noise is attenuated, see `Stream.attenuation_limit_db`; it can be changed at any time.
 
         Raises:
             ValueError: It is negative.
@@ -107,29 +100,33 @@ class FrcrnProcessor(FrameProcessor[AudioFrame]):
 
     @property
     def latency_s(self) -> float | None:
-        """How far the output lies behind the input, headroom included; None while a stream is being made."""
+        """Delay of the output behind the input, headroom included, s; None while a stream is being opened."""
         return self._background.latency_s
 
     @property
     def late_s(self) -> float:
-        """How much audio was given back as it came because it was not denoised in time."""
+        """Duration of the audio that was returned unprocessed because it was not denoised in time, s."""
         return self._background.late_s
 
-    # The names with _ are LiveKit's: what its `AudioStream` and `Track` call.
+    def wait(self) -> None:
+        """Wait until all frames so far are computed: for tests, and for tracks that are not live."""
+        self._background.wait()
+
+    # LiveKit's `AudioStream` and `Track` call the following methods by these names.
 
     def _on_stream_info_updated(self, *, room_name: str, participant_identity: str, publication_sid: str) -> None:
-        """Begin anew where the audio of another track begins."""
+        """Start a new signal where the audio of another track begins."""
         publication = (participant_identity, publication_sid)
         if self._publication is not None and publication != self._publication:
             self._background.restart()
         self._publication = publication
 
     def _process(self, frame: AudioFrame) -> AudioFrame:
-        """Take in a frame and give one back at once.
+        """Take in a frame and return one at once.
 
         Raises:
-            AudioError: The rate or the number of channels is out of range; LiveKit logs that, and what any other
-                error is, and passes the frame as it came.
+            AudioError: The rate or the number of channels is out of range. LiveKit logs this and any other error, and
+                passes the frame on unprocessed.
             RuntimeError: The processor is closed.
         """
         if self._background.stream is not None:
@@ -141,5 +138,5 @@ class FrcrnProcessor(FrameProcessor[AudioFrame]):
         )
 
     def _close(self) -> None:
-        """End the thread, after what it is at; again it does nothing."""
+        """End the thread once its current call returns. Closing twice is allowed."""
         self._background.close()

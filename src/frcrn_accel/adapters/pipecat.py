@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from frcrn_accel.adapters.playout import from_pcm, to_pcm
 from frcrn_accel.adapters.switched import SwitchedStream
-from frcrn_accel.denoiser import Denoiser
+from frcrn_accel.audio import check_attenuation_limit
+from frcrn_accel.denoiser import Denoiser, StreamOptions
 from frcrn_accel.errors import MissingExtraError
+from frcrn_accel.pcm import from_pcm, to_pcm
 from frcrn_accel.streaming import Averaging
 
 try:
@@ -23,27 +24,27 @@ _SETTING = "attenuation_limit_db"
 
 
 class FrcrnFilter(BaseAudioFilter):
-    """Denoises what a Pipecat transport receives (`audio_in_filter`), or what it sends (`audio_out_filter`).
+    """Denoises what a Pipecat transport receives (`audio_in_filter`) or sends (`audio_out_filter`).
 
     >>> params = TransportParams(audio_in_enabled=True, audio_in_filter=FrcrnFilter(denoiser))
 
-    Audio is 16-bit samples; as many bytes come out as go in, `latency_s` later. All computing, and loading what the
-    denoiser needs for streams, is done in one thread of this filter, in order: the event loop is never kept waiting.
+    Audio is 16-bit samples; `filter` returns as many bytes as it takes, `latency_s` behind. Loading the model and
+    computing happen in one thread of the filter, in order, so the event loop never waits.
 
-    A `FilterEnableFrame` turns it off and on; off, nothing is computed and the audio goes on as it came, equally
-    late, so that nothing jumps. A `FilterUpdateSettingsFrame` changes `{"attenuation_limit_db": 12.0}`; None takes
-    the limit away. If the engine fails, that is logged and the filter is off until it is enabled again.
+    A `FilterEnableFrame` turns the filter off and on. While it is off nothing is computed, and the unprocessed audio
+    has the same delay, so that nothing jumps. A `FilterUpdateSettingsFrame` changes `{"attenuation_limit_db": 12.0}`;
+    None removes the limit. If the engine fails, the error is logged and the filter is off until it is enabled again.
 
-    Pipecat starts a filter with the transport's sample rate and stops it at the end; then it may be started again,
-    with another rate too. A filter is one signal: make one for each transport, all with one denoiser.
+    Pipecat starts a filter with the transport's sample rate and stops it at the end. It can be started again, with
+    another rate too. A filter denoises one signal: create one per transport; they can share a denoiser.
 
     Args:
-        denoiser: Any number of filters share it. It stays open when the filter is stopped.
-        channels: Channels of the transport, which Pipecat does not tell filters.
-        step_s: See `Denoiser.stream`, as for the others.
-        lookahead_s: How far the model looks ahead.
-        averaging: What stands for the means over the whole signal.
-        gain_db: Gain to the model's level, where it is known.
+        denoiser: The denoiser; any number of filters share it. It stays open when the filter is stopped.
+        channels: Channels of the transport, which Pipecat does not report to filters.
+        step_s, lookahead_s, averaging, gain_db: See `Denoiser.stream`.
+
+    Raises:
+        ValueError: `step_s` or `gain_db` is out of range.
     """
 
     def __init__(
@@ -58,10 +59,7 @@ class FrcrnFilter(BaseAudioFilter):
     ) -> None:
         self._denoiser = denoiser
         self._channels = channels
-        self._step_s = step_s
-        self._lookahead_s = lookahead_s
-        self._averaging = averaging
-        self._gain_db = gain_db
+        self._options = StreamOptions(step_s=step_s, lookahead_s=lookahead_s, averaging=averaging, gain_db=gain_db)
         self._attenuation_limit_db = denoiser.attenuation_limit_db
         self._enabled = True
         self._switched: SwitchedStream | None = None
@@ -69,19 +67,24 @@ class FrcrnFilter(BaseAudioFilter):
 
     @property
     def enabled(self) -> bool:
-        """Whether it denoises: as the last `FilterEnableFrame` said, or False since the engine failed."""
+        """Whether it denoises: as set by the last `FilterEnableFrame`, or False after the engine failed."""
         return self._enabled if self._switched is None else self._switched.enabled
 
     @property
+    def attenuation_limit_db(self) -> float | None:
+        """Most that noise is attenuated, dB, as set by the last `FilterUpdateSettingsFrame`; None for no limit."""
+        return self._attenuation_limit_db if self._switched is None else self._switched.stream.attenuation_limit_db
+
+    @property
     def latency_s(self) -> float | None:
-        """How far the output lies behind the input, the same all the time; None before the start."""
+        """Delay of the output behind the input, s, which is constant; None before the start."""
         return None if self._switched is None else self._switched.stream.latency_s
 
     async def start(self, sample_rate: int) -> None:
-        """Begin a signal.
+        """Start a signal.
 
         Args:
-            sample_rate: Its rate, 8,000 to 192,000 Hz.
+            sample_rate: Rate of the signal, 8,000 to 192,000 Hz.
 
         Raises:
             AudioError, BackendUnavailable, ValueError: See `Denoiser.stream`.
@@ -98,7 +101,7 @@ class FrcrnFilter(BaseAudioFilter):
         self._switched = switched
 
     async def stop(self) -> None:
-        """End the signal; what is still inside is not given out. Before a start it does nothing."""
+        """End the signal and drop what is still inside. Without a start it does nothing."""
         worker, self._worker, self._switched = self._worker, None, None
         if worker is not None:
             worker.shutdown(wait=False, cancel_futures=True)
@@ -106,10 +109,10 @@ class FrcrnFilter(BaseAudioFilter):
             await asyncio.get_running_loop().run_in_executor(None, worker.shutdown)
 
     async def process_frame(self, frame: FilterControlFrame) -> None:
-        """Take a `FilterEnableFrame` or a `FilterUpdateSettingsFrame`, before the start too; others are not for it.
+        """Handle a `FilterEnableFrame` or `FilterUpdateSettingsFrame`, also before the start; ignore other frames.
 
         Raises:
-            ValueError: Another setting than `attenuation_limit_db`, or its value is negative.
+            ValueError: A setting is not `attenuation_limit_db`, or its value is negative.
         """
         if isinstance(frame, FilterEnableFrame):
             self._enabled = frame.enable
@@ -118,7 +121,7 @@ class FrcrnFilter(BaseAudioFilter):
         elif isinstance(frame, FilterUpdateSettingsFrame):
             unknown = sorted(set(frame.settings) - {_SETTING})
             if unknown:
-                raise ValueError(f"unknown filter setting {unknown[0]!r}: there is {_SETTING!r}")
+                raise ValueError(f"unknown filter setting {unknown[0]!r}; the only setting is {_SETTING!r}")
             if _SETTING in frame.settings:
                 self._limit_attenuation(frame.settings[_SETTING])
 
@@ -126,13 +129,13 @@ class FrcrnFilter(BaseAudioFilter):
         """Denoise the next samples.
 
         Args:
-            audio: 16-bit samples, channels interleaved, any number of them.
+            audio: 16-bit samples, channels interleaved, of any length.
 
         Returns:
             As many bytes.
 
         Raises:
-            AudioError: The bytes are no whole number of samples.
+            AudioError: The bytes are not a whole number of samples.
             RuntimeError: The filter is not started.
         """
         if self._worker is None or self._switched is None:
@@ -141,24 +144,15 @@ class FrcrnFilter(BaseAudioFilter):
         return await loop.run_in_executor(self._worker, self._filter, self._switched, audio)
 
     def _open(self, sample_rate: int) -> SwitchedStream:
-        """In the worker."""
-        stream = self._denoiser.stream(
-            sample_rate,
-            channels=self._channels,
-            step_s=self._step_s,
-            lookahead_s=self._lookahead_s,
-            averaging=self._averaging,
-            gain_db=self._gain_db,
-        )
-        return SwitchedStream(stream)
+        """Open a stream, in the worker."""
+        return SwitchedStream(self._options.open(self._denoiser, sample_rate, channels=self._channels))
 
     def _filter(self, switched: SwitchedStream, audio: bytes) -> bytes:
-        """In the worker."""
+        """Denoise samples, in the worker."""
         return to_pcm(switched.process(from_pcm(audio, self._channels)))
 
     def _limit_attenuation(self, limit_db: float | None) -> None:
-        if limit_db is not None and not limit_db >= 0:
-            raise ValueError(f"{_SETTING} must be 0 or more, got {limit_db}")
+        check_attenuation_limit(limit_db)
         self._attenuation_limit_db = limit_db
         if self._switched is not None:
             self._switched.stream.attenuation_limit_db = limit_db

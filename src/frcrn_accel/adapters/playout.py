@@ -1,4 +1,4 @@
-"""Samples in their place in time, when a worker computes them and somebody who cannot wait takes them."""
+"""Samples in their place in time, between a worker that computes them and a caller that cannot wait."""
 
 from __future__ import annotations
 
@@ -8,43 +8,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from frcrn_accel.errors import AudioError
+__all__ = ["DelayLine", "Playout"]
 
-__all__ = ["DelayLine", "Playout", "from_pcm", "to_pcm"]
-
-Samples = NDArray[Any]  # (channels, samples), any dtype: nothing is computed with them here
+Samples = NDArray[Any]  # (channels, samples); of any dtype, since samples are only moved here
 
 
 class DelayLine:
-    """Gives out what it was given, so many samples later; at first zeros.
+    """Delay a signal by a number of samples; zeros come out first.
 
     Args:
         channels: Channels of the signal.
         samples: The delay.
-        dtype: Of the signal.
+        dtype: Dtype of the signal.
     """
 
     def __init__(self, channels: int, samples: int, dtype: DTypeLike = np.int16) -> None:
         self._inside: Samples = np.zeros((channels, samples), dtype)
 
     def exchange(self, samples: Samples) -> Samples:
-        """Take in `(channels, samples)` and give as many out."""
+        """Take in `(channels, samples)` and return an array of the same shape."""
         joined = np.concatenate([self._inside, samples], axis=1)
         out, self._inside = joined[:, : samples.shape[1]], joined[:, samples.shape[1] :]
         return out
 
 
 class Playout:
-    """Takes in what a worker has computed, and gives out so many samples whenever they are asked for.
+    """A queue of computed samples whose reader never waits.
 
-    Whoever asks never waits: for samples that are not there yet, others are given, and when they do come they are
-    dropped, so that all that follows is in its place in time again. One thread puts, one takes.
+    Where samples are missing, `take` returns those of a fallback instead. Samples that arrive after their turn are
+    dropped, so that the following ones are in their place in time again. One thread puts, one takes.
 
     Args:
         channels: Channels of the signal.
-        hold: So many samples are given from the fallback at first: the time that the worker has.
-        drop: So many of the first samples that are put are dropped.
-        dtype: Of the signal.
+        hold: Number of samples taken from the fallback at the start: the time that the worker has.
+        drop: Number of samples dropped at the start.
+        dtype: Dtype of the signal.
     """
 
     def __init__(self, channels: int, hold: int = 0, drop: int = 0, dtype: DTypeLike = np.int16) -> None:
@@ -56,7 +54,7 @@ class Playout:
 
     @property
     def late_samples(self) -> int:
-        """Samples that were not there when they were asked for."""
+        """Number of samples that were missing when they were taken."""
         return self._late_samples
 
     def put(self, samples: Samples) -> None:
@@ -67,31 +65,14 @@ class Playout:
             self._ready = np.concatenate([self._ready, samples[:, dropped:]], axis=1)
 
     def take(self, fallback: Samples) -> Samples:
-        """As many samples as `fallback` has, `(channels, samples)`: for those not there, its own."""
+        """Return the next samples, in the shape of `fallback`, with its samples in place of missing ones."""
         count = fallback.shape[1]
         with self._lock:
             held = min(self._hold, count)
             self._hold -= held
-            there = self._ready[:, : count - held]
-            self._ready = self._ready[:, there.shape[1] :]
-            missing = count - held - there.shape[1]
+            ready = self._ready[:, : count - held]
+            self._ready = self._ready[:, ready.shape[1] :]
+            missing = count - held - ready.shape[1]
             self._drop += missing
             self._late_samples += missing
-        return np.concatenate([fallback[:, :held], there, fallback[:, count - missing :]], axis=1)
-
-
-def from_pcm(pcm: bytes | bytearray | memoryview, channels: int) -> NDArray[np.int16]:
-    """16-bit samples in the machine's order, channels interleaved, as `int16 (channels, samples)`.
-
-    Raises:
-        AudioError: The bytes are no whole number of samples.
-    """
-    size = memoryview(pcm).nbytes
-    if size % (2 * channels):
-        raise AudioError(f"{size} bytes are no whole number of 16-bit samples in {channels} channel(s)")
-    return np.ascontiguousarray(np.frombuffer(pcm, np.int16).reshape(-1, channels).T)
-
-
-def to_pcm(samples: Samples) -> bytes:
-    """The way back."""
-    return np.ascontiguousarray(samples.T).tobytes()
+        return np.concatenate([fallback[:, :held], ready, fallback[:, count - missing :]], axis=1)

@@ -1,4 +1,4 @@
-"""Microphone and speaker, by sounddevice, which is PortAudio."""
+"""Microphone and speaker through PortAudio, which the package sounddevice wraps."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _BLOCK_S = 0.01
 
 @dataclass(frozen=True)
 class Device:
-    """A device that PortAudio knows.
+    """A device that PortAudio lists.
 
     Attributes:
-        number: Its number, good until devices come or go.
-        name: Its name, and that of the system's interface it is seen through.
-        inputs: Channels it records.
-        outputs: Channels it plays.
-        sample_rate_hz: The rate it likes best.
+        number: Its number, valid until devices are plugged in or removed.
+        name: Its name, and that of the host API that it is listed under.
+        inputs: Number of input channels.
+        outputs: Number of output channels.
+        sample_rate_hz: Its preferred rate.
     """
 
     number: int
@@ -44,36 +44,36 @@ class Device:
 
 
 def list_devices() -> list[Device]:
-    """All devices; none is no error here.
+    """Return all devices; an empty list if the machine has none.
 
     Raises:
         MissingExtraError: The `[live]` extra is not installed.
-        SoundCardError: PortAudio is not there or does not start.
+        SoundCardError: PortAudio is missing or does not start.
     """
     sounddevice = _sounddevice()
-    with _telling(sounddevice, "the devices cannot be listed"):
+    with _sound_card_errors(sounddevice, "the devices cannot be listed"):
         interfaces = sounddevice.query_hostapis()
         return [_device(entry, interfaces) for entry in sounddevice.query_devices()]
 
 
 def find_device(wanted: str | None, kind: str) -> Device:
-    """One device.
+    """Find a device.
 
     Args:
         wanted: Its number, or a part of its name; None for the system's default.
-        kind: `"input"` or `"output"`: what it must be.
+        kind: `"input"` or `"output"`.
 
     Raises:
         MissingExtraError: The `[live]` extra is not installed.
-        SoundCardError: There is none, or more than one of that name.
+        SoundCardError: No device matches, or several do.
     """
     sounddevice = _sounddevice()
     key = int(wanted) if wanted is not None and wanted.isdecimal() else wanted
     if not any(device.inputs if kind == "input" else device.outputs for device in list_devices()):
-        raise SoundCardError(f"this machine has no sound card with an {kind}: PortAudio sees no such device")
+        raise SoundCardError(f"this machine has no sound card with an {kind}: PortAudio finds no such device")
     what = f"the default {kind} device" if wanted is None else f"{kind} device {wanted!r}"
     hint = "choose another with --list-devices"
-    with _telling(sounddevice, f"{what} cannot be used", hint):
+    with _sound_card_errors(sounddevice, f"{what} cannot be used", hint):
         try:
             entry = sounddevice.query_devices(key, kind)
         except ValueError as error:  # no such name, or several
@@ -86,20 +86,21 @@ def find_device(wanted: str | None, kind: str) -> Device:
 def sound_card(
     source: Device, speaker: Device | None, feed: Feed, playout: Playout | None, sample_rate_hz: int, channels: int
 ) -> Iterator[Callable[[], None]]:
-    """Open devices, and close them when the block ends; what is given begins to record, and to play.
+    """Open devices for the duration of the block; the function that it yields starts them.
 
-    The sound card calls back every 10 ms in a thread of its own; there samples are only handed over, never computed.
+    The sound card calls back every 10 ms in its own thread, which only hands samples over and computes nothing.
 
     Args:
-        source: What to record from.
-        speaker: What to play to; None to play nothing.
-        feed: Gets what is recorded; closed when the sound card stops by itself.
-        playout: What is played, if something is; float32.
+        source: Device to record from.
+        speaker: Device to play to; None to play nothing.
+        feed: Receives the recorded blocks; closed when the sound card stops.
+        playout: Provides the samples to play, float32; None to play nothing.
         sample_rate_hz: Rate of both.
         channels: Channels of both.
 
     Raises:
-        SoundCardError: The devices do not do this rate or these channels, or are in use; starting may say so too.
+        SoundCardError: The devices do not support this rate or channel count, or are busy. `start()` can raise it
+            too.
     """
     sounddevice = _sounddevice()
     common = {
@@ -111,21 +112,21 @@ def sound_card(
         "finished_callback": feed.close,
     }
 
-    def record(heard: NDArray[np.float32], frames: int, time: object, flags: Any) -> None:
+    def record(recorded: NDArray[np.float32], frames: int, time: object, flags: Any) -> None:
         feed.overflows += bool(flags.input_overflow)
-        feed.put(np.ascontiguousarray(heard.T))  # PortAudio uses its array again
+        feed.put(recorded.T)
 
     def record_and_play(
-        heard: NDArray[np.float32], played: NDArray[np.float32], frames: int, time: object, flags: Any
+        recorded: NDArray[np.float32], played: NDArray[np.float32], frames: int, time: object, flags: Any
     ) -> None:
-        record(heard, frames, time, flags)
+        record(recorded, frames, time, flags)
         assert playout is not None
         played[:] = playout.take(np.zeros((channels, frames), np.float32)).T
 
     what = repr(source.name) if speaker is None else f"{source.name!r} with {speaker.name!r}"
     failed = f"{what} cannot be used at {sample_rate_hz} Hz with {channels} channel(s)"
     hint = "choose other devices, --sample-rate or --channels"
-    with _telling(sounddevice, failed, hint):
+    with _sound_card_errors(sounddevice, failed, hint):
         if speaker is None:
             stream = sounddevice.InputStream(device=source.number, callback=record, **common)
         else:
@@ -133,13 +134,13 @@ def sound_card(
             stream = sounddevice.Stream(device=both, callback=record_and_play, **common)
 
     def start() -> None:
-        with _telling(sounddevice, failed, hint):
+        with _sound_card_errors(sounddevice, failed, hint):
             stream.start()
 
     try:
         yield start
     finally:
-        # Whatever the block ended with is what is to be told.
+        # An error of closing must not hide the one that ended the block.
         stream.close(ignore_errors=True)
 
 
@@ -148,14 +149,15 @@ def _sounddevice() -> Any:
         import sounddevice
     except ImportError as error:
         raise MissingExtraError("Live audio", "live", error) from error
-    except OSError as error:  # it looks for the library when it is imported
-        remedy = _INSTALL_PORTAUDIO.get(sys.platform, "reinstall the package sounddevice, which brings it")
+    except OSError as error:  # sounddevice loads PortAudio when it is imported
+        remedy = _INSTALL_PORTAUDIO.get(sys.platform, "reinstall the package sounddevice, which contains it")
         raise SoundCardError(f"PortAudio cannot be loaded ({error}), which live audio needs: {remedy}") from error
     return sounddevice
 
 
 @contextmanager
-def _telling(sounddevice: Any, what: str, hint: str = "") -> Iterator[None]:
+def _sound_card_errors(sounddevice: Any, what: str, hint: str = "") -> Iterator[None]:
+    """Turn errors of PortAudio into `SoundCardError`."""
     try:
         yield
     except sounddevice.PortAudioError as error:

@@ -1,4 +1,4 @@
-"""A stream that is turned off and on while it runs."""
+"""A stream that can be turned off and on while it runs."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ _log = logging.getLogger(__name__)
 class SwitchedStream:
     """A stream that can be turned off and on without a jump in time.
 
-    While it is off nothing is computed, and the signal goes out as it came, as late as the stream would give it out.
-    Turned on, the stream begins anew, and the signal as it came fills the time until it gives something out.
-    An engine that fails turns it off too, and that is logged: a call goes on with noise rather than not at all.
+    While it is off, nothing is computed, and the unprocessed signal is returned with the latency of the stream. When
+    it is turned on, the stream is reset, and the unprocessed signal bridges the latency. If the engine fails, the
+    error is logged and the stream is turned off: a call with noise is better than no call.
 
     Args:
-        stream: Fresh, and of nobody else.
+        stream: A new stream. Nothing else may use it.
 
     Attributes:
-        stream: The argument.
-        enabled: Whether it is to be on; may be changed from any thread, the next chunk has it.
+        stream: The stream.
+        enabled: Whether to denoise. Any thread may change it; it takes effect with the next chunk.
     """
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.enabled = True
         self._is_on = True
-        self._as_it_came = DelayLine(stream.channels, stream.latency_samples)
+        self._dry = DelayLine(stream.channels, stream.latency_samples)
         self._denoised = Playout(stream.channels)
 
     def process(self, chunk: NDArray[np.int16]) -> NDArray[np.int16]:
-        """Take in the next samples, `int16 (channels, samples)`, and give as many out.
+        """Take in the next samples, `int16 (channels, samples)`, and return as many.
 
         Raises:
-            AudioError: Another number of channels.
+            AudioError: The number of channels is not that of the stream.
         """
         if self.enabled != self._is_on:
             self._is_on = self.enabled
@@ -50,13 +50,13 @@ class SwitchedStream:
                 self.stream.reset()
                 delay = self.stream.latency_samples
                 self._denoised = Playout(self.stream.channels, hold=delay, drop=delay)
-        as_it_came = self._as_it_came.exchange(chunk)
+        dry = self._dry.exchange(chunk)
         if not self._is_on:
-            return as_it_came
+            return dry
         try:
             self._denoised.put(self.stream.process(chunk))
         except EngineError:
-            _log.exception("denoising is off until it is enabled again: the engine failed")
+            _log.exception("the engine failed: denoising is off until it is enabled again")
             self.enabled = self._is_on = False
-            return as_it_came
-        return self._denoised.take(as_it_came)
+            return dry
+        return self._denoised.take(dry)

@@ -22,7 +22,8 @@ from frcrn_accel.adapters.feed import Feed, LiveStatus, Sink, aligned, denoise_l
 from frcrn_accel.adapters.playout import Playout
 from frcrn_accel.adapters.sound_card import Device, find_device, list_devices, sound_card
 from frcrn_accel.cli.options import AttenuationLimit, BackendName, Model, Precision, Threads
-from frcrn_accel.denoiser import Denoiser
+from frcrn_accel.cli.usage import usage_errors
+from frcrn_accel.denoiser import DenoiserOptions, StreamOptions
 from frcrn_accel.errors import SoundCardError
 from frcrn_accel.files import AudioFile, AudioWriter, create_audio
 from frcrn_accel.models import LIVE_MODEL
@@ -30,8 +31,8 @@ from frcrn_accel.posix_signals import handled
 
 __all__ = ["live"]
 
-_MAX_WAITING_BLOCKS = 500  # 5 s: a file need not lose anything because the machine was busy for a moment
-_MAX_FILE_BYTES = (1 << 32) - (1 << 16)  # what a WAV can hold: a recording without a given end ends there
+_MAX_WAITING_BLOCKS = 500  # 5 s: a file loses nothing when the machine is busy for a moment
+_MAX_FILE_BYTES = (1 << 32) - (1 << 16)  # what a WAV can hold: a recording without a duration ends there
 _SUBTYPE, _SAMPLE_BYTES = "PCM_16", 2
 _METER_FLOOR_DB = -60.0
 
@@ -39,25 +40,22 @@ _METER_FLOOR_DB = -60.0
 def live(
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="Write to a file, in time with what came in."),
+        typer.Option("-o", "--output", metavar="FILE", help="Write to a file, aligned with the input."),
     ] = None,
     input_device: Annotated[
-        str | None, typer.Option(metavar="N|NAME", help="Record from this device. [default: the system's]")
+        str | None, typer.Option(metavar="N|NAME", help="Device to record from. [default: the system's]")
     ] = None,
     output_device: Annotated[
         str | None,
-        typer.Option(
-            metavar="N|NAME",
-            help="Play to this device. [default: the system's; with -o, none]",
-        ),
+        typer.Option(metavar="N|NAME", help="Device to play to. [default: the system's; with -o, none]"),
     ] = None,
-    devices: Annotated[bool, typer.Option("--list-devices", help="List the devices and end.")] = False,
+    devices: Annotated[bool, typer.Option("--list-devices", help="List the devices and exit.")] = False,
     duration_s: Annotated[
         float | None,
-        typer.Option(min=0, help="End after so long, s. [default: until Ctrl-C]"),
+        typer.Option(min=0, help="Stop after this time, s. [default: until Ctrl-C]"),
     ] = None,
     sample_rate: Annotated[
-        int | None, typer.Option(metavar="HZ", help="Rate to record at. [default: what the input device likes best]")
+        int | None, typer.Option(metavar="HZ", help="Sample rate. [default: the input device's preferred rate]")
     ] = None,
     channels: Annotated[int, typer.Option(min=1, help="Channels to record and play.")] = 1,
     model: Model = LIVE_MODEL,
@@ -69,15 +67,19 @@ def live(
         float | None,
         typer.Option(
             min=0,
-            help="How far the model looks ahead, s; less is less latency. [default: what the model is made for]",
+            help="How far the model looks ahead, s; less means less latency. [default: as the model was trained]",
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
 ) -> None:
-    """Denoise a microphone, to the speaker or to a file, until Ctrl-C. Wear headphones, or it will howl."""
+    """Denoise a microphone, to the speaker or to a file, until Ctrl-C. Use headphones to avoid acoustic feedback."""
     if devices:
         _show_devices(list_devices())
         return
+    options = DenoiserOptions(
+        model, backend=backend, precision=precision, threads=threads, attenuation_limit_db=attenuation_limit_db
+    )
+    stream_options = StreamOptions(lookahead_s=lookahead_s)
     source = find_device(input_device, "input")
     speaker = find_device(output_device, "output") if output is None or output_device is not None else None
     rate_hz = sample_rate or source.sample_rate_hz
@@ -86,8 +88,8 @@ def live(
     playout = None if speaker is None else Playout(channels, hold=round(HEADROOM_S * rate_hz), dtype=np.float32)
     samples = None if duration_s is None else round(duration_s * rate_hz)
     chunks: Iterable[NDArray[np.float32]] = feed if samples is None else first_samples(feed, samples)
-    # All that can be refused is tried before anything is recorded. The sound card is closed last, with the file in
-    # place: there are drivers that end the process when the card is gone.
+    # Everything that can fail is opened before recording starts. The sound card is closed last, after the file is
+    # complete, because some drivers end the process when the card is gone.
     with ExitStack() as stack:
         start = stack.enter_context(sound_card(source, speaker, feed, playout, rate_hz, channels))
         writer = None
@@ -95,39 +97,32 @@ def live(
             writer = stack.enter_context(_recording(output, rate_hz, channels, samples, overwrite))
             if samples is None:
                 chunks = first_samples(feed, _MAX_FILE_BYTES // (_SAMPLE_BYTES * channels))
-        denoiser = stack.enter_context(
-            Denoiser(
-                model,
-                backend=backend,
-                precision=precision,
-                threads=threads,
-                attenuation_limit_db=attenuation_limit_db,
-            )
-        )
-        stream = denoiser.stream(rate_hz, channels=channels, lookahead_s=lookahead_s)
+        with usage_errors():
+            denoiser = stack.enter_context(options.open())
+            stream = stream_options.open(denoiser, rate_hz, channels=channels)
         sinks: list[Sink] = [] if playout is None else [playout.put]
         if writer is not None:
             sinks.append(aligned(writer.write, stream.latency_samples))
         latency_s = stream.latency_s + (0.0 if playout is None else HEADROOM_S)
         console.print(
             f"{source.name}, {rate_hz} Hz, {denoiser.model.name} on {denoiser.backend}, {denoiser.precision} "
-            f"({denoiser.device}), {1000 * latency_s:.0f} ms late and what the sound card adds; Ctrl-C ends it",
+            f"({denoiser.device}); latency {1000 * latency_s:.0f} ms plus that of the sound card; Ctrl-C stops",
             markup=False,
             soft_wrap=True,
         )
         with _meters(console, status, feed, playout), _ending(feed) as is_ended:
             start()
             denoise_live(chunks, stream, sinks, status)
-        stopped_by_itself = feed.is_closed and not is_ended()
+        card_stopped = feed.is_closed and not is_ended()
         feed.close()
     console.print(_summary(status, feed, playout, output), markup=False, soft_wrap=True)
-    if stopped_by_itself:
-        raise SoundCardError(f"the sound card stopped by itself after {status.audio_s:.1f} s: {source.name}")
+    if card_stopped:
+        raise SoundCardError(f"the sound card stopped unexpectedly after {status.audio_s:.1f} s: {source.name}")
 
 
 @contextmanager
 def _ending(feed: Feed) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C, or a request to terminate, ends the feed and so everything in order; a second one ends it at once."""
+    """Close the feed on Ctrl-C or SIGTERM, which ends everything in order; a second signal kills the process."""
     is_ended = False
     with ExitStack() as stack:
 
@@ -152,14 +147,14 @@ def _recording(
 
 @contextmanager
 def _meters(console: Console, status: LiveStatus, feed: Feed, playout: Playout | None) -> Iterator[None]:
-    """Levels and the real-time factor while the block runs; nothing without a terminal."""
+    """Show levels and the real-time factor while the block runs, if there is a terminal."""
     if not console.is_terminal:
         yield
         return
 
     def render() -> Table:
         table = Table.grid(padding=(0, 1))
-        for name, meter in (("in", status.heard), ("out", status.denoised)):
+        for name, meter in (("in", status.input_level), ("out", status.output_level)):
             level_db = meter.level_db
             bar = ProgressBar(total=-_METER_FLOOR_DB, completed=max(level_db - _METER_FLOOR_DB, 0), width=40)
             table.add_row(name, bar, f"{level_db:6.1f} dB")
@@ -178,14 +173,14 @@ def _summary(status: LiveStatus, feed: Feed, playout: Playout | None, output: Pa
 
 
 def _losses(status: LiveStatus, feed: Feed, playout: Playout | None) -> str:
-    """What was lost, if something was."""
+    """Return what was lost, for the end of a line; "" if nothing was."""
     text = ""
     if feed.lost_samples:
-        text += f", {feed.lost_samples / status.sample_rate_hz:.2f} s lost: too slow"
+        text += f", {feed.lost_samples / status.sample_rate_hz:.2f} s lost (computing too slow)"
     if feed.overflows:
-        text += f", {feed.overflows} overruns of the sound card"
+        text += f", {feed.overflows} sound card overruns"
     if playout is not None and playout.late_samples:
-        text += f", {playout.late_samples / status.sample_rate_hz:.2f} s silent: not in time"
+        text += f", {playout.late_samples / status.sample_rate_hz:.2f} s silent (computed too late)"
     return text
 
 
@@ -194,4 +189,4 @@ def _show_devices(devices: list[Device]) -> None:
     for device in devices:
         numbers = (device.inputs, device.outputs, device.sample_rate_hz)
         table.add_row(str(device.number), escape(device.name), *map(str, numbers))
-    Console().print(table if devices else "PortAudio sees no device on this machine.")
+    Console().print(table if devices else "PortAudio finds no device on this machine.")

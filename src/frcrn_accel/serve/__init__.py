@@ -1,4 +1,4 @@
-"""A server of the denoiser: HTTP for files, WebSocket for live streams, and a web page. Needs `[serve]`."""
+"""The server: files over HTTP, live streams over a WebSocket, and a web page. Needs `[serve]`."""
 
 from frcrn_accel.serve.app import Service, create_app
 from frcrn_accel.serve.limits import Limits

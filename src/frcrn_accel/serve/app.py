@@ -1,4 +1,4 @@
-"""What is served at which path."""
+"""The server as an ASGI application."""
 
 from __future__ import annotations
 
@@ -32,37 +32,30 @@ from frcrn_accel.serve.live import Streams
 from frcrn_accel.serve.metrics import Metrics, Observed
 from frcrn_accel.serve.openapi import openapi_document
 from frcrn_accel.serve.problems import Problem, handle_http_exception, handle_problem
+from frcrn_accel.serve.result_headers import RESULT_HEADERS
 from frcrn_accel.serve.tokens import TokenSet
 
 __all__ = ["Service", "create_app"]
 
 _PAGE = Path(__file__).parent / "page"
-_WARM_UP_S = 21.0  # more than a window of the default length: what is made for that length is made here
-_RESULT_HEADERS = (
-    "X-Processing-Seconds",
-    "X-Audio-Seconds",
-    "X-Real-Time-Factor",
-    "X-Model",
-    "X-Backend",
-    "X-Clipped-Samples",
-)
+_WARM_UP_S = 21.0  # more than a window: backends that prepare for its length do so here
 
 _log = logging.getLogger("frcrn_accel.serve")
 
 
 class Service:
-    """A denoiser in service.
+    """A denoiser with the state of a server around it.
 
     Args:
-        denoiser: What denoises; yours to close, after `close`.
-        limits: What is taken on.
-        metrics: Where it is counted.
+        denoiser: The denoiser. The caller closes it, after `close`.
+        limits: Limits of the server.
+        metrics: Where to count.
 
     Attributes:
-        denoiser, limits, metrics: The arguments.
-        files: What `POST /v1/denoise` runs.
-        streams: What `WS /v1/stream` runs.
-        failure: What went wrong in the warm-up; None if nothing did.
+        denoiser, limits, metrics: As given.
+        files: The endpoint `POST /v1/denoise`.
+        streams: The endpoint `WS /v1/stream`.
+        failure: The error of the warm-up; None if it succeeded or is not done.
     """
 
     def __init__(self, denoiser: Denoiser, limits: Limits | None = None, metrics: Metrics | None = None) -> None:
@@ -78,16 +71,16 @@ class Service:
 
     @property
     def not_ready(self) -> str:
-        """Why nothing should be sent here; "" if it can be."""
+        """Why the server takes no requests; "" if it does."""
         return self._not_ready
 
     @property
     def active(self) -> int:
-        """Requests and streams that are under way."""
+        """Number of requests and streams in progress."""
         return self.files.admitted + self.streams.open
 
     async def warm_up(self) -> None:
-        """Denoise something, so that the first request need not wait; then be ready."""
+        """Denoise noise, so that the first request does not wait for the engine; then be ready."""
         try:
             await anyio.to_thread.run_sync(self._denoise_noise)
         except Exception as error:
@@ -99,17 +92,17 @@ class Service:
                 _log.info("ready")
 
     def drain(self) -> None:
-        """Admit nothing more, and end the streams; what is under way goes on."""
-        self._not_ready = "this server is about to end"
+        """Admit no more requests, finish those in progress, and end the streams."""
+        self._not_ready = "the server is shutting down"
         self.files.drain()
         self.streams.drain()
 
     def close(self) -> None:
-        """End the threads. Nothing may be under way."""
+        """End the threads. No request or stream may be in progress."""
         self.streams.close()
 
     def describe(self) -> dict[str, object]:
-        """The model, for `/v1/models`."""
+        """Return the model's entry in `/v1/models`."""
         model = self.denoiser.model
         return {
             "name": model.name,
@@ -133,16 +126,16 @@ class Service:
             self.denoiser.stream(rate_hz).process(noise[:rate_hz].astype(np.float32))
         except BackendUnavailable as error:
             self._has_streams = False
-            _log.warning("there will be no live streams: %s", error)
+            _log.warning("live streams are not available: %s", error)
 
 
 def create_app(service: Service, *, tokens: Iterable[str] = (), allowed_origins: Iterable[str] = ()) -> Starlette:
-    """The server as an ASGI application; it warms the service up and closes it.
+    """Create the ASGI application. Its lifespan warms the service up and closes it.
 
     Args:
         service: What it serves.
-        tokens: One of them must come with what goes to `/v1/`; none to ask for none.
-        allowed_origins: Origins whose web pages may use it, beside its own; "*" for all.
+        tokens: Tokens of which requests to `/v1/` must have one; none to require no token.
+        allowed_origins: Origins, besides the server's own, whose web pages may use it; "*" for all.
     """
 
     async def models(request: Request) -> Response:
@@ -194,7 +187,7 @@ def create_app(service: Service, *, tokens: Iterable[str] = (), allowed_origins:
         allow_origins=sorted(origins),
         allow_methods=["GET", "POST"],
         allow_headers=["Authorization", "Content-Type"],
-        expose_headers=_RESULT_HEADERS,
+        expose_headers=[header.name for header in RESULT_HEADERS],
     )
     app = Starlette(
         routes=[*routes.values(), Mount("/page", page_files)],
@@ -215,7 +208,7 @@ def create_app(service: Service, *, tokens: Iterable[str] = (), allowed_origins:
 
 
 class _PageFiles(StaticFiles):
-    """The files of the page, asked for again each time: after an upgrade none is of the version before."""
+    """The files of the page. Browsers revalidate them, so that an upgrade never mixes two versions."""
 
     def file_response(
         self,
@@ -227,6 +220,6 @@ class _PageFiles(StaticFiles):
         response = super().file_response(full_path, stat_result, scope, status_code)
         response.headers["cache-control"] = "no-cache"
         if str(full_path).endswith(".js") and "content-type" in response.headers:
-            # The system has a say in this, and one that says otherwise stops the page.
+            # The type comes from the system's MIME table; with a wrong entry there, browsers refuse the scripts.
             response.headers["content-type"] = "text/javascript; charset=utf-8"
         return response

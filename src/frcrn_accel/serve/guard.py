@@ -1,4 +1,4 @@
-"""Who may come in: tokens, and web pages of other origins."""
+"""Access control: tokens and origins; and security headers."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _HEADERS = {
 
 
 class Guard:
-    """Middleware: `/v1/` is for those who have a token, if there are tokens, and for no page of another origin.
+    """Middleware that protects `/v1/`: it requires a token, if there are tokens, and refuses other origins.
 
-    A page in a browser may send to any address that the browser reaches, this machine's loopback too. So a request
-    that says it comes from another origin is refused, whatever it wants.
+    A web page can send requests to any address that its browser reaches, including the loopback of this machine. So
+    every request with a foreign `Origin` is refused.
 
     Args:
-        app: What is guarded.
-        tokens: If there are none, nobody is asked for one.
+        app: The application to protect.
+        tokens: The valid tokens; if there are none, no token is required.
         allowed_origins: Origins whose pages may use the server, e.g. "https://example.org"; "*" for all.
     """
 
@@ -41,7 +41,7 @@ class Guard:
         self._allowed_origins = allowed_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Handle a request, see ASGI."""
         if scope["type"] not in ("http", "websocket") or not scope["path"].startswith(_PROTECTED):
             await self._app(scope, receive, send)
             return
@@ -49,16 +49,16 @@ class Guard:
         if problem is None:
             await self._app(scope, receive, send)
         else:
-            # Starlette turns it into the answer that a WebSocket can get before it is one.
+            # Before the handshake of a WebSocket, Starlette sends this as an HTTP response.
             await problem.response()(scope, receive, send)
 
     def _problem(self, scope: Scope) -> Problem | None:
         headers = Headers(scope=scope)
         origin = headers.get("origin")
         if origin is not None and not self._is_allowed(origin, headers.get("host", "")):
-            return Problem(403, "pages of this origin may not use this server: allow it with --allow-origin")
+            return Problem(403, "web pages of this origin may not use the server: allow it with --allow-origin")
         if not self._tokens.admits(headers.get("authorization"), subprotocols_of(scope)):
-            return Problem(401, "give a token that this server knows", {"WWW-Authenticate": "Bearer"})
+            return Problem(401, "missing or unknown token", {"WWW-Authenticate": "Bearer"})
         return None
 
     def _is_allowed(self, origin: str, host: str) -> bool:
@@ -67,14 +67,14 @@ class Guard:
 
 
 class SafeHeaders:
-    """Middleware: headers that let a browser load nothing from elsewhere, with every answer."""
+    """Middleware that adds security headers: the page may load nothing from other servers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._headers = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Handle a request, see ASGI."""
 
         async def safe_send(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -85,5 +85,5 @@ class SafeHeaders:
 
 
 def subprotocols_of(scope: Scope) -> list[str]:
-    """What a WebSocket offers; some servers hand the header on as it is."""
+    """Return the subprotocols that a client offers; some servers pass the header on unparsed."""
     return [name.strip() for text in scope.get("subprotocols", []) for name in text.split(",")]

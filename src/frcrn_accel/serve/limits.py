@@ -1,4 +1,4 @@
-"""What the server takes on, and what it refuses."""
+"""The limits of the server."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ class Limits:
     """Limits of the server. All are on by default.
 
     Attributes:
-        max_body_bytes: Longest body of a request.
+        max_body_bytes: Largest request body.
         max_duration_s: Longest audio.
-        max_decoded_bytes: Largest audio, decoded to 32-bit samples of all channels: a file of a few bytes can hold
-            hours of silence.
-        max_channels: Most channels, of files and streams.
-        concurrency: Requests that are computed at the same time.
-        queue: Requests that wait for that, or are on their way in or out; beyond it the answer is 429.
-        timeout_s: A request that waits and computes for longer is given up.
-        min_bytes_per_second: A client that sends or takes less, over `slow_s`, is given up.
-        slow_s: See `min_bytes_per_second`; and the longest time for the head of a request.
-        max_streams: Live streams at the same time.
-        stream_idle_s: A stream that sends nothing, or takes nothing, for longer is closed.
-        drain_s: Longest time for what is under way when the server is told to end.
+        max_decoded_bytes: Largest audio, decoded to 32-bit samples of all channels: a small file can hold hours of
+            silence.
+        max_channels: Most channels of a file or a stream.
+        concurrency: Requests computed at the same time.
+        queue: More requests that may be in progress: waiting, uploading or downloading. Beyond it the answer is 429.
+        timeout_s: Longest time for a request to wait and compute.
+        min_bytes_per_second: Slowest transfer in either direction, averaged over `slow_s`.
+        slow_s: See `min_bytes_per_second`; also the longest time for the head of a request.
+        max_streams: Most live streams at the same time.
+        stream_idle_s: Longest time for a stream to send or take nothing.
+        drain_s: Longest time to finish requests and streams when the server shuts down.
 
     Raises:
-        ValueError: One is not positive (`queue` may be 0), or not finite.
+        ValueError: A value is not finite or not positive; `queue` may be 0.
     """
 
     max_body_bytes: int = 128 << 20
@@ -46,7 +46,7 @@ class Limits:
     drain_s: float = 60.0
 
     def __post_init__(self) -> None:
-        """Check them."""
+        """Check the ranges."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if not (math.isfinite(value) and (value > 0 or (value == 0 and field.name == "queue"))):

@@ -13,47 +13,50 @@ from functools import partial
 from typing import Any
 
 import anyio
-import numpy as np
 from anyio import CancelScope
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from frcrn_accel.audio import check_attenuation_limit, float_to_int
-from frcrn_accel.denoiser import Denoiser
+from frcrn_accel.audio import float_to_int
+from frcrn_accel.denoiser import Denoiser, StreamOptions
 from frcrn_accel.errors import AudioError, BackendUnavailable, FrcrnAccelError
 from frcrn_accel.serve.guard import subprotocols_of
 from frcrn_accel.serve.limits import Limits
+from frcrn_accel.serve.messages import (
+    CLIENT_ERROR,
+    MAX_MESSAGE_BYTES,
+    RESTART,
+    SERVER_ERROR,
+    TRY_AGAIN,
+    StreamProblem,
+    bad_message,
+    read_audio,
+    read_control,
+    read_start,
+    write_audio,
+)
 from frcrn_accel.serve.metrics import Metrics, note
 from frcrn_accel.serve.stepping import Channel, Stepper
 from frcrn_accel.serve.tokens import SUBPROTOCOL
 from frcrn_accel.streaming import Stream
 
-__all__ = ["MAX_MESSAGE_BYTES", "Streams"]
+__all__ = ["Streams"]
 
-MAX_MESSAGE_BYTES = 1 << 18
-_SAMPLE = np.dtype("<i2")
-_CLIENT_ERROR, _SERVER_ERROR, _RESTART, _TRY_AGAIN = 1008, 1011, 1012, 1013  # RFC 6455 and its registry
-_log = logging.getLogger("frcrn_accel.serve")
-_MOST = 1e9  # of any number in a message
 _AHEAD = 2  # messages of a stream that are read and not answered
-_START = {"sample_rate": int, "channels": int, "attenuation_limit_db": float, "lookahead_s": float}
-_MESSAGES: dict[str, Mapping[str, type]] = {
-    "set": {"attenuation_limit_db": float},
-    "reset": {},
-    "flush": {},
-}
+
+_log = logging.getLogger("frcrn_accel.serve")
 
 
 class Streams:
-    """The endpoint, and all streams that are under way.
+    """The endpoint, with all streams in progress.
 
-    At most two messages of a stream are read and not answered. The second is there when the first is done, so that
+    At most two messages of a stream are read and not answered. The second is ready when the first is done, so that
     streams that have fallen behind are computed together; and a client that sends faster than this machine computes
-    is held back by its own connection.
+    is slowed down by its own connection.
 
     Args:
-        denoiser: What makes streams.
-        limits: See there.
-        metrics: Where they are counted.
+        denoiser: The denoiser.
+        limits: Limits of the server.
+        metrics: Where to count.
     """
 
     def __init__(self, denoiser: Denoiser, limits: Limits, metrics: Metrics) -> None:
@@ -63,19 +66,19 @@ class Streams:
         self._stepper = Stepper(self._count)
         self._open = 0
         self._is_draining = False
-        self._waiting: set[CancelScope] = set()
+        self._receiving: set[CancelScope] = set()
         metrics.streams.set_function(lambda: self._open)
         metrics.streams_waiting.set_function(lambda: self._stepper.waiting)
 
     @property
     def open(self) -> int:
-        """Streams that are under way."""
+        """Number of streams in progress."""
         return self._open
 
     def drain(self) -> None:
-        """Answer what has come in, and end all streams."""
+        """Answer the messages that were received, and end all streams."""
         self._is_draining = True
-        for scope in self._waiting:
+        for scope in self._receiving:
             scope.cancel()
 
     def close(self) -> None:
@@ -83,32 +86,34 @@ class Streams:
         self._stepper.close()
 
     async def serve(self, websocket: WebSocket) -> None:
-        """One of them, from its beginning to its end: the endpoint."""
+        """Serve one stream: the endpoint."""
         offered = SUBPROTOCOL in subprotocols_of(websocket.scope)
         await websocket.accept(SUBPROTOCOL if offered else None)
         if self._open >= self._limits.max_streams:
-            detail = f"there are {self._open} streams already: try again later"
-            await self._end(websocket, _End(_TRY_AGAIN, "Too many streams", detail))
+            detail = f"the server has its limit of {self._limits.max_streams} streams: try again later"
+            await self._end(websocket, StreamProblem(TRY_AGAIN, "Too many streams", detail))
             return
         self._open += 1
         try:
             await self._serve(websocket)
         except WebSocketDisconnect:
             note(websocket.scope, "the client left")
-        except _End as end:
-            await self._end(websocket, end)
+        except StreamProblem as problem:
+            await self._end(websocket, problem)
         except Exception:
             _log.exception("a stream failed")
-            await self._end(websocket, _End(_SERVER_ERROR, "The server failed", "its log says how"))
+            detail = "internal server error; see the server log"
+            await self._end(websocket, StreamProblem(SERVER_ERROR, "Server error", detail))
         finally:
             self._open -= 1
 
-    async def _end(self, websocket: WebSocket, end: _End) -> None:
-        """Say why, and close."""
-        note(websocket.scope, end.title.lower())
-        with suppress(WebSocketDisconnect, RuntimeError):  # the client may have left by now
-            await self._send(websocket, {"type": "error", "title": end.title, "detail": end.detail})
-            await websocket.close(end.code)
+    async def _end(self, websocket: WebSocket, problem: StreamProblem) -> None:
+        """Send a problem, and close."""
+        note(websocket.scope, problem.title.lower())
+        message = {"type": "error", "title": problem.title, "detail": problem.detail}
+        with suppress(WebSocketDisconnect, RuntimeError):  # the client may have left
+            await self._send(websocket, message)
+            await websocket.close(problem.code)
 
     async def _serve(self, websocket: WebSocket) -> None:
         stream, group = await self._start(websocket)
@@ -125,29 +130,18 @@ class Streams:
             note(websocket.scope, f"{channel.audio_s:.2f} s of audio")
 
     async def _start(self, websocket: WebSocket) -> tuple[Stream, object]:
-        """A stream as the first message wants it, and which others it can be computed with."""
-        message = await self._receive(websocket)
-        if not isinstance(message, str):
-            raise _End(_CLIENT_ERROR, "No start", 'the first message must be {"type": "start", ...}')
-        values = _parsed(message, {"start": _START}, required=("sample_rate",))
-        channels = values.get("channels", 1)
-        if not 1 <= channels <= self._limits.max_channels:
-            detail = f"channels must be 1 to {self._limits.max_channels}, got {channels}"
-            raise _End(_CLIENT_ERROR, "Bad message", detail)
-        lookahead_s = values.get("lookahead_s")
-        make = partial(
-            self._denoiser.stream,
-            values["sample_rate"],
-            channels=channels,
-            lookahead_s=lookahead_s,
-            attenuation_limit_db=values.get("attenuation_limit_db"),
-        )
+        """Open the stream of the first message; also return its group for the stepper."""
+        start = read_start(await self._receive(websocket))
+        if not 1 <= start.channels <= self._limits.max_channels:
+            raise bad_message(f"channels must be 1 to {self._limits.max_channels}, got {start.channels}")
+        options = StreamOptions(lookahead_s=start.lookahead_s, attenuation_limit_db=start.attenuation_limit_db)
+        open_stream = partial(options.open, self._denoiser, start.sample_rate, channels=start.channels)
         try:
-            stream = await anyio.to_thread.run_sync(make)  # a look-ahead that is new here loads a model
+            stream = await anyio.to_thread.run_sync(open_stream)  # the first of a look-ahead loads a model
         except BackendUnavailable as error:
-            raise _End(_SERVER_ERROR, "No such stream here", str(error)) from error
+            raise StreamProblem(SERVER_ERROR, "Stream not available", str(error)) from error
         except (AudioError, ValueError) as error:
-            raise _End(_CLIENT_ERROR, "Bad message", str(error)) from error
+            raise bad_message(str(error)) from error
         started = {
             "type": "started",
             "model": self._denoiser.model.name,
@@ -159,7 +153,7 @@ class Streams:
             "max_message_bytes": MAX_MESSAGE_BYTES,
         }
         await self._send(websocket, started)
-        # The default and its value in seconds are one engine, but for `process_streams` only that engine counts.
+        # Streams with one look-ahead share an engine, whether the client gave it or left it to the default.
         return stream, stream.latency.lookahead_s
 
     async def _read(
@@ -169,7 +163,7 @@ class Streams:
         begun: asyncio.Queue[_Begun | Exception],
         free: asyncio.Semaphore,
     ) -> None:
-        """Receive messages and begin what they ask for; the reason to end is the last in line."""
+        """Receive messages and begin their work. The last item of the queue is a flush or the reason to end."""
         try:
             while True:
                 await free.acquire()
@@ -177,25 +171,27 @@ class Streams:
                 begun.put_nowait(item)
                 if item.kind == "flush":
                     return
-        except Exception as end:  # of any kind, or who answers would wait for ever
-            begun.put_nowait(end)
+        except Exception as error:  # of any kind, or `_serve` would wait forever
+            begun.put_nowait(error)
 
     def _begin(self, channel: Channel, message: str | bytes) -> _Begun:
         if isinstance(message, bytes):
-            return _Begun("audio", self._process(channel, message))
-        values = _parsed(message, _MESSAGES)
-        kind = values.pop("type")
-        if kind == "flush":
-            return _Begun(kind, channel.call(_flushed))
-        return _Begun(kind, channel.call(partial(self._set, values) if kind == "set" else Stream.reset))
+            samples = read_audio(message, channel.stream.channels)
+            return _Begun("audio", channel.process(samples) if samples.size else None)
+        control = read_control(message)
+        if control.kind == "flush":
+            return _Begun("flush", channel.call(_flush))
+        if control.kind == "reset":
+            return _Begun("reset", channel.call(Stream.reset))
+        return _Begun("set", channel.call(partial(self._limit_attenuation, control.attenuation_limit_db)))
 
     async def _answer(self, websocket: WebSocket, channel: Channel, begun: _Begun | Exception) -> bool:
-        """Answer a message; False after the last one."""
+        """Answer a message; return False after the last one."""
         if isinstance(begun, Exception):
             raise begun
-        result: Any = None if begun.future is None else await _done(begun.future)
+        result: Any = None if begun.future is None else await _result(begun.future)
         if begun.kind == "audio":
-            await self._send(websocket, b"" if result is None else _packed(result))
+            await self._send(websocket, b"" if result is None else write_audio(result))
         elif begun.kind == "flush":
             await self._send(websocket, result)
             flushed = {"type": "flushed", "processing_s": channel.processing_s, "audio_s": channel.audio_s}
@@ -207,22 +203,18 @@ class Streams:
             await self._send(websocket, {"type": begun.kind})
         return True
 
-    def _process(self, channel: Channel, message: bytes) -> Future[Any] | None:
-        channels = channel.stream.channels
-        if len(message) % (_SAMPLE.itemsize * channels):
-            detail = f"{len(message)} bytes are no whole number of 16-bit samples in {channels} channel(s)"
-            raise _End(_CLIENT_ERROR, "Bad message", detail)
-        if not message:
-            return None
-        return channel.process(np.frombuffer(message, _SAMPLE).reshape(-1, channels).T)
-
-    def _set(self, values: Mapping[str, Any], stream: Stream) -> None:
-        limit_db = values.get("attenuation_limit_db")
+    def _limit_attenuation(self, limit_db: float | None, stream: Stream) -> None:
         stream.attenuation_limit_db = self._denoiser.attenuation_limit_db if limit_db is None else limit_db
 
     async def _receive(self, websocket: WebSocket) -> str | bytes:
+        """Receive a message.
+
+        Raises:
+            WebSocketDisconnect: The client left.
+            StreamProblem: No message came in time, or the server is shutting down.
+        """
         with CancelScope() as scope:
-            self._waiting.add(scope)
+            self._receiving.add(scope)
             if self._is_draining:
                 scope.cancel()
             try:
@@ -233,13 +225,17 @@ class Streams:
                     content: str | bytes = message["text"] if message.get("bytes") is None else message["bytes"]
                     return content
             finally:
-                self._waiting.discard(scope)
+                self._receiving.discard(scope)
         if self._is_draining:
-            raise _End(_RESTART, "Server ends", "this server is about to end: connect again")
-        detail = f"nothing came for {self._limits.stream_idle_s:g} s"
-        raise _End(_CLIENT_ERROR, "Idle", detail)
+            raise StreamProblem(RESTART, "Shutting down", "the server is shutting down: connect again")
+        raise StreamProblem(CLIENT_ERROR, "Idle", f"no message for {self._limits.stream_idle_s:g} s")
 
     async def _send(self, websocket: WebSocket, message: bytes | Mapping[str, Any]) -> None:
+        """Send a message.
+
+        Raises:
+            WebSocketDisconnect: The client left, or takes nothing.
+        """
         if websocket.application_state != WebSocketState.CONNECTED:
             raise WebSocketDisconnect
         with anyio.move_on_after(self._limits.stream_idle_s):
@@ -248,7 +244,7 @@ class Streams:
             else:
                 await websocket.send_text(json.dumps(message))
             return
-        raise WebSocketDisconnect(reason="it takes nothing")
+        raise WebSocketDisconnect(reason="the client takes nothing")
 
     def _count(self, streams: int, audio_s: float) -> None:
         self._metrics.stream_batch_size.observe(streams)
@@ -257,86 +253,28 @@ class Streams:
 
 @dataclass(frozen=True)
 class _Begun:
-    """A message that is being seen to.
+    """A message whose work has begun.
 
     Attributes:
-        kind: "audio", or its type.
-        future: What comes of it; None if there is nothing to do.
+        kind: "audio", or the type of the message.
+        future: The result; None for a message without audio.
     """
 
     kind: str
     future: Future[Any] | None
 
 
-class _End(Exception):
-    """The server ends a stream.
-
-    Attributes:
-        code: Of the WebSocket's closing.
-        title: What it is, in two words.
-        detail: What happened and what to do.
-    """
-
-    def __init__(self, code: int, title: str, detail: str) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.title = title
-        self.detail = detail
-
-
-def _parsed(text: str, messages: Mapping[str, Mapping[str, type]], required: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A control message that is one of these; fields that are null are left out.
+async def _result(future: Future[Any]) -> Any:
+    """Wait for a result of the stepper.
 
     Raises:
-        _End: It is none.
-    """
-
-    def refuse(detail: str) -> _End:
-        return _End(_CLIENT_ERROR, "Bad message", detail)
-
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        raise refuse("a text message must be JSON") from None
-    kind = values.get("type") if isinstance(values, dict) else None
-    if not isinstance(kind, str) or kind not in messages:
-        raise refuse(f'a message must be an object with a "type" out of {", ".join(messages)}')
-    fields = messages[kind]
-    for name, value in values.items():
-        if name == "type" or value is None:
-            continue
-        if name not in fields:
-            raise refuse(f"{kind!r} has no field {name[:40]!a}")
-        # Only what is between the bounds is: NaN, which JSON readers take, is not.
-        is_number = isinstance(value, (int, fields[name])) and not isinstance(value, bool)
-        if not (is_number and -_MOST <= value <= _MOST):
-            raise refuse(f"{name} must be {'a whole number' if fields[name] is int else 'a number'}")
-    for name in required:
-        if values.get(name) is None:
-            raise refuse(f"{kind!r} must have {name}")
-    try:
-        check_attenuation_limit(values.get("attenuation_limit_db"))
-    except ValueError as error:
-        raise refuse(str(error)) from None
-    return {name: value for name, value in values.items() if value is not None}
-
-
-async def _done(future: Any) -> Any:
-    """What the stepper made of it.
-
-    Raises:
-        _End: The engine failed.
+        StreamProblem: The engine failed.
     """
     try:
         return await asyncio.wrap_future(future)
     except FrcrnAccelError as error:
-        raise _End(_SERVER_ERROR, "The engine failed", str(error)) from error
+        raise StreamProblem(SERVER_ERROR, "The engine failed", str(error)) from error
 
 
-def _flushed(stream: Stream) -> bytes:
-    return _packed(float_to_int(stream.flush(), 16))
-
-
-def _packed(samples: Any) -> bytes:
-    """`(channels, samples)` as it goes over the wire."""
-    return np.ascontiguousarray(samples.T, _SAMPLE).tobytes()
+def _flush(stream: Stream) -> bytes:
+    return write_audio(float_to_int(stream.flush(), 16))

@@ -1,4 +1,4 @@
-"""What Prometheus reads, and one line in the log for each request."""
+"""Metrics for Prometheus, and the log line of each request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["CONTENT_TYPE", "Metrics", "Observed", "note"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _FACTS = "frcrn_accel.facts"
-_GONE = 499  # nginx's number for a client that did not wait for its answer
+_GONE = 499  # nginx's status for a client that closed the connection before the answer
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
 _REAL_TIME_FACTORS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -25,7 +25,7 @@ _log = logging.getLogger("frcrn_accel.serve")
 
 
 class Metrics:
-    """The measures of one server."""
+    """The metrics of one server."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -34,7 +34,7 @@ class Metrics:
         def named(kind: Any, name: str, text: str, **options: Any) -> Any:
             return kind(f"frcrn_accel_{name}", text, registry=self.registry, **options)
 
-        self.requests = named(Counter, "requests", "Requests that were answered.", labelnames=("path", "status"))
+        self.requests = named(Counter, "requests", "Answered requests.", labelnames=("path", "status"))
         self.request_seconds = named(
             Histogram,
             "request_seconds",
@@ -42,40 +42,40 @@ class Metrics:
             labelnames=("path",),
             buckets=_SECONDS,
         )
-        self.admitted = named(Gauge, "requests_admitted", "Files that are on their way in, computed or sent.")
-        self.computing = named(Gauge, "requests_computing", "Files that are computed.")
-        self.queued = named(Gauge, "requests_queued", "Files that wait to be computed.")
-        self.audio_seconds = named(Counter, "audio_seconds", "Audio of files that was denoised.")
+        self.admitted = named(Gauge, "requests_admitted", "Files in progress, transfers included.")
+        self.computing = named(Gauge, "requests_computing", "Files being computed.")
+        self.queued = named(Gauge, "requests_queued", "Files waiting to be computed.")
+        self.audio_seconds = named(Counter, "audio_seconds", "Duration of the denoised files.")
         self.real_time_factor = named(
-            Histogram, "real_time_factor", "Computing time of a file over its length.", buckets=_REAL_TIME_FACTORS
+            Histogram, "real_time_factor", "Processing time of a file over its duration.", buckets=_REAL_TIME_FACTORS
         )
-        self.batch_size = named(Histogram, "batch_size", "Windows in a call of the engine.", buckets=_BATCHES)
+        self.batch_size = named(Histogram, "batch_size", "Windows per call of the engine.", buckets=_BATCHES)
         self.streams = named(Gauge, "streams", "Live streams.")
-        self.streams_waiting = named(Gauge, "streams_waiting", "Live streams with audio that is not computed yet.")
-        self.stream_seconds = named(Counter, "stream_audio_seconds", "Audio of live streams that was denoised.")
+        self.streams_waiting = named(Gauge, "streams_waiting", "Live streams with audio waiting to be computed.")
+        self.stream_seconds = named(Counter, "stream_audio_seconds", "Duration of the denoised live audio.")
         self.stream_batch_size = named(
-            Histogram, "stream_batch_size", "Live streams in a call of the engine.", buckets=_BATCHES
+            Histogram, "stream_batch_size", "Live streams per call of the engine.", buckets=_BATCHES
         )
 
     def text(self) -> bytes:
-        """In Prometheus' format."""
+        """Return the metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
 
 def note(scope: Scope, text: str) -> None:
-    """Add to the line that the log will have for this request."""
+    """Add a fact to the log line of a request."""
     scope.setdefault(_FACTS, []).append(text)
 
 
 class Observed:
-    """Middleware, the outermost: counts, times and logs, and answers where all else failed.
+    """The outermost middleware: counts, times and logs requests, and answers those that failed unexpectedly.
 
-    The log has no query, header or body: nothing that was said, and no token.
+    The log contains no query, header or body, so neither audio nor tokens.
 
     Args:
-        app: What is observed.
-        metrics: Where it is counted.
-        paths: Paths that are counted under their own names; all others are "other".
+        app: The application to observe.
+        metrics: Where to count.
+        paths: Paths that are counted by name; all others count as "other".
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
@@ -84,7 +84,7 @@ class Observed:
         self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Handle a request, see ASGI."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
@@ -101,12 +101,12 @@ class Observed:
         began = time.perf_counter()
         try:
             await self._app(scope, receive, observed_send)
-        except asyncio.CancelledError:  # by the server, which ends and waits no longer
+        except asyncio.CancelledError:  # by the server, at the end of its shutdown
             if status == _GONE:
-                await Problem(503, "this server has ended").response()(scope, receive, observed_send)
+                await Problem(503, "the server has shut down").response()(scope, receive, observed_send)
         except Exception:
             _log.exception("a request failed")
-            if status == _GONE:  # nothing was sent yet
+            if status == _GONE:  # nothing is sent yet
                 await unexpected_problem().response()(scope, receive, observed_send)
         finally:
             seconds = time.perf_counter() - began

@@ -1,48 +1,41 @@
-"""The server's description of itself, as OpenAPI 3.1. `tests/test_serve.py` holds it against the server."""
+"""The OpenAPI 3.1 document of the server. `tests/test_serve_schema.py` checks the server against it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from frcrn_accel._version import __version__
-from frcrn_accel.serve.denoise import FORMATS, MEDIA_TYPES
+from frcrn_accel.serve.job import FORMATS, MEDIA_TYPES
 from frcrn_accel.serve.problems import PROBLEM_TYPE
+from frcrn_accel.serve.result_headers import RESULT_HEADERS
 
 __all__ = ["openapi_document"]
 
 _NUMBER = {"type": "number", "minimum": 0}
 _AUDIO = {"type": "string", "format": "binary"}
-_RESULT_HEADERS = {
-    "X-Processing-Seconds": ("Time it took, decoding and encoding included.", _NUMBER),
-    "X-Audio-Seconds": ("Length of the audio.", _NUMBER),
-    "X-Real-Time-Factor": ("The one over the other; not there for a file without audio.", _NUMBER),
-    "X-Model": ("Name of the model.", {"type": "string"}),
-    "X-Backend": ("Name of the engine.", {"type": "string"}),
-    "X-Clipped-Samples": ("Samples beyond full scale that an integer encoding clipped.", {"type": "integer"}),
-}
 _PROBLEMS = {
-    400: "The query or the form is wrong.",
-    401: "A token is missing, or unknown here.",
+    400: "The query or the form is invalid.",
+    401: "The token is missing or unknown.",
     403: "The request comes from a web page of another origin.",
-    408: "The body came too slowly.",
-    413: "The body, or the audio in it, is too long.",
+    408: "The body arrived too slowly.",
+    413: "The body is too large, or its audio too long.",
     415: "The body is compressed.",
-    422: "The body is no audio that can be read and denoised, or the format cannot hold it.",
+    422: "The body is not audio that can be read and denoised, or the format cannot hold the result.",
     429: "Too many requests are waiting.",
     500: "The engine failed.",
-    503: "It took too long, or the server is about to end.",
+    503: "The request took too long, or the server is shutting down.",
     507: "The server's disk is full.",
 }
-_STREAM = """Denoise files and live streams.
+_DESCRIPTION = """Denoise files and live streams.
 
 Live streams are at `/v1/stream`, a WebSocket, which OpenAPI cannot describe: see docs/serving.md."""
 
 
 def openapi_document(*, has_tokens: bool) -> dict[str, Any]:
-    """The document.
+    """Return the document.
 
     Args:
-        has_tokens: Whether a token is asked for.
+        has_tokens: Whether requests need a token.
     """
     denied = (401, 403) if has_tokens else (403,)
     security: dict[str, Any] = {"security": [{"token": []}]} if has_tokens else {}
@@ -54,7 +47,7 @@ def openapi_document(*, has_tokens: bool) -> dict[str, Any]:
         "info": {
             "title": "frcrn-accel",
             "version": __version__,
-            "description": _STREAM,
+            "description": _DESCRIPTION,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": {
@@ -62,32 +55,32 @@ def openapi_document(*, has_tokens: bool) -> dict[str, Any]:
             "/v1/models": {
                 "get": {
                     "operationId": "models",
-                    "summary": "What runs here.",
-                    "responses": {"200": _json("The model.", "Models"), **_problems(*denied)},
+                    "summary": "List the models.",
+                    "responses": {"200": _json("The models.", "Models"), **_problems(*denied)},
                     **security,
                 }
             },
             "/health": {
                 "get": {
                     "operationId": "health",
-                    "summary": "Whether the process lives.",
-                    "responses": {"200": _json("It does.", "Status")},
+                    "summary": "Check that the process is alive.",
+                    "responses": {"200": _json("It is.", "Status")},
                 }
             },
             "/ready": {
                 "get": {
                     "operationId": "ready",
-                    "summary": "Whether requests should be sent here: after the warm-up, until it is told to end.",
-                    "responses": {"200": _json("They should.", "Status"), "503": _problem("They should not.", True)},
+                    "summary": "Check that the server takes requests: it is warm and not shutting down.",
+                    "responses": {"200": _json("It does.", "Status"), "503": _problem("It does not.", True)},
                 }
             },
             "/metrics": {
                 "get": {
                     "operationId": "metrics",
-                    "summary": "Measures for Prometheus.",
+                    "summary": "Return metrics for Prometheus.",
                     "responses": {
                         "200": {
-                            "description": "In its text format.",
+                            "description": "The metrics in the text format.",
                             "content": {"text/plain": {"schema": {"type": "string"}}},
                         }
                     },
@@ -96,7 +89,7 @@ def openapi_document(*, has_tokens: bool) -> dict[str, Any]:
             "/openapi.json": {
                 "get": {
                     "operationId": "openapi",
-                    "summary": "This document.",
+                    "summary": "Return this document.",
                     "responses": {
                         "200": {
                             "description": "OpenAPI 3.1.",
@@ -115,19 +108,19 @@ def _denoise(denied: tuple[int, ...]) -> dict[str, Any]:
     return {
         "operationId": "denoise",
         "summary": "Denoise a file.",
-        "description": "The body is an audio file: as it is, under any media type, or as the part `file` of a form. "
-        "Rate, channels, length, level and, where the format has it, encoding come back as they were.",
+        "description": "The body is an audio file, of any media type, or a form with the file as its part `file`. "
+        "The result keeps rate, channels, length, level and, where the format allows, the encoding.",
         "parameters": [
             {
                 "name": "format",
                 "in": "query",
-                "description": "Format of the answer; by default that of the body.",
+                "description": "Format of the result; by default that of the body.",
                 "schema": {"type": "string", "enum": list(FORMATS)},
             },
             {
                 "name": "attenuation_limit_db",
                 "in": "query",
-                "description": "Take away at most this much noise, dB; by default as the server was started.",
+                "description": "Most that noise is attenuated, dB; by default that of the server.",
                 "schema": _NUMBER,
             },
         ],
@@ -148,10 +141,14 @@ def _denoise(denied: tuple[int, ...]) -> dict[str, Any]:
         },
         "responses": {
             "200": {
-                "description": "The audio without the noise.",
+                "description": "The denoised audio.",
                 "headers": {
-                    name: {"description": text, "required": name != "X-Real-Time-Factor", "schema": schema}
-                    for name, (text, schema) in _RESULT_HEADERS.items()
+                    header.name: {
+                        "description": header.description,
+                        "required": header.required,
+                        "schema": header.schema,
+                    }
+                    for header in RESULT_HEADERS
                 },
                 "content": {
                     media_type: {"schema": _AUDIO}

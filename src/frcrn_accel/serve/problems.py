@@ -1,4 +1,4 @@
-"""Errors as answers: problem documents (RFC 9457)."""
+"""Errors as problem documents (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ PROBLEM_TYPE = "application/problem+json"
 
 
 class Problem(Exception):
-    """An answer that is an error.
+    """An error that is sent to the client.
 
     Args:
         status: HTTP status.
-        detail: What happened and what to do, for a person.
-        headers: More headers of the answer.
+        detail: What happened and what to do.
+        headers: Additional headers of the answer.
 
     Attributes:
-        status, detail, headers: The arguments.
+        status, detail, headers: As given.
     """
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
@@ -33,7 +33,7 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
     def response(self) -> JSONResponse:
-        """The document."""
+        """Return the problem document."""
         document = {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
@@ -44,18 +44,18 @@ class Problem(Exception):
 
 
 async def handle_problem(request: Request, error: Exception) -> JSONResponse:
-    """For errors that the server raises."""
+    """Answer with a problem that the server raised."""
     assert isinstance(error, Problem)
     return error.response()
 
 
 async def handle_http_exception(request: Request, error: Exception) -> JSONResponse:
-    """For errors that Starlette raises: no such path, no such method."""
+    """Answer an error that Starlette raised: an unknown path or a wrong method."""
     assert isinstance(error, HTTPException)
-    details = {404: "there is nothing here: /openapi.json says what there is", 405: "this path has other methods"}
+    details = {404: "not found: see /openapi.json for the paths", 405: "method not allowed on this path"}
     return Problem(error.status_code, details.get(error.status_code, error.detail), error.headers).response()
 
 
 def unexpected_problem() -> Problem:
-    """For errors that nobody expected; what they are is in the log."""
-    return Problem(500, "the server failed on this request; its log says how")
+    """Return the problem for an unexpected error, which is in the log."""
+    return Problem(500, "internal server error; see the server log")

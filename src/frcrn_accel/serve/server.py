@@ -1,14 +1,14 @@
-"""The server process: what listens, and how it ends."""
+"""The server process: its denoiser, its socket and its shutdown."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import math
 import os
 import signal
 import socket
-from pathlib import Path
 from typing import Any
 
 import h11
@@ -19,112 +19,109 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from frcrn_accel.backends import resolve_backend
 from frcrn_accel.batching import BatchingSession
-from frcrn_accel.denoiser import Denoiser
+from frcrn_accel.denoiser import Denoiser, DenoiserOptions
 from frcrn_accel.errors import ServeError
-from frcrn_accel.models import DEFAULT_MODEL, find_model
+from frcrn_accel.models import find_model
 from frcrn_accel.posix_signals import handled
 from frcrn_accel.serve.app import Service
 from frcrn_accel.serve.limits import Limits
-from frcrn_accel.serve.live import MAX_MESSAGE_BYTES
+from frcrn_accel.serve.messages import MAX_MESSAGE_BYTES
 from frcrn_accel.serve.metrics import Metrics
-from frcrn_accel.windows import Windowing
 
 __all__ = ["Server", "listen", "open_denoiser", "run_server"]
 
 _KEEP_ALIVE_S = 10
-_FLUSH_S = 5  # for what is still in the buffers of connections, after all answers are given
+_FLUSH_S = 5  # for the buffers of connections, after all requests are answered
 _TICK_S = 0.05
 
 _log = logging.getLogger("frcrn_accel.serve")
 
 
-def open_denoiser(
-    metrics: Metrics,
-    model: str | Path = DEFAULT_MODEL,
-    *,
-    backend: str = "auto",
-    precision: str | None = None,
-    threads: int | None = None,
-    attenuation_limit_db: float | None = None,
-    batch_size: int | None = None,
-) -> Denoiser:
-    """A denoiser whose requests share calls of the engine.
+def open_denoiser(metrics: Metrics, options: DenoiserOptions | None = None) -> Denoiser:
+    """Open a denoiser whose requests share calls of the engine.
+
+    >>> denoiser = open_denoiser(Metrics(), DenoiserOptions(backend="ort", batch_size=4))
 
     Args:
-        metrics: Where the sizes of batches are counted.
-        model, backend, precision, threads, attenuation_limit_db: See `Denoiser`.
-        batch_size: Windows for one call of the engine, over all requests; by default what the backend says suits it.
+        metrics: Where to count the sizes of batches.
+        options: Options of the denoiser. `batch_size` counts the windows of all requests. The windows are fixed,
+            whatever `windowing` says: only windows of one length can share a call.
 
     Raises:
         BackendError, ModelError, ValueError: See `Denoiser`.
     """
-    engine = resolve_backend(backend, precision, None, find_model(model))
-    size = batch_size or engine.batch_size
-    return Denoiser(
-        model,
-        backend=engine,
-        threads=threads,
-        attenuation_limit_db=attenuation_limit_db,
-        # Windows of one length can be in one call.
-        windowing=Windowing(fixed=True),
-        batch_size=size,
-        wrap_session=lambda session: BatchingSession(session, size, metrics.batch_size.observe),
+    options = options or DenoiserOptions()
+    model = find_model(options.model)
+    backend = resolve_backend(options.backend, options.precision, options.calibration, model)
+    batch_size = options.batch_size or backend.batch_size
+    # The backend now has the precision and the calibration. A batch size stays unset unless the user set it, since
+    # some backends refuse any.
+    resolved = dataclasses.replace(
+        options,
+        backend=backend,
+        precision=None,
+        calibration=None,
+        windowing=dataclasses.replace(options.windowing, fixed=True),
+    )
+    return resolved.open(
+        wrap_session=lambda session: BatchingSession(session, batch_size, metrics.batch_size.observe)
     )
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """Open a listening socket.
 
     Args:
         host: Name or address.
-        port: 0 for a free one.
+        port: Port; 0 for a free one.
 
     Raises:
-        ServeError: It is taken, not allowed, or no address of this machine.
+        ServeError: The port is taken or not allowed, or the host is not an address of this machine.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=128)
     except (OSError, OverflowError) as error:
         number = getattr(error, "errno", None) or 0
-        # Of a name that is not known it is negative; the text of the others has the address in it once more.
+        # For an unknown name the number is negative; for other errors `strerror` would repeat the address.
         reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error)
-        raise ServeError(f"cannot listen on {host}, port {port}: {reason}; choose others") from error
+        raise ServeError(f"cannot listen on {host}, port {port}: {reason}; choose another host or port") from error
 
 
 def run_server(app: Starlette, service: Service, listener: socket.socket) -> None:
-    """Serve until SIGTERM or Ctrl-C; then answer what is under way, and end.
+    """Serve until SIGTERM or Ctrl-C, then finish the requests in progress and return.
 
     Args:
-        app: Of `create_app`.
-        service: What it serves.
-        listener: Of `listen`; it is closed.
+        app: The application, from `create_app`.
+        service: The service of the application.
+        listener: The socket, from `listen`; it is closed.
 
     Raises:
-        ServeError: Not everything was answered in time, or the warm-up failed.
+        ServeError: Requests or streams did not finish in time.
+        Exception: The warm-up failed.
     """
     server = Server(app, service)
-    # Uvicorn raises the signal that ended it once more, for whoever handled it before: here nobody.
+    # Uvicorn raises the signal again when it has ended; here that must not end the process.
     with handled(lambda *_: None, signal.SIGTERM, signal.SIGINT):
         server.run(sockets=[listener])
     if service.failure is not None:
         raise service.failure
     if server.unanswered:
         raise ServeError(
-            f"{server.unanswered} requests or streams were cut off: they took longer than the limit of "
-            f"{service.limits.drain_s:g} s to end"
+            f"{server.unanswered} requests or streams were cut off: they did not finish within "
+            f"{service.limits.drain_s:g} s (--drain-s)"
         )
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, with an end in order: it goes on listening, and says that it is not ready, until all is answered.
+    """Uvicorn with a graceful shutdown: it keeps listening, and reports not ready, until all requests are answered.
 
     Args:
-        app: What it serves.
-        service: What that serves.
+        app: The application.
+        service: The service of the application.
 
     Attributes:
-        unanswered: Requests and streams that were cut off at the end.
+        unanswered: Number of requests and streams that were cut off by the shutdown.
     """
 
     def __init__(self, app: Starlette, service: Service) -> None:
@@ -134,8 +131,8 @@ class Server(uvicorn.Server):
             http=type("_Connection", (_Connection,), {"slow_s": limits.slow_s}),
             ws=_WebSocket,
             ws_max_size=MAX_MESSAGE_BYTES,
-            ws_per_message_deflate=False,  # of no use for noise
-            # A stream that is held back is not read, nor are its answers to pings: it would be closed for being slow.
+            ws_per_message_deflate=False,  # PCM hardly compresses
+            # A stream that is slowed down is not read, so its pongs would be missed and the stream closed.
             ws_ping_interval=None,
             lifespan="on",
             log_config=None,
@@ -150,21 +147,21 @@ class Server(uvicorn.Server):
         self.unanswered = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """See uvicorn."""
+        """Bound the sockets, then start, see `uvicorn.Server`."""
         for listener in sockets or []:
             _bound_silence(listener, self._service.limits)
         await super().startup(sockets)
 
     async def on_tick(self, counter: int) -> bool:
-        """See uvicorn."""
+        """End the server if the warm-up failed, see `uvicorn.Server`."""
         return await super().on_tick(counter) or self._service.failure is not None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """See uvicorn."""
+        """Finish requests and streams, then shut down, see `uvicorn.Server`."""
         service = self._service
         service.drain()
         if service.active:
-            _log.info("%d requests and streams are under way: waiting for them", service.active)
+            _log.info("waiting for %d requests and streams to finish", service.active)
         deadline = asyncio.get_running_loop().time() + service.limits.drain_s
         while service.active and not self.force_exit and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(_TICK_S)
@@ -173,12 +170,12 @@ class Server(uvicorn.Server):
 
 
 class _Connection(H11Protocol):
-    """Closed if the head of a request does not come in time, which uvicorn has no limit for.
+    """A connection with a time limit for the head of a request, which uvicorn lacks.
 
-    What follows an answer that was given before the body was there is thrown away, for as long as that too.
+    The limit also holds for the rest of a body that was answered before it was complete.
 
     Attributes:
-        slow_s: The time.
+        slow_s: The limit.
     """
 
     slow_s: float
@@ -215,7 +212,7 @@ class _Connection(H11Protocol):
 
 
 class _WebSocket(WebSocketsSansIOProtocol):
-    """A refusal with a body is an answer: Uvicorn 0.54 logs an error after it, as if there had been none."""
+    """A WebSocket that may be refused with a body; uvicorn 0.54 logs an error after a complete refusal."""
 
     async def send(self, message: Any) -> None:
         await super().send(message)
@@ -224,7 +221,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
 
 
 def _bound_silence(listener: socket.socket, limits: Limits) -> None:
-    """Have the system end connections whose other side takes nothing, or is no longer there."""
+    """Make the system close connections whose peer takes nothing or is gone."""
     options: dict[str, Any] = {
         "SO_KEEPALIVE": (socket.SOL_SOCKET, 1),
         "TCP_USER_TIMEOUT": (socket.IPPROTO_TCP, math.ceil(1000 * limits.stream_idle_s)),  # Linux

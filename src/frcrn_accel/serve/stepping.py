@@ -1,4 +1,4 @@
-"""One thread that computes all live streams, many in one call of the engine."""
+"""One thread that computes all live streams, many of them per call of the engine."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ _Samples = NDArray[np.int16]
 
 
 class Channel:
-    """A stream in a stepper. What is asked of it is done in order.
+    """A stream in a stepper. Its work is done in order.
 
     Attributes:
         stream: The stream.
-        processing_s: Time of the calls of the engine that it was in.
-        audio_s: Audio that it has taken in.
+        processing_s: Time of the engine calls that computed it.
+        audio_s: Duration of the audio computed so far.
+        waiting: Work that is not done; for the stepper.
     """
 
     def __init__(self, stepper: Stepper, stream: Stream) -> None:
@@ -36,30 +37,30 @@ class Channel:
         self.waiting: deque[_Chunk | _Action] = deque()
 
     def process(self, samples: _Samples) -> Future[_Samples]:
-        """`Stream.process`: `int16 (channels, samples)`."""
+        """Denoise `int16 (channels, samples)`, see `Stream.process`."""
         chunk = _Chunk(samples)
         self._stepper.put(self, chunk)
         return chunk.future
 
     def call(self, function: Callable[[Stream], object]) -> Future[object]:
-        """Have something else done with the stream, between chunks."""
+        """Call a function with the stream, in the stepper's thread, between chunks."""
         action = _Action(function)
         self._stepper.put(self, action)
         return action.future
 
     def close(self) -> None:
-        """Forget what waits."""
+        """Take the stream out of the stepper and cancel its work."""
         self._stepper.remove(self)
 
 
 class Stepper:
-    """The thread.
+    """The thread with its streams.
 
-    In each round it takes a little audio, 0.1 s at most, of every stream that has some waiting: a stream that sends
-    more at a time does not hold up the others.
+    In each round it computes at most 0.1 s of every stream that has audio waiting, so that a stream that sends more
+    at a time does not delay the others.
 
     Args:
-        observe: Called with the number of streams of each call, and the seconds of audio of all of them.
+        observe: Called after each call of the engine with its number of streams and their seconds of audio.
     """
 
     def __init__(self, observe: Callable[[int, float], None] = lambda streams, audio_s: None) -> None:
@@ -72,16 +73,16 @@ class Stepper:
 
     @property
     def waiting(self) -> int:
-        """Streams that something waits for."""
+        """Number of streams that have work waiting."""
         with self._changed:
             return sum(len(group) for group in self._ready())
 
     def add(self, stream: Stream, group: object) -> Channel:
-        """Take in a stream.
+        """Add a stream.
 
         Args:
-            stream: Nobody else uses it from now on.
-            group: Equal for streams of one denoiser and one look-ahead, which can be in one call.
+            stream: The stream. Nothing else may use it from now on.
+            group: A key that is equal for streams that can share a call: those with one denoiser and one look-ahead.
         """
         channel = Channel(self, stream)
         with self._changed:
@@ -89,13 +90,13 @@ class Stepper:
         return channel
 
     def put(self, channel: Channel, work: _Chunk | _Action) -> None:
-        """Add to what a channel waits for."""
+        """Add work of a channel."""
         with self._changed:
             channel.waiting.append(work)
             self._changed.notify()
 
     def remove(self, channel: Channel) -> None:
-        """Take out a stream; its work is dropped."""
+        """Remove a stream and cancel its work."""
         with self._changed:
             for channels in self._channels.values():
                 if channel in channels:
@@ -105,29 +106,34 @@ class Stepper:
             channel.waiting.clear()
 
     def close(self) -> None:
-        """End the thread, after the round it is in."""
+        """End the thread after its current round."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
         self._thread.join()
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._is_closed or self._ready())
-                if self._is_closed:
-                    return
-                ready = self._ready()
-            for round_ in ready:
-                actions = [(channel, work) for channel, work in round_ if isinstance(work, _Action)]
-                for channel, action in actions:
-                    self._act(channel, action)
-                chunks = [(channel, work) for channel, work in round_ if isinstance(work, _Chunk)]
-                if chunks:
-                    self._step(chunks)
+        while self._run_round():  # a call of its own, so that no local variable keeps a stream that was removed
+            pass
+
+    def _run_round(self) -> bool:
+        """Wait for work and do the first of each stream; return False if the stepper is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or self._ready())
+            if self._is_closed:
+                return False
+            ready = self._ready()
+        for group in ready:
+            for channel, work in group:
+                if isinstance(work, _Action):
+                    self._act(channel, work)
+            chunks = [(channel, work) for channel, work in group if isinstance(work, _Chunk)]
+            if chunks:
+                self._step(chunks)
+        return True
 
     def _ready(self) -> list[list[tuple[Channel, _Chunk | _Action]]]:
-        """What is first in line of each stream, by group."""
+        """Return the first work of each stream, by group."""
         groups = [
             [(channel, channel.waiting[0]) for channel in channels if channel.waiting]
             for channels in self._channels.values()
@@ -149,10 +155,10 @@ class Stepper:
         began = time.perf_counter()
         try:
             results = process_streams([channel.stream for channel, _ in items], slices)
-        except Exception as error:  # of the engine: the chunks were looked at when they came in
+        except Exception as error:  # of the engine: the chunks themselves were checked before
             for channel, chunk in items:
                 _fail(chunk.future, error)
-                self.remove(channel)  # the stream has lost audio: what follows is of no use
+                self.remove(channel)  # the stream has lost audio, so it cannot continue
             return
         seconds = time.perf_counter() - began
         audio_s = 0.0
@@ -175,7 +181,7 @@ class Stepper:
 
 
 class _Chunk:
-    """Audio that waits, and what has become of the first of it."""
+    """Audio to compute, and the results for its first samples."""
 
     def __init__(self, samples: _Samples) -> None:
         self.samples = samples
@@ -185,7 +191,7 @@ class _Chunk:
 
 
 class _Action:
-    """Something else that waits."""
+    """A function to call."""
 
     def __init__(self, function: Callable[[Stream], object]) -> None:
         self.function = function

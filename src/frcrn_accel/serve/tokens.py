@@ -1,4 +1,4 @@
-"""Who may use the server."""
+"""Tokens for the use of the server."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from frcrn_accel.errors import ServeError
 __all__ = ["SUBPROTOCOL", "TOKENS_VARIABLE", "TokenSet", "read_tokens"]
 
 TOKENS_VARIABLE = "FRCRN_ACCEL_TOKENS"
-SUBPROTOCOL = "frcrn-accel.bearer"  # of a WebSocket, with the token as another one: browsers can set no header there
-_LEAST_CHARACTERS = 16
+SUBPROTOCOL = "frcrn-accel.bearer"  # followed by the token: browsers cannot set headers of a WebSocket
+_MIN_CHARACTERS = 16
 
 
 def read_tokens(path: Path | None) -> tuple[str, ...]:
-    """The tokens in a file, one a line, and in the environment, with spaces between them.
+    """Read the tokens in a file, one per line, and in the environment, separated by spaces.
 
-    Empty lines, and those that begin with `#`, do not count.
+    Empty lines and lines that start with `#` are skipped.
 
     Args:
-        path: The file; None for the environment alone.
+        path: The file; None to read only the environment variable `FRCRN_ACCEL_TOKENS`.
 
     Returns:
-        None at all if there is no file and the variable is not set or empty: then nobody is asked for one.
+        The tokens; empty if there are none, in which case the server requires none.
 
     Raises:
-        ServeError: The file cannot be read or holds no token, or a token is too short or not printable ASCII.
+        ServeError: The file cannot be read or has no token, or a token is too short or not printable ASCII.
     """
     tokens = os.environ.get(TOKENS_VARIABLE, "").split()
     if path is not None:
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
-            raise ServeError(f"the tokens in {str(path)!r} cannot be read: {reason}") from error
+            reason = getattr(error, "strerror", None) or "not a text file"
+            raise ServeError(f"cannot read tokens from {str(path)!r}: {reason}") from error
         found = [line for line in lines if line and not line.startswith("#")]
         if not found:
-            raise ServeError(f"{str(path)!r} holds no token: put one on a line of its own")
+            raise ServeError(f"no token in {str(path)!r}: write one token per line")
         tokens += found
     for token in tokens:
-        if len(token) < _LEAST_CHARACTERS or not (token.isascii() and token.isprintable() and " " not in token):
+        if len(token) < _MIN_CHARACTERS or not (token.isascii() and token.isprintable() and " " not in token):
             raise ServeError(
-                f"a token must have at least {_LEAST_CHARACTERS} characters of ASCII and no space: "
-                "make one with `openssl rand -hex 32`"
+                f"a token must have at least {_MIN_CHARACTERS} ASCII characters and no space: "
+                "create one with `openssl rand -hex 32`"
             )
     return tuple(tokens)
 
@@ -57,27 +57,27 @@ class TokenSet:
     """Tokens, compared in constant time.
 
     Args:
-        tokens: If there are none, everybody may come in.
+        tokens: The valid tokens; if there are none, every request is admitted.
     """
 
     def __init__(self, tokens: Iterable[str]) -> None:
         self._digests = [_digest(token) for token in tokens]
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Return whether there are any."""
         return bool(self._digests)
 
     def admits(self, authorization: str | None, subprotocols: Iterable[str] = ()) -> bool:
-        """Whether a request may come in.
+        """Return whether a request has a valid token.
 
         Args:
-            authorization: Its header of that name.
-            subprotocols: Those that a WebSocket offers.
+            authorization: Its `Authorization` header.
+            subprotocols: The subprotocols that a WebSocket client offers.
         """
         if not self._digests:
             return True
         given = [_digest(token) for token in (_bearer(authorization), _offered(list(subprotocols))) if token]
-        # All are compared, so that the time does not say which one it was.
+        # Compare all, so that the time does not depend on which one matches.
         matches = [hmac.compare_digest(one, other) for one in given for other in self._digests]
         return any(matches)
 
@@ -88,16 +88,16 @@ def _bearer(authorization: str | None) -> str | None:
 
 
 def _offered(subprotocols: list[str]) -> str | None:
-    """The token after `SUBPROTOCOL`: base64url without padding."""
+    """Return the token that follows `SUBPROTOCOL`, in base64url without padding."""
     if SUBPROTOCOL not in subprotocols[:-1]:
         return None
     text = subprotocols[subprotocols.index(SUBPROTOCOL) + 1]
     try:
         return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
-    except (binascii.Error, ValueError):  # UnicodeDecodeError is one
+    except (binascii.Error, ValueError):  # UnicodeDecodeError is a ValueError
         return None
 
 
 def _digest(token: str) -> bytes:
-    """Of one length, which is then no hint at that of the token."""
+    """Hash a token, so that the time of a comparison does not depend on its length."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()

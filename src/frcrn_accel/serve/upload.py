@@ -1,4 +1,4 @@
-"""The body of a request to a file, and a file to the body of an answer: bounded, and not slower than a limit."""
+"""Receive the body of a request into a file, and send a file, within limits of size and speed."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _FILE_PART = "file"
 
 
 async def receive_file(request: Request, target: Path, limits: Limits) -> None:
-    """Put the audio that comes with a request into a file.
+    """Write the audio of a request to a file.
 
     Args:
         request: Its body is the audio, or a form with one file named "file".
-        target: The file to make.
-        limits: For the length of the body, and for the time it takes.
+        target: The file to write.
+        limits: Limits of the size and the speed of the body.
 
     Raises:
-        Problem: The body is too long (413), too slow (408), compressed (415), or no such form (400).
-        ClientDisconnect: The client is gone.
+        Problem: The body is too large (413), too slow (408), compressed (415), or an invalid form (400).
+        ClientDisconnect: The client left.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem(415, "send the audio without a Content-Encoding", {"Accept-Encoding": "identity"})
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limits.max_body_bytes:
-        raise _too_long(limits)
+        raise _too_large(limits)
     request = Request(request.scope, _Paced(request.receive, limits))
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == _MULTIPART:
         await _receive_form(request, target)
@@ -50,11 +50,10 @@ async def receive_file(request: Request, target: Path, limits: Limits) -> None:
 
 
 async def send_file(source: Path, headers: Mapping[str, str], send: Send, limits: Limits) -> bool:
-    """Answer with a file.
+    """Send a file as the answer.
 
     Returns:
-        Whether all of it was taken. If the client is too slow for the limits, the answer ends in the middle, and the
-        server closes the connection.
+        Whether all of it was sent. If the client is too slow, the answer is cut off and the connection closed.
     """
     raw_headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     raw_headers.append((b"content-length", str(source.stat().st_size).encode()))
@@ -76,23 +75,23 @@ async def _receive_form(request: Request, target: Path) -> None:
     async with request.form(max_files=1, max_fields=0) as form:
         upload = form.get(_FILE_PART)
         if not isinstance(upload, UploadFile):
-            raise Problem(400, f"the form has no file with the name {_FILE_PART!r}")
+            raise Problem(400, f"the form has no file named {_FILE_PART!r}")
         with target.open("wb") as file:
             await anyio.to_thread.run_sync(partial(shutil.copyfileobj, upload.file, file))
 
 
 class _Paced:
-    """Receives for an ASGI application; refuses what is too long or too slow.
+    """An ASGI `receive` that refuses bodies that are too large or too slow.
 
-    In each stretch of `slow_s`, `min_bytes_per_second` must come on the average. So a client that stands still is
-    given up after one or two of them, however fast it was before.
+    In each period of `slow_s`, the average must reach `min_bytes_per_second`. So a client that stalls is refused
+    after one or two periods, however fast it was before.
     """
 
     def __init__(self, receive: Receive, limits: Limits) -> None:
         self._receive = receive
         self._limits = limits
         self._total_bytes = 0
-        self._begin_stretch()
+        self._start_period()
 
     async def __call__(self) -> Message:
         while True:
@@ -100,24 +99,24 @@ class _Paced:
                 message = await self._receive()
                 break
             assert scope.cancelled_caught
-            if self._stretch_bytes < self._limits.min_bytes_per_second * self._limits.slow_s:
+            if self._period_bytes < self._limits.min_bytes_per_second * self._limits.slow_s:
                 raise Problem(
                     408,
-                    f"less than {self._limits.min_bytes_per_second} bytes/s came in {self._limits.slow_s:g} s",
+                    f"received less than {self._limits.min_bytes_per_second} bytes/s over {self._limits.slow_s:g} s",
                     {"Connection": "close"},
                 )
-            self._begin_stretch()
+            self._start_period()
         size = len(message.get("body", b""))
-        self._stretch_bytes += size
+        self._period_bytes += size
         self._total_bytes += size
         if self._total_bytes > self._limits.max_body_bytes:
-            raise _too_long(self._limits)
+            raise _too_large(self._limits)
         return message
 
-    def _begin_stretch(self) -> None:
+    def _start_period(self) -> None:
         self._end = time.monotonic() + self._limits.slow_s
-        self._stretch_bytes = 0
+        self._period_bytes = 0
 
 
-def _too_long(limits: Limits) -> Problem:
-    return Problem(413, f"the body is longer than the limit of {limits.max_body_bytes / (1 << 20):g} MiB")
+def _too_large(limits: Limits) -> Problem:
+    return Problem(413, f"the body is larger than the limit of {limits.max_body_bytes / (1 << 20):g} MiB")
