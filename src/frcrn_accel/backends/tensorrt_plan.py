@@ -47,7 +47,7 @@ _MAGIC = "frcrn-accel plan"
 _MAX_HEADER_BYTES = 4096
 _TYPICAL_BATCH = 1  # of a short file: what the second profile is tuned for
 
-log = logging.getLogger("frcrn_accel")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
