@@ -11,6 +11,7 @@ from rich.console import Console
 
 from frcrn_accel.atomic import replacing
 from frcrn_accel.cli.progress import preparation
+from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.models import find_model
 from frcrn_accel.prepare import prepare
 
@@ -49,7 +50,7 @@ def build_engine(
 
     kind = TensorRtRtxBackend if package is Package.TENSORRT_RTX else TensorRtBackend
     source = find_model(model)
-    with preparation(Console(stderr=True, highlight=False)) as progress:
+    with usage_errors(), preparation(Console(stderr=True, highlight=False)) as progress:
         backend = kind(precision, window_s=window_s, max_batch=max_batch)
         # Preparing the file can take minutes: first check that a plan can be built at all.
         if compute_capability:

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from frcrn_accel.cli.options import AttenuationLimit, BackendName, Calibration, Model, Precision, Threads
 from frcrn_accel.cli.progress import preparation
+from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.denoiser import Denoiser, DenoiserOptions
 from frcrn_accel.errors import AudioError, FrcrnAccelError
 from frcrn_accel.models import DEFAULT_MODEL
@@ -36,7 +37,9 @@ class _Job:
 
 
 def denoise(
-    inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Audio files or folders, or - for standard input.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="IN", help="Audio files or folders, or - for standard input.")
+    ],
     output: Annotated[
         str | None,
         typer.Option(
@@ -59,7 +62,7 @@ def denoise(
     console = Console(stderr=True, highlight=False)
     with ExitStack() as stack:
         paths, target = stack.enter_context(_standard_streams(inputs, output))
-        with preparation(console) as progress:
+        with usage_errors(), preparation(console) as progress:
             options = DenoiserOptions(
                 model,
                 backend=backend,

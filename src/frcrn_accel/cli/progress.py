@@ -6,12 +6,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from frcrn_accel.errors import FrcrnAccelError
 from frcrn_accel.progress import Progress
 
 __all__ = ["preparation", "progress_bar"]
@@ -37,13 +35,7 @@ def progress_bar(console: Console) -> Iterator[Progress]:
 
 @contextmanager
 def preparation(console: Console) -> Iterator[Progress]:
-    """Show what is prepared while a denoiser and its streams are opened: log lines, and a bar for each step.
-
-    Options that the backend refuses become usage errors.
-
-    Raises:
-        typer.BadParameter: The block raised a `ValueError` that is no `FrcrnAccelError`.
-    """
+    """Show what is prepared while a denoiser and its streams are opened: log lines, and a bar for each step."""
     handler = _ConsoleHandler(console)
     loggers = [logging.getLogger(name) for name in _PREPARING]
     levels = [logger.level for logger in loggers]
@@ -53,10 +45,6 @@ def preparation(console: Console) -> Iterator[Progress]:
     try:
         with progress_bar(console) as show:
             yield show
-    except FrcrnAccelError:
-        raise
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.removeHandler(handler)

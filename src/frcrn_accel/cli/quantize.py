@@ -49,9 +49,7 @@ def quantize(
             help="If the gate refuses, keep up to this many more layer groups in float, costliest first.",
         ),
     ] = 0,
-    max_pesq_drop_percent: Annotated[
-        float, typer.Option(min=0, help="Maximum drop of the mean PESQ-WB, %.")
-    ] = 1.0,
+    max_pesq_drop_percent: Annotated[float, typer.Option(min=0, help="Maximum drop of the mean PESQ-WB, %.")] = 1.0,
     min_si_sdr_db: Annotated[
         float, typer.Option(help="Minimum mean SI-SDR of the output against that of the fp32 model, dB.")
     ] = 30.0,
