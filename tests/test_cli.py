@@ -20,7 +20,17 @@ import typer
 
 from frcrn_accel import __version__, cli
 from frcrn_accel.backends import registry
-from frcrn_accel.doctor import Report, machine, report
+from frcrn_accel.digest import sha256_of
+from frcrn_accel.doctor import (
+    BackendReport,
+    CacheReport,
+    CpuReport,
+    FileReport,
+    GpuDevice,
+    GpuReport,
+    ModelReport,
+    Report,
+)
 from frcrn_accel.models import (
     CACHE_DIR_VARIABLE,
     DEFAULT_MODEL,
@@ -28,7 +38,7 @@ from frcrn_accel.models import (
     keep_imported,
     known_models,
     packaged_files,
-    sha256_of,
+    read_weights,
 )
 from frcrn_accel.network.topology import Config, layer_groups
 from frcrn_accel.prepare.importing import ImportedVariant, ImportReport
@@ -59,7 +69,7 @@ def run(monkeypatch, capsys):
 
 
 def the_error(result: Result) -> str:
-    """The one line on stderr that tells what went wrong."""
+    """Return the only line on stderr with an error, without its prefix."""
     lines = [line for line in result.err.splitlines() if line.startswith("frcrn-accel: error: ")]
     assert len(lines) == 1, result.err
     assert result.err.splitlines()[-1] == lines[0]
@@ -119,9 +129,9 @@ def test_help_texts_are_sentences_with_units(name, option):
     for suffix, unit in (("_s", ", s"), ("_db", ", dB"), ("_percent", ", %"), ("minutes", "minutes")):
         assert not option.name.endswith(suffix) or unit in text, text
     same = {
-        "model": "A name, see 'models list', or a file made by 'export'",
+        "model": "Model name (see 'models list'), or a file made by 'export'",
         "threads": "CPU threads",
-        "backend": "Engine, see 'backends'.",
+        "backend": "Backend to run the model with; see 'backends'.",
         "overwrite": "Replace ",
     }
     assert text.startswith(same.get(option.name, "")), text
@@ -236,10 +246,10 @@ class TestDenoise:
             (["denoise", "IN", "--model", "frcrn-16k"], "not in this package"),
             (["denoise", "IN", "--model", "IN"], "is not a"),
             (["denoise", "IN", "-o", "x.xyz"], "unknown audio format '.xyz'"),
-            (["denoise", "IN", "-", "-o", "x"], "give no other input"),
-            (["denoise", "IN", "IN", "-o", "IN"], "is a file: give a folder"),
-            (["denoise", "."], "say with -o where its files go"),
-            (["denoise", ".", "-o", "x"], "holds no audio files"),
+            (["denoise", "IN", "-", "-o", "x"], "- cannot be combined with other inputs"),
+            (["denoise", "IN", "IN", "-o", "IN"], "is a file: several inputs need a folder"),
+            (["denoise", "."], "give an output folder with -o"),
+            (["denoise", ".", "-o", "x"], "contains no audio files"),
             (["denoise", "IN", "--nonsense"], "--nonsense"),
             (["nonsense"], "nonsense"),
         ],
@@ -299,7 +309,7 @@ class TestDenoise:
 
     def test_an_unwritable_folder(self, run, tmp_path, noisy_path):
         (tmp_path / "file").write_text("in the way")
-        assert "cannot be made" in the_error(run("denoise", noisy_path, "-o", tmp_path / "file" / "x.wav"))
+        assert "cannot create folder" in the_error(run("denoise", noisy_path, "-o", tmp_path / "file" / "x.wav"))
 
     def test_an_interrupt_leaves_nothing_behind(self, tmp_path, noisy):
         soundfile.write(tmp_path / "long.wav", np.tile(noisy, 60), 16_000)
@@ -321,7 +331,7 @@ class TestBackends:
         rows = {line.split("│")[1].strip(): line for line in result.out.splitlines() if line.startswith("│")}
         assert "yes" in rows["ort"]
 
-    def test_what_to_install_is_told(self, run, monkeypatch):
+    def test_it_says_what_to_install(self, run, monkeypatch):
         monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
         result = run("backends")
@@ -335,7 +345,7 @@ class TestBackends:
         monkeypatch.setenv("COLUMNS", "200")
         broken = EntryPoint("broken", "frcrn_accel.windows:Windowing[extra]", "frcrn_accel.backends")
         monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
-        assert "frcrn_accel.windows:Windowing[extra] is no subclass" in run("backends").out
+        assert "frcrn_accel.windows:Windowing[extra] is not a subclass" in run("backends").out
 
     def test_none_installed(self, run, monkeypatch):
         monkeypatch.setattr(registry, "entry_points", lambda group: [])
@@ -346,8 +356,6 @@ class TestExport:
     def test_it_writes_a_model(self, run, tmp_path):
         torch = pytest.importorskip("torch")
         pytest.importorskip("onnx")
-        from frcrn_accel.export import read_weights
-
         weights = read_weights(find_model("frcrn-small").path)
         torch.save({key: torch.tensor(value) for key, value in weights.items()}, tmp_path / "mine.pt")
         result = run("export", tmp_path / "mine.pt", tmp_path / "mine.onnx")
@@ -505,7 +513,7 @@ class TestModels:
         assert [line for line in lines if not line.startswith(" ")] == [
             "frcrn-small: in the package, 3.9 MB, verified",
             "frcrn-small-stream: in the package, 3.9 MB, verified",
-            "frcrn-16k: not here: 'frcrn-accel models download frcrn-16k', then 'models import'",
+            "frcrn-16k: not available: run 'frcrn-accel models download frcrn-16k', then 'models import'",
             "mine: imported, 3.9 MB, verified",
         ]
         known = known_models()["frcrn-16k"]
@@ -524,12 +532,12 @@ class TestModels:
         whole = run("models", "verify")
         assert (whole.code, whole.err) == (0, "")
         assert f"ok  3.9 MB  {path}" in whole.out.splitlines()
-        assert whole.out.splitlines()[-1] == f"{count} of {count} files are whole"
+        assert whole.out.splitlines()[-1] == f"{count} of {count} files are intact"
         path.write_bytes(path.read_bytes()[:-1])
         damaged = run("models", "verify")
         assert damaged.code == 1
         assert f"damaged  3.9 MB  {path}" in damaged.out.splitlines()
-        assert damaged.out.splitlines()[-1] == f"{count - 1} of {count} files are whole"
+        assert damaged.out.splitlines()[-1] == f"{count - 1} of {count} files are intact"
         assert damaged.err == f"{path}: damaged: import it again\n"
         listed = run("models", "list").out.splitlines()
         assert "mine: imported, damaged" in listed
@@ -606,7 +614,7 @@ class TestModels:
         assert result.err == f"{known_models()['frcrn-16k'].checkpoint_url} -> frcrn-16k.bin\n"
         assert result.out.splitlines() == [
             "frcrn-16k.bin: 58.0 MB, the known checkpoint of frcrn-16k",
-            "Bring it in with: frcrn-accel models import frcrn-16k.bin",
+            "Import it with: frcrn-accel models import frcrn-16k.bin",
         ]
         run("models", "download", "frcrn-16k", "-o", "other.bin", "--overwrite")
         assert asked[2:] == ["frcrn-16k", True]
@@ -640,9 +648,9 @@ class TestDoctor:
     @pytest.fixture
     def found(self, monkeypatch) -> Report:
         """A report in which everything is there once."""
-        cpu = machine.CpuReport("A CPU", "x86_64", {"AVX2": True, "AMX INT8": False}, "no", "yes", 8, 4, 2, 2)
-        gpu = machine.GpuReport(
-            *("575.57", "12.9", None, (machine.GpuDevice("H100", 85_521, "9.0"),)),
+        cpu = CpuReport("A CPU", "x86_64", {"AVX2": True, "AMX INT8": False}, "no", "yes", 8, 4, 2, 2)
+        gpu = GpuReport(
+            *("575.57", "12.9", None, (GpuDevice("H100", 85_521, "9.0"),)),
             *({"tensorrt": "10.3"}, {"cudnn": None, "cudart": "libcudart.so.12"}),
         )
         found = Report(
@@ -651,16 +659,16 @@ class TestDoctor:
             system="Linux 6.1 x86_64",
             packages={"numpy": "2.4", "torch": None},
             backends=(
-                report.BackendReport("ort", "-", True, True, "fp32", "CPU, 2 threads", None, None),
-                report.BackendReport("torch", "-", False, False, None, None, "No module 'torch'", "pip install it"),
+                BackendReport("ort", "-", True, True, "fp32", "CPU, 2 threads", None, None),
+                BackendReport("torch", "-", False, False, None, None, "No module 'torch'", "pip install it"),
             ),
             cpu=cpu,
             gpu=gpu,
-            cache=report.CacheReport("/c", True, True, 2_500_000, (report.FileReport("a.onnx", 1, "damaged"),)),
+            cache=CacheReport("/c", True, True, 2_500_000, (FileReport("a.onnx", 1, "damaged"),)),
             models=(
-                report.ModelReport("small", "packaged", "MIT", "", True, ("dynamic",), None),
-                report.ModelReport("large", "absent", "MIT", "", None, (), None),
-                report.ModelReport("mine", "imported", "", "", False, (), "damaged"),
+                ModelReport("small", "packaged", "MIT", "", True, ("dynamic",), None),
+                ModelReport("large", "absent", "MIT", "", None, (), None),
+                ModelReport("mine", "imported", "", "", False, (), "damaged"),
             ),
             problems=("cached file a.onnx: damaged",),
         )

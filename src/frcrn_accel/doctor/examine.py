@@ -21,6 +21,7 @@ from frcrn_accel.doctor.machine import CpuReport, GpuDevice, GpuReport, examine_
 from frcrn_accel.doctor.privacy import without_names
 from frcrn_accel.errors import BackendUnavailable, one_line
 from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, cache_folder, cached_files, find_model
+from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 from frcrn_accel.prepare.inventory import model_statuses
 
 __all__ = [
@@ -39,8 +40,7 @@ __all__ = [
 
 SCHEMA_VERSION = 1  # goes up when a field changes its meaning or goes away
 SCHEMA_PATH = Path(__file__).with_name("schema.json")
-_TRIAL_SAMPLES = 16_000  # one second of quiet noise, for each backend
-_TRIAL_RATE_HZ = 16_000
+_TRIAL_SAMPLES = SAMPLE_RATE_HZ  # one second of quiet noise, for each backend
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def _examine_backend(status: BackendStatus) -> BackendReport:
     noise = 0.01 * np.random.default_rng(0).standard_normal(_TRIAL_SAMPLES).astype(np.float32)
     try:
         with Denoiser(DEFAULT_MODEL, backend=status.name) as denoiser:
-            denoiser(noise, _TRIAL_RATE_HZ)
+            denoiser(noise, SAMPLE_RATE_HZ)
             return BackendReport(
                 status.name, status.description, True, False, denoiser.precision, denoiser.device, None, None
             )

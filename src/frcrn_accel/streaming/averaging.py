@@ -36,8 +36,8 @@ class Statistics:
 class Averaging:
     """How a stream averages for the squeeze-and-excitation layers.
 
-    >>> Averaging(horizon_s=60).horizon_s
-    60
+    >>> Averaging(horizon_s=60)
+    Averaging(horizon_s=60, start=None, start_s=None, hold=False)
 
     Attributes:
         horizon_s: Horizon of the running means, s: older audio fades out. None to weight all audio equally.

@@ -46,10 +46,12 @@ class Stream:
     starts with silence, and `flush` returns the end. How the signal is cut into chunks does not change a bit of the
     result.
 
-    >>> stream = denoiser.stream(48_000)
-    >>> for chunk in microphone:
-    ...     play(stream.process(chunk))
-    >>> play(stream.flush())
+    >>> from frcrn_accel import Denoiser
+    >>> stream = Denoiser("frcrn-small-stream", backend="ort").stream(16_000)
+    >>> stream.process(np.zeros(500, np.float32)).shape
+    (500,)
+    >>> stream.flush().shape == (1, stream.latency_samples)
+    True
 
     A stream processes one signal, in one thread at a time. Any number of streams share a `Denoiser`.
 
@@ -309,6 +311,13 @@ def check_stream_options(step_s: float, gain_db: float | None) -> int:
 
 def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list[ChunkT]:
     """Process the next chunk of each of many streams, with shared calls of the engine.
+
+    >>> from frcrn_accel import Denoiser
+    >>> denoiser = Denoiser("frcrn-small-stream", backend="ort")
+    >>> streams = [denoiser.stream(16_000), denoiser.stream(48_000)]
+    >>> chunks = [np.zeros(320, np.float32), np.zeros(960, np.float32)]
+    >>> [result.shape for result in process_streams(streams, chunks)]
+    [(320,), (960,)]
 
     Each call can combine other streams. The result of each stream is what `Stream.process` would return, up to
     rounding. Streams can differ in rate and channels, chunks in length.
