@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 import soundfile
 import typer
+from rich.console import Console
 
 from frcrn_accel import __version__, cli
 from frcrn_accel.backends import registry
+from frcrn_accel.cli.progress import preparation
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.doctor import (
     BackendReport,
@@ -34,6 +36,7 @@ from frcrn_accel.doctor import (
 from frcrn_accel.models import (
     CACHE_DIR_VARIABLE,
     DEFAULT_MODEL,
+    ModelFile,
     find_model,
     keep_imported,
     known_models,
@@ -41,7 +44,7 @@ from frcrn_accel.models import (
     read_weights,
 )
 from frcrn_accel.network.topology import Config, layer_groups
-from frcrn_accel.prepare.importing import ImportedVariant, ImportReport
+from frcrn_accel.prepare import ImportedVariant, ImportReport, make_variant
 from frcrn_accel.quantize import METHODS
 from frcrn_accel.testing import random_weights
 
@@ -66,6 +69,13 @@ def run(monkeypatch, capsys):
         return Result(exit_.value.code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache folder."""
+    monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def the_error(result: Result) -> str:
@@ -137,7 +147,72 @@ def test_help_texts_are_sentences_with_units(name, option):
     assert text.startswith(same.get(option.name, "")), text
 
 
+SUMMARIES = {
+    "denoise": "Denoise audio files: WAV, FLAC, OGG, Opus, MP3 and more, at any rate, with any number of channels.",
+    "backends": "List the backends: which can run here, and what the others need.",
+    "export": "Convert a checkpoint to a model file for every backend, verified against PyTorch.",
+    "quantize": "Quantize a model, and check that it still sounds the same. Exit code 1 if it does not.",
+    "build-engine": "Build a TensorRT engine ahead of time, for this machine's card or another.",
+    "models": "List, check, import and download models.",
+    "models list": "List the models: origin, licence, digest and whether each is available here.",
+    "models verify": "Check every model file, packaged or cached, against its digest. Exit code 1 if one is damaged.",
+    "models path": "Print the path of a model's file.",
+    "models import": "Import a checkpoint: export it to the cache, verified against PyTorch, and quantize it.",
+    "models download": "Download a checkpoint from the model hub. No other command or library call uses the network.",
+}
+
+
+@pytest.mark.parametrize("command", SUMMARIES)
+def test_summaries(run, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "200")
+    _, _, text, *_ = run(*command.split(), "--help").out.splitlines()
+    assert text.strip() == SUMMARIES[command]
+
+
+class TestPreparation:
+    """What is shown while a file is made for a backend."""
+
+    def make(self, model: ModelFile, console: Console) -> None:
+        with preparation(console) as progress:
+            make_variant(model, "dynamic", gated=False, progress=progress)
+
+    def test_the_log_line_without_a_terminal(self, cache, tiny):
+        shown = io.StringIO()
+        self.make(tiny, Console(file=shown, width=200))
+        assert shown.getvalue() == "quantizing tiny with method 'dynamic'; this is done once and can take minutes\n"
+
+    def test_bars_on_a_terminal(self, cache, tiny):
+        shown = io.StringIO()
+        self.make(tiny, Console(file=shown, width=200, force_terminal=True))
+        assert "quantizing tiny with method 'dynamic'" in shown.getvalue()
+        assert "dynamic: measure" in shown.getvalue()
+
+    def test_nothing_is_shown_for_a_file_that_exists_or_after_the_block(self, cache, tiny):
+        make_variant(tiny, "dynamic", gated=False)
+        shown = io.StringIO()
+        self.make(tiny, Console(file=shown, width=200))
+        shutil.rmtree(cache)
+        make_variant(tiny, "dynamic", gated=False)
+        assert shown.getvalue() == ""
+
+
+class TestBuildEngine:
+    def test_packages_are_checked_before_a_file_is_prepared(self, run, cache, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+        out = tmp_path / "a.plan"
+        for arguments in ((), ("--compute-capability", "8.9")):
+            error = the_error(run("build-engine", DEFAULT_MODEL, out, *arguments))
+            assert error.startswith("backend 'tensorrt-rtx' cannot run here: ")
+            assert error.endswith("pip install 'frcrn-accel[tensorrt-rtx]'")
+        assert not cache.exists()
+        assert not out.exists()
+
+
 class TestDenoise:
+    def test_an_option_without_effect_is_one_line(self, run, tmp_path, noisy_path):
+        result = run("denoise", noisy_path, "-o", tmp_path / "a.wav", "--backend", "ort", "--calibration", tmp_path)
+        assert the_error(result) == "Invalid value: backend 'ort' does not calibrate: leave calibration out"
+
     def test_a_file(self, run, tmp_path, noisy_path, noisy, denoiser):
         result = run("denoise", noisy_path, "-o", tmp_path / "clean.wav", "--backend", "ort", "--precision", "fp32")
         assert result.code == 0
@@ -490,13 +565,6 @@ class TestTrain:
         error = the_error(run("train", tmp_path / "run.toml", tmp_path / "run"))
         assert error == f"config '{tmp_path / 'run.toml'}': 'data.noise' is missing"
         assert not (tmp_path / "run").exists()
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    """An empty cache folder."""
-    monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def keep_a_copy(name: str) -> Path:
