@@ -163,10 +163,9 @@ SUMMARIES = {
 
 
 @pytest.mark.parametrize("command", SUMMARIES)
-def test_summaries(run, monkeypatch, command):
-    monkeypatch.setenv("COLUMNS", "200")
-    _, _, text, *_ = run(*command.split(), "--help").out.splitlines()
-    assert text.strip() == SUMMARIES[command]
+def test_summaries(run, command):
+    _, summary, *_ = run(*command.split(), "--help").out.split("\n\n")
+    assert " ".join(summary.split()) == SUMMARIES[command]
 
 
 class TestPreparation:

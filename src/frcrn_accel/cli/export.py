@@ -15,7 +15,7 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The model file to write.")],
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the model; a known name is only for its known file. [default: the file's]"),
+        typer.Option(help="Name of the model; a known name requires its own checkpoint. [default: the file's]"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.onnx if it exists.")] = False,
 ) -> None:

@@ -72,7 +72,7 @@ def import_(
     checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="A released or fine-tuned checkpoint.")],
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the model; a known name is only for its known file. [default: the file's]"),
+        typer.Option(help="Name of the model; a known name requires its own checkpoint. [default: the file's]"),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace another model imported under this name.")

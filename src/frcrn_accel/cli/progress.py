@@ -60,4 +60,4 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
-        self._console.print(record.getMessage(), markup=False, soft_wrap=True)
+        self._console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
