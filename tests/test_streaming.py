@@ -38,7 +38,7 @@ def delay() -> Iterator[Denoiser]:
 
 
 def sent(stream: Stream, audio: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    """A signal in chunks of these sizes, over and over, and what is left inside at the end."""
+    """Send a signal in chunks of these sizes, repeatedly; return the whole output, flushed."""
     parts, first = [], 0
     for size in cycle(sizes):
         chunk = audio[:, first : first + size]
@@ -90,7 +90,7 @@ class TestExactness:
 
     @pytest.mark.parametrize("rate", RATES)
     def test_the_delay_is_what_it_says(self, delay: Denoiser, rate: int) -> None:
-        """Through an engine that changes nothing, low tones come back after just `latency_samples`."""
+        """An engine that changes nothing returns low tones after exactly `latency_samples`."""
         time = np.arange(3 * rate) / rate
         tone = (0.3 * np.sin(2 * np.pi * 200 * time)).astype(np.float32)[None]
         stream = delay.stream(rate)
@@ -104,7 +104,7 @@ class TestExactness:
 
     @pytest.mark.parametrize("rate", RATES)
     def test_a_sweep_has_no_seam(self, delay: Denoiser, rate: int) -> None:
-        """The curvature is nowhere more than that of the sweep there: a step of a hundredth of its peak would be."""
+        """The curvature never exceeds that of the sweep; a step of a hundredth of its peak would."""
         time = np.arange(4 * rate) / rate
         top_hz = 0.4 * min(rate, 16_000)
         sweep = (0.3 * np.sin(2 * np.pi * (50 * time + (top_hz - 50) / 8 * time**2))).astype(np.float32)[None]
@@ -126,7 +126,7 @@ class TestExactness:
 
 class TestTogether:
     def test_streams_together_give_what_they_give_alone(self, denoiser: Denoiser) -> None:
-        """Of several rates and channels, joining and leaving, with chunks of their own."""
+        """Streams of several rates and channels join and leave, each with its own chunks."""
         kinds = [(16_000, 1), (16_000, 2), (48_000, 1), (8_000, 1)]
         signals = [noise(1.0, rate, channels, seed=i) for i, (rate, channels) in enumerate(kinds)]
         alone = [sent(denoiser.stream(r, channels=c), s, [r // 50]) for (r, c), s in zip(kinds, signals, strict=True)]
@@ -146,7 +146,7 @@ class TestTogether:
             assert together.shape == alone[i].shape
             assert np.abs(together - alone[i]).max() <= 1e-5 * np.abs(alone[i]).max()
 
-    def test_what_cannot_be_together(self, denoiser: Denoiser, delay: Denoiser) -> None:
+    def test_streams_that_cannot_be_combined(self, denoiser: Denoiser, delay: Denoiser) -> None:
         stream = denoiser.stream(16_000)
         chunk = noise(0.02)
         with pytest.raises(ValueError, match="got 1 streams and 2 chunks"):
@@ -156,7 +156,7 @@ class TestTogether:
         with pytest.raises(ValueError, match="must belong to one Denoiser"):
             process_streams([stream, delay.stream(16_000)], [chunk, chunk])
 
-    def test_a_bad_chunk_leaves_all_as_they_were(self, denoiser: Denoiser) -> None:
+    def test_a_bad_chunk_leaves_all_streams_unchanged(self, denoiser: Denoiser) -> None:
         audio = noise(0.6)
         expected = sent(denoiser.stream(16_000), audio, [640])
         good, bad = denoiser.stream(16_000), denoiser.stream(16_000)
@@ -229,7 +229,7 @@ class TestForms:
         ],
         ids=["nan", "inf", "channels", "dtype", "list"],
     )
-    def test_a_bad_chunk_is_an_error_and_nothing_else(self, denoiser: Denoiser, chunk: object, message: str) -> None:
+    def test_a_bad_chunk_leaves_the_stream_unchanged(self, denoiser: Denoiser, chunk: object, message: str) -> None:
         audio = noise(0.4)
         expected = sent(denoiser.stream(16_000), audio, [1000])
         stream = denoiser.stream(16_000)
@@ -256,7 +256,7 @@ class TestForms:
 
 
 class TestLife:
-    def test_after_flush_it_wants_a_reset(self, denoiser: Denoiser) -> None:
+    def test_after_flush_it_requires_a_reset(self, denoiser: Denoiser) -> None:
         audio = noise(0.5)
         stream = denoiser.stream(16_000)
         first = sent(stream, audio, [400])
@@ -305,12 +305,12 @@ class TestLife:
             stream.reset()
             assert np.isfinite(stream.process(noise(0.2))).all()
 
-    def test_a_backend_without_streams_says_so(self) -> None:
+    def test_a_backend_without_streams_is_an_error(self) -> None:
         denoiser = Denoiser(backend=FunctionBackend())
         with pytest.raises(BackendUnavailable, match="does not run streams"):
             denoiser.stream(16_000)
 
-    def test_a_closed_denoiser_has_none(self) -> None:
+    def test_a_closed_denoiser_opens_no_streams(self) -> None:
         denoiser = Denoiser(backend=DelayingBackend())
         denoiser.close()
         with pytest.raises(ValueError, match="closed"):
@@ -318,8 +318,8 @@ class TestLife:
 
 
 class TestLevel:
-    def test_the_attenuation_limit_mixes_in_what_came(self, delay: Denoiser) -> None:
-        """Delay-matched: of an engine that changes nothing, nothing changes at any limit, nor on the way."""
+    def test_the_attenuation_limit_mixes_in_the_input(self, delay: Denoiser) -> None:
+        """The input is aligned: if the engine changes nothing, no limit, nor a change of it, has an effect."""
         audio = noise(1.0, 48_000)
         expected = sent(delay.stream(48_000), audio, [960])
         stream = delay.stream(48_000)
@@ -331,7 +331,7 @@ class TestLevel:
         with pytest.raises(ValueError, match="0 or more"):
             stream.attenuation_limit_db = -1.0
 
-    def test_no_limit_at_all_is_the_signal_itself(self, denoiser: Denoiser) -> None:
+    def test_a_limit_of_0_db_returns_the_input(self, denoiser: Denoiser) -> None:
         audio = noise(0.5)
         stream = denoiser.stream(16_000)
         stream.attenuation_limit_db = 0.0
@@ -370,7 +370,7 @@ class TestLevel:
 
 class TestAveraging:
     def test_the_shares_are_those_of_a_running_mean(self) -> None:
-        """Applied to numbers, step by step, they give the mean of all so far, for every lag."""
+        """Applied step by step, they give the mean of all values so far, for every lag."""
         values = np.random.default_rng(0).standard_normal(30)
         means = np.zeros(3)
         first = 0
@@ -404,7 +404,7 @@ class TestAveraging:
             denoiser.stream(16_000, averaging=Averaging(start=Statistics(np.zeros((1, 5), np.float32), 1.0)))
 
     def test_a_stream_starts_with_what_is_typical(self, denoiser: Denoiser) -> None:
-        """Noisy speech, for a second; what it says is no zero, and it can be left out."""
+        """The start counts for a second, has means in every layer, and can be left out."""
         typical = denoiser.stream(16_000).statistics
         assert typical.duration_s == 1.0
         of_layers = np.split(typical.means, 22, axis=1)  # two U-Nets of eleven
@@ -414,7 +414,7 @@ class TestAveraging:
         assert nothing.duration_s == 0
 
     def test_the_means_of_a_stream_can_start_another(self, denoiser: Denoiser) -> None:
-        """A stream that starts with the statistics of another and holds them has them still at its end."""
+        """A stream that holds the statistics of another still has them at its end."""
         stream = denoiser.stream(16_000)
         sent(stream, noise(1.0), [320])
         statistics = stream.statistics
@@ -441,7 +441,7 @@ def test_engines_agree(denoiser: Denoiser, make: Callable[[], Backend]) -> None:
 @pytest.mark.parametrize("lookahead_s", [None, 0.0, 0.12], ids=["full", "none", "less"])
 @pytest.mark.parametrize("name", ["ort-dynamic-int8", "ort-static-int8"])
 def test_int8_streams_sound_like_fp32_ones(denoiser: Denoiser, name: str, lookahead_s: float | None) -> None:
-    """On noisy speech; 30 dB is what the quality gate asks of the whole pass."""
+    """On noisy speech; the quality gate requires 30 dB for the whole pass."""
     pytest.importorskip("onnx")
     _, speech, rate = next(read_gate_audio())
     expected = sent(denoiser.stream(rate, lookahead_s=lookahead_s), speech, [320])
@@ -476,7 +476,7 @@ def test_training_for_streams_computes_what_a_stream_does(denoiser: Denoiser, lo
 
 
 def test_a_stream_of_noisy_speech_is_near_the_whole_pass(denoiser: Denoiser) -> None:
-    """By default: with a level and means of its own, which it has to find."""
+    """With default options the stream has to find its level and means."""
     scores = []
     for clean, noisy, rate in read_gate_audio():
         stream = denoiser.stream(rate)
@@ -504,14 +504,14 @@ def test_the_model_for_streams_looks_ahead_less_and_is_better_at_that(denoiser: 
 
 
 def read_gate_audio() -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Clean and noisy speech inside the package, and its rate."""
+    """Yield clean and noisy speech from the package, and its rate."""
     for clip in read_clips(GATE_AUDIO, 16_000):
         if clip.clean is not None:
             yield clip.clean[None], clip.noisy[None], 16_000
 
 
 def error_with_held_means(denoiser: Denoiser, audio: np.ndarray, step_s: float, sizes: Sequence[int]) -> float:
-    """Of a stream, over the peak of the whole pass. The means are those of the whole pass, the gain is one."""
+    """Return the error of a stream with the means of the whole pass and gain 1, relative to the whole pass's peak."""
     samples = audio.shape[1]
     padded = np.pad(audio, ((0, 0), (320, -samples % 320 + 16 * 320)))
     session = OrtBackend().load(find_model(denoiser.model_path), threads=1)
