@@ -68,7 +68,7 @@ class OpenVinoBackend(Backend):
         try:
             found = openvino.Core().available_devices
         except Exception as error:  # an installation whose libraries do not load fails here, in any way
-            raise BackendUnavailable(cls.name, _one_line(error), f"reinstall: {install_hint('openvino')}") from error
+            raise BackendUnavailable(cls.name, first_line(error), f"reinstall: {install_hint('openvino')}") from error
         if DEVICE not in found:
             raise BackendUnavailable(cls.name, f"OpenVINO finds no CPU plug-in, only {found}", "reinstall openvino")
 
@@ -149,7 +149,7 @@ class _Compiled:
             try:
                 self._compiled: Any = core.compile_model(core.read_model(str(model.path)), DEVICE, options)
             except Exception as error:  # RuntimeError with several lines, but nothing promises that class
-                raise ModelError(f"OpenVINO cannot load {str(model.path)!r}: {_one_line(error)}") from error
+                raise ModelError(f"OpenVINO cannot load {str(model.path)!r}: {first_line(error)}") from error
         self._check_settings(hint, threads)
         self._local = threading.local()
         self.device = f"{DEVICE}, {precision}, {threads} thread{'s' if threads > 1 else ''}"
@@ -183,7 +183,7 @@ class _Compiled:
             # The inputs are only read, so they need not be copied. The results lie in the request's memory.
             return [np.array(tensor) for tensor in request.infer(feeds, share_inputs=True).values()]
         except Exception as error:  # as above
-            raise EngineError(f"OpenVINO failed on a batch of {feeds[0].shape}: {_one_line(error)}") from error
+            raise EngineError(f"OpenVINO failed on a batch of {feeds[0].shape}: {first_line(error)}") from error
 
     def close(self) -> None:
         self._local = threading.local()
@@ -252,6 +252,6 @@ def _signal_stack_kept() -> Iterator[None]:
         libc.sigaltstack(ctypes.byref(before), None)
 
 
-def _one_line(error: Exception) -> str:
-    """Return an error on one line, without the places in OpenVINO's source."""
+def first_line(error: Exception) -> str:
+    """Return the first line of an OpenVINO error that is not a place in its source."""
     return one_line(error, skip="Exception from ")
