@@ -1,12 +1,8 @@
 """Denoise speech with FRCRN, on the fastest backend that a machine has.
 
->>> import numpy as np
 >>> from frcrn_accel import Denoiser
->>> noisy = np.zeros(16_000, np.float32)
->>> with Denoiser() as denoiser:
-...     clean = denoiser(noisy, sample_rate=16_000)
->>> clean.shape
-(16000,)
+>>> denoiser = Denoiser()
+>>> clean = denoiser(noisy, sample_rate=16_000)
 """
 
 from frcrn_accel._version import __version__

@@ -72,7 +72,7 @@ def denoise_signal(signal: Signal, engine: Engine, dry_share: float) -> Iterator
         Blocks of the result, `float32 (channels, samples)`, at the rate and level of the signal and with its length.
 
     Raises:
-        AudioError: The signal holds NaN or infinity.
+        AudioError: The signal contains NaN or infinity.
         AudioTooLongError: It is too long.
         EngineError: The engine failed or gave numbers that are not finite.
     """

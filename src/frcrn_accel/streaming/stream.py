@@ -46,12 +46,10 @@ class Stream:
     starts with silence, and `flush` returns the end. How the signal is cut into chunks does not change a bit of the
     result.
 
-    >>> from frcrn_accel import Denoiser
-    >>> stream = Denoiser("frcrn-small-stream", backend="ort").stream(16_000)
-    >>> stream.process(np.zeros(500, np.float32)).shape
-    (500,)
-    >>> stream.flush().shape == (1, stream.latency_samples)
-    True
+    >>> stream = denoiser.stream(48_000)
+    >>> for chunk in microphone:
+    ...     play(stream.process(chunk))
+    >>> play(stream.flush())
 
     A stream processes one signal, in one thread at a time. Any number of streams share a `Denoiser`.
 
@@ -312,8 +310,6 @@ def check_stream_options(step_s: float, gain_db: float | None) -> int:
 def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list[ChunkT]:
     """Process the next chunk of each of many streams, with shared calls of the engine.
 
-    >>> from frcrn_accel import Denoiser
-    >>> denoiser = Denoiser("frcrn-small-stream", backend="ort")
     >>> streams = [denoiser.stream(16_000), denoiser.stream(48_000)]
     >>> chunks = [np.zeros(320, np.float32), np.zeros(960, np.float32)]
     >>> [result.shape for result in process_streams(streams, chunks)]
