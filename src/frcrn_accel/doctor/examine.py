@@ -19,9 +19,8 @@ from frcrn_accel.backends import BackendStatus, backend_statuses
 from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.doctor.machine import CpuReport, GpuDevice, GpuReport, examine_cpu, examine_gpu
 from frcrn_accel.doctor.privacy import without_names
-from frcrn_accel.errors import BackendUnavailable, one_line
+from frcrn_accel.errors import BackendUnavailable
 from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, cache_folder, cached_files, find_model
-from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 from frcrn_accel.prepare.inventory import model_statuses
 
 __all__ = [
@@ -40,7 +39,8 @@ __all__ = [
 
 SCHEMA_VERSION = 1  # goes up when a field changes its meaning or goes away
 SCHEMA_PATH = Path(__file__).with_name("schema.json")
-_TRIAL_SAMPLES = SAMPLE_RATE_HZ  # one second of quiet noise, for each backend
+_TRIAL_SAMPLES = 16_000  # one second of quiet noise, for each backend
+_TRIAL_RATE_HZ = 16_000
 
 
 @dataclass(frozen=True)
@@ -217,14 +217,14 @@ def _examine_backend(status: BackendStatus) -> BackendReport:
     noise = 0.01 * np.random.default_rng(0).standard_normal(_TRIAL_SAMPLES).astype(np.float32)
     try:
         with Denoiser(DEFAULT_MODEL, backend=status.name) as denoiser:
-            denoiser(noise, SAMPLE_RATE_HZ)
+            denoiser(noise, _TRIAL_RATE_HZ)
             return BackendReport(
                 status.name, status.description, True, False, denoiser.precision, denoiser.device, None, None
             )
     except BackendUnavailable as error:
         return _unusable(status, error.reason, error.remedy)
     except Exception as error:  # a plug-in may fail in any way, and that is what a report is for
-        return _unusable(status, one_line(error, with_type=True), "report it with this report")
+        return _unusable(status, f"{type(error).__name__}: {error}", "report it with this report")
 
 
 def _unusable(status: BackendStatus, reason: str, remedy: str) -> BackendReport:
