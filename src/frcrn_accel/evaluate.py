@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.errors import AudioError
-from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 from frcrn_accel.quality.clips import Clip
-from frcrn_accel.quality.metrics import bootstrap_interval, dnsmos, pesq_wb, si_sdr_db, stoi
+from frcrn_accel.quality.metrics import SAMPLE_RATE_HZ, bootstrap_interval, dnsmos, pesq_wb, si_sdr_db, stoi
 
 __all__ = ["CLEAN_IN", "NOISE_OUT", "Evaluation", "Score", "Summary", "evaluate_clips"]
 

@@ -22,7 +22,7 @@ from frcrn_accel.corpus.plan import Job, Task
 from frcrn_accel.corpus.storage import fetch, local_path, put
 from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.digest import sha256_of
-from frcrn_accel.errors import CorpusError, FrcrnAccelError, one_line
+from frcrn_accel.errors import CorpusError, FrcrnAccelError
 from frcrn_accel.files import create_audio, open_audio
 
 __all__ = ["MAX_TRIES", "Result", "Work", "Worker", "failed", "text_of"]
@@ -151,7 +151,10 @@ def failed(task: Task, error: str) -> Result:
 
 def text_of(error: Exception) -> str:
     """An error in one line."""
-    return str(error) if isinstance(error, FrcrnAccelError) else one_line(error, with_type=True)
+    if isinstance(error, FrcrnAccelError):
+        return str(error)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}{f': {lines[0]}' if lines else ''}"
 
 
 def _in_output(entry: Entry, task: Task, digest: str | None) -> Entry:
@@ -196,9 +199,8 @@ def _copy(source: Path, target: Path) -> float:
 
 def _dnsmos(path: Path) -> tuple[dict[str, float], float]:
     """DNSMOS of a file, mean over its channels, and the OVRL of the channel that has the lowest."""
-    from frcrn_accel.network.topology import SAMPLE_RATE_HZ
     from frcrn_accel.quality.clips import read_channels
-    from frcrn_accel.quality.metrics import dnsmos
+    from frcrn_accel.quality.metrics import SAMPLE_RATE_HZ, dnsmos
 
     scores = [dnsmos(channel) for channel in read_channels(path, SAMPLE_RATE_HZ, _DNSMOS_MAX_S)]
     means = {name: sum(getattr(score, name) for score in scores) / len(scores) for name in scores[0]._fields}

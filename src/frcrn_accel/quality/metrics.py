@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.errors import AudioError, MissingExtraError
-from frcrn_accel.network.topology import SAMPLE_RATE_HZ  # also the only rate of wide-band PESQ
 
 __all__ = ["Dnsmos", "bootstrap_interval", "dnsmos", "load_dnsmos", "pesq_wb", "si_sdr_db", "stoi"]
 
+SAMPLE_RATE_HZ = 16_000  # the only rate that wide-band PESQ has, and the model's
 _DNSMOS_SAMPLES = 144_160  # what it hears at a time
 
 

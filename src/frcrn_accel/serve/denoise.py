@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from frcrn_accel.denoiser import Denoiser, FileReport
 from frcrn_accel.errors import AudioError, AudioTooLongError
-from frcrn_accel.files import COMMON_FORMATS, AudioFile, audio_suffixes, container_of, open_audio
+from frcrn_accel.files import AudioFile, audio_suffixes, open_audio
 from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.metrics import Metrics, note
 from frcrn_accel.serve.problems import Problem
@@ -28,8 +28,9 @@ from frcrn_accel.serve.upload import receive_file, send_file
 
 __all__ = ["FORMATS", "MEDIA_TYPES", "Files"]
 
-# Values of `format`. Other formats of libsndfile are returned only to those who sent them.
-FORMATS = tuple(name for name in COMMON_FORMATS if f".{name}" in audio_suffixes())
+# Of the names that `format` may have: libsndfile has many more formats, which only come back if they came in.
+_NAMES = {"aiff": "AIFF", "flac": "FLAC", "mp3": "MP3", "ogg": "OGG", "opus": "OGG", "wav": "WAV"}
+FORMATS = tuple(name for name in _NAMES if f".{name}" in audio_suffixes())
 MEDIA_TYPES = {
     "AIFF": "audio/aiff",
     "FLAC": "audio/flac",
@@ -272,7 +273,7 @@ class _Job:
 
     def _choose_format(self, file: AudioFile) -> None:
         asked = self._options.format
-        file_format = file.format if asked is None else container_of(f".{asked}")
+        file_format = file.format if asked is None else _NAMES[asked]
         self.media_type = MEDIA_TYPES.get(file_format, "application/octet-stream")
         names = {"RF64": "wav", "WAVEX": "wav"}
         self.suffix = asked or names.get(file_format, file_format.lower())
