@@ -18,19 +18,14 @@ from frcrn_accel.errors import AudioError, OutputExistsError
 from frcrn_accel.ogg import number_stream
 
 __all__ = [
-    "COMMON_FORMATS",
     "AudioFile",
     "AudioWriter",
     "audio_files",
     "audio_suffixes",
     "check_targets",
-    "container_of",
     "create_audio",
     "open_audio",
 ]
-
-COMMON_FORMATS = ("aiff", "flac", "mp3", "ogg", "opus", "wav")
-"""Formats to offer to users, by the suffix of their files without the dot. libsndfile has many more."""
 
 _BLOCK_SAMPLES = 1 << 16
 _WAV_LIMIT_BYTES = 1 << 32
@@ -95,18 +90,6 @@ def open_audio(path: Path) -> AudioFile:
 def audio_suffixes() -> set[str]:
     """Return the suffixes of the formats that can be read and written, in lower case, with the dot."""
     return {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"} | _CONTAINERS.keys()
-
-
-def container_of(suffix: str) -> str:
-    """Return libsndfile's name of the container for files with a suffix.
-
-    >>> container_of(".opus")
-    'OGG'
-
-    Args:
-        suffix: Suffix in lower case, with the dot. It need not be a known one.
-    """
-    return _CONTAINERS.get(suffix, suffix[1:].upper())
 
 
 def audio_files(folder: Path, *, but_not_in: Path | None = None) -> list[Path]:
@@ -212,7 +195,8 @@ def _try_to_write(path: Path) -> None:
 def _target_format(path: Path, like: AudioFile) -> tuple[str, str]:
     """Return libsndfile's container and encoding for a new file."""
     suffix = path.suffix.lower()
-    file_format = like.format if suffix == like.path.suffix.lower() else container_of(suffix)
+    same_suffix = suffix == like.path.suffix.lower()
+    file_format = like.format if same_suffix else _CONTAINERS.get(suffix, suffix[1:].upper())
     if file_format == "RAW" or file_format not in soundfile.available_formats():
         raise AudioError(f"{str(path)!r}: unknown audio format {suffix!r}; try .wav, .flac, .ogg or .mp3")
     if file_format in ("WAV", "WAVEX") and like.samples * like.channels * 8 >= _WAV_LIMIT_BYTES:
