@@ -1,8 +1,8 @@
-"""What an installed frcrn-accel must do: denoise a WAV, a FLAC and an MP3 from the command line, and run the example.
+"""Check an installed frcrn-accel: denoise a WAV, a FLAC and an MP3 from the command line, and run the example.
 
     python scripts/smoke.py PATH_OF_THE_COMMAND
 
-Runs with the Python that the package is installed in, away from the source tree.
+Run it with the Python that has the package installed, outside the source tree.
 """
 
 from __future__ import annotations

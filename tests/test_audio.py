@@ -10,7 +10,7 @@ RNG = np.random.default_rng(0)
 
 
 def upstream_gain(x: np.ndarray) -> float:
-    """The two stages of upstream's `audio_norm`, written out."""
+    """Return the gain of the two stages of upstream's `audio_norm`."""
     target = 10 ** (-25 / 20)
     first = target / np.sqrt(np.mean(x**2))
     power = (x * first) ** 2
@@ -86,7 +86,7 @@ class TestUnpack:
             (np.zeros((), np.float32), r"got shape \(\)"),
         ],
     )
-    def test_what_is_refused(self, audio, message):
+    def test_unsupported_audio(self, audio, message):
         with pytest.raises(AudioError, match=message):
             unpack(audio)
 

@@ -17,21 +17,34 @@ import numpy as np
 import pytest
 import soundfile
 import typer
+from rich.console import Console
 
 from frcrn_accel import __version__, cli
 from frcrn_accel.backends import registry
-from frcrn_accel.doctor import Report, machine, report
+from frcrn_accel.cli.progress import preparation
+from frcrn_accel.digest import sha256_of
+from frcrn_accel.doctor import (
+    BackendReport,
+    CacheReport,
+    CpuReport,
+    FileReport,
+    GpuDevice,
+    GpuReport,
+    ModelReport,
+    Report,
+)
 from frcrn_accel.models import (
     CACHE_DIR_VARIABLE,
     DEFAULT_MODEL,
+    ModelFile,
     find_model,
     keep_imported,
     known_models,
     packaged_files,
-    sha256_of,
+    read_weights,
 )
 from frcrn_accel.network.topology import Config, layer_groups
-from frcrn_accel.prepare.importing import ImportedVariant, ImportReport
+from frcrn_accel.prepare import ImportedVariant, ImportReport, make_variant
 from frcrn_accel.quantize import METHODS
 from frcrn_accel.testing import random_weights
 
@@ -58,8 +71,15 @@ def run(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache folder."""
+    monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 def the_error(result: Result) -> str:
-    """The one line on stderr that tells what went wrong."""
+    """Return the only line on stderr with an error, without its prefix."""
     lines = [line for line in result.err.splitlines() if line.startswith("frcrn-accel: error: ")]
     assert len(lines) == 1, result.err
     assert result.err.splitlines()[-1] == lines[0]
@@ -119,15 +139,79 @@ def test_help_texts_are_sentences_with_units(name, option):
     for suffix, unit in (("_s", ", s"), ("_db", ", dB"), ("_percent", ", %"), ("minutes", "minutes")):
         assert not option.name.endswith(suffix) or unit in text, text
     same = {
-        "model": "A name, see 'models list', or a file made by 'export'",
+        "model": "Model name (see 'models list'), or a file made by 'export'",
         "threads": "CPU threads",
-        "backend": "Engine, see 'backends'.",
+        "backend": "Backend to run the model with; see 'backends'.",
         "overwrite": "Replace ",
     }
     assert text.startswith(same.get(option.name, "")), text
 
 
+SUMMARIES = {
+    "denoise": "Denoise audio files: WAV, FLAC, OGG, Opus, MP3 and more, at any rate, with any number of channels.",
+    "backends": "List the backends: which can run here, and what the others need.",
+    "export": "Convert a checkpoint to a model file for every backend, verified against PyTorch.",
+    "quantize": "Quantize a model, and check that it still sounds the same. Exit code 1 if it does not.",
+    "build-engine": "Build a TensorRT engine ahead of time, for this machine's card or another.",
+    "models": "List, check, import and download models.",
+    "models list": "List the models: origin, licence, digest and whether each is available here.",
+    "models verify": "Check every model file, packaged or cached, against its digest. Exit code 1 if one is damaged.",
+    "models path": "Print the path of a model's file.",
+    "models import": "Import a checkpoint: export it to the cache, verified against PyTorch, and quantize it.",
+    "models download": "Download a checkpoint from the model hub. No other command or library call uses the network.",
+}
+
+
+@pytest.mark.parametrize("command", SUMMARIES)
+def test_summaries(run, command):
+    _, summary, *_ = run(*command.split(), "--help").out.split("\n\n")
+    assert " ".join(summary.split()) == SUMMARIES[command]
+
+
+class TestPreparation:
+    """What is shown while a file is made for a backend."""
+
+    def make(self, model: ModelFile, console: Console) -> None:
+        with preparation(console) as progress:
+            make_variant(model, "dynamic", gated=False, progress=progress)
+
+    def test_the_log_line_without_a_terminal(self, cache, tiny):
+        shown = io.StringIO()
+        self.make(tiny, Console(file=shown, width=200))
+        assert shown.getvalue() == "quantizing tiny with method 'dynamic'; this is done once and can take minutes\n"
+
+    def test_bars_on_a_terminal(self, cache, tiny):
+        shown = io.StringIO()
+        self.make(tiny, Console(file=shown, width=200, force_terminal=True))
+        assert "quantizing tiny with method 'dynamic'" in shown.getvalue()
+        assert "dynamic: measure" in shown.getvalue()
+
+    def test_nothing_is_shown_for_a_file_that_exists_or_after_the_block(self, cache, tiny):
+        make_variant(tiny, "dynamic", gated=False)
+        shown = io.StringIO()
+        self.make(tiny, Console(file=shown, width=200))
+        shutil.rmtree(cache)
+        make_variant(tiny, "dynamic", gated=False)
+        assert shown.getvalue() == ""
+
+
+class TestBuildEngine:
+    def test_packages_are_checked_before_a_file_is_prepared(self, run, cache, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+        out = tmp_path / "a.plan"
+        for arguments in ((), ("--compute-capability", "8.9")):
+            error = the_error(run("build-engine", DEFAULT_MODEL, out, *arguments))
+            assert error.startswith("backend 'tensorrt-rtx' cannot run here: ")
+            assert error.endswith("pip install 'frcrn-accel[tensorrt-rtx]'")
+        assert not cache.exists()
+        assert not out.exists()
+
+
 class TestDenoise:
+    def test_an_option_without_effect_is_one_line(self, run, tmp_path, noisy_path):
+        result = run("denoise", noisy_path, "-o", tmp_path / "a.wav", "--backend", "ort", "--calibration", tmp_path)
+        assert the_error(result) == "Invalid value: backend 'ort' does not calibrate: leave calibration out"
+
     def test_a_file(self, run, tmp_path, noisy_path, noisy, denoiser):
         result = run("denoise", noisy_path, "-o", tmp_path / "clean.wav", "--backend", "ort", "--precision", "fp32")
         assert result.code == 0
@@ -236,10 +320,10 @@ class TestDenoise:
             (["denoise", "IN", "--model", "frcrn-16k"], "not in this package"),
             (["denoise", "IN", "--model", "IN"], "is not a"),
             (["denoise", "IN", "-o", "x.xyz"], "unknown audio format '.xyz'"),
-            (["denoise", "IN", "-", "-o", "x"], "give no other input"),
-            (["denoise", "IN", "IN", "-o", "IN"], "is a file: give a folder"),
-            (["denoise", "."], "say with -o where its files go"),
-            (["denoise", ".", "-o", "x"], "holds no audio files"),
+            (["denoise", "IN", "-", "-o", "x"], "- cannot be combined with other inputs"),
+            (["denoise", "IN", "IN", "-o", "IN"], "is a file: several inputs need a folder"),
+            (["denoise", "."], "give an output folder with -o"),
+            (["denoise", ".", "-o", "x"], "contains no audio files"),
             (["denoise", "IN", "--nonsense"], "--nonsense"),
             (["nonsense"], "nonsense"),
         ],
@@ -299,7 +383,7 @@ class TestDenoise:
 
     def test_an_unwritable_folder(self, run, tmp_path, noisy_path):
         (tmp_path / "file").write_text("in the way")
-        assert "cannot be made" in the_error(run("denoise", noisy_path, "-o", tmp_path / "file" / "x.wav"))
+        assert "cannot create folder" in the_error(run("denoise", noisy_path, "-o", tmp_path / "file" / "x.wav"))
 
     def test_an_interrupt_leaves_nothing_behind(self, tmp_path, noisy):
         soundfile.write(tmp_path / "long.wav", np.tile(noisy, 60), 16_000)
@@ -321,7 +405,7 @@ class TestBackends:
         rows = {line.split("│")[1].strip(): line for line in result.out.splitlines() if line.startswith("│")}
         assert "yes" in rows["ort"]
 
-    def test_what_to_install_is_told(self, run, monkeypatch):
+    def test_it_says_what_to_install(self, run, monkeypatch):
         monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
         result = run("backends")
@@ -335,7 +419,7 @@ class TestBackends:
         monkeypatch.setenv("COLUMNS", "200")
         broken = EntryPoint("broken", "frcrn_accel.windows:Windowing[extra]", "frcrn_accel.backends")
         monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
-        assert "frcrn_accel.windows:Windowing[extra] is no subclass" in run("backends").out
+        assert "frcrn_accel.windows:Windowing[extra] is not a subclass" in run("backends").out
 
     def test_none_installed(self, run, monkeypatch):
         monkeypatch.setattr(registry, "entry_points", lambda group: [])
@@ -346,8 +430,6 @@ class TestExport:
     def test_it_writes_a_model(self, run, tmp_path):
         torch = pytest.importorskip("torch")
         pytest.importorskip("onnx")
-        from frcrn_accel.export import read_weights
-
         weights = read_weights(find_model("frcrn-small").path)
         torch.save({key: torch.tensor(value) for key, value in weights.items()}, tmp_path / "mine.pt")
         result = run("export", tmp_path / "mine.pt", tmp_path / "mine.onnx")
@@ -484,13 +566,6 @@ class TestTrain:
         assert not (tmp_path / "run").exists()
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    """An empty cache folder."""
-    monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def keep_a_copy(name: str) -> Path:
     """Import the packaged model under another name."""
     return keep_imported(name, lambda path: path.write_bytes(find_model(DEFAULT_MODEL).path.read_bytes())).path
@@ -505,7 +580,7 @@ class TestModels:
         assert [line for line in lines if not line.startswith(" ")] == [
             "frcrn-small: in the package, 3.9 MB, verified",
             "frcrn-small-stream: in the package, 3.9 MB, verified",
-            "frcrn-16k: not here: 'frcrn-accel models download frcrn-16k', then 'models import'",
+            "frcrn-16k: not available: run 'frcrn-accel models download frcrn-16k', then 'models import'",
             "mine: imported, 3.9 MB, verified",
         ]
         known = known_models()["frcrn-16k"]
@@ -524,12 +599,12 @@ class TestModels:
         whole = run("models", "verify")
         assert (whole.code, whole.err) == (0, "")
         assert f"ok  3.9 MB  {path}" in whole.out.splitlines()
-        assert whole.out.splitlines()[-1] == f"{count} of {count} files are whole"
+        assert whole.out.splitlines()[-1] == f"{count} of {count} files are intact"
         path.write_bytes(path.read_bytes()[:-1])
         damaged = run("models", "verify")
         assert damaged.code == 1
         assert f"damaged  3.9 MB  {path}" in damaged.out.splitlines()
-        assert damaged.out.splitlines()[-1] == f"{count - 1} of {count} files are whole"
+        assert damaged.out.splitlines()[-1] == f"{count - 1} of {count} files are intact"
         assert damaged.err == f"{path}: damaged: import it again\n"
         listed = run("models", "list").out.splitlines()
         assert "mine: imported, damaged" in listed
@@ -606,7 +681,7 @@ class TestModels:
         assert result.err == f"{known_models()['frcrn-16k'].checkpoint_url} -> frcrn-16k.bin\n"
         assert result.out.splitlines() == [
             "frcrn-16k.bin: 58.0 MB, the known checkpoint of frcrn-16k",
-            "Bring it in with: frcrn-accel models import frcrn-16k.bin",
+            "Import it with: frcrn-accel models import frcrn-16k.bin",
         ]
         run("models", "download", "frcrn-16k", "-o", "other.bin", "--overwrite")
         assert asked[2:] == ["frcrn-16k", True]
@@ -640,9 +715,9 @@ class TestDoctor:
     @pytest.fixture
     def found(self, monkeypatch) -> Report:
         """A report in which everything is there once."""
-        cpu = machine.CpuReport("A CPU", "x86_64", {"AVX2": True, "AMX INT8": False}, "no", "yes", 8, 4, 2, 2)
-        gpu = machine.GpuReport(
-            *("575.57", "12.9", None, (machine.GpuDevice("H100", 85_521, "9.0"),)),
+        cpu = CpuReport("A CPU", "x86_64", {"AVX2": True, "AMX INT8": False}, "no", "yes", 8, 4, 2, 2)
+        gpu = GpuReport(
+            *("575.57", "12.9", None, (GpuDevice("H100", 85_521, "9.0"),)),
             *({"tensorrt": "10.3"}, {"cudnn": None, "cudart": "libcudart.so.12"}),
         )
         found = Report(
@@ -651,16 +726,16 @@ class TestDoctor:
             system="Linux 6.1 x86_64",
             packages={"numpy": "2.4", "torch": None},
             backends=(
-                report.BackendReport("ort", "-", True, True, "fp32", "CPU, 2 threads", None, None),
-                report.BackendReport("torch", "-", False, False, None, None, "No module 'torch'", "pip install it"),
+                BackendReport("ort", "-", True, True, "fp32", "CPU, 2 threads", None, None),
+                BackendReport("torch", "-", False, False, None, None, "No module 'torch'", "pip install it"),
             ),
             cpu=cpu,
             gpu=gpu,
-            cache=report.CacheReport("/c", True, True, 2_500_000, (report.FileReport("a.onnx", 1, "damaged"),)),
+            cache=CacheReport("/c", True, True, 2_500_000, (FileReport("a.onnx", 1, "damaged"),)),
             models=(
-                report.ModelReport("small", "packaged", "MIT", "", True, ("dynamic",), None),
-                report.ModelReport("large", "absent", "MIT", "", None, (), None),
-                report.ModelReport("mine", "imported", "", "", False, (), "damaged"),
+                ModelReport("small", "packaged", "MIT", "", True, ("dynamic",), None),
+                ModelReport("large", "absent", "MIT", "", None, (), None),
+                ModelReport("mine", "imported", "", "", False, (), "damaged"),
             ),
             problems=("cached file a.onnx: damaged",),
         )

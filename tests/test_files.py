@@ -1,4 +1,4 @@
-"""From disk to disk."""
+"""Denoising from file to file."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_format_encoding_rate_channels_and_length_are_kept(tmp_path, suffix, sub
     report = Denoiser(backend=FunctionBackend(quiet)).denoise_file(source, target)
     info = soundfile.info(target)
     assert (info.subtype, info.samplerate, info.channels) == (subtype, 44_100, 2)
-    if suffix != ".mp3":  # MP3 has no exact length of its own
+    if suffix != ".mp3":  # MP3 does not store the exact length
         assert info.frames == len(read)
     written, _ = soundfile.read(target)
     inner = slice(1_000, 28_000)
@@ -66,7 +66,7 @@ def test_opus(tmp_path):
     assert soundfile.info(tmp_path / "out.opus").subtype == "OPUS"
 
 
-@pytest.mark.parametrize("suffix", [".flac", ".wav"])  # libsndfile knows MP3 in a WAV, but does not write it
+@pytest.mark.parametrize("suffix", [".flac", ".wav"])  # libsndfile reads MP3 inside WAV, but cannot write it
 def test_another_format(tmp_path, suffix):
     source = tmp_path / "in.mp3"
     soundfile.write(source, tone(30_000, 1, 44_100), 44_100)
@@ -75,7 +75,7 @@ def test_another_format(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32"])
-def test_what_is_not_changed_is_bit_exact(tmp_path, subtype):
+def test_unchanged_samples_are_bit_exact(tmp_path, subtype):
     source, target = tmp_path / "in.wav", tmp_path / "out.wav"
     full_scale = RNG.integers(-(2**31), 2**31, (5_000, 2), dtype=np.int64).astype(np.int32)
     full_scale[:2] = [[2**31 - 1, -(2**31)], [-(2**31), 2**31 - 1]]
@@ -105,13 +105,13 @@ def test_output_beyond_full_scale_is_clipped_and_counted(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".ogg", ".opus"])
-def test_ogg_files_depend_on_what_is_in_them_alone(tmp_path, identity, noisy_path, suffix):
+def test_ogg_files_depend_on_their_content_only(tmp_path, identity, noisy_path, suffix):
     for name in ("a", "b"):
         identity.denoise_file(noisy_path, tmp_path / f"{name}{suffix}")
     one, other = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("a", "b"))
     assert one == other
     assert one.count(b"OggS") > 5
-    # Pages with a wrong checksum are left out by those who read them.
+    # Readers skip pages with a wrong checksum.
     samples = len(soundfile.read(tmp_path / f"a{suffix}")[0])
     assert samples == soundfile.info(noisy_path).frames
     damaged = bytearray(one)
@@ -210,14 +210,14 @@ class TestWriting:
 
 
 class TestBadFiles:
-    """What must give a right result or a clear error, from disk."""
+    """Odd files give a correct result or a clear error."""
 
     def test_missing(self, tmp_path, identity):
         with pytest.raises(AudioError, match="does not exist"):
             identity.denoise_file(tmp_path / "none.wav", tmp_path / "out.wav")
 
     def test_folder(self, tmp_path, identity):
-        with pytest.raises(AudioError, match="is no file"):
+        with pytest.raises(AudioError, match="is not a file"):
             identity.denoise_file(tmp_path, tmp_path / "out.wav")
 
     @pytest.mark.parametrize("content", [b"", b"hello\n", b"RIFF\0\0\0\0WAVE", b"\0" * 5_000])
@@ -255,7 +255,7 @@ class TestBadFiles:
             identity.denoise_file(tmp_path / "in.wav", tmp_path / "out.wav")
         assert not (tmp_path / "out.wav").exists()
 
-    def test_truncated_wav_gives_what_is_there(self, tmp_path, identity):
+    def test_a_truncated_wav_is_read_to_its_end(self, tmp_path, identity):
         soundfile.write(tmp_path / "whole.wav", tone(50_000, 1, 16_000), 16_000)
         content = (tmp_path / "whole.wav").read_bytes()
         (tmp_path / "in.wav").write_bytes(content[: 44 + 2 * 20_000])
@@ -299,7 +299,7 @@ class TestBadFiles:
         assert not (tmp_path / "out.wav").exists()
 
     def test_three_hours_in_bounded_memory(self, tmp_path):
-        """On an engine that does nothing, so that what is measured is everything around it."""
+        """With an engine that does nothing, to measure everything else."""
         if not sys.platform.startswith("linux"):
             pytest.skip("reads its memory from /proc")
         samples = 3 * 3600 * 8_000
@@ -311,7 +311,7 @@ class TestBadFiles:
             "from pathlib import Path\n"
             "from frcrn_accel import Denoiser\n"
             "from frcrn_accel.testing import FunctionBackend\n"
-            # Not getrusage: its peak takes in the process that this one was started from.
+            # Not getrusage: its peak includes the process that started this one.
             "def peak_kib():\n"
             "    return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])\n"
             "before = peak_kib()\n"

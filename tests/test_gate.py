@@ -92,7 +92,7 @@ class TestCompare:
         assert not report.passed
         assert report.measures[0].value == -120
         if backend is NotANumber:
-            assert report.measures[0].note == "on a.wav: the engine gave NaN or infinity for audio that has none"
+            assert report.measures[0].note == "on a.wav: the engine returned NaN or infinity for finite audio"
             assert (report.clips, report.speedup) == ((), None)
 
     def test_pesq_and_dnsmos_against_the_source(self):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# Page faults of taking, filling and freeing 64 MB again.
+# Page faults of allocating, filling and freeing 64 MB again.
 FAULTS = """
 import resource
 import numpy as np
@@ -22,7 +22,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_freed_memory_is_kept_when_asked_for():
+def test_freed_memory_is_kept_on_request():
     default, kept = (
         int(subprocess.run([sys.executable, "-c", FAULTS.format(keep=keep)], check=True, capture_output=True).stdout)
         for keep in (False, True)

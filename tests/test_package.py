@@ -5,17 +5,27 @@ import statistics
 import subprocess
 import sys
 
+import pytest
+
 import frcrn_accel
 from frcrn_accel import errors
 
 ENGINES = ["onnxruntime", "torch", "openvino", "tensorrt", "tensorrt_rtx", "onnx", "scipy", "typer", "rich"]
+
+PUBLIC_NAMES = """
+    AudioError AudioTooLongError Backend BackendError BackendStatus BackendUnavailable BenchError CorpusError
+    Denoiser DenoiserOptions EngineError ExportError FileReport FrcrnAccelError KnownModel MissingExtraError
+    ModelError ModelFile ModelMetadata OutputExistsError QualityError QuantizeError Recipe ServeError Session
+    SoundCardError Stream StreamOptions TrainingError UnknownBackendError UnsupportedPrecisionError Windowing
+    __version__ backend_statuses known_models
+"""
 
 
 def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
 
 
-def test_import_brings_no_engine():
+def test_import_loads_no_engine():
     loaded = run(f"import sys, frcrn_accel; print([name for name in {ENGINES} if name in sys.modules])")
     assert loaded.strip() == "[]"
 
@@ -31,7 +41,26 @@ def test_every_public_name_is_there_and_documented():
         assert name == "__version__" or inspect.getdoc(public), name
 
 
-def test_every_error_has_the_one_base():
+def test_public_names():
+    assert frcrn_accel.__all__ == PUBLIC_NAMES.split()
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "line"),
+    [
+        (RuntimeError("\n  out of memory \nat node 7"), {}, "out of memory"),
+        (RuntimeError(), {}, "RuntimeError"),
+        (RuntimeError("Exception from a.cpp:5:\nno such layer"), {"skip": "Exception from "}, "no such layer"),
+        (RuntimeError("Exception from a.cpp:5:"), {"skip": "Exception from "}, "RuntimeError"),
+        (OSError("no space"), {"with_type": True}, "OSError: no space"),
+        (OSError(), {"with_type": True}, "OSError"),
+    ],
+)
+def test_errors_on_one_line(error, options, line):
+    assert errors.one_line(error, **options) == line
+
+
+def test_every_error_has_the_common_base():
     for name in errors.__all__:
         assert issubclass(getattr(errors, name), errors.FrcrnAccelError)
         assert name in errors.__doc__

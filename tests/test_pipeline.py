@@ -1,4 +1,4 @@
-"""The way through the model, on engines that are plain functions."""
+"""The pipeline, with plain functions as engines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_identity_gives_back_every_sample(samples, batch_size):
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
 @pytest.mark.parametrize("samples", [100, 50_001])
 def test_identity_at_other_rates(rate, samples):
-    """A slow tone, faded in and out, so that there is nothing above 8 kHz to lose."""
+    """A low tone, faded in and out, has no content above 8 kHz that could be lost."""
     t = np.arange(samples) / rate
     audio = (0.3 * np.cos(2 * np.pi * 200 * t) * np.hanning(samples + 2)[1:-1]).astype(np.float32)
     out = Denoiser(backend=FunctionBackend(), windowing=SMALL)(audio, rate)
@@ -38,7 +38,7 @@ def test_identity_at_other_rates(rate, samples):
 @pytest.mark.parametrize("rate", [8_000, 11_025, 44_100, 192_000])
 @pytest.mark.parametrize("samples", [1, 2, 13])
 def test_a_few_samples_at_other_rates(identity, rate, samples):
-    """A pulse has all frequencies, so only part of it comes back; but it comes back."""
+    """A pulse has content at all frequencies, so only a part of it is returned."""
     out = identity(np.full(samples, 0.5, np.float32), rate)
     assert out.shape == (samples,)
     assert 0 < out.max() < 0.7
@@ -59,7 +59,7 @@ def test_the_engine_sees_the_training_level_and_the_caller_the_old_one():
 
 
 def test_one_gain_for_the_whole_signal():
-    """A quiet second half stays as much quieter for the engine as it is."""
+    """The engine gets a quiet second half as quiet, relative to the first, as it is."""
     windows = []
 
     def engine(audio):
@@ -100,7 +100,7 @@ def test_more_channels_than_a_batch_holds():
 
 
 def test_windows_are_cross_faded_at_the_same_place():
-    """An engine that marks each window with its number: the joined signal climbs monotonically."""
+    """If the engine returns the number of each window, the joined signal rises monotonically."""
     count = 0
 
     def engine(audio):
@@ -134,8 +134,8 @@ def test_attenuation_limit_zero_is_the_input_at_any_rate():
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
-        (lambda audio: audio * np.float32(np.nan), "NaN or infinity"),
-        (lambda audio: audio[:, :-1], r"gave \(1, 8639\) for a batch of \(1, 8640\)"),
+        (lambda audio: audio * np.float32(np.nan), "the engine returned NaN or infinity for finite audio"),
+        (lambda audio: audio[:, :-1], r"the engine returned \(1, 8639\) for a batch of \(1, 8640\)"),
     ],
 )
 def test_an_engine_that_fails_is_an_error(engine, message):

@@ -722,7 +722,7 @@ class TestStreams:
         with stream(server) as socket_:
             said(socket_, {"type": "start", "sample_rate": 16_000})
             backend.broken = True
-            assert "the engine gave NaN" in said(socket_, bytes(640))["detail"]
+            assert "the engine returned NaN" in said(socket_, bytes(640))["detail"]
             assert closed(socket_) == 1011
         backend.broken = False
         with stream(server) as socket_:

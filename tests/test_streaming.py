@@ -1,6 +1,7 @@
 """Live streams."""
 
 import threading
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -12,7 +13,7 @@ from delaying import DelayingBackend
 from frcrn_accel import AudioError, Backend, BackendUnavailable, Denoiser, EngineError
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.bench.configurations import released_size_model
-from frcrn_accel.models import CACHE_DIR_VARIABLE, LIVE_MODEL
+from frcrn_accel.models import CACHE_DIR_VARIABLE, LIVE_MODEL, find_model, read_weights
 from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.quality.clips import read_clips
 from frcrn_accel.quantize.recordings import GATE_AUDIO
@@ -37,7 +38,7 @@ def delay() -> Iterator[Denoiser]:
 
 
 def sent(stream: Stream, audio: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    """A signal in chunks of these sizes, over and over, and what is left inside at the end."""
+    """Send a signal in chunks of these sizes, repeatedly; return the whole output, flushed."""
     parts, first = [], 0
     for size in cycle(sizes):
         chunk = audio[:, first : first + size]
@@ -89,7 +90,7 @@ class TestExactness:
 
     @pytest.mark.parametrize("rate", RATES)
     def test_the_delay_is_what_it_says(self, delay: Denoiser, rate: int) -> None:
-        """Through an engine that changes nothing, low tones come back after just `latency_samples`."""
+        """An engine that changes nothing returns low tones after exactly `latency_samples`."""
         time = np.arange(3 * rate) / rate
         tone = (0.3 * np.sin(2 * np.pi * 200 * time)).astype(np.float32)[None]
         stream = delay.stream(rate)
@@ -103,7 +104,7 @@ class TestExactness:
 
     @pytest.mark.parametrize("rate", RATES)
     def test_a_sweep_has_no_seam(self, delay: Denoiser, rate: int) -> None:
-        """The curvature is nowhere more than that of the sweep there: a step of a hundredth of its peak would be."""
+        """The curvature never exceeds that of the sweep; a step of a hundredth of its peak would."""
         time = np.arange(4 * rate) / rate
         top_hz = 0.4 * min(rate, 16_000)
         sweep = (0.3 * np.sin(2 * np.pi * (50 * time + (top_hz - 50) / 8 * time**2))).astype(np.float32)[None]
@@ -125,7 +126,7 @@ class TestExactness:
 
 class TestTogether:
     def test_streams_together_give_what_they_give_alone(self, denoiser: Denoiser) -> None:
-        """Of several rates and channels, joining and leaving, with chunks of their own."""
+        """Streams of several rates and channels join and leave, each with its own chunks."""
         kinds = [(16_000, 1), (16_000, 2), (48_000, 1), (8_000, 1)]
         signals = [noise(1.0, rate, channels, seed=i) for i, (rate, channels) in enumerate(kinds)]
         alone = [sent(denoiser.stream(r, channels=c), s, [r // 50]) for (r, c), s in zip(kinds, signals, strict=True)]
@@ -145,17 +146,17 @@ class TestTogether:
             assert together.shape == alone[i].shape
             assert np.abs(together - alone[i]).max() <= 1e-5 * np.abs(alone[i]).max()
 
-    def test_what_cannot_be_together(self, denoiser: Denoiser, delay: Denoiser) -> None:
+    def test_streams_that_cannot_be_combined(self, denoiser: Denoiser, delay: Denoiser) -> None:
         stream = denoiser.stream(16_000)
         chunk = noise(0.02)
-        with pytest.raises(ValueError, match="1 streams and 2 chunks"):
+        with pytest.raises(ValueError, match="got 1 streams and 2 chunks"):
             process_streams([stream], [chunk, chunk])
-        with pytest.raises(ValueError, match="there twice"):
+        with pytest.raises(ValueError, match="a stream is given twice"):
             process_streams([stream, stream], [chunk, chunk])
-        with pytest.raises(ValueError, match="not of one denoiser"):
+        with pytest.raises(ValueError, match="must belong to one Denoiser"):
             process_streams([stream, delay.stream(16_000)], [chunk, chunk])
 
-    def test_a_bad_chunk_leaves_all_as_they_were(self, denoiser: Denoiser) -> None:
+    def test_a_bad_chunk_leaves_all_streams_unchanged(self, denoiser: Denoiser) -> None:
         audio = noise(0.6)
         expected = sent(denoiser.stream(16_000), audio, [640])
         good, bad = denoiser.stream(16_000), denoiser.stream(16_000)
@@ -182,8 +183,32 @@ class TestForms:
         found = np.frombuffer(out, np.int16).reshape(-1, 2)
         late = stream.latency_samples
         assert np.abs(found[late:].astype(int) - samples[:-late]).max() <= 1
-        with pytest.raises(AudioError, match="5 bytes are no whole number"):
+        with pytest.raises(AudioError, match=r"5 bytes are not a whole number of 16-bit samples in 2 channel\(s\)"):
             stream.process(b"12345")
+
+    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda data: array("h", data)])
+    @pytest.mark.parametrize("samples", [1, 441, 960])
+    def test_buffers_of_16_bit_samples(self, delay: Denoiser, kind: Callable, samples: int) -> None:
+        """Items of a buffer may be bytes or samples; odd numbers of samples are fine."""
+        pcm = np.random.default_rng(0).integers(-20_000, 20_000, 2 * samples).astype(np.int16)
+        stream = delay.stream(16_000)
+        expected = delay.stream(16_000)
+        for half in (pcm[:samples], pcm[samples:]):
+            assert stream.process(kind(half.tobytes())) == expected.process(half).tobytes()
+
+    def test_a_memoryview_of_16_bit_integers(self, delay: Denoiser) -> None:
+        pcm = np.random.default_rng(0).integers(-20_000, 20_000, (882, 1)).astype(np.int16)
+        assert len(memoryview(pcm[:441])) == 441
+        expected = delay.stream(16_000).process(pcm[:441, 0]).tobytes()
+        assert delay.stream(16_000).process(memoryview(pcm[:441])) == expected
+        every_second = delay.stream(16_000).process(pcm[::2, 0].copy()).tobytes()
+        assert delay.stream(16_000).process(memoryview(pcm)[::2]) == every_second
+
+    @pytest.mark.parametrize("chunk", [memoryview(np.zeros(9, np.float32)), array("f", [0.0])])
+    def test_other_buffers_are_an_error(self, delay: Denoiser, chunk: object) -> None:
+        message = "a buffer must hold bytes or 16-bit integers, got items of format 'f': pass a numpy array"
+        with pytest.raises(AudioError, match=message):
+            delay.stream(16_000).process(chunk)
 
     def test_an_empty_chunk_gives_an_empty_one(self, denoiser: Denoiser) -> None:
         stream = denoiser.stream(16_000)
@@ -198,13 +223,13 @@ class TestForms:
         [
             (np.full(100, np.nan, np.float32), "NaN or infinity"),
             (np.full(100, np.inf), "NaN or infinity"),
-            (np.zeros((2, 100), np.float32), r"has 1 channel\(s\), the chunk 2"),
+            (np.zeros((2, 100), np.float32), r"has 1 channel\(s\), the chunk has 2"),
             (np.zeros(100, np.uint8), "float32, float64, int16 or int32"),
             ([0.0, 0.1], "must be a numpy array"),
         ],
         ids=["nan", "inf", "channels", "dtype", "list"],
     )
-    def test_a_bad_chunk_is_an_error_and_nothing_else(self, denoiser: Denoiser, chunk: object, message: str) -> None:
+    def test_a_bad_chunk_leaves_the_stream_unchanged(self, denoiser: Denoiser, chunk: object, message: str) -> None:
         audio = noise(0.4)
         expected = sent(denoiser.stream(16_000), audio, [1000])
         stream = denoiser.stream(16_000)
@@ -231,18 +256,19 @@ class TestForms:
 
 
 class TestLife:
-    def test_after_flush_it_wants_a_reset(self, denoiser: Denoiser) -> None:
+    def test_after_flush_it_requires_a_reset(self, denoiser: Denoiser) -> None:
         audio = noise(0.5)
         stream = denoiser.stream(16_000)
         first = sent(stream, audio, [400])
         for call in (lambda: stream.process(audio), stream.flush):
-            with pytest.raises(ValueError, match="was flushed: reset it"):
+            with pytest.raises(ValueError, match=r"this stream was flushed: call reset\(\) or create a new stream"):
                 call()
         stream.reset()
         np.testing.assert_array_equal(sent(stream, audio, [400]), first)
 
-    def test_two_threads_in_one_stream_are_an_error(self, delay: Denoiser) -> None:
-        stream = delay.stream(16_000)
+    def test_two_threads_in_one_stream_are_an_error(self) -> None:
+        backend = DelayingBackend()
+        stream = Denoiser(backend=backend).stream(16_000)
         errors: list[Exception] = []
 
         def enter() -> None:
@@ -251,33 +277,40 @@ class TestLife:
             except RuntimeError as error:
                 errors.append(error)
 
-        with stream._alone():
-            thread = threading.Thread(target=enter)
-            thread.start()
-            thread.join()
-        assert len(errors) == 1
-        assert "make one for each" in str(errors[0])
+        backend.gate.clear()
+        first = threading.Thread(target=stream.process, args=[noise(0.02)])
+        first.start()
+        assert backend.entered.wait(60)
+        second = threading.Thread(target=enter)
+        second.start()
+        second.join()
+        backend.gate.set()
+        first.join()
+        assert [str(error) for error in errors] == [
+            "this stream is in use by another thread; create one stream per signal"
+        ]
+        stream.process(np.zeros(10, np.float32))  # the first call has ended
 
     def test_an_engine_that_fails_leaves_the_state(self) -> None:
         backend = DelayingBackend()
         with Denoiser(backend=backend) as denoiser:
             stream = denoiser.stream(16_000)
             stream.process(noise(0.2))
-            state = stream._state
+            before_s = stream.statistics.duration_s
             backend.broken = True
-            with pytest.raises(EngineError, match="NaN or infinity for audio that has none"):
+            with pytest.raises(EngineError, match="the engine returned NaN or infinity for finite audio"):
                 stream.process(noise(0.2))
-            assert stream._state is state
+            assert stream.statistics.duration_s == before_s
             backend.broken = False
             stream.reset()
             assert np.isfinite(stream.process(noise(0.2))).all()
 
-    def test_a_backend_without_streams_says_so(self) -> None:
+    def test_a_backend_without_streams_is_an_error(self) -> None:
         denoiser = Denoiser(backend=FunctionBackend())
         with pytest.raises(BackendUnavailable, match="does not run streams"):
             denoiser.stream(16_000)
 
-    def test_a_closed_denoiser_has_none(self) -> None:
+    def test_a_closed_denoiser_opens_no_streams(self) -> None:
         denoiser = Denoiser(backend=DelayingBackend())
         denoiser.close()
         with pytest.raises(ValueError, match="closed"):
@@ -285,8 +318,8 @@ class TestLife:
 
 
 class TestLevel:
-    def test_the_attenuation_limit_mixes_in_what_came(self, delay: Denoiser) -> None:
-        """Delay-matched: of an engine that changes nothing, nothing changes at any limit, nor on the way."""
+    def test_the_attenuation_limit_mixes_in_the_input(self, delay: Denoiser) -> None:
+        """The input is aligned: if the engine changes nothing, no limit, nor a change of it, has an effect."""
         audio = noise(1.0, 48_000)
         expected = sent(delay.stream(48_000), audio, [960])
         stream = delay.stream(48_000)
@@ -298,7 +331,7 @@ class TestLevel:
         with pytest.raises(ValueError, match="0 or more"):
             stream.attenuation_limit_db = -1.0
 
-    def test_no_limit_at_all_is_the_signal_itself(self, denoiser: Denoiser) -> None:
+    def test_a_limit_of_0_db_returns_the_input(self, denoiser: Denoiser) -> None:
         audio = noise(0.5)
         stream = denoiser.stream(16_000)
         stream.attenuation_limit_db = 0.0
@@ -308,26 +341,26 @@ class TestLevel:
         from frcrn_accel.audio import measure_levels
 
         audio = noise(8.0) * np.repeat([0.2, 1.0] * 4, 16_000)
-        level = RunningLevel.of_silence(1, 1e9)
+        level = RunningLevel.silent(1, 1e9)
         for first in range(0, audio.shape[1], 320):
-            gains, level = level.heard(audio[:, None, first : first + 320])
+            gains, level = level.update(audio[:, None, first : first + 320])
         _, expected = measure_levels(lambda: [audio], 1)
         assert 20 * abs(np.log10(gains[:, 0] / expected)) < 1.5
 
-    def test_the_gain_does_not_depend_on_how_many_hops_are_heard_at_a_time(self) -> None:
+    def test_the_gain_does_not_depend_on_the_number_of_hops_per_update(self) -> None:
         hops = noise(1.0, channels=2).reshape(2, -1, 320) * np.array([1, 0.01])[:, None, None]
         hops[1, :3] = 0
-        start = RunningLevel.of_silence(2, 20)
+        start = RunningLevel.silent(2, 20)
         expected = []
         level = start
         for hop in range(hops.shape[1]):
-            gains, level = level.heard(hops[:, hop : hop + 1])
+            gains, level = level.update(hops[:, hop : hop + 1])
             expected.append(gains[:, 0])
-        at_once, after = start.heard(hops)
+        at_once, after = start.update(hops)
         np.testing.assert_array_equal(at_once, np.transpose(expected))
         assert after == level
         assert (at_once[1, :3] == 1).all()
-        assert start == RunningLevel.of_silence(2, 20)  # it was not changed
+        assert start == RunningLevel.silent(2, 20)  # it was not changed
 
     def test_a_loud_and_a_quiet_stream_sound_alike(self, denoiser: Denoiser) -> None:
         audio = noise(1.0)
@@ -337,7 +370,7 @@ class TestLevel:
 
 class TestAveraging:
     def test_the_shares_are_those_of_a_running_mean(self) -> None:
-        """Applied to numbers, step by step, they give the mean of all so far, for every lag."""
+        """Applied step by step, they give the mean of all values so far, for every lag."""
         values = np.random.default_rng(0).standard_normal(30)
         means = np.zeros(3)
         first = 0
@@ -367,25 +400,25 @@ class TestAveraging:
             Averaging(horizon_s=0.0)
         with pytest.raises(ValueError, match="start_s must be 0 s or more"):
             Averaging(start_s=-1.0)
-        with pytest.raises(ValueError, match="of another model"):
+        with pytest.raises(ValueError, match=r"its means are \(1, 5\), expected \(1, 1408\)"):
             denoiser.stream(16_000, averaging=Averaging(start=Statistics(np.zeros((1, 5), np.float32), 1.0)))
 
     def test_a_stream_starts_with_what_is_typical(self, denoiser: Denoiser) -> None:
-        """Noisy speech, for a second; what it says is no zero, and it can be left out."""
+        """The start counts for a second, has means in every layer, and can be left out."""
         typical = denoiser.stream(16_000).statistics
-        assert typical.heard_s == 1.0
+        assert typical.duration_s == 1.0
         of_layers = np.split(typical.means, 22, axis=1)  # two U-Nets of eleven
         assert [mean.shape for mean in of_layers] == [(1, 64)] * 22
         assert all(np.abs(mean).max() > 0 for mean in of_layers)
         nothing = denoiser.stream(16_000, averaging=Averaging(start_s=0)).statistics
-        assert nothing.heard_s == 0
+        assert nothing.duration_s == 0
 
-    def test_what_one_stream_heard_starts_another(self, denoiser: Denoiser) -> None:
-        """A stream that starts with the statistics of another and holds them has them still at its end."""
+    def test_the_means_of_a_stream_can_start_another(self, denoiser: Denoiser) -> None:
+        """A stream that holds the statistics of another still has them at its end."""
         stream = denoiser.stream(16_000)
         sent(stream, noise(1.0), [320])
         statistics = stream.statistics
-        assert statistics.heard_s == pytest.approx(1 + 1 + stream.latency_s - 0.02, abs=0.01)
+        assert statistics.duration_s == pytest.approx(1 + 1 + stream.latency_s - 0.02, abs=0.01)
         other = denoiser.stream(16_000, averaging=Averaging(start=statistics, hold=True))
         sent(other, noise(0.5, seed=1), [320])
         np.testing.assert_array_equal(other.statistics.means, statistics.means)
@@ -398,7 +431,7 @@ def test_engines_agree(denoiser: Denoiser, make: Callable[[], Backend]) -> None:
     backend = make()
     with Denoiser(backend=backend, threads=2) as other:
         found = sent(other.stream(16_000), audio, [320])
-        # What was heard on one engine is a start on another.
+        # The means of a stream on one engine can start a stream on another.
         begun = other.stream(16_000, averaging=Averaging(start=denoiser.stream(16_000).statistics))
         np.testing.assert_allclose(begun.statistics.means, denoiser.stream(16_000).statistics.means)
     tolerance = 5e-2 if backend.precision == "bf16" else 1e-4
@@ -408,7 +441,7 @@ def test_engines_agree(denoiser: Denoiser, make: Callable[[], Backend]) -> None:
 @pytest.mark.parametrize("lookahead_s", [None, 0.0, 0.12], ids=["full", "none", "less"])
 @pytest.mark.parametrize("name", ["ort-dynamic-int8", "ort-static-int8"])
 def test_int8_streams_sound_like_fp32_ones(denoiser: Denoiser, name: str, lookahead_s: float | None) -> None:
-    """On noisy speech; 30 dB is what the quality gate asks of the whole pass."""
+    """On noisy speech; the quality gate requires 30 dB for the whole pass."""
     pytest.importorskip("onnx")
     _, speech, rate = next(read_gate_audio())
     expected = sent(denoiser.stream(rate, lookahead_s=lookahead_s), speech, [320])
@@ -424,7 +457,6 @@ def test_int8_streams_sound_like_fp32_ones(denoiser: Denoiser, name: str, lookah
 @pytest.mark.parametrize("lookahead_s", [None, 0.12, 0])
 def test_training_for_streams_computes_what_a_stream_does(denoiser: Denoiser, lookahead_s: float | None) -> None:
     torch = pytest.importorskip("torch")
-    from frcrn_accel.export import read_weights
     from frcrn_accel.network.module import build_network
     from frcrn_accel.network.operators import Operators
     from frcrn_accel.train.running import RunningMeans
@@ -433,7 +465,7 @@ def test_training_for_streams_computes_what_a_stream_does(denoiser: Denoiser, lo
     averaging = Averaging(horizon_s=None, start_s=0)
     stream = denoiser.stream(16_000, averaging=averaging, gain_db=0, lookahead_s=lookahead_s)
     found = sent(stream, audio, [320])[:, stream.latency_samples :]
-    network = build_network(read_weights(denoiser._file.path), RunningMeans(Operators(), start_s=0))
+    network = build_network(read_weights(denoiser.model_path), RunningMeans(Operators(), start_s=0))
     if lookahead_s is not None:
         network.lookahead = round(lookahead_s / 0.04)
     # Before a stream, and after it, there is silence.
@@ -444,7 +476,7 @@ def test_training_for_streams_computes_what_a_stream_does(denoiser: Denoiser, lo
 
 
 def test_a_stream_of_noisy_speech_is_near_the_whole_pass(denoiser: Denoiser) -> None:
-    """By default: with a level and means of its own, which it has to find."""
+    """With default options the stream has to find its level and means."""
     scores = []
     for clean, noisy, rate in read_gate_audio():
         stream = denoiser.stream(rate)
@@ -472,17 +504,18 @@ def test_the_model_for_streams_looks_ahead_less_and_is_better_at_that(denoiser: 
 
 
 def read_gate_audio() -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Clean and noisy speech inside the package, and its rate."""
+    """Yield clean and noisy speech from the package, and its rate."""
     for clip in read_clips(GATE_AUDIO, 16_000):
         if clip.clean is not None:
             yield clip.clean[None], clip.noisy[None], 16_000
 
 
 def error_with_held_means(denoiser: Denoiser, audio: np.ndarray, step_s: float, sizes: Sequence[int]) -> float:
-    """Of a stream, over the peak of the whole pass. The means are those of the whole pass, the gain is one."""
+    """Return the error of a stream with the means of the whole pass and gain 1, relative to the whole pass's peak."""
     samples = audio.shape[1]
     padded = np.pad(audio, ((0, 0), (320, -samples % 320 + 16 * 320)))
-    expected = denoiser._open().session.run(padded)[:, 320 : 320 + samples]
+    session = OrtBackend().load(find_model(denoiser.model_path), threads=1)
+    expected = session.run(padded)[:, 320 : 320 + samples]
     averaging = Averaging(start=whole_pass_means(denoiser, padded), hold=True)
     stream = denoiser.stream(16_000, step_s=step_s, averaging=averaging, gain_db=0)
     found = sent(stream, audio, sizes)[:, stream.latency_samples :]
@@ -490,17 +523,20 @@ def error_with_held_means(denoiser: Denoiser, audio: np.ndarray, step_s: float, 
 
 
 def whole_pass_means(denoiser: Denoiser, audio: np.ndarray) -> Statistics:
-    """What the model averages over the audio, by PyTorch."""
+    """Return the means of all squeeze-and-excitation layers over the audio, computed with PyTorch."""
     torch = pytest.importorskip("torch")
-    from frcrn_accel.export import read_weights
-    from frcrn_accel.network.module import _SqueezeExcitation, build_network
+    from frcrn_accel.network.module import build_network
+    from frcrn_accel.network.operators import Operators
 
-    network = build_network(read_weights(denoiser._file.path))
-    means = []
-    for module in network.modules():
-        if isinstance(module, _SqueezeExcitation):
-            # In the order in which a signal meets them, which is that of the states.
-            module.register_forward_hook(lambda _, inputs, __: means.append(inputs[0].numpy()))
+    means = []  # in the order in which a signal passes the layers, which is that of the states
+
+    class Recording(Operators):
+        def means(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            x, found = super().means(x)
+            means.append(found.numpy())
+            return x, found
+
+    network = build_network(read_weights(denoiser.model_path), Recording())
     with torch.inference_mode():
         network(torch.from_numpy(audio))
     return Statistics(np.concatenate([mean.reshape(len(audio), -1) for mean in means], axis=1), 1.0)

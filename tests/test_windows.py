@@ -28,7 +28,7 @@ def test_every_length_is_covered_once(windowing, frames):
 
 
 @pytest.mark.parametrize("frames", [51, 76, 120, 700])
-def test_neighbours_have_the_context_that_was_asked_for(frames):
+def test_neighbours_have_the_requested_context(frames):
     plan = SMALL.plan(frames * HOP, RATE, HOP)
     assert len(plan) > 1
     for earlier, later in pairwise(plan):
@@ -39,7 +39,7 @@ def test_neighbours_have_the_context_that_was_asked_for(frames):
 
 
 def test_work_grows_without_steps():
-    # One frame more than fits one window costs about the overlap more, not a second window.
+    # One frame more than one window costs about one overlap more, not a whole second window.
     whole, cut = (SMALL.plan(frames * HOP, RATE, HOP) for frames in (50, 51))
     assert len(whole) == 1
     assert len(cut) == 2
@@ -63,6 +63,6 @@ def test_impossible_lengths_are_refused(arguments):
 
 
 @pytest.mark.parametrize("samples", [0, -320, 321])
-def test_plan_wants_whole_hops(samples):
+def test_plan_requires_whole_hops(samples):
     with pytest.raises(ValueError, match="positive multiple of 320"):
         SMALL.plan(samples, RATE, HOP)

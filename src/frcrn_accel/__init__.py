@@ -1,4 +1,4 @@
-"""FRCRN speech denoising, fast and exact on whatever engine a machine has.
+"""Denoise speech with FRCRN, on the fastest backend that a machine has.
 
 >>> from frcrn_accel import Denoiser
 >>> denoiser = Denoiser()
@@ -7,7 +7,7 @@
 
 from frcrn_accel._version import __version__
 from frcrn_accel.backends import Backend, BackendStatus, Session, backend_statuses
-from frcrn_accel.denoiser import Denoiser, FileReport
+from frcrn_accel.denoiser import Denoiser, DenoiserOptions, FileReport, StreamOptions
 from frcrn_accel.errors import (
     AudioError,
     AudioTooLongError,
@@ -29,7 +29,8 @@ from frcrn_accel.errors import (
     UnknownBackendError,
     UnsupportedPrecisionError,
 )
-from frcrn_accel.models import KnownModel, ModelFile, ModelMetadata, known_models
+from frcrn_accel.models import KnownModel, ModelFile, ModelMetadata, Recipe, known_models
+from frcrn_accel.streaming import Stream
 from frcrn_accel.windows import Windowing
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "BenchError",
     "CorpusError",
     "Denoiser",
+    "DenoiserOptions",
     "EngineError",
     "ExportError",
     "FileReport",
@@ -54,9 +56,12 @@ __all__ = [
     "OutputExistsError",
     "QualityError",
     "QuantizeError",
+    "Recipe",
     "ServeError",
     "Session",
     "SoundCardError",
+    "Stream",
+    "StreamOptions",
     "TrainingError",
     "UnknownBackendError",
     "UnsupportedPrecisionError",

@@ -1,4 +1,4 @@
-"""Writing a file so that it is either whole or not there."""
+"""Write files atomically: a file is either complete or absent."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["replacing"]
 
 @contextmanager
 def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Give a new, empty file beside `path`; move it to `path` when the block ends, drop it if an error ends it.
+    """Create an empty temporary file next to `path`, and move it to `path` when the block ends without an error.
 
     Args:
-        path: The file to make.
-        overwrite: Replace a file that is there.
+        path: The file to write.
+        overwrite: Replace an existing file.
 
     Raises:
-        OutputExistsError: `path` is there, before or after the block, and `overwrite` is false.
-        OSError: The folder is missing or not writable.
+        OutputExistsError: `path` is a folder; or it exists, before or after the block, and `overwrite` is false.
+        OSError: The folder does not exist or is not writable.
     """
     _refuse_existing(path, overwrite)
-    # Short, so that the longest legal name of `path` does not become an illegal one; created with the user's umask.
+    # The stem is cut so that the longest legal name stays legal. The file gets the mode of the user's umask.
     temporary = path.with_name(f".{path.stem[:32]}-{secrets.token_hex(4)}{path.suffix}")
     temporary.touch(exist_ok=False)
     try:
@@ -40,4 +40,4 @@ def _refuse_existing(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise OutputExistsError(f"{str(path)!r} is a folder")
     if path.exists() and not overwrite:
-        raise OutputExistsError(f"{str(path)!r} exists: choose another name or ask to overwrite it")
+        raise OutputExistsError(f"{str(path)!r} exists: choose another name, or overwrite it")

@@ -1,7 +1,7 @@
-"""Audio as numbers: array formats, sample formats, rates and levels. No engine and no files.
+"""Array formats, sample formats, rates and levels of audio, without engines and files.
 
-Inside the library audio is `float32 (channels, samples)` with full scale at 1.0, handed on in blocks: an
-iterable of such arrays whose samples follow each other.
+Inside the library, audio is `float32 (channels, samples)` with full scale at 1.0. Long audio is passed in blocks: an
+iterable of consecutive arrays.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ __all__ = [
 
 MIN_SAMPLE_RATE_HZ = 8_000
 MAX_SAMPLE_RATE_HZ = 192_000
-MAX_CHANNELS = 64  # more is nearly always a (samples, channels) array that wants a transpose
+MAX_CHANNELS = 64  # with more, it is nearly always an array of (samples, channels)
 
 TARGET_LEVEL = 10 ** (-25 / 20)  # upstream's pipelines bring active speech to -25 dBFS RMS (FRCRN's `audio_norm`)
-SILENCE_LEVEL = 10 ** (-140 / 20)  # below this RMS a signal is left as it is: it has nothing to normalise
+SILENCE_LEVEL = 10 ** (-140 / 20)  # signals below this RMS are not scaled
 
-# What audio may be of, and what in it stands for 1.0.
+# The supported dtypes, and the value that stands for 1.0.
 _FULL_SCALE: Mapping[np.dtype[Any], float] = {
     np.dtype(np.float32): 1.0,
     np.dtype(np.float64): 1.0,
@@ -57,12 +57,12 @@ Blocks = Iterable[NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Layout:
-    """What an array looked like, so that the result can be given back in the same form.
+    """The form of an array or tensor, to return the result in the same form.
 
     Attributes:
         dtype: float32, float64, int16 or int32.
-        mono: Whether the array was `(samples,)`.
-        torch_device: The device of a torch tensor; None for a numpy array.
+        mono: Whether the shape was `(samples,)`.
+        torch_device: Device of a torch tensor; None for a numpy array.
     """
 
     dtype: np.dtype[Any]
@@ -70,7 +70,7 @@ class Layout:
     torch_device: Any = None
 
     def pack(self, audio: NDArray[np.float32]) -> Any:
-        """Turn `float32 (channels, samples)` into the form of the original."""
+        """Convert `float32 (channels, samples)` to the original form."""
         out: Any = audio[0] if self.mono else audio
         if self.dtype.kind == "i":
             out = float_to_int(out, 8 * self.dtype.itemsize)
@@ -81,15 +81,18 @@ class Layout:
 
 
 def unpack(audio: Any) -> tuple[NDArray[np.float32], Layout]:
-    """Turn what a caller passed into `float32 (channels, samples)` and remember its form.
+    """Convert an array or tensor to `float32 (channels, samples)`.
 
     Args:
         audio: numpy array or torch tensor, `(samples,)` or `(channels, samples)`, float32, float64, int16 or int32.
 
+    Returns:
+        The samples, and the layout that converts a result back.
+
     Raises:
-        AudioError: Another type, dtype or shape.
+        AudioError: The type, dtype or shape is not supported.
     """
-    torch = sys.modules.get("torch")  # a caller who has a tensor has imported torch
+    torch = sys.modules.get("torch")  # whoever passes a tensor has imported torch
     device = None
     if torch is not None and isinstance(audio, torch.Tensor):
         device = audio.device
@@ -108,22 +111,22 @@ def unpack(audio: Any) -> tuple[NDArray[np.float32], Layout]:
             f"{audio.shape}; transpose an array of (samples, channels)"
         )
     rows = audio[None] if audio.ndim == 1 else audio
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which `check_finite` refuses
+    with np.errstate(over="ignore"):  # float64 values beyond float32 become inf; `check_finite` rejects them
         samples = (rows / full_scale if full_scale != 1.0 else rows).astype(np.float32)
     return samples, Layout(native, audio.ndim == 1, device)
 
 
 def float_to_int(audio: NDArray[np.float32], bits: int) -> NDArray[np.int64]:
-    """Full scale at 1.0 to signed integers of so many bits, rounded and clipped, never wrapped."""
+    """Convert audio with full scale at 1.0 to signed integers of `bits` bits, rounded and clipped."""
     full_scale = 1 << (bits - 1)
     return np.clip(np.rint(audio.astype(np.float64) * full_scale), -full_scale, full_scale - 1).astype(np.int64)
 
 
 def check_format(sample_rate_hz: int, channels: int) -> None:
-    """Refuse rates and channel counts outside the supported range.
+    """Check that a rate and a channel count are supported.
 
     Raises:
-        AudioError: With the legal range.
+        AudioError: One of them is out of range.
     """
     if not MIN_SAMPLE_RATE_HZ <= sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
         raise AudioError(f"sample rate must be {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ} Hz, got {sample_rate_hz}")
@@ -132,10 +135,10 @@ def check_format(sample_rate_hz: int, channels: int) -> None:
 
 
 def whole_hz(sample_rate: float) -> int:
-    """A sample rate as an integer.
+    """Return a sample rate as an integer.
 
     Raises:
-        AudioError: It is none.
+        AudioError: `sample_rate` is not a whole number of Hz.
     """
     if not float(sample_rate).is_integer():
         raise AudioError(f"sample rate must be a whole number of Hz, got {sample_rate}")
@@ -143,40 +146,46 @@ def whole_hz(sample_rate: float) -> int:
 
 
 def check_attenuation_limit(limit_db: float | None) -> None:
-    """Refuse an attenuation limit that is none.
+    """Check that an attenuation limit is valid.
 
     Raises:
-        ValueError: It is negative, or not a number.
+        ValueError: The limit is negative or NaN.
     """
     if limit_db is not None and not limit_db >= 0:
         raise ValueError(f"attenuation_limit_db must be 0 or more, got {limit_db}")
 
 
 def dry_share_of(limit_db: float | None) -> float:
-    """Amplitude of the signal as it came in that takes away at most so many dB of noise; 0 for no limit."""
+    """Return the share of the input, as amplitude, that limits noise attenuation to `limit_db` dB; 0 for None."""
     return 0.0 if limit_db is None else float(10 ** (-limit_db / 20))
 
 
 def check_finite(block: NDArray[np.float32], offset: int) -> None:
-    """Refuse NaN and infinity.
+    """Check that a block has no NaN or infinity.
 
     Args:
         block: `(channels, samples)`.
         offset: Position of the block in its signal, for the message.
 
     Raises:
-        AudioError: With the channel and the sample.
+        AudioError: A value is not finite; the message names the first.
     """
     if not np.isfinite(block).all():
         channel, sample = np.argwhere(~np.isfinite(block))[0]
-        raise AudioError(f"audio holds NaN or infinity, first in channel {channel} at sample {offset + sample}")
+        raise AudioError(f"audio contains NaN or infinity, first in channel {channel} at sample {offset + sample}")
 
 
 def resample(blocks: Blocks, from_hz: int, to_hz: int, channels: int) -> Iterator[NDArray[np.float32]]:
-    """Change the rate of a signal given in blocks; the result does not depend on how it is cut into blocks.
+    """Resample a signal in blocks. The result does not depend on the block sizes.
 
-    A short run of zeros at the end makes sure that `samples * to_hz / from_hz` is rounded up, never down: cut the
-    result with `fit_length`.
+    The result has at least `samples * to_hz / from_hz` samples, because a few zeros are added at the end; cut it with
+    `fit_length`.
+
+    Args:
+        blocks: The signal, `float32 (channels, samples)` each.
+        from_hz: Its rate.
+        to_hz: The rate of the result.
+        channels: Number of channels.
     """
     if from_hz == to_hz:
         yield from blocks
@@ -193,7 +202,7 @@ def resample(blocks: Blocks, from_hz: int, to_hz: int, channels: int) -> Iterato
 
 
 def fit_length(blocks: Blocks, samples: int, channels: int) -> Iterator[NDArray[np.float32]]:
-    """Cut a signal to a length, or fill it up with zeros."""
+    """Cut a signal in blocks to `samples` samples, or pad it with zeros."""
     left = samples
     for block in blocks:
         yield block[:, :left]
@@ -203,12 +212,12 @@ def fit_length(blocks: Blocks, samples: int, channels: int) -> Iterator[NDArray[
 
 
 def mix_dry(wet: Blocks, dry: Blocks, dry_share: float) -> Iterator[NDArray[np.float32]]:
-    """Mix two signals of the same length that may be cut into different blocks.
+    """Mix two signals of equal length, which may have different block sizes.
 
     Args:
         wet: The denoised signal.
-        dry: The signal as it came in.
-        dry_share: Amplitude of the dry signal, 0 to 1; the wet one gets the rest.
+        dry: The input signal.
+        dry_share: Share of the input, as amplitude, 0 to 1.
     """
     dry_blocks = iter(dry)
     kept: NDArray[np.float32] | None = None
@@ -222,20 +231,19 @@ def mix_dry(wet: Blocks, dry: Blocks, dry_share: float) -> Iterator[NDArray[np.f
 
 
 def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> tuple[int, NDArray[np.float64]]:
-    """Length of a signal and the gain that brings each channel to the level the model was trained at.
+    """Measure the length of a signal, and the gain that brings each channel to the level the model was trained at.
 
-    Upstream scales in two stages: to -25 dBFS over everything, then again so that the samples above the mean
-    power (the active ones) are at -25 dBFS. The first stage cancels out, so what is left is the RMS of the samples
-    above the mean power. A channel without such samples (a square wave, silence) uses its plain RMS, and a channel
-    below -140 dBFS gets gain 1: it is silence and stays silence.
+    Upstream scales in two stages: first to -25 dBFS over all samples, then so that the samples above the mean power
+    (the active ones) are at -25 dBFS. The first stage cancels out; the level is the RMS of the samples above the mean
+    power. A channel without such samples (a square wave, silence) uses its plain RMS. A channel below -140 dBFS is
+    silence and gets gain 1.
 
     Args:
-        open_blocks: Gives the signal from its start each time it is called; it is read twice.
+        open_blocks: Returns the signal from its start, each time it is called; it is read twice.
         channels: Number of channels.
 
     Returns:
         The number of samples, and the gains, shape `(channels,)`.
-
     """
     samples = 0
     energy = np.zeros(channels)
@@ -255,5 +263,5 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> tuple[in
 
 
 def gain_of(level: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The gain that brings the level of active speech, an RMS, to the one the model was trained at; 1 for silence."""
+    """Return the gain from an RMS of active speech to the level the model was trained at; 1 for silence."""
     return np.where(level > SILENCE_LEVEL, TARGET_LEVEL / np.maximum(level, SILENCE_LEVEL), 1.0)

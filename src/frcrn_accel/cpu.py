@@ -1,4 +1,4 @@
-"""How many CPU threads this process may use, and how busy the machine is."""
+"""Count the CPUs that this process may use, and measure how busy the machine is."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ _STAT = Path("/proc/stat")
 
 
 def available_cpus(cgroup: Path = _CGROUP) -> int:
-    """CPUs this process may use: its affinity, limited by its container's quota. At least 1.
+    """Return the number of CPUs that this process may use: its affinity, limited by its container's quota.
 
-    Engines that are not told size their thread pool by the host's cores, which a container has only a share of.
+    By default, engines size their thread pools by the host's cores, of which a container may have only a share.
 
     Args:
-        cgroup: Where the control group file system is mounted.
+        cgroup: Mount point of the control group file system.
+
+    Returns:
+        At least 1.
     """
     cpus = affinity_cpus() or os.cpu_count() or 1
     return max(1, min(cpus, quota_cpus(cgroup) or cpus))
 
 
 def affinity_cpus() -> int | None:
-    """CPUs this process is allowed on; None where systems have no such thing (macOS and Windows)."""
+    """Return the number of CPUs in this process's affinity; None on systems without it (macOS and Windows)."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:
@@ -33,7 +36,7 @@ def affinity_cpus() -> int | None:
 
 
 def quota_cpus(cgroup: Path = _CGROUP) -> int | None:
-    """The container's CPU quota in whole CPUs, rounded up; None without one."""
+    """Return the container's CPU quota in CPUs, rounded up; None without a quota."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()  # version 2
     except (OSError, ValueError):
@@ -48,10 +51,13 @@ def quota_cpus(cgroup: Path = _CGROUP) -> int | None:
 
 
 def busy_cpu_s(stat: Path = _STAT) -> float | None:
-    """CPU time that has gone to all processes since the machine started, or to other virtual machines; else None.
+    """Return the CPU time spent since the machine started, on all processes and other virtual machines, in seconds.
 
     Args:
-        stat: Where Linux tells it; other systems do not.
+        stat: The file with Linux's CPU times.
+
+    Returns:
+        None on systems without the file.
     """
     try:
         fields = stat.read_text().split("\n", 1)[0].split()

@@ -1,26 +1,26 @@
-"""Every error this library raises on purpose.
+"""Errors that this library raises on purpose.
 
 ::
 
     FrcrnAccelError
     ├── AudioError          the audio cannot be denoised: not finite, unreadable, out of range (also a ValueError)
-    │   └── AudioTooLongError  it is longer than a limit that was set
-    ├── OutputExistsError   the output file is there and overwriting was not asked for (also a FileExistsError)
+    │   └── AudioTooLongError  it is longer than the limit
+    ├── OutputExistsError   the output file exists and overwriting was not requested (also a FileExistsError)
     ├── ModelError          a model file or checkpoint is missing, damaged or not an FRCRN
-    ├── ExportError         the exported graph did not match the checkpoint it came from
-    ├── QuantizeError       a model cannot be quantized as asked (also a ValueError)
-    ├── QualityError        a quantized model is further from its source than the quality gate allows
+    ├── ExportError         the exported graph does not match its checkpoint
+    ├── QuantizeError       a model cannot be quantized as requested (also a ValueError)
+    ├── QualityError        a quantized model differs more from its source than the quality gate allows
     ├── TrainingError       a training config is wrong, its audio is missing, or training diverged (also a ValueError)
-    ├── BenchError          a benchmark cannot be run as asked, or what it measures has failed (also a ValueError)
-    ├── CorpusError         a job over many files cannot be done as asked, or cannot go on (also a ValueError)
-    ├── SoundCardError      there is no sound card here, or it does not do what was asked
-    ├── ServeError          the server cannot be started as asked, or did not end in order
+    ├── BenchError          a benchmark cannot run as requested, or a measured process failed (also a ValueError)
+    ├── CorpusError         a job over many files cannot run as requested, or stopped (also a ValueError)
+    ├── SoundCardError      no usable sound card, or it does not support the request
+    ├── ServeError          the server cannot start as requested, or did not shut down cleanly
     ├── MissingExtraError   a feature needs a package of an extra that is not installed (also an ImportError)
     └── BackendError
         ├── UnknownBackendError    no backend of that name is installed (also a LookupError)
         ├── UnsupportedPrecisionError   the backend does not compute in that number format (also a ValueError)
         ├── BackendUnavailable     the backend is installed but cannot run here
-        └── EngineError            the engine failed while it ran, or gave numbers that are not finite
+        └── EngineError            the engine failed at run time, or returned NaN or infinity
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ __all__ = [
 
 
 class FrcrnAccelError(Exception):
-    """Base of all errors of this library; its text is one line that can be shown to a person."""
+    """Base of all errors of this library. Its message is one line that can be shown to users."""
 
 
 class AudioError(FrcrnAccelError, ValueError):
@@ -60,11 +60,11 @@ class AudioError(FrcrnAccelError, ValueError):
 
 
 class AudioTooLongError(AudioError):
-    """The audio is longer than a limit that was set."""
+    """The audio is longer than the limit."""
 
 
 class OutputExistsError(FrcrnAccelError, FileExistsError):
-    """The output file exists and overwriting it was not asked for."""
+    """The output file exists and overwriting was not requested."""
 
 
 class ModelError(FrcrnAccelError):
@@ -72,22 +72,22 @@ class ModelError(FrcrnAccelError):
 
 
 class ExportError(FrcrnAccelError):
-    """The exported graph did not match the checkpoint it came from; nothing was written."""
+    """The exported graph does not match its checkpoint; nothing was written."""
 
 
 class QuantizeError(FrcrnAccelError, ValueError):
-    """The model cannot be quantized as asked: unknown method or layer group, no calibration audio, no gate audio."""
+    """The model cannot be quantized as requested: unknown method or layer group, or no audio to measure on."""
 
 
 class QualityError(FrcrnAccelError):
-    """The quantized model is further from its source than the quality gate allows; nothing was written.
+    """The quantized model differs more from its source than the quality gate allows; nothing was written.
 
     Args:
-        message: What was measured, what is allowed, and which layers to keep in float.
+        message: The measurements, the limits, and the layers to keep in float.
         report: The `quantize.QuantizeReport` with all measurements.
 
     Attributes:
-        report: The argument.
+        report: See above.
     """
 
     def __init__(self, message: str, report: Any) -> None:
@@ -100,28 +100,31 @@ class TrainingError(FrcrnAccelError, ValueError):
 
 
 class BenchError(FrcrnAccelError, ValueError):
-    """A benchmark cannot be run as asked, or a process that it measures has failed."""
+    """A benchmark cannot run as requested, or a measured process failed."""
 
 
 class CorpusError(FrcrnAccelError, ValueError):
-    """A job over many files cannot be done as asked, or cannot go on, because the disk is full for instance."""
+    """A job over many files cannot run as requested, or stopped, for example because the disk is full."""
 
 
 class SoundCardError(FrcrnAccelError):
-    """There is no sound card, or no such device, or it does not do what was asked; the text says what to install."""
+    """No usable sound card or device, or it does not support the request."""
 
 
 class ServeError(FrcrnAccelError):
-    """The server cannot be started as asked, or did not end in order."""
+    """The server cannot start as requested, or did not shut down cleanly."""
 
 
 class MissingExtraError(FrcrnAccelError, ImportError):
     """A feature needs packages that are not installed.
 
     Args:
-        feature: What was asked for, as the start of a sentence.
-        extra: Name of the extra that brings the packages.
-        cause: The import error, for its text.
+        feature: The feature, as the start of a sentence.
+        extra: Name of the extra with the packages.
+        cause: The import error; its message becomes part of this one's.
+
+    Attributes:
+        extra: See above.
     """
 
     def __init__(self, feature: str, extra: str, cause: ImportError) -> None:
@@ -130,7 +133,7 @@ class MissingExtraError(FrcrnAccelError, ImportError):
 
 
 class BackendError(FrcrnAccelError):
-    """Base of the errors around engines."""
+    """Base of the errors of backends and engines."""
 
 
 class UnknownBackendError(BackendError, LookupError):
@@ -138,12 +141,12 @@ class UnknownBackendError(BackendError, LookupError):
 
 
 class UnsupportedPrecisionError(BackendError, ValueError):
-    """A backend does not compute in the number format that was asked for.
+    """A backend does not compute in the requested number format.
 
     Args:
         backend: Name of the backend.
-        precision: What was asked for.
-        precisions: What it offers.
+        precision: The requested precision.
+        precisions: The supported ones.
     """
 
     def __init__(self, backend: str, precision: str, precisions: Sequence[str]) -> None:
@@ -159,7 +162,7 @@ class BackendUnavailable(BackendError):
         remedy: What to install or do.
 
     Attributes:
-        backend, reason, remedy: The arguments.
+        backend, reason, remedy: See above.
     """
 
     def __init__(self, backend: str, reason: str, remedy: str) -> None:
@@ -170,9 +173,28 @@ class BackendUnavailable(BackendError):
 
 
 class EngineError(BackendError):
-    """The engine failed while it ran, or gave numbers that are not finite."""
+    """The engine failed at run time, or returned NaN or infinity."""
 
 
 def install_hint(extra: str) -> str:
-    """The pip line that installs an extra."""
+    """Return the pip command that installs an extra."""
     return f"pip install 'frcrn-accel[{extra}]'"
+
+
+def one_line(error: Exception, *, skip: str | None = None, with_type: bool = False) -> str:
+    """Return an error on one line: the first line of its message, or the name of its type if the message is empty.
+
+    >>> one_line(RuntimeError("out of memory\\nat node 7"))
+    'out of memory'
+
+    Args:
+        error: The error, usually one of another library.
+        skip: Leave out lines that start with this.
+        with_type: Put the name of the type in front.
+    """
+    name = type(error).__name__
+    lines = (line.strip() for line in str(error).splitlines())
+    text = next((line for line in lines if line and not (skip and line.startswith(skip))), "")
+    if not text:
+        return name
+    return f"{name}: {text}" if with_type else text

@@ -1,4 +1,4 @@
-"""Audio files: reading in blocks, and writing so that a file is either whole or not there."""
+"""Read audio files in blocks, and write them atomically: a file is either complete or absent."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ __all__ = [
 
 _BLOCK_SAMPLES = 1 << 16
 _WAV_LIMIT_BYTES = 1 << 32
-_PROBE_BYTES = 1 << 20  # about what a write of libsndfile takes
+_PROBE_BYTES = 1 << 20  # about as much as libsndfile writes at once
 _TAGS = ("title", "copyright", "artist", "comment", "date", "album", "license", "tracknumber", "genre")
 _INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
-# libsndfile lists these, but only reads them.
+# libsndfile lists these encodings, but can only read them.
 _READ_ONLY = {("MP3", "MPEG_LAYER_I"), ("MP3", "MPEG_LAYER_II"), ("WAV", "MPEG_LAYER_III")}
-_FORMAT_OF_SUFFIX = {".aif": "AIFF", ".oga": "OGG", ".opus": "OGG"}  # the others are their format's name
+_CONTAINERS = {".aif": "AIFF", ".oga": "OGG", ".opus": "OGG"}  # other suffixes are the container's name
 
 
 @dataclass(frozen=True)
 class AudioFile:
-    """What an audio file holds.
+    """The properties of an audio file.
 
     Attributes:
-        path: Where it is.
-        sample_rate_hz: Its rate.
-        channels: Its channels.
-        samples: Samples of each channel, as its header says.
-        format: libsndfile's name of its format, e.g. `"WAV"`.
-        subtype: libsndfile's name of its encoding, e.g. `"PCM_16"`.
-        tags: Title, artist and such.
+        path: Path of the file.
+        sample_rate_hz: Sample rate.
+        channels: Number of channels.
+        samples: Samples per channel, according to the header.
+        format: Container, by libsndfile's name, e.g. `"WAV"`.
+        subtype: Encoding, by libsndfile's name, e.g. `"PCM_16"`.
+        tags: Title, artist and other text in the file.
     """
 
     path: Path
@@ -60,7 +60,10 @@ class AudioFile:
     tags: dict[str, str]
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """The audio from its start, as `float32 (channels, samples)`.
+        """Read the audio from its start.
+
+        Yields:
+            Blocks of `float32 (channels, samples)`.
 
         Raises:
             AudioError: The file cannot be decoded to its end.
@@ -71,13 +74,13 @@ class AudioFile:
 
 
 def open_audio(path: Path) -> AudioFile:
-    """Look at an audio file.
+    """Read the properties of an audio file.
 
     Raises:
-        AudioError: It is missing, no audio file, or outside the supported rates and channels.
+        AudioError: The file does not exist, is not audio, or its rate or channel count is not supported.
     """
     if not path.is_file():
-        raise AudioError(f"{str(path)!r} {'is no file' if path.exists() else 'does not exist'}")
+        raise AudioError(f"{str(path)!r} {'is not a file' if path.exists() else 'does not exist'}")
     with _reading(path), soundfile.SoundFile(path) as file:
         check_format(file.samplerate, file.channels)
         tags = {tag: text for tag in _TAGS if (text := getattr(file, tag))}
@@ -85,16 +88,16 @@ def open_audio(path: Path) -> AudioFile:
 
 
 def audio_suffixes() -> set[str]:
-    """Suffixes of the formats that can be read and written, lower case, with the dot."""
-    return {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"} | _FORMAT_OF_SUFFIX.keys()
+    """Return the suffixes of the formats that can be read and written, in lower case, with the dot."""
+    return {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"} | _CONTAINERS.keys()
 
 
 def audio_files(folder: Path, *, but_not_in: Path | None = None) -> list[Path]:
-    """The files in a folder, and in all folders below it, whose suffix is that of an audio format, sorted.
+    """Return the sorted files in a folder and its subfolders whose suffix is that of an audio format.
 
     Args:
-        folder: Where to look.
-        but_not_in: A folder whose files do not count, such as that of the outputs.
+        folder: The folder.
+        but_not_in: A folder to leave out, such as that of the outputs.
     """
     suffixes = audio_suffixes()
     left_out = None
@@ -108,13 +111,13 @@ def audio_files(folder: Path, *, but_not_in: Path | None = None) -> list[Path]:
 
 
 def check_targets(pairs: Iterable[tuple[str, str]]) -> None:
-    """Refuse two sources with one target.
+    """Check that all targets differ.
 
     Args:
-        pairs: Sources and their targets.
+        pairs: Each source with its target.
 
     Raises:
-        AudioError: With both sources.
+        AudioError: Two sources have the same target; the message names both.
     """
     sources: dict[str, str] = {}
     for source, target in pairs:
@@ -124,10 +127,10 @@ def check_targets(pairs: Iterable[tuple[str, str]]) -> None:
 
 
 class AudioWriter:
-    """Takes blocks for a file.
+    """Writes blocks to an audio file.
 
     Attributes:
-        clipped_samples: Samples beyond full scale so far; an integer encoding clips them.
+        clipped_samples: Number of samples beyond full scale that an integer encoding has clipped so far.
     """
 
     def __init__(self, file: soundfile.SoundFile) -> None:
@@ -136,12 +139,12 @@ class AudioWriter:
         self.clipped_samples = 0
 
     def write(self, block: NDArray[np.float32]) -> None:
-        """Append `float32 (channels, samples)`."""
+        """Append a block, `float32 (channels, samples)`."""
         if self._bits is None:
             self._file.write(block.T)
             return
-        # libsndfile reads full scale as 1.0 but writes 1.0 as one step less, so integers are made here, in the upper
-        # bits of an int32: what comes in and is not changed goes out bit for bit.
+        # libsndfile reads full scale as 1.0, but writes 1.0 as one integer less. Integers are therefore made here, in
+        # the upper bits of an int32, so that unchanged samples are written bit for bit.
         self.clipped_samples += int(np.count_nonzero(np.abs(block) > 1.0))
         shifted = float_to_int(block, self._bits) << (32 - self._bits)
         self._file.write(shifted.T.astype(np.int32))
@@ -149,15 +152,15 @@ class AudioWriter:
 
 @contextmanager
 def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[AudioWriter]:
-    """Write an audio file; it appears under its name when the block ends without an error.
+    """Create an audio file. It appears under its name when the block ends without an error.
 
     Args:
-        path: The file to make; its suffix tells the format.
-        like: Rate, channels, tags and, if the format has it, encoding come from here.
-        overwrite: Replace a file that is there.
+        path: The file to write; its suffix selects the format.
+        like: Source of rate, channels, tags and, if the format supports it, encoding.
+        overwrite: Replace an existing file.
 
     Raises:
-        AudioError: The format is unknown or cannot hold this audio, or the folder is not writable.
+        AudioError: The format is unknown or cannot store this audio, or the folder is not writable.
         OutputExistsError: `path` exists and `overwrite` is false.
     """
     file_format, subtype = _target_format(path, like)
@@ -178,10 +181,10 @@ def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[Au
 
 
 def _try_to_write(path: Path) -> None:
-    """Let the system say what libsndfile does not: that the disk is full, for instance.
+    """Write to a file to get the system's reason for an error of libsndfile, such as a full disk.
 
     Raises:
-        OSError: It does.
+        OSError: Writing fails.
     """
     with path.open("ab") as file:
         file.write(bytes(_PROBE_BYTES))
@@ -190,16 +193,14 @@ def _try_to_write(path: Path) -> None:
 
 
 def _target_format(path: Path, like: AudioFile) -> tuple[str, str]:
-    """libsndfile's format and encoding for a new file."""
+    """Return libsndfile's container and encoding for a new file."""
     suffix = path.suffix.lower()
-    if suffix == like.path.suffix.lower():
-        file_format = like.format
-    else:
-        file_format = _FORMAT_OF_SUFFIX.get(suffix, suffix[1:].upper())
+    same_suffix = suffix == like.path.suffix.lower()
+    file_format = like.format if same_suffix else _CONTAINERS.get(suffix, suffix[1:].upper())
     if file_format == "RAW" or file_format not in soundfile.available_formats():
         raise AudioError(f"{str(path)!r}: unknown audio format {suffix!r}; try .wav, .flac, .ogg or .mp3")
     if file_format in ("WAV", "WAVEX") and like.samples * like.channels * 8 >= _WAV_LIMIT_BYTES:
-        file_format = "RF64"  # the WAV for sizes beyond 32 bits
+        file_format = "RF64"  # WAV with 64-bit sizes
     subtypes = soundfile.available_subtypes(file_format)
     if suffix == ".opus":
         return file_format, "OPUS"

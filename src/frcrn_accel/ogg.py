@@ -1,7 +1,7 @@
-"""Ogg files that depend on what is in them alone.
+"""Make Ogg files reproducible.
 
-libsndfile gives the stream in a file a random number, which is in each of its pages, with a checksum. So the same
-audio becomes another file each time.
+libsndfile gives the logical stream in a file a random serial number, which is part of each page and its checksum.
+Without this module, the same audio would be written to a different file each time.
 
 Source: RFC 3533, "The Ogg Encapsulation Format", section 6.
 """
@@ -14,14 +14,14 @@ from pathlib import Path
 
 __all__ = ["number_stream"]
 
-_HEADER = struct.Struct("<4sBBqIIIB")  # pattern, version, type, position, stream, page, checksum, segments
+_HEADER = struct.Struct("<4sBBqIIIB")  # pattern, version, type, position, serial number, page, checksum, segments
 _STREAM_AT, _CHECKSUM_AT = 14, 22
 _STREAM = 1
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def number_stream(path: Path) -> None:
-    """Give the one stream of an Ogg file a number that is always the same.
+    """Set the serial number of the single logical stream in an Ogg file to a constant.
 
     Raises:
         OSError: The file cannot be read or written.
@@ -40,6 +40,6 @@ def number_stream(path: Path) -> None:
 
 
 def _checksum(page: bytearray) -> int:
-    """The CRC of Ogg: that of zlib with the bits of all bytes the other way round, from 0 and not inverted."""
+    """Return the CRC of an Ogg page: zlib's, with the bits of all bytes reversed, initial value 0, not inverted."""
     reflected = zlib.crc32(page.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{reflected:032b}"[::-1], 2)

@@ -1,4 +1,4 @@
-"""The way of a signal through the model, block by block, in memory that does not grow with its length.
+"""Denoise a signal block by block, in memory that does not grow with its length.
 
 ::
 
@@ -6,7 +6,7 @@
         │                                                                                             │
         └──────────────── dry share (attenuation limit) ─────────────── + ───────── resample back ────┘
 
-A signal is read two times before that, for its level: one gain for the whole of each channel.
+The signal is read twice before that to measure its level: each channel gets one gain for its whole length.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ __all__ = ["Engine", "Signal", "denoise_signal"]
 
 @dataclass(frozen=True)
 class Signal:
-    """Audio that can be read from its start as often as needed.
+    """Audio that can be read from its start repeatedly.
 
     Attributes:
-        open_blocks: Gives the blocks, `float32 (channels, samples)`, from the start each time it is called.
-        sample_rate_hz: Its rate.
-        channels: Its channels.
-        max_samples: It is refused if it goes on for longer; None for no limit.
+        open_blocks: Returns the blocks, `float32 (channels, samples)`, from the start, each time it is called.
+        sample_rate_hz: Sample rate.
+        channels: Number of channels.
+        max_samples: Maximum length in samples; None for no limit.
     """
 
     open_blocks: Callable[[], Blocks]
@@ -45,13 +45,13 @@ class Signal:
 
 @dataclass(frozen=True)
 class Engine:
-    """A loaded model and how it is to be used.
+    """A loaded model, and how to run it.
 
     Attributes:
-        session: The model in an engine.
-        metadata: What the model says of itself.
-        windowing: How long signals are cut.
-        batch_size: Windows for one call of the session, counted over all channels.
+        session: The loaded model.
+        metadata: Metadata of the model.
+        windowing: How to cut long signals into windows.
+        batch_size: Windows per call of the session; each channel counts.
     """
 
     session: Session
@@ -61,18 +61,18 @@ class Engine:
 
 
 def denoise_signal(signal: Signal, engine: Engine, dry_share: float) -> Iterator[NDArray[np.float32]]:
-    """Denoise.
+    """Denoise a signal.
 
     Args:
-        signal: What to denoise.
-        engine: What to denoise it with.
-        dry_share: Amplitude of the signal as it came in that is mixed into the result, 0 to 1.
+        signal: The signal.
+        engine: The model.
+        dry_share: Share of the input to mix into the result, as amplitude, 0 to 1.
 
     Yields:
-        Blocks of the result: as many samples as the signal has, at its rate and level.
+        Blocks of the result, `float32 (channels, samples)`, at the rate and level of the signal and with its length.
 
     Raises:
-        AudioError: The signal holds NaN or infinity.
+        AudioError: The signal contains NaN or infinity.
         AudioTooLongError: It is too long.
         EngineError: The engine failed or gave numbers that are not finite.
     """
@@ -107,10 +107,10 @@ def denoise_signal(signal: Signal, engine: Engine, dry_share: float) -> Iterator
 def _enhance(
     blocks: Blocks, samples: int, gains: NDArray[np.float64], engine: Engine
 ) -> Iterator[NDArray[np.float32]]:
-    """Denoise at the model's rate: cut into windows, run, join."""
+    """Cut a signal at the model's rate into windows, denoise them and join the results."""
     hop = engine.metadata.hop_samples
-    # Silence around the signal puts each of its samples into as many STFT frames as any other; the first and last
-    # hop of what the model gives are not reliable.
+    # With silence around the signal, all of its samples are part of equally many STFT frames. The model's first and
+    # last hop of output are not reliable.
     margin = engine.metadata.frame_samples - hop
     padded = -(-(samples + 2 * margin) // hop) * hop
     plan = engine.windowing.plan(padded, engine.metadata.sample_rate_hz, hop)
@@ -124,7 +124,7 @@ def _enhance(
         batch = np.stack([feed.read(window.start, window.stop) for window in windows])
         denoised = _run(engine, (batch * gain).reshape(-1, batch.shape[-1])).reshape(batch.shape) / gain
         for index, (window, piece) in enumerate(zip(windows, denoised, strict=True), first):
-            # Before `position`, where its fade-in begins, the window's weights are zero.
+            # The window's weights are zero before `position`, where its fade-in begins.
             grown = (piece * window.weights())[:, position - window.start :]
             grown[:, : joined.shape[1]] += joined
             end = plan[index + 1].fade_in[0] if index + 1 < len(plan) else padded
@@ -133,26 +133,26 @@ def _enhance(
 
 
 def _run(engine: Engine, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Run rows of one length, at most `batch_size` at a time."""
+    """Run rows of equal length, at most `batch_size` per call."""
     parts = []
     for first in range(0, len(rows), engine.batch_size):
         part = rows[first : first + engine.batch_size]
         denoised = engine.session.run(part)
         if denoised.shape != part.shape:
-            raise EngineError(f"the engine gave {denoised.shape} for a batch of {part.shape}")
+            raise EngineError(f"the engine returned {denoised.shape} for a batch of {part.shape}")
         if not np.isfinite(denoised).all():
-            raise EngineError("the engine gave NaN or infinity for audio that has none")
+            raise EngineError("the engine returned NaN or infinity for finite audio")
         parts.append(denoised)
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 class _Feed:
-    """Reads windows out of blocks; forgets what lies before the last window's start.
+    """Reads windows from blocks, and keeps only what is needed from the last window's start.
 
     Args:
         blocks: The signal.
-        channels: Its channels.
-        margin: Zeros before it.
+        channels: Number of channels.
+        margin: Number of zeros to put before the signal.
     """
 
     def __init__(self, blocks: Blocks, channels: int, margin: int) -> None:
@@ -161,7 +161,7 @@ class _Feed:
         self._start = 0
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Samples `start` to `stop`, zeros where the signal has ended. `start` must not go back."""
+        """Return samples `start` to `stop`, with zeros after the end of the signal. `start` must not decrease."""
         pieces = [self._held[:, start - self._start :]]
         length = pieces[0].shape[1]
         while length < stop - start:

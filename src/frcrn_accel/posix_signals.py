@@ -1,4 +1,4 @@
-"""Signals that a process gets from its user or its system."""
+"""Handle signals such as SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ __all__ = ["handled"]
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], object], *signals: signal.Signals) -> Iterator[None]:
-    """Have signals handled by this until the block ends, and then as before. Only in the main thread."""
+    """Handle signals with `handler` until the block ends, then restore the previous handlers.
+
+    Python allows this in the main thread only.
+
+    Args:
+        handler: See `signal.signal`.
+        signals: The signals to handle.
+    """
     before = {number: signal.signal(number, handler) for number in signals}
     try:
         yield

@@ -1,4 +1,4 @@
-"""Progress of work that takes seconds to minutes."""
+"""Report the progress of work that takes seconds to minutes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 __all__ = ["Progress", "no_progress"]
 
 Progress = Callable[[str, int, int], None]
-"""Called with the name of a step, how many units of it are done, and how many there are."""
+"""Called with the name of the work, the number of units done, and their total."""
 
 
 def no_progress(what: str, done: int, total: int) -> None:

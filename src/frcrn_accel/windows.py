@@ -1,15 +1,15 @@
-"""Where a long signal is cut and how the pieces are joined: index arithmetic only, in samples of the model rate.
+"""Cut long signals into windows and join the results: index arithmetic only, in samples at the model's rate.
 
 The rule, for every length:
 
-1. A signal that fits into one window is one window: a whole pass.
-2. A longer one is cut into as few windows as can be, all of one length (so that an engine meets one shape per
-   signal and the model's squeeze-and-excitation layers average over equal spans), spread evenly from the first
-   sample to the last, on frame boundaries. Neighbours overlap by `past + fade + future`. The windows are only as
-   long as that takes, so the work grows with the length of the signal and never in steps.
-3. Neighbours are joined by a linear cross-fade that ends `future` before the earlier window's end, so that the
-   earlier window still has the look-ahead it needs there and the later one has all the remaining overlap as its
-   past. The weights of all windows add up to one at every sample.
+1. A signal that fits into one window is denoised in one window, a whole pass.
+2. A longer signal is cut into as few windows as possible. They all have the same length, so that an engine gets one
+   shape per signal and the model's squeeze-and-excitation layers average over equal spans. They are spread evenly
+   from the first sample to the last, and start at multiples of the hop. Neighbours overlap by at least
+   `past + fade + future`. Windows are no longer than necessary, so the work grows smoothly with the length.
+3. Neighbours are joined by a linear cross-fade that ends `future` before the end of the earlier window. There the
+   earlier window still has the look-ahead it needs, and the later one has the rest of the overlap as its past. The
+   weights of all windows add up to one at every sample.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ FRAME_S = 0.04
 
 @dataclass(frozen=True)
 class Window:
-    """One stretch of the signal that goes through the model in one piece.
+    """A piece of the signal that the model processes at once.
 
     Attributes:
         start: First sample.
         stop: One past the last sample.
-        fade_in: (first, one past last) sample over which the weight rises to 1; empty for the first window.
-        fade_out: The same where the weight falls to 0; empty for the last window.
+        fade_in: Samples (first, one past the last) over which the weight rises to 1; empty for the first window.
+        fade_out: Samples over which the weight falls to 0; empty for the last window.
     """
 
     start: int
@@ -47,7 +47,7 @@ class Window:
         return self.stop - self.start
 
     def weights(self) -> NDArray[np.float32]:
-        """Weight of each sample of the window in the joined signal, shape `(samples,)`."""
+        """Return the weight of each sample in the joined signal, shape `(samples,)`."""
         weights = np.ones(self.samples, np.float32)
         rise = _ramp(self.fade_in)
         fall = 1.0 - _ramp(self.fade_out)
@@ -60,21 +60,25 @@ class Window:
 
 @dataclass(frozen=True)
 class Windowing:
-    """How long signals are cut.
+    """How to cut long signals into windows.
 
-    The defaults come from measurement on real speech (`docs/long-audio.md`). A longer window is closer to one
-    whole pass and takes more memory; time per second of audio hardly changes.
+    The defaults come from measurements on real speech (`docs/long-audio.md`). Longer windows are closer to a whole
+    pass and take more memory; the time per second of audio hardly changes.
+
+    >>> len(Windowing().plan(60 * 16_000, 16_000, 320))
+    4
 
     Attributes:
-        window_s: Longest stretch that goes through the model in one piece, seconds.
-        past_s: Least context before a window's used part, seconds. The model looks about 1.8 s back.
-        future_s: Context after a window's used part, seconds. The model looks 0.28 s ahead.
-        fade_s: Length of the cross-fade, seconds.
-        fixed: Cut every signal that is longer than a window into windows of just `window_s`, with more overlap than
-            it takes: for engines that are tuned for one length.
+        window_s: Maximum length of a window, s.
+        past_s: Minimum context before the part of a window that is used, s. The model looks back about 1.8 s.
+        future_s: Context after the part of a window that is used, s. The model looks ahead 0.28 s.
+        fade_s: Length of the cross-fade, s.
+        fixed: Make every window of a long signal exactly `window_s` long, for engines that are tuned for one length.
+            Windows then overlap by more than necessary.
 
     Raises:
-        ValueError: A context is shorter than an STFT frame, or the window is not at least three overlaps long.
+        ValueError: `past_s` or `future_s` is shorter than an STFT frame, `fade_s` is negative, or `window_s` is
+            shorter than three overlaps.
     """
 
     window_s: float = 20.0
@@ -85,11 +89,11 @@ class Windowing:
 
     def __post_init__(self) -> None:
         """Check the lengths."""
-        # The first and the last hop of a window lie in one STFT frame only and are of no use.
+        # The first and the last hop of a window are part of a single STFT frame and are not reliable.
         if not (self.past_s >= FRAME_S and self.future_s >= FRAME_S and self.fade_s >= 0):
             raise ValueError(f"past_s and future_s must be at least {FRAME_S:g} s, and fade_s must not be negative")
         overlap_s = self.past_s + self.fade_s + self.future_s
-        # Three overlaps keep the two cross-fades of a window apart even where windows are at their shortest.
+        # With three overlaps the two cross-fades of a window stay apart, even in the shortest windows.
         if not self.window_s >= 3 * overlap_s:
             raise ValueError(
                 f"window_s must be at least three times the overlap past_s + fade_s + future_s "
@@ -97,16 +101,18 @@ class Windowing:
             )
 
     def plan(self, samples: int, sample_rate_hz: int, hop: int) -> Sequence[Window]:
-        """Cut a signal.
+        """Cut a signal into windows.
 
         Args:
-            samples: Length of the signal, a multiple of `hop`.
-            sample_rate_hz: Rate at which the lengths in seconds count.
-            hop: Frame step in samples: windows start and stop at its multiples.
+            samples: Length of the signal, a positive multiple of `hop`.
+            sample_rate_hz: Rate of the signal.
+            hop: Hop of the STFT in samples; windows start and stop at multiples of it.
 
         Returns:
-            The windows in order. They all have the same length, and every sample of the signal has a total
-            weight of one.
+            The windows in order, all of the same length. At every sample their weights add up to one.
+
+        Raises:
+            ValueError: `samples` is not a positive multiple of `hop`.
         """
         if samples <= 0 or samples % hop:
             raise ValueError(f"samples must be a positive multiple of {hop}, got {samples}")
@@ -119,7 +125,7 @@ class Windowing:
             return [Window(0, samples, (0, 0), (samples, samples))]
         steps = _ceil_div(samples - longest, longest - overlap)
         size = longest if self.fixed else _ceil_div(samples + steps * overlap, (steps + 1) * hop) * hop
-        # Rounded down, no step is longer than size - overlap, so no overlap is shorter than asked for.
+        # Starts are rounded down, so no two are further apart than size - overlap.
         starts = [(samples - size) * i // (steps * hop) * hop for i in range(steps + 1)]
         joins = [(start + size - future - fade, start + size - future) for start in starts[:-1]]
         return [
@@ -133,6 +139,6 @@ def _ceil_div(dividend: int, divisor: int) -> int:
 
 
 def _ramp(span: tuple[int, int]) -> NDArray[np.float32]:
-    """Rising weights strictly between 0 and 1, one for each sample of the span."""
+    """Return weights that rise from 0 to 1, exclusive, one for each sample of the span."""
     samples = span[1] - span[0]
     return ((np.arange(samples, dtype=np.float32) + 0.5) / max(samples, 1)).astype(np.float32)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.backends.base import Backend, Session, StepSession
 from frcrn_accel.backends.ort import OrtBackend
-from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
+from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint, one_line
 from frcrn_accel.models import FP32, OPENVINO_INT8, Form, ModelFile, Recipe
 from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
 
@@ -282,5 +282,4 @@ def _signal_stack_kept() -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
     """Return the first line of an OpenVINO error that is not a place in its source."""
-    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from ")]
-    return lines[0].strip() if lines else type(error).__name__
+    return one_line(error, skip="Exception from ")

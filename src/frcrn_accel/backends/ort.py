@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.backends.base import Backend, Session, StepSession
-from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
+from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint, one_line
 from frcrn_accel.models import DYNAMIC, FP16, FP32, STATIC, TENSORRT_INT8, Form, ModelFile, Recipe, ready_variant
 from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
 
@@ -21,7 +21,6 @@ __all__ = [
     "OrtDynamicInt8Backend",
     "OrtStaticInt8Backend",
     "cpu_session",
-    "first_line",
     "make_session",
 ]
 
@@ -157,7 +156,7 @@ class _OrtSession(Session):
                 return np.concatenate([self.run(row) for row in audio[:, None]])
             (denoised,) = self._session.run([self._output], {self._input: audio})
         except Exception as error:  # as in `_open`
-            raise EngineError(f"ONNX Runtime failed on a batch of {audio.shape}: {first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime failed on a batch of {audio.shape}: {one_line(error)}") from error
         return denoised  # type: ignore[no-any-return]
 
     def close(self) -> None:
@@ -178,7 +177,7 @@ class _OrtStep(StepSession):
         try:
             return self._session.run(self._outputs, feeds)  # type: ignore[no-any-return]
         except Exception as error:  # as in `_open`
-            raise EngineError(f"ONNX Runtime failed on a step of a stream: {first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime failed on a step of a stream: {one_line(error)}") from error
 
     def close(self) -> None:
         self._session = None
@@ -189,7 +188,7 @@ def _open(model: ModelFile, threads: int, *, is_step: bool = False) -> tuple[Any
     try:
         session = cpu_session(str(model.path), threads, is_step=is_step)
     except Exception as error:  # onnxruntime raises a dozen unrelated classes
-        raise ModelError(f"ONNX Runtime cannot load {str(model.path)!r}: {first_line(error)}") from error
+        raise ModelError(f"ONNX Runtime cannot load {str(model.path)!r}: {one_line(error)}") from error
     active = session.get_providers()
     if active != _PROVIDERS:
         raise BackendUnavailable(OrtBackend.name, f"it would run on {active}", "report this as a bug")
@@ -248,8 +247,3 @@ def _products_are_exact() -> bool:
     """Return whether ONNX Runtime's integer product computes 255 * 127 + 255 * 127 without saturating."""
     (found,) = cpu_session(str(_PROBE), 1).run(None, {"x": np.full((1, 64), 255, np.uint8)})
     return bool((found == 64 * 255 * 127).all())
-
-
-def first_line(error: Exception) -> str:
-    """Return an error's message without what ONNX Runtime appends to it."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -24,8 +24,8 @@ from frcrn_accel.backends.gpu import (
     gpu_name,
     gpu_recipe,
 )
-from frcrn_accel.backends.ort import first_line, make_session
-from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
+from frcrn_accel.backends.ort import make_session
+from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint, one_line
 from frcrn_accel.models import FP16, FP32, ModelFile, Recipe
 
 __all__ = ["OrtCudaBackend", "provider_problem"]
@@ -145,7 +145,7 @@ class _CudaSession(GpuSession):
             with _quiet():
                 self._session = make_session(str(model.path), threads, providers)
         except Exception as error:  # onnxruntime raises a dozen unrelated classes
-            raise ModelError(f"ONNX Runtime cannot load {str(model.path)!r}: {first_line(error)}") from error
+            raise ModelError(f"ONNX Runtime cannot load {str(model.path)!r}: {one_line(error)}") from error
         active = self._session.get_providers()
         if active[0] != _PROVIDER:
             reason = provider_problem() or f"ONNX Runtime fell back to {active[0]}"
@@ -166,8 +166,8 @@ class _CudaSession(GpuSession):
         except Exception as error:  # as above
             text = str(error).lower()
             if any(sign in text for sign in _OUT_OF_MEMORY):
-                raise OutOfGpuMemory(first_line(error)) from error
-            raise EngineError(f"ONNX Runtime failed on a batch of {audio.shape}: {first_line(error)}") from error
+                raise OutOfGpuMemory(one_line(error)) from error
+            raise EngineError(f"ONNX Runtime failed on a batch of {audio.shape}: {one_line(error)}") from error
         return denoised  # type: ignore[no-any-return]
 
     def close(self) -> None:

@@ -46,7 +46,7 @@ _MAGIC = "frcrn-accel plan"
 _MAX_HEADER_BYTES = 4096
 _TYPICAL_BATCH = 1  # of a short file, for which the second profile is tuned
 
-log = logging.getLogger("frcrn_accel")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The command line. One file for each command; what they do is in the library."""
+"""The command line, one file per command. The work itself is done by the library."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="frcrn-accel",
-    help="Remove noise from speech with FRCRN, fast, on whatever engine this machine has.",
+    help="Remove noise from speech with FRCRN, on the fastest backend that this machine has.",
     invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -57,7 +57,7 @@ def _print_version(asked: bool) -> None:
 def _options(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
@@ -65,9 +65,9 @@ def _options(
 
 
 def main() -> NoReturn:
-    """Run the command line: errors are one line on stderr and exit code 2, never a traceback."""
+    """Run the command line. An error is one line on stderr and exit code 2, without a traceback."""
     try:
-        # Outside "standalone mode" errors in the arguments come as exceptions, to be put in one line like all others.
+        # Without "standalone mode" usage errors are raised too, and can be printed on one line like all others.
         code = app(standalone_mode=False)
     except FrcrnAccelError as error:
         code = _fail(str(error))

@@ -12,14 +12,14 @@ __all__ = ["backends"]
 
 
 def backends() -> None:
-    """List the engines: which can be used here, and what the others need."""
+    """List the backends: which can run here, and what the others need."""
     table = Table()
     table.add_column("backend", no_wrap=True)
-    table.add_column("what")
+    table.add_column("description")
     table.add_column("precisions")
     table.add_column("usable", no_wrap=True)
-    table.add_column("why not")
-    table.add_column("what to do", overflow="fold")
+    table.add_column("problem")
+    table.add_column("remedy", overflow="fold")
     for status in backend_statuses():
         problem = status.problem
         texts = (
@@ -30,5 +30,5 @@ def backends() -> None:
             problem.reason if problem else "",
             problem.remedy if problem else "",
         )
-        table.add_row(*map(escape, texts))  # an extra in brackets is no markup
+        table.add_row(*map(escape, texts))  # the brackets of an extra must not be taken for markup
     Console().print(table)

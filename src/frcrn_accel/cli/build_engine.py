@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from frcrn_accel.atomic import replacing
+from frcrn_accel.cli.progress import preparation
+from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.models import find_model
+from frcrn_accel.prepare import prepare
 
 __all__ = ["build_engine"]
 
@@ -24,30 +28,36 @@ class Package(str, Enum):
 def build_engine(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A name, see 'models list', or a file made by 'export' or 'quantize'."),
+        typer.Argument(
+            metavar="MODEL", help="Model name (see 'models list'), or a file made by 'export' or 'quantize'."
+        ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The plan to write.")],
     package: Annotated[
         Package, typer.Option(help="tensorrt-rtx builds for any RTX card, tensorrt for the card in this machine.")
     ] = Package.TENSORRT_RTX,
-    precision: Annotated[str | None, typer.Option(help="fp16, fp32, or int8. [default: the file's, or fp16]")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp16, fp32 or int8. [default: the file's, or fp16]")] = None,
     compute_capability: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="N.M", help="Architecture of the card, e.g. 8.9; may be repeated. [default: this card's]"
-        ),
+        typer.Option(metavar="N.M", help="Architecture of the card, e.g. 8.9; repeatable. [default: this card's]"),
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Most windows at a time.")] = 4,
-    window_s: Annotated[float, typer.Option(min=1, help="Longest window, s.")] = 20.0,
+    max_batch: Annotated[int, typer.Option(min=1, help="Maximum number of windows per call.")] = 4,
+    window_s: Annotated[float, typer.Option(min=1, help="Maximum window length, s.")] = 20.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
 ) -> None:
-    """Build a TensorRT engine ahead of time, also for a card that is not in this machine."""
+    """Build a TensorRT engine ahead of time, for this machine's card or another."""
     from frcrn_accel.backends.tensorrt import TensorRtBackend, TensorRtRtxBackend
 
     kind = TensorRtRtxBackend if package is Package.TENSORRT_RTX else TensorRtBackend
-    backend = kind(precision, window_s=window_s, max_batch=max_batch)
     source = find_model(model)
-    plan = backend.build(source, compute_capability or ())
+    with usage_errors(), preparation(Console(stderr=True, highlight=False)) as progress:
+        backend = kind(precision, window_s=window_s, max_batch=max_batch)
+        # Preparing the file can take minutes: first check that a plan can be built at all.
+        if compute_capability:
+            backend.check_packages()
+        else:
+            backend.check()
+        plan = backend.build(prepare(source, backend, progress), compute_capability or ())
     with replacing(out, overwrite=overwrite) as temporary:
         plan.write(temporary)
     target = plan.target

@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from frcrn_accel.cli.options import AttenuationLimit, BackendName, Calibration, Model, Precision, Threads
-from frcrn_accel.denoiser import Denoiser
+from frcrn_accel.cli.progress import preparation
+from frcrn_accel.cli.usage import usage_errors
+from frcrn_accel.denoiser import Denoiser, DenoiserOptions
 from frcrn_accel.errors import AudioError, FrcrnAccelError
 from frcrn_accel.models import DEFAULT_MODEL
 
@@ -35,15 +37,17 @@ class _Job:
 
 
 def denoise(
-    inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Audio files or folders; - for standard input.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="IN", help="Audio files or folders, or - for standard input.")
+    ],
     output: Annotated[
         str | None,
         typer.Option(
             "-o",
             "--output",
             metavar="OUT|DIR",
-            help="File, or folder for several files; - for standard output. [default: NAME.denoised.wav and so on, "
-            "beside each file]",
+            help="File, folder for several files, or - for standard output. [default: NAME.denoised.wav and so on, "
+            "next to each input]",
         ),
     ] = None,
     model: Model = DEFAULT_MODEL,
@@ -52,21 +56,22 @@ def denoise(
     calibration: Calibration = None,
     threads: Threads = None,
     attenuation_limit_db: AttenuationLimit = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
     """Denoise audio files: WAV, FLAC, OGG, Opus, MP3 and more, at any rate, with any number of channels."""
     console = Console(stderr=True, highlight=False)
-    with (
-        _standard_streams(inputs, output) as (paths, target),
-        Denoiser(
-            model,
-            backend=backend,
-            precision=precision,
-            calibration=calibration,
-            threads=threads,
-            attenuation_limit_db=attenuation_limit_db,
-        ) as denoiser,
-    ):
+    with ExitStack() as stack:
+        paths, target = stack.enter_context(_standard_streams(inputs, output))
+        with usage_errors(), preparation(console) as progress:
+            options = DenoiserOptions(
+                model,
+                backend=backend,
+                precision=precision,
+                calibration=calibration,
+                threads=threads,
+                attenuation_limit_db=attenuation_limit_db,
+            )
+            denoiser = stack.enter_context(options.open(progress=progress))
         jobs = _plan(paths, target)
         console.print(
             escape(f"{denoiser.model.name} on {denoiser.backend}, {denoiser.precision} ({denoiser.device})")
@@ -82,7 +87,7 @@ def denoise(
 def _run(
     jobs: list[_Job], denoiser: Denoiser, overwrite: bool, console: Console, *, single: bool
 ) -> list[tuple[Path, FrcrnAccelError]]:
-    """Do the jobs one after the other; a failure ends a single job and is kept for later among several."""
+    """Run the jobs in turn. Return the failures, or raise the error of a `single` job."""
     failed: list[tuple[Path, FrcrnAccelError]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), _RealTimeFactor(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -117,25 +122,25 @@ def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise AudioError(f"folder {str(path)!r} cannot be made: {error.strerror}") from error
+        raise AudioError(f"cannot create folder {str(path)!r}: {error.strerror}") from error
 
 
 def _plan(paths: list[Path], output: Path | None) -> list[_Job]:
-    """Which file becomes which."""
+    """Pair each input file with its output."""
     from frcrn_accel.files import audio_files, check_targets
 
     jobs: list[_Job] = []
     several = len(paths) > 1 or paths[0].is_dir()
     to_folder = output is not None and (several or output.is_dir())
     if to_folder and output is not None and output.exists() and not output.is_dir():
-        raise AudioError(f"{str(output)!r} is a file: give a folder for several files")
+        raise AudioError(f"{str(output)!r} is a file: several inputs need a folder")
     for path in paths:
         if path.is_dir():
             if output is None:
-                raise AudioError(f"{str(path)!r} is a folder: say with -o where its files go")
+                raise AudioError(f"{str(path)!r} is a folder: give an output folder with -o")
             found = audio_files(path, but_not_in=output)
             if not found:
-                raise AudioError(f"folder {str(path)!r} holds no audio files")
+                raise AudioError(f"folder {str(path)!r} contains no audio files")
             jobs += [_Job(file, output / file.relative_to(path)) for file in found]
         elif output is None:
             jobs.append(_Job(path, path.with_name(f"{path.stem}.denoised{path.suffix}")))
@@ -147,11 +152,11 @@ def _plan(paths: list[Path], output: Path | None) -> list[_Job]:
 
 @contextmanager
 def _standard_streams(inputs: list[str], output: str | None) -> Iterator[tuple[list[Path], Path | None]]:
-    """Put files in the place of `-`: audio formats are read and written with seeking."""
+    """Replace `-` by temporary files, because reading and writing audio formats needs seeking."""
     reads = STANDARD_STREAM in inputs
     writes = output == STANDARD_STREAM or (reads and output is None)
     if (reads or writes) and len(inputs) != 1:
-        raise AudioError("- stands for one input or output: give no other input with it")
+        raise AudioError("- cannot be combined with other inputs")
     if not reads and not writes:
         yield [Path(name) for name in inputs], Path(output) if output is not None else None
         return
@@ -159,7 +164,7 @@ def _standard_streams(inputs: list[str], output: str | None) -> Iterator[tuple[l
         source = Path(folder) / "stdin" if reads else Path(inputs[0])
         if reads:
             _spool(source)
-        # Same suffix on both sides: the output has the format of the input.
+        # The same suffix on both sides keeps the format of the input.
         target = Path(folder) / f"stdout{source.suffix}" if writes else Path(str(output))
         if writes and sys.stdout.isatty():
             raise AudioError("standard output is a terminal: redirect it, or name a file with -o")
@@ -170,7 +175,7 @@ def _standard_streams(inputs: list[str], output: str | None) -> Iterator[tuple[l
 
 
 def _spool(path: Path) -> None:
-    """Put standard input into a file."""
+    """Copy standard input to a file."""
     size = 0
     with path.open("wb") as file:
         while chunk := sys.stdin.buffer.read(1 << 20):
@@ -181,7 +186,7 @@ def _spool(path: Path) -> None:
 
 
 class _RealTimeFactor(ProgressColumn):
-    """Processing time over audio time, so far."""
+    """The real-time factor (RTF) so far: processing time divided by audio time."""
 
     def render(self, task: Task) -> Text:
         if not task.completed or task.elapsed is None:

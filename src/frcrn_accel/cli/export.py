@@ -15,11 +15,11 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The model file to write.")],
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the model; a known name must come with the known file. [default: the file's]"),
+        typer.Option(help="Name of the model; a known name requires its own checkpoint. [default: the file's]"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.onnx if it exists.")] = False,
 ) -> None:
-    """Turn a checkpoint into a model file for every backend, verified against PyTorch."""
+    """Convert a checkpoint to a model file for every backend, verified against PyTorch."""
     from frcrn_accel.export import export_model
 
     report = export_model(checkpoint, out, name=name, overwrite=overwrite)

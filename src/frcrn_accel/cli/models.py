@@ -16,7 +16,7 @@ from frcrn_accel.prepare.inventory import ABSENT, IMPORTED, PACKAGED, ModelStatu
 __all__ = ["models"]
 
 models = typer.Typer(
-    help="Models: which are known and here, and how to bring in others.",
+    help="List, check, import and download models.",
     invoke_without_command=True,
     rich_markup_mode=None,
 )
@@ -32,7 +32,7 @@ def _options(context: typer.Context) -> None:
 
 @models.command("list")
 def list_() -> None:
-    """List the models: where each comes from, its licence and digest, and whether it is here."""
+    """List the models: origin, licence, digest and whether each is available here."""
     for status in model_statuses():
         typer.echo(f"{status.name}: {_place(status)}")
         for label, text in (
@@ -49,21 +49,21 @@ def list_() -> None:
 
 @models.command()
 def verify() -> None:
-    """Hold every model file, in the package and in the cache, against its digest. Exit code 1 if one is damaged."""
+    """Check every model file, packaged or cached, against its digest. Exit code 1 if one is damaged."""
     files = packaged_files() + cached_files()
     damaged = [file for file in files if file.problem is not None]
     for file in files:
         typer.echo(f"{'ok' if file.problem is None else 'damaged'}  {file.bytes / 1e6:.1f} MB  {file.path}")
     for file in damaged:
         typer.echo(f"{file.path}: {file.problem}", err=True)
-    typer.echo(f"{len(files) - len(damaged)} of {len(files)} files are whole")
+    typer.echo(f"{len(files) - len(damaged)} of {len(files)} files are intact")
     if damaged:
         raise typer.Exit(1)
 
 
 @models.command()
-def path(name: Annotated[str, typer.Argument(metavar="NAME", help="A model, see 'models list'.")]) -> None:
-    """Print where a model's file is."""
+def path(name: Annotated[str, typer.Argument(metavar="NAME", help="Model name; see 'models list'.")]) -> None:
+    """Print the path of a model's file."""
     typer.echo(find_model(name).path)
 
 
@@ -72,16 +72,16 @@ def import_(
     checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="A released or fine-tuned checkpoint.")],
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the model; a known name must come with the known file. [default: the file's]"),
+        typer.Option(help="Name of the model; a known name requires its own checkpoint. [default: the file's]"),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace another model that was imported under this name.")
+        bool, typer.Option("--overwrite", help="Replace another model imported under this name.")
     ] = False,
 ) -> None:
-    """Bring in a checkpoint: export it into the cache, verified against PyTorch, and quantize it.
+    """Import a checkpoint: export it to the cache, verified against PyTorch, and quantize it.
 
-    From then on its name can be given wherever a model is asked for. At the released size it can take half an hour.
-    Exit code 1 if the quality gate refuses a quantized form: the model can be used without it.
+    Every command then accepts its name as a model. At the released size this can take half an hour.
+    Exit code 1 if the quality gate refuses a quantized variant; the model itself can still be used.
     """
     from frcrn_accel.prepare.importing import import_model
 
@@ -112,9 +112,9 @@ def download(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
 ) -> None:
-    """Download a checkpoint from the model hub. No other command, and nothing in the library, uses the network.
+    """Download a checkpoint from the model hub. No other command or library call uses the network.
 
-    What has come is kept if the connection breaks; the same command then goes on from there.
+    A partial download is kept if the connection breaks; run the same command to resume it.
     """
     known = downloadable(name)
     out = output or Path(f"{name}.bin")
@@ -133,13 +133,13 @@ def download(
             name, out, overwrite=overwrite, progress=lambda done, total: bars.update(bar, completed=done, total=total)
         )
     typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, the known checkpoint of {name}")
-    typer.echo(f"Bring it in with: frcrn-accel models import {out}")
+    typer.echo(f"Import it with: frcrn-accel models import {out}")
 
 
 def _place(status: ModelStatus) -> str:
-    """Where a model is, and in what state."""
+    """Describe where a model is and in which state."""
     if status.problem is not None:
         return f"{_PLACES[status.place]}, damaged"
     if status.place == ABSENT:
-        return f"not here: 'frcrn-accel models download {status.name}', then 'models import'"
+        return f"not available: run 'frcrn-accel models download {status.name}', then 'models import'"
     return f"{_PLACES[status.place]}, {status.bytes / 1e6:.1f} MB, verified"

@@ -1,4 +1,4 @@
-"""Options that several commands have, each with one meaning and one text."""
+"""Options that several commands share, each with one meaning and one help text."""
 
 from __future__ import annotations
 
@@ -18,27 +18,30 @@ __all__ = [
     "Threads",
 ]
 
-Model = Annotated[str, typer.Option(help="A name, see 'models list', or a file made by 'export'.")]
-BackendName = Annotated[str, typer.Option(help="Engine, see 'backends'.")]
+Model = Annotated[str, typer.Option(help="Model name (see 'models list'), or a file made by 'export'.")]
+BackendName = Annotated[str, typer.Option(help="Backend to run the model with; see 'backends'.")]
 Precision = Annotated[
     str | None,
-    typer.Option(help="Number format to compute in, see 'backends'. [default: the backend's own choice]"),
+    typer.Option(help="Number format to compute in; see 'backends'. [default: chosen by the backend]"),
 ]
 Calibration = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Noisy speech, for a backend that measures ranges on it first.")
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder of noisy speech to calibrate a model that is not quantized yet."),
 ]
 BatchSize = Annotated[
-    int | None, typer.Option(min=1, help="Windows for one call of the engine. [default: the backend's own choice]")
+    int | None, typer.Option(min=1, help="Windows per call of the engine. [default: chosen by the backend]")
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: all this process may use]")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads to compute with. [default: all this process may use]")
+]
 AttenuationLimit = Annotated[
-    float | None, typer.Option(min=0, help="Take away at most this much noise, dB. [default: no limit]")
+    float | None, typer.Option(min=0, help="Maximum noise attenuation, dB. [default: no limit]")
 ]
 GateAudio = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Noisy speech to compare the sound on, or a folder with noisy/ and clean/. [default: a small set in "
+        help="Noisy speech to compare outputs on, or a folder with noisy/ and clean/. [default: a small set in "
         "the package]",
     ),
 ]

@@ -1,4 +1,4 @@
-"""The JSON file that a command writes beside what it shows."""
+"""The JSON report that a command can write in addition to what it prints."""
 
 from __future__ import annotations
 
@@ -11,5 +11,12 @@ __all__ = ["report_file"]
 
 
 def report_file(path: Path | None, overwrite: bool) -> AbstractContextManager[Path | None]:
-    """Where to write the report: refused at once if it cannot be written, in place when it is complete."""
+    """Return a context that gives the file to write a report to, or None if no report is wanted.
+
+    Entering it fails if the report cannot be written; the report appears under its name when the block ends.
+
+    Args:
+        path: The report; None for none.
+        overwrite: Replace an existing file.
+    """
     return nullcontext() if path is None else replacing(path, overwrite=overwrite)

@@ -1,21 +1,28 @@
-"""The bar of commands that take minutes."""
+"""Progress of commands that take minutes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
-__all__ = ["progress_bar"]
+from frcrn_accel.progress import Progress
+
+__all__ = ["preparation", "progress_bar"]
+
+# Loggers of the modules that make files; each announces work that takes minutes.
+_PREPARING = ("frcrn_accel.prepare", "frcrn_accel.backends.tensorrt_plan")
 
 
 @contextmanager
-def progress_bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Give what shows a step, how far it is and how far it goes: a bar for each, and nothing without a terminal."""
+def progress_bar(console: Console) -> Iterator[Progress]:
+    """Draw a bar for each step that is reported; without a terminal, draw nothing."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(what: str, done: int, total: int) -> None:
@@ -24,3 +31,33 @@ def progress_bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[what], completed=done, total=total)
 
         yield show
+
+
+@contextmanager
+def preparation(console: Console) -> Iterator[Progress]:
+    """Show what is prepared while a denoiser and its streams are opened: log lines, and a bar for each step."""
+    handler = _ConsoleHandler(console)
+    loggers = [logging.getLogger(name) for name in _PREPARING]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        with progress_bar(console) as show:
+            yield show
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints records above the bars."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        self._console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)

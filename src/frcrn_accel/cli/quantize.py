@@ -26,49 +26,47 @@ _SHOWN_GROUPS = 10
 
 def quantize(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A name, see 'models list', or a file made by 'export'.")
+        str, typer.Argument(metavar="MODEL", help="Model name (see 'models list'), or a file made by 'export'.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The model file to write.")],
-    method: Annotated[str, typer.Option(help="dynamic, static, openvino-int8, tensorrt-int8 or fp16.")],
+    method: Annotated[str, typer.Option(help="Method: dynamic, static, openvino-int8, tensorrt-int8 or fp16.")],
     calibration: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Noisy speech to measure ranges on, for the methods that do.")
+        Path | None, typer.Option(metavar="DIR", help="Folder of noisy speech, for methods that need calibration.")
     ] = None,
     gate_audio: GateAudio = None,
     report: Annotated[
         Path | None,
-        typer.Option("--json", metavar="R.json", help="Write all that was measured, also if the gate refuses."),
+        typer.Option("--json", metavar="R.json", help="Write all measurements, even if the gate refuses."),
     ] = None,
     keep_float: Annotated[
         list[str] | None,
-        typer.Option(metavar="GROUP", help="Leave this layer group in float, e.g. unet.encoders.1; may be repeated."),
+        typer.Option(metavar="GROUP", help="Layer group to keep in float, e.g. unet.encoders.1; repeatable."),
     ] = None,
     max_rescued: Annotated[
         int,
         typer.Option(
             min=0,
-            help="If the gate refuses, leave up to so many more layer groups in float, those that cost most first.",
+            help="If the gate refuses, keep up to this many more layer groups in float, costliest first.",
         ),
     ] = 0,
-    max_pesq_drop_percent: Annotated[
-        float, typer.Option(min=0, help="Most that the mean PESQ-WB may be lower, %.")
-    ] = 1.0,
+    max_pesq_drop_percent: Annotated[float, typer.Option(min=0, help="Maximum drop of the mean PESQ-WB, %.")] = 1.0,
     min_si_sdr_db: Annotated[
-        float, typer.Option(help="Least mean SI-SDR of the output to that of the fp32 model, dB.")
+        float, typer.Option(help="Minimum mean SI-SDR of the output against that of the fp32 model, dB.")
     ] = 30.0,
     max_dnsmos_drop: Annotated[
-        float, typer.Option(min=0, help="Most that the mean DNSMOS OVRL may be lower, points.")
+        float, typer.Option(min=0, help="Maximum drop of the mean DNSMOS OVRL, points.")
     ] = 0.03,
     sensitivity: Annotated[
-        bool, typer.Option("--sensitivity", help="Measure what each layer group costs, even if the gate passes.")
+        bool, typer.Option("--sensitivity", help="Measure the cost of each layer group, even if the gate passes.")
     ] = False,
     no_gate: Annotated[
-        bool, typer.Option("--no-gate", help="Do not compare the models; the file's metadata will say so.")
+        bool, typer.Option("--no-gate", help="Skip the comparison; the file's metadata records that.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace OUT.onnx and R.json if they exist.")
     ] = False,
 ) -> None:
-    """Make a model smaller and faster, and check that it still sounds the same. Exit code 1 if it does not."""
+    """Quantize a model, and check that it still sounds the same. Exit code 1 if it does not."""
     from frcrn_accel.quantize import GateThresholds, quantize_model
 
     thresholds = GateThresholds(max_pesq_drop_percent, min_si_sdr_db, max_dnsmos_drop)
@@ -101,7 +99,7 @@ def quantize(
 
 
 def _show(report: QuantizeReport) -> None:
-    """The report as tables on standard output."""
+    """Print the report as tables on standard output."""
     console = Console(highlight=False)
     kept = f", in float: {', '.join(report.kept_float)}" if report.kept_float else ""
     source_mb, output_mb = report.source_bytes / 1e6, report.output_bytes / 1e6

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from frcrn_accel.errors import AudioError, CorpusError, MissingExtraError
+from frcrn_accel.errors import AudioError, CorpusError, MissingExtraError, one_line
 from frcrn_accel.files import audio_suffixes
 
 __all__ = [
@@ -165,5 +165,4 @@ def _refusals(url: str) -> Iterator[None]:
     except ImportError as error:  # of the package for this protocol; the text says which
         raise CorpusError(f"{url!r}: {error}") from error
     except Exception as error:
-        text = str(error).strip().splitlines()
-        raise CorpusError(f"{url!r}: {type(error).__name__}{f': {text[0]}' if text else ''}") from error
+        raise CorpusError(f"{url!r}: {one_line(error, with_type=True)}") from error

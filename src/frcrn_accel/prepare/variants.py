@@ -23,7 +23,7 @@ from frcrn_accel.progress import Progress, no_progress
 
 __all__ = ["cached_form", "find_variant", "make_variant", "packages_for", "prepare"]
 
-log = logging.getLogger("frcrn_accel")
+log = logging.getLogger(__name__)
 
 
 def prepare(model: ModelFile, backend: Backend, progress: Progress = no_progress) -> ModelFile:

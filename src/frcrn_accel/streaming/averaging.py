@@ -1,9 +1,9 @@
-"""What stands in a stream for the means over all of a signal.
+"""Running means in place of means over the whole signal.
 
-Squeeze-and-excitation scales each channel by what it is on average over the whole signal. A stream does not know the
-whole; it takes the mean over what it has heard: frame `n` enters with the share `1 / n`. With a horizon of `h` frames
-the share does not fall below `1 / h`, so that what is long past is forgotten. A stream begins as if
-it had heard a second of noisy speech before: without that the first seconds are denoised worse.
+Squeeze-and-excitation layers scale each channel by a function of its mean over the whole signal. A stream does not
+have the whole signal, so it uses the mean so far: frame `n` enters it with weight `1 / n`. With a horizon of `h`
+frames the weight never falls below `1 / h`, so that the distant past is forgotten. The mean starts as if a second of
+typical noisy speech had come first; without this start, the first seconds are denoised worse.
 """
 
 from __future__ import annotations
@@ -20,31 +20,33 @@ __all__ = ["Averaging", "Statistics", "shares"]
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What a stream has heard, for another stream, or a later one, to start with.
+    """The running means of a stream, to start another stream with.
 
     Attributes:
-        means: Of the squeeze-and-excitation layers, one after the other, `2 * channels of the model` each:
-            `(channels of the stream, values)`; one row will do for all channels.
-        heard_s: How much audio that is, seconds.
+        means: Means of all squeeze-and-excitation layers, concatenated, `2 * channels of the model` values each:
+            `(channels of the stream, values)`. A single row applies to all channels.
+        duration_s: Audio that the means cover, s.
     """
 
     means: NDArray[np.float32]
-    heard_s: float
+    duration_s: float
 
 
 @dataclass(frozen=True, eq=False)
 class Averaging:
-    """The rule for the means of squeeze-and-excitation in a stream.
+    """How a stream averages for the squeeze-and-excitation layers.
+
+    >>> Averaging(horizon_s=60)
+    Averaging(horizon_s=60, start=None, start_s=None, hold=False)
 
     Attributes:
-        horizon_s: What is longer ago counts less and less; None to forget nothing.
-        start: What to start with; None for what is typical of noisy speech, which comes with the model.
-        start_s: How much audio the start counts for, seconds: what comes later weighs in accordingly. None for what
-            it says of itself; 0 for no start at all.
-        hold: Stay with the start, whatever comes.
+        horizon_s: Horizon of the running means, s: older audio fades out. None to weight all audio equally.
+        start: Means to start with; None for those of typical noisy speech, which come with the model.
+        start_s: Audio that the start counts for, s. None for its own duration; 0 to ignore the start.
+        hold: Keep the start and do not update the means.
 
     Raises:
-        ValueError: The horizon is shorter than a frame, or the start counts for less than nothing.
+        ValueError: `horizon_s` is shorter than a hop (0.02 s), or `start_s` is negative.
     """
 
     horizon_s: float | None = 20.0
@@ -63,23 +65,25 @@ class Averaging:
 def shares(
     averaging: Averaging, start_s: float, first_frame: int, frames: int, lags: int, frames_per_second: float
 ) -> NDArray[np.float32]:
-    """How the means follow from those before and from new frames, for what lags by 0, 1, ... frames.
+    """Return the weights that update the running means by a step of new frames.
+
+    Deeper layers process a frame later than shallow ones: for each lag of 0, 1, ... frames there are weights.
 
     Args:
         averaging: The rule.
-        start_s: What the start counts for.
-        first_frame: Number of the first new frame in the stream.
-        frames: How many there are.
-        lags: How many lags.
-        frames_per_second: Of the model.
+        start_s: Audio that the start counts for, s.
+        first_frame: Index of the step's first frame in the stream.
+        frames: Number of frames in the step.
+        lags: Number of lags.
+        frames_per_second: Frame rate of the model.
 
     Returns:
-        `(lags, frames, frames + 1)`, not to be changed: for each frame the share of the mean before the step, and of
-        each new frame. What lags and is not at the stream's first frame yet leaves the mean as it is.
+        Read-only `float32 (lags, frames, frames + 1)`: for each frame the weight of the mean before the step, then
+        the weight of each frame of the step. A layer that has not reached the stream's first frame keeps its mean.
     """
     horizon = math.inf if averaging.horizon_s is None else max(averaging.horizon_s * frames_per_second, 1)
     if math.isfinite(horizon):
-        first_frame = min(first_frame, math.ceil(horizon) + lags)  # from there on one step is like the other
+        first_frame = min(first_frame, math.ceil(horizon) + lags)  # from there on the weights are constant
     return _shares(horizon, averaging.hold, start_s * frames_per_second, first_frame, frames, lags)
 
 
@@ -87,7 +91,7 @@ def shares(
 def _shares(
     horizon: float, hold: bool, start: float, first_frame: int, frames: int, lags: int
 ) -> NDArray[np.float32]:
-    """See `shares`; all in frames."""
+    """Return the weights of `shares`; all arguments count frames."""
     number = first_frame + np.arange(frames) - np.arange(lags)[:, None]
     entering = np.where((number < 0) | hold, 0.0, 1 / np.clip(number + 1 + start, 1, horizon))
     result = np.zeros((lags, frames, frames + 1))

@@ -1,4 +1,4 @@
-"""Steps of streams: many in one call of the engine, each with a state of its own."""
+"""Run steps of many streams in one call of the engine, each with its own state."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from frcrn_accel.streaming.averaging import Averaging, Statistics, shares
 
 __all__ = ["Step", "StreamEngine", "StreamState"]
 
-START_S = 1.0  # audio that the initial means count for; half or three times as much makes no audible difference
+START_S = 1.0  # audio that the initial means count for; 0.5 s or 3 s sound the same
 
 
 @dataclass(frozen=True, eq=False)
 class StreamState:
-    """Where a stream is.
+    """The state of a stream between two steps.
 
     Attributes:
-        frames: Frames it has taken in.
-        tensors: The states of the graph, `(channels, ...)` each.
+        frames: Frames processed so far.
+        tensors: States of the graph, `(channels, ...)` each.
     """
 
     frames: int
@@ -35,11 +35,11 @@ class StreamState:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What a stream wants computed.
+    """One step of a stream, as input of the engine.
 
     Attributes:
-        state: Where it is.
-        averaging: Its rule for the means of squeeze-and-excitation.
+        state: State of the stream before the step.
+        averaging: How the stream averages.
         audio: The next hops, `(channels, samples)`.
     """
 
@@ -52,11 +52,12 @@ class StreamEngine:
     """A loaded model that streams share.
 
     Args:
-        session: The model in an engine.
-        metadata: What the model says of itself.
+        session: The loaded step.
+        metadata: Metadata of the model.
 
     Attributes:
-        lag: Frames by which the output lags behind the input.
+        session, metadata: See above.
+        lag: Frames by which the output lags behind the input: the look-ahead of all U-Nets.
     """
 
     def __init__(self, session: StepSession, metadata: ModelMetadata) -> None:
@@ -71,22 +72,25 @@ class StreamEngine:
         self._is_single = session.inputs[audio][0] == 1
         self._mean_values = sum(int(np.prod(session.inputs[self._states[i]][1:])) for i in self._means)
         means = session.metadata.start_means
-        # What is made to find it out has none yet.
+        # A step that `prepare` runs to measure the means has none yet.
         nothing = Statistics(np.zeros((1, self._mean_values), np.float32), 0.0)
         self._typical = Statistics(_start_means(means), START_S) if means else nothing
         self._frames_per_second = metadata.sample_rate_hz / metadata.hop_samples
 
     def start(self, channels: int, averaging: Averaging) -> StreamState:
-        """The state before the first sample.
+        """Return the state before the first sample.
 
         Raises:
-            ValueError: The statistics to start with are of another model or of another number of channels.
+            ValueError: `averaging.start` belongs to another model, or has another number of channels.
         """
         shapes = [(channels, *self.session.inputs[name][1:]) for name in self._states]
         tensors = [np.zeros(shape, np.float32) for shape in shapes]
         means = (averaging.start or self._typical).means
         if means.shape not in {(1, self._mean_values), (channels, self._mean_values)}:
-            raise ValueError("the statistics to start with are of another model, or of other channels")
+            raise ValueError(
+                f"averaging.start is of another model or number of channels: its means are {means.shape}, expected "
+                f"{(channels, self._mean_values)} or {(1, self._mean_values)}"
+            )
         first = 0
         for i in self._means:
             last = first + tensors[i][0].size
@@ -96,19 +100,22 @@ class StreamEngine:
 
     def _start_s(self, averaging: Averaging) -> float:
         start = averaging.start or self._typical
-        return start.heard_s if averaging.start_s is None else averaging.start_s
+        return start.duration_s if averaging.start_s is None else averaging.start_s
 
     def statistics(self, state: StreamState, averaging: Averaging) -> Statistics:
-        """What a stream has heard."""
+        """Return the running means of a stream."""
         means = [state.tensors[i].reshape(len(state.tensors[i]), -1) for i in self._means]
-        heard_s = self._start_s(averaging) + state.frames / self._frames_per_second
-        return Statistics(np.concatenate(means, axis=1) if means else self._typical.means, heard_s)
+        duration_s = self._start_s(averaging) + state.frames / self._frames_per_second
+        return Statistics(np.concatenate(means, axis=1) if means else self._typical.means, duration_s)
 
     def run(self, steps: Sequence[Step]) -> list[tuple[NDArray[np.float32], StreamState]]:
-        """Compute steps of one length: for each the audio, `(channels, samples)`, and the state after it.
+        """Run steps of equal length.
+
+        Returns:
+            For each step the denoised audio, `(channels, samples)`, and the state after it.
 
         Raises:
-            EngineError: The engine failed or gave numbers that are not finite; all states are as they were.
+            EngineError: The engine failed or returned NaN or infinity. The given states remain valid.
         """
         if self._is_single:
             results = [
@@ -120,7 +127,10 @@ class StreamEngine:
         return self._run(steps)
 
     def _states_by_first_frame(self) -> dict[int, list[int]]:
-        """Frames with which a further U-Net begins, and the numbers of its states, see `graph.timeline.Stepwise`."""
+        """Map the frame at which each further U-Net begins to the indices of its states.
+
+        A U-Net begins when the one before it has produced its first frame; see `graph.timeline.Stepwise`.
+        """
         unets = self.metadata.unets
         of_unet = [name.split("/")[1].split(".")[0] for name in self._states]
         return {
@@ -130,7 +140,7 @@ class StreamEngine:
         }
 
     def _run(self, steps: Sequence[Step]) -> list[tuple[NDArray[np.float32], StreamState]]:
-        """In one call those steps in which no U-Net begins, the others in two each."""
+        """Run the steps in one call, except those during which a U-Net begins: these are cut in two."""
         frames = steps[0].audio.shape[1] // self.metadata.hop_samples
         cuts = [
             next((first for first in self._beginning if 0 < first - step.state.frames < frames), None)
@@ -144,7 +154,7 @@ class StreamEngine:
         ]
 
     def _run_cut(self, step: Step, frames: int) -> tuple[NDArray[np.float32], StreamState]:
-        """A step of so many frames, and one of the rest."""
+        """Run the first frames of a step, then the rest."""
         samples = frames * self.metadata.hop_samples
         ((before, state),) = self._run([replace(step, audio=step.audio[:, :samples])])
         ((after, state),) = self._run([replace(step, audio=step.audio[:, samples:], state=state)])
@@ -167,14 +177,14 @@ class StreamEngine:
         ]
         feeds[AVERAGING_INPUT] = rows[0][None] if sum(counts) == 1 else np.repeat(np.stack(rows), counts, axis=0)
         states = [step.state.tensors for step in steps]
-        # There are many: for one stream they are not even looked at.
+        # A graph has many states: for a single stream, pass them on as they are.
         joined = states[0] if len(states) == 1 else map(np.concatenate, zip(*states, strict=True))
         feeds.update(zip(self._states, joined, strict=True))
         audio, *after = self.session.run(feeds)
         if audio.shape != feeds[self._audio].shape:
-            raise EngineError(f"the engine gave {audio.shape} for a step of {feeds[self._audio].shape}")
-        if not np.isfinite(np.add.reduce(audio, axis=None)):  # a sum with one of them is one
-            raise EngineError("the engine gave NaN or infinity for audio that has none")
+            raise EngineError(f"the engine returned {audio.shape} for a step of {feeds[self._audio].shape}")
+        if not np.isfinite(np.add.reduce(audio, axis=None)):  # a sum with NaN or infinity is not finite
+            raise EngineError("the engine returned NaN or infinity for finite audio")
         results = []
         first = 0
         for step, count in zip(steps, counts, strict=True):
@@ -194,7 +204,7 @@ def _start_means(text: str) -> NDArray[np.float32]:
 
 
 def _row(state: StreamState, channel: int) -> StreamState:
-    """The state of one channel."""
+    """Return the state of one channel."""
     return StreamState(state.frames, tuple(tensor[channel : channel + 1] for tensor in state.tensors))
 
 
@@ -205,7 +215,7 @@ def _joined(arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
 def _regrouped(
     results: Sequence[tuple[NDArray[np.float32], StreamState]], counts: Sequence[int]
 ) -> list[tuple[NDArray[np.float32], StreamState]]:
-    """Results of single channels as those of streams."""
+    """Join the results of single channels to those of streams with `counts` channels."""
     grouped = []
     remaining = iter(results)
     for count in counts:

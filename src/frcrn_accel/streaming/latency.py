@@ -1,4 +1,4 @@
-"""How far the output of a stream lies behind its input."""
+"""The delay from a stream's input to its output."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from frcrn_accel.streaming.resampling import StreamResampler
 
 __all__ = ["UNIT_S", "Latency", "delay_samples", "unit_samples"]
 
-UNIT_S = 0.005  # the resampler is fed so much at a time, so that what it gives does not depend on the chunks
+UNIT_S = 0.005  # the resampler gets this much per call, so that its output does not depend on the chunks
 _OBSERVED_S = 10.0
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Where the delay of a stream comes from, in seconds.
+    """The parts of a stream's delay, in seconds.
 
     Attributes:
-        lookahead_s: The frames that the model looks ahead.
-        window_s: The half of an STFT window that overlaps the next.
-        step_s: Waiting until a step is full.
-        resampling_s: What the resampler's filters hold back.
+        lookahead_s: Look-ahead of the model, over all U-Nets.
+        window_s: The half of an STFT frame that overlaps the next one.
+        step_s: Waiting for a full step.
+        resampling_s: Delay of the resampling filters.
     """
 
     lookahead_s: float
@@ -34,27 +34,27 @@ class Latency:
 
     @property
     def total_s(self) -> float:
-        """Their sum."""
+        """The sum of the parts."""
         return self.lookahead_s + self.window_s + self.step_s + self.resampling_s
 
 
 def unit_samples(sample_rate_hz: int) -> int:
-    """What the resampler is fed at a time."""
+    """Return the number of samples that the resampler gets per call."""
     return math.ceil(UNIT_S * sample_rate_hz)
 
 
 @cache
 def delay_samples(sample_rate_hz: int, model_rate_hz: int, step: int, held_back: int) -> int:
-    """The least delay with which there is always an output sample for an input sample.
+    """Return the smallest delay at which every input sample yields an output sample, in samples of the stream.
 
-    Found by sending silence through the resamplers and looking how much has come out: what they hold back follows
-    from how much they are given, not from what.
+    It is measured by sending silence through the resamplers: how much they hold back depends on the number of
+    samples only, not on their values.
 
     Args:
         sample_rate_hz: Rate of the stream.
         model_rate_hz: Rate of the model.
         step: Samples of a step, at the model's rate.
-        held_back: Samples that the model holds back.
+        held_back: Delay of the model in samples, at its rate.
     """
     if sample_rate_hz == model_rate_hz:
         return held_back + step - 1
@@ -64,7 +64,7 @@ def delay_samples(sample_rate_hz: int, model_rate_hz: int, step: int, held_back:
     received = waiting = out = worst = 0
     skipped = held_back
     while received < _OBSERVED_S * sample_rate_hz:
-        # The worst moment: all but one sample of the next unit are there.
+        # The worst case is just before the next unit is complete.
         worst = max(worst, received + unit - 1 - out)
         received += unit
         waiting += to_model.process(np.zeros((1, unit), np.float32)).shape[1]

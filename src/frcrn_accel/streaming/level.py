@@ -1,4 +1,4 @@
-"""The level of a signal that is still coming in."""
+"""The level of a live signal."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from frcrn_accel.audio import gain_of
 
 __all__ = ["RunningLevel"]
 
-Sums = tuple[float, float]  # energy, and number of samples
+Sums = tuple[float, float]  # energy and number of samples
 
 
 @dataclass(frozen=True)
 class RunningLevel:
-    """The gain that brings each channel to the level the model was trained at, hop by hop.
+    """The level of each channel so far, hop by hop.
 
-    The rule of `audio.measure_levels`, on what has been heard so far: the power of the samples above the mean power.
-    What is longer ago than the horizon counts less and less. It is a value: to hear more gives another one.
+    The level is defined as in `audio.measure_levels`: the power of the samples above the mean power. Audio beyond the
+    horizon fades out. An instance is immutable; `update` returns a new one.
 
     Attributes:
-        keep: What is kept of the sums with each hop.
-        of_all: Sums of all samples, for each channel.
-        of_active: Of those above the mean power.
+        keep: Factor by which each hop reduces the previous sums.
+        of_all: Sums over all samples, per channel.
+        of_active: Sums over the samples above the mean power, per channel.
     """
 
     keep: float
@@ -33,25 +33,31 @@ class RunningLevel:
     of_active: tuple[Sums, ...]
 
     @classmethod
-    def of_silence(cls, channels: int, horizon_hops: float) -> RunningLevel:
-        """That of so many channels before the first hop."""
+    def silent(cls, channels: int, horizon_hops: float) -> RunningLevel:
+        """Return the level before the first hop."""
         none = ((0.0, 0.0),) * channels
         return cls(1 - 1 / horizon_hops, none, none)
 
-    def heard(self, hops: NDArray[np.float32]) -> tuple[NDArray[np.float32], RunningLevel]:
-        """Hear hops, `(channels, hops, samples)`: the gain for each, `(channels, hops)`, and the level after them.
+    def update(self, hops: NDArray[np.float32]) -> tuple[NDArray[np.float32], RunningLevel]:
+        """Add hops to the level.
 
-        There are few hops in a step, and its cache is cold: a call of numpy costs more than a loop over them.
+        Args:
+            hops: `(channels, hops, samples)`.
+
+        Returns:
+            The gain that brings each hop to the level the model was trained at, `(channels, hops)`, and the new
+            level.
         """
         power = np.square(hops, dtype=np.float64)
         energy = np.add.reduce(power, axis=2).tolist()
+        # A step has few hops and starts with a cold cache: loops over them are faster than calls of numpy.
         of_all = self._running(self.of_all, energy, [[hops.shape[2]] * hops.shape[1]] * hops.shape[0])
         mean = np.array([[energy / samples for energy, samples in channel] for channel in of_all])
         active = power > mean[..., None]
         power *= active
         energy, samples = np.add.reduce(power, axis=2).tolist(), np.add.reduce(active, axis=2).tolist()
         of_active = self._running(self.of_active, energy, samples)
-        # Where none is above the mean power (a square wave) that is the level: the energy is 0.
+        # No sample is above the mean power in a square wave: its active energy is 0, and the mean is the level.
         squares = [[energy / max(samples, 1.0) for energy, samples in channel] for channel in of_active]
         after = RunningLevel(self.keep, tuple(sums[-1] for sums in of_all), tuple(sums[-1] for sums in of_active))
         return gain_of(np.sqrt(np.maximum(squares, mean))).astype(np.float32), after
@@ -59,7 +65,13 @@ class RunningLevel:
     def _running(
         self, before: Sequence[Sums], energy: Sequence[Sequence[float]], samples: Sequence[Sequence[float]]
     ) -> list[list[Sums]]:
-        """For each channel the sums after each hop, from those before and what hops add."""
+        """Return the sums after each hop, per channel.
+
+        Args:
+            before: Sums before the first hop, per channel.
+            energy: Energy that each hop adds, `[channel][hop]`.
+            samples: Samples that each hop adds, `[channel][hop]`.
+        """
         running = []
         for (energy_sum, samples_sum), *added in zip(before, energy, samples, strict=True):
             sums = []

@@ -1,4 +1,4 @@
-"""Changing the rate of a signal that is still coming in."""
+"""Resample a live signal."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 __all__ = ["StreamResampler"]
 
-# soxr has it from 1.1 on; Pipecat, for one, wants 1.0, and the two are to go into one environment.
+# New in soxr 1.1. Older versions must work too: Pipecat, for example, requires soxr 1.0.
 _HAS_VARIABLE_RATES = "vr" in inspect.signature(soxr.ResampleStream).parameters
 
 
 class StreamResampler:
-    """One direction of it.
+    """A resampler for blocks of a live signal.
 
-    soxr's mode for variable rates, if this soxr has it: its filters hold back less than a third of what those for
-    files do, and are as flat up to 7.5 kHz.
+    It uses soxr's variable-rate mode where available: its filters delay less than a third as long as those for files,
+    and are as flat up to 7.5 kHz.
 
     Args:
-        from_hz: Rate of what comes in.
-        to_hz: Rate of what goes out. The same rate is no change at all.
+        from_hz: Input rate.
+        to_hz: Output rate. If the rates are equal, blocks are returned unchanged.
         channels: Number of channels.
     """
 
@@ -36,7 +36,7 @@ class StreamResampler:
         )
 
     def process(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The next samples, as far as they are there already, `(channels, samples)` both."""
+        """Resample the next block and return the samples that are ready; both are `(channels, samples)`."""
         if self._soxr is None:
             return block
         out: NDArray[np.float32] = self._soxr.resample_chunk(np.ascontiguousarray(block.T))

@@ -1,9 +1,10 @@
-"""One live signal."""
+"""Denoise one live signal."""
 
 from __future__ import annotations
 
 import math
 import threading
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,7 @@ from frcrn_accel.audio import (
 )
 from frcrn_accel.errors import AudioError
 from frcrn_accel.network.topology import HOP_SAMPLES, SAMPLE_RATE_HZ
+from frcrn_accel.pcm import from_pcm, to_pcm
 from frcrn_accel.streaming.averaging import Averaging, Statistics
 from frcrn_accel.streaming.engine import Step, StreamEngine, StreamState
 from frcrn_accel.streaming.latency import Latency, delay_samples, unit_samples
@@ -38,32 +40,31 @@ _MAX_STEP_HOPS = 50
 
 
 class Stream:
-    """A live signal that is denoised while it comes in; `Denoiser.stream` makes it.
+    """Denoise a live signal, chunk by chunk. Create it with `Denoiser.stream`.
 
-    Chunks of any size go in, and as many samples come out. What comes out lies `latency_s` behind what goes in: the
-    first samples are silence, and `flush` gives the last ones. How the signal is cut into chunks does not change a
-    bit of the result.
+    Chunks can have any size; each call returns as many samples as it gets. The output is delayed by `latency_s`: it
+    starts with silence, and `flush` returns the end. How the signal is cut into chunks does not change a bit of the
+    result.
 
     >>> stream = denoiser.stream(48_000)
     >>> for chunk in microphone:
     ...     play(stream.process(chunk))
     >>> play(stream.flush())
 
-    A stream is one signal and for one thread at a time; any number of them share a `Denoiser`.
+    A stream processes one signal, in one thread at a time. Any number of streams share a `Denoiser`.
 
     Args:
-        engine: What computes.
-        sample_rate: Rate of the signal.
-        channels: Its channels; each is denoised by itself.
-        step_s: How much is computed at a time.
+        engine: The loaded model.
+        sample_rate: Rate of the signal, Hz.
+        channels: Number of channels; each is denoised independently.
+        step_s: Audio to compute at a time, s.
         attenuation_limit_db: See the property.
-        averaging: Rule for what the model averages over the whole signal.
-        gain_db: Gain that brings the signal to the model's level; None to follow the signal.
+        averaging: How to average for the squeeze-and-excitation layers; None for `Averaging()`.
+        gain_db: Gain that brings active speech to the model's level; None to follow the level of the signal.
 
     Attributes:
-        sample_rate_hz: As given.
-        channels: As given.
-        latency: Where the delay comes from.
+        sample_rate_hz, channels: See above.
+        latency: The parts of the delay.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Stream:
         self._averaging = averaging or Averaging()
         self._gain = None if gain_db is None else np.full(channels, 10 ** (gain_db / 20), np.float32)
         self._step_samples = hops * metadata.hop_samples
-        # The lag of the model, and the half of a window that comes before the first frame.
+        # The lag of the model, and the half of an STFT frame that precedes the first hop.
         self._held_back = engine.lag * metadata.hop_samples + metadata.frame_samples - metadata.hop_samples
         self._delay = delay_samples(rate_hz, metadata.sample_rate_hz, self._step_samples, self._held_back)
         model_s = self._held_back + self._step_samples - 1
@@ -105,20 +106,20 @@ class Stream:
 
     @property
     def latency_s(self) -> float:
-        """How far the output lies behind the input: a whole number of samples, the same all the time."""
+        """The delay from input to output, s: a constant, whole number of samples."""
         return self._delay / self.sample_rate_hz
 
     @property
     def latency_samples(self) -> int:
-        """The same in samples."""
+        """The delay in samples of the stream."""
         return self._delay
 
     @property
     def attenuation_limit_db(self) -> float | None:
-        """At most this much noise is taken away, by mixing in the signal as it came; None for no limit.
+        """Maximum noise attenuation, dB, reached by mixing in some of the input; None for no limit.
 
-        It is mixed in at the model's rate, where the two are aligned to the sample: what lies above 8 kHz is not in
-        the result. It can be changed at any time, from another thread too: the next step has it.
+        The input is mixed in at the model's rate, aligned to the sample, so the result has no content above 8 kHz.
+        The limit can be changed at any time, even from another thread; the next step uses it.
         """
         return self._attenuation_limit_db
 
@@ -129,37 +130,39 @@ class Stream:
 
     @property
     def statistics(self) -> Statistics:
-        """What has been heard so far, to start another stream with: `Averaging(start=stream.statistics)`."""
+        """The running means so far, to start another stream with: `Averaging(start=stream.statistics)`."""
         return self._engine.statistics(self._state, self._averaging)
 
     def process(self, chunk: ChunkT) -> ChunkT:
-        """Take in the next samples and give as many out.
+        """Process the next samples and return as many.
 
         Args:
-            chunk: What `Denoiser` takes, `(samples,)` of a stream with one channel or `(channels, samples)`, of any
-                length, 0 too; or bytes: 16-bit samples in the machine's order, channels interleaved.
+            chunk: An array or tensor as for `Denoiser`, `(samples,)` for a single channel or `(channels, samples)`;
+                or `bytes`, `bytearray`, `memoryview` or `array.array` with interleaved 16-bit samples in native byte
+                order. Any length is allowed, including 0.
 
         Returns:
-            The same kind of object, of the same length.
+            The same type with the same number of samples; `bytes` for the buffers of 16-bit samples.
 
         Raises:
-            AudioError: Another type, dtype or number of channels; NaN or infinity. The stream is as it was.
-            EngineError: The engine failed. The chunk is taken in, but not all of it is given out: `reset`.
-            ValueError: The stream was flushed: `reset` it first.
-            RuntimeError: Another thread is in this stream.
+            AudioError: The type, dtype or number of channels is wrong, or the audio has NaN or infinity. The stream
+                is unchanged.
+            EngineError: The engine failed. Part of the chunk is lost: call `reset`.
+            ValueError: The stream was flushed: call `reset` first.
+            RuntimeError: Another thread is using this stream.
         """
         (result,) = process_streams([self], [chunk])
         return result
 
     def flush(self) -> NDArray[np.float32]:
-        """The signal has ended: give out what is still inside.
+        """End the signal and return the rest of the output.
 
         Returns:
-            `float32 (channels, latency_samples)`. After that only `reset` is of use.
+            `float32 (channels, latency_samples)`. Before the next signal, call `reset`.
 
         Raises:
             ValueError: The stream was flushed already.
-            RuntimeError: Another thread is in this stream.
+            RuntimeError: Another thread is using this stream.
             EngineError: The engine failed.
         """
         with self._alone():
@@ -170,25 +173,29 @@ class Stream:
         return out
 
     def reset(self) -> None:
-        """Begin a new signal: as a new stream with the same arguments."""
+        """Start a new signal, as a new stream with the same arguments would.
+
+        Raises:
+            RuntimeError: Another thread is using this stream.
+        """
         with self._alone(even_flushed=True):
             metadata = self._engine.metadata
             empty = np.zeros((self.channels, 0), np.float32)
             self._state: StreamState = self._engine.start(self.channels, self._averaging)
             horizon_hops = _LEVEL_HORIZON_S * metadata.sample_rate_hz / metadata.hop_samples
-            self._level = RunningLevel.of_silence(self.channels, horizon_hops)
+            self._level = RunningLevel.silent(self.channels, horizon_hops)
             self._to_model = StreamResampler(self.sample_rate_hz, metadata.sample_rate_hz, self.channels)
             self._from_model = StreamResampler(metadata.sample_rate_hz, self.sample_rate_hz, self.channels)
-            self._received = empty  # not given to the resampler yet
-            self._waiting = empty  # at the model's rate, less than a step after each call
+            self._received = empty  # not resampled yet
+            self._waiting = empty  # at the model's rate; less than a step between calls
             self._out = np.zeros((self.channels, self._delay), np.float32)
-            # Of the hops that have gone into the model and not come out: the signal, and its gain.
+            # The input of the hops that are still inside the model, and their gains.
             self._dry = np.zeros((self.channels, self._held_back), np.float32)
             self._gains = np.ones((self.channels, self._held_back // metadata.hop_samples), np.float32)
             self._skip = self._held_back
             self._is_flushed = False
 
-    # The way of the samples: `_push`, `_next_step` and `_finish` as long as there are steps, `_pop`.
+    # Samples pass through `_push`, then `_next_step` and `_finish` for each full step, then `_pop`.
 
     def _push(self, samples: NDArray[np.float32]) -> None:
         received = np.concatenate([self._received, samples], axis=1)
@@ -202,14 +209,14 @@ class Stream:
         self._waiting = np.concatenate(pieces, axis=1)
 
     def _next_step(self) -> tuple[Step, NDArray[np.float32], RunningLevel] | None:
-        """What to compute next, the gains of its hops and the level after them; None if a step is not full."""
+        """Return the next step, the gains of its hops and the level after them; None until a step is full."""
         if self._waiting.shape[1] < self._step_samples:
             return None
         hop = self._engine.metadata.hop_samples
         audio = self._waiting[:, : self._step_samples].reshape(self.channels, -1, hop)
         level = self._level
         if self._gain is None:
-            gains, level = level.heard(audio)
+            gains, level = level.update(audio)
         else:
             gains = np.repeat(self._gain[:, None], audio.shape[1], axis=1)
         scaled = (audio * gains[..., None]).reshape(self.channels, -1)
@@ -236,46 +243,39 @@ class Stream:
     def _pop(self, samples: int) -> NDArray[np.float32]:
         out, self._out = self._out[:, :samples], self._out[:, samples:]
         if out.shape[1] < samples:
-            raise AssertionError(f"{samples - out.shape[1]} samples are missing: the delay is too short")
+            raise AssertionError(f"{samples - out.shape[1]} samples are missing: the computed delay is too short")
         return out
 
     def _unpacked(self, chunk: object) -> tuple[NDArray[np.float32], Layout | None]:
-        """A chunk as `float32 (channels, samples)`; the layout is None for bytes."""
+        """Return a chunk as `float32 (channels, samples)`, and its layout; None for a buffer of 16-bit samples."""
         layout = None
-        if isinstance(chunk, bytes | bytearray | memoryview):
-            if len(chunk) % (2 * self.channels):
-                raise AudioError(
-                    f"{len(chunk)} bytes are no whole number of 16-bit samples in {self.channels} channels"
-                )
-            samples, _ = unpack(np.ascontiguousarray(np.frombuffer(chunk, np.int16).reshape(-1, self.channels).T))
+        if isinstance(chunk, bytes | bytearray | memoryview | array):
+            samples, _ = unpack(from_pcm(chunk, self.channels))
         else:
             samples, layout = unpack(chunk)
         if len(samples) != self.channels:
-            raise AudioError(f"the stream has {self.channels} channel(s), the chunk {len(samples)}")
+            raise AudioError(f"the stream has {self.channels} channel(s), the chunk has {len(samples)}")
         check_finite(samples, 0)
         return samples, layout
 
     @contextmanager
     def _alone(self, *, even_flushed: bool = False) -> Iterator[None]:
         if not self._lock.acquire(blocking=False):
-            raise RuntimeError("another thread is in this stream: a stream is one signal, make one for each")
+            raise RuntimeError("this stream is in use by another thread; create one stream per signal")
         try:
             if not even_flushed and self._is_flushed:
-                raise ValueError("this stream was flushed: reset it, or make a new one")
+                raise ValueError("this stream was flushed: call reset() or create a new stream")
             yield
         finally:
             self._lock.release()
 
 
 def check_stream_options(step_s: float, gain_db: float | None) -> int:
-    """Check the options of a stream that do not depend on the model.
+    """Check the options of a stream that do not depend on the model, and return the step in hops.
 
     Args:
         step_s: See `Denoiser.stream`.
         gain_db: See `Denoiser.stream`.
-
-    Returns:
-        The step, in hops.
 
     Raises:
         ValueError: A value is out of range.
@@ -292,26 +292,35 @@ def check_stream_options(step_s: float, gain_db: float | None) -> int:
 
 
 def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list[ChunkT]:
-    """`Stream.process` of many streams, their steps in common calls of the engine.
+    """Process the next chunk of each of many streams, with shared calls of the engine.
 
-    Streams can be in one call and not in the next, in any company: the result of each is what it would be alone, up
-    to rounding. Their chunks may differ in length, and they in rate and channels.
+    >>> streams = [denoiser.stream(16_000), denoiser.stream(48_000)]
+    >>> chunks = [np.zeros(320, np.float32), np.zeros(960, np.float32)]
+    >>> [result.shape for result in process_streams(streams, chunks)]
+    [(320,), (960,)]
+
+    Each call can combine other streams. The result of each stream is what `Stream.process` would return, up to
+    rounding. Streams can differ in rate and channels, chunks in length.
 
     Args:
-        streams: Of one `Denoiser`, each once.
-        chunks: One for each.
+        streams: Different streams of one `Denoiser`.
+        chunks: One chunk per stream.
+
+    Returns:
+        One result per stream, see `Stream.process`.
 
     Raises:
-        ValueError: The streams are not of one denoiser with one look-ahead, one is there twice, or there are not as
-            many chunks.
-        AudioError, RuntimeError, EngineError: See `Stream.process`; of a bad chunk, all streams are as they were.
+        ValueError: The streams belong to different denoisers or have different look-aheads, a stream is given twice,
+            or the numbers of streams and chunks differ.
+        AudioError: A chunk is not valid, see `Stream.process`. All streams are unchanged.
+        RuntimeError, EngineError: See `Stream.process`.
     """
     if len(streams) != len(chunks):
-        raise ValueError(f"there are {len(streams)} streams and {len(chunks)} chunks")
+        raise ValueError(f"got {len(streams)} streams and {len(chunks)} chunks: give one chunk per stream")
     if len({id(stream) for stream in streams}) < len(streams):
-        raise ValueError("a stream is there twice")
+        raise ValueError("a stream is given twice")
     if len({id(stream._engine) for stream in streams}) > 1:
-        raise ValueError("the streams are not of one denoiser with one look-ahead")
+        raise ValueError("the streams must belong to one Denoiser and have the same look-ahead")
     with ExitStack() as stack:
         for stream in streams:
             stack.enter_context(stream._alone())
@@ -323,15 +332,14 @@ def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list
         for stream, (samples, layout) in zip(streams, unpacked, strict=True):
             out = stream._pop(samples.shape[1])
             if layout is None:
-                out = Layout(np.dtype(np.int16), mono=False).pack(out)
-                results.append(np.ascontiguousarray(out.T).tobytes())
+                results.append(to_pcm(Layout(np.dtype(np.int16), mono=False).pack(out)))
             else:
                 results.append(layout.pack(out))
         return results
 
 
 def _compute(streams: Sequence[Stream]) -> None:
-    """All steps that are full."""
+    """Run all full steps of the streams."""
     while True:
         by_length = defaultdict(list)
         for stream in streams:
