@@ -15,20 +15,30 @@ import soundfile
 
 from dying import FIRST, MARK, DyingBackend, DyingOnceBackend, DyingWhenLoadedBackend
 from frcrn_accel import CorpusError, MissingExtraError
-from frcrn_accel.corpus import denoise_corpus
+from frcrn_accel.corpus import CorpusJob, CorpusReport, denoise_corpus
+from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.testing import FunctionBackend
 
-PLAIN = {"backend": FunctionBackend}
+
+def options(backend: object) -> DenoiserOptions:
+    return DenoiserOptions(backend=backend, threads=1)
+
+
+PLAIN = options(FunctionBackend)  # returns its input
 # Ray's own code, and what it imports, warns of itself.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def test_what_is_missing_is_told(tmp_path, noisy_path, monkeypatch):
+def denoise(inputs, out, denoiser=PLAIN, **more) -> CorpusReport:
+    return denoise_corpus(CorpusJob(inputs, out, denoiser, **more))
+
+
+def test_what_is_missing_is_reported(tmp_path, noisy_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     (tmp_path / "in.txt").write_text(str(noisy_path))
     with pytest.raises(MissingExtraError, match=r"pip install 'frcrn-accel\[ray\]'"):
-        denoise_corpus(tmp_path / "in.txt", tmp_path / "out", PLAIN, engine="ray")
+        denoise(tmp_path / "in.txt", tmp_path / "out", PLAIN, workers_on="ray")
 
 
 @pytest.fixture(scope="module")
@@ -88,40 +98,40 @@ def digests(out: Path) -> dict[str, str]:
 def local(tree, tmp_path_factory) -> Path:
     """What this machine makes of them."""
     out = tmp_path_factory.mktemp("local")
-    denoise_corpus(tree, out, PLAIN, workers=1, threads=1)
+    denoise(tree, out, PLAIN, workers=1)
     return out
 
 
 @pytest.mark.parametrize("files_per_tar", [None, 3])
 def test_the_outputs_are_those_of_one_machine(tree, tmp_path, files_per_tar):
     reports = {
-        engine: denoise_corpus(
-            tree, tmp_path / engine, PLAIN, engine=engine, workers=2, threads=1, files_per_tar=files_per_tar
+        workers_on: denoise(
+            tree, tmp_path / workers_on, PLAIN, workers_on=workers_on, workers=2, files_per_tar=files_per_tar
         )
-        for engine in ("local", "ray")
+        for workers_on in ("local", "ray")
     }
     assert digests(tmp_path / "ray") == digests(tmp_path / "local")
     assert len(digests(tmp_path / "ray")) == (7 if files_per_tar is None else 3)
     assert {report.done for report in reports.values()} == {7}
     assert reports["ray"].failed == reports["local"].failed
-    assert "2 actor(s) x 1 CPU(s)" in reports["ray"].engine
+    assert "2 actor(s) x 1 CPU(s)" in reports["ray"].workers
     if files_per_tar is None:
-        # What one engine has begun the other one goes on with.
+        # A job that was begun on one of them can be resumed on the other.
         (tmp_path / "ray/a/3.ogg").unlink()
-        report = denoise_corpus(tree, tmp_path / "ray", PLAIN, workers=1, threads=1)
+        report = denoise(tree, tmp_path / "ray", PLAIN, workers=1)
         assert (report.before, report.done) == (6, 1)
 
 
 def test_the_packaged_model(tree, tmp_path):
     pytest.importorskip("onnxruntime")
-    for engine in ("local", "ray"):
-        denoise_corpus(tree, tmp_path / engine, {"backend": "ort"}, engine=engine, workers=2, threads=1)
+    for workers_on in ("local", "ray"):
+        denoise(tree, tmp_path / workers_on, options("ort"), workers_on=workers_on, workers=2)
     assert digests(tmp_path / "ray") == digests(tmp_path / "local")
 
 
 def test_an_actor_that_dies_once_loses_nothing(tree, local, tmp_path, mark):
     mark.touch()
-    report = denoise_corpus(tree, tmp_path, {"backend": DyingOnceBackend}, engine="ray", workers=2)
+    report = denoise(tree, tmp_path, options(DyingOnceBackend), workers_on="ray", workers=2)
     assert not mark.exists()
     assert report.done == 7
     assert digests(tmp_path) == digests(local)
@@ -130,22 +140,22 @@ def test_an_actor_that_dies_once_loses_nothing(tree, local, tmp_path, mark):
 
 
 def test_a_file_that_its_actors_die_of(tree, local, tmp_path):
-    report = denoise_corpus(tree, tmp_path, {"backend": DyingBackend}, engine="ray", workers=2)
+    report = denoise(tree, tmp_path, options(DyingBackend), workers_on="ray", workers=2)
     assert report.done == 6
-    assert report.failed["long.wav"] == "its actor died 3 times: out of memory?"
+    assert report.failed["long.wav"] == "its actor died 3 times (out of memory?)"
     assert digests(tmp_path) == {name: digest for name, digest in digests(local).items() if name != "long.wav"}
 
 
 def test_actors_that_die_while_they_load(tree, tmp_path):
     with pytest.raises(CorpusError, match="died 3 times while it loaded the model"):
-        denoise_corpus(tree, tmp_path, {"backend": DyingWhenLoadedBackend}, engine="ray", workers=1)
+        denoise(tree, tmp_path, options(DyingWhenLoadedBackend), workers_on="ray", workers=1)
 
 
 def test_no_room(tree, tmp_path):
     with pytest.raises(CorpusError, match=r"has room for 2 worker\(s\) with 1 CPU\(s\) and 0 GPU"):
-        denoise_corpus(tree, tmp_path, PLAIN, engine="ray", workers=3)
+        denoise(tree, tmp_path, PLAIN, workers_on="ray", workers=3)
     with pytest.raises(CorpusError, match=r"has room for 0 worker\(s\) with 1 CPU\(s\) and 0\.5 GPU"):
-        denoise_corpus(tree, tmp_path, PLAIN, engine="ray", gpus=0.5)
+        denoise(tree, tmp_path, PLAIN, workers_on="ray", gpus=0.5)
 
 
 class TestUrls:
@@ -172,14 +182,14 @@ class TestUrls:
             server.shutdown()
             thread.join()
 
-    @pytest.mark.parametrize("engine", ["local", "ray"])
-    def test_from_s3_to_s3(self, bucket, tmp_path, local, engine):
+    @pytest.mark.parametrize("workers_on", ["local", "ray"])
+    def test_from_s3_to_s3(self, bucket, tmp_path, local, workers_on):
         import s3fs
 
         journal = tmp_path / "journal.jsonl"
         arguments = (f"s3://{bucket}/in", f"s3://{bucket}/out", PLAIN)
         for before, done in ((0, 7), (7, 0)):
-            report = denoise_corpus(*arguments, engine=engine, workers=1, threads=1, journal=journal)
+            report = denoise(*arguments, workers_on=workers_on, workers=1, journal=journal)
             assert (report.before, report.done) == (before, done)
             assert list(report.failed) == ["a/broken.wav"]
         files = s3fs.S3FileSystem(skip_instance_cache=True)
@@ -187,21 +197,21 @@ class TestUrls:
         assert digests(tmp_path / "out") == digests(local)
         # One without its line, as if it had been killed before, is made again.
         journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:-1]))
-        report = denoise_corpus(*arguments, engine="local", workers=1, threads=1, journal=journal)
+        report = denoise(*arguments, workers_on="local", workers=1, journal=journal)
         assert report.before + report.done == 7
         # Without the journal they are somebody else's.
         journal.unlink()
-        report = denoise_corpus(*arguments, engine="local", workers=1, threads=1, journal=journal)
+        report = denoise(*arguments, workers_on="local", workers=1, journal=journal)
         assert report.done == 0
-        assert "'1.wav' exists: begin anew with --overwrite" in report.failed.values()
+        assert "'1.wav' exists already: start over with --overwrite to replace it" in report.failed.values()
 
     def test_from_the_web_to_tars(self, web, tmp_path, local):
         names = ["1.wav", "a/3.ogg", "none.wav"]
         (tmp_path / "files.jsonl").write_text(
             "".join(json.dumps({"input": f"{web}/{name}", "output": name}) + "\n" for name in names)
         )
-        report = denoise_corpus(
-            tmp_path / "files.jsonl", tmp_path / "out", PLAIN, engine="ray", workers=1, files_per_tar=10
+        report = denoise(
+            tmp_path / "files.jsonl", tmp_path / "out", PLAIN, workers_on="ray", workers=1, files_per_tar=10
         )
         assert report.done == 2
         assert list(report.failed) == ["none.wav"]
@@ -213,7 +223,5 @@ class TestUrls:
         assert json.loads(samples[1]["json"])["input"] == f"{web}/a/3.ogg"
 
     def test_a_storage_that_refuses(self, tree, tmp_path, storage):
-        with pytest.raises(CorpusError, match=r"the job cannot go on: 's3://no-such-bucket/out': "):
-            denoise_corpus(
-                tree, "s3://no-such-bucket/out", PLAIN, engine="ray", workers=1, journal=tmp_path / "j.jsonl"
-            )
+        with pytest.raises(CorpusError, match=r"the job stopped: 's3://no-such-bucket/out': "):
+            denoise(tree, "s3://no-such-bucket/out", PLAIN, workers_on="ray", workers=1, journal=tmp_path / "j.jsonl")
