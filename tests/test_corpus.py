@@ -465,7 +465,7 @@ class TestWorkersThatDie:
     def test_while_they_load(self, files, tmp_path, monkeypatch):
         monkeypatch.setenv(FIRST, str(os.getpid()))
         with pytest.raises(
-            CorpusError, match=r"died 3 times while it loaded the model \(out of memory\?\): .* --workers"
+            CorpusError, match=r"died 3 times while it loaded the model \(.*\): .* --workers"
         ):
             denoise(files, tmp_path / "out", options(DyingWhenLoadedBackend), **ONE)
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["corpus.jsonl"]

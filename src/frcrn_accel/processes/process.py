@@ -159,9 +159,7 @@ class Process:
             elif isinstance(value, Path):
                 value = str(value)
             elif not isinstance(value, (str, int, float)):
-                raise BenchError(
-                    f"{self._title}: cannot send {field.name}={value!r} to another process: give its name"
-                )
+                raise BenchError(f"{self._title}: {field.name} must be given by name for another process")
             values[field.name] = value
         return values
 

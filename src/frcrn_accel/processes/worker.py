@@ -48,10 +48,12 @@ class Worker:
 
     def _load(self, request: Mapping[str, Any]) -> dict[str, Any]:
         began = time.perf_counter()
-        from frcrn_accel import Denoiser, Windowing  # timed: a user waits for imports too
+        from frcrn_accel import Denoiser  # timed: a user waits for imports too
 
         options = dict(request["options"])
         if "windowing" in options:
+            from frcrn_accel import Windowing
+
             options["windowing"] = Windowing(**options["windowing"])
         self._denoiser = Denoiser(**options)
         load_s = time.perf_counter() - began
