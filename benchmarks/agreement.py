@@ -2,9 +2,9 @@
 
     python benchmarks/agreement.py FIRST.json SECOND.json [--percent 10]
 
-The files are reports of `frcrn-accel bench --json`. Printed for each configuration and baseline: how many times faster
-it was in each run, and the difference in percent. A difference above `--percent` is excused by noise, if the 95 %
-intervals overlap, or by other work, if the machine had any in one of the runs.
+The files are reports of `frcrn-accel bench --json`. For each configuration and baseline the table shows how many
+times faster it was in each run, and the difference in percent. A difference above `--percent` is excused by noise, if
+the 95 % intervals overlap, or by other work, if the machine had any in one of the runs.
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
     pip install ".[cuda,tensorrt-rtx]" && python benchmarks/gpu.py [MODEL.onnx] [--hour]
 
-Every backend and precision that can run denoises a 5 s clip and, with `--hour`, a file of one hour. The table also has
-the published times of the same network on an RTX 4090D with TensorRT (5 s in 89 ms in fp32, 42 ms in INT8). The output
-of each is compared with that of ONNX Runtime on the CPU; the exit code is 1 if one differs too much.
+Every backend and precision that can run denoises a 5 s clip and, with `--hour`, a file of one hour. The table also
+has the published times of the same network on an RTX 4090D with TensorRT (5 s in 89 ms in fp32, in 42 ms in INT8).
+The output of each is compared with that of ONNX Runtime on the CPU; the exit code is 1 if one differs too much.
 
-Without MODEL.onnx the network has the released size and seeded random weights, which are as fast as trained ones. INT8
-is less accurate with random weights, so its limit is lower then. With a model, INT8 is calibrated on the audio in the
-package and must pass the quality gate.
+Without MODEL.onnx the network has the released size and seeded random weights, which are as fast as trained ones.
+INT8 is less accurate with random weights, so its limit is lower then. With a model, INT8 is calibrated on the audio
+in the package and must pass the quality gate.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def main() -> None:
                 least_db = LEAST_RANDOM_INT8_DB
             if not row.agreement_db >= least_db:
                 too_far.append(
-                    f"{title}: SI-SDR to the output of the CPU is {row.agreement_db:.1f} dB, must be at least {least_db:g}"
+                    f"{title}: SI-SDR to the CPU is {row.agreement_db:.1f} dB, at least {least_db:g} needed"
                 )
             rows.append(row)
     if not rows:

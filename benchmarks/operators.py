@@ -3,9 +3,9 @@
     python benchmarks/operators.py MODEL... [--backend openvino:int8] [--seconds 5] [--runs 5]
 
 MODEL is the name of a known model or a file; `--random CHANNELS UNETS` builds one of that size with random weights
-instead, and `--method dynamic` quantizes it. The engine's session is profiled with the settings that the backend gives
-it. Times are medians over the runs; the time of an operator is that from its start to its end, whatever the number of
-threads that work on it.
+instead, and `--method dynamic` quantizes it. The engine's session is profiled with the settings that the backend
+gives it. Times are medians over the runs; the time of an operator is that from its start to its end, whatever the
+number of threads that work on it.
 
 Engines rearrange a network as they load it. A merged operator counts for the layer whose name it bears; operators
 without the name of a layer (mostly changes of layout) are of the kind "added by the engine".
