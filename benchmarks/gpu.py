@@ -31,13 +31,12 @@ from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.backends.ort_cuda import OrtCudaBackend
 from frcrn_accel.backends.tensorrt import TensorRtBackend, TensorRtRtxBackend
 from frcrn_accel.cpu import available_cpus
-from frcrn_accel.export import read_weights
 from frcrn_accel.graph.forms import build_graph
-from frcrn_accel.models import TENSORRT_INT8, find_model
+from frcrn_accel.models import TENSORRT_INT8, find_model, read_weights
+from frcrn_accel.network.seeded import random_weights
 from frcrn_accel.network.topology import HOP_SAMPLES, SAMPLE_RATE_HZ, Config
 from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, quantize_model
-from frcrn_accel.testing import random_weights
 
 CLIP_S = 5
 EXAMPLE = Path(__file__).parents[1] / "examples" / "noisy.wav"

@@ -152,7 +152,7 @@ def print_table(head: str, rows: list[tuple[str, float, int]], least_share: floa
 def random_model(folder: Path, channels: int, unets: int) -> Path:
     """Write a model file with seeded random weights."""
     from frcrn_accel.graph.forms import build_graph
-    from frcrn_accel.testing import random_weights
+    from frcrn_accel.network.seeded import random_weights
 
     config = Config(channels, unets)
     metadata = replace(find_model(DEFAULT_MODEL).metadata, name="random", channels=channels, unets=unets)

@@ -29,9 +29,9 @@ from frcrn_accel.backends.tensorrt import TensorRtRtxBackend
 from frcrn_accel.backends.tensorrt_plan import BuildLog, Plan, build_plan, plan_target
 from frcrn_accel.graph.forms import build_graph
 from frcrn_accel.models import TENSORRT_INT8, find_model
+from frcrn_accel.network.seeded import random_weights
 from frcrn_accel.network.topology import SAMPLE_RATE_HZ, Config
 from frcrn_accel.quantize import METHODS
-from frcrn_accel.testing import random_weights
 
 PRECISIONS = ("fp32", "fp16", "int8")
 BYTES = {"Float": 4, "Half": 2, "Int8": 1, "Bool": 1, "Int32": 4, "Int64": 8}
