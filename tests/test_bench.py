@@ -233,7 +233,7 @@ class TestTables:
         found = report((group,)).to_json()["groups"][0]
         table = speed_table(found, ["ort"])
         assert table.heads == (
-            *("variant", "median s", "p95 s", "RTF", "first s", "load s", "peak MB", "file MB"),
+            *("configuration", "median s", "p95 s", "RTF", "first s", "load s", "peak MB", "file MB"),
             *("times faster than ort", "SI-SDR to fp32, dB", "PESQ-WB, %", "DNSMOS OVRL"),
         )
         assert [cells[0] for cells in table.rows] == ["openvino:bf16", "ort", "torch"]
@@ -248,7 +248,7 @@ class TestTables:
         silent = dataclasses.replace(group, rows=tuple(dataclasses.replace(r, quality=None) for r in group.rows))
         found = report((silent,)).to_json()["groups"][0]
         assert speed_table(found, []).heads[-1] == "file MB"
-        assert speed_table(found, [], ("rtf",)).heads == ("variant", "RTF")
+        assert speed_table(found, [], ("rtf",)).heads == ("configuration", "RTF")
         assert len(speed_table(found, ["ort"], TIME_COLUMNS).heads) == 8
 
     def test_notes(self, group):
@@ -273,7 +273,7 @@ class TestTables:
         )
         title = "**small (32 channels, 1 U-Net(s)), 5 s clip, 2 thread(s), 6 rounds, noise 0 %**"
         assert lines[2] == title
-        assert lines[4].startswith("| variant | median s | ")
+        assert lines[4].startswith("| configuration | median s | ")
         assert lines[5] == "|---" * 12 + "|"
         assert lines[6].startswith("| `openvino:bf16` | 0.050 | ")
         assert "- too noisy to tell apart: ort and torch, 1.05 (0.90 to 1.50)" in lines

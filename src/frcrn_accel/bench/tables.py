@@ -98,7 +98,7 @@ def speed_table(group: Json, baselines: Sequence[str], columns: Sequence[str] = 
         columns: Names of the columns to show, of `COLUMNS`.
     """
     rows = sorted(group["rows"], key=lambda row: float(row["median_s"]))
-    cells: list[tuple[str, list[str]]] = [("variant", [row["variant"] for row in rows])]
+    cells: list[tuple[str, list[str]]] = [("configuration", [row["variant"] for row in rows])]
     for column in columns:
         if column == BASELINES:
             for baseline in baselines:
