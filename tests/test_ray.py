@@ -47,28 +47,42 @@ def mark(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def storage():
-    """An S3 server."""
-    pytest.importorskip("s3fs", reason="the packages of the dependency group 'storage' are not installed")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+def s3():
+    """URL of an S3 server; None without the packages for it."""
+    try:
+        import s3fs  # noqa: F401
+        from moto.server import ThreadedMotoServer
+    except ImportError:
+        yield None
+        return
+    server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
 
 
+@pytest.fixture
+def storage(s3) -> str:
+    if s3 is None:
+        pytest.skip("the packages of the dependency group 'storage' are not installed")
+    return s3
+
+
 @pytest.fixture(scope="module", autouse=True)
-def cluster(request, mark):
-    """What actors find in their environment must be there when Ray starts."""
+def cluster(s3, mark):
+    """A cluster on this machine. The environment of its actors must be set when Ray starts."""
     ray = pytest.importorskip("ray", reason="[ray] is not installed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MARK, str(mark))
         patch.setenv(FIRST, str(os.getpid()))
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, folders)))
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_ENDPOINT_URL_S3", request.getfixturevalue("storage"))
+        if s3 is not None:
+            patch.setenv("AWS_ENDPOINT_URL_S3", s3)
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         yield
         ray.shutdown()
@@ -174,6 +188,7 @@ class TestUrls:
 
     @pytest.fixture
     def web(self, tree):
+        pytest.importorskip("aiohttp", reason="fsspec needs it for http://")
         handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tree))
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
             thread = threading.Thread(target=server.serve_forever)
