@@ -67,7 +67,7 @@ class TestRatios:
         ("count", "ranks"), [(6, (0, 5)), (8, (0, 7)), (9, (1, 7)), (15, (3, 11)), (20, (5, 14))]
     )
     def test_ranks_of_tables(self, count, ranks):
-        # Those of printed tables of the sign test's interval, counted from 1 there.
+        # From printed tables of the interval of the sign test, which count from 1.
         assert median_ranks(count) == ranks
 
     @pytest.mark.parametrize("count", range(6, 60))
@@ -80,7 +80,7 @@ class TestRatios:
         assert coverage(low) >= 0.95 > coverage(low + 1)
 
     def test_a_ratio_is_taken_round_by_round(self):
-        slow_phase = np.array([1, 1, 1, 5, 5, 5, 1, 1, 1])  # of the machine, for both
+        slow_phase = np.array([1, 1, 1, 5, 5, 5, 1, 1, 1])  # of the machine, which affects both
         ratio = times_faster(list(0.1 * slow_phase), list(0.3 * slow_phase))
         assert (ratio.median, ratio.low, ratio.high) == pytest.approx((3, 3, 3))
         assert ratio.is_clear
@@ -130,7 +130,7 @@ def report(groups: tuple[Group, ...] = (), throughput: tuple[Throughput, ...] = 
 
 @pytest.fixture
 def group() -> Group:
-    """Three variants: one twice as fast as `ort`, one that noise does not let tell from it."""
+    """Three configurations: one twice as fast as `ort`, one that does not clearly differ from it."""
     quality = Quality(8, 40.0, 2.5, Change(-0.25, -0.5, 0.0004), 3.0, Change(-0.0001, -0.002, 0.001), "no DNSMOS")
     fp32 = Quality(8, None, 2.5, None, 3.0, None)
     rows = (
@@ -194,11 +194,11 @@ class TestReport:
     def test_the_documentation_names_every_field(self):
         text = (Path(__file__).parents[1] / "docs" / "bench.md").read_text(encoding="utf-8")
         for name, _ in fields(json.loads(SCHEMA_PATH.read_text())):
-            if name not in ("mean", "threads", "batch", "model", "variant"):  # told in passing
+            if name not in ("mean", "threads", "batch", "model", "variant"):  # mentioned in the text
                 assert f"`{name}`" in text, name
 
     def test_throughput(self, many_files):
-        # The second and the third cannot be told apart: the one in less memory.
+        # The second and the third do not clearly differ: the one with less memory is the best.
         assert many_files.best.setting == Setting(2, 1, 1)
         assert many_files.times_real_time(many_files.rows[0]) == 60
         assert many_files.times_real_time(many_files.rows[1]) == pytest.approx(75)
@@ -221,7 +221,7 @@ class TestReport:
 
 
 def fields(schema: dict) -> list[tuple[str, dict]]:
-    """All properties in a schema, at any depth."""
+    """Return all properties in a schema, at any depth."""
     found = list(schema.get("properties", {}).items())
     for part in (*schema.get("properties", {}).values(), *schema.get("$defs", {}).values()):
         found += fields(part.get("items", part))
@@ -260,7 +260,7 @@ class TestTables:
         assert left_out_lines(values) == ["left out: torch (small): ~/x is not there"]
 
     @pytest.mark.parametrize(("cpus", "said"), [(0.05, False), (0.93, True)])
-    def test_other_work_is_told(self, group, cpus, said):
+    def test_other_work_is_noted(self, group, cpus, said):
         values = report((dataclasses.replace(group, other_cpus=cpus),)).to_json()
         validate(values)
         line = "other work kept 0.9 CPU(s) busy on average: measure again on an idle machine"
@@ -359,7 +359,7 @@ class TestQuality:
         assert found["other"].clips == 2
         assert (found["other"].pesq_wb, found["other"].dnsmos_ovrl) == (None, None)
         assert "DNSMOS needs more packages" in found["other"].note
-        assert "PESQ" not in found["other"].note  # there is no clean speech that it could take
+        assert "PESQ" not in found["other"].note  # there is no clean speech to compare with
 
     def test_changes_of_scores(self, clips, monkeypatch):
         clean = [dataclasses.replace(clip, clean=clip.noisy) for clip in clips]
@@ -381,7 +381,7 @@ class TestQuality:
 
 
 def orthogonal(audio: np.ndarray) -> np.ndarray:
-    """Noise of unit level that has no part of the audio in it."""
+    """Return noise of unit level that is orthogonal to the audio."""
     noise = np.random.default_rng(0).standard_normal(len(audio))
     centred = audio - audio.mean()
     noise -= noise.mean()
@@ -405,7 +405,7 @@ class Refusing(FunctionBackend):
 class TestConfigurations:
     @pytest.fixture
     def backends(self, monkeypatch) -> None:
-        """Two plug-ins in the place of all backends."""
+        """Two plug-ins, instead of all backends."""
         points = [
             EntryPoint(kind.name, f"{__name__}:{kind.__name__}", registry.ENTRY_POINT_GROUP)
             for kind in (Fine, Refusing)
@@ -465,7 +465,7 @@ class TestConfigurations:
             assert (found.file.metadata.method, found.file.metadata.gate) == ("dynamic", "skipped")
             assert found.file.path.parent == cache_folder()
         assert {step.partition(": ")[0] for step in steps[0]} == {"dynamic"}
-        assert steps[1] == []  # it is there already
+        assert steps[1] == []  # cached
         assert ready_variant(tiny, "dynamic") is None
 
     @needs_ort
@@ -486,7 +486,7 @@ class TestConfigurations:
         assert Config() == Config(128, 2)
 
     def test_the_released_size_without_onnx(self, tmp_path):
-        """In a process of its own: modules that were imported without onnx would stay behind in this one."""
+        """In a process of its own, since modules that were imported without onnx would stay in this one."""
         code = (
             "import sys; sys.modules['onnx'] = None\n"
             "from pathlib import Path; from frcrn_accel.bench.configurations import released_size_model\n"
@@ -522,11 +522,11 @@ class TestProcess:
         run = process.run(1.0)
         assert run.wall_s > 0
         assert 0 < run.cpu_s < 10
-        assert run.idle_cpu_s < 0.5  # an engine that has nothing to do sleeps
+        assert run.idle_cpu_s < 0.5  # an idle engine sleeps
 
-    @pytest.mark.skipif(not sys.platform.startswith(("linux", "darwin")), reason="not told here")
+    @pytest.mark.skipif(not sys.platform.startswith(("linux", "darwin")), reason="this system does not report it")
     def test_memory_is_of_that_process(self, process):
-        # Python, numpy and an engine with a small model; this process, with all that tests import, has more.
+        # Python, numpy and an engine with a small model; this process has imported far more.
         assert 30e6 < process.peak_memory_bytes() < 1e9
 
     def test_errors_come_back(self):
@@ -550,37 +550,45 @@ class TestProcess:
             with options.open() as denoiser:
                 np.testing.assert_array_equal(denoised, denoiser(noisy[:32_000], 16_000))
 
-    def test_a_process_that_dies(self, tmp_path):
-        (tmp_path / "frcrn_accel.py").write_text(
-            "import os, sys; print('no memory', file=sys.stderr, flush=True); os._exit(7)"
-        )
-        python = tmp_path / "python"
-        python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}" exec "{sys.executable}" "$@"\n')
-        python.chmod(0o755)
+    @pytest.fixture
+    def python_with(self, tmp_path):
+        """An interpreter that imports other code as `frcrn_accel`."""
+
+        def python_with(code: str) -> Path:
+            (tmp_path / "frcrn_accel.py").write_text(code)
+            python = tmp_path / "python"
+            python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}" exec "{sys.executable}" "$@"\n')
+            python.chmod(0o755)
+            return python
+
+        return python_with
+
+    def test_a_process_that_dies(self, python_with):
+        python = python_with("import os, sys; print('no memory', file=sys.stderr, flush=True); os._exit(7)")
         with pytest.raises(BenchError, match="mine: its process ended with code 7: no memory"):
             Process("mine", DenoiserOptions(), python)
 
-    def test_what_an_engine_prints_is_no_answer(self):
-        code = "import os; os.write(1, b'engine\\n')"
-        order = json.dumps({"do": "memory"})
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                f"import runpy, sys; sys.path.insert(0, ''); {code}; "
-                f"runpy.run_path({str(WORKER)!r}, run_name='__main__')",
-            ],
-            input=order + "\n",
-            capture_output=True,
-            text=True,
-            check=True,
+    def test_output_of_an_engine_does_not_disturb_the_answers(self, python_with):
+        python = python_with(
+            "class Denoiser:\n"
+            "    def __init__(self, **options):\n"
+            "        print('engine version 3')\n"
+            "        self.backend, self.precision, self.device = 'ort', 'fp32', repr(options)\n"
         )
-        assert set(json.loads(done.stdout.splitlines()[-1])) == {"peak_memory_bytes"}
+        with Process("mine", DenoiserOptions(backend="ort", threads=1), python) as process:
+            # An earlier version of the library must not be given options that it does not know.
+            assert process.loaded.device == "{'backend': 'ort', 'threads': 1}"
+
+    def test_memory_of_an_idle_interpreter(self):
+        done = subprocess.run(
+            [sys.executable, str(WORKER)], input='{"do": "memory"}\n', capture_output=True, text=True, check=True
+        )
+        assert set(json.loads(done.stdout)) == {"peak_memory_bytes"}
 
 
 @needs_ort
 class TestRuns:
-    @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="this system does not tell")
+    @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="this system does not report it")
     def test_other_work_is_seen(self):
         with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinning:
             try:

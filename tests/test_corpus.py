@@ -49,7 +49,7 @@ def denoise(inputs, out, denoiser=PLAIN, progress=lambda report: None, **more) -
 
 
 class GpuBackend(FunctionBackend):
-    """Gives what it gets, and takes no threads."""
+    """Returns its input, and takes no threads."""
 
     name = "gpu"
     on_gpu = True
@@ -58,7 +58,7 @@ class GpuBackend(FunctionBackend):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory, noisy) -> Path:
-    """Five recordings in three formats, a text with the name of a recording, and a text."""
+    """Five recordings in three formats, a text file named like a recording, and a text file."""
     folder = tmp_path_factory.mktemp("tree")
     (folder / "a/b").mkdir(parents=True)
     for count, name in enumerate(["one.wav", "two.flac", "a/three.MP3", "a/b/four.wav", "a/b/five.flac"]):
@@ -71,7 +71,7 @@ def tree(tmp_path_factory, noisy) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(tree, tmp_path_factory) -> dict[str, str]:
-    """Digests of what `Denoiser` makes of each recording."""
+    """Digests of the output of `Denoiser` for each recording."""
     folder = tmp_path_factory.mktemp("expected")
     digests = {}
     for name in ["one.wav", "two.flac", "a/three.MP3", "a/b/four.wav", "a/b/five.flac"]:
@@ -95,7 +95,7 @@ def run(monkeypatch, capsys):
 
 
 def digests(out: Path) -> dict[str, str]:
-    """Of all files but the journal."""
+    """Return the digests of all files but the journal."""
     return {
         path.relative_to(out).as_posix(): sha256_of(path)
         for path in sorted(out.rglob("*"))
@@ -104,22 +104,22 @@ def digests(out: Path) -> dict[str, str]:
 
 
 def lines(out: Path) -> list[dict]:
-    """Of the journal, but the first."""
+    """Return the lines of the journal, without the first."""
     return [json.loads(line) for line in (out / "corpus.jsonl").read_text().splitlines()[1:]]
 
 
 class TestInputs:
     def test_a_folder(self, tree, tmp_path):
-        jobs = read_inputs(str(tree), str(tmp_path))
+        found = read_inputs(str(tree), str(tmp_path))
         names = ["a/b/five.flac", "a/b/four.wav", "a/broken.wav", "a/three.MP3", "one.wav", "two.flac"]
-        assert jobs == [Recording(str(tree / name), name) for name in names]
+        assert found == [Recording(str(tree / name), name) for name in names]
 
     def test_outputs_in_the_input_folder_are_no_inputs(self, tmp_path, noisy):
         for name in ("a.wav", "out/a.wav", "out/x/b.wav", "outer/c.wav"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(tmp_path / name, noisy[:100], 16_000)
-        jobs = read_inputs(str(tmp_path), str(tmp_path / "out"))
-        assert [job.output for job in jobs] == ["a.wav", "outer/c.wav"]
+        found = read_inputs(str(tmp_path), str(tmp_path / "out"))
+        assert [recording.output for recording in found] == ["a.wav", "outer/c.wav"]
 
     def test_a_list(self, tmp_path):
         path = tmp_path / "files.txt"
@@ -182,7 +182,7 @@ class TestShards:
         assert all(15 < len(part) < 50 for part in parts)  # 31 on average
 
     def test_a_file_stays_in_its_shard(self):
-        # These may never change: a job that is under way would lose files and do others twice.
+        # These must never change: jobs that have begun would lose files and do others twice.
         assert [name for name in ("a.wav", "b/c.flac", "ü.wav", "d.mp3") if Shard(1, 3).holds(name)] == [
             "a.wav",
             "b/c.flac",
@@ -337,7 +337,7 @@ class TestJob:
 
 
 class TestKilled:
-    """Jobs that are killed, in a process of their own, and go on in this one."""
+    """Jobs that are killed in a process of their own, and resumed in this one."""
 
     STEPS: ClassVar = {
         "before the line": "Journal.add = lambda self, entries: die()",
@@ -464,9 +464,7 @@ class TestWorkersThatDie:
 
     def test_while_they_load(self, files, tmp_path, monkeypatch):
         monkeypatch.setenv(FIRST, str(os.getpid()))
-        with pytest.raises(
-            CorpusError, match=r"died 3 times while it loaded the model \(.*\): .* --workers"
-        ):
+        with pytest.raises(CorpusError, match=r"died 3 times while it loaded the model \(.*\): .* --workers"):
             denoise(files, tmp_path / "out", options(DyingWhenLoadedBackend), **ONE)
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["corpus.jsonl"]
 
@@ -500,7 +498,7 @@ class TestWorker:
         assert entry.clipped_samples > 900
 
     def test_a_disk_that_is_full_concerns_all(self, worker, tmp_path, noisy_path):
-        """The system's limit on the size of a file stands for the disk; it has an error of its own."""
+        """A limit on the size of files stands in for a full disk; its error differs."""
         resource = pytest.importorskip("resource")
         task = Task("a.wav", (Recording(str(noisy_path), "a.wav"),))
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -566,18 +564,18 @@ class TestTars:
         denoise(tree, tmp_path, PLAIN, files_per_tar=4, **ONE)
         before = digests(tmp_path)
         report = denoise(tree, tmp_path, PLAIN, files_per_tar=4, **ONE)
-        assert (report.before, report.done, len(report.failed)) == (2, 3, 1)  # the one that holds a failure, again
+        assert (report.before, report.done, len(report.failed)) == (2, 3, 1)  # the one with a failure is made again
         assert digests(tmp_path) == before
         journal = (tmp_path / "corpus.jsonl").read_text().splitlines(keepends=True)
-        (tmp_path / "corpus.jsonl").write_text("".join(journal[:6]))  # one of the two lines of the second tar
+        (tmp_path / "corpus.jsonl").write_text("".join(journal[:6]))  # with one of the two lines of the second tar
         report = denoise(tree, tmp_path, PLAIN, files_per_tar=4, overwrite=False, **ONE)
-        assert "two.flac" in report.failed  # it is there, and not known to be of this job
+        assert "two.flac" in report.failed  # it exists, and the journal does not say that this job made it
 
     def test_names_of_samples(self):
-        jobs = [Recording("", "a.b/c.d.e.wav"), Recording("", "a.b/f.wav")]
-        (task,) = in_tars(jobs, 9, Shard(2, 3))
+        recordings = [Recording("", "a.b/c.d.e.wav"), Recording("", "a.b/f.wav")]
+        (task,) = in_tars(recordings, 9, Shard(2, 3))
         assert task.output == "corpus-2-of-3-000000.tar"
-        assert [job.output for job in task.jobs] == ["a.b/c_d_e.wav", "a.b/f.wav"]
+        assert [recording.output for recording in task.recordings] == ["a.b/c_d_e.wav", "a.b/f.wav"]
         with pytest.raises(AudioError, match="would both become 'a'"):
             list(in_tars([Recording("1", "a.wav"), Recording("2", "a.flac")], 9, Shard()))
 
@@ -662,10 +660,11 @@ class TestCommand:
         assert values["real_time_factor"] == values["wall_s"] / values["audio_s"]
 
     def test_nothing_to_do(self, run, tmp_path, noisy):
+        pytest.importorskip("onnxruntime")
         (tmp_path / "in").mkdir()
         soundfile.write(tmp_path / "in/a.wav", noisy[:1_000], 16_000)
         for _ in range(2):
-            code, err = run(tmp_path / "in", tmp_path / "out")
+            code, err = run(tmp_path / "in", tmp_path / "out", "--backend", "ort")
             assert code == 0
         assert err.splitlines()[-1] == "1 of 1 files done, 1 of them before"
 
@@ -689,6 +688,8 @@ class TestCommand:
             (["IN", "OUT", "--workers-on", "slurm"], "workers cannot run on 'slurm'"),
             (["IN", "OUT", "--workers", "0"], "--workers"),
             (["IN", "OUT", "--model", "nope"], "unknown model 'nope'"),
+            (["IN", "OUT", "--backend", "ort-dynamic-int8", "--batch-size", "2"], "leave batch_size out"),
+            (["IN", "OUT", "--attenuation-limit-db", "nan"], "attenuation_limit_db must be 0 or more"),
             (["IN", "OUT", "--gpus", "1"], "add --workers-on ray"),
             (["IN", "FILE"], "cannot be written: "),
             (["IN", "s3://bucket/out"], "give a local file"),
@@ -714,7 +715,7 @@ class TestCommand:
             pytest.skip("root may write everywhere but in /proc")
         (tmp_path / "closed").mkdir(mode=0o555)
         out = tmp_path / "closed/out" if os.geteuid() else Path("/proc/out")
-        code, err = run(tree, out)
+        code, err = run(tree, out, "--backend", "ort")
         assert code == 2
         assert err.startswith(f"frcrn-accel: error: folder {str(out)!r} cannot be written: ")
         assert err.count("\n") == 1

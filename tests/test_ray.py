@@ -26,7 +26,7 @@ def options(backend: object) -> DenoiserOptions:
 
 
 PLAIN = options(FunctionBackend)  # returns its input
-# Ray's own code, and what it imports, warns of itself.
+# Ray's own code and its dependencies cause warnings.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -90,7 +90,7 @@ def cluster(s3, mark):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory, noisy) -> Path:
-    """Six short recordings in three formats, a long one, and a text."""
+    """Six short recordings in three formats, a long one, and a text file."""
     folder = tmp_path_factory.mktemp("tree")
     (folder / "a/b").mkdir(parents=True)
     for count, name in enumerate(["1.wav", "2.flac", "a/3.ogg", "a/4.wav", "a/b/5.flac", "a/b/6.ogg", "long.wav"]):
@@ -110,7 +110,7 @@ def digests(out: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def local(tree, tmp_path_factory) -> Path:
-    """What this machine makes of them."""
+    """Their outputs from local workers."""
     out = tmp_path_factory.mktemp("local")
     denoise(tree, out, PLAIN, workers=1)
     return out
@@ -210,11 +210,11 @@ class TestUrls:
         files = s3fs.S3FileSystem(skip_instance_cache=True)
         files.get(f"{bucket}/out", str(tmp_path / "out"), recursive=True)
         assert digests(tmp_path / "out") == digests(local)
-        # One without its line, as if it had been killed before, is made again.
+        # An output without its line, as after a kill, is made again.
         journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:-1]))
         report = denoise(*arguments, workers_on="local", workers=1, journal=journal)
         assert report.before + report.done == 7
-        # Without the journal they are somebody else's.
+        # Without the journal they belong to someone else.
         journal.unlink()
         report = denoise(*arguments, workers_on="local", workers=1, journal=journal)
         assert report.done == 0

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from frcrn_accel.cli.options import AttenuationLimit, BackendName, BatchSize, Calibration, Model, Precision
 from frcrn_accel.cli.output import report_file
+from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.models import DEFAULT_MODEL
 from frcrn_accel.posix_signals import handled
 
@@ -78,10 +79,8 @@ def corpus(
     from frcrn_accel.corpus import CorpusJob, Shard, denoise_corpus
     from frcrn_accel.denoiser import DenoiserOptions
 
-    job = CorpusJob(
-        inputs,
-        out,
-        DenoiserOptions(
+    with usage_errors():
+        denoiser = DenoiserOptions(
             model=model,
             backend=backend,
             precision=precision,
@@ -89,7 +88,11 @@ def corpus(
             threads=threads,
             attenuation_limit_db=attenuation_limit_db,
             batch_size=batch_size,
-        ),
+        )
+    job = CorpusJob(
+        inputs,
+        out,
+        denoiser,
         shard=Shard.parse(shard),
         files_per_tar=tar,
         dnsmos=dnsmos,
@@ -113,7 +116,8 @@ def corpus(
                     latest = so_far
                     show(so_far)
 
-                latest = denoise_corpus(job, update)
+                with usage_errors():
+                    latest = denoise_corpus(job, update)
         except KeyboardInterrupt:
             if latest is not None:
                 _print_summary(latest, console)

@@ -14,6 +14,7 @@ from rich.table import Table
 from frcrn_accel.cli.options import BackendName, Model, Precision
 from frcrn_accel.cli.output import report_file
 from frcrn_accel.cli.progress import progress_bar
+from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.models import DEFAULT_MODEL
 
 __all__ = ["evaluate"]
@@ -54,7 +55,7 @@ def evaluate(
     clips = read_clips(noisy, SAMPLE_RATE_HZ, clean)
     console = Console(stderr=True, highlight=False)
     with report_file(report, overwrite) as path:
-        with progress_bar(console) as show:
+        with usage_errors(), progress_bar(console) as show:
             found = evaluate_clips(
                 clips,
                 {"model": model, "backend": backend, "precision": precision},
