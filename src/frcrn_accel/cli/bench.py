@@ -148,8 +148,8 @@ def _measure_speed(
 
 
 def _clips(pairs: Path | None) -> Sequence[Clip]:
+    from frcrn_accel.network.topology import SAMPLE_RATE_HZ
     from frcrn_accel.quality.clips import read_clips
-    from frcrn_accel.quality.metrics import SAMPLE_RATE_HZ
     from frcrn_accel.quantize import GATE_AUDIO
 
     return read_clips(pairs or GATE_AUDIO, SAMPLE_RATE_HZ)

@@ -49,8 +49,8 @@ def evaluate(
 ) -> None:
     """Score a model: PESQ-WB, STOI and SI-SDR if clean speech is known, and DNSMOS; means with 95 % intervals."""
     from frcrn_accel.evaluate import evaluate_clips
+    from frcrn_accel.network.topology import SAMPLE_RATE_HZ
     from frcrn_accel.quality.clips import read_clips
-    from frcrn_accel.quality.metrics import SAMPLE_RATE_HZ
 
     clips = read_clips(noisy, SAMPLE_RATE_HZ, clean)
     console = Console(stderr=True, highlight=False)

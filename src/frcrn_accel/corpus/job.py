@@ -24,7 +24,7 @@ LOCAL, RAY = "local", "ray"
 class CorpusJob:
     """A job over many files, for `denoise_corpus`.
 
-    >>> from frcrn_accel import DenoiserOptions
+    >>> from frcrn_accel.denoiser import DenoiserOptions
     >>> job = CorpusJob("recordings", "clean", DenoiserOptions(backend="ort"), shard=Shard(3, 16))
     >>> job.journal_path.name
     'corpus-3-of-16.jsonl'
