@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 from frcrn_accel.corpus.job import RAY, CorpusJob
 from frcrn_accel.corpus.journal import Journal
@@ -41,29 +42,46 @@ def denoise_corpus(job: CorpusJob, progress: Callable[[CorpusReport], None] = la
     with with_threads(job.denoiser, 1).open() as denoiser:  # in this process first, to report its errors
         about = f"{denoiser.model.name} on {denoiser.backend}, {denoiser.precision} ({denoiser.device})"
         settings = job.settings(recordings, denoiser)
+    with _open_journal(job, tasks, settings) as journal:
+        left = [task for task in tasks if not journal.has(task)]
+        before = len(recordings) - sum(len(task.recordings) for task in left)
+        report = CorpusReport(about, len(recordings), before)
+        _run(job, left, journal, report, progress)
+    return report
+
+
+def _open_journal(job: CorpusJob, tasks: Sequence[Task], settings: Mapping[str, Any]) -> Journal:
+    """Open the journal of a job."""
     outputs = {task.output for task in tasks}
-    with Journal(
+    return Journal(
         job.journal_path,
         job.out_folder,
         settings,
         restart=job.overwrite,
         existing_outputs=lambda: set() if job.out_url is None else outputs & names_in(job.out_url),
-    ) as journal:
-        left = [task for task in tasks if not journal.has(task)]
-        report = CorpusReport(about, len(recordings), len(recordings) - sum(len(task.recordings) for task in left))
-        began = time.perf_counter()
-        todo = _refuse_existing(left, journal, report)
-        if not todo:
+    )
+
+
+def _run(
+    job: CorpusJob,
+    tasks: Sequence[Task],
+    journal: Journal,
+    report: CorpusReport,
+    progress: Callable[[CorpusReport], None],
+) -> None:
+    """Run tasks and record their results."""
+    began = time.perf_counter()
+    todo = _refuse_existing(tasks, journal, report)
+    if not todo:
+        progress(report)
+        return
+    batches, report.workers = _start_workers(job, todo, journal)
+    with closing(batches):
+        progress(report)
+        for results in batches:
+            report.wall_s = time.perf_counter() - began
+            _record(results, journal, report)
             progress(report)
-            return report
-        batches, report.workers = _start_workers(job, todo, journal)
-        with closing(batches):
-            progress(report)
-            for results in batches:
-                report.wall_s = time.perf_counter() - began
-                _record(results, journal, report)
-                progress(report)
-    return report
 
 
 def _refuse_existing(tasks: Sequence[Task], journal: Journal, report: CorpusReport) -> list[Task]:
