@@ -1,10 +1,10 @@
-"""Do two runs of the same benchmark tell the same? Exit code 1 if they do not.
+"""Check that two runs of the same benchmark agree; exit with 1 if they do not.
 
     python benchmarks/agreement.py FIRST.json SECOND.json [--percent 10]
 
-The files are those of `frcrn-accel bench --json`. For each variant and baseline: how many times faster it was in each
-run, and by how many percent the two differ. Where that is more than `--percent`, the reason may be noise: then the
-95 % intervals of the two overlap, or the machine had other work in one of them, which is said.
+The files are reports of `frcrn-accel bench --json`. For each configuration and baseline the table shows how many
+times faster it was in each run, and the difference in percent. A difference above `--percent` is excused by noise, if
+the 95 % intervals overlap, or by other work, if the machine had any in one of the runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from frcrn_accel.bench.tables import is_disturbed
 
 
 def ratios(report: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, float]]:
-    """By model, length, threads, variant and baseline."""
+    """Return ratios by model, length, threads, configuration and baseline."""
     return {
         (group["model"], group["length_s"], group["threads"], row["variant"], baseline): ratio
         for group in report["groups"]
@@ -30,20 +30,20 @@ def ratios(report: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, float]]:
 
 
 def compare(first: dict[str, Any], second: dict[str, Any], percent: float) -> tuple[list[list[str]], bool]:
-    """Rows of a table, and whether all agree or have noise to explain why not."""
+    """Return the rows of a table, and whether all runs agree or noise explains why they do not."""
     before, after = ratios(first), ratios(second)
     rows, agree = [], True
-    explained = "other work" if any(map(is_disturbed, first["groups"] + second["groups"])) else "DIFFER"
+    verdict_beyond_noise = "other work" if any(map(is_disturbed, first["groups"] + second["groups"])) else "DIFFER"
     for key in before.keys() & after.keys():
         one, other = before[key], after[key]
         difference = 100 * (other["median"] / one["median"] - 1)
         overlap = one["low"] <= other["high"] and other["low"] <= one["high"]
-        verdict = "agree" if abs(difference) <= percent else "noise" if overlap else explained
+        verdict = "agree" if abs(difference) <= percent else "noise" if overlap else verdict_beyond_noise
         agree &= verdict != "DIFFER"
-        model, length_s, threads, variant, baseline = key
+        model, length_s, threads, configuration, baseline = key
         shown = [f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in (one, other)]
         what = f"{model}, {length_s:g} s, {threads} thread(s)"
-        rows.append([what, variant, baseline, *shown, f"{difference:+.1f} %", verdict])
+        rows.append([what, configuration, baseline, *shown, f"{difference:+.1f} %", verdict])
     return sorted(rows), agree
 
 
@@ -56,18 +56,18 @@ def main() -> None:
     first, second = (json.loads(path.read_text(encoding="utf-8")) for path in (options.first, options.second))
     rows, agree = compare(first, second, options.percent)
     if not rows:
-        sys.exit("the two runs have no variant in common that is compared with the same baseline")
+        sys.exit("the two runs have no configuration in common with the same baseline")
     print(f"began {first['began']} and {second['began']}")
     for one, other in zip(first["groups"], second["groups"], strict=False):
         noise = " and ".join(f"{group['noise_percent']:.0f} %" for group in (one, other))
         work = " and ".join(str(group["other_cpus"] and round(group["other_cpus"], 2)) for group in (one, other))
         print(f"{one['model']}: noise {noise}, CPUs busy with other work {work}")
-    print("| what | variant | times faster than | first | second | difference | |")
+    print("| model | configuration | times faster than | first | second | difference | |")
     print("|---" * 7 + "|")
     for row in rows:
         print(f"| {' | '.join(row)} |")
     if not agree:
-        sys.exit(f"some differ by more than {options.percent:g} % and more than noise explains")
+        sys.exit(f"some ratios differ by more than {options.percent:g} %, and noise does not explain it")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How much there is to compute, counted from the shape of the network."""
+"""Count the arithmetic of the network from its shape."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PRODUCTS = 4  # real multiplications in a complex one
 
 
 def multiply_accumulates(config: Config, samples: int) -> dict[str, int]:
-    """Real multiply-accumulates of one window, by kind of layer: of the network as it is defined.
+    """Return the real multiply-accumulates of one window, by kind of layer, for the network as it is defined.
 
-    A form of it may do with fewer (Gauss's product has three real products instead of four). Counted are products
-    of weights; what is done once per value (activations, the mask) is not.
+    Some graph forms need fewer (Gauss's product has three real products instead of four). Only products with weights
+    are counted; work per value (activations, the mask) is not.
 
     Args:
         config: Size of the network.
-        samples: Of the window.
+        samples: Length of the window.
     """
     c = config.channels
     frames = (samples - FRAME_SAMPLES) // HOP_SAMPLES + 1
@@ -46,7 +46,7 @@ def multiply_accumulates(config: Config, samples: int) -> dict[str, int]:
             if i:
                 fsmn(height)
             height = (height - taps) // 2 + 1
-            frames += 1  # one of zeros before and after, two frames in for each one out
+            frames += 1  # a frame of zeros before and after; each output takes two frames
             inputs, kind = (c, "convolutions") if i else (1, "first and last layers")
             counts[kind] += PRODUCTS * inputs * c * taps * times * height * frames
             if i < STAGES - 1:

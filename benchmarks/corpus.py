@@ -1,4 +1,4 @@
-"""Jobs over many files: what survives, and how fast they are.
+"""Test jobs over many files: what they survive, and how fast they are.
 
     python benchmarks/corpus.py kills [--count 20] [--files 60]
     python benchmarks/corpus.py faults
@@ -6,15 +6,15 @@
     python benchmarks/corpus.py speed [--files 200] [--rounds 6]
 
 each with [--backend ort] and [--json OUT.json]. The files are pieces of examples/noisy.wav in six formats, from one
-second to a minute, at several rates, in one or two channels. Linux only.
+second to a minute, at several rates, with one or two channels. Linux only.
 
-- `kills`: `frcrn-accel corpus` is killed (SIGKILL) at random moments, once in each job, and run again. The outputs
-  must be those of a job that was not killed, each with one line in the journal, and no process may be left.
-- `faults`: a worker is killed; the disk is full (a small tmpfs, for which it takes root) and then larger; the folder
-  is not writable (for root, that of a read-only tmpfs).
+- `kills`: `frcrn-accel corpus` is killed (SIGKILL) at a random moment in each job, and run again. The outputs must
+  equal those of a job that was not killed, each with one line in the journal, and no process may be left.
+- `faults`: a worker is killed; the disk is full (a small tmpfs, which requires root) and then larger; the folder is
+  not writable (for root, a read-only tmpfs).
 - `ray`: the same job on a local Ray cluster with two actors, one of which is killed.
-- `speed`: the job, a loop over `Denoiser` as anyone would write it, and that loop with one thread, taking turns.
-  Whole commands, with loading.
+- `speed`: the job, a simple loop over `Denoiser`, and that loop with one thread take turns; whole commands are timed,
+  including loading.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ for path in sorted(Path(source).rglob("*.*")):
 
 
 def make_files(folder: Path, count: int, longest_s: float = 60.0) -> float:
-    """Seeded lengths, most of them a few seconds; the seconds of audio."""
+    """Write files of seeded lengths, most of a few seconds; return the seconds of audio."""
     rng = np.random.default_rng(0)
     audio, rate_hz = soundfile.read(NOISY, dtype="float32")
     total_s = 0.0
@@ -95,16 +95,16 @@ def digests(out: Path) -> dict[str, str]:
 
 
 def check_whole(out: Path, expected: dict[str, str]) -> None:
-    """The outputs, nothing else, and a line for each."""
+    """Check that all outputs exist, nothing else, and that each has one line."""
     assert digests(out) == expected, f"{out} differs"
-    assert not (out / ".corpus").exists(), "files are left that are not at their names"
+    assert not (out / ".corpus").exists(), "unfinished files are left"
     lines = [json.loads(line) for line in (out / "corpus.jsonl").read_text().splitlines()[1:]]
     made = [line["output"] for line in lines if line["error"] is None]
-    assert sorted(made) == sorted(expected), "something was lost, or done twice"
+    assert sorted(made) == sorted(expected), "an output was lost, or made twice"
 
 
 def workers_of(pid: int) -> list[int]:
-    """Processes below a process."""
+    """Return the descendants of a process."""
     found: list[int] = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -143,7 +143,7 @@ def show_kills(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         assert not left, f"processes are left: {left}"
         rows.append({"killed_after_s": moment_s, "lines_before": before, "said": again.stderr.splitlines()[-1]})
         print(f"killed after {moment_s:5.2f} s of {whole_s:.2f}, {before} lines: {rows[-1]['said']}", flush=True)
-    print(f"{len(rows)} jobs killed and run again: all outputs are those of a job that was not")
+    print(f"{len(rows)} jobs killed and run again: all outputs equal those of a job that was not killed")
     return {"files": options.files, "whole_s": whole_s, "kills": rows}
 
 
@@ -171,7 +171,7 @@ def show_faults(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         ["mount", "-t", "tmpfs", "-o", f"size={need // 2}", "none", str(disk)], capture_output=True, check=False
     )
     if mounted.returncode:
-        found["a full disk"] = "not tried: no right to mount a small one"
+        found["a full disk"] = "not tried: mounting a small one is not permitted"
     else:
         try:
             run = subprocess.run(command(source, disk, options.backend), capture_output=True, text=True, check=False)
@@ -182,7 +182,7 @@ def show_faults(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             subprocess.run(["mount", "-o", f"remount,size={4 * need}", str(disk)], check=True)
             subprocess.run(command(source, disk, options.backend), capture_output=True, check=True)
             check_whole(disk, expected)
-            found["a full disk"] = f"{errors[0]} ({half} files were done; on a larger one the others followed)"
+            found["a full disk"] = f"{errors[0]} ({half} files were done; the others followed on a larger disk)"
         finally:
             subprocess.run(["umount", str(disk)], check=True)
 
@@ -191,7 +191,7 @@ def show_faults(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     read_only = ["mount", "-t", "tmpfs", "-o", "ro", "none", str(closed)]
     mounted = subprocess.run(read_only, capture_output=True, check=False)
     if mounted.returncode and os.geteuid() == 0:
-        found["a folder that is not writable"] = "not tried: root may write everywhere, and not mount one"
+        found["a folder that is not writable"] = "not tried: root may write everywhere, and mounting is not permitted"
     else:
         try:
             run = subprocess.run(
@@ -214,7 +214,7 @@ def lines_in(out: Path) -> int:
 
 def wait_for(condition: Callable[[], bool], job: subprocess.Popen[str]) -> None:
     while not condition():
-        assert job.poll() is None, "the job ended before that"
+        assert job.poll() is None, "the job ended too early"
         time.sleep(0.01)
 
 
@@ -224,7 +224,7 @@ def show_ray(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     subprocess.run(command(source, folder / "whole", options.backend), check=True, stderr=subprocess.DEVNULL)
     expected = digests(folder / "whole")
     out = folder / "ray"
-    more = ("--engine", "ray", "--workers", "2", "--threads", "1")
+    more = ("--workers-on", "ray", "--workers", "2", "--threads", "1")
     job = subprocess.Popen(command(source, out, options.backend, *more), stderr=subprocess.PIPE, text=True)
     wait_for(lambda: lines_in(out) > options.files // 4, job)
     actors = [pid for pid in workers_of(job.pid) if b"MapWorker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
@@ -242,20 +242,20 @@ def show_speed(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     source = folder / "in"
     audio_s = make_files(source, options.files)
     loop = [sys.executable, "-c", LOOP, str(source)]
-    variants: dict[str, Callable[[Path], list[str]]] = {
+    commands: dict[str, Callable[[Path], list[str]]] = {
         "a loop, one thread": lambda out: [*loop, str(out), options.backend, "1"],
         "a loop, all threads": lambda out: [*loop, str(out), options.backend, "0"],
         "frcrn-accel corpus": lambda out: command(source, out, options.backend),
     }
-    times_s: dict[str, list[float]] = {name: [] for name in variants}
+    times_s: dict[str, list[float]] = {name: [] for name in commands}
     for number in range(options.rounds):
-        for name, variant in variants.items():
+        for name, command_for in commands.items():
             out = folder / f"{name.replace(' ', '-')}-{number}"
             began = time.perf_counter()
-            subprocess.run(variant(out), check=True, stderr=subprocess.DEVNULL)
+            subprocess.run(command_for(out), check=True, stderr=subprocess.DEVNULL)
             times_s[name].append(time.perf_counter() - began)
             print(f"round {number + 1}: {name}: {times_s[name][-1]:.1f} s", file=sys.stderr, flush=True)
-    made = [digests(folder / f"{name.replace(' ', '-')}-0") for name in variants]
+    made = [digests(folder / f"{name.replace(' ', '-')}-0") for name in commands]
     assert made[0] == made[1] == made[2], "the outputs differ"
     for name, times in times_s.items():
         print(f"{name}: {median(times):.1f} s, real-time factor {median(times) / audio_s:.4f}")

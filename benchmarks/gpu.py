@@ -1,14 +1,14 @@
-"""Speed on an NVIDIA GPU: run once where a card is, it prints what to paste into the README.
+"""Measure speed on an NVIDIA GPU, and print a table for the README.
 
     pip install ".[cuda,tensorrt-rtx]" && python benchmarks/gpu.py [MODEL.onnx] [--hour]
 
-Every engine and precision that can run: a 5 s clip and, with `--hour`, a file of one hour, beside what is published
-for the same network on an RTX 4090D with TensorRT (fp32 89 ms, INT8 42 ms, for 5 s). On the way the output of each is
-held against ONNX Runtime's on the CPU: if one is too far from it, that is said, and the exit code is 1.
+Every backend and precision that can run denoises a 5 s clip and, with `--hour`, a file of one hour. The table also
+has the published times of the same network on an RTX 4090D with TensorRT (5 s in 89 ms in fp32, in 42 ms in INT8).
+The output of each is compared with that of ONNX Runtime on the CPU; the exit code is 1 if one differs too much.
 
-Without MODEL.onnx the network has the released size and seeded random weights, which are as fast as any. INT8 loses
-more of random weights than of trained ones, so it is held to a lower bar then. With a model, INT8 is calibrated on
-the package's audio and must pass the quality gate.
+Without MODEL.onnx the network has the released size and seeded random weights, which are as fast as trained ones.
+INT8 is less accurate with random weights, so its limit is lower then. With a model, INT8 is calibrated on the audio
+in the package and must pass the quality gate.
 """
 
 from __future__ import annotations
@@ -31,17 +31,16 @@ from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.backends.ort_cuda import OrtCudaBackend
 from frcrn_accel.backends.tensorrt import TensorRtBackend, TensorRtRtxBackend
 from frcrn_accel.cpu import available_cpus
-from frcrn_accel.export import read_weights
 from frcrn_accel.graph.forms import build_graph
-from frcrn_accel.models import TENSORRT_INT8, find_model
+from frcrn_accel.models import TENSORRT_INT8, find_model, read_weights
+from frcrn_accel.network.seeded import random_weights
 from frcrn_accel.network.topology import HOP_SAMPLES, SAMPLE_RATE_HZ, Config
 from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, quantize_model
-from frcrn_accel.testing import random_weights
 
 CLIP_S = 5
 EXAMPLE = Path(__file__).parents[1] / "examples" / "noisy.wav"
-ENGINES: tuple[type[Backend], ...] = (OrtCudaBackend, TensorRtBackend, TensorRtRtxBackend)
+BACKENDS: tuple[type[Backend], ...] = (OrtCudaBackend, TensorRtBackend, TensorRtRtxBackend)
 PUBLISHED = {("TensorRT", "fp32"): 89.0, ("TensorRT", "int8"): 42.0}  # ms for 5 s, RTX 4090D
 LEAST_DB = {"fp32": 80.0, "fp16": 40.0, "int8": 30.0}  # SI-SDR to the CPU's output
 LEAST_RANDOM_INT8_DB = 10.0
@@ -49,15 +48,15 @@ LEAST_RANDOM_INT8_DB = 10.0
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one engine and precision.
+    """The measurements of one backend and precision.
 
     Attributes:
         clip_ms: Median time of the clip.
-        agreement_db: SI-SDR to the CPU's output.
-        hour_s: Time of the hour; None if it was not asked for.
+        agreement_db: SI-SDR to the output of the CPU.
+        hour_s: Time of the hour; None if it was not measured.
     """
 
-    engine: str
+    backend: str
     precision: str
     device: str
     clip_ms: float
@@ -66,7 +65,7 @@ class Row:
 
 
 def fp32_model(path: Path | None, folder: Path) -> ModelFile:
-    """The model given, or one of the released size."""
+    """Return the given model, or one of the released size."""
     if path is not None:
         return find_model(path)
     config = Config()
@@ -80,7 +79,7 @@ def fp32_model(path: Path | None, folder: Path) -> ModelFile:
 
 
 def int8_model(path: Path | None, fp32: ModelFile, folder: Path) -> ModelFile:
-    """The same in INT8."""
+    """Return the same model in INT8."""
     int8 = folder / "int8.onnx"
     if path is not None:
         quantize_model(path, int8, TENSORRT_INT8, calibration=CALIBRATION_AUDIO)
@@ -93,7 +92,7 @@ def int8_model(path: Path | None, fp32: ModelFile, folder: Path) -> ModelFile:
 
 
 def clip() -> NDArray[np.float32]:
-    """Speech in noise, `(1, samples)`, at the model's level."""
+    """Return speech in noise, `(1, samples)`, at the level of the model."""
     audio = soundfile.read(EXAMPLE, dtype="float32")[0][: CLIP_S * SAMPLE_RATE_HZ // HOP_SAMPLES * HOP_SAMPLES]
     level: NDArray[np.float32] = (audio * 0.056 / np.std(audio)).astype(np.float32)[None]
     return level
@@ -108,11 +107,11 @@ def measure(
     hour: Path | None,
 ) -> Row:
     audio = clip()
-    # A plan that is tuned for the clip, and below one for the windows of a file.
+    # The plan here is tuned for the clip, the one below for the windows of a file.
     backend = kind(precision, window_s=CLIP_S) if issubclass(kind, TensorRtBackend) else kind(precision)
     session = backend.load(model, threads=2)
     try:
-        found = session.run(audio)  # the first takes memory, and compiles
+        found = session.run(audio)  # the first call allocates memory, and compiles
         times = []
         for _ in range(rounds):
             began = time.perf_counter()
@@ -147,19 +146,19 @@ def main() -> None:
             soundfile.write(hour, np.resize(audio, 3600 * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
         files = {"fp32": fp32_model(options.model, folder)}
         expected = OrtBackend().load(files["fp32"], available_cpus()).run(clip())
-        variants: list[tuple[type[Backend], str]] = []
-        for engine in ENGINES:
+        configurations: list[tuple[type[Backend], str]] = []
+        for backend in BACKENDS:
             try:
-                engine.check()
+                backend.check()
             except BackendUnavailable as error:
                 print(f"left out: {error}")
                 continue
-            variants += [
-                (engine, precision) for precision in ("fp32", "fp16", "int8") if precision in engine.precisions
+            configurations += [
+                (backend, precision) for precision in ("fp32", "fp16", "int8") if precision in backend.precisions
             ]
-        if any(precision == "int8" for _, precision in variants):
+        if any(precision == "int8" for _, precision in configurations):
             files["int8"] = int8_model(options.model, files["fp32"], folder)
-        for kind, precision in variants:
+        for kind, precision in configurations:
             title = f"{kind.name} {precision}"
             print(f"{title} ...", file=sys.stderr)
             try:
@@ -172,17 +171,19 @@ def main() -> None:
             if row.precision == "int8" and options.model is None:
                 least_db = LEAST_RANDOM_INT8_DB
             if not row.agreement_db >= least_db:
-                too_far.append(f"{title}: {row.agreement_db:.1f} dB to the CPU's output, at least {least_db:g}")
+                too_far.append(
+                    f"{title}: SI-SDR to the CPU is {row.agreement_db:.1f} dB, at least {least_db:g} needed"
+                )
             rows.append(row)
     if not rows:
-        sys.exit("no engine for a GPU can run here")
+        sys.exit("no backend for a GPU can run here")
     print(f"\n{rows[0].device.split(',')[0]}; {files['fp32'].metadata.name}\n")
-    print("| | 5 s clip, ms | published, ms | one hour, s | SI-SDR to the CPU's output, dB |")
+    print("| | 5 s clip, ms | published, ms | one hour, s | SI-SDR to the output of the CPU, dB |")
     print("|---|---|---|---|---|")
     for row in rows:
-        published = PUBLISHED.get(("TensorRT" if row.engine.startswith("tensorrt") else row.engine, row.precision))
+        published = PUBLISHED.get(("TensorRT" if row.backend.startswith("tensorrt") else row.backend, row.precision))
         cells = [
-            f"`{row.engine}` {row.precision}",
+            f"`{row.backend}` {row.precision}",
             f"{row.clip_ms:.1f}",
             "" if published is None else f"{published:.0f}",
             "" if row.hour_s is None else f"{row.hour_s:.1f}",
@@ -190,7 +191,7 @@ def main() -> None:
         ]
         print(f"| {' | '.join(cells)} |")
     if too_far:
-        sys.exit("too far from the CPU:\n" + "\n".join(too_far))
+        sys.exit("outputs that differ too much from the CPU:\n" + "\n".join(too_far))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Time and memory of denoising a file, against its length.
+"""Measure time and memory of denoising a file, against its length.
 
     python benchmarks/length.py [--minutes 0.1667 1 10 60] [--window-s 20] [--released-size] [--json OUT.json]
 
-The file is examples/noisy.wav over and over. Each run is a process of its own; its memory is the peak over that of an
-idle Python interpreter. `--released-size` takes the released model if it was imported, else a network of
-its size with random weights (needs `[quantize]`). Linux only.
+The file repeats examples/noisy.wav. Each run is a process of its own; its memory is the peak above that of an idle
+Python interpreter. `--released-size` uses the released model if it was imported, else a network of its size with
+random weights (needs `[quantize]`). Linux only.
 """
 
 from __future__ import annotations
@@ -22,25 +22,34 @@ import soxr
 from frcrn_accel import Windowing
 from frcrn_accel.bench import released_size_model
 from frcrn_accel.models import DEFAULT_MODEL
+from frcrn_accel.processes import WORKER
 
 NOISY = Path(__file__).parents[1] / "examples" / "noisy.wav"
-IDLE = "from process import peak_memory_kib; print(peak_memory_kib())"
 RUN = """
 import sys
-from process import peak_memory_kib
 from frcrn_accel import Denoiser, Windowing
+from frcrn_accel.processes.worker import peak_memory_bytes
 source, target, model, threads, window_s = sys.argv[1:]
 denoiser = Denoiser(model, backend="ort", threads=int(threads), windowing=Windowing(window_s=float(window_s)))
 report = denoiser.denoise_file(source, target)
-print(report.processing_s, report.duration_s, peak_memory_kib())
+print(report.processing_s, report.duration_s, peak_memory_bytes())
 """
 
 
-def python(code: str, *arguments: str) -> list[float]:
-    command = [sys.executable, "-c", code, *arguments]
-    # In this folder, to find `process`.
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent)
+def run(*arguments: str) -> list[float]:
+    """Denoise in a process of its own; return processing time, duration and peak memory in bytes."""
+    command = [sys.executable, "-c", RUN, *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     return [float(word) for word in done.stdout.split()]
+
+
+def idle_memory_bytes() -> int:
+    """Return the peak memory of an interpreter that has loaded nothing."""
+    request = json.dumps({"do": "memory"}) + "\n"
+    command = [sys.executable, str(WORKER)]
+    done = subprocess.run(command, input=request, check=True, capture_output=True, text=True)
+    memory_bytes: int = json.loads(done.stdout)["peak_memory_bytes"]
+    return memory_bytes
 
 
 def main() -> None:
@@ -53,13 +62,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
-    (idle_kib,) = python(IDLE)
+    idle_bytes = idle_memory_bytes()
     audio, rate = soundfile.read(NOISY, dtype="float32")
     audio = soxr.resample(audio, rate, options.rate)
     rows = []
     what = "released size" if options.released_size else DEFAULT_MODEL
     print(f"{what} on ort, {options.threads} threads, windows of {options.window_s:g} s, {options.rate} Hz mono")
-    print("| length | time, s | RTF | peak memory over an idle interpreter, MB |")
+    print("| length | time, s | RTF | peak memory above an idle interpreter, MB |")
     print("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.wav", Path(folder) / "out.wav"
@@ -70,14 +79,14 @@ def main() -> None:
                 while left > 0:
                     file.write(audio[:left])
                     left -= len(audio)
-            processing_s, duration_s, peak_kib = python(
-                RUN, str(source), str(target), model, str(options.threads), str(options.window_s)
+            processing_s, duration_s, peak_bytes = run(
+                str(source), str(target), model, str(options.threads), str(options.window_s)
             )
             row = {
                 "duration_s": duration_s,
                 "processing_s": processing_s,
                 "real_time_factor": processing_s / duration_s,
-                "memory_mb": (peak_kib - idle_kib) * 1024 / 1e6,
+                "memory_mb": (peak_bytes - idle_bytes) / 1e6,
             }
             rows.append(row)
             length = f"{duration_s / 60:g} min" if duration_s >= 60 else f"{duration_s:g} s"

@@ -1,14 +1,14 @@
-"""Where the time of a model goes: by operator, and by kind of layer.
+"""Profile a model by operator and by kind of layer.
 
     python benchmarks/operators.py MODEL... [--backend openvino:int8] [--seconds 5] [--runs 5]
 
-MODEL is the name of a known model or a file; `--random CHANNELS UNETS`, in place of it, stands for one of that size
-with random weights, and `--method dynamic` for its quantized form. What is profiled is the engine's session with the
-very settings that the backend gives it. Times are medians over the runs; an operator's time is that from its start to
-its end, however many threads work on it.
+MODEL is the name of a known model or a file; `--random CHANNELS UNETS` builds one of that size with random weights
+instead, and `--method dynamic` quantizes it. The engine's session is profiled with the settings that the backend
+gives it. Times are medians over the runs; the time of an operator is that from its start to its end, whatever the
+number of threads that work on it.
 
-Engines rearrange a network as they load it. What they merge counts for the layer whose name the merged operator
-bears; what they add without a name of a layer (changes of layout, mostly) is the kind "added by the engine".
+Engines rearrange a network as they load it. A merged operator counts for the layer whose name it bears; operators
+without the name of a layer (mostly changes of layout) are of the kind "added by the engine".
 
 Needs the extra of the backend, and `[quantize]` for `--random` and `--method`.
 """
@@ -34,7 +34,7 @@ from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.models import DEFAULT_MODEL, FP32, ModelFile, find_model
 from frcrn_accel.network.topology import HOP_SAMPLES, SAMPLE_RATE_HZ, STAGES, Config
 
-# Kinds of layer, by the scope in the name of a node; the first that matches.
+# Kinds of layer, by the scope in the name of a node; the first match counts.
 ADDED = "added by the engine"
 KINDS = {
     "transforms": r"^(stft|istft)/",
@@ -49,12 +49,12 @@ Profile = dict[Operator, float]  # seconds
 
 
 def kind_of(name: str) -> str:
-    """Which kind of layer a node belongs to."""
+    """Return the kind of layer that a node belongs to."""
     return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), ADDED)
 
 
 def profile_ort(load: Callable[[], Any], audio: np.ndarray, runs: int) -> list[Profile]:
-    """One profile for each run, of the session that a backend makes of ONNX Runtime."""
+    """Return a profile for each run of the session that a backend creates with ONNX Runtime."""
     import onnxruntime
 
     sessions: list[Any] = []
@@ -73,7 +73,7 @@ def profile_ort(load: Callable[[], Any], audio: np.ndarray, runs: int) -> list[P
             session = load()
         finally:
             onnxruntime.InferenceSession = plain
-        for _ in range(runs + 1):  # the first takes memory too
+        for _ in range(runs + 1):  # the first allocates memory too
             session.run(audio)
         files = [Path(profiled.end_profiling()) for profiled in sessions]
         events = json.loads(files[-1].read_text(encoding="utf-8"))
@@ -88,7 +88,7 @@ def profile_ort(load: Callable[[], Any], audio: np.ndarray, runs: int) -> list[P
 
 
 def profile_openvino(load: Callable[[], Any], audio: np.ndarray, runs: int) -> list[Profile]:
-    """One profile for each run, of the model that a backend compiles with OpenVINO."""
+    """Return a profile for each run of the model that a backend compiles with OpenVINO."""
     import openvino
 
     compiled: list[Any] = []
@@ -104,7 +104,7 @@ def profile_openvino(load: Callable[[], Any], audio: np.ndarray, runs: int) -> l
         session = load()
     finally:
         openvino.Core = plain
-    # What a node was made of; the node itself may have a name that OpenVINO thought of.
+    # The layers that a node was made of; OpenVINO may have invented the name of the node itself.
     origins = {
         node.get_friendly_name(): str(node.get_rt_info()["originalLayersNames"].value).split(",")
         for node in compiled[-1].get_runtime_model().get_ordered_ops()
@@ -126,7 +126,7 @@ def profile_openvino(load: Callable[[], Any], audio: np.ndarray, runs: int) -> l
 
 
 def table(profiles: list[Profile], group: Callable[[Operator], str]) -> list[tuple[str, float, int]]:
-    """Median seconds and number of operators of each group, the one that takes longest first."""
+    """Return the median seconds and the number of operators of each group, the slowest first."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0] * len(profiles))
     for number, profile in enumerate(profiles):
         for operator, seconds in profile.items():
@@ -150,9 +150,9 @@ def print_table(head: str, rows: list[tuple[str, float, int]], least_share: floa
 
 
 def random_model(folder: Path, channels: int, unets: int) -> Path:
-    """A model file with seeded random weights."""
+    """Write a model file with seeded random weights."""
     from frcrn_accel.graph.forms import build_graph
-    from frcrn_accel.testing import random_weights
+    from frcrn_accel.network.seeded import random_weights
 
     config = Config(channels, unets)
     metadata = replace(find_model(DEFAULT_MODEL).metadata, name="random", channels=channels, unets=unets)
@@ -163,7 +163,7 @@ def random_model(folder: Path, channels: int, unets: int) -> Path:
 
 
 def quantized(folder: Path, model: str | Path, method: str) -> Path:
-    """The quantized form of a model; calibrated, where needed, on audio of the package."""
+    """Quantize a model, calibrated where necessary on the audio in the package."""
     from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, quantize_model
 
     out = folder / f"{method}.onnx"
@@ -173,7 +173,7 @@ def quantized(folder: Path, model: str | Path, method: str) -> Path:
 
 
 def backend_of(method: str) -> Backend:
-    """What runs the result of a way to quantize."""
+    """Return the backend that runs files of a method."""
     if method == FP32:
         return OrtBackend()
     from frcrn_accel.quantize import METHODS
@@ -219,19 +219,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("--random", type=int, nargs=2, metavar=("CHANNELS", "UNETS"))
-    parser.add_argument("--method", help="quantize it first, see `frcrn-accel quantize`")
+    parser.add_argument("--method", help="quantize the model first, see `frcrn-accel quantize`")
     parser.add_argument(
-        "--backend", help="BACKEND[:PRECISION], by default what the file is made for, on ONNX Runtime"
+        "--backend", help="BACKEND[:PRECISION]; by default the one on ONNX Runtime that the file is made for"
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--least-share", type=float, default=0.01, help="operators below go into one row")
-    parser.add_argument("--layers", action="store_true", help="a third table, by layer")
+    parser.add_argument(
+        "--least-share", type=float, default=0.01, help="operators with a smaller share are summed up in one row"
+    )
+    parser.add_argument("--layers", action="store_true", help="print a third table, by layer")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if bool(options.models) == bool(options.random):
-        parser.error("give a model, or --random")
+        parser.error("give either a model or --random")
     results = []
     with tempfile.TemporaryDirectory() as name:
         models = options.models or [random_model(Path(name), *options.random)]

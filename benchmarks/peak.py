@@ -1,10 +1,11 @@
-"""How near each variant comes to the most that the machine can do in 8 bits.
+"""Compare the arithmetic speed of each configuration with the peak of the machine in 8 bits.
 
     python benchmarks/peak.py REPORT.json [--rounds 15]
 
-REPORT.json is that of `frcrn-accel bench`, of this machine. Measured here: how fast one large product of matrices is
-on ONNX Runtime, in fp32 and of 8-bit integers. What a variant achieves is the arithmetic of the network as it is
-defined (benchmarks/arithmetic.py), whatever it does to have less of it, over its median time. Needs `[quantize]`.
+REPORT.json is a report of `frcrn-accel bench` on this machine. The peak is the speed of one large matrix product on
+ONNX Runtime, in fp32 and in 8-bit integers, measured here. The speed of a configuration is the arithmetic of the
+network as it is defined (benchmarks/arithmetic.py), even if it computes less, over its median time. Needs
+`[quantize]`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PRODUCTS_PER_RUN = 4
 
 
 def product(dtype: str, threads: int) -> Callable[[], None]:
-    """A large product of matrices, again and again."""
+    """Return a function that computes a large matrix product several times."""
     rng = np.random.default_rng(0)
     if dtype == "fp32":
         kind, inputs, output = "MatMul", TensorProto.FLOAT, TensorProto.FLOAT
@@ -55,14 +56,14 @@ def product(dtype: str, threads: int) -> Callable[[], None]:
 
 
 def peaks_gops(threads: int, rounds: int) -> dict[str, float]:
-    """Operations in a second, 1e9, of each kind; they take turns."""
+    """Measure the operations in a second, 1e9, of each type; they take turns."""
     runs = {dtype: product(dtype, threads) for dtype in ("fp32", "int8")}
     times_s: dict[str, list[float]] = {dtype: [] for dtype in runs}
     for number in range(rounds + 1):
         for dtype, run in runs.items():
             began = time.perf_counter()
             run()
-            if number:  # the first takes memory
+            if number:  # the first allocates memory
                 times_s[dtype].append(time.perf_counter() - began)
     operations = 2e-9 * PRODUCTS_PER_RUN * MATRIX**3
     return {dtype: operations / statistics.median(found) for dtype, found in times_s.items()}
@@ -83,7 +84,7 @@ def main() -> None:
             f"{group['model']}: {operations:.1f} GOP (2 for each multiply-accumulate); a product of {MATRIX} x "
             f"{MATRIX} matrices runs at {peaks['fp32']:.0f} GOP/s in fp32, {peaks['int8']:.0f} GOP/s in 8 bits"
         )
-        print("| variant | GOP/s | of the 8-bit peak |")
+        print("| configuration | GOP/s | of the 8-bit peak |")
         print("|---|---|---|")
         for row in sorted(group["rows"], key=lambda row: float(row["median_s"])):
             gops = operations / row["median_s"]

@@ -1,11 +1,11 @@
-"""What is in a TensorRT plan, read off what the builder says, and what that would take on a card. Needs no card.
+"""Analyse TensorRT plans from the builder's log, and estimate their time on some cards. Needs no card.
 
     python benchmarks/plan.py [--channels 128] [--unets 2] [--batches 1 2 4 8]
 
-Prints, for each precision: the convolutions of the plan by kind of layer and data type, the share of the arithmetic
-in INT8, sizes, memory between the layers by batch, and the least time that published peaks of some cards allow: for
-each layer the longer of its arithmetic at the peak of its data type and its traffic at the memory's bandwidth. A real
-card is slower than that. Weights are random; those of the INT8 network are calibrated on noise.
+Prints for each precision: the convolutions of the plan by kind of layer and data type, the share of the arithmetic in
+INT8, sizes, memory for activations by batch size, and a lower bound of the time from published peaks of some cards.
+The bound of a layer is the longer of its arithmetic at the peak of its data type and its traffic at the memory
+bandwidth; a real card is slower. Weights are random, and the INT8 network is calibrated on noise.
 
 Needs the extras `[tensorrt-rtx]` and `[quantize]`.
 """
@@ -29,10 +29,10 @@ from frcrn_accel.backends.tensorrt import TensorRtRtxBackend
 from frcrn_accel.backends.tensorrt_plan import BuildLog, Plan, build_plan, plan_target
 from frcrn_accel.graph.forms import build_graph
 from frcrn_accel.models import TENSORRT_INT8, find_model
+from frcrn_accel.network.seeded import random_weights
 from frcrn_accel.network.topology import SAMPLE_RATE_HZ, Config
 from frcrn_accel.prepare import prepare
 from frcrn_accel.quantize import METHODS
-from frcrn_accel.testing import random_weights
 
 PRECISIONS = ("fp32", "fp16", "int8")
 BYTES = {"Float": 4, "Half": 2, "Int8": 1, "Bool": 1, "Int32": 4, "Int64": 8}
@@ -44,7 +44,7 @@ CARD_SIZES_GB, SPARE_GB = (4, 8, 24), 1
 class Card:
     """Published peaks, without sparsity: TFLOPS or TOPS by data type, and GB/s.
 
-    Half is with sums in float32, as TensorRT computes convolutions.
+    Half precision accumulates in float32, as TensorRT does in convolutions.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Card:
     bandwidth_gb: float
 
 
-# Of NVIDIA's Ada and GA102 architecture papers; the RTX 4090D as its share of an RTX 4090's cores.
+# From NVIDIA's Ada and GA102 white papers; the RTX 4090D is scaled from an RTX 4090 by the number of cores.
 CARDS = (
     Card("RTX 4090D", "8.9", {"Float": 73.5, "Half": 147, "Int8": 588}, 1008),
     Card("RTX 3080", "8.6", {"Float": 29.8, "Half": 59.5, "Int8": 238}, 760),
@@ -62,7 +62,7 @@ CARDS = (
 
 @dataclass(frozen=True)
 class Tensor:
-    """Of one window: the first size is -1 if it is the batch, which is not known when a plan is built."""
+    """A tensor of one window; its first size is -1 if it is the batch, which is not known when a plan is built."""
 
     name: str
     shape: tuple[int, ...]
@@ -70,7 +70,7 @@ class Tensor:
 
     @property
     def elements(self) -> int:
-        """Of one window."""
+        """Number of elements in one window."""
         return abs(math.prod(self.shape))
 
     @property
@@ -83,8 +83,8 @@ class Layer:
     """A line of the plan: one kernel.
 
     Attributes:
-        name: What TensorRT calls it.
-        kind: Convolutions are `correlation` and `deconv`, or are among what a `runtime_fusion` does.
+        name: Name that TensorRT gives it.
+        kind: `correlation` and `deconv` are convolutions; a `runtime_fusion` may contain one.
         inputs, constants, outputs: Its tensors.
     """
 
@@ -100,7 +100,7 @@ class Layer:
 
     @property
     def weight(self) -> Tensor | None:
-        """Of a convolution; None of any other layer. A weight can be an input, if it is made by another layer."""
+        """Weight of a convolution, else None. A weight that another layer computes is an input."""
         if self.kind == "kgen" or not (self.kind in ("correlation", "deconv") or re.search("Corr|Deco", self.name)):
             return None
         for tensors in (self.constants, self.inputs[1:]):
@@ -111,33 +111,33 @@ class Layer:
 
     @property
     def signal(self) -> Tensor:
-        """What is convolved."""
+        """The tensor that is convolved."""
         return self.inputs[0] if self.inputs else self.constants[0]
 
     @property
     def multiply_accumulates(self) -> int:
-        """Of a convolution, as the plan does it: with the channels that it is padded to. Else 0."""
+        """Multiply-accumulates of a convolution in the plan, with the channels that it is padded to; else 0."""
         weight = self.weight
         if weight is None:
             return 0
-        # Each value of the output takes a product with each weight of a filter; each of the input, transposed.
+        # Each output value takes a product with each weight of a filter; transposed, each input value does.
         places = self.signal if self.is_transposed else self.outputs[0]
         return places.elements * math.prod(weight.shape[1:])
 
     @property
     def datatypes(self) -> str:
-        """Of the two factors of a convolution."""
+        """Data types of the two factors of a convolution."""
         weight = self.weight
         return "" if weight is None else f"{self.signal.datatype} x {weight.datatype}"
 
     @property
     def traffic_bytes(self) -> int:
-        """Each tensor once: what a kernel reads in several slices is listed as often."""
+        """Bytes of its tensors, each counted once: one that is read in several slices is listed several times."""
         return sum(tensor.bytes for tensor in {*self.inputs, *self.constants, *self.outputs})
 
 
 def parse_layers(details: Sequence[str]) -> list[Layer]:
-    """The layers of the first profile out of what a detailed build says."""
+    """Parse the layers of the first profile from the log of a detailed build."""
     (listing,) = (message for message in details if message.startswith("Layers:"))
     layers = []
     for line in listing.splitlines():
@@ -159,13 +159,13 @@ def _tensors(line: str, field: str) -> tuple[Tensor, ...]:
 
 
 def int8_share(layers: Sequence[Layer]) -> float:
-    """Share of the multiply-accumulates whose factors are both INT8."""
+    """Return the share of the multiply-accumulates whose factors are both INT8."""
     total = sum(layer.multiply_accumulates for layer in layers)
     return sum(layer.multiply_accumulates for layer in layers if layer.datatypes == "Int8 x Int8") / total
 
 
 def least_time_s(layers: Sequence[Layer], card: Card) -> float:
-    """Of one window."""
+    """Return a lower bound of the time of one window."""
     total_s = 0.0
     for layer in layers:
         peak = 1e12 * card.peaks[layer.weight.datatype if layer.weight else "Float"]
@@ -174,7 +174,7 @@ def least_time_s(layers: Sequence[Layer], card: Card) -> float:
 
 
 def random_models(config: Config, folder: Path) -> dict[str, ModelFile]:
-    """Model files with random weights, by precision."""
+    """Write model files with random weights; return them by precision."""
     weights = random_weights(config)
     metadata = dataclasses.replace(
         find_model("frcrn-small").metadata, name="random", channels=config.channels, unets=config.unets
@@ -259,7 +259,7 @@ def main() -> None:
     )
     print()
     table(
-        ["memory between the layers, MB", *(f"batch {batch}" for batch in options.batches)],
+        ["memory for activations, MB", *(f"batch {batch}" for batch in options.batches)],
         [[precision, *(f"{found / 1e6:.0f}" for found in memory[precision])] for precision in PRECISIONS],
     )
     print()
@@ -270,7 +270,10 @@ def main() -> None:
         return int((1e3 * (card_gb - SPARE_GB) - sizes_mb[precision]) / window_mb)
 
     table(
-        [f"windows that fit, {SPARE_GB} GB left for CUDA and others", *(f"{size} GB" for size in CARD_SIZES_GB)],
+        [
+            f"windows that fit, with {SPARE_GB} GB left for CUDA and other use",
+            *(f"{size} GB" for size in CARD_SIZES_GB),
+        ],
         [[precision, *(str(fitting(precision, size)) for size in CARD_SIZES_GB)] for precision in PRECISIONS],
     )
 

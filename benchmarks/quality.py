@@ -1,14 +1,14 @@
-"""What variants change in the quality of the denoised audio, on pairs of noisy and clean files of the same names.
+"""Compare the quality of configurations, on pairs of noisy and clean files of the same names.
 
     python benchmarks/quality.py PAIRS_DIR --variants ort openvino:bf16 ... [--model frcrn-small] [--json OUT.json]
 
-PAIRS_DIR has two folders, `noisy` and `clean`, of 16 kHz mono files. Besides, every pair is used with its noise
-turned down to some signal-to-noise ratios, where the loss of a variant shows most.
+PAIRS_DIR has two folders, `noisy` and `clean`, of 16 kHz mono files. Every pair is also used with its noise turned
+down to certain signal-to-noise ratios, where losses are most visible.
 
-A variant is `BACKEND[:PRECISION][=MODEL]`; the first is the baseline of the others. The table has the changes from it
-by signal-to-noise ratio, and the bar: PESQ-WB may not fall by more than `--max-pesq-drop-percent`. Intervals are 95 %
-bootstrap intervals of the mean. How good a model is at all is for `frcrn-accel evaluate`. Needs the extra `[eval]`
-and those of the backends.
+A configuration is `BACKEND[:PRECISION][=MODEL]`; the first is the baseline of the others. The table has the changes
+from it by signal-to-noise ratio, and whether PESQ-WB falls by at most `--max-pesq-drop-percent`. Intervals are 95 %
+bootstrap intervals of the mean. To score a model itself, use `frcrn-accel evaluate`. Needs the extra `[eval]` and
+those of the backends.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from frcrn_accel.quality import bootstrap_interval, dnsmos, pesq_wb, si_sdr_db, 
 
 Audio = NDArray[np.float32]
 PESQ = "PESQ-WB"
-# Each takes the clean speech and the estimate.
+# Each takes clean speech and the denoised signal.
 METRICS: dict[str, Callable[[Audio, Audio], float]] = {
     PESQ: pesq_wb,
     "STOI": stoi,
@@ -46,11 +46,11 @@ BIN_DB = 5
 
 @dataclass(frozen=True)
 class Clip:
-    """A pair, or one made of it.
+    """A pair of files, or one with less noise made from it.
 
     Attributes:
         path: The noisy file.
-        snr_db: What its noise is turned down to; None for the pair as it is.
+        snr_db: Signal-to-noise ratio to turn the noise down to; None to leave the pair unchanged.
     """
 
     path: Path
@@ -58,7 +58,7 @@ class Clip:
 
 
 def read(clip: Clip) -> tuple[str, Audio, Audio]:
-    """The group that a clip counts for, its noisy and its clean audio."""
+    """Return the group of a clip, its noisy and its clean audio."""
     noisy, rate = soundfile.read(clip.path, dtype="float32")
     clean, clean_rate = soundfile.read(clip.path.parents[1] / "clean" / clip.path.name, dtype="float32")
     if rate != SAMPLE_RATE_HZ or clean_rate != SAMPLE_RATE_HZ or noisy.shape != clean.shape or noisy.ndim != 1:
@@ -73,7 +73,7 @@ def read(clip: Clip) -> tuple[str, Audio, Audio]:
 
 
 def measure(clip: Clip, model: str, variants: tuple[str, ...]) -> dict[str, Any]:
-    """Scores of each variant's output, and SI-SDR to the output of the first one."""
+    """Score the output of each configuration, and its SI-SDR to the output of the first one."""
     group, noisy, clean = read(clip)
     scores = {}
     agreements_db = {}
@@ -93,14 +93,14 @@ _denoisers: dict[str, Denoiser] = {}  # of this process
 
 def denoiser_of(variant: str, model: str) -> Denoiser:
     if variant not in _denoisers:
-        engine, _, file = variant.partition("=")
-        backend, _, precision = engine.partition(":")
+        name, _, file = variant.partition("=")
+        backend, _, precision = name.partition(":")
         _denoisers[variant] = Denoiser(file or model, backend=backend, precision=precision or None, threads=1)
     return _denoisers[variant]
 
 
 def groups_of(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Results by group, in the order of the signal-to-noise ratio; those as they are all together first."""
+    """Return results by group, sorted by signal-to-noise ratio, after all unchanged pairs together."""
     plain = [result for result in results if result["group"].startswith(AS_THEY_ARE)]
 
     def order(group: str) -> tuple[bool, float]:
@@ -117,7 +117,7 @@ def mean_and_interval(values: list[float]) -> dict[str, Any]:
 
 
 def changes(results: list[dict[str, Any]], variant: str, baseline: str) -> dict[str, Any]:
-    """By how much the scores of a variant differ from the baseline's; PESQ in percent of the baseline's mean."""
+    """Return the change of each score from the baseline; PESQ in percent of the baseline's mean."""
     found: dict[str, Any] = {}
     for name in METRICS:
         before = [result["scores"][baseline][name] for result in results]
@@ -138,9 +138,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", type=Path)
     parser.add_argument("--model", default="frcrn-small")
-    parser.add_argument("--variants", nargs="+", required=True, metavar="VARIANT")
-    parser.add_argument("--snrs", nargs="*", type=float, default=[10, 15, 20, 25], help="dB, to turn noise down to")
-    parser.add_argument("--limit", type=int, help="use only so many of the pairs, from all over the folder")
+    parser.add_argument("--variants", nargs="+", required=True, metavar="BACKEND[:PRECISION][=MODEL]")
+    parser.add_argument(
+        "--snrs", nargs="*", type=float, default=[10, 15, 20, 25], help="ratios to turn the noise down to, dB"
+    )
+    parser.add_argument("--limit", type=int, help="use only this many pairs, evenly spread over the folder")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--max-pesq-drop-percent", type=float, default=1.0)
     parser.add_argument("--json", type=Path)
@@ -163,12 +165,13 @@ def main() -> None:
 
     table: dict[str, dict[str, Any]] = {}
     bar_percent = options.max_pesq_drop_percent
-    print(f"{options.model}, changes from {baseline}; the bar is PESQ-WB at most {bar_percent:g} % down")
-    print(f"| variant | clips | n | {PESQ}, % | bar | STOI | SI-SDR, dB | DNSMOS OVRL | SI-SDR to it (worst), dB |")
+    print(f"{options.model}, changes from {baseline}; PESQ-WB may fall by at most {bar_percent:g} %")
+    heads = ("configuration", "clips", "n", f"{PESQ}, %", "limit", "STOI", "SI-SDR, dB", "DNSMOS OVRL")
+    print(f"| {' | '.join(heads)} | SI-SDR to the baseline (worst), dB |")
     print("|---|---|---|---|---|---|---|---|---|")
     for variant in others:
-        engine, _, file = variant.partition("=")
-        title = f"{engine} {Path(file).name}".rstrip()
+        name, _, file = variant.partition("=")
+        title = f"{name} {Path(file).name}".rstrip()
         table[variant] = {}
         for group, members in groups.items():
             found = table[variant][group] = changes(members, variant, baseline)

@@ -1,11 +1,11 @@
-"""Is this version still as fast as another one? Exit code 1 if not.
+"""Check that this version is as fast as another one; exit with 1 if it is not.
 
     python benchmarks/regression.py --old PYTHON [--least-ratio 0.9] [--model FILE] [--variant ort] [--rounds 15]
 
 PYTHON is the interpreter of an environment with the other version; `nox -s regression -- REF` makes one. Each version
-lives in a process of its own, with the default model that it has in its package unless a file is given, and they take
-turns. It fails if this version is less than `--least-ratio` times as fast, by the median over the rounds. While the
-95 % interval of that holds both answers there are more rounds, up to `--most-rounds`.
+runs in a process of its own, with the default model in its package unless a file is given, and they take turns. The
+check fails if this version is less than `--least-ratio` times as fast, by the median over the rounds. While the 95 %
+interval of that contains the limit, more rounds are measured, up to `--most-rounds`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ import time
 from pathlib import Path
 
 from frcrn_accel.bench import LEAST_ROUNDS, Ratio, times_faster
-from frcrn_accel.processes.process import Process
+from frcrn_accel.denoiser import DenoiserOptions
+from frcrn_accel.models import DEFAULT_MODEL
+from frcrn_accel.processes import Process
 
-PAUSE_S = 0.05  # as in frcrn_accel.bench: threads that look out for work have gone to sleep then
+PAUSE_S = 0.05  # as in frcrn_accel.bench: wait until spinning threads sleep
 VERSION = "import frcrn_accel; print(frcrn_accel.__version__, frcrn_accel.__file__)"
 
 
 def measure(old: Process, new: Process, length_s: float, least_ratio: float, rounds: int, most_rounds: int) -> Ratio:
-    """How many times as fast the new one is, with as many rounds as it takes to tell."""
+    """Measure how many times as fast the new version is, with as many rounds as a decision takes."""
     for process in (old, new, old, new):
         process.run(length_s)
     old_s: list[float] = []
@@ -47,7 +49,7 @@ def main() -> None:
     parser.add_argument("--old", required=True, metavar="PYTHON", help="interpreter of the other version")
     parser.add_argument("--least-ratio", type=float, default=0.9)
     parser.add_argument("--model", type=Path, help="a model file for both")
-    parser.add_argument("--variant", default="ort", metavar="BACKEND[:PRECISION]")
+    parser.add_argument("--variant", default="ort", metavar="BACKEND[:PRECISION]", help="configuration to measure")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--length-s", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=15)
@@ -63,19 +65,19 @@ def main() -> None:
     if versions[0] == versions[1]:
         parser.error("both interpreters have the same installation: nothing to compare")
     backend, _, precision = options.variant.partition(":")
-    arguments = {
-        "model": None if options.model is None else str(options.model),
-        "backend": backend,
-        "precision": precision or None,
-        "threads": options.threads,
-    }
-    with Process("old", arguments, options.old) as old, Process("new", arguments) as new:
+    denoiser = DenoiserOptions(
+        model=options.model or DEFAULT_MODEL,
+        backend=backend,
+        precision=precision or None,
+        threads=options.threads,
+    )
+    with Process("old", denoiser, options.old) as old, Process("new", denoiser) as new:
         ratio = measure(
             old, new, options.length_s, options.least_ratio, options.rounds, max(options.rounds, options.most_rounds)
         )
     found = f"{ratio.median:.3f} times as fast ({ratio.low:.3f} to {ratio.high:.3f})"
     if ratio.median < options.least_ratio:
-        sys.exit(f"{options.variant}: the new version is only {found}; at least {options.least_ratio:g} is asked for")
+        sys.exit(f"{options.variant}: the new version is only {found}; at least {options.least_ratio:g} is required")
     print(f"{options.variant}: the new version is {found}")
 
 

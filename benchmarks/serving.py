@@ -1,19 +1,19 @@
-"""The server under load, on loopback.
+"""Measure the server under load, on loopback.
 
     python benchmarks/serving.py [--minutes 10] [--backend ort] [--batch-sizes 1 4] [--json OUT.json]
 
-Starts `frcrn-accel serve` with each batch size, and on it, in turns:
+Starts `frcrn-accel serve` with each batch size, and measures:
 
-- capacity: as many requests at a time as it computes, always; the rounds of the batch sizes take turns, and the gain
-  is the median of their ratios;
-- load: requests at random moments (a Poisson process), at 0.5, 1 and 3 times the capacity of the first batch size:
-  how long they took, how many were told to come again (429), the memory of the server, and whether each result is,
-  bit for bit, that of the same request alone;
-- streams: live streams that send 20 ms at a time, in real time: how long each answer took, and how many streams were
+- capacity: the throughput with as many concurrent requests as the server computes; the batch sizes take turns, and
+  the gain is the median of the ratios of their rounds;
+- load: requests at random times (a Poisson process), at 0.5, 1 and 3 times the capacity of the first batch size:
+  latencies, rejected requests (429), the memory of the server, and whether each result equals, bit for bit, that of
+  the same request alone;
+- streams: live streams that send 20 ms at a time, in real time: the latency of each answer, and the number of streams
   in a call of the engine.
 
-Requests are stretches of examples/noisy.wav, 3, 5, 10 and 40 s, WAV and FLAC, 16 and 48 kHz. The client runs on the
-same machine, and takes its share of it. Linux only.
+Requests are pieces of examples/noisy.wav of 3, 5, 10 and 40 s, WAV and FLAC, 16 and 48 kHz. The client runs on the
+same machine and uses some of its CPU time. Linux only.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Body:
     """A request.
 
     Attributes:
-        content: What is sent.
-        audio_s: Length of the audio in it.
+        content: Body of the request.
+        audio_s: Length of its audio.
     """
 
     content: bytes
@@ -72,14 +72,14 @@ class Body:
 
 @dataclass
 class Load:
-    """What became of the requests of one load.
+    """The results of the requests of one load.
 
     Attributes:
-        latencies_s: Of those that were denoised.
-        statuses: How many had which.
-        audio_s: Of those that were denoised.
-        different: How many were not, bit for bit, what the same request alone gave.
-        largest: The largest difference, of full scale.
+        latencies_s: Latencies of the requests that were denoised.
+        statuses: Number of responses by status.
+        audio_s: Length of the audio that was denoised.
+        different: Number of results that differ from that of the same request alone.
+        largest: Largest difference, relative to full scale.
     """
 
     latencies_s: list[float] = field(default_factory=list)
@@ -93,7 +93,7 @@ class Server:
     """A server process.
 
     Attributes:
-        url: Where it is.
+        url: Its URL.
     """
 
     def __init__(self, url: str, process: subprocess.Popen[str]) -> None:
@@ -101,7 +101,7 @@ class Server:
         self._process = process
 
     def metric(self, name: str) -> float:
-        """A measure without labels."""
+        """Return the value of a metric without labels."""
         found = re.search(rf"^{name} (\S+)$", httpx.get(f"{self.url}/metrics", timeout=60).text, re.MULTILINE)
         assert found is not None, name
         return float(found[1])
@@ -132,7 +132,7 @@ def server(backend: str, batch_size: int, threads: int) -> Iterator[Server]:
 
 
 def bodies() -> list[Body]:
-    """The requests, always the same."""
+    """Return the requests, the same on each call."""
     audio, rate = soundfile.read(NOISY, dtype="float32")
     audio = np.tile(audio, 5)
     found = []
@@ -165,7 +165,7 @@ def client_of(where: Server) -> httpx.AsyncClient:
 
 
 async def closed_loop(where: Server, requests: Sequence[Body], seconds: float) -> float:
-    """Seconds of audio in a second, with always as many requests as are computed."""
+    """Return the seconds of audio denoised in a second, with as many concurrent requests as the server computes."""
     load, deadline = Load(), time.perf_counter() + seconds
     began = time.perf_counter()
     async with client_of(where) as client:
@@ -182,7 +182,7 @@ async def closed_loop(where: Server, requests: Sequence[Body], seconds: float) -
 async def open_loop(
     where: Server, requests: Sequence[Body], expected: Sequence[bytes], per_second: float, seconds: float, seed: int
 ) -> tuple[Load, float]:
-    """Requests that come at random, whatever became of those before; and the time until all were answered."""
+    """Send requests at random times, whether or not earlier ones are answered; also return the total time."""
     load, rng = Load(), random.Random(seed)
     began = time.perf_counter()
     tasks = []
@@ -198,7 +198,7 @@ async def open_loop(
 
 
 async def live(where: Server, count: int, seconds: float) -> list[float]:
-    """Times from a frame to its answer, of so many streams."""
+    """Return the times from a chunk to its answer, for a number of concurrent streams."""
     audio = (np.tile(soundfile.read(NOISY)[0], 3) * 32_768).astype("<i2")
     samples = int(FRAME_S * 16_000)
     times: list[float] = []
@@ -276,20 +276,22 @@ def measure_streams(where: Server, seconds: float) -> list[dict[str, Any]]:
 
 
 async def alone(where: Server, requests: Sequence[Body]) -> list[bytes]:
-    """Each request by itself."""
+    """Return the result of each request, sent alone."""
     async with client_of(where) as client:
         return [(await client.post("/v1/denoise", content=body.content)).content for body in requests]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10, help="Of the load, in all.")
-    parser.add_argument("--round-s", type=float, default=20, help="Of a round of the capacity.")
-    parser.add_argument("--stream-s", type=float, default=20, help="Of each number of streams.")
+    parser.add_argument("--minutes", type=float, default=10, help="total length of the load, minutes")
+    parser.add_argument("--round-s", type=float, default=20, help="length of a round of the capacity, s")
+    parser.add_argument(
+        "--stream-s", type=float, default=20, help="length of the measurement of each number of streams, s"
+    )
     parser.add_argument("--backend", default="ort")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--note", default="", help="What to say of the machine beside the figures.")
+    parser.add_argument("--note", default="", help="remark on the machine, shown with the figures")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 

@@ -1,19 +1,20 @@
-"""Streams: what they cost in quality, what they take in time, and whether an hour of one stays as it began.
+"""Measure streams: their quality, their speed, and whether an hour of streaming is stable.
 
     python benchmarks/streaming.py quality PAIRS_DIR [--model frcrn-small] [--json OUT.json]
     python benchmarks/streaming.py speed [--released-size] [--minutes 10] [--backends ort ...] [--json OUT.json]
     python benchmarks/streaming.py hour [--json OUT.json]
 
-`quality` takes pairs of noisy and clean files (see benchmarks/quality.py) and scores streams against the whole pass:
-with all of the look-ahead, less and none of it, and in the first seconds, with and without the typical statistics
-that a stream starts with. Further backends, with all, three of seven frames and none, show what INT8 and bf16 do to
-streams. Needs the extra `[eval]`.
+`quality` takes pairs of noisy and clean files (see benchmarks/quality.py) and compares streams with the whole pass:
+with all of the look-ahead, a part, and none, and in the first seconds, with and without the typical statistics that a
+stream starts with. Further backends, with seven, three and no frames of look-ahead, show the effect of INT8 and bf16
+on streams. Needs the extra `[eval]`.
 
-`speed` times every step of one stream, hop by hop, and longer steps in turn with the whole pass of the same audio on
-the same thread; then how many streams one process keeps up with, their steps in common calls. `--released-size` takes
-a network of that size with random weights (needs `[quantize]`).
+`speed` times every step of one stream, of one hop, and longer steps in turn with the whole pass of the same audio on
+the same thread; then it finds out how many streams one process can run in real time, with their steps in common
+calls. `--released-size` builds a network of that size with random weights (needs `[quantize]`).
 
-`hour` sends an hour through streams in different chunks, and compares the results by their digest. Linux only.
+`hour` sends an hour of audio through streams in chunks of different sizes, and compares the digests of the results.
+Linux only.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from frcrn_accel.streaming import Averaging, Stream, process_streams
 Audio = NDArray[np.float32]
 HOP_S = 0.02
 START_S = (0.5, 1.0, 2.0, 4.0)
-SILENT_DB = -45.0  # a beginning whose speech or noise is below this has no SI-SDR worth the name
+SILENT_DB = -45.0  # SI-SDR of a beginning whose speech or noise is below this is meaningless
 STEPS_S = (0.02, 0.04, 0.1, 0.2)
 STREAM_COUNTS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 
@@ -55,8 +56,10 @@ def main() -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--released-size", action="store_true")
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--backends", nargs="+", help="For quality the first one with every look-ahead.")
-    parser.add_argument("--clips", type=int, help="Take so many of the pairs only.")
+    parser.add_argument(
+        "--backends", nargs="+", help="backends; for quality the first is measured with every look-ahead"
+    )
+    parser.add_argument("--clips", type=int, help="use only this many pairs")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
@@ -72,7 +75,7 @@ def quality(options: argparse.Namespace) -> Any:
     from frcrn_accel.quality import bootstrap_interval, dnsmos, pesq_wb, si_sdr_db
 
     if options.pairs is None:
-        raise SystemExit("quality needs the folder of the pairs")
+        raise SystemExit("quality needs a folder of pairs: give PAIRS_DIR")
     pairs = [read(Clip(path, None))[1:] for path in sorted((options.pairs / "noisy").iterdir())[: options.clips]]
     first, *others = options.backends or ("ort", "ort-dynamic-int8", "ort-static-int8", "openvino")
 
@@ -123,7 +126,7 @@ def level_db(audio: Audio) -> float:
 
 
 def through(stream: Stream, audio: Audio) -> Audio:
-    """All of a signal, without the delay."""
+    """Send a whole signal through a stream, and remove the delay."""
     out = np.concatenate([stream.process(audio), stream.flush()[0]])
     return out[stream.latency_samples :]
 
@@ -148,10 +151,10 @@ def speed_of(options: argparse.Namespace, backend: str) -> Any:
     for step_s in STEPS_S:
         size = round(step_s * SAMPLE_RATE_HZ)
         stream = denoiser.stream(SAMPLE_RATE_HZ, step_s=step_s)
-        # What is timed besides the first step size: enough for the percentiles.
+        # Less audio for the longer steps: still enough for the percentiles.
         minutes = options.minutes if step_s == STEPS_S[0] else min(options.minutes, 2)
         taken_s = np.array([timed(stream.process, chunk) for chunk in chunks(minute, size, minutes)])[5:]
-        # In turn with the whole pass, ten seconds at a time.
+        # Take turns with the whole pass, ten seconds at a time.
         ratios = []
         for piece in 3 * np.split(minute, 6):
             whole_s = timed(lambda audio: denoiser(audio, SAMPLE_RATE_HZ), piece)
@@ -174,7 +177,7 @@ def speed_of(options: argparse.Namespace, backend: str) -> Any:
 
 
 def together(denoiser: Denoiser, backend: str, step_s: float) -> Any:
-    """p99 of a step of so many streams, until it is longer than the audio."""
+    """Measure steps of more and more streams, until a step takes longer than its audio."""
     size = round(step_s * SAMPLE_RATE_HZ)
     audio = speech_like(20)
     found = {}
@@ -201,14 +204,14 @@ def timed(function: Callable[[Audio], Any], audio: Audio) -> float:
 
 
 def chunks(audio: Audio, size: int, minutes: float) -> Iterator[Audio]:
-    """Over and over, for so long."""
+    """Yield chunks of audio that is repeated for some minutes."""
     for at in range(int(minutes * 60 * SAMPLE_RATE_HZ) // size):
         first = at * size % (len(audio) - size)
         yield audio[first : first + size]
 
 
 def speech_like(seconds: float) -> Audio:
-    """Noise that comes and goes."""
+    """Return noise whose level rises and falls like that of speech."""
     rng = np.random.default_rng(0)
     samples = int(seconds * SAMPLE_RATE_HZ)
     envelope = 0.05 * (1 + np.sin(2 * np.pi * 3 * np.arange(samples) / SAMPLE_RATE_HZ)) + 0.01
@@ -216,7 +219,7 @@ def speech_like(seconds: float) -> Audio:
 
 
 def released_size(folder: Path, backends: Sequence[str]) -> Path:
-    """A seeded network, and the INT8 variants that the backends want, not compared with it."""
+    """Write a seeded network, and cache the INT8 variants that the backends run, without the quality gate."""
     from frcrn_accel.bench.configurations import released_size_model
     from frcrn_accel.models import cached_variant, variant_key
     from frcrn_accel.quantize import CALIBRATION_AUDIO
@@ -269,7 +272,7 @@ def hour(options: argparse.Namespace) -> Any:
         found.append(row)
     for rate in (16_000, 48_000):
         if len({row["sha256"] for row in found if row["rate"] == rate}) != 1:
-            raise SystemExit(f"at {rate} Hz the chunks changed the result")
+            raise SystemExit(f"at {rate} Hz the result depends on the size of the chunks")
     return found
 
 

@@ -1,11 +1,11 @@
-"""How cutting a long signal into windows changes the result, against one whole pass.
+"""Measure how much cutting a long signal into windows changes the result of a whole pass.
 
     python benchmarks/windows.py PAIRS_DIR [--signals 20] [--seconds 60] [--json OUT.json]
 
-Half of the signals are clean speech of PAIRS_DIR joined end to end, in the noise of one of its pairs (noisy minus
-clean, repeated), at -2.5 to 12.5 dB SNR. The other half, which is harder, are noisy files joined: noise and SNR
-change every few seconds. Printed: SI-SDR of the windowed result to the whole pass, mean and least over the signals of
-each half, and the time relative to the whole pass.
+Half of the signals are clean speech of PAIRS_DIR, joined end to end, in the noise of one of its pairs (noisy minus
+clean, repeated) at -2.5 to 12.5 dB SNR. The other half, which is harder, are joined noisy files, whose noise and SNR
+change every few seconds. Printed: SI-SDR of the windowed result to the whole pass, mean and minimum over the signals
+of each half, and the time relative to the whole pass.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def changing_noise(pairs: Path, count: int, samples: int) -> Iterator[np.ndarray
 
 
 def joined(rng: np.random.Generator, paths: list[Path], samples: int) -> np.ndarray:
-    """Files in random order, each at the same level."""
+    """Join files in random order, all at the same level."""
     parts: list[np.ndarray] = []
     while sum(map(len, parts)) < samples:
         audio, _ = soundfile.read(paths[rng.integers(len(paths))])
@@ -76,9 +76,7 @@ def main() -> None:
         whole_s.append(time.perf_counter() - began)
 
     rows = []
-    print(
-        "| window, s | past, s | future, s | fade, s | steady noise, dB (least) | changing noise, dB (least) | time |"
-    )
+    print("| window, s | past, s | future, s | fade, s | steady noise, dB (min) | changing noise, dB (min) | time |")
     print("|---|---|---|---|---|---|---|")
     for windowing in [Windowing(), *GRID]:
         denoiser = Denoiser(backend="ort", windowing=windowing)

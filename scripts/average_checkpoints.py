@@ -1,9 +1,9 @@
-"""The mean of two checkpoints of one network, the second trained from the first.
+"""Average two checkpoints of one network, of which the second was trained from the first.
 
     python scripts/average_checkpoints.py FIRST.pt SECOND.pt OUT.pt [--share 0.5]
 
-Between two such points the loss is often lower than at either: the noise of the last steps, which is not the same in
-both, partly cancels out, and what both have learned does not.
+The loss between two such points is often lower than at either of them: noise of the last steps partly cancels out,
+since it differs between the two.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Average two checkpoints.")
     for name in ("first", "second", "out"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--share", type=float, default=0.5, help="Of the second one, 0 to 1.")
+    parser.add_argument("--share", type=float, default=0.5, help="share of the second checkpoint, 0 to 1")
     options = parser.parse_args()
     first, second = (load_checkpoint(path) for path in (options.first, options.second))
     if first.config != second.config:
-        raise SystemExit(f"they are not of one network: {first.config} and {second.config}")
+        raise SystemExit(f"the checkpoints are of different networks: {first.config} and {second.config}")
     mean = {
         key: torch.lerp(torch.tensor(weight), torch.tensor(second.weights[key]), options.share)
         for key, weight in first.weights.items()

@@ -1,10 +1,10 @@
-"""Puts measured figures into README.md and docs: what lies between `<!-- figures: NAME -->` and `<!-- end -->`.
+"""Write measured figures into README.md and docs, between `<!-- figures: NAME -->` and `<!-- end -->`.
 
     python scripts/figures.py [--check]
 
-The figures are in benchmarks/results: the JSON reports of `frcrn-accel bench` and `frcrn-accel evaluate`, which
-`nox -s figures` measures. A section whose report is not there stays as it is. `--check` changes nothing; the exit
-code is 1 if a section is not what its report says.
+The figures come from the JSON reports in benchmarks/results, which `nox -s figures` and the sessions of the other
+benchmarks measure. A section without a report is left unchanged. `--check` changes nothing; the exit code is 1 if a
+section differs from its report.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Report = Mapping[str, Any]
 
 
 def speed(columns: tuple[str, ...], *, with_notes: bool) -> Callable[[Report], str]:
-    """A table for each group."""
+    """Return a function that writes a table for each group."""
 
     def render(report: Report) -> str:
         parts = []
@@ -55,7 +55,7 @@ def speed(columns: tuple[str, ...], *, with_notes: bool) -> Callable[[Report], s
 
 
 def throughput(report: Report) -> str:
-    """A table for each variant."""
+    """Write a table for each configuration."""
     parts = []
     for found in report["throughput"]:
         parts += [f"{throughput_title(found, report['rounds'])}:", throughput_table(found).markdown()]
@@ -63,7 +63,7 @@ def throughput(report: Report) -> str:
 
 
 def quality(report: Report) -> str:
-    """Means and intervals before and after, by metric."""
+    """Write means and intervals before and after, by metric."""
 
     def cell(metric: str, value: Mapping[str, Any] | None) -> str:
         if value is None:
@@ -79,13 +79,13 @@ def quality(report: Report) -> str:
 
 
 def plot(report: Report) -> str:
-    """What `nox -s figures` drew of it."""
+    """Write a link to the plot of `nox -s figures`."""
     models = ", ".join(dict.fromkeys(group["model"] for group in report["groups"]))
     return f"![Speed against PESQ-WB: {models}](speed-and-quality.png)"
 
 
 def streams_quality(report: Report) -> str:
-    """A row for each way to run the model, see benchmarks/streaming.py."""
+    """Write a row for each way to run the model, see benchmarks/streaming.py."""
     metrics = list(next(iter(report.values())))
     lines = ["| | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
     for name, cells in report.items():
@@ -96,7 +96,7 @@ def streams_quality(report: Report) -> str:
 
 
 def streams_speed(report: Report) -> str:
-    """Two tables: the time of a step, and how many streams there is time for."""
+    """Write two tables: the time of a step, and the number of streams that run in real time."""
     lines = [
         "| backend | step | p50, ms | p99, ms | longest, ms | real-time factor | time of the whole pass, times |",
         "|---" * 7 + "|",
@@ -116,7 +116,7 @@ def streams_speed(report: Report) -> str:
 
 
 def serving_capacity(report: Report) -> str:
-    """A row for each batch size, see benchmarks/serving.py."""
+    """Write a row for each batch size, see benchmarks/serving.py."""
     lines = [
         "| batch size | audio, s per s | over batch size 1 (range) | windows in a call | memory, MB |",
         "|---" * 5 + "|",
@@ -132,7 +132,7 @@ def serving_capacity(report: Report) -> str:
 
 
 def serving_load(report: Report) -> str:
-    """A row for each load."""
+    """Write a row for each load."""
     lines = [
         "| load | requests | denoised | 429 | other | audio, s per s | p50, s | p95, s | p99, s | memory, MB |",
         "|---" * 10 + "|",
@@ -151,7 +151,7 @@ def serving_load(report: Report) -> str:
 
 
 def serving_streams(report: Report) -> str:
-    """A row for each number of streams."""
+    """Write a row for each number of streams."""
     lines = ["| streams | p50, ms | p95, ms | p99, ms | streams in a call |", "|---" * 5 + "|"]
     for row in report["streams"]:
         times = " | ".join(f"{row[f'p{share}_ms']:.1f}" for share in (50, 95, 99))
@@ -160,7 +160,7 @@ def serving_streams(report: Report) -> str:
 
 
 def corpus_speed(report: Report) -> str:
-    """A row for each way to do a folder of files, see benchmarks/corpus.py."""
+    """Write a row for each way to denoise a folder, see benchmarks/corpus.py."""
     lines = ["| | time, s | real-time factor of all | `frcrn-accel corpus` is faster, times |", "|---" * 4 + "|"]
     times_s = report["times_s"]
     for name, found_s in times_s.items():
@@ -171,7 +171,7 @@ def corpus_speed(report: Report) -> str:
     return "\n".join([*lines, "", f"{what}, loading included. {report['machine']}."])
 
 
-# By the name of a section: the report it comes from, and how it is written.
+# For each section: its report, and the function that writes it.
 SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "speed-released": ("speed-released.json", speed(FEW_COLUMNS, with_notes=False)),
     "speed-small": ("speed-small.json", speed(FEW_COLUMNS, with_notes=False)),
@@ -193,10 +193,10 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
 
 
 def filled(text: str, results: Path) -> str:
-    """A page with the figures that there are reports of.
+    """Return a page with its sections written from their reports.
 
     Raises:
-        KeyError: A section has a name that is not known.
+        KeyError: The name of a section is unknown.
     """
 
     def section(match: re.Match[str]) -> str:
@@ -225,7 +225,7 @@ def main() -> None:
             if not options.check:
                 page.write_text(new, encoding="utf-8")
     if stale:
-        print(f"{'not what benchmarks/results says' if options.check else 'written'}: {', '.join(stale)}")
+        print(f"{'different from benchmarks/results' if options.check else 'written'}: {', '.join(stale)}")
     if options.check and stale:
         sys.exit(1)
 

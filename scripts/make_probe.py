@@ -1,4 +1,4 @@
-"""Write the small model with which the INT8 backends find out whether the CPU multiplies 8-bit integers exactly."""
+"""Write the small model that the INT8 backends use to check that the CPU multiplies 8-bit integers exactly."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""Make the speech in noise that quantizing is checked with and calibrated on, with its credits.
+"""Make the noisy speech for calibration and for the quality gate, with its credits.
 
     apt-get download asterisk-core-sounds-{en,fr,it,ru}-g722
     for package in *.deb; do dpkg-deb -x $package sounds; done
     pip install av
     python scripts/make_quantize_audio.py sounds/usr/share/asterisk/sounds
 
-Debian's version 1.6.1-1 of the four packages, and the seed below, give the set that is in the package: prompts
-of four speakers in noise that is made here. The gate and the calibration set have no prompt and no kind of noise in
-common.
+Debian's version 1.6.1-1 of the four packages, with the seed below, gives the set in the package: prompts of four
+speakers in synthetic noise. The gate and the calibration set share neither prompts nor kinds of noise.
 """
 
 from __future__ import annotations
@@ -83,7 +82,7 @@ the prompts at once. No one named here endorses this use.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the audio that quantizing is checked with and calibrated on.")
+    parser = argparse.ArgumentParser(description="Make the audio for calibration and for the quality gate.")
     parser.add_argument("sounds", type=Path, help="/usr/share/asterisk/sounds of the unpacked packages")
     rng = np.random.default_rng(20_000)
     voices = Voices(parser.parse_args().sounds, rng)
@@ -113,7 +112,7 @@ def main() -> None:
 
 
 class Voices:
-    """The prompts of each voice in a random order; each is given out once."""
+    """The prompts of each voice in random order, each used once."""
 
     def __init__(self, folder: Path, rng: np.random.Generator) -> None:
         self._folder = folder
@@ -124,7 +123,7 @@ class Voices:
             self._left[voice] = iter(paths)
 
     def next(self, voice: str) -> tuple[Audio, str]:
-        """One more prompt, trimmed, at a peak of 1; and its name."""
+        """Return the next prompt, trimmed, with a peak of 1, and its name."""
         path = next(self._left[voice])
         with av.open(str(path), format="g722") as file:
             audio = np.concatenate([frame.to_ndarray().ravel() for frame in file.decode(audio=0)]) / 32_768
@@ -136,7 +135,7 @@ class Voices:
 def mixture(
     voices: Voices, voice: str, noise: Noise, snr_db: float, rng: np.random.Generator
 ) -> tuple[Audio, Audio, list[str]]:
-    """Clean and noisy speech, and the prompts in it."""
+    """Return clean and noisy speech, and the names of its prompts."""
     samples = round(CLIP_S * RATE_HZ)
     pause = np.zeros(round(PAUSE_S * RATE_HZ))
     speech, prompts = pause, []
@@ -155,17 +154,17 @@ def mixture(
 
 
 def write(kind: str, path: Path, audio: Audio) -> None:
-    """Encode; libsndfile's level 0 is 256 kbit/s and 1 is 6 kbit/s."""
+    """Encode as Opus; libsndfile's compression level 0 is 256 kbit/s, and 1 is 6 kbit/s."""
     path.parent.mkdir(parents=True, exist_ok=True)
     level = 1 - (BITS_PER_S[kind] - 6_000) / 250_000
     soundfile.write(path, audio, RATE_HZ, format="OGG", subtype="OPUS", compression_level=level)
 
 
-# Noise, of any level.
+# Noise; its level is set by `mixture`.
 
 
 def coloured(rng: np.random.Generator, samples: int, slope: float) -> Audio:
-    """Power falls with frequency to the power of `slope`; nothing below 40 Hz."""
+    """Return noise whose power falls with frequency to the power of `slope`, without anything below 40 Hz."""
     frequency = np.fft.rfftfreq(samples, 1 / RATE_HZ)
     spectrum = rng.standard_normal((2, len(frequency))) * np.maximum(frequency, 40) ** (-slope / 2)
     spectrum[:, frequency < 40] = 0
@@ -186,21 +185,21 @@ def rumble(rng: np.random.Generator, samples: int, voices: Voices) -> Audio:
 
 
 def gusts(rng: np.random.Generator, samples: int, voices: Voices) -> Audio:
-    """Pink noise that swells and falls by 20 dB, about once a second."""
+    """Return pink noise whose level rises and falls by 20 dB, about once a second."""
     seconds = np.arange(samples) / RATE_HZ
     level_db = 10 * np.sin(2 * np.pi * (0.9 * seconds + rng.uniform()) + 2 * np.sin(2 * np.pi * 0.37 * seconds))
     return np.asarray(coloured(rng, samples, 1) * 10 ** (level_db / 20))
 
 
 def hum(rng: np.random.Generator, samples: int, voices: Voices) -> Audio:
-    """Mains: 40 harmonics of 50 Hz over a quiet hiss."""
+    """Return mains hum: 40 harmonics of 50 Hz over a quiet hiss."""
     phase = 2 * np.pi * 50 * np.arange(samples) / RATE_HZ
     tones = sum(np.sin(k * phase + rng.uniform(0, 2 * np.pi)) / k**0.7 for k in range(1, 41))
     return np.asarray(tones + 0.2 * rng.standard_normal(samples))
 
 
 def clicks(rng: np.random.Generator, samples: int, voices: Voices) -> Audio:
-    """Eight bursts a second of 5 ms each, over a quiet rumble."""
+    """Return eight bursts a second of 5 ms each, over a quiet rumble."""
     sound = 0.1 * coloured(rng, samples, 2)
     for start in rng.integers(0, samples - 800, round(8 * samples / RATE_HZ)):
         sound[start : start + 800] += rng.uniform(0.3, 1) * rng.standard_normal(800) * np.exp(-np.arange(800) / 80)
@@ -208,12 +207,12 @@ def clicks(rng: np.random.Generator, samples: int, voices: Voices) -> Audio:
 
 
 def babble(rng: np.random.Generator, samples: int, voices: Voices) -> Audio:
-    """Six voices at once."""
+    """Return six voices at once."""
     return voices_at_once(6, rng, samples, voices)
 
 
 def crowd(rng: np.random.Generator, samples: int, voices: Voices) -> Audio:
-    """Twelve voices at once, in a room that takes away the treble."""
+    """Return twelve voices at once, low-pass filtered like a crowd in a room."""
     return np.asarray(np.convolve(voices_at_once(12, rng, samples, voices), np.hanning(9), mode="same"))
 
 

@@ -1,9 +1,9 @@
-"""Pictures and sound for a model's card: spectrograms of pairs, and denoised examples from the package.
+"""Make the pictures and audio of a model card: spectrograms of pairs, and denoised examples from the package.
 
     python scripts/model_card.py PAIRS_DIR OUT_DIR [--model frcrn-small] [--files 00 01 ...]
 
-PAIRS_DIR has `noisy` and `clean`. OUT_DIR gets one JPEG of noisy, denoised and clean for each file, and FLAC files of
-the gate's recordings, which may be passed on, before and after. Needs the extras `[ort]` and `[train]`.
+PAIRS_DIR has `noisy` and `clean`. OUT_DIR gets a JPEG of noisy, denoised and clean for each file, and FLAC files of
+recordings of the quality gate, which may be redistributed, before and after. Needs the extras `[ort]` and `[train]`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHOWN_S = 6
 
 
 def spectrogram_db(audio: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Power in dB below the highest, `(bins, frames)`."""
+    """Return the power relative to its maximum, dB, `(bins, frames)`."""
     frames = np.lib.stride_tricks.sliding_window_view(audio, FFT)[::HOP] * np.hanning(FFT)
     power = np.abs(np.fft.rfft(frames)).T ** 2
     decibels: NDArray[np.float64] = 10 * np.log10(power / power.max() + 1e-12)
@@ -55,7 +55,9 @@ def main() -> None:
     parser.add_argument("pairs", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="frcrn-small")
-    parser.add_argument("--files", nargs="+", metavar="NAME", help="names without suffix; default: ten from all over")
+    parser.add_argument(
+        "--files", nargs="+", metavar="NAME", help="names without suffix; by default ten, evenly spread"
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     denoiser = Denoiser(options.model, backend="ort")

@@ -1,8 +1,8 @@
-"""Put a model into the package: its checkpoint exported, quantized, and as a step of streams, with a catalog entry.
+"""Add a model to the package: export its checkpoint, quantize it, build its step for streams, and catalogue it.
 
     python scripts/package_model.py CHECKPOINT --name frcrn-small --description ... --source ... --licence ...
 
-What is not given stays as it is in the catalog, so replacing a model is one command:
+Options that are left out keep their values in the catalogue, so replacing a model is one command:
 
     python scripts/package_model.py CHECKPOINT --name frcrn-small
 """
@@ -27,12 +27,12 @@ FOLDER = Path(frcrn_accel.models.__file__).parent
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Put a model into the package.")
+    parser = argparse.ArgumentParser(description="Add a model to the package.")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--name", default="frcrn-small")
     for field in ("description", "source", "licence"):
         parser.add_argument(f"--{field}")
-    parser.add_argument("--lookahead-frames", type=int, help="Frames that each U-Net looks ahead in streams.")
+    parser.add_argument("--lookahead-frames", type=int, help="frames that each U-Net looks ahead in streams")
     options = parser.parse_args()
 
     catalog_path = FOLDER / "catalog.json"
@@ -42,7 +42,7 @@ def main() -> None:
         entry[field] = getattr(options, field) or entry[field]
     if options.lookahead_frames is not None:
         entry["lookahead_frames"] = options.lookahead_frames
-    # Forgotten in this process only, or its old digest would be held against the new checkpoint.
+    # In this process only: otherwise the new checkpoint would be checked against the old digest.
     known_models().pop(options.name, None)
     path = FOLDER / "data" / f"{options.name}.onnx"
     report = export_model(options.checkpoint, path, name=options.name, overwrite=True)

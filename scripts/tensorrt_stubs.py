@@ -1,8 +1,8 @@
-"""Type stubs of TensorRT that mypy can read: `python scripts/tensorrt_stubs.py FOLDER`, then MYPYPATH=FOLDER mypy.
+"""Install type stubs of TensorRT for mypy: `python scripts/tensorrt_stubs.py FOLDER`, then MYPYPATH=FOLDER mypy.
 
-The package `tensorrt-stubs` has them, generated, with a few functions that are no Python: an argument called `in`, or
-one without a default after one with. Those are repaired. The package has no marker that mypy would look for, and it
-looks like an installed TensorRT, so it goes into a folder of its own.
+The package `tensorrt-stubs` has generated stubs, in which a few functions are not valid Python: an argument is called
+`in`, or one without a default follows one with a default. Those are repaired. The package lacks the marker that mypy
+requires, and would pass for an installed TensorRT, so it goes into a folder of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
         if not count:
             sys.exit(f"{STUBS} has changed: nothing matches {pattern!r}")
     path.write_text(text, encoding="utf-8")
-    for stub in folder.glob("tensorrt*/*.pyi"):  # checked by nobody, so its own errors are not ours
+    for stub in folder.glob("tensorrt*/*.pyi"):  # errors in the stubs themselves do not matter
         stub.write_text("# mypy: ignore-errors\n" + stub.read_text(encoding="utf-8"), encoding="utf-8")
 
 

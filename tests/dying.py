@@ -1,4 +1,4 @@
-"""Engines that end their process, as the system does when memory runs out."""
+"""Backends that kill their process, as the system does when memory runs out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from frcrn_accel.testing import FunctionBackend
 
 __all__ = ["FIRST", "MARK", "DyingBackend", "DyingOnceBackend", "DyingWhenLoadedBackend"]
 
-LONG_SAMPLES = 32_000  # audio of this length and more is what they die of
+LONG_SAMPLES = 32_000  # audio of this length and more kills them
 MARK = "FRCRN_ACCEL_TEST_MARK"
 FIRST = "FRCRN_ACCEL_TEST_FIRST"
 
@@ -30,7 +30,7 @@ def dying(audio: np.ndarray) -> np.ndarray:
 
 
 def dying_once(audio: np.ndarray) -> np.ndarray:
-    """The mark is a file that is there as long as it is to die."""
+    """Die once: the mark is a file that is removed before dying."""
     if audio.shape[-1] >= LONG_SAMPLES and Path(os.environ[MARK]).exists():
         Path(os.environ[MARK]).unlink()
         die()
@@ -38,7 +38,7 @@ def dying_once(audio: np.ndarray) -> np.ndarray:
 
 
 class DyingBackend(FunctionBackend):
-    """Dies of long audio, each time."""
+    """Dies on long audio, each time."""
 
     name: ClassVar[str] = "dying"
 
@@ -47,7 +47,7 @@ class DyingBackend(FunctionBackend):
 
 
 class DyingOnceBackend(FunctionBackend):
-    """Dies of long audio, once."""
+    """Dies on long audio, once."""
 
     name: ClassVar[str] = "dying-once"
 
@@ -56,7 +56,7 @@ class DyingOnceBackend(FunctionBackend):
 
 
 class DyingWhenLoadedBackend(FunctionBackend):
-    """Dies while it loads a model, but not in the process that is the first."""
+    """Dies while it loads a model, except in the first process."""
 
     name: ClassVar[str] = "dying-when-loaded"
 

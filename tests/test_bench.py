@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frcrn_accel import BackendUnavailable, BenchError, MissingExtraError, UnknownBackendError
+from frcrn_accel import BackendUnavailable, BenchError, MissingExtraError, UnknownBackendError, Windowing
 from frcrn_accel.backends import registry
 from frcrn_accel.bench import (
     SCHEMA_PATH,
@@ -33,9 +33,9 @@ from frcrn_accel.bench import (
     run_speed,
     run_throughput,
     times_faster,
-    variants,
 )
-from frcrn_accel.bench.configurations import find_variants
+from frcrn_accel.bench import configurations as configurations_module
+from frcrn_accel.bench.configurations import Configuration, find_configurations
 from frcrn_accel.bench.ratios import median_ranks, spread_percent
 from frcrn_accel.bench.sound import MAX_AGREEMENT_DB, compare_quality
 from frcrn_accel.bench.speed import reference_of
@@ -49,9 +49,10 @@ from frcrn_accel.bench.tables import (
     throughput_table,
 )
 from frcrn_accel.bench.throughput import settings_for
+from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.models import DEFAULT_MODEL, cache_folder, find_model
 from frcrn_accel.network.topology import Config
-from frcrn_accel.processes.process import WORKER, Process
+from frcrn_accel.processes import WORKER, Process
 from frcrn_accel.quality.clips import Clip
 from frcrn_accel.testing import FunctionBackend
 
@@ -66,7 +67,7 @@ class TestRatios:
         ("count", "ranks"), [(6, (0, 5)), (8, (0, 7)), (9, (1, 7)), (15, (3, 11)), (20, (5, 14))]
     )
     def test_ranks_of_tables(self, count, ranks):
-        # Those of printed tables of the sign test's interval, counted from 1 there.
+        # From printed tables of the interval of the sign test, which count from 1.
         assert median_ranks(count) == ranks
 
     @pytest.mark.parametrize("count", range(6, 60))
@@ -79,7 +80,7 @@ class TestRatios:
         assert coverage(low) >= 0.95 > coverage(low + 1)
 
     def test_a_ratio_is_taken_round_by_round(self):
-        slow_phase = np.array([1, 1, 1, 5, 5, 5, 1, 1, 1])  # of the machine, for both
+        slow_phase = np.array([1, 1, 1, 5, 5, 5, 1, 1, 1])  # of the machine, which affects both
         ratio = times_faster(list(0.1 * slow_phase), list(0.3 * slow_phase))
         assert (ratio.median, ratio.low, ratio.high) == pytest.approx((3, 3, 3))
         assert ratio.is_clear
@@ -94,18 +95,18 @@ class TestRatios:
         assert (ratio.low, ratio.high) == (2, 2)
 
     def test_few_rounds_are_an_error(self):
-        with pytest.raises(BenchError, match="5 rounds are too few to tell anything from noise: take at least 6"):
+        with pytest.raises(BenchError, match="5 rounds are too few for a confidence interval: use at least 6"):
             times_faster([1] * 5, [1] * 5)
 
     def test_spread(self):
         assert spread_percent([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(100 * 2 / 3)
 
 
-def row(variant: str, times_s: list[float], **changed: object) -> Row:
+def row(configuration: str, times_s: list[float], **changed: object) -> Row:
     return dataclasses.replace(
         Row(
-            variant=variant,
-            backend=variant.partition(":")[0],
+            configuration=configuration,
+            backend=configuration.partition(":")[0],
             precision="fp32",
             device="CPU",
             file_bytes=2_000_000,
@@ -129,7 +130,7 @@ def report(groups: tuple[Group, ...] = (), throughput: tuple[Throughput, ...] = 
 
 @pytest.fixture
 def group() -> Group:
-    """Three variants: one twice as fast as `ort`, one that noise does not let tell from it."""
+    """Three configurations: one twice as fast as `ort`, one that does not clearly differ from it."""
     quality = Quality(8, 40.0, 2.5, Change(-0.25, -0.5, 0.0004), 3.0, Change(-0.0001, -0.002, 0.001), "no DNSMOS")
     fp32 = Quality(8, None, 2.5, None, 3.0, None)
     rows = (
@@ -193,11 +194,11 @@ class TestReport:
     def test_the_documentation_names_every_field(self):
         text = (Path(__file__).parents[1] / "docs" / "bench.md").read_text(encoding="utf-8")
         for name, _ in fields(json.loads(SCHEMA_PATH.read_text())):
-            if name not in ("mean", "threads", "batch", "model", "variant"):  # told in passing
+            if name not in ("mean", "threads", "batch", "model", "variant"):  # mentioned in the text
                 assert f"`{name}`" in text, name
 
     def test_throughput(self, many_files):
-        # The second and the third cannot be told apart: the one in less memory.
+        # The second and the third do not clearly differ: the one with less memory is the best.
         assert many_files.best.setting == Setting(2, 1, 1)
         assert many_files.times_real_time(many_files.rows[0]) == 60
         assert many_files.times_real_time(many_files.rows[1]) == pytest.approx(75)
@@ -209,11 +210,18 @@ class TestReport:
         ("cpus", "shares"), [(1, [(1, 1)]), (2, [(1, 2), (2, 1)]), (6, [(1, 6), (2, 3), (4, 1), (6, 1)])]
     )
     def test_settings(self, cpus, shares):
-        assert settings_for(cpus, (1,)) == [Setting(workers, threads, 1) for workers, threads in shares]
+        ort = Configuration("ort", "ort", None, find_model(DEFAULT_MODEL))
+        assert settings_for(ort, cpus, (1,)) == [Setting(workers, threads, 1) for workers, threads in shares]
+
+    def test_settings_vary_what_has_an_effect(self):
+        gpu = Configuration("gpu", "gpu", None, find_model(DEFAULT_MODEL), uses_threads=False)
+        assert settings_for(gpu, 2) == [Setting(workers, None, batch) for workers in (1, 2) for batch in (1, 2, 4)]
+        single = Configuration("int8", "int8", None, find_model(DEFAULT_MODEL), computes_batches=False)
+        assert settings_for(single, 2) == [Setting(1, 2, 1), Setting(2, 1, 1)]
 
 
 def fields(schema: dict) -> list[tuple[str, dict]]:
-    """All properties in a schema, at any depth."""
+    """Return all properties in a schema, at any depth."""
     found = list(schema.get("properties", {}).items())
     for part in (*schema.get("properties", {}).values(), *schema.get("$defs", {}).values()):
         found += fields(part.get("items", part))
@@ -225,7 +233,7 @@ class TestTables:
         found = report((group,)).to_json()["groups"][0]
         table = speed_table(found, ["ort"])
         assert table.heads == (
-            *("variant", "median s", "p95 s", "RTF", "first s", "load s", "peak MB", "file MB"),
+            *("configuration", "median s", "p95 s", "RTF", "first s", "load s", "peak MB", "file MB"),
             *("times faster than ort", "SI-SDR to fp32, dB", "PESQ-WB, %", "DNSMOS OVRL"),
         )
         assert [cells[0] for cells in table.rows] == ["openvino:bf16", "ort", "torch"]
@@ -240,7 +248,7 @@ class TestTables:
         silent = dataclasses.replace(group, rows=tuple(dataclasses.replace(r, quality=None) for r in group.rows))
         found = report((silent,)).to_json()["groups"][0]
         assert speed_table(found, []).heads[-1] == "file MB"
-        assert speed_table(found, [], ("rtf",)).heads == ("variant", "RTF")
+        assert speed_table(found, [], ("rtf",)).heads == ("configuration", "RTF")
         assert len(speed_table(found, ["ort"], TIME_COLUMNS).heads) == 8
 
     def test_notes(self, group):
@@ -252,10 +260,10 @@ class TestTables:
         assert left_out_lines(values) == ["left out: torch (small): ~/x is not there"]
 
     @pytest.mark.parametrize(("cpus", "said"), [(0.05, False), (0.93, True)])
-    def test_other_work_is_told(self, group, cpus, said):
+    def test_other_work_is_noted(self, group, cpus, said):
         values = report((dataclasses.replace(group, other_cpus=cpus),)).to_json()
         validate(values)
-        line = "the machine had other work, 0.9 CPU(s) of it on average: measure again without"
+        line = "other work kept 0.9 CPU(s) busy on average: measure again on an idle machine"
         assert (line in notes(values["groups"][0])) is said
 
     def test_markdown(self, group, many_files):
@@ -265,7 +273,7 @@ class TestTables:
         )
         title = "**small (32 channels, 1 U-Net(s)), 5 s clip, 2 thread(s), 6 rounds, noise 0 %**"
         assert lines[2] == title
-        assert lines[4].startswith("| variant | median s | ")
+        assert lines[4].startswith("| configuration | median s | ")
         assert lines[5] == "|---" * 12 + "|"
         assert lines[6].startswith("| `openvino:bf16` | 0.050 | ")
         assert "- too noisy to tell apart: ort and torch, 1.05 (0.90 to 1.50)" in lines
@@ -278,6 +286,14 @@ class TestTables:
             "best: 2 process(es) side by side, each with Denoiser(backend='openvino', precision='bf16', threads=1, "
             "batch_size=1)"
         )
+
+    def test_throughput_without_threads(self, many_files):
+        rows = (SettingRow(Setting(2, None, 4), (1.0,) * 6, 200_000_000),)
+        values = report(throughput=(dataclasses.replace(many_files, configuration="tensorrt:fp16", rows=rows),))
+        validate(json.loads(json.dumps(values.to_json())))
+        (found,) = values.to_json()["throughput"]
+        assert throughput_table(found).rows == (("2 x - x 4", "120.0", "best", "200"),)
+        assert throughput_advice(found).endswith("Denoiser(backend='tensorrt', precision='fp16', batch_size=4)")
 
 
 class TestPlot:
@@ -343,7 +359,7 @@ class TestQuality:
         assert found["other"].clips == 2
         assert (found["other"].pesq_wb, found["other"].dnsmos_ovrl) == (None, None)
         assert "DNSMOS needs more packages" in found["other"].note
-        assert "PESQ" not in found["other"].note  # there is no clean speech that it could take
+        assert "PESQ" not in found["other"].note  # there is no clean speech to compare with
 
     def test_changes_of_scores(self, clips, monkeypatch):
         clean = [dataclasses.replace(clip, clean=clip.noisy) for clip in clips]
@@ -365,7 +381,7 @@ class TestQuality:
 
 
 def orthogonal(audio: np.ndarray) -> np.ndarray:
-    """Noise of unit level that has no part of the audio in it."""
+    """Return noise of unit level that is orthogonal to the audio."""
     noise = np.random.default_rng(0).standard_normal(len(audio))
     centred = audio - audio.mean()
     noise -= noise.mean()
@@ -386,49 +402,50 @@ class Refusing(FunctionBackend):
         raise BackendUnavailable(cls.name, "it has no engine", "pip install engine")
 
 
-class TestVariants:
+class TestConfigurations:
     @pytest.fixture
     def backends(self, monkeypatch) -> None:
-        """Two plug-ins in the place of all backends."""
-        points = {
-            kind.name: EntryPoint(kind.name, f"{__name__}:{kind.__name__}", registry.ENTRY_POINT_GROUP)
+        """Two plug-ins, instead of all backends."""
+        points = [
+            EntryPoint(kind.name, f"{__name__}:{kind.__name__}", registry.ENTRY_POINT_GROUP)
             for kind in (Fine, Refusing)
-        }
-        monkeypatch.setattr(registry, "_entry_points", lambda: points)
+        ]
+        monkeypatch.setattr(registry, "entry_points", lambda group: points)
 
     def test_every_precision_of_what_can_run(self, backends):
-        found, left_out = find_variants(model_to_measure(DEFAULT_MODEL))
+        found, left_out = find_configurations(model_to_measure(DEFAULT_MODEL))
         assert [(v.name, v.backend, v.precision) for v in found] == [
             ("fine:fp32", "fine", "fp32"),
             ("fine:int8", "fine", "int8"),
         ]
         assert {v.file.path for v in found} == {find_model(DEFAULT_MODEL).path}
-        assert [(one.variant, "pip install engine" in one.reason) for one in left_out] == [("refusing", True)]
+        assert [(one.configuration, "pip install engine" in one.reason) for one in left_out] == [("refusing", True)]
         assert reference_of(found) == "fine:fp32"
 
     def test_those_that_are_asked_for(self, backends):
         model = model_to_measure(DEFAULT_MODEL)
-        assert [v.name for v in find_variants(model, ["fine:int8", "fine"])[0]] == ["fine:int8", "fine:fp32"]
+        assert [v.name for v in find_configurations(model, ["auto"])[0]] == ["fine:fp32", "fine:int8"]
+        assert [v.name for v in find_configurations(model, ["fine:int8", "fine"])[0]] == ["fine:int8", "fine:fp32"]
         with pytest.raises(BackendUnavailable, match="it has no engine"):
-            find_variants(model, ["refusing"])
+            find_configurations(model, ["refusing"])
         with pytest.raises(UnknownBackendError, match="unknown backend 'nope'"):
-            find_variants(model, ["nope"])
+            find_configurations(model, ["nope"])
         with pytest.raises(ValueError, match="no precision 'int4'"):
-            find_variants(model, ["fine:int4"])
+            find_configurations(model, ["fine:int4"])
 
     def test_without_any(self, monkeypatch):
-        monkeypatch.setattr(registry, "_entry_points", dict)
+        monkeypatch.setattr(registry, "entry_points", lambda group: [])
         with pytest.raises(BenchError, match=r"^no backend can run: pip install 'frcrn-accel\[ort\]' brings one"):
-            find_variants(model_to_measure(DEFAULT_MODEL))
+            find_configurations(model_to_measure(DEFAULT_MODEL))
 
     def test_a_file_that_is_for_no_backend_here(self, backends):
         file = find_model(DEFAULT_MODEL).path.with_name("frcrn-small.dynamic.onnx")
         with pytest.raises(BenchError, match=r"nothing can run 'frcrn-small' here: backend 'refusing' cannot run"):
-            find_variants(model_to_measure(str(file)))
+            find_configurations(model_to_measure(str(file)))
 
     @needs_ort
     def test_int8_files_are_the_packaged_ones(self):
-        (found,), left_out = find_variants(model_to_measure(DEFAULT_MODEL), ["ort-dynamic-int8"])
+        (found,), left_out = find_configurations(model_to_measure(DEFAULT_MODEL), ["ort-dynamic-int8"])
         assert found.file.metadata.method == "dynamic"
         assert found.file.path.parent == find_model(DEFAULT_MODEL).path.parent
         assert left_out == []
@@ -437,24 +454,29 @@ class TestVariants:
     def test_others_are_made_and_found_by_benchmarks_only(self, tiny):
         from frcrn_accel.prepare.variants import ready_variant
 
-        told: list[str] = []
+        steps: list[list[str]] = []
         model = BenchModel(tiny)
         for _ in range(2):
-            (found,), _ = find_variants(model, ["ort-dynamic-int8"], lambda what, done, total: told.append(what))
+            reported: list[str] = []
+            (found,), _ = find_configurations(
+                model, ["ort-dynamic-int8"], lambda what, done, total, to=reported: to.append(what)
+            )
+            steps.append(reported)
             assert (found.file.metadata.method, found.file.metadata.gate) == ("dynamic", "skipped")
             assert found.file.path.parent == cache_folder()
-        assert told == ["quantizing: dynamic"] * 2  # the begin and the end of the one time
+        assert {step.partition(": ")[0] for step in steps[0]} == {"dynamic"}
+        assert steps[1] == []  # cached
         assert ready_variant(tiny, "dynamic") is None
 
     @needs_ort
     def test_of_a_quantized_file(self):
         file = find_model(DEFAULT_MODEL).path.with_name("frcrn-small.dynamic.onnx")
-        found, _ = find_variants(model_to_measure(str(file)))
+        found, _ = find_configurations(model_to_measure(str(file)))
         assert [(v.name, v.precision, v.file.path) for v in found] == [("ort-dynamic-int8", None, file)]
 
     def test_the_released_size(self, tmp_path, monkeypatch):
         pytest.importorskip("onnx")
-        monkeypatch.setattr(variants, "Config", lambda: Config(8, 2))  # the real one takes seconds
+        monkeypatch.setattr(configurations_module, "Config", lambda: Config(8, 2))  # the real one takes seconds
         one = released_size_model(tmp_path)
         content = one.file.path.read_bytes()
         assert one.random_weights
@@ -464,7 +486,7 @@ class TestVariants:
         assert Config() == Config(128, 2)
 
     def test_the_released_size_without_onnx(self, tmp_path):
-        """In a process of its own: modules that were imported without onnx would stay behind in this one."""
+        """In a process of its own, since modules that were imported without onnx would stay in this one."""
         code = (
             "import sys; sys.modules['onnx'] = None\n"
             "from pathlib import Path; from frcrn_accel.bench.configurations import released_size_model\n"
@@ -478,8 +500,7 @@ class TestVariants:
 
 @pytest.fixture(scope="module")
 def process():
-    options = {"model": DEFAULT_MODEL, "backend": "ort", "precision": None, "threads": 1}
-    with Process("ort", options) as process:
+    with Process("ort", DenoiserOptions(backend="ort", threads=1)) as process:
         yield process
 
 
@@ -501,55 +522,78 @@ class TestProcess:
         run = process.run(1.0)
         assert run.wall_s > 0
         assert 0 < run.cpu_s < 10
-        assert run.idle_cpu_s < 0.5  # an engine that has nothing to do sleeps
+        assert run.idle_cpu_s < 0.5  # an idle engine sleeps
 
-    @pytest.mark.skipif(not sys.platform.startswith(("linux", "darwin")), reason="not told here")
+    @pytest.mark.skipif(not sys.platform.startswith(("linux", "darwin")), reason="this system does not report it")
     def test_memory_is_of_that_process(self, process):
-        # Python, numpy and an engine with a small model; this process, with all that tests import, has more.
+        # Python, numpy and an engine with a small model; this process has imported far more.
         assert 30e6 < process.peak_memory_bytes() < 1e9
 
     def test_errors_come_back(self):
         with pytest.raises(BenchError, match="mine: unknown backend 'nope'"):
-            Process("mine", {"backend": "nope"})
-        with pytest.raises(BenchError, match="mine: ValueError: threads must be at least 1"):
-            Process("mine", {"backend": "ort", "threads": 0})
+            Process("mine", DenoiserOptions(backend="nope"))
+        with pytest.raises(
+            BenchError, match="mine: ValueError: backend 'ort-dynamic-int8' computes one window per call"
+        ):
+            Process("mine", DenoiserOptions(backend="ort-dynamic-int8", batch_size=2))
 
-    def test_a_process_that_dies(self, tmp_path):
-        (tmp_path / "frcrn_accel.py").write_text(
-            "import os, sys; print('no memory', file=sys.stderr, flush=True); os._exit(7)"
+    def test_every_option_gets_there(self, noisy):
+        from frcrn_accel import Denoiser
+
+        windowing = Windowing(window_s=1.0, past_s=0.2, future_s=0.04, fade_s=0.05)
+        options = DenoiserOptions(
+            find_model(DEFAULT_MODEL).path, "ort", "fp32", None, 1, 6.0, windowing, batch_size=2
         )
-        python = tmp_path / "python"
-        python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}" exec "{sys.executable}" "$@"\n')
-        python.chmod(0o755)
+        with Process("ort", options) as process, Denoiser(backend="ort", threads=1) as other:
+            denoised = process.denoise(noisy[:32_000])
+            assert np.abs(denoised - other(noisy[:32_000], 16_000)).max() > 0
+            with options.open() as denoiser:
+                np.testing.assert_array_equal(denoised, denoiser(noisy[:32_000], 16_000))
+
+    @pytest.fixture
+    def python_with(self, tmp_path):
+        """An interpreter that imports other code as `frcrn_accel`."""
+
+        def python_with(code: str) -> Path:
+            (tmp_path / "frcrn_accel.py").write_text(code)
+            python = tmp_path / "python"
+            python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}" exec "{sys.executable}" "$@"\n')
+            python.chmod(0o755)
+            return python
+
+        return python_with
+
+    def test_a_process_that_dies(self, python_with):
+        python = python_with("import os, sys; print('no memory', file=sys.stderr, flush=True); os._exit(7)")
         with pytest.raises(BenchError, match="mine: its process ended with code 7: no memory"):
-            Process("mine", {}, python)
+            Process("mine", DenoiserOptions(), python)
 
-    def test_what_an_engine_prints_is_no_answer(self):
-        code = "import os; os.write(1, b'engine\\n')"
-        order = json.dumps({"do": "memory"})
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                f"import runpy, sys; sys.path.insert(0, ''); {code}; "
-                f"runpy.run_path({str(WORKER)!r}, run_name='__main__')",
-            ],
-            input=order + "\n",
-            capture_output=True,
-            text=True,
-            check=True,
+    def test_output_of_an_engine_does_not_disturb_the_answers(self, python_with):
+        python = python_with(
+            "class Denoiser:\n"
+            "    def __init__(self, **options):\n"
+            "        print('engine version 3')\n"
+            "        self.backend, self.precision, self.device = 'ort', 'fp32', repr(options)\n"
         )
-        assert set(json.loads(done.stdout.splitlines()[-1])) == {"peak_memory_bytes"}
+        with Process("mine", DenoiserOptions(backend="ort", threads=1), python) as process:
+            # An earlier version of the library must not be given options that it does not know.
+            assert process.loaded.device == "{'backend': 'ort', 'threads': 1}"
+
+    def test_memory_of_an_idle_interpreter(self):
+        done = subprocess.run(
+            [sys.executable, str(WORKER)], input='{"do": "memory"}\n', capture_output=True, text=True, check=True
+        )
+        assert set(json.loads(done.stdout)) == {"peak_memory_bytes"}
 
 
 @needs_ort
 class TestRuns:
-    @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="this system does not tell")
+    @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="this system does not report it")
     def test_other_work_is_seen(self):
         with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinning:
             try:
                 found = run_speed(
-                    [model_to_measure(DEFAULT_MODEL)], variants=["ort"], lengths_s=[0.2], threads=[1], rounds=6
+                    [model_to_measure(DEFAULT_MODEL)], configurations=["ort"], lengths_s=[0.2], threads=[1], rounds=6
                 )
             finally:
                 spinning.kill()
@@ -560,7 +604,7 @@ class TestRuns:
         steps: list[str] = []
         found = run_speed(
             [model_to_measure(DEFAULT_MODEL)],
-            variants=["ort", "ort-dynamic-int8"],
+            configurations=["ort", "ort-dynamic-int8"],
             lengths_s=[0.2, 0.4],
             threads=[1],
             rounds=6,
@@ -570,7 +614,7 @@ class TestRuns:
         assert found.baselines == ("ort",)
         assert [(group.length_s, group.threads) for group in found.groups] == [(0.2, 1), (0.4, 1)]
         ort, int8 = found.groups[0].rows
-        assert (ort.variant, int8.variant) == ("ort", "ort-dynamic-int8")
+        assert (ort.configuration, int8.configuration) == ("ort", "ort-dynamic-int8")
         assert len(ort.times_s) == len(int8.times_s) == len(int8.cpu_s) == 6
         assert (ort.file_bytes, int8.file_bytes) == tuple(
             find_model(DEFAULT_MODEL).path.with_name(name).stat().st_size
@@ -587,7 +631,7 @@ class TestRuns:
         clips = [Clip("a", Path("a"), 1.0, noisy[:16_000], None)]
         found = run_speed(
             [BenchModel(tiny, random_weights=True)],
-            variants=["ort"],
+            configurations=["ort"],
             lengths_s=[0.2],
             threads=[1],
             rounds=6,
@@ -596,10 +640,10 @@ class TestRuns:
         assert found.groups[0].rows[0].quality is None
 
     def test_throughput(self, monkeypatch):
-        monkeypatch.setattr("frcrn_accel.bench.report.settings_for", lambda cpus: [Setting(2, 1, 2)])
-        found = run_throughput([model_to_measure(DEFAULT_MODEL)], variants=["ort"], file_s=0.2, rounds=6)
+        monkeypatch.setattr("frcrn_accel.bench.report.settings_for", lambda configuration, cpus: [Setting(2, 1, 2)])
+        found = run_throughput([model_to_measure(DEFAULT_MODEL)], configurations=["ort"], file_s=0.2, rounds=6)
         (one,) = found.throughput
-        assert (one.model, one.variant, one.file_s) == ("frcrn-small", "ort", 0.2)
+        assert (one.model, one.configuration, one.file_s) == ("frcrn-small", "ort", 0.2)
         assert one.best is one.rows[0]
         assert one.best.setting == Setting(2, 1, 2)
         assert len(one.best.times_s) == 6
@@ -611,8 +655,8 @@ class TestRuns:
         models = [model_to_measure(DEFAULT_MODEL)]
         with pytest.raises(BenchError, match="5 rounds are too few"):
             run_speed(models, rounds=5)
-        with pytest.raises(BenchError, match="baseline 'torch' is not measured: these are ort"):
-            run_speed(models, variants=["ort"], baselines=["torch"])
+        with pytest.raises(BenchError, match="baseline 'torch' is not measured; choose one of: ort"):
+            run_speed(models, configurations=["ort"], baselines=["torch"])
 
 
 def test_importing_the_package_brings_no_engine():

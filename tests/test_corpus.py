@@ -8,6 +8,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,24 +22,43 @@ import pytest
 import soundfile
 
 from dying import FIRST, MARK, DyingBackend, DyingOnceBackend, DyingWhenLoadedBackend
-from frcrn_accel import AudioError, CorpusError, Denoiser, cli
-from frcrn_accel.bench import Setting
-from frcrn_accel.corpus import CorpusReport, Entry, Shard, denoise_corpus
+from frcrn_accel import AudioError, CorpusError, Denoiser, __version__, cli
+from frcrn_accel.cli.corpus import job_progress
+from frcrn_accel.corpus import CorpusJob, CorpusReport, Entry, Shard, denoise_corpus
 from frcrn_accel.corpus.journal import Journal, part_name
-from frcrn_accel.corpus.plan import Job, Task, in_tars, read_inputs
+from frcrn_accel.corpus.plan import Recording, Task, in_tars, read_inputs
 from frcrn_accel.corpus.sizing import Sharing, choose_sharing, fit_workers
 from frcrn_accel.corpus.work import Work, Worker
+from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.memory import available_memory_bytes
+from frcrn_accel.models import find_model
 from frcrn_accel.testing import FunctionBackend
 
-PLAIN = {"backend": FunctionBackend}  # gives what it gets
-ONE = {"workers": 1, "threads": 1}
+
+def options(backend: object) -> DenoiserOptions:
+    return DenoiserOptions(backend=backend, threads=1)
+
+
+PLAIN = options(FunctionBackend)  # returns its input
+ONE = {"workers": 1}
+
+
+def denoise(inputs, out, denoiser=PLAIN, progress=lambda report: None, **more) -> CorpusReport:
+    return denoise_corpus(CorpusJob(inputs, out, denoiser, **more), progress)
+
+
+class GpuBackend(FunctionBackend):
+    """Returns its input, and takes no threads."""
+
+    name = "gpu"
+    on_gpu = True
+    uses_threads = False
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory, noisy) -> Path:
-    """Five recordings in three formats, a text with the name of a recording, and a text."""
+    """Five recordings in three formats, a text file named like a recording, and a text file."""
     folder = tmp_path_factory.mktemp("tree")
     (folder / "a/b").mkdir(parents=True)
     for count, name in enumerate(["one.wav", "two.flac", "a/three.MP3", "a/b/four.wav", "a/b/five.flac"]):
@@ -51,7 +71,7 @@ def tree(tmp_path_factory, noisy) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(tree, tmp_path_factory) -> dict[str, str]:
-    """Digests of what `Denoiser` makes of each recording."""
+    """Digests of the output of `Denoiser` for each recording."""
     folder = tmp_path_factory.mktemp("expected")
     digests = {}
     for name in ["one.wav", "two.flac", "a/three.MP3", "a/b/four.wav", "a/b/five.flac"]:
@@ -75,7 +95,7 @@ def run(monkeypatch, capsys):
 
 
 def digests(out: Path) -> dict[str, str]:
-    """Of all files but the journal."""
+    """Return the digests of all files but the journal."""
     return {
         path.relative_to(out).as_posix(): sha256_of(path)
         for path in sorted(out.rglob("*"))
@@ -84,58 +104,58 @@ def digests(out: Path) -> dict[str, str]:
 
 
 def lines(out: Path) -> list[dict]:
-    """Of the journal, but the first."""
+    """Return the lines of the journal, without the first."""
     return [json.loads(line) for line in (out / "corpus.jsonl").read_text().splitlines()[1:]]
 
 
 class TestInputs:
     def test_a_folder(self, tree, tmp_path):
-        jobs = read_inputs(str(tree), str(tmp_path))
+        found = read_inputs(str(tree), str(tmp_path))
         names = ["a/b/five.flac", "a/b/four.wav", "a/broken.wav", "a/three.MP3", "one.wav", "two.flac"]
-        assert jobs == [Job(str(tree / name), name) for name in names]
+        assert found == [Recording(str(tree / name), name) for name in names]
 
     def test_outputs_in_the_input_folder_are_no_inputs(self, tmp_path, noisy):
         for name in ("a.wav", "out/a.wav", "out/x/b.wav", "outer/c.wav"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(tmp_path / name, noisy[:100], 16_000)
-        jobs = read_inputs(str(tmp_path), str(tmp_path / "out"))
-        assert [job.output for job in jobs] == ["a.wav", "outer/c.wav"]
+        found = read_inputs(str(tmp_path), str(tmp_path / "out"))
+        assert [recording.output for recording in found] == ["a.wav", "outer/c.wav"]
 
     def test_a_list(self, tmp_path):
         path = tmp_path / "files.txt"
         path.write_bytes("\ufeffb/ü.wav\r\n\n/data/x.flac\ns3://bucket/k/y.ogg\nhttps://host/z.mp3?key=1\n".encode())
         assert read_inputs(str(path), "out") == [
-            Job(str(tmp_path / "b/ü.wav"), "b/ü.wav"),
-            Job("s3://bucket/k/y.ogg", "bucket/k/y.ogg"),
-            Job("/data/x.flac", "data/x.flac"),
-            Job("https://host/z.mp3?key=1", "host/z.mp3"),
+            Recording(str(tmp_path / "b/ü.wav"), "b/ü.wav"),
+            Recording("s3://bucket/k/y.ogg", "bucket/k/y.ogg"),
+            Recording("/data/x.flac", "data/x.flac"),
+            Recording("https://host/z.mp3?key=1", "host/z.mp3"),
         ]
 
     def test_a_manifest(self, tmp_path):
         path = tmp_path / "files.jsonl"
         path.write_text('{"input": "a.wav", "speaker": 3}\n{"input": "../b.wav", "output": "c/b.flac"}\n')
         assert read_inputs(str(path), "out") == [
-            Job(str(tmp_path / "a.wav"), "a.wav"),
-            Job(str(tmp_path / "../b.wav"), "c/b.flac"),
+            Recording(str(tmp_path / "a.wav"), "a.wav"),
+            Recording(str(tmp_path / "../b.wav"), "c/b.flac"),
         ]
 
     @pytest.mark.parametrize(
         ("name", "content", "message"),
         [
             ("f.txt", b"", "names no audio files"),
-            ("f.txt", b"\xff\xfe\0\0", r"is no text in UTF-8: .* at byte 0"),
-            ("f.txt", b"../a.wav", r"line 1: '\.\./a\.wav' is no name below the output folder"),
+            ("f.txt", b"\xff\xfe\0\0", r"is not UTF-8 text: .* at byte 0"),
+            ("f.txt", b"../a.wav", r"line 1: '\.\./a\.wav' is not a path below the output folder"),
             ("f.txt", b"a.wav\na.wav", r"would both become 'a\.wav'"),
-            ("f.txt", b"a/../../b.wav", "is no name below the output folder"),
-            ("f.txt", b".corpus/lock.wav", "is no name below the output folder"),
-            ("f.jsonl", b'{"input": "a.wav"}\n{"input": ', "line 2: no JSON"),
-            ("f.jsonl", b"[" * 100_000, "line 1: no JSON"),
+            ("f.txt", b"a/../../b.wav", "is not a path below the output folder"),
+            ("f.txt", b".corpus/lock.wav", "is not a path below the output folder"),
+            ("f.jsonl", b'{"input": "a.wav"}\n{"input": ', "line 2: invalid JSON"),
+            ("f.jsonl", b"[" * 100_000, "line 1: invalid JSON"),
             ("f.jsonl", b'["a.wav"]', r'line 1: expected {"input": PATH}'),
             ("f.jsonl", b'{"input": 3}', r'line 1: expected {"input": PATH}'),
             ("f.jsonl", b'{"input": "a.wav", "output": 3}', r'line 1: expected {"input": PATH}'),
-            ("f.jsonl", b'{"input": "a.wav", "output": "/etc/a.wav"}', "is no name below the output folder"),
-            ("f.jsonl", b'{"input": "a.wav", "output": ".."}', "is no name below the output folder"),
-            ("f.wav", b"x", "is no folder: give a folder, a list"),
+            ("f.jsonl", b'{"input": "a.wav", "output": "/etc/a.wav"}', "is not a path below the output folder"),
+            ("f.jsonl", b'{"input": "a.wav", "output": ".."}', "is not a path below the output folder"),
+            ("f.wav", b"x", "is not a folder: give a folder, a list"),
         ],
     )
     def test_what_is_wrong(self, tmp_path, name, content, message):
@@ -150,7 +170,7 @@ class TestInputs:
             read_inputs(str(tmp_path / "none.txt"), "out")
         with pytest.raises(CorpusError, match="names no audio files"):
             read_inputs(str(tmp_path), "out")
-        with pytest.raises(CorpusError, match="are one folder"):
+        with pytest.raises(CorpusError, match="are the same"):
             read_inputs(str(tmp_path), str(tmp_path))
 
 
@@ -162,7 +182,7 @@ class TestShards:
         assert all(15 < len(part) < 50 for part in parts)  # 31 on average
 
     def test_a_file_stays_in_its_shard(self):
-        # These may never change: a job that is under way would lose files and do others twice.
+        # These must never change: jobs that have begun would lose files and do others twice.
         assert [name for name in ("a.wav", "b/c.flac", "ü.wav", "d.mp3") if Shard(1, 3).holds(name)] == [
             "a.wav",
             "b/c.flac",
@@ -170,12 +190,12 @@ class TestShards:
 
     @pytest.mark.parametrize("text", ["", "3", "0/4", "5/4", "1/0", "-1/4", "1/2/3", "a/b"])
     def test_what_is_none(self, text):
-        with pytest.raises(CorpusError, match="is no shard: give one as 3/16"):
+        with pytest.raises(CorpusError, match=r"invalid shard .*: write it as NUMBER/COUNT, e\.g\. 3/16"):
             Shard.parse(text)
 
     def test_each_has_a_journal(self, tree, expected, tmp_path):
         for number in (1, 2):
-            denoise_corpus(tree, tmp_path, PLAIN, shard=Shard(number, 2), **ONE)
+            denoise(tree, tmp_path, PLAIN, shard=Shard(number, 2), **ONE)
         journals = sorted(tmp_path.glob("*.jsonl"))
         assert [path.name for path in journals] == ["corpus-1-of-2.jsonl", "corpus-2-of-2.jsonl"]
         found = {name: digest for name, digest in digests(tmp_path).items() if not name.endswith(".jsonl")}
@@ -186,7 +206,7 @@ class TestJob:
     def test_a_tree(self, tree, expected, tmp_path):
         seen = []
         out = tmp_path / "x/out"
-        report = denoise_corpus(tree, out, PLAIN, workers=2, progress=lambda so_far: seen.append(so_far.done))
+        report = denoise(tree, out, PLAIN, workers=2, progress=lambda so_far: seen.append(so_far.done))
         assert digests(out) == expected
         assert (report.files, report.before, report.done, report.copied) == (6, 0, 5, 0)
         assert list(report.failed) == ["a/broken.wav"]
@@ -198,7 +218,7 @@ class TestJob:
         assert sorted(path.name for path in out.iterdir()) == ["a", "corpus.jsonl", "one.wav", "two.flac"]
 
     def test_the_journal(self, tree, expected, tmp_path):
-        denoise_corpus(tree, tmp_path, PLAIN, **ONE)
+        denoise(tree, tmp_path, PLAIN, **ONE)
         entries = {line["output"]: line for line in lines(tmp_path)}
         assert {name: line["sha256"] for name, line in entries.items()} == expected | {"a/broken.wav": None}
         one = entries["one.wav"]
@@ -211,37 +231,65 @@ class TestJob:
         assert head["settings"]["precision"] == "fp32"
 
     def test_a_second_run_does_nothing_but_what_failed(self, tree, expected, tmp_path):
-        denoise_corpus(tree, tmp_path, PLAIN, **ONE)
+        denoise(tree, tmp_path, PLAIN, **ONE)
         times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.name != "corpus.jsonl"}
-        report = denoise_corpus(tree, tmp_path, PLAIN, **ONE)
+        report = denoise(tree, tmp_path, PLAIN, **ONE)
         assert (report.files, report.before, report.done, len(report.failed)) == (6, 5, 0, 1)
         assert times == {path: path.stat().st_mtime_ns for path in times}
         assert digests(tmp_path) == expected
 
     def test_an_output_that_was_lost_is_made_again(self, tree, expected, tmp_path):
-        denoise_corpus(tree, tmp_path, PLAIN, **ONE)
+        denoise(tree, tmp_path, PLAIN, **ONE)
         (tmp_path / "a/three.MP3").unlink()
-        report = denoise_corpus(tree, tmp_path, PLAIN, **ONE)
+        report = denoise(tree, tmp_path, PLAIN, **ONE)
         assert (report.before, report.done) == (4, 1)
         assert digests(tmp_path) == expected
 
     def test_other_settings_are_an_error(self, tree, tmp_path):
-        denoise_corpus(tree, tmp_path, PLAIN, **ONE)
+        denoise(tree, tmp_path, PLAIN, **ONE)
         before = (tmp_path / "corpus.jsonl").read_bytes()
+        limited = dataclasses.replace(PLAIN, attenuation_limit_db=6.0)
         with pytest.raises(
-            CorpusError, match=r"other settings: attenuation_limit_db was None and is '6\.0'; .* --overwrite"
+            CorpusError, match=r"other settings: attenuation_limit_db was None, now '6\.0'; .* --overwrite"
         ):
-            denoise_corpus(tree, tmp_path, {**PLAIN, "attenuation_limit_db": 6.0}, **ONE)
+            denoise(tree, tmp_path, limited, **ONE)
         assert (tmp_path / "corpus.jsonl").read_bytes() == before
-        report = denoise_corpus(tree, tmp_path, {**PLAIN, "attenuation_limit_db": 6.0}, overwrite=True, **ONE)
+        report = denoise(tree, tmp_path, limited, overwrite=True, **ONE)
         assert (report.before, report.done) == (0, 5)
+
+    def test_settings_stay_what_they_were(self, tree, tmp_path):
+        """Jobs that version 0.1.0 began must find the same keys and values."""
+        denoiser = dataclasses.replace(PLAIN, attenuation_limit_db=6.0, batch_size=2)
+        denoise(tree, tmp_path, denoiser, shard=Shard(1, 2), files_per_tar=9, **ONE)
+        head = json.loads((tmp_path / "corpus-1-of-2.jsonl").read_text().splitlines()[0])
+        tars = head["settings"].pop("tars")
+        assert re.fullmatch("9 files each of [0-9a-f]{16}", tars)
+        assert head == {
+            "corpus": 1,
+            "replaces": False,
+            "others": [],
+            "settings": {
+                "version": __version__,
+                "inputs": str(tree.resolve()),
+                "shard": "1/2",
+                "model": "frcrn-small",
+                "attenuation_limit_db": "6.0",
+                "model_sha256": sha256_of(find_model("frcrn-small").path),
+                "backend": "function",
+                "precision": "fp32",
+                "dnsmos": False,
+                "skip_clean": None,
+            },
+        }
+        other = dataclasses.replace(denoiser, threads=2, batch_size=1)  # the outputs do not depend on these
+        denoise(tree, tmp_path, other, shard=Shard(1, 2), files_per_tar=9, workers=2)
 
     def test_outputs_of_others_are_not_replaced_unasked(self, tree, expected, tmp_path):
         (tmp_path / "one.wav").write_bytes(b"precious")
-        report = denoise_corpus(tree, tmp_path, PLAIN, **ONE)
-        assert report.failed["one.wav"] == "'one.wav' exists: begin anew with --overwrite"
+        report = denoise(tree, tmp_path, PLAIN, **ONE)
+        assert report.failed["one.wav"] == "'one.wav' exists already: start over with --overwrite to replace it"
         assert (tmp_path / "one.wav").read_bytes() == b"precious"
-        denoise_corpus(tree, tmp_path, PLAIN, overwrite=True, **ONE)
+        denoise(tree, tmp_path, PLAIN, overwrite=True, **ONE)
         assert digests(tmp_path) == expected
 
     def test_what_was_begun_with_overwrite_goes_on_without(self, tree, expected, tmp_path):
@@ -254,58 +302,67 @@ class TestJob:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            denoise_corpus(tree, tmp_path, PLAIN, overwrite=True, progress=stop, **ONE)
+            denoise(tree, tmp_path, PLAIN, overwrite=True, progress=stop, **ONE)
         assert sum(digest not in expected.values() for digest in digests(tmp_path).values()) == 3
-        report = denoise_corpus(tree, tmp_path, PLAIN, **ONE)
+        report = denoise(tree, tmp_path, PLAIN, **ONE)
         assert (report.before, report.done) == (2, 3)
         assert digests(tmp_path) == expected
 
     def test_one_job_at_a_time(self, tree, tmp_path):
         def another(report: CorpusReport) -> None:
-            with pytest.raises(CorpusError, match="another job is at"):
-                denoise_corpus(tree, tmp_path, PLAIN, **ONE)
+            with pytest.raises(CorpusError, match="another job is using"):
+                denoise(tree, tmp_path, PLAIN, **ONE)
 
-        report = denoise_corpus(tree, tmp_path, PLAIN, progress=another, **ONE)
+        report = denoise(tree, tmp_path, PLAIN, progress=another, **ONE)
         assert report.done == 5
         assert not (tmp_path / ".corpus").exists()
+
+    def test_threads_are_not_given_to_a_backend_that_has_no_use_for_them(self, tree, expected, tmp_path):
+        report = denoise(tree, tmp_path, DenoiserOptions(backend=GpuBackend))
+        assert (report.done, report.workers) == (5, "1 worker(s)")
+        assert digests(tmp_path) == expected
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"engine": "slurm"}, "no engine 'slurm': there are local, ray"),
-            ({"gpus": 1}, "give engine 'ray'"),
-            ({"journal": "j.jsonl"}, "the journal of a local folder is in it"),
+            ({"workers_on": "slurm"}, "workers cannot run on 'slurm': choose 'local' or 'ray'"),
+            ({"gpus": 1}, "add --workers-on ray"),
+            ({"journal": "j.jsonl"}, "the journal of a local output folder is kept in that folder"),
         ],
     )
     def test_arguments_without_effect(self, tree, tmp_path, arguments, message):
         with pytest.raises(CorpusError, match=message):
-            denoise_corpus(tree, tmp_path / "out", PLAIN, **arguments)
+            denoise(tree, tmp_path / "out", PLAIN, **arguments)
         assert not (tmp_path / "out").exists()
 
 
 class TestKilled:
-    """Jobs that are killed, in a process of their own, and go on in this one."""
+    """Jobs that are killed in a process of their own, and resumed in this one."""
 
     STEPS: ClassVar = {
-        "before the line": "journal.Journal.add = lambda self, entries: die()",
-        "within the line": "journal.Journal.add = lambda self, entries: (self._file.write(b'{\"inp'), die())",
-        "between line and name": "journal.Journal.place = lambda self, output: die()",
-        "after the name": "place = journal.Journal.place\njournal.Journal.place = lambda s, o: (place(s, o), die())",
-        "within the first line": "journal.Journal._opened = lambda self: (self.path.write_bytes(b'{\"cor'), die())",
+        "before the line": "Journal.add = lambda self, entries: die()",
+        "within the line": "add = Journal.add\nJournal.add = lambda *a: (add(*a), cut(a[0].path, -9), die())",
+        "between line and name": "Journal.place = lambda self, output: die()",
+        "after the name": "place = Journal.place\nJournal.place = lambda self, output: (place(self, output), die())",
+        "within the first line": "Journal.sync = lambda self: (cut(self.path, 5), die())",
     }
 
     @pytest.mark.parametrize("step", STEPS)
     def test_at_each_step(self, tree, expected, tmp_path, step):
         code = (
             "import os, signal, sys\n"
-            "from frcrn_accel.corpus import denoise_corpus, journal\n"
+            "from frcrn_accel.denoiser import DenoiserOptions\n"
+            "from frcrn_accel.corpus import CorpusJob, denoise_corpus\n"
+            "from frcrn_accel.corpus.journal import Journal\n"
             "from frcrn_accel.testing import FunctionBackend\n"
-            "count = 0\n"
+            "def cut(path, end):\n"
+            "    path.write_bytes(path.read_bytes()[:end])\n"
             "def die():\n"
             "    os.kill(os.getpid(), signal.SIGKILL)\n"
             f"{self.STEPS[step]}\n"
             "if __name__ == '__main__':\n"
-            "    denoise_corpus(*sys.argv[1:], {'backend': FunctionBackend}, workers=2, threads=1)\n"
+            "    options = DenoiserOptions(backend=FunctionBackend, threads=1)\n"
+            "    denoise_corpus(CorpusJob(*sys.argv[1:], options, workers=2))\n"
         )
         script = tmp_path / "job.py"
         script.write_text(code)
@@ -313,7 +370,7 @@ class TestKilled:
         done = subprocess.run([sys.executable, str(script), str(tree), str(out)], timeout=60, check=False)
         assert done.returncode == -signal.SIGKILL
         begun = digests(out)
-        report = denoise_corpus(tree, out, PLAIN, **ONE)
+        report = denoise(tree, out, PLAIN, **ONE)
         assert {name: digest for name, digest in digests(out).items() if name in expected} == expected
         assert sorted(path.name for path in out.iterdir()) == ["a", "corpus.jsonl", "one.wav", "two.flac"]
         assert report.before + report.done == 5
@@ -327,7 +384,7 @@ class TestKilled:
     def test_a_line_cut_at_any_byte_is_dropped(self, tmp_path):
         settings = {"precision": "fp32"}
         out = tmp_path / "out"
-        with Journal(out / "corpus.jsonl", out, settings, begin_anew=False) as journal:
+        with Journal(out / "corpus.jsonl", out, settings, restart=False) as journal:
             for name in ("a.wav", "b.wav"):
                 (journal.parts / part_name(name)).write_bytes(b"audio")
                 journal.add([Entry("in", name, sha256=sha256_of(journal.parts / part_name(name)))])
@@ -336,26 +393,26 @@ class TestKilled:
         head, first, _ = whole.splitlines(keepends=True)
         for cut in {*range(0, len(whole), 7), *range(len(head + first) - 3, len(whole) + 1)}:
             (out / "corpus.jsonl").write_bytes(whole[:cut])
-            with Journal(out / "corpus.jsonl", out, settings, begin_anew=False) as journal:
-                has = [journal.has(Task(name, (Job("in", name),))) for name in ("a.wav", "b.wav")]
+            with Journal(out / "corpus.jsonl", out, settings, restart=False) as journal:
+                has = [journal.has(Task(name, (Recording("in", name),))) for name in ("a.wav", "b.wav")]
             assert has == [cut >= len(head + first), cut >= len(whole)], cut
             kept = head if cut < len(head + first) else head + first if cut < len(whole) else whole
             assert (out / "corpus.jsonl").read_bytes() == kept, cut
 
     @pytest.mark.parametrize("content", [b"precious notes", b'{"a": 1}\n', b"a\nb\n", b'{"corpus": 99}\n', b"\xff\n"])
-    @pytest.mark.parametrize("begin_anew", [False, True])
-    def test_what_is_no_journal_is_left_alone(self, tmp_path, content, begin_anew):
+    @pytest.mark.parametrize("restart", [False, True])
+    def test_what_is_no_journal_is_left_alone(self, tmp_path, content, restart):
         (tmp_path / "corpus.jsonl").write_bytes(content)
         with pytest.raises(CorpusError, match="move it away"):
-            Journal(tmp_path / "corpus.jsonl", tmp_path, {}, begin_anew=begin_anew)
+            Journal(tmp_path / "corpus.jsonl", tmp_path, {}, restart=restart)
         assert [path.read_bytes() for path in tmp_path.iterdir()] == [content]
 
     def test_a_damaged_line(self, tmp_path):
-        Journal(tmp_path / "corpus.jsonl", tmp_path, {}, begin_anew=False).__exit__(None, None, None)
+        Journal(tmp_path / "corpus.jsonl", tmp_path, {}, restart=False).__exit__(None, None, None)
         with (tmp_path / "corpus.jsonl").open("a") as file:
             file.write('{"input": "a.wav"}\n')
         with pytest.raises(CorpusError, match="is damaged"):
-            Journal(tmp_path / "corpus.jsonl", tmp_path, {}, begin_anew=False)
+            Journal(tmp_path / "corpus.jsonl", tmp_path, {}, restart=False)
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_ctrl_c_stops_and_the_same_command_goes_on(self, run, tree, tmp_path, monkeypatch, number):
@@ -366,12 +423,13 @@ class TestKilled:
             if report.done == 2:
                 os.kill(os.getpid(), number)
 
-        arguments = (tree, tmp_path / "out", "--workers", 2)
+        pytest.importorskip("onnxruntime")
+        arguments = (tree, tmp_path / "out", "--backend", "ort", "--workers", 2)
         with monkeypatch.context() as patch:
             patch.setattr(CorpusReport, "count", counting)
             code, err = run(*arguments)
         assert code == 130
-        assert err.splitlines()[-1] == "stopped; the same command goes on"
+        assert err.splitlines()[-1] == "stopped; run the same command to resume"
         assert "of 6 files done" in err
         assert multiprocessing.active_children() == []
         assert not (tmp_path / "out/.corpus").exists()
@@ -392,22 +450,22 @@ class TestWorkersThatDie:
     def test_once(self, files, tmp_path, monkeypatch):
         monkeypatch.setenv(MARK, str(tmp_path / "mark"))
         (tmp_path / "mark").touch()
-        report = denoise_corpus(files, tmp_path / "out", {"backend": DyingOnceBackend}, workers=2, threads=1)
+        report = denoise(files, tmp_path / "out", options(DyingOnceBackend), workers=2)
         assert not (tmp_path / "mark").exists()
         assert (report.done, report.failed) == (5, {})
         assert list(digests(tmp_path / "out")) == ["a.wav", "b.wav", "long.wav", "y.wav", "z.wav"]
         assert len(lines(tmp_path / "out")) == 5
 
     def test_each_time(self, files, tmp_path):
-        report = denoise_corpus(files, tmp_path / "out", {"backend": DyingBackend}, workers=2, threads=1)
+        report = denoise(files, tmp_path / "out", options(DyingBackend), workers=2)
         assert report.done == 4
-        assert report.failed == {"long.wav": "its worker process died 3 times: out of memory?"}
+        assert report.failed == {"long.wav": "its worker process died 3 times (out of memory?)"}
         assert list(digests(tmp_path / "out")) == ["a.wav", "b.wav", "y.wav", "z.wav"]
 
     def test_while_they_load(self, files, tmp_path, monkeypatch):
         monkeypatch.setenv(FIRST, str(os.getpid()))
-        with pytest.raises(CorpusError, match=r"died 3 times while it loaded the model: .* --workers"):
-            denoise_corpus(files, tmp_path / "out", {"backend": DyingWhenLoadedBackend}, **ONE)
+        with pytest.raises(CorpusError, match=r"died 3 times while it loaded the model \(.*\): .* --workers"):
+            denoise(files, tmp_path / "out", options(DyingWhenLoadedBackend), **ONE)
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["corpus.jsonl"]
 
 
@@ -423,12 +481,12 @@ class TestWorker:
 
     def test_no_audio_in_a_file(self, worker, tmp_path):
         soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
-        (entry,) = worker().do(Task("empty.wav", (Job(str(tmp_path / "empty.wav"), "empty.wav"),))).entries
+        (entry,) = worker().do(Task("empty.wav", (Recording(str(tmp_path / "empty.wav"), "empty.wav"),))).entries
         assert (entry.error, entry.duration_s, entry.real_time_factor) == (None, 0, None)
 
     def test_errors_name_the_files_of_the_job(self, worker, tmp_path):
         soundfile.write(tmp_path / "fast.wav", np.zeros(1_000), 96_000)
-        task = Task("x/fast.mp3", (Job(str(tmp_path / "fast.wav"), "x/fast.mp3"),))
+        task = Task("x/fast.mp3", (Recording(str(tmp_path / "fast.wav"), "x/fast.mp3"),))
         result = worker().do(task)
         assert result.entries[0].error.startswith("'x/fast.mp3' cannot be written: ")
         assert not result.is_made
@@ -436,13 +494,13 @@ class TestWorker:
 
     def test_clipped_samples(self, worker, tmp_path):
         soundfile.write(tmp_path / "loud.wav", np.full(1_000, 1.5), 16_000, subtype="FLOAT")
-        (entry,) = worker().do(Task("a.flac", (Job(str(tmp_path / "loud.wav"), "a.flac"),))).entries
+        (entry,) = worker().do(Task("a.flac", (Recording(str(tmp_path / "loud.wav"), "a.flac"),))).entries
         assert entry.clipped_samples > 900
 
     def test_a_disk_that_is_full_concerns_all(self, worker, tmp_path, noisy_path):
-        """The system's limit on the size of a file stands for the disk; it has an error of its own."""
+        """A limit on the size of files stands in for a full disk; its error differs."""
         resource = pytest.importorskip("resource")
-        task = Task("a.wav", (Job(str(noisy_path), "a.wav"),))
+        task = Task("a.wav", (Recording(str(noisy_path), "a.wav"),))
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         made = worker()
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
@@ -462,7 +520,7 @@ class TestWorker:
         soundfile.write(tmp_path / "two.wav", np.stack([noisy, worse], axis=1), 16_000)
         made = worker(skip_clean=(dnsmos(noisy).ovrl + dnsmos(worse).ovrl) / 2)
         entries = [
-            made.do(Task(name, (Job(str(tmp_path / source), name),))).entries[0]
+            made.do(Task(name, (Recording(str(tmp_path / source), name),))).entries[0]
             for source, name in (("one.wav", "a.wav"), ("one.wav", "a.flac"), ("two.wav", "b.wav"))
         ]
         assert [entry.copied for entry in entries] == [True, True, False]
@@ -475,14 +533,14 @@ class TestWorker:
         pytest.importorskip("speechmos")
         from frcrn_accel.quality import dnsmos
 
-        (entry,) = worker(dnsmos=True).do(Task("a.wav", (Job(str(noisy_path), "a.wav"),))).entries
+        (entry,) = worker(dnsmos=True).do(Task("a.wav", (Recording(str(noisy_path), "a.wav"),))).entries
         assert entry.dnsmos_before == pytest.approx(dnsmos(noisy)._asdict())
         assert entry.dnsmos_after == pytest.approx(entry.dnsmos_before, abs=0.01)
 
 
 class TestTars:
     def test_webdataset_shards(self, tree, expected, tmp_path):
-        report = denoise_corpus(tree, tmp_path, PLAIN, files_per_tar=4, **ONE)
+        report = denoise(tree, tmp_path, PLAIN, files_per_tar=4, **ONE)
         assert (report.done, len(report.failed)) == (5, 1)
         assert list(digests(tmp_path)) == ["corpus-000000.tar", "corpus-000001.tar"]
         found = {}
@@ -503,23 +561,23 @@ class TestTars:
         assert members["a/broken.wav"]["error"] is not None
 
     def test_a_tar_is_done_when_all_of_it_is(self, tree, tmp_path):
-        denoise_corpus(tree, tmp_path, PLAIN, files_per_tar=4, **ONE)
+        denoise(tree, tmp_path, PLAIN, files_per_tar=4, **ONE)
         before = digests(tmp_path)
-        report = denoise_corpus(tree, tmp_path, PLAIN, files_per_tar=4, **ONE)
-        assert (report.before, report.done, len(report.failed)) == (2, 3, 1)  # the one that holds a failure, again
+        report = denoise(tree, tmp_path, PLAIN, files_per_tar=4, **ONE)
+        assert (report.before, report.done, len(report.failed)) == (2, 3, 1)  # the one with a failure is made again
         assert digests(tmp_path) == before
         journal = (tmp_path / "corpus.jsonl").read_text().splitlines(keepends=True)
-        (tmp_path / "corpus.jsonl").write_text("".join(journal[:6]))  # one of the two lines of the second tar
-        report = denoise_corpus(tree, tmp_path, PLAIN, files_per_tar=4, overwrite=False, **ONE)
-        assert "two.flac" in report.failed  # it is there, and not known to be of this job
+        (tmp_path / "corpus.jsonl").write_text("".join(journal[:6]))  # with one of the two lines of the second tar
+        report = denoise(tree, tmp_path, PLAIN, files_per_tar=4, overwrite=False, **ONE)
+        assert "two.flac" in report.failed  # it exists, and the journal does not say that this job made it
 
     def test_names_of_samples(self):
-        jobs = [Job("", "a.b/c.d.e.wav"), Job("", "a.b/f.wav")]
-        (task,) = in_tars(jobs, 9, Shard(2, 3))
+        recordings = [Recording("", "a.b/c.d.e.wav"), Recording("", "a.b/f.wav")]
+        (task,) = in_tars(recordings, 9, Shard(2, 3))
         assert task.output == "corpus-2-of-3-000000.tar"
-        assert [job.output for job in task.jobs] == ["a.b/c_d_e.wav", "a.b/f.wav"]
+        assert [recording.output for recording in task.recordings] == ["a.b/c_d_e.wav", "a.b/f.wav"]
         with pytest.raises(AudioError, match="would both become 'a'"):
-            list(in_tars([Job("1", "a.wav"), Job("2", "a.flac")], 9, Shard()))
+            list(in_tars([Recording("1", "a.wav"), Recording("2", "a.flac")], 9, Shard()))
 
     def test_other_files_are_another_job(self, tmp_path, noisy):
         (tmp_path / "in").mkdir()
@@ -527,9 +585,9 @@ class TestTars:
             soundfile.write(tmp_path / "in" / name, noisy[:1_000], 16_000)
             arguments = {"files_per_tar": 2, **ONE}
             if name == "a.wav":
-                denoise_corpus(tmp_path / "in", tmp_path / "out", PLAIN, **arguments)
+                denoise(tmp_path / "in", tmp_path / "out", PLAIN, **arguments)
         with pytest.raises(CorpusError, match="other settings: tars was '2 files each of"):
-            denoise_corpus(tmp_path / "in", tmp_path / "out", PLAIN, **arguments)
+            denoise(tmp_path / "in", tmp_path / "out", PLAIN, **arguments)
 
 
 class TestSizing:
@@ -542,9 +600,9 @@ class TestSizing:
 
     def test_what_is_asked_for_is_taken(self, monkeypatch):
         monkeypatch.setattr("frcrn_accel.corpus.sizing.available_cpus", lambda: 8)
-        assert choose_sharing({"model": "frcrn-small"}, 100, 3, None) == Sharing(3, 2)
-        assert choose_sharing({"model": "frcrn-small"}, 100, 2, 1) == Sharing(2, 1)
-        assert choose_sharing({"model": "frcrn-small", "batch_size": 4}, 100, 20, None) == Sharing(20, 1)
+        assert choose_sharing(DenoiserOptions(), 100, 3) == Sharing(3, 2)
+        assert choose_sharing(DenoiserOptions(threads=1), 100, 2) == Sharing(2, 1)
+        assert choose_sharing(DenoiserOptions(batch_size=4), 100, 20) == Sharing(20, 1)
 
     def test_a_worker_is_tried_out(self, monkeypatch):
         pytest.importorskip("onnxruntime")
@@ -556,13 +614,23 @@ class TestSizing:
 
         monkeypatch.setattr("frcrn_accel.corpus.sizing.available_cpus", lambda: 8)
         monkeypatch.setattr("frcrn_accel.corpus.sizing.fit_workers", fit)
-        setting = choose_sharing({"model": "frcrn-small", "backend": "ort", "calibration": None}, 100, None, None)
-        assert setting == Setting(2, 4, 1)
+        assert choose_sharing(DenoiserOptions(backend="ort"), 100, None) == Sharing(2, 4)
         assert 100e6 < asked[0] < 1e9
+
+    def test_a_gpu_has_one_worker_and_no_threads(self, monkeypatch):
+        monkeypatch.setattr("frcrn_accel.corpus.sizing.available_cpus", lambda: 8)
+        found = choose_sharing(DenoiserOptions(backend=GpuBackend), 100, None)
+        assert (found, str(found)) == (Sharing(1, None), "1 worker(s)")
+        assert choose_sharing(DenoiserOptions(backend=GpuBackend), 100, 3) == Sharing(3, None)
+
+    def test_a_backend_must_be_named_to_be_tried_out(self, monkeypatch):
+        monkeypatch.setattr("frcrn_accel.corpus.sizing.available_cpus", lambda: 8)
+        with pytest.raises(CorpusError, match="a worker: backend must be given by name for another process"):
+            choose_sharing(PLAIN, 100, None)
 
     def test_few_files(self, monkeypatch):
         monkeypatch.setattr("frcrn_accel.corpus.sizing.available_cpus", lambda: 8)
-        assert choose_sharing({"model": "frcrn-small"}, 1, None, None) == Sharing(1, 8)
+        assert choose_sharing(DenoiserOptions(), 1, None) == Sharing(1, 8)
 
     def test_memory(self, tmp_path):
         meminfo = tmp_path / "meminfo"
@@ -592,10 +660,11 @@ class TestCommand:
         assert values["real_time_factor"] == values["wall_s"] / values["audio_s"]
 
     def test_nothing_to_do(self, run, tmp_path, noisy):
+        pytest.importorskip("onnxruntime")
         (tmp_path / "in").mkdir()
         soundfile.write(tmp_path / "in/a.wav", noisy[:1_000], 16_000)
         for _ in range(2):
-            code, err = run(tmp_path / "in", tmp_path / "out")
+            code, err = run(tmp_path / "in", tmp_path / "out", "--backend", "ort")
             assert code == 0
         assert err.splitlines()[-1] == "1 of 1 files done, 1 of them before"
 
@@ -603,10 +672,9 @@ class TestCommand:
         from rich.console import Console
 
         shown = io.StringIO()
-        command = sys.modules["frcrn_accel.cli.corpus"]
         console = Console(file=shown, force_terminal=True, width=100)
         report = CorpusReport("m on e", 10, 2, done=3, audio_s=200.0, wall_s=2.0)
-        with command._progress(console) as show:
+        with job_progress(console) as show:
             show(report)
         assert "m on e" in shown.getvalue()
         assert "3/8" in shown.getvalue()
@@ -616,14 +684,15 @@ class TestCommand:
         ("arguments", "message"),
         [
             (["none", "OUT"], "'none' does not exist"),
-            (["IN", "OUT", "--shard", "4/3"], "is no shard"),
-            (["IN", "OUT", "--engine", "slurm"], "no engine 'slurm'"),
+            (["IN", "OUT", "--shard", "4/3"], "invalid shard '4/3'"),
+            (["IN", "OUT", "--workers-on", "slurm"], "workers cannot run on 'slurm'"),
             (["IN", "OUT", "--workers", "0"], "--workers"),
             (["IN", "OUT", "--model", "nope"], "unknown model 'nope'"),
-            (["IN", "OUT", "--gpus", "1"], "give engine 'ray'"),
+            (["IN", "OUT", "--backend", "ort-dynamic-int8", "--batch-size", "2"], "leave batch_size out"),
+            (["IN", "OUT", "--gpus", "1"], "add --workers-on ray"),
             (["IN", "FILE"], "cannot be written: "),
             (["IN", "s3://bucket/out"], "give a local file"),
-            (["IN", "IN"], "one folder"),
+            (["IN", "IN"], "the input and output folders are the same"),
             (["LIST", "OUT"], "nosuch://"),
         ],
     )
@@ -645,7 +714,7 @@ class TestCommand:
             pytest.skip("root may write everywhere but in /proc")
         (tmp_path / "closed").mkdir(mode=0o555)
         out = tmp_path / "closed/out" if os.geteuid() else Path("/proc/out")
-        code, err = run(tree, out)
+        code, err = run(tree, out, "--backend", "ort")
         assert code == 2
         assert err.startswith(f"frcrn-accel: error: folder {str(out)!r} cannot be written: ")
         assert err.count("\n") == 1

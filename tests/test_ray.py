@@ -15,20 +15,30 @@ import soundfile
 
 from dying import FIRST, MARK, DyingBackend, DyingOnceBackend, DyingWhenLoadedBackend
 from frcrn_accel import CorpusError, MissingExtraError
-from frcrn_accel.corpus import denoise_corpus
+from frcrn_accel.corpus import CorpusJob, CorpusReport, denoise_corpus
+from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.testing import FunctionBackend
 
-PLAIN = {"backend": FunctionBackend}
-# Ray's own code, and what it imports, warns of itself.
+
+def options(backend: object) -> DenoiserOptions:
+    return DenoiserOptions(backend=backend, threads=1)
+
+
+PLAIN = options(FunctionBackend)  # returns its input
+# Ray's own code and its dependencies cause warnings.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def test_what_is_missing_is_told(tmp_path, noisy_path, monkeypatch):
+def denoise(inputs, out, denoiser=PLAIN, **more) -> CorpusReport:
+    return denoise_corpus(CorpusJob(inputs, out, denoiser, **more))
+
+
+def test_what_is_missing_is_reported(tmp_path, noisy_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     (tmp_path / "in.txt").write_text(str(noisy_path))
     with pytest.raises(MissingExtraError, match=r"pip install 'frcrn-accel\[ray\]'"):
-        denoise_corpus(tmp_path / "in.txt", tmp_path / "out", PLAIN, engine="ray")
+        denoise(tmp_path / "in.txt", tmp_path / "out", PLAIN, workers_on="ray")
 
 
 @pytest.fixture(scope="module")
@@ -37,28 +47,42 @@ def mark(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def storage():
-    """An S3 server."""
-    pytest.importorskip("s3fs", reason="the packages of the dependency group 'storage' are not installed")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+def s3():
+    """URL of an S3 server; None without the packages for it."""
+    try:
+        import s3fs  # noqa: F401
+        from moto.server import ThreadedMotoServer
+    except ImportError:
+        yield None
+        return
+    server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
 
 
+@pytest.fixture
+def storage(s3) -> str:
+    if s3 is None:
+        pytest.skip("the packages of the dependency group 'storage' are not installed")
+    return s3
+
+
 @pytest.fixture(scope="module", autouse=True)
-def cluster(request, mark):
-    """What actors find in their environment must be there when Ray starts."""
+def cluster(s3, mark):
+    """A cluster on this machine. The environment of its actors must be set when Ray starts."""
     ray = pytest.importorskip("ray", reason="[ray] is not installed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MARK, str(mark))
         patch.setenv(FIRST, str(os.getpid()))
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, folders)))
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_ENDPOINT_URL_S3", request.getfixturevalue("storage"))
+        if s3 is not None:
+            patch.setenv("AWS_ENDPOINT_URL_S3", s3)
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         yield
         ray.shutdown()
@@ -66,7 +90,7 @@ def cluster(request, mark):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory, noisy) -> Path:
-    """Six short recordings in three formats, a long one, and a text."""
+    """Six short recordings in three formats, a long one, and a text file."""
     folder = tmp_path_factory.mktemp("tree")
     (folder / "a/b").mkdir(parents=True)
     for count, name in enumerate(["1.wav", "2.flac", "a/3.ogg", "a/4.wav", "a/b/5.flac", "a/b/6.ogg", "long.wav"]):
@@ -86,42 +110,42 @@ def digests(out: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def local(tree, tmp_path_factory) -> Path:
-    """What this machine makes of them."""
+    """Their outputs from local workers."""
     out = tmp_path_factory.mktemp("local")
-    denoise_corpus(tree, out, PLAIN, workers=1, threads=1)
+    denoise(tree, out, PLAIN, workers=1)
     return out
 
 
 @pytest.mark.parametrize("files_per_tar", [None, 3])
 def test_the_outputs_are_those_of_one_machine(tree, tmp_path, files_per_tar):
     reports = {
-        engine: denoise_corpus(
-            tree, tmp_path / engine, PLAIN, engine=engine, workers=2, threads=1, files_per_tar=files_per_tar
+        workers_on: denoise(
+            tree, tmp_path / workers_on, PLAIN, workers_on=workers_on, workers=2, files_per_tar=files_per_tar
         )
-        for engine in ("local", "ray")
+        for workers_on in ("local", "ray")
     }
     assert digests(tmp_path / "ray") == digests(tmp_path / "local")
     assert len(digests(tmp_path / "ray")) == (7 if files_per_tar is None else 3)
     assert {report.done for report in reports.values()} == {7}
     assert reports["ray"].failed == reports["local"].failed
-    assert "2 actor(s) x 1 CPU(s)" in reports["ray"].engine
+    assert "2 actor(s) x 1 CPU(s)" in reports["ray"].workers
     if files_per_tar is None:
-        # What one engine has begun the other one goes on with.
+        # A job that was begun on one of them can be resumed on the other.
         (tmp_path / "ray/a/3.ogg").unlink()
-        report = denoise_corpus(tree, tmp_path / "ray", PLAIN, workers=1, threads=1)
+        report = denoise(tree, tmp_path / "ray", PLAIN, workers=1)
         assert (report.before, report.done) == (6, 1)
 
 
 def test_the_packaged_model(tree, tmp_path):
     pytest.importorskip("onnxruntime")
-    for engine in ("local", "ray"):
-        denoise_corpus(tree, tmp_path / engine, {"backend": "ort"}, engine=engine, workers=2, threads=1)
+    for workers_on in ("local", "ray"):
+        denoise(tree, tmp_path / workers_on, options("ort"), workers_on=workers_on, workers=2)
     assert digests(tmp_path / "ray") == digests(tmp_path / "local")
 
 
 def test_an_actor_that_dies_once_loses_nothing(tree, local, tmp_path, mark):
     mark.touch()
-    report = denoise_corpus(tree, tmp_path, {"backend": DyingOnceBackend}, engine="ray", workers=2)
+    report = denoise(tree, tmp_path, options(DyingOnceBackend), workers_on="ray", workers=2)
     assert not mark.exists()
     assert report.done == 7
     assert digests(tmp_path) == digests(local)
@@ -130,22 +154,22 @@ def test_an_actor_that_dies_once_loses_nothing(tree, local, tmp_path, mark):
 
 
 def test_a_file_that_its_actors_die_of(tree, local, tmp_path):
-    report = denoise_corpus(tree, tmp_path, {"backend": DyingBackend}, engine="ray", workers=2)
+    report = denoise(tree, tmp_path, options(DyingBackend), workers_on="ray", workers=2)
     assert report.done == 6
-    assert report.failed["long.wav"] == "its actor died 3 times: out of memory?"
+    assert report.failed["long.wav"] == "its actor died 3 times (out of memory?)"
     assert digests(tmp_path) == {name: digest for name, digest in digests(local).items() if name != "long.wav"}
 
 
 def test_actors_that_die_while_they_load(tree, tmp_path):
     with pytest.raises(CorpusError, match="died 3 times while it loaded the model"):
-        denoise_corpus(tree, tmp_path, {"backend": DyingWhenLoadedBackend}, engine="ray", workers=1)
+        denoise(tree, tmp_path, options(DyingWhenLoadedBackend), workers_on="ray", workers=1)
 
 
 def test_no_room(tree, tmp_path):
     with pytest.raises(CorpusError, match=r"has room for 2 worker\(s\) with 1 CPU\(s\) and 0 GPU"):
-        denoise_corpus(tree, tmp_path, PLAIN, engine="ray", workers=3)
+        denoise(tree, tmp_path, PLAIN, workers_on="ray", workers=3)
     with pytest.raises(CorpusError, match=r"has room for 0 worker\(s\) with 1 CPU\(s\) and 0\.5 GPU"):
-        denoise_corpus(tree, tmp_path, PLAIN, engine="ray", gpus=0.5)
+        denoise(tree, tmp_path, PLAIN, workers_on="ray", gpus=0.5)
 
 
 class TestUrls:
@@ -164,6 +188,7 @@ class TestUrls:
 
     @pytest.fixture
     def web(self, tree):
+        pytest.importorskip("aiohttp", reason="fsspec needs it for http://")
         handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tree))
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
             thread = threading.Thread(target=server.serve_forever)
@@ -172,36 +197,36 @@ class TestUrls:
             server.shutdown()
             thread.join()
 
-    @pytest.mark.parametrize("engine", ["local", "ray"])
-    def test_from_s3_to_s3(self, bucket, tmp_path, local, engine):
+    @pytest.mark.parametrize("workers_on", ["local", "ray"])
+    def test_from_s3_to_s3(self, bucket, tmp_path, local, workers_on):
         import s3fs
 
         journal = tmp_path / "journal.jsonl"
         arguments = (f"s3://{bucket}/in", f"s3://{bucket}/out", PLAIN)
         for before, done in ((0, 7), (7, 0)):
-            report = denoise_corpus(*arguments, engine=engine, workers=1, threads=1, journal=journal)
+            report = denoise(*arguments, workers_on=workers_on, workers=1, journal=journal)
             assert (report.before, report.done) == (before, done)
             assert list(report.failed) == ["a/broken.wav"]
         files = s3fs.S3FileSystem(skip_instance_cache=True)
         files.get(f"{bucket}/out", str(tmp_path / "out"), recursive=True)
         assert digests(tmp_path / "out") == digests(local)
-        # One without its line, as if it had been killed before, is made again.
+        # An output without its line, as after a kill, is made again.
         journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:-1]))
-        report = denoise_corpus(*arguments, engine="local", workers=1, threads=1, journal=journal)
+        report = denoise(*arguments, workers_on="local", workers=1, journal=journal)
         assert report.before + report.done == 7
-        # Without the journal they are somebody else's.
+        # Without the journal they belong to someone else.
         journal.unlink()
-        report = denoise_corpus(*arguments, engine="local", workers=1, threads=1, journal=journal)
+        report = denoise(*arguments, workers_on="local", workers=1, journal=journal)
         assert report.done == 0
-        assert "'1.wav' exists: begin anew with --overwrite" in report.failed.values()
+        assert "'1.wav' exists already: start over with --overwrite to replace it" in report.failed.values()
 
     def test_from_the_web_to_tars(self, web, tmp_path, local):
         names = ["1.wav", "a/3.ogg", "none.wav"]
         (tmp_path / "files.jsonl").write_text(
             "".join(json.dumps({"input": f"{web}/{name}", "output": name}) + "\n" for name in names)
         )
-        report = denoise_corpus(
-            tmp_path / "files.jsonl", tmp_path / "out", PLAIN, engine="ray", workers=1, files_per_tar=10
+        report = denoise(
+            tmp_path / "files.jsonl", tmp_path / "out", PLAIN, workers_on="ray", workers=1, files_per_tar=10
         )
         assert report.done == 2
         assert list(report.failed) == ["none.wav"]
@@ -213,7 +238,5 @@ class TestUrls:
         assert json.loads(samples[1]["json"])["input"] == f"{web}/a/3.ogg"
 
     def test_a_storage_that_refuses(self, tree, tmp_path, storage):
-        with pytest.raises(CorpusError, match=r"the job cannot go on: 's3://no-such-bucket/out': "):
-            denoise_corpus(
-                tree, "s3://no-such-bucket/out", PLAIN, engine="ray", workers=1, journal=tmp_path / "j.jsonl"
-            )
+        with pytest.raises(CorpusError, match=r"the job stopped: 's3://no-such-bucket/out': "):
+            denoise(tree, "s3://no-such-bucket/out", PLAIN, workers_on="ray", workers=1, journal=tmp_path / "j.jsonl")

@@ -1,9 +1,6 @@
-"""Upstream's code as backends, which benchmarks compare with: it is the same network."""
+"""Upstream's code as backends, the baselines of benchmarks: it is the same network."""
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,15 +8,16 @@ import pytest
 from frcrn_accel import BackendUnavailable
 from frcrn_accel.backends import resolve_backend
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "upstream_plugin"))
-from frcrn_accel_upstream import TextbookInt8Backend, UpstreamOrtBackend, UpstreamTorchBackend
+plugin = pytest.importorskip("frcrn_accel_upstream", reason="benchmarks/upstream_plugin is not installed")
 
 
-@pytest.mark.filterwarnings("ignore")  # those of the exporter and the quantizer, about the code that they are given
+@pytest.mark.filterwarnings("ignore")  # of the exporter and the quantizer, about upstream's code
 @pytest.mark.parametrize(
-    ("kind", "share_of_peak"), [(UpstreamTorchBackend, 1e-4), (UpstreamOrtBackend, 1e-4), (TextbookInt8Backend, 0.2)]
+    ("name", "share_of_peak"),
+    [("UpstreamTorchBackend", 1e-4), ("UpstreamOrtBackend", 1e-4), ("TextbookInt8Backend", 0.2)],
 )
-def test_it_gives_what_this_package_gives(kind, share_of_peak, tiny):
+def test_it_gives_what_this_package_gives(name, share_of_peak, tiny):
+    kind = getattr(plugin, name)
     try:
         kind.check()
     except BackendUnavailable as error:
@@ -34,4 +32,12 @@ def test_it_gives_what_this_package_gives(kind, share_of_peak, tiny):
 def test_it_says_what_is_missing(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BackendUnavailable, match=r"no module clearvoice, .*; run it with 'nox -s speed'"):
-        UpstreamTorchBackend.check()
+        plugin.UpstreamTorchBackend.check()
+
+
+def test_the_plugin_of_version_0_1_0_finds_what_it_imports():
+    from frcrn_accel.export import read_weights as read_weights_of_0_1_0
+    from frcrn_accel.models import cached_file, read_weights
+
+    assert read_weights_of_0_1_0 is read_weights
+    assert callable(cached_file)

@@ -100,6 +100,7 @@ class Backend(abc.ABC):
         precisions: Number formats that it computes in, the default first.
         methods: Methods of quantization whose model files it runs as they are, see `quantize.METHODS`.
         calibrates: Whether it has a precision that needs calibration audio.
+        on_gpu: Whether it computes on a GPU.
         uses_threads: Whether the number of CPU threads makes a difference.
         computes_batches: Whether one call computes several windows together.
         fixed_windows: Whether it is tuned for one window length: long signals are then cut into windows of exactly
@@ -118,6 +119,7 @@ class Backend(abc.ABC):
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     methods: ClassVar[frozenset[str]] = frozenset({FP32})
     calibrates: ClassVar[bool] = False
+    on_gpu: ClassVar[bool] = False
     uses_threads: ClassVar[bool] = True
     computes_batches: ClassVar[bool] = True
     fixed_windows: ClassVar[bool] = False

@@ -58,6 +58,7 @@ class OrtCudaBackend(Backend):
     priority: ClassVar[int] = 130
     precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32")
     methods: ClassVar[frozenset[str]] = frozenset({FP32, FP16})
+    on_gpu: ClassVar[bool] = True
     fixed_windows: ClassVar[bool] = True
     batch_size: int = 4
 

@@ -64,6 +64,7 @@ class TensorRtBackend(Backend):
     precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "int8")
     methods: ClassVar[frozenset[str]] = frozenset({FP32, FP16, TENSORRT_INT8})
     calibrates: ClassVar[bool] = True
+    on_gpu: ClassVar[bool] = True
     uses_threads: ClassVar[bool] = False
     fixed_windows: ClassVar[bool] = True
     package: ClassVar[str] = DATA_CENTRE

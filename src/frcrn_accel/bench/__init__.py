@@ -1,6 +1,12 @@
-"""Speed, memory and sound of every way to run a model on this machine."""
+"""Measure speed, memory and sound of every way to run a model on this machine."""
 
-from frcrn_accel.bench.configurations import BenchModel, LeftOut, Variant, model_to_measure, released_size_model
+from frcrn_accel.bench.configurations import (
+    BenchModel,
+    Configuration,
+    LeftOut,
+    model_to_measure,
+    released_size_model,
+)
 from frcrn_accel.bench.ratios import LEAST_ROUNDS, Ratio, times_faster
 from frcrn_accel.bench.report import (
     SCHEMA_PATH,
@@ -20,6 +26,7 @@ __all__ = [
     "BenchModel",
     "BenchReport",
     "Change",
+    "Configuration",
     "Group",
     "LeftOut",
     "Machine",
@@ -29,7 +36,6 @@ __all__ = [
     "Setting",
     "SettingRow",
     "Throughput",
-    "Variant",
     "describe_machine",
     "model_to_measure",
     "released_size_model",

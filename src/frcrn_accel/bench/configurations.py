@@ -1,4 +1,4 @@
-"""What there is to measure: every usable backend in every precision, on the files that they run."""
+"""Find what can be measured: every usable backend in each precision, with the file that it runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frcrn_accel.backends import BackendStatus, backend_statuses, resolve_backend
+from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.errors import BenchError, FrcrnAccelError, MissingExtraError, install_hint
 from frcrn_accel.models import (
     DEFAULT_MODEL,
@@ -22,7 +23,14 @@ from frcrn_accel.network.topology import Config
 from frcrn_accel.prepare import make_variant
 from frcrn_accel.progress import Progress, no_progress
 
-__all__ = ["BenchModel", "LeftOut", "Variant", "find_variants", "model_to_measure", "released_size_model"]
+__all__ = [
+    "BenchModel",
+    "Configuration",
+    "LeftOut",
+    "find_configurations",
+    "model_to_measure",
+    "released_size_model",
+]
 
 RELEASED_MODEL = "frcrn-16k"
 _INT8 = "int8"
@@ -30,11 +38,11 @@ _INT8 = "int8"
 
 @dataclass(frozen=True)
 class BenchModel:
-    """A model to measure with.
+    """A model to measure.
 
     Attributes:
-        file: The file.
-        random_weights: Whether its weights are random: it has speed but no sound.
+        file: The model file.
+        random_weights: Whether its weights are random: it has a speed, but its output is meaningless.
     """
 
     file: ModelFile
@@ -42,32 +50,51 @@ class BenchModel:
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One way to run one model.
+class Configuration:
+    """A backend with a precision and the file that it runs.
 
     Attributes:
         name: `BACKEND`, or `BACKEND:PRECISION` for a backend that has several.
         backend: Name of the backend.
-        precision: What it is asked to compute in; None for what the file says.
-        file: The file it runs; what the backend makes of it at its first use is its own affair.
+        precision: Precision that is asked for; None to leave it to the file.
+        file: The file that is given to the backend.
+        uses_threads: Whether the backend computes on the CPU.
+        computes_batches: Whether the backend computes several windows in one call.
     """
 
     name: str
     backend: str
     precision: str | None
     file: ModelFile
+    uses_threads: bool = True
+    computes_batches: bool = True
+
+    def options(self, threads: int | None, batch_size: int | None = None) -> DenoiserOptions:
+        """Return the options of a denoiser with this configuration.
+
+        Args:
+            threads: CPU threads; ignored for a backend that does not compute on the CPU.
+            batch_size: Windows in one call; None for what suits the backend.
+        """
+        return DenoiserOptions(
+            model=str(self.file.path),
+            backend=self.backend,
+            precision=self.precision,
+            threads=threads if self.uses_threads else None,
+            batch_size=batch_size,
+        )
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """One that is not measured.
+    """A configuration, or a whole backend, that is not measured.
 
     Attributes:
-        variant: Its name, of a variant or of a backend.
-        reason: Why, and what to do about it.
+        configuration: Name of the configuration or the backend.
+        reason: Why it is not measured, and what to do about it.
     """
 
-    variant: str
+    configuration: str
     reason: str
 
 
@@ -75,19 +102,19 @@ def model_to_measure(model: str) -> BenchModel:
     """Find a model by its name or path.
 
     Raises:
-        ModelError: There is none.
+        ModelError: It does not exist, or is damaged.
     """
     return BenchModel(find_model(model))
 
 
 def released_size_model(folder: Path) -> BenchModel:
-    """A network of the released size: the released one if it was imported, else one with seeded random weights.
+    """Return a model of the released size: the released one if it was imported, else one with seeded random weights.
 
     Args:
-        folder: Where the second is put.
+        folder: Folder to write the second one to.
 
     Raises:
-        MissingExtraError: It takes the ONNX package to make one.
+        MissingExtraError: The packages to write a model file are not installed.
     """
     if RELEASED_MODEL in imported_names():
         return model_to_measure(RELEASED_MODEL)
@@ -105,70 +132,84 @@ def released_size_model(folder: Path) -> BenchModel:
     )
     graph = build_graph(random_weights(config), metadata.name, metadata.library_version, metadata.to_properties())
     path = folder / f"{metadata.name}.onnx"
-    path.write_bytes(graph.SerializeToString(deterministic=True))  # what is made of it is found again by its digest
+    path.write_bytes(graph.SerializeToString(deterministic=True))  # cached variants are found by its digest
     return BenchModel(ModelFile(path, metadata), random_weights=True)
 
 
-def find_variants(
+def find_configurations(
     model: BenchModel, wanted: Sequence[str] | None = None, progress: Progress = no_progress
-) -> tuple[list[Variant], list[LeftOut]]:
-    """The variants of a model, and those that there could be elsewhere.
+) -> tuple[list[Configuration], list[LeftOut]]:
+    """Find the configurations of a model that can be measured here, and those that cannot.
 
-    INT8 files that are not there are made, with the calibration audio in the package and without the quality gate,
-    and kept for the next time: where nothing but a benchmark looks for them.
+    Missing INT8 files are made with the calibration audio in the package, without the quality gate, and cached where
+    only benchmarks look for them.
 
     Args:
-        model: What to run.
-        wanted: Names of variants, or of backends for all of theirs; None for all that can run here.
-        progress: Told before a file is made.
+        model: The model.
+        wanted: Names of configurations, or of backends for all of theirs; None for all that can run here.
+        progress: Called while files are made.
 
     Raises:
-        UnknownBackendError: No backend of a name is installed.
-        UnsupportedPrecisionError: A backend does not have that precision.
-        BackendUnavailable: One that is wanted cannot run here.
-        BenchError: No variant is left.
+        UnknownBackendError: A backend in `wanted` is not installed.
+        UnsupportedPrecisionError: A backend in `wanted` does not have that precision.
+        BackendUnavailable: A backend in `wanted` cannot run here.
+        BenchError: No configuration is left.
     """
     statuses = {status.name: status for status in backend_statuses(model.file)}
-    if wanted is None and not any(status.usable for status in statuses.values()):
-        raise BenchError(f"no backend can run: {install_hint('ort')} brings one for every CPU")
+    left_out: list[LeftOut] = []
     if wanted is None:
-        unusable = [status for status in statuses.values() if status.problem is not None]
-        left_out = [LeftOut(status.name, f"{status.problem}") for status in unusable]
-        pairs = [
-            (status, precision)
-            for status in statuses.values()
-            if status.usable and not (model.file.metadata.method != FP32 and status.priority < 0)
-            for precision in _precisions(status, model)
-        ]
-    else:
-        left_out, pairs = [], []
-        for name in dict.fromkeys(wanted):
-            backend, _, precision = name.partition(":")
-            resolve_backend(backend, precision or None)  # for its errors
-            status = statuses[backend]
-            pairs += [(status, precision)] if precision else [(status, own) for own in _precisions(status, model)]
-    variants = []
-    for status, chosen in dict.fromkeys(pairs):
-        name = f"{status.name}:{chosen}" if chosen is not None and len(status.precisions) > 1 else status.name
+        left_out = [LeftOut(name, str(status.problem)) for name, status in statuses.items() if not status.usable]
+        if len(left_out) == len(statuses):
+            raise BenchError(f"no backend can run: {install_hint('ort')} brings one for every CPU")
+        wanted = [name for name, status in statuses.items() if status.usable and _suits(status, model)]
+    found: dict[str, Configuration] = {}
+    for backend, precision in _choices(wanted, statuses, model):
+        several = len(statuses[backend].precisions) > 1
+        name = f"{backend}:{precision}" if precision is not None and several else backend
         try:
-            file = model.file if chosen != _INT8 else _int8_file(model.file, status.name, progress)
-            variants.append(Variant(name, status.name, chosen, file))
+            found[name] = _configuration(name, backend, precision, model.file, progress)
         except FrcrnAccelError as error:
             left_out.append(LeftOut(name, str(error)))
-    if not variants:
-        reasons = "; ".join(one.reason for one in left_out) or "no backend is for it"
+    if not found:
+        reasons = "; ".join(each.reason for each in left_out) or "no backend runs this kind of file"
         raise BenchError(f"nothing can run {model.file.metadata.name!r} here: {reasons}")
-    return variants, left_out
+    return list(found.values()), left_out
 
 
-def _precisions(status: BackendStatus, model: BenchModel) -> Sequence[str | None]:
-    """Those that a backend can run a model in; None leaves it to the file, which is quantized for one."""
-    return status.precisions if model.file.metadata.method == FP32 else (None,)
+def _suits(status: BackendStatus, model: BenchModel) -> bool:
+    """Return whether a backend runs the model's kind of file; a quantized file is made for certain backends."""
+    return model.file.metadata.method == FP32 or status.priority >= 0
 
 
-def _int8_file(model: ModelFile, backend: str, progress: Progress) -> ModelFile:
-    """Return the file that a backend runs in INT8, quantized now if necessary."""
-    method = resolve_backend(backend, _INT8).recipe(model).method
-    if method == model.metadata.method:
-        return model
-    return ready_variant(model, method) or make_variant(model, method, gated=False, progress=progress)
+def _choices(
+    wanted: Sequence[str], statuses: dict[str, BackendStatus], model: BenchModel
+) -> list[tuple[str, str | None]]:
+    """Return the backend and the precision of each configuration, without repetition.
+
+    Raises:
+        FrcrnAccelError: See `find_configurations`.
+    """
+    choices: list[tuple[str, str | None]] = []
+    for name in wanted:
+        asked, _, precision = name.partition(":")
+        backend = resolve_backend(asked, precision or None, model=model.file).name  # raises if the name is wrong
+        if precision:
+            choices.append((backend, precision))
+        elif model.file.metadata.method == FP32:
+            choices += [(backend, each) for each in statuses[backend].precisions]
+        else:
+            choices.append((backend, None))  # a quantized file has a precision of its own
+    return list(dict.fromkeys(choices))
+
+
+def _configuration(
+    name: str, backend: str, precision: str | None, model: ModelFile, progress: Progress
+) -> Configuration:
+    """Return a configuration with its file; an INT8 file is made if it is missing."""
+    engine = resolve_backend(backend, precision)
+    file = model
+    if precision == _INT8:
+        method = engine.recipe(model).method
+        if method != model.metadata.method:
+            file = ready_variant(model, method) or make_variant(model, method, gated=False, progress=progress)
+    return Configuration(name, backend, precision, file, engine.uses_threads, engine.computes_batches)

@@ -1,4 +1,4 @@
-"""A picture of speed against quality."""
+"""Plot speed against quality."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from frcrn_accel.errors import BenchError, MissingExtraError
 
 __all__ = ["check_plot", "plot_speed_and_quality"]
 
-_MARKERS = "osD^vP*X<>"  # and ten colours: one of each for a variant
-_FILLS = ("full", "none", "left", "top")  # for a model
+_MARKERS = "osD^vP*X<>"  # with ten colours, for configurations
+_FILLS = ("full", "none", "left", "top")  # for models
 _PESQ_LIMIT_PERCENT = -1.0  # of the quality gate
 _PESQ_TICKS = (-50, -20, -10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50)
 Json = Mapping[str, Any]
 
 
 def check_plot() -> None:
-    """Find out whether there can be a plot, before hours of measuring.
+    """Check that plots are possible, before measuring for hours.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -31,11 +31,11 @@ def check_plot() -> None:
 
 
 def plot_speed_and_quality(report: Json, picture: Path) -> None:
-    """Draw each variant: how many times faster than real time, and what that changes in the sound.
+    """Plot each configuration: how many times faster than real time it is, and how far its sound is from fp32.
 
     Args:
         report: The JSON of a `BenchReport`.
-        picture: PNG to write.
+        picture: Path of the PNG to write.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -47,7 +47,9 @@ def plot_speed_and_quality(report: Json, picture: Path) -> None:
 
     groups = [group for group in report["groups"] if any(row["quality"] for row in group["rows"])]
     if not groups:
-        raise BenchError("there is no quality to plot: give a model with trained weights, and no --no-quality")
+        raise BenchError(
+            "there is no quality to plot: choose a model with trained weights, and leave --no-quality out"
+        )
     rows = [(group, row) for group in groups for row in group["rows"]]
     has_pesq = any(row["quality"]["pesq_wb"] is not None for _, row in rows)
     rows.sort(key=lambda pair: pair[1]["real_time_factor"])
@@ -90,7 +92,7 @@ def plot_speed_and_quality(report: Json, picture: Path) -> None:
             fontsize=9,
         )
         axes.set_ylim(bottom=min(axes.get_ylim()[0], 1.25 * _PESQ_LIMIT_PERCENT))
-        if lowest < 5 * _PESQ_LIMIT_PERCENT:  # the others would be one line: by powers of ten beyond 1 %
+        if lowest < 5 * _PESQ_LIMIT_PERCENT:  # the others would be one line: logarithmic beyond 1 %
             axes.set_yscale("symlog", linthresh=1, linscale=1.5)
             axes.yaxis.set_major_locator(FixedLocator(_PESQ_TICKS))
             axes.yaxis.set_minor_formatter(NullFormatter())
@@ -111,7 +113,7 @@ def plot_speed_and_quality(report: Json, picture: Path) -> None:
 
 
 def _quality(quality: Json | None, has_pesq: bool) -> tuple[float | None, float, float]:
-    """What to draw, and how far its interval goes down and up; None for nothing."""
+    """Return the value to plot, and how far its interval extends down and up; None if there is no value."""
     if quality is None:
         return None, 0.0, 0.0
     if not has_pesq:

@@ -1,4 +1,4 @@
-"""Ratios of times that were measured in turns, and whether they say anything."""
+"""Compare times that were measured in turns, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from frcrn_accel.errors import BenchError
 __all__ = ["LEAST_ROUNDS", "Ratio", "median_ranks", "spread_percent", "times_faster"]
 
 CONFIDENCE = 0.95
-LEAST_ROUNDS = 6  # with fewer, even the range of all of them holds the median with less than that
+LEAST_ROUNDS = 6  # with fewer, even the full range contains the median with less confidence
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster one is than another.
+    """How many times faster one configuration is than another.
 
     Attributes:
-        median: Over the rounds, of the ratio of two times in one round.
-        low, high: An interval that holds the true median with 95 %: it may be more of one machine at one time.
+        median: Median over the rounds of the ratio of the two times of a round.
+        low, high: Confidence interval of the median, 95 %, for this machine at this time.
     """
 
     median: float
@@ -31,23 +31,23 @@ class Ratio:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the two differ by more than the noise."""
+        """Whether the difference is larger than the noise."""
         return not self.low <= 1 <= self.high
 
 
 def times_faster(times_s: Sequence[float], baseline_s: Sequence[float]) -> Ratio:
-    """Compare two that took turns, round by round: what slows the machine for a while slows both.
+    """Compare two configurations that took turns, round by round, so that disturbances of the machine affect both.
 
-    The interval is that of the sign test, between two of the ratios in their order: it supposes nothing about how the
-    noise is distributed, and one wild round does not move it.
+    The interval is that of the sign test, between two of the sorted ratios. It assumes nothing about the distribution
+    of the noise, and an outlier does not move it.
 
     Args:
-        times_s: Of one, in each round.
-        baseline_s: Of the other, in the same rounds.
+        times_s: Time of the first in each round.
+        baseline_s: Time of the second in the same rounds.
 
     Raises:
-        BenchError: They have fewer than `LEAST_ROUNDS` rounds.
-        ValueError: They have not the same number.
+        BenchError: There are fewer than `LEAST_ROUNDS` rounds.
+        ValueError: The numbers of rounds differ.
     """
     ratios = sorted(other / own for own, other in zip(times_s, baseline_s, strict=True))
     low, high = median_ranks(len(ratios))
@@ -55,15 +55,15 @@ def times_faster(times_s: Sequence[float], baseline_s: Sequence[float]) -> Ratio
 
 
 def median_ranks(count: int) -> tuple[int, int]:
-    """Places, counted from 0, of the two of `count` sorted values that the median lies between with 95 %.
+    """Return the indices of the two of `count` sorted values between which the median lies with 95 % confidence.
 
     Source: W. J. Conover, "Practical Nonparametric Statistics", on the confidence interval of a quantile.
 
     Raises:
-        BenchError: There are fewer than `LEAST_ROUNDS`.
+        BenchError: `count` is less than `LEAST_ROUNDS`.
     """
     if count < LEAST_ROUNDS:
-        raise BenchError(f"{count} rounds are too few to tell anything from noise: take at least {LEAST_ROUNDS}")
+        raise BenchError(f"{count} rounds are too few for a confidence interval: use at least {LEAST_ROUNDS}")
     missed, rank = 0.0, -1
     while missed + math.comb(count, rank + 1) / 2**count <= (1 - CONFIDENCE) / 2:
         rank += 1
@@ -72,6 +72,6 @@ def median_ranks(count: int) -> tuple[int, int]:
 
 
 def spread_percent(times_s: Sequence[float]) -> float:
-    """Noise of one that was measured again and again: the width of the middle half of the times, % of the median."""
+    """Return the noise of repeated measurements: the interquartile range in percent of the median."""
     low, middle, high = np.quantile(times_s, [0.25, 0.5, 0.75])
     return float(100 * (high - low) / middle)

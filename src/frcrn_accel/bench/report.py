@@ -1,4 +1,4 @@
-"""All that a benchmark found, and on what machine."""
+"""Run a benchmark, and report the measurements and the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from frcrn_accel._version import __version__
-from frcrn_accel.bench.configurations import BenchModel, LeftOut, Variant, find_variants
+from frcrn_accel.bench.configurations import BenchModel, Configuration, LeftOut, find_configurations
 from frcrn_accel.bench.ratios import LEAST_ROUNDS, Ratio
 from frcrn_accel.bench.speed import Group, Row, loadable, measure_group
 from frcrn_accel.bench.throughput import Throughput, measure_throughput, settings_for
@@ -33,24 +33,24 @@ __all__ = [
     "run_throughput",
 ]
 
-SCHEMA_VERSION = 1  # goes up when a field changes its meaning or goes away
+SCHEMA_VERSION = 1  # incremented when a field changes its meaning or is removed
 SCHEMA_PATH = Path(__file__).with_name("schema.json")
 _ENGINES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu12", "torch")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What was measured on.
+    """The machine that was measured.
 
     Attributes:
-        cpu: What the CPU calls itself; None if it does not say.
-        features: Features of the CPU that decide what is fast.
-        cpus: That a process may use.
+        cpu: Model name of the CPU; None if it is not known.
+        features: Features of the CPU that affect speed.
+        cpus: CPUs that a process may use.
         gpus: Names of the NVIDIA GPUs.
-        system: System and architecture.
-        python: Version.
+        system: Operating system and architecture.
+        python: Version of Python.
         engines: Versions of the packages of engines.
-        load_average: Processes that wanted a CPU in the minute before; None where the system does not tell.
+        load_average: Load average of the last minute; None on systems that do not report it.
     """
 
     cpu: str | None
@@ -63,7 +63,7 @@ class Machine:
     load_average: float | None
 
     def __str__(self) -> str:
-        """In one line."""
+        """Return it on one line."""
         features = f" ({', '.join(self.features)})" if self.features else ""
         engines = "".join(f", {name} {version}" for name, version in self.engines.items())
         gpus = "".join(f", {name}" for name in self.gpus)
@@ -73,17 +73,17 @@ class Machine:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """All that a benchmark found.
+    """The measurements of a benchmark.
 
     Attributes:
-        version: Of this library.
-        began: When, UTC, ISO 8601.
-        machine: On what.
-        rounds: How many turns each variant or setting took.
-        baselines: Names of the variants that others are compared with.
-        groups: Of variants that took turns.
+        version: Version of this library.
+        began: Start, UTC, ISO 8601.
+        machine: The machine.
+        rounds: Turns of each configuration or setting.
+        baselines: Names of the configurations that the others are compared with.
+        groups: Groups of configurations that took turns.
         throughput: Settings for many files.
-        left_out: What was not measured, by model.
+        left_out: Names of models, with what was not measured of them.
     """
 
     version: str
@@ -96,7 +96,7 @@ class BenchReport:
     left_out: tuple[tuple[str, LeftOut], ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as what `json.dumps` takes, without names of users and hosts; `schema.json` describes it."""
+        """Return the report as plain values, without names of users and hosts; `schema.json` describes it."""
         values: dict[str, Any] = without_names(
             {
                 "schema_version": SCHEMA_VERSION,
@@ -108,7 +108,8 @@ class BenchReport:
                 "groups": [self._group(group) for group in self.groups],
                 "throughput": [_throughput(found) for found in self.throughput],
                 "left_out": [
-                    {"model": model, "variant": one.variant, "reason": one.reason} for model, one in self.left_out
+                    {"model": model, "variant": each.configuration, "reason": each.reason}
+                    for model, each in self.left_out
                 ],
             }
         )
@@ -133,8 +134,10 @@ class BenchReport:
 
     def _row(self, row: Row, group: Group) -> dict[str, Any]:
         ratios: dict[str, Ratio | None] = {name: group.times_faster(row, name) for name in self.baselines}
+        measured = dataclasses.asdict(row)
         return {
-            **{name: value for name, value in dataclasses.asdict(row).items() if name != "quality"},
+            "variant": measured.pop("configuration"),
+            **{name: value for name, value in measured.items() if name != "quality"},
             "median_s": row.median_s,
             "p95_s": row.p95_s,
             "real_time_factor": row.median_s / group.length_s,
@@ -146,7 +149,7 @@ class BenchReport:
 def run_speed(
     models: Sequence[BenchModel],
     *,
-    variants: Sequence[str] | None = None,
+    configurations: Sequence[str] | None = None,
     baselines: Sequence[str] = (),
     lengths_s: Sequence[float] = (5.0,),
     threads: Sequence[int] = (),
@@ -154,39 +157,41 @@ def run_speed(
     quality: Sequence[Clip] | None = None,
     progress: Progress = no_progress,
 ) -> BenchReport:
-    """Measure models in every variant that can run here.
+    """Measure models in every configuration that can run here.
 
     Args:
-        models: What to run.
-        variants: Names of variants (`BACKEND` or `BACKEND:PRECISION`); None for all that can run.
-        baselines: Names of variants that the others are compared with; by default `ort`, or the first.
-        lengths_s: Of the clips.
-        threads: CPU threads; by default as many as this process may use.
-        rounds: Turns of each variant.
-        quality: Speech in noise, at 16 kHz, that the outputs are compared on; it is left out for random weights.
-        progress: Told of each step.
+        models: The models.
+        configurations: Names of configurations (`BACKEND` or `BACKEND:PRECISION`); None for all that can run.
+        baselines: Names of configurations that the others are compared with; by default `ort`, or the first.
+        lengths_s: Lengths of the clips, in seconds.
+        threads: Numbers of CPU threads; by default as many as this process may use.
+        rounds: Turns of each configuration.
+        quality: Speech in noise, at 16 kHz, on which outputs are compared; ignored for random weights. None to
+            measure time only.
+        progress: Called after each step.
 
     Raises:
-        BenchError: Too few rounds, a baseline that is not measured, nothing to measure, or a variant failed.
-        FrcrnAccelError: See `find_variants`.
+        BenchError: There are too few rounds, a baseline is not measured, there is nothing to measure, or a
+            configuration failed.
+        FrcrnAccelError: See `find_configurations`.
     """
     _check_rounds(rounds)
     began, machine = _now(), describe_machine()
     left_out: list[tuple[str, LeftOut]] = []
-    plan: list[tuple[BenchModel, list[Variant]]] = []
+    plan: list[tuple[BenchModel, list[Configuration]]] = []
     for model in models:
-        found, absent = find_variants(model, variants, progress)
+        found, absent = find_configurations(model, configurations, progress)
         plan.append((model, found))
-        left_out += [(model.file.metadata.name, one) for one in absent]
-    names = list(dict.fromkeys(variant.name for _, found in plan for variant in found))
+        left_out += [(model.file.metadata.name, each) for each in absent]
+    names = list(dict.fromkeys(configuration.name for _, found in plan for configuration in found))
     for baseline in baselines:
         if baseline not in names:
-            raise BenchError(f"baseline {baseline!r} is not measured: these are {', '.join(names)}")
+            raise BenchError(f"baseline {baseline!r} is not measured; choose one of: {', '.join(names)}")
     groups: list[Group] = []
     for model, found in plan:
         counts = threads or (available_cpus(),)
         able, absent = loadable(found, counts[0], progress)
-        left_out += [(model.file.metadata.name, one) for one in absent]
+        left_out += [(model.file.metadata.name, each) for each in absent]
         first = True
         for count in counts:
             for length_s in lengths_s:
@@ -196,13 +201,13 @@ def run_speed(
                     threads=count,
                     rounds=rounds,
                     random_weights=model.random_weights,
-                    # Neither length nor threads change the sound.
+                    # The sound does not depend on length and threads.
                     quality=quality if first and not model.random_weights else None,
                     progress=progress,
                 )
                 groups.append(group)
                 first = False
-    measured = list(dict.fromkeys(row.variant for group in groups for row in group.rows))
+    measured = list(dict.fromkeys(row.configuration for group in groups for row in group.rows))
     chosen = tuple(baselines) or ("ort" if "ort" in measured else measured[0],)
     return BenchReport(__version__, began, machine, rounds, chosen, tuple(groups), (), tuple(left_out))
 
@@ -210,40 +215,40 @@ def run_speed(
 def run_throughput(
     models: Sequence[BenchModel],
     *,
-    variants: Sequence[str] | None = None,
+    configurations: Sequence[str] | None = None,
     file_s: float = 60.0,
     rounds: int = 6,
     progress: Progress = no_progress,
 ) -> BenchReport:
-    """Find out how to get many files through: windows at a time x threads x workers.
+    """Find the setting with the highest throughput for many files: workers x threads x windows in a call.
 
     Args:
-        models: What to run.
-        variants: Names of variants; None for the one that `"auto"` takes.
-        file_s: Length of a file.
+        models: The models.
+        configurations: Names of configurations; None for the one that `"auto"` takes.
+        file_s: Length of a file, in seconds.
         rounds: Turns of each setting.
-        progress: Told of each step.
+        progress: Called after each step.
 
     Raises:
-        BenchError: Too few rounds, nothing to measure, or a process failed.
-        FrcrnAccelError: See `find_variants`.
+        BenchError: There are too few rounds, there is nothing to measure, or a process failed.
+        FrcrnAccelError: See `find_configurations`.
     """
     _check_rounds(rounds)
     began, machine = _now(), describe_machine()
     found: list[Throughput] = []
     left_out: list[tuple[str, LeftOut]] = []
     for model in models:
-        wanted = variants if variants is not None else [_auto(model)]
-        chosen, absent = find_variants(model, wanted, progress)
-        left_out += [(model.file.metadata.name, one) for one in absent]
-        for variant in chosen:
-            settings = settings_for(available_cpus())
-            found.append(measure_throughput(variant, settings, file_s=file_s, rounds=rounds, progress=progress))
+        wanted = configurations if configurations is not None else [_auto(model)]
+        chosen, absent = find_configurations(model, wanted, progress)
+        left_out += [(model.file.metadata.name, each) for each in absent]
+        for configuration in chosen:
+            settings = settings_for(configuration, available_cpus())
+            found.append(measure_throughput(configuration, settings, file_s=file_s, rounds=rounds, progress=progress))
     return BenchReport(__version__, began, machine, rounds, (), (), tuple(found), tuple(left_out))
 
 
 def describe_machine() -> Machine:
-    """Look at the machine."""
+    """Describe this machine."""
     cpu, gpu = examine_cpu(), examine_gpu()
     packages = installed_packages()
     try:
@@ -263,7 +268,7 @@ def describe_machine() -> Machine:
 
 
 def _auto(model: BenchModel) -> str:
-    """The variant that `"auto"` takes."""
+    """Return the name of the configuration that `"auto"` takes."""
     from frcrn_accel.backends import resolve_backend
 
     backend = resolve_backend("auto", model=model.file)
@@ -273,7 +278,7 @@ def _auto(model: BenchModel) -> str:
 
 def _check_rounds(rounds: int) -> None:
     if rounds < LEAST_ROUNDS:
-        raise BenchError(f"{rounds} rounds are too few to tell anything from noise: take at least {LEAST_ROUNDS}")
+        raise BenchError(f"{rounds} rounds are too few for a confidence interval: use at least {LEAST_ROUNDS}")
 
 
 def _now() -> str:
@@ -284,7 +289,7 @@ def _throughput(found: Throughput) -> dict[str, Any]:
     best = found.best
     return {
         "model": found.model,
-        "variant": found.variant,
+        "variant": found.configuration,
         "file_s": found.file_s,
         "best": dataclasses.asdict(best.setting),
         "rows": [

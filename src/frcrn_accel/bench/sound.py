@@ -1,4 +1,4 @@
-"""What a variant does to the sound, against what the model gives in fp32."""
+"""Compare the sound of configurations with that of the model in fp32."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MAX_AGREEMENT_DB", "Change", "Outputs", "Quality", "compare_quality"
 MAX_AGREEMENT_DB = 120.0  # of outputs that are equal, or nearly: float32 holds no more
 
 Outputs = Sequence[NDArray[np.float32]]
-"""What a variant made of each clip, `(samples,)`."""
+"""The denoised clips of a configuration, `(samples,)` each."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Quality:
-    """What a variant does to the sound.
+    """The sound of a configuration.
 
     Attributes:
-        clips: How many clips it was measured on.
-        si_sdr_to_fp32_db: SI-SDR of its output to the reference's, mean, at most 120 dB; None for the reference.
+        clips: Number of clips.
+        si_sdr_to_fp32_db: Mean SI-SDR of its output to that of the reference, at most 120 dB; None for the reference.
         pesq_wb: Mean PESQ-WB of its output; None without clean speech or the packages for it.
-        pesq_change_percent: The change from the reference, in percent of the reference's mean.
+        pesq_change_percent: Change from the reference, in percent of the reference's mean.
         dnsmos_ovrl: Mean DNSMOS OVRL of its output; None without the packages for it.
-        dnsmos_change: The change from the reference, in points.
-        note: Why something is not measured; else empty.
+        dnsmos_change: Change from the reference, in points.
+        note: Why a score is missing; empty if none is.
     """
 
     clips: int
@@ -63,13 +63,13 @@ def compare_quality(
     clips: Sequence[Clip],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Quality]:
-    """Compare what variants made of the same clips.
+    """Compare the outputs of configurations for the same clips.
 
     Args:
-        outputs: Of each variant, by its name; for each clip one.
-        reference: The variant that the others are compared with.
-        clips: At 16 kHz. PESQ takes those whose clean speech is known.
-        progress: Told after each variant: how many are done, and of how many.
+        outputs: The denoised clips of each configuration, by its name.
+        reference: Name of the configuration that the others are compared with.
+        clips: The clips, at 16 kHz. PESQ uses those whose clean speech is known.
+        progress: Called after each configuration with the number done and the total.
     """
     notes: dict[str, str] = {}
     scores = {}
@@ -137,7 +137,7 @@ def _mean(scores: Sequence[float | None]) -> float | None:
 
 
 def _change(before: Sequence[float | None], after: Sequence[float | None], *, percent: bool = False) -> Change | None:
-    """Of the clips that have a score of both."""
+    """Return the change over the clips that have both scores."""
     pairs = [(b, a) for b, a in zip(before, after, strict=True) if b is not None and a is not None]
     if not pairs:
         return None

@@ -1,4 +1,4 @@
-"""Time, memory and size of the variants of a model, taken in turns."""
+"""Measure time, memory and size of the configurations of a model, in turns."""
 
 from __future__ import annotations
 
@@ -11,44 +11,43 @@ from statistics import median
 
 import numpy as np
 
-from frcrn_accel.bench.configurations import LeftOut, Variant
+from frcrn_accel.bench.configurations import Configuration, LeftOut
 from frcrn_accel.bench.ratios import Ratio, spread_percent, times_faster
 from frcrn_accel.bench.sound import Outputs, Quality, compare_quality
 from frcrn_accel.cpu import busy_cpu_s
 from frcrn_accel.errors import BenchError
-from frcrn_accel.processes.process import Loaded, Process, Run
+from frcrn_accel.processes import Loaded, Process, Run
 from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.quality.clips import Clip
 
 __all__ = ["Group", "Row", "loadable", "measure_group", "reference_of"]
 
-_WARM_UPS = 1  # after the first call: some engines settle buffers at the second run of a shape
-# Threads of an engine that has just run look out for more work for a while before they sleep. The next one's turn
-# begins when they do.
+_WARM_UPS = 1  # after the first call; some engines settle buffers in the second run of a shape
+# After a run, threads of an engine spin for a while before they sleep. Wait for that before the next turn.
 _PAUSE_S = 0.05
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one variant.
+    """The measurements of one configuration.
 
     Attributes:
-        variant: Its name.
+        configuration: Name of the configuration.
         backend: Name of the backend.
-        precision: The number format it computed in.
-        device: What it ran on, asked of the engine.
+        precision: Number format that it computed in.
+        device: Device that it ran on, as reported by the engine.
         file_bytes: Size of the model file.
-        load_s: Time of importing the library and the engine and of loading the model.
+        load_s: Time to import the library and the engine and to load the model.
         first_s: Time of the first call.
         times_s: Time of each turn after the warm-up.
-        cpu_s: Time of all CPUs in each turn.
-        idle_cpu_s: Time of all CPUs that it took while others had their turn, median of a round.
-        peak_memory_bytes: Of its process, Python and the engine in it, over loading and all turns; None where the
-            system does not tell.
-        quality: What it does to the sound; None if that was not measured.
+        cpu_s: CPU time of each turn, summed over all CPUs.
+        idle_cpu_s: CPU time during the turns of others, summed over all CPUs; median over the rounds.
+        peak_memory_bytes: Peak memory of its process over loading and all turns, Python included; None on systems
+            that do not report it.
+        quality: The sound of its output; None if it was not measured.
     """
 
-    variant: str
+    configuration: str
     backend: str
     precision: str
     device: str
@@ -68,23 +67,24 @@ class Row:
 
     @property
     def p95_s(self) -> float:
-        """95th percentile of the time of a turn; of few turns it is near the longest."""
+        """95th percentile of the time of a turn; with few turns it is close to the longest."""
         return float(np.quantile(self.times_s, 0.95))
 
 
 @dataclass(frozen=True)
 class Group:
-    """Variants that took turns: the same model, length and threads.
+    """Configurations that took turns, with the same model, length and threads.
 
     Attributes:
         model: Name of the model.
-        channels: Of the network.
-        unets: Of the network.
-        random_weights: Whether it has no sound.
-        length_s: Of the clip.
-        threads: CPU threads of each variant.
-        rows: What was measured, in the order of the turns.
-        other_cpus: CPUs that other work kept busy during the rounds, on average; None where the system does not tell.
+        channels: Complex channels of the network.
+        unets: U-Nets of the network.
+        random_weights: Whether its weights are random, so that its output is meaningless.
+        length_s: Length of the clip.
+        threads: CPU threads of each configuration that computes on the CPU.
+        rows: The measurements, in the order of the turns.
+        other_cpus: CPUs that other work kept busy during the rounds, on average; None on systems that do not report
+            it.
     """
 
     model: str
@@ -102,56 +102,57 @@ class Group:
         return median(spread_percent(row.times_s) for row in self.rows)
 
     def times_faster(self, row: Row, baseline: str) -> Ratio | None:
-        """How many times faster than a baseline; None if that one is not here."""
+        """Return how many times faster a row is than a baseline; None if the baseline is not in this group."""
         for other in self.rows:
-            if other.variant == baseline:
+            if other.configuration == baseline:
                 return times_faster(row.times_s, other.times_s)
         return None
 
     def alike(self) -> list[tuple[str, str, Ratio]]:
-        """Pairs of variants that the noise does not let tell apart, the faster one first."""
+        """Return pairs of configurations whose difference is not larger than the noise, the faster one first."""
         ranked = sorted(self.rows, key=lambda row: row.median_s)
         pairs = []
         for place, fast in enumerate(ranked):
             for slow in ranked[place + 1 :]:
                 ratio = times_faster(fast.times_s, slow.times_s)
                 if not ratio.is_clear:
-                    pairs.append((fast.variant, slow.variant, ratio))
+                    pairs.append((fast.configuration, slow.configuration, ratio))
         return pairs
 
 
 def loadable(
-    variants: Sequence[Variant], threads: int, progress: Progress = no_progress
-) -> tuple[list[Variant], list[LeftOut]]:
-    """Load each variant once before it counts: what a backend makes of a model at its first use is cached then.
+    configurations: Sequence[Configuration], threads: int, progress: Progress = no_progress
+) -> tuple[list[Configuration], list[LeftOut]]:
+    """Load each configuration once before measuring: files that backends make at first use are cached then.
 
     Args:
-        variants: All.
+        configurations: All configurations.
         threads: CPU threads.
-        progress: Told before each.
+        progress: Called before each is loaded.
 
     Returns:
         Those that can be loaded, and those that cannot.
 
     Raises:
-        BenchError: None can.
+        BenchError: None can be loaded.
     """
-    able: list[Variant] = []
+    able: list[Configuration] = []
     left_out: list[LeftOut] = []
-    for count, variant in enumerate(variants):
-        progress(f"{variant.file.metadata.name}: trying out", count + 1, len(variants))
+    for count, configuration in enumerate(configurations):
+        name = configuration.name
+        progress(f"{configuration.file.metadata.name}: trying out", count + 1, len(configurations))
         try:
-            Process(variant.name, _options(variant, threads)).close()
-            able.append(variant)
+            Process(name, configuration.options(threads)).close()
+            able.append(configuration)
         except BenchError as error:
-            left_out.append(LeftOut(variant.name, str(error).removeprefix(f"{variant.name}: ")))
+            left_out.append(LeftOut(name, str(error).removeprefix(f"{name}: ")))
     if not able:
-        raise BenchError(f"no variant can be loaded: {'; '.join(one.reason for one in left_out)}")
+        raise BenchError(f"no configuration can be loaded: {'; '.join(each.reason for each in left_out)}")
     return able, left_out
 
 
 def measure_group(
-    variants: Sequence[Variant],
+    configurations: Sequence[Configuration],
     *,
     length_s: float,
     threads: int,
@@ -160,52 +161,53 @@ def measure_group(
     quality: Sequence[Clip] | None = None,
     progress: Progress = no_progress,
 ) -> Group:
-    """Measure variants of one model.
+    """Measure configurations of one model.
 
-    Each lives in a process of its own, and so do its memory and its loading; two engines in one process would share
+    Each runs in a process of its own, so that loading and memory can be measured: in one process, engines would share
     libraries (one onnxruntime for several backends, one OpenMP for several engines) and allocators. They take turns,
-    A B C A B C ..., so that what else happens on the machine meets them all.
+    A B C A B C ..., so that disturbances of the machine affect all of them.
 
     Args:
-        variants: What to measure.
-        length_s: Of the clip of noise.
-        threads: CPU threads for each.
-        rounds: How many turns each takes.
-        random_weights: Whether the model has no sound.
-        quality: Speech in noise, at 16 kHz, to compare their outputs on; None to leave that out.
-        progress: Told of each step.
+        configurations: The configurations.
+        length_s: Length of the clip of noise.
+        threads: CPU threads of each.
+        rounds: Turns of each.
+        random_weights: Whether the weights of the model are random.
+        quality: Speech in noise, at 16 kHz, on which outputs are compared; None to measure time only.
+        progress: Called after each step.
 
     Raises:
-        BenchError: One cannot be loaded, or failed.
+        BenchError: A configuration cannot be loaded, or failed.
     """
-    metadata = variants[0].file.metadata
+    metadata = configurations[0].file.metadata
     title = f"{metadata.name}, {length_s:g} s, {threads} thread(s)"
     with ExitStack() as stack:
-        running: dict[Variant, Process] = {}
-        for variant in variants:
-            progress(f"{title}: loading", len(running) + 1, len(variants))
-            running[variant] = stack.enter_context(Process(variant.name, _options(variant, threads)))
-        first = {variant: _turn(process, length_s) for variant, process in running.items()}
-        turns: dict[Variant, list[Run]] = {variant: [] for variant in running}
+        running: dict[Configuration, Process] = {}
+        for configuration in configurations:
+            progress(f"{title}: loading", len(running) + 1, len(configurations))
+            process = Process(configuration.name, configuration.options(threads))
+            running[configuration] = stack.enter_context(process)
+        first = {configuration: _turn(process, length_s) for configuration, process in running.items()}
+        turns: dict[Configuration, list[Run]] = {configuration: [] for configuration in running}
         for process in [*running.values()] * _WARM_UPS:
             _turn(process, length_s)
         others = _OtherWork()
         for number in range(rounds):
-            for variant, process in running.items():
-                turns[variant].append(_turn(process, length_s))
+            for configuration, process in running.items():
+                turns[configuration].append(_turn(process, length_s))
             progress(f"{title}: rounds", number + 1, rounds)
         other_cpus = others.cpus(chain.from_iterable(turns.values()))
         rows = {
-            variant: _row(variant, process.loaded, first[variant], turns[variant], process.peak_memory_bytes())
-            for variant, process in running.items()
+            each: _row(each, process.loaded, first[each], turns[each], process.peak_memory_bytes())
+            for each, process in running.items()
         }
         outputs = {} if quality is None else _outputs(running, quality, progress, title)
-    reference = reference_of(variants)
-    if quality is not None and reference is not None:  # all engines are gone now
+    reference = reference_of(configurations)
+    if quality is not None and reference is not None:  # all engines have ended by now
         scored = compare_quality(
             outputs, reference, quality, lambda done, total: progress(f"{title}: scoring", done, total)
         )
-        rows = {variant: replace(row, quality=scored[variant.name]) for variant, row in rows.items()}
+        rows = {each: replace(row, quality=scored[each.name]) for each, row in rows.items()}
     return Group(
         metadata.name,
         metadata.channels,
@@ -219,7 +221,7 @@ def measure_group(
 
 
 class _OtherWork:
-    """What the machine does beside the benchmark, from now on."""
+    """Other work of the machine during a benchmark, from now on."""
 
     def __init__(self) -> None:
         self._began_s = time.perf_counter()
@@ -227,10 +229,10 @@ class _OtherWork:
         self._process_s = time.process_time()
 
     def cpus(self, runs: Iterable[Run]) -> float | None:
-        """CPUs that were busy with it, on average; None where the system does not tell.
+        """Return the CPUs that were busy with other work, on average; None on systems that do not report it.
 
         Args:
-            runs: All that the benchmark's own processes did.
+            runs: All runs of the benchmark's own processes.
         """
         busy_s = busy_cpu_s()
         if busy_s is None or self._busy_s is None:
@@ -239,19 +241,10 @@ class _OtherWork:
         return max(0.0, (busy_s - self._busy_s - own_s) / (time.perf_counter() - self._began_s))
 
 
-def reference_of(variants: Sequence[Variant]) -> str | None:
-    """The one whose output is held to be the right one: `ort`, or another in fp32; None without any."""
-    names = [variant.name for variant in variants if variant.precision == "fp32"]
+def reference_of(configurations: Sequence[Configuration]) -> str | None:
+    """Return the name of the configuration that the others' output is compared with: `ort`, or another in fp32."""
+    names = [configuration.name for configuration in configurations if configuration.precision == "fp32"]
     return "ort" if "ort" in names else next(iter(names), None)
-
-
-def _options(variant: Variant, threads: int) -> dict[str, object]:
-    return {
-        "model": str(variant.file.path),
-        "backend": variant.backend,
-        "precision": variant.precision,
-        "threads": threads,
-    }
 
 
 def _turn(process: Process, length_s: float) -> Run:
@@ -259,13 +252,15 @@ def _turn(process: Process, length_s: float) -> Run:
     return process.run(length_s)
 
 
-def _row(variant: Variant, loaded: Loaded, first: Run, turns: Sequence[Run], peak_memory_bytes: int | None) -> Row:
+def _row(
+    configuration: Configuration, loaded: Loaded, first: Run, turns: Sequence[Run], peak_memory_bytes: int | None
+) -> Row:
     return Row(
-        variant=variant.name,
+        configuration=configuration.name,
         backend=loaded.backend,
         precision=loaded.precision,
         device=loaded.device,
-        file_bytes=variant.file.path.stat().st_size,
+        file_bytes=configuration.file.path.stat().st_size,
         load_s=loaded.load_s,
         first_s=first.wall_s,
         times_s=tuple(run.wall_s for run in turns),
@@ -276,12 +271,12 @@ def _row(variant: Variant, loaded: Loaded, first: Run, turns: Sequence[Run], pea
 
 
 def _outputs(
-    running: Mapping[Variant, Process], clips: Sequence[Clip], progress: Progress, title: str
+    running: Mapping[Configuration, Process], clips: Sequence[Clip], progress: Progress, title: str
 ) -> Mapping[str, Outputs]:
-    """What each makes of the audio."""
+    """Denoise the clips with each configuration."""
     outputs: dict[str, Outputs] = {}
-    for count, (variant, process) in enumerate(running.items()):
+    for count, (configuration, process) in enumerate(running.items()):
         progress(f"{title}: denoising", count, len(running))
-        outputs[variant.name] = [process.denoise(clip.noisy) for clip in clips]
+        outputs[configuration.name] = [process.denoise(clip.noisy) for clip in clips]
     progress(f"{title}: denoising", len(running), len(running))
     return outputs

@@ -1,4 +1,4 @@
-"""A report as tables, for a terminal and in Markdown. They are made of its JSON, so of an old report as well."""
+"""Show a report as tables, on a terminal and in Markdown, from its JSON, so that old reports can be shown too."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts.
+    """A table of text.
 
     Attributes:
-        heads: Of the columns.
-        rows: The cells of each row.
+        heads: Heads of the columns.
+        rows: Cells of each row.
     """
 
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
     def markdown(self) -> str:
-        """As Markdown; the first column is names."""
+        """Return the table in Markdown; the first column holds names."""
         lines = [f"| {' | '.join(self.heads)} |", "|---" * len(self.heads) + "|"]
         lines += [f"| `{name}` | {' | '.join(cells)} |" for name, *cells in self.rows]
         return "\n".join(lines)
@@ -54,7 +54,7 @@ def _quality(field: str, shown: Callable[[Any], str]) -> Callable[[Json], str]:
 
 def _change(digits: int) -> Callable[[Json], str]:
     def shown(change: Json) -> str:
-        # Plus zero: what rounds to nothing has no minus.
+        # Adding zero avoids "-0.00".
         mean, low, high = (f"{round(change[name], digits) + 0.0:+.{digits}f}" for name in ("mean", "low", "high"))
         return f"{mean} ({low} to {high})"
 
@@ -66,7 +66,7 @@ def _memory(row: Json) -> str:
     return "" if peak_bytes is None else f"{peak_bytes / 1e6:.0f}"
 
 
-# The columns of a row, by name: head and cell. Between time and quality there are those of the baselines.
+# Head and cell of each column, by its name. The columns of the baselines stand between time and quality.
 _TIME: dict[str, tuple[str, Callable[[Json], str]]] = {
     "median": ("median s", lambda row: f"{row['median_s']:.3f}"),
     "p95": ("p95 s", lambda row: f"{row['p95_s']:.3f}"),
@@ -81,23 +81,24 @@ _SOUND: dict[str, tuple[str, Callable[[Json], str]]] = {
     "pesq": ("PESQ-WB, %", _quality("pesq_change_percent", _change(2))),
     "dnsmos": ("DNSMOS OVRL", _quality("dnsmos_change", _change(3))),
 }
-_BUSY_CPUS = 0.1  # of other work: more, and engines whose threads sleep between layers are slowed most
+_BUSY_CPUS = 0.1  # other work beyond this slows engines unequally, most those whose threads sleep between layers
 BASELINES = "baselines"
 COLUMNS = (*_TIME, BASELINES, *_SOUND)
-TIME_COLUMNS = tuple(_TIME)  # half of them each, for a terminal, which is too narrow for all
+_SETTING = ("workers", "threads", "batch")
+TIME_COLUMNS = tuple(_TIME)  # a terminal is too narrow for all columns, so they are shown in two tables
 COMPARED_COLUMNS = (BASELINES, *_SOUND)
 
 
 def speed_table(group: Json, baselines: Sequence[str], columns: Sequence[str] = COLUMNS) -> Table:
-    """The rows of a group, the fastest first, without the columns that are empty in all of them.
+    """Return the table of a group, the fastest row first, without columns that are empty.
 
     Args:
         group: One of `groups` of the JSON report.
-        baselines: Names of those to have a column: how many times faster, with its 95 % interval.
-        columns: Names of the others, of `COLUMNS`.
+        baselines: Names of baselines; each has a column, "times faster than", with a 95 % interval.
+        columns: Names of the columns to show, of `COLUMNS`.
     """
     rows = sorted(group["rows"], key=lambda row: float(row["median_s"]))
-    cells: list[tuple[str, list[str]]] = [("variant", [row["variant"] for row in rows])]
+    cells: list[tuple[str, list[str]]] = [("configuration", [row["variant"] for row in rows])]
     for column in columns:
         if column == BASELINES:
             for baseline in baselines:
@@ -110,19 +111,19 @@ def speed_table(group: Json, baselines: Sequence[str], columns: Sequence[str] = 
 
 
 def throughput_table(found: Json) -> Table:
-    """The settings of one variant."""
+    """Return the table of the settings of one configuration."""
     heads = ("workers x threads x windows", "times real time", "times as fast as the best", "peak MB")
     rows = []
     for row in found["rows"]:
         is_best = all(row[name] == value for name, value in found["best"].items())
-        setting = f"{row['workers']} x {row['threads']} x {row['batch']}"
+        setting = " x ".join("-" if value is None else str(value) for value in (row[name] for name in _SETTING))
         share = "best" if is_best else _interval(row["to_best"])
         rows.append((setting, f"{row['times_real_time']:.1f}", share, _memory(row)))
     return Table(heads, tuple(rows))
 
 
 def group_title(group: Json, rounds: int) -> str:
-    """What the rows of a group have in common."""
+    """Return the title of a group: what its rows have in common."""
     weights = ", random weights" if group["random_weights"] else ""
     size = f"{group['channels']} channels, {group['unets']} U-Net(s){weights}"
     return (
@@ -132,12 +133,12 @@ def group_title(group: Json, rounds: int) -> str:
 
 
 def throughput_title(found: Json, rounds: int) -> str:
-    """What its rows have in common."""
+    """Return the title of a throughput table: what its rows have in common."""
     return f"{found['model']} on {found['variant']}, files of {found['file_s']:g} s, {rounds} rounds"
 
 
 def throughput_advice(found: Json) -> str:
-    """What to do with many files."""
+    """Return advice for many files."""
     best = found["best"]
     backend, _, precision = found["variant"].partition(":")
     options = {"backend": backend, "precision": precision, "threads": best["threads"], "batch_size": best["batch"]}
@@ -146,7 +147,7 @@ def throughput_advice(found: Json) -> str:
 
 
 def machine_line(report: Json) -> str:
-    """What it was measured on."""
+    """Describe the machine that was measured."""
     machine = report["machine"]
     features = f" ({', '.join(machine['features'])})" if machine["features"] else ""
     gpus = "".join(f", {name}" for name in machine["gpus"])
@@ -158,30 +159,30 @@ def machine_line(report: Json) -> str:
 
 
 def is_disturbed(group: Json) -> bool:
-    """Whether the machine had so much other work that the ratios may be off."""
+    """Return whether the machine had so much other work that the ratios may be wrong."""
     return (group["other_cpus"] or 0) > _BUSY_CPUS
 
 
 def notes(group: Json) -> list[str]:
-    """What the reader of a group's table must know: what cannot be told apart, and what was not measured."""
+    """Return notes on a group's table: which rows do not clearly differ, and which scores are missing."""
     lines = [
         f"too noisy to tell apart: {pair['variants'][0]} and {pair['variants'][1]}, {_interval(pair['times_faster'])}"
         for pair in group["alike"]
     ]
     if is_disturbed(group):
         lines.append(
-            f"the machine had other work, {group['other_cpus']:.1f} CPU(s) of it on average: measure again without"
+            f"other work kept {group['other_cpus']:.1f} CPU(s) busy on average: measure again on an idle machine"
         )
     return lines + list(dict.fromkeys(row["quality"]["note"] for row in group["rows"] if _note(row)))
 
 
 def left_out_lines(report: Json) -> list[str]:
-    """What was not measured, and why."""
-    return [f"left out: {one['variant']} ({one['model']}): {one['reason']}" for one in report["left_out"]]
+    """Return what was not measured, and why."""
+    return [f"left out: {each['variant']} ({each['model']}): {each['reason']}" for each in report["left_out"]]
 
 
 def markdown(report: Json) -> str:
-    """All tables of a report, with the machine named."""
+    """Return all tables of a report in Markdown, with the machine."""
     parts = [machine_line(report)]
     for group in report["groups"]:
         parts.append(f"**{group_title(group, report['rounds'])}**")
@@ -206,7 +207,7 @@ def _ratio(row: Json, baseline: str) -> str:
 
 
 def _interval(ratio: Json) -> str:
-    """With two decimals below 10, one below 100, none above."""
+    """Format a ratio, with two decimals below 10, one below 100, none above."""
     values = (ratio["median"], ratio["low"], ratio["high"])
     median, low, high = (f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}" for value in values)
     return f"{median} ({low} to {high})"

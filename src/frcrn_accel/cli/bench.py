@@ -1,12 +1,13 @@
-"""`frcrn-accel bench`."""
+"""`frcrn-accel bench`: speed by default, throughput with `--throughput`."""
 
 from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,7 +19,15 @@ from frcrn_accel.cli.output import report_file
 from frcrn_accel.cli.progress import progress_bar
 from frcrn_accel.models import DEFAULT_MODEL
 
+if TYPE_CHECKING:
+    from frcrn_accel.bench import BenchModel
+    from frcrn_accel.bench import tables as bench_tables
+    from frcrn_accel.quality.clips import Clip
+
 __all__ = ["bench"]
+
+_SPEED_LENGTH_S, _SPEED_ROUNDS = 5.0, 15
+_THROUGHPUT_LENGTH_S, _THROUGHPUT_ROUNDS = 60.0, 6
 
 
 def bench(
@@ -37,12 +46,16 @@ def bench(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="BACKEND[:PRECISION]", help="Measure this one; may be repeated. [default: all that can run here]"
+            metavar="BACKEND[:PRECISION]",
+            help="Measure this configuration; may be repeated. [default: all that can run here]",
         ),
     ] = None,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(metavar="VARIANT", help="Compare the others with this; may be repeated. [default: ort]"),
+        typer.Option(
+            metavar="BACKEND[:PRECISION]",
+            help="Compare the others with this configuration; may be repeated. [default: ort]",
+        ),
     ] = None,
     length_s: Annotated[
         list[float] | None,
@@ -53,20 +66,18 @@ def bench(
         typer.Option(min=1, help="CPU threads; may be repeated. [default: all this process may use]"),
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option(min=6, help="Turns of each variant. [default: 15, or 6 with --throughput]")
+        int | None, typer.Option(min=6, help="Turns of each configuration. [default: 15, or 6 with --throughput]")
     ] = None,
     throughput: Annotated[
         bool,
-        typer.Option("--throughput", help="Find the best workers x threads x windows at a time for many files."),
+        typer.Option("--throughput", help="Find the best workers x threads x windows in a call for many files."),
     ] = False,
     pairs: GateAudio = None,
     no_quality: Annotated[bool, typer.Option("--no-quality", help="Measure time only, not the sound.")] = False,
-    report: Annotated[
-        Path | None, typer.Option("--json", metavar="R.json", help="Write all that was measured.")
-    ] = None,
+    report: Annotated[Path | None, typer.Option("--json", metavar="R.json", help="Write all measurements.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="T.md", help="Write the tables as Markdown.")] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="P.png", help="Draw speed against PESQ, or SI-SDR without PESQ.")
+        Path | None, typer.Option(metavar="P.png", help="Plot speed against PESQ, or SI-SDR without PESQ.")
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace R.json, T.md and P.png if they exist.")
@@ -75,51 +86,97 @@ def bench(
     """Measure speed, memory and sound of every backend and precision, taking turns.
 
     The sound is compared with that of fp32: SI-SDR, and with the packages of [eval] PESQ-WB and DNSMOS. The machine
-    should have nothing else to do; what is too close to tell apart is said.
+    should be otherwise idle; configurations that do not clearly differ are listed.
     """
-    from frcrn_accel.bench import model_to_measure, released_size_model, run_speed, run_throughput
+    from frcrn_accel.bench import model_to_measure, released_size_model
     from frcrn_accel.bench.plot import check_plot, plot_speed_and_quality
     from frcrn_accel.bench.tables import markdown as to_markdown
 
-    _check_options(throughput, baseline, length_s, threads, pairs, no_quality, plot)
+    if throughput:
+        _check_throughput_options(baseline, length_s, threads, pairs, no_quality, plot)
+    elif no_quality and (pairs or plot):
+        raise typer.BadParameter(f"{'--pairs' if pairs else '--plot'} has no effect with --no-quality")
     if plot is not None:
         check_plot()
     names = models or ([] if released_size else [DEFAULT_MODEL])
     clips = None if no_quality or throughput else _clips(pairs)
     with ExitStack() as stack:
-        targets = [stack.enter_context(report_file(path, overwrite)) for path in (report, markdown, plot)]
-        show = stack.enter_context(progress_bar(Console(stderr=True, highlight=False)))
+        json_path, markdown_path, plot_path = [
+            stack.enter_context(report_file(path, overwrite)) for path in (report, markdown, plot)
+        ]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="frcrn-accel-")))
-        measured = [model_to_measure(name) for name in names]
-        measured += [released_size_model(folder)] if released_size else []
+        to_measure = [model_to_measure(name) for name in names]
+        to_measure += [released_size_model(folder)] if released_size else []
         if throughput:
-            file_s = length_s[0] if length_s else 60.0
-            found = run_throughput(
-                measured, variants=variant, file_s=file_s, rounds=rounds or 6, progress=show
-            ).to_json()
+            found = _measure_throughput(to_measure, variant, length_s, rounds)
         else:
-            found = run_speed(
-                measured,
-                variants=variant,
-                baselines=baseline or (),
-                lengths_s=length_s or [5.0],
-                threads=threads or (),
-                rounds=rounds or 15,
-                quality=clips,
-                progress=show,
-            ).to_json()
-        json_path, markdown_path, plot_path = targets
+            found = _measure_speed(to_measure, variant, baseline, length_s, threads, rounds, clips)
         if json_path is not None:
             json_path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         if markdown_path is not None:
             markdown_path.write_text(to_markdown(found), encoding="utf-8")
         if plot_path is not None:
             plot_speed_and_quality(found, plot_path)
-    _show(found)
+    _print_report(found)
 
 
-def _check_options(
-    throughput: bool,
+# Speed.
+
+
+def _measure_speed(
+    models: Sequence[BenchModel],
+    configurations: list[str] | None,
+    baselines: list[str] | None,
+    lengths_s: list[float] | None,
+    threads: list[int] | None,
+    rounds: int | None,
+    clips: Sequence[Clip] | None,
+) -> dict[str, Any]:
+    from frcrn_accel.bench import run_speed
+
+    with progress_bar(Console(stderr=True, highlight=False)) as show:
+        return run_speed(
+            models,
+            configurations=configurations,
+            baselines=baselines or (),
+            lengths_s=lengths_s or (_SPEED_LENGTH_S,),
+            threads=threads or (),
+            rounds=rounds or _SPEED_ROUNDS,
+            quality=clips,
+            progress=show,
+        ).to_json()
+
+
+def _clips(pairs: Path | None) -> Sequence[Clip]:
+    from frcrn_accel.network.topology import SAMPLE_RATE_HZ
+    from frcrn_accel.quality.clips import read_clips
+    from frcrn_accel.quantize import GATE_AUDIO
+
+    return read_clips(pairs or GATE_AUDIO, SAMPLE_RATE_HZ)
+
+
+# Throughput.
+
+
+def _measure_throughput(
+    models: Sequence[BenchModel],
+    configurations: list[str] | None,
+    lengths_s: list[float] | None,
+    rounds: int | None,
+) -> dict[str, Any]:
+    from frcrn_accel.bench import run_throughput
+
+    with progress_bar(Console(stderr=True, highlight=False)) as show:
+        return run_throughput(
+            models,
+            configurations=configurations,
+            file_s=lengths_s[0] if lengths_s else _THROUGHPUT_LENGTH_S,
+            rounds=rounds or _THROUGHPUT_ROUNDS,
+            progress=show,
+        ).to_json()
+
+
+def _check_throughput_options(
     baseline: list[str] | None,
     length_s: list[float] | None,
     threads: list[int] | None,
@@ -127,34 +184,26 @@ def _check_options(
     no_quality: bool,
     plot: Path | None,
 ) -> None:
-    """Options that would be without effect are errors."""
-    if throughput:
-        given = {
-            "--baseline": baseline,
-            "--threads": threads,
-            "--pairs": pairs,
-            "--no-quality": no_quality,
-            "--plot": plot,
-        }
-        for name, value in given.items():
-            if value:
-                raise typer.BadParameter(f"{name} is of no use with --throughput")
-        if len(length_s or ()) > 1:
-            raise typer.BadParameter("--throughput takes one --length-s")
-    if no_quality and (pairs or plot):
-        raise typer.BadParameter(f"{'--pairs' if pairs else '--plot'} is of no use with --no-quality")
+    """Refuse options that have no effect with `--throughput`."""
+    given = {
+        "--baseline": baseline,
+        "--threads": threads,
+        "--pairs": pairs,
+        "--no-quality": no_quality,
+        "--plot": plot,
+    }
+    for name, value in given.items():
+        if value:
+            raise typer.BadParameter(f"{name} has no effect with --throughput")
+    if len(length_s or ()) > 1:
+        raise typer.BadParameter("--throughput takes one --length-s")
 
 
-def _clips(pairs: Path | None) -> list[Any]:
-    from frcrn_accel.quality.clips import read_clips
-    from frcrn_accel.quality.metrics import SAMPLE_RATE_HZ
-    from frcrn_accel.quantize import GATE_AUDIO
-
-    return read_clips(pairs or GATE_AUDIO, SAMPLE_RATE_HZ)
+# Both.
 
 
-def _show(report: dict[str, Any]) -> None:
-    """The tables on standard output, and what was left out on standard error."""
+def _print_report(report: dict[str, Any]) -> None:
+    """Print the tables to standard output, and what was left out to standard error."""
     from frcrn_accel.bench import tables
 
     out = Console(highlight=False)
@@ -175,7 +224,7 @@ def _show(report: dict[str, Any]) -> None:
         typer.echo(tables.throughput_advice(found))
 
 
-def _rich(table: Any) -> Table:
+def _rich(table: bench_tables.Table) -> Table:
     shown = Table()
     for place, head in enumerate(table.heads):
         shown.add_column(escape(head), overflow="fold", no_wrap=place == 0)

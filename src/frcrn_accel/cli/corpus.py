@@ -15,15 +15,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from frcrn_accel.cli.options import AttenuationLimit, BackendName, BatchSize, Calibration, Model, Precision
 from frcrn_accel.cli.output import report_file
+from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.models import DEFAULT_MODEL
 from frcrn_accel.posix_signals import handled
 
 if TYPE_CHECKING:
     from frcrn_accel.corpus import CorpusReport
 
-__all__ = ["corpus"]
+__all__ = ["corpus", "job_progress"]
 
-_STOPPED = 130  # what a shell says of a command that Ctrl-C ended
+_INTERRUPTED = 130  # exit code that shells use for a command ended by Ctrl-C
 
 
 def corpus(
@@ -31,11 +32,11 @@ def corpus(
         str,
         typer.Argument(
             metavar="IN",
-            help="A folder; a .txt list of files; or a .jsonl manifest with input, and output if need be.",
+            help='A folder; a .txt list of files; or a .jsonl manifest with "input", and optionally "output".',
         ),
     ],
     out: Annotated[
-        str, typer.Argument(metavar="OUT", help="Folder for the same tree; with a journal, corpus.jsonl.")
+        str, typer.Argument(metavar="OUT", help="Output folder: the same tree, and a journal, corpus.jsonl.")
     ],
     model: Model = DEFAULT_MODEL,
     backend: BackendName = "auto",
@@ -49,115 +50,121 @@ def corpus(
         int | None, typer.Option(min=1, help="CPU threads of each worker. [default: the CPUs, shared out]")
     ] = None,
     batch_size: BatchSize = None,
-    shard: Annotated[
-        str, typer.Option(metavar="N/COUNT", help="Do this part of the job, as 3/16; others do the others.")
-    ] = "1/1",
+    shard: Annotated[str, typer.Option(metavar="N/COUNT", help="Do only this part of the job, e.g. 3/16.")] = "1/1",
     dnsmos: Annotated[bool, typer.Option("--dnsmos", help="Score each file before and after with DNSMOS.")] = False,
     skip_clean: Annotated[
         float | None,
-        typer.Option(metavar="MOS", min=1, max=5, help="Copy files with at least this DNSMOS OVRL as they are."),
+        typer.Option(metavar="MOS", min=1, max=5, help="Copy files with at least this DNSMOS OVRL unchanged."),
     ] = None,
     tar: Annotated[
         int | None,
         typer.Option(
-            metavar="FILES", min=1, help="Write WebDataset tars of so many files. [default: a file for each]"
+            metavar="FILES", min=1, help="Write WebDataset tars of this many files. [default: separate files]"
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="Where workers are: local, this machine, or ray, a cluster.")] = "local",
-    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each worker, of Ray's; a share, too.")] = 0,
+    workers_on: Annotated[
+        str, typer.Option(metavar="local|ray", help="Run workers on this machine, or on a Ray cluster.")
+    ] = "local",
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each worker on Ray; may be a fraction.")] = 0,
     journal: Annotated[
         Path | None, typer.Option(metavar="J.jsonl", help="The journal, if OUT is a URL. [default: in OUT]")
     ] = None,
     report: Annotated[Path | None, typer.Option("--json", metavar="R.json", help="Write the final report.")] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is in OUT, the journal too, and R.json: begin anew.")
+        bool,
+        typer.Option("--overwrite", help="Start over: replace existing outputs, the journal, and R.json."),
     ] = False,
 ) -> None:
-    """Denoise many files. A job that was stopped, or killed, goes on when it is run again."""
-    from frcrn_accel.corpus import Shard, denoise_corpus
+    """Denoise many files. Run the same command to resume a job that was stopped or killed."""
+    from frcrn_accel.corpus import CorpusJob, Shard, denoise_corpus
+    from frcrn_accel.denoiser import DenoiserOptions
 
+    with usage_errors():
+        denoiser = DenoiserOptions(
+            model=model,
+            backend=backend,
+            precision=precision,
+            calibration=calibration,
+            threads=threads,
+            attenuation_limit_db=attenuation_limit_db,
+            batch_size=batch_size,
+        )
+    job = CorpusJob(
+        inputs,
+        out,
+        denoiser,
+        shard=Shard.parse(shard),
+        files_per_tar=tar,
+        dnsmos=dnsmos,
+        skip_clean=skip_clean,
+        workers_on=workers_on,
+        workers=workers,
+        gpus=gpus,
+        journal=journal,
+        overwrite=overwrite,
+    )
     console = Console(stderr=True, highlight=False)
     latest: CorpusReport | None = None
 
     with report_file(report, overwrite) as path:
         try:
-            # A request to terminate is taken as a Ctrl-C.
-            with handled(signal.default_int_handler, signal.SIGTERM), _progress(console) as show:
+            # SIGTERM stops the job like Ctrl-C.
+            with handled(signal.default_int_handler, signal.SIGTERM), job_progress(console) as show:
 
-                def note(so_far: CorpusReport) -> None:
+                def update(so_far: CorpusReport) -> None:
                     nonlocal latest
                     latest = so_far
                     show(so_far)
 
-                latest = denoise_corpus(
-                    inputs,
-                    out,
-                    {
-                        "model": model,
-                        "backend": backend,
-                        "precision": precision,
-                        "calibration": calibration,
-                        "attenuation_limit_db": attenuation_limit_db,
-                        "batch_size": batch_size,
-                    },
-                    engine=engine,
-                    workers=workers,
-                    threads=threads,
-                    gpus=gpus,
-                    shard=Shard.parse(shard),
-                    files_per_tar=tar,
-                    dnsmos=dnsmos,
-                    skip_clean=skip_clean,
-                    journal=journal,
-                    overwrite=overwrite,
-                    progress=note,
-                )
+                with usage_errors():
+                    latest = denoise_corpus(job, update)
         except KeyboardInterrupt:
             if latest is not None:
-                _tell(latest, console)
-            console.print("stopped; the same command goes on")
-            raise typer.Exit(_STOPPED) from None
+                _print_summary(latest, console)
+            console.print("stopped; run the same command to resume")
+            raise typer.Exit(_INTERRUPTED) from None
         if path is not None:
             path.write_text(json.dumps(latest.to_json(), indent=2) + "\n", encoding="utf-8")
     for output, error in latest.failed.items():
         console.print(f"failed: {output}: {error}", markup=False, soft_wrap=True)
-    _tell(latest, console)
+    _print_summary(latest, console)
     if latest.failed:
         raise typer.Exit(1)
 
 
-def _tell(report: CorpusReport, console: Console) -> None:
-    """What became of a job, in a line."""
+def _print_summary(report: CorpusReport, console: Console) -> None:
+    """Print the result of a job on one line."""
     factor = report.real_time_factor
     parts = [
         f"{report.before + report.done} of {report.files} files done",
         f"{report.before} of them before" if report.before else "",
         f"{len(report.failed)} failed" if report.failed else "",
         f"{report.copied} clean and copied" if report.copied else "",
-        f"{_length(report.audio_s)} of audio in {_length(report.wall_s)}" if report.audio_s else "",
+        f"{_duration(report.audio_s)} of audio in {_duration(report.wall_s)}" if report.audio_s else "",
         f"real-time factor {factor:.4f}" if factor is not None else "",
         f"{report.clipped_samples} samples clipped in {report.clipped_files} files" if report.clipped_files else "",
     ]
     console.print(", ".join(part for part in parts if part), markup=False, soft_wrap=True)
 
 
-def _length(time_s: float) -> str:
+def _duration(time_s: float) -> str:
     return f"{time_s / 3600:.1f} h" if time_s >= 3600 else f"{time_s:.1f} s"
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[Callable[[CorpusReport], None]]:
-    """A bar, on a terminal, and a line that says what denoises."""
+def job_progress(console: Console) -> Iterator[Callable[[CorpusReport], None]]:
+    """Return a function that shows a report: a line with the denoiser and the workers, and a bar on a terminal."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task("", total=None)
-        said = ""
+        is_first = True
 
         def show(report: CorpusReport) -> None:
-            nonlocal said
-            if report.engine != said:
-                said = report.engine
-                console.print(said, markup=False, soft_wrap=True)
+            nonlocal is_first
+            if is_first:
+                is_first = False
+                described = [text for text in (report.denoiser, report.workers) if text]
+                console.print(", ".join(described), markup=False, soft_wrap=True)
             factor = report.real_time_factor
             texts = [f"RTF {factor:.4f}"] if factor is not None else []
             texts += [f"{len(report.failed)} failed"] if report.failed else []

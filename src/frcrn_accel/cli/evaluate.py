@@ -14,6 +14,7 @@ from rich.table import Table
 from frcrn_accel.cli.options import BackendName, Model, Precision
 from frcrn_accel.cli.output import report_file
 from frcrn_accel.cli.progress import progress_bar
+from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.models import DEFAULT_MODEL
 
 __all__ = ["evaluate"]
@@ -26,35 +27,35 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="DIR",
-            help="Noisy recordings; or a folder with noisy/ and clean/, a pair under one name.",
+            help="Folder of noisy recordings, or of noisy/ and clean/ with pairs of the same name.",
         ),
     ],
     clean: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Clean speech, under the names of the noisy recordings.")
+        Path | None, typer.Option(metavar="DIR", help="Clean speech, with the same names as the noisy recordings.")
     ] = None,
     model: Model = DEFAULT_MODEL,
     backend: BackendName = "auto",
     precision: Precision = None,
     alone: Annotated[
-        bool, typer.Option("--alone", help="Also denoise the clean speech alone and the noise alone.")
+        bool, typer.Option("--alone", help="Also denoise the clean speech alone, and the noise alone.")
     ] = False,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Processes, one thread each. [default: one for each CPU]")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option("--json", metavar="R.json", help="Write all scores, also those of each file.")
+        Path | None, typer.Option("--json", metavar="R.json", help="Write all scores, including those of each file.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace R.json if it exists.")] = False,
 ) -> None:
-    """Score a model: PESQ-WB, STOI, SI-SDR with clean speech, DNSMOS without; means with 95 % intervals."""
+    """Score a model: PESQ-WB, STOI and SI-SDR if clean speech is known, and DNSMOS; means with 95 % intervals."""
     from frcrn_accel.evaluate import evaluate_clips
+    from frcrn_accel.network.topology import SAMPLE_RATE_HZ
     from frcrn_accel.quality.clips import read_clips
-    from frcrn_accel.quality.metrics import SAMPLE_RATE_HZ
 
     clips = read_clips(noisy, SAMPLE_RATE_HZ, clean)
     console = Console(stderr=True, highlight=False)
     with report_file(report, overwrite) as path:
-        with progress_bar(console) as show:
+        with usage_errors(), progress_bar(console) as show:
             found = evaluate_clips(
                 clips,
                 {"model": model, "backend": backend, "precision": precision},

@@ -1,15 +1,15 @@
-"""What has been done, in lines of JSON beside the outputs.
+"""Record what a job has done, in a file of JSON lines beside the outputs.
 
-The first line holds the settings; each line after it is what became of one file. Lines are only added, each by one
-write. For each output things happen in this order:
+The first line holds the settings; every other line holds the result of one file. Lines are only appended, each with
+one write. An output is made in this order:
 
-1. it is made in a folder of its own beside the outputs, and is on the disk,
-2. its line is added to the journal, with its digest, and is on the disk,
+1. it is written to a separate folder beside the outputs, and synced to disk,
+2. its line, with its digest, is appended to the journal, and synced to disk,
 3. it is moved to its name.
 
-So after a job was killed, or lost its power, an output without a line counts for nothing: it is dropped and made
-anew. One with a line is at its name, or still where it was made, and is moved. A line that was cut off, which has no
-newline, is dropped.
+So after a job was killed, or the power failed, an output without a line is deleted and made again. An output with a
+line is either at its name or still in the separate folder, from where it is moved. A line without a newline was cut
+off and is dropped.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ __all__ = ["Entry", "Journal", "part_name"]
 SCHEMA_VERSION = 1
 _LOCK = "lock"
 _HEAD = "corpus"
-_FIELDS = {"output", "sha256", "member", "members", "error"}  # those that are read again
+_FIELDS = {"output", "sha256", "member", "members", "error"}  # needed to resume
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one file: a line of the journal.
+    """The result of one file: a line of the journal.
 
     Attributes:
         input: Path or URL of the recording.
-        output: The file that was made, relative to the output folder: of the recording, or the tar it is in.
-        member: Its name in the tar; None without one.
-        sha256: Of the output; None if there is none.
-        duration_s: Length of the audio; None if it failed.
-        processing_s: Time it took, reading and writing included.
+        output: Path of the output, or of the tar that contains it, relative to the output folder.
+        member: Name of the output in the tar; None outside of tars.
+        sha256: Digest of the file at `output`; None if the file was not made.
+        duration_s: Length of the audio; None if the recording failed.
+        processing_s: Time to denoise it, including reading and writing.
         real_time_factor: Processing time over audio time; None for a file without audio.
         clipped_samples: Samples beyond full scale that an integer encoding clipped.
-        copied: Whether it was clean already, and the output is what came in.
-        dnsmos_before: DNSMOS of the recording, mean over its channels; None if that was not asked for.
-        dnsmos_after: The same of the output.
-        error: Why it failed; None if it did not.
-        members: How many files the tar has lines for; None without one.
+        copied: Whether the recording was clean already and was copied unchanged.
+        dnsmos_before: DNSMOS of the recording, mean over its channels; None if it was not scored.
+        dnsmos_after: DNSMOS of the output, likewise.
+        error: Why the recording failed; None if it did not.
+        members: Number of lines of the tar; None outside of tars.
     """
 
     input: str
@@ -78,30 +78,31 @@ class Entry:
 
 
 def part_name(output: str) -> str:
-    """What a file is called until it is moved to its name: short, and the same in each run."""
+    """Return the name of an output until it is moved: short, and the same in each run."""
     digest = hashlib.sha256(output.encode("utf-8", "surrogateescape")).hexdigest()[:32]
     return digest + PurePosixPath(output).suffix
 
 
 class Journal:
-    """The journal of a job, and the folder of files that are not at their names yet.
+    """The journal of a job, and the folder of outputs that are not at their names yet.
 
-    One job at a time has it. Leaving the block lets go of it.
+    It is locked until the block ends: one job at a time can use it.
 
     Args:
-        path: The file; it is made if it is not there, with the folders above it.
-        out: Folder of the outputs; None if that is no local folder: outputs are then put at their names by those who
-            make them.
-        settings: All that decides what the outputs are, as JSON has it.
-        begin_anew: Drop what an earlier job has done; its outputs, and others, are replaced.
-        find_others: Gives the outputs that are there when the job begins, where `out` is no local folder.
+        path: Path of the journal, which is created if necessary, with its parent folders.
+        out: Output folder; None if it is not a local folder, in which case the workers store outputs under their
+            names themselves.
+        settings: All that decides what the outputs are, as plain values.
+        restart: Drop what an earlier job has done; existing outputs are replaced.
+        existing_outputs: Returns the outputs that exist when a job starts, where `out` is not a local folder.
 
     Attributes:
-        parts: The folder.
+        path: As given.
+        parts: The folder of outputs that are not at their names yet.
 
     Raises:
-        CorpusError: It cannot be read or written, is no journal, is one of a job with other settings, or another job
-            has it.
+        CorpusError: The journal cannot be read or written, is not a journal, belongs to a job with other settings, or
+            is in use by another job.
     """
 
     def __init__(
@@ -110,17 +111,17 @@ class Journal:
         out: Path | None,
         settings: Mapping[str, Any],
         *,
-        begin_anew: bool,
-        find_others: Callable[[], Collection[str]] = tuple,
+        restart: bool,
+        existing_outputs: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self.path, self._out = path, out
         self.parts = path.with_name(f".{path.stem}")
-        self._digests: dict[str, str] = {}  # of outputs that are whole, by name
-        self._members: dict[str, dict[str, bool]] = {}  # of tars: which are in the journal, and whether they are well
+        self._digests: dict[str, str] = {}  # by complete output
+        self._members: dict[str, dict[str, bool]] = {}  # by tar: whether each member succeeded
         with ExitStack() as stack:
             self._lock(stack)
-            self._head = self._begin(settings, begin_anew, find_others)
-            self._others = set(self._head["others"])
+            self._head = self._begin(settings, restart, existing_outputs)
+            self._existing = set(self._head["others"])
             self._file = stack.enter_context(self._opened())
             self._settle()
             self._stack = stack.pop_all()
@@ -132,53 +133,53 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drop what is not ready, and let go of the journal."""
+        """Delete unfinished outputs, and unlock the journal."""
         for path, output in self._unplaced():
             if output is None:
                 _drop(path)
         self._stack.close()
 
     def has(self, task: Task) -> bool:
-        """Whether a task was done, all of it, and its output is there."""
+        """Return whether a task is done completely, and its output exists."""
         if task.output not in self._digests or not (self._out is None or (self._out / task.output).exists()):
             return False
         members = self._members.get(task.output, {})
-        return not task.is_tar or all(members.get(job.output, False) for job in task.jobs)
+        return not task.is_tar or all(members.get(part.output, False) for part in task.recordings)
 
-    def forbids(self, output: str) -> bool:
-        """Whether there is an output that this job has not made and was not asked to replace."""
-        if self._out is None:  # what this job was about to add a line for is there too: only the first run can tell
-            return output in self._others
+    def would_overwrite(self, output: str) -> bool:
+        """Return whether an output exists that this job has not made and must not replace."""
+        if self._out is None:  # outputs of this job can exist without a line, so the list of its first run decides
+            return output in self._existing
         return not self._head["replaces"] and output not in self._digests and (self._out / output).exists()
 
     def add(self, entries: Sequence[Entry]) -> None:
-        """Add the lines of a task, by one write.
+        """Append the lines of a task, with one write.
 
         Raises:
-            CorpusError: The disk is full, or the like.
+            CorpusError: The journal cannot be written, e.g. because the disk is full.
         """
         lines = [dataclasses.asdict(entry) for entry in entries]
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode("ascii")
         with self._writing():
-            while text:  # a full disk takes less than all, and refuses the rest
+            while text:  # a full disk takes a part and refuses the rest
                 text = text[self._file.write(text) :]
         for line in lines:
             self._note(line)
 
     def sync(self) -> None:
-        """See that the lines are on the disk.
+        """Sync the lines to disk.
 
         Raises:
-            CorpusError: They are not.
+            CorpusError: The journal cannot be written.
         """
         with self._writing():
             os.fsync(self._file.fileno())
 
     def place(self, output: str) -> None:
-        """Move a file whose lines are there to its name.
+        """Move an output whose lines are in the journal to its name.
 
         Raises:
-            CorpusError: The folder cannot be made or written.
+            CorpusError: The folder cannot be created or written.
         """
         if self._out is None:
             return
@@ -196,25 +197,27 @@ class Journal:
         try:
             self.parts.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(self.parts / _LOCK, timeout=0))
-            stack.callback(self._remove_parts)  # while it is locked: nobody else is in it
+            stack.callback(self._remove_parts)  # before the lock is released
         except Timeout:
-            raise CorpusError(f"another job is at {str(self.path)!r}: wait for it, or give each a shard") from None
+            raise CorpusError(
+                f"another job is using {str(self.path)!r}: wait for it, or run each job with its own --shard"
+            ) from None
         except OSError as error:
             raise CorpusError(f"folder {str(folder)!r} cannot be written: {error.strerror}") from error
         except NotImplementedError as error:
-            raise CorpusError(f"the file system of {str(folder)!r} has no locks: {error}") from error
+            raise CorpusError(f"the file system of {str(folder)!r} does not support locking: {error}") from error
 
     def _remove_parts(self) -> None:
-        """If there is nothing left in it that waits for its name."""
+        """Remove the folder, unless outputs are left in it."""
         with suppress(OSError):
             if not self._unplaced():
                 (self.parts / _LOCK).unlink(missing_ok=True)
                 self.parts.rmdir()
 
     def _begin(
-        self, settings: Mapping[str, Any], begin_anew: bool, find_others: Callable[[], Collection[str]]
+        self, settings: Mapping[str, Any], restart: bool, existing_outputs: Callable[[], Collection[str]]
     ) -> dict[str, Any]:
-        """Read what was done, or begin; the first line."""
+        """Read the journal, or write a new one; return its first line."""
         head: dict[str, Any] | None = None
         whole = 0
         with self._writing():
@@ -222,16 +225,16 @@ class Journal:
                 with self.path.open("rb") as reader:
                     head = self._parse_head(reader.readline())
                     whole = reader.tell()
-                    for line in reader if head is not None and not begin_anew else ():
+                    for line in reader if head is not None and not restart else ():
                         if not line.endswith(b"\n"):
                             break
                         self._note(self._parse(line))
                         whole += len(line)
-            if head is None or begin_anew:
+            if head is None or restart:
                 head = {
                     _HEAD: SCHEMA_VERSION,
-                    "replaces": begin_anew,
-                    "others": [] if begin_anew else sorted(find_others()),
+                    "replaces": restart,
+                    "others": [] if restart else sorted(existing_outputs()),
                     "settings": settings,
                 }
                 with replacing(self.path, overwrite=True) as temporary:
@@ -239,8 +242,8 @@ class Journal:
                 return head
             if head["settings"] != settings:
                 raise CorpusError(
-                    f"{str(self.path)!r} is of a job with other settings: {_difference(head['settings'], settings)}; "
-                    "give the same ones, or begin anew with --overwrite"
+                    f"{str(self.path)!r} belongs to a job with other settings: "
+                    f"{_difference(head['settings'], settings)}; use the same, or start over with --overwrite"
                 )
             os.truncate(self.path, whole)
         return head
@@ -259,12 +262,12 @@ class Journal:
             raise CorpusError(f"journal {str(self.path)!r} cannot be written: {error.strerror}") from error
 
     def _parse_head(self, line: bytes) -> dict[str, Any] | None:
-        """The first line; None for one that was cut off."""
+        """Parse the first line; None if it was cut off."""
         if not line.endswith(b"\n") and f'{{"{_HEAD}": '.encode().startswith(line[: len(_HEAD) + 5]):
             return None
         head = self._parse(line)
         if head.get(_HEAD) != SCHEMA_VERSION or not head.keys() >= {"replaces", "others", "settings"}:
-            raise CorpusError(f"{str(self.path)!r} is no journal of this version: move it away")
+            raise CorpusError(f"{str(self.path)!r} is not a journal of this version: move it away")
         return head
 
     def _parse(self, line: bytes) -> dict[str, Any]:
@@ -273,11 +276,11 @@ class Journal:
         except ValueError:
             values = None
         if not isinstance(values, dict) or (_HEAD not in values and not values.keys() >= _FIELDS):
-            raise CorpusError(f"{str(self.path)!r} is damaged, or no journal: move it away")
+            raise CorpusError(f"{str(self.path)!r} is damaged, or not a journal: move it away")
         return values
 
     def _note(self, line: Mapping[str, Any]) -> None:
-        """Take in a line. Of several for one file the last one counts."""
+        """Remember a line. Of several lines for one file the last counts."""
         output, sha256, member = line["output"], line["sha256"], line["member"]
         if member is not None:
             members = self._members.setdefault(output, {})
@@ -290,12 +293,12 @@ class Journal:
             self._digests[output] = sha256
 
     def _unplaced(self) -> list[tuple[Path, str | None]]:
-        """Files that are not at their names, and the names of those that have their lines."""
+        """Return the files that are not at their names, with their outputs where the journal has lines for them."""
         names = {part_name(output): output for output in self._digests} if self._out is not None else {}
         return [(path, names.get(path.name)) for path in self.parts.iterdir() if path.name != _LOCK]
 
     def _settle(self) -> None:
-        """Move what a killed job had not moved yet, and drop what it had not finished."""
+        """Move outputs that a killed job had not moved yet, and delete those that it had not finished."""
         for path, output in self._unplaced():
             if output is not None and sha256_of(path) == self._digests[output]:
                 self.place(output)
@@ -305,11 +308,11 @@ class Journal:
 
 def _drop(path: Path) -> None:
     if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)  # a worker of a killed job may be at its last bytes there
+        shutil.rmtree(path, ignore_errors=True)  # a worker of a killed job may still be writing
     else:
         path.unlink(missing_ok=True)
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return ", ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in names)
+    return ", ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in names)

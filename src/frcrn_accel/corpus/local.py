@@ -1,8 +1,8 @@
-"""Tasks on this machine: worker processes, of which any may die.
+"""Run tasks in worker processes on this machine, any of which may die.
 
-Each worker is a `ProcessPoolExecutor` of a single process. When a process dies, an executor is broken as a whole and
-does not say which of its tasks was to blame; one that has a single process and a single task at a time does, and the
-others go on. (loky's executor gives up all of its tasks, too, when one process dies.)
+Each worker is a `ProcessPoolExecutor` with one process. When a process dies, its executor breaks as a whole and does
+not say which task is to blame; with a single process and one task at a time that is known, and the other workers are
+not affected. (loky's executor also gives up all its tasks when a process dies.)
 """
 
 from __future__ import annotations
@@ -29,21 +29,20 @@ _CONTEXT = multiprocessing.get_context("spawn")  # engines' threads do not survi
 
 
 def run_local(tasks: Iterable[Task], work: Work, workers: int) -> Generator[list[Result], None, None]:
-    """Do tasks in processes.
+    """Run tasks in processes.
 
-    A task whose worker dies is tried again after all others, with another worker; after `MAX_TRIES` it has failed.
+    A task whose worker dies is tried again after all others, with another worker; it fails after `MAX_TRIES` deaths.
 
     Args:
-        tasks: What to do.
-        work: How.
-        workers: Processes.
+        tasks: The tasks.
+        work: How to do them.
+        workers: Number of processes.
 
     Yields:
-        Results, those together that are ready together, in no order. Closing the iterator ends the processes at
-        once.
+        Results as they become available, in any order. Closing the iterator ends the processes immediately.
 
     Raises:
-        CorpusError: Workers cannot load the model, or die while they do.
+        CorpusError: Workers cannot load the model, or die while they load it.
     """
     new = iter(tasks)
     again: deque[Task] = deque()
@@ -68,7 +67,9 @@ def run_local(tasks: Iterable[Task], work: Work, workers: int) -> Generator[list
                         if deaths[task.output] < MAX_TRIES:
                             again.append(task)
                         else:
-                            results.append(failed(task, f"its worker process died {MAX_TRIES} times: out of memory?"))
+                            results.append(
+                                failed(task, f"its worker process died {MAX_TRIES} times (out of memory?)")
+                            )
                     running[slot.load()] = (slot, None)
                     continue
                 if isinstance(answer, Result):
@@ -80,7 +81,7 @@ def run_local(tasks: Iterable[Task], work: Work, workers: int) -> Generator[list
                 slot = idle.pop()
                 try:
                     running[slot.start(task)] = (slot, task)
-                except BrokenProcessPool:  # it died while it had nothing to do
+                except BrokenProcessPool:  # it died while idle
                     again.appendleft(task)
                     running[slot.load()] = (slot, None)
             if results:
@@ -88,28 +89,28 @@ def run_local(tasks: Iterable[Task], work: Work, workers: int) -> Generator[list
 
 
 class _Slot:
-    """One process at a time.
+    """A worker process, which can be replaced.
 
     Args:
-        work: For the process.
-        alive: It ends when the other end of this is closed.
+        work: Work for the process.
+        alive: The process ends when the other end of this connection is closed.
     """
 
     def __init__(self, work: Work, alive: Connection) -> None:
         self._arguments = (work, alive)
         self._pool: ProcessPoolExecutor | None = None
-        self._loads = 0  # since one has gone well
+        self._loads = 0  # since the last success
 
     def load(self) -> Future[str | None]:
-        """Start a process and load the model; the result is for `check`.
+        """Start a process that loads the model; pass the result to `check`.
 
         Raises:
-            CorpusError: That was tried often enough.
+            CorpusError: `MAX_TRIES` processes in a row died while loading.
         """
         if self._loads == MAX_TRIES:
             raise CorpusError(
-                f"a worker process died {MAX_TRIES} times while it loaded the model: out of memory? Take fewer with "
-                "--workers"
+                f"a worker process died {MAX_TRIES} times while it loaded the model (out of memory?): run fewer "
+                "workers with --workers"
             )
         self._loads += 1
         self.close()
@@ -118,7 +119,7 @@ class _Slot:
             return self._pool.submit(_load)
 
     def check(self, problem: str | None) -> None:
-        """See how loading went.
+        """Check the result of `load`.
 
         Raises:
             CorpusError: The model cannot be loaded.
@@ -128,23 +129,23 @@ class _Slot:
         self._loads = 0
 
     def start(self, task: Task) -> Future[Result]:
-        """Let the process do a task.
+        """Start a task in the process.
 
         Raises:
-            BrokenProcessPool: It has died.
+            BrokenProcessPool: The process has died.
         """
         assert self._pool is not None
         return self._pool.submit(_do, task)
 
     def close(self) -> None:
-        """Wait for the end of a process that has died or was told to end."""
+        """Wait for a process to end that has died or has been asked to end."""
         if self._pool is not None:
             self._pool.shutdown()
 
 
 @contextmanager
 def _slots(work: Work, workers: int) -> Iterator[list[_Slot]]:
-    """Slots whose processes end with the block, or with this process, whatever they are doing."""
+    """Open slots whose processes end with the block, or with this process, whatever they are doing."""
     alive, end = _CONTEXT.Pipe(duplex=False)
     slots = [_Slot(work, alive) for _ in range(workers)]
     try:
@@ -158,8 +159,8 @@ def _slots(work: Work, workers: int) -> Iterator[list[_Slot]]:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Keep Ctrl-C, which all processes of a terminal get, from those that are started: the first one sees to them."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows: they hear of it until `_start`
+    """Keep Ctrl-C, which all processes of a terminal get, from those that are being started: this one handles it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows: processes get it until `_start`
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -174,13 +175,13 @@ _worker: Worker | None = None
 
 
 def _start(work: Work, alive: Connection) -> None:
-    """First in a process."""
+    """Set up a new process."""
     global _work
     _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
-        alive.poll(None)  # nothing ever comes: the other end has been closed
+        alive.poll(None)  # nothing is ever sent; this returns when the other end is closed
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -191,7 +192,7 @@ def _load() -> str | None:
     assert _work is not None
     try:
         _worker = Worker(_work)
-    except Exception as error:  # as text: not all of them survive the way to another process
+    except Exception as error:  # as text: not every exception can be pickled
         return text_of(error)
     return None
 

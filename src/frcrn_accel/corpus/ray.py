@@ -1,8 +1,8 @@
-"""Many files on a Ray cluster: the same job as `corpus` does on one machine, with one denoiser in each actor.
+"""Run tasks on a Ray cluster, with a denoiser in each actor.
 
-Ray Data makes actors where there is room for them, gives tasks to them, restarts those that die and gives them their
-tasks again. What comes back of a task are its lines for the journal, which the process that runs the job writes. An
-output folder that is no URL must be one that all machines of the cluster share.
+Ray Data starts actors where the cluster has room, gives them tasks, restarts those that die and repeats their tasks.
+A task returns its lines for the journal, which the process that runs the job writes. Unless the output folder is a
+URL, all machines of the cluster must share it.
 """
 
 from __future__ import annotations
@@ -20,64 +20,64 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.corpus.plan import Task
+from frcrn_accel.corpus.sizing import with_threads
 from frcrn_accel.corpus.work import MAX_TRIES, Result, Work, Worker, failed, text_of
 from frcrn_accel.errors import CorpusError, MissingExtraError
 
 __all__ = ["run_ray"]
 
-_ROUND = 10_000  # tasks that Ray Data gets at a time: it holds all of them in memory
+_ROUND = 10_000  # tasks that Ray Data gets at a time, since it holds them in memory
 _Batch = dict[str, NDArray[np.object_]]
 
 
 def run_ray(
-    tasks: Sequence[Task], work: Work, workers: int | None, threads: int | None, gpus: float
+    tasks: Sequence[Task], work: Work, workers: int | None, gpus: float
 ) -> tuple[Generator[list[Result], None, None], str]:
-    """Begin tasks on the cluster that `RAY_ADDRESS` names or that this process is connected to, or on this machine.
+    """Start tasks on the cluster that `RAY_ADDRESS` names or that this process is connected to, else on this machine.
 
-    A task whose actor dies is tried again; after `MAX_TRIES` it has failed.
+    A task whose actor dies is tried again; it fails after `MAX_TRIES` deaths.
 
     Args:
-        tasks: What to do.
-        work: How.
-        workers: Actors; None for as many as the cluster has room for.
-        threads: CPUs of each; None for one.
-        gpus: GPUs of each.
+        tasks: The tasks.
+        work: How to do them. An actor gets as many CPUs as its denoiser has threads, one by default.
+        workers: Number of actors; None for as many as the cluster has room for.
+        gpus: GPUs of each actor; may be a fraction.
 
     Returns:
-        Results to come, in no order, and how the cluster is shared out, in words. Closing the iterator ends the
-        actors.
+        The results to come, in any order, and a description of the actors. Closing the iterator ends the actors.
 
     Raises:
         MissingExtraError: The `[ray]` extra is not installed.
-        CorpusError: The cluster has no room for an actor.
+        CorpusError: The cluster has no room for the actors.
     """
     try:
         import ray
         import ray.data
     except ImportError as error:
-        raise MissingExtraError("The engine 'ray'", "ray", error) from error
-    threads = threads or 1
-    is_ours = not ray.is_initialized()
-    if is_ours:
+        raise MissingExtraError("Running workers on Ray", "ray", error) from error
+    cpus = work.denoiser.threads or 1
+    started_ray = not ray.is_initialized()
+    if started_ray:
         ray.init(configure_logging=True, logging_level=logging.WARNING, log_to_driver=False)
     resources: dict[str, float] = ray.cluster_resources()
-    room = int(resources.get("CPU", 0) // threads)
+    room = int(resources.get("CPU", 0) // cpus)
     if gpus:
         room = min(room, int(resources.get("GPU", 0) / gpus))
     if room < (workers or 1):
-        if is_ours:
+        if started_ray:
             ray.shutdown()
         raise CorpusError(
-            f"the cluster has room for {room} worker(s) with {threads} CPU(s) and {gpus:g} GPU(s): ask for less"
+            f"the cluster has room for {room} worker(s) with {cpus} CPU(s) and {gpus:g} GPU(s) each: use fewer "
+            "--workers, --threads or --gpus"
         )
     workers = min(workers or room, len(tasks))
-    work = replace(work, options={**work.options, "threads": threads})
-    shares = f"{workers} actor(s) x {threads} CPU(s)" + (f" and {gpus:g} GPU(s)" if gpus else "")
-    return _results(tasks, work, workers, threads, gpus, is_ours), shares
+    work = replace(work, denoiser=with_threads(work.denoiser, cpus))
+    described = f"{workers} actor(s) x {cpus} CPU(s)" + (f" and {gpus:g} GPU(s)" if gpus else "")
+    return _results(tasks, work, workers, cpus, gpus, started_ray), described
 
 
 def _results(
-    tasks: Sequence[Task], work: Work, workers: int, threads: int, gpus: float, is_ours: bool
+    tasks: Sequence[Task], work: Work, workers: int, cpus: int, gpus: float, started_ray: bool
 ) -> Generator[list[Result], None, None]:
     import ray
     import ray.data
@@ -89,23 +89,23 @@ def _results(
     rest = iter(tasks)
     try:
         while some := [{"task": pickle.dumps(task)} for task in islice(rest, _ROUND)]:
-            # A task for each block: when an actor dies, blocks are what is done again.
+            # One task in each block: when an actor dies, Ray repeats whole blocks.
             dataset = ray.data.from_items(some, override_num_blocks=len(some)).map_batches(
                 _Actor,
                 fn_constructor_kwargs={"work": work, "tries": tries},
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=min(workers, len(some))),
-                num_cpus=threads,
+                num_cpus=cpus,
                 num_gpus=gpus or None,
             )
             for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="numpy"):
                 yield [pickle.loads(result) for result in batch["result"]]
     except ray.exceptions.RayError as error:
-        *_, cause = str(error).strip().splitlines() or [type(error).__name__]  # after the stack that it was raised in
-        raise CorpusError(f"Ray gave up: {cause}; nothing is lost, and run again the job goes on") from error
+        *_, cause = str(error).strip().splitlines() or [type(error).__name__]  # the last line, after the stack trace
+        raise CorpusError(f"Ray gave up: {cause}. Nothing is lost; run the same command to resume") from error
     finally:
         ray.kill(tries)
-        if is_ours:
+        if started_ray:
             ray.shutdown()
 
 
@@ -113,8 +113,8 @@ class _Actor:
     """A worker in an actor.
 
     Args:
-        work: What is to be done.
-        tries: The actor that counts.
+        work: Work for the worker.
+        tries: The actor that counts tries.
     """
 
     def __init__(self, work: Work, tries: Any) -> None:
@@ -122,11 +122,11 @@ class _Actor:
 
         self._tries = tries
         self._problem: str | None = None
-        loading = f"loading in actor {ray.get_runtime_context().get_actor_id()}"  # the same when it is restarted
+        loading = f"loading in actor {ray.get_runtime_context().get_actor_id()}"  # kept when Ray restarts it
         if not self._may_try(loading):
             self._problem = (
-                f"an actor on {platform.node()} died {MAX_TRIES} times while it loaded the model: out of memory? "
-                "Take fewer with --workers"
+                f"an actor on {platform.node()} died {MAX_TRIES} times while it loaded the model (out of memory?): "
+                "run fewer workers with --workers"
             )
             return
         try:
@@ -143,7 +143,7 @@ class _Actor:
         if self._problem is not None:
             return Result(task.output, (), stop=self._problem)
         if not self._may_try(task.output):
-            return failed(task, f"its actor died {MAX_TRIES} times: out of memory?")
+            return failed(task, f"its actor died {MAX_TRIES} times (out of memory?)")
         result = self._worker.do(task)
         self._end(task.output)
         return result
@@ -159,7 +159,7 @@ class _Actor:
 
 
 class _Tries:
-    """Counts how often something was begun and never ended: Ray retries for ever, or gives up everything."""
+    """Counts tries that were begun and did not end: Ray itself either retries forever or gives up the whole job."""
 
     def __init__(self) -> None:
         self._begun: Counter[str] = Counter()

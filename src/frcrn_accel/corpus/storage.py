@@ -1,4 +1,4 @@
-"""Paths that are URLs, by fsspec: recordings to be fetched, and outputs to be put there. It is imported when used."""
+"""Fetch recordings from URLs and store outputs there, with fsspec, which is imported on first use."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ __all__ = [
     "is_remote",
     "list_remote",
     "local_path",
+    "names_in",
     "put",
     "read_remote",
 ]
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: one is a drive
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # at least two letters; one is a drive on Windows
 _MAX_LIST_BYTES = 1 << 30
 
 
 def is_remote(path: str) -> bool:
-    """Whether it is a URL."""
+    """Return whether a path is a URL."""
     return _URL.match(path) is not None
 
 
 def check_protocols(paths: Iterable[str]) -> None:
-    """See that there is what reads the URLs among some paths.
+    """Check that the packages for the URLs among some paths are installed.
 
     Raises:
         MissingExtraError: fsspec is not installed.
-        CorpusError: The package for a kind of storage is not installed, or there is no such kind.
+        CorpusError: The package for a protocol is not installed, or the protocol is unknown.
     """
     for protocol in {path.partition("://")[0] for path in paths if is_remote(path)}:
         with _refusals(f"{protocol}://"):
@@ -45,11 +46,11 @@ def check_protocols(paths: Iterable[str]) -> None:
 
 
 def list_remote(folder: str) -> list[tuple[str, str]]:
-    """The audio files of a folder and of all folders below it: their URLs, and their paths from it.
+    """List the audio files in a folder and its subfolders: URL, and path relative to the folder.
 
     Raises:
-        MissingExtraError: fsspec, or the package for this kind of storage, is not installed.
-        CorpusError: The storage refuses.
+        MissingExtraError: fsspec is not installed.
+        CorpusError: The storage refuses, or the package for its protocol is not installed.
     """
     suffixes = audio_suffixes()
     with _refusals(folder):
@@ -59,7 +60,7 @@ def list_remote(folder: str) -> list[tuple[str, str]]:
 
 
 def names_in(folder: str) -> set[str]:
-    """What there is in a folder and in all folders below it: paths from it; nothing if it is not there.
+    """Return the paths, relative to a folder, of all files in it and its subfolders; empty if it does not exist.
 
     Raises:
         MissingExtraError: See `list_remote`.
@@ -74,11 +75,11 @@ def names_in(folder: str) -> set[str]:
 
 
 def read_remote(url: str) -> bytes:
-    """The content of a small file.
+    """Read a small file.
 
     Raises:
         MissingExtraError: See `list_remote`.
-        CorpusError: It cannot be read, or is larger than 1 GiB.
+        CorpusError: The file cannot be read, or is larger than 1 GiB.
     """
     with _refusals(url):
         files, name = _filesystem(url)
@@ -90,15 +91,15 @@ def read_remote(url: str) -> bytes:
 
 
 def local_path(source: str, folder: Path) -> Path:
-    """Where a recording is read: where it is, or where `fetch` puts it, in a folder."""
+    """Return the path of a recording: its own, or for a URL the one in `folder` where `fetch` puts it."""
     return folder / f"fetched{PurePosixPath(urlsplit(source).path).suffix}" if is_remote(source) else Path(source)
 
 
 def fetch(source: str, local: Path) -> None:
-    """Get a recording from its URL; one that is a local file stays where it is.
+    """Download a recording, if it is a URL.
 
     Raises:
-        AudioError: It cannot be fetched.
+        AudioError: It cannot be downloaded.
     """
     if not is_remote(source):
         return
@@ -111,18 +112,18 @@ def fetch(source: str, local: Path) -> None:
 
 
 def put(local: Path, folder: str, name: str) -> None:
-    """Store a file under a URL. Object stores show it when it is complete, not before.
+    """Store a file under a URL. In object stores it appears when it is complete.
 
     Args:
-        local: The file.
-        folder: URL of the output folder. What it is in, such as a bucket, must be there.
-        name: Of the output in it.
+        local: Path of the file.
+        folder: URL of the output folder. The bucket, or the folder that contains it, must exist.
+        name: Path of the output, relative to the folder.
 
     Raises:
         MissingExtraError: See `list_remote`.
         CorpusError: The storage refuses.
     """
-    with _refusals(folder):  # what it refuses for one output it refuses for all
+    with _refusals(folder):  # a storage that refuses one output refuses all
         files, path = _filesystem(f"{folder}/{name}")
         parents = [folder, *(f"{folder}/{parent}" for parent in reversed(PurePosixPath(name).parents[:-1]))]
         for parent in parents:
@@ -132,7 +133,7 @@ def put(local: Path, folder: str, name: str) -> None:
 
 @cache
 def _make_folder(url: str) -> None:
-    """One folder, not those above it: of a mistyped bucket no bucket is to be made."""
+    """Make a folder but not its parents, so that a mistyped bucket is not created."""
     files, path = _filesystem(url)
     with suppress(FileExistsError):
         files.mkdir(path, create_parents=False)
@@ -157,12 +158,12 @@ def _fsspec() -> Any:
 
 @contextmanager
 def _refusals(url: str) -> Iterator[None]:
-    """What storages raise is of many kinds: that of their clients, of their protocols and of the system."""
+    """Turn whatever a storage raises into `CorpusError`: clients and protocols have exceptions of their own."""
     try:
         yield
     except (CorpusError, MissingExtraError):
         raise
-    except ImportError as error:  # of the package for this protocol; the text says which
+    except ImportError as error:  # names the package for this protocol
         raise CorpusError(f"{url!r}: {error}") from error
     except Exception as error:
         raise CorpusError(f"{url!r}: {one_line(error, with_type=True)}") from error

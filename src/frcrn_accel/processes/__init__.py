@@ -1,5 +1,5 @@
-"""A denoiser in a process of its own, for measurements and for trying out what a worker needs."""
+"""Run a denoiser in a process of its own: to measure it, or to find out how much memory a worker needs."""
 
-from frcrn_accel.processes.process import Loaded, Process, Run
+from frcrn_accel.processes.process import WORKER, Loaded, Process, Run
 
-__all__ = ["Loaded", "Process", "Run"]
+__all__ = ["WORKER", "Loaded", "Process", "Run"]

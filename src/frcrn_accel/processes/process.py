@@ -1,7 +1,8 @@
-"""The other end of a worker: a variant that runs in a process of its own."""
+"""Start a process with a denoiser, and control it from this one; see `worker` for the other end."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,24 +18,25 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.errors import BenchError
 from frcrn_accel.processes.worker import SAMPLE_RATE_HZ
 
-__all__ = ["Loaded", "Process", "Run"]
+__all__ = ["WORKER", "Loaded", "Process", "Run"]
 
 WORKER = Path(__file__).with_name("worker.py")
-_LONGEST_END_S = 10.0
+_SHUTDOWN_S = 10.0
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a variant says when it is ready.
+    """What a process reports when its denoiser is ready.
 
     Attributes:
-        load_s: Time of importing the library and the engine and of loading the model.
+        load_s: Time to import the library and the engine and to load the model.
         backend: Name of the backend.
-        precision: The number format it computes in.
-        device: What it runs on, asked of the engine.
+        precision: Number format that it computes in.
+        device: Device that it runs on, as reported by the engine.
     """
 
     load_s: float
@@ -45,12 +47,12 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Run:
-    """One turn.
+    """The measurements of one run.
 
     Attributes:
-        wall_s: Time it took.
-        cpu_s: Time of all CPUs of its process in that.
-        idle_cpu_s: Time of all CPUs of its process since the turn before, in which it had nothing to do.
+        wall_s: Elapsed time.
+        cpu_s: CPU time of the process, summed over all CPUs, during the run.
+        idle_cpu_s: CPU time of the process, summed over all CPUs, between the previous run and this one.
     """
 
     wall_s: float
@@ -62,19 +64,21 @@ class Process:
     """A denoiser in a process of its own.
 
     Args:
-        title: What it is called in errors.
-        options: Arguments of `Denoiser`; those that are None are left out.
-        python: The interpreter; its environment says which version of this library is measured.
+        title: Name in error messages.
+        options: Options of the denoiser; the backend by its name. Only those that differ from the defaults are sent,
+            so that an earlier version of this library, which may not know all of them, can run the process.
+        python: Interpreter; its environment decides which version of this library runs.
 
     Attributes:
-        loaded: What it said when it was ready.
+        loaded: What the process reported when the denoiser was ready.
 
     Raises:
-        BenchError: The denoiser cannot be made there.
+        BenchError: The denoiser cannot be opened there.
     """
 
-    def __init__(self, title: str, options: Mapping[str, Any], python: str | Path = sys.executable) -> None:
+    def __init__(self, title: str, options: DenoiserOptions, python: str | Path = sys.executable) -> None:
         self._title = title
+        message = {"do": "load", "options": self._plain_values(options)}
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         self._process = subprocess.Popen(
             [str(python), str(WORKER)],
@@ -85,37 +89,36 @@ class Process:
             encoding="utf-8",
         )
         try:
-            given = {name: value for name, value in options.items() if value is not None}
-            self.loaded = Loaded(**self._ask({"do": "load", "options": given}))
+            self.loaded = Loaded(**self._request(message))
         except BaseException:
             self.close()
             raise
 
     def run(self, length_s: float) -> Run:
-        """Denoise noise of a length and measure it."""
+        """Denoise noise of a length in seconds, and measure it."""
         self.start(length_s)
         return self.wait()
 
     def start(self, length_s: float) -> None:
-        """Begin a run, to be waited for."""
-        self._tell({"do": "run", "samples": round(length_s * SAMPLE_RATE_HZ)})
+        """Start a run without waiting for its end."""
+        self._send({"do": "run", "samples": round(length_s * SAMPLE_RATE_HZ)})
 
     def wait(self) -> Run:
-        """The end of a run that was started."""
-        return Run(**self._answer())
+        """Wait for the end of a run that was started."""
+        return Run(**self._receive())
 
     def denoise(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What becomes of `(samples,)` at 16 kHz."""
+        """Denoise `(samples,)` at 16 kHz; return the same shape."""
         with tempfile.TemporaryDirectory(prefix="frcrn-accel-") as folder:
             source, target = Path(folder) / "source.npy", Path(folder) / "target.npy"
             np.save(source, audio)
-            self._ask({"do": "denoise", "source": str(source), "target": str(target)})
+            self._request({"do": "denoise", "source": str(source), "target": str(target)})
             denoised: NDArray[np.float32] = np.load(target)
         return denoised
 
     def peak_memory_bytes(self) -> int | None:
-        """Of the process so far, Python and the engine in it; None where the system does not tell."""
-        peak: int | None = self._ask({"do": "memory"})["peak_memory_bytes"]
+        """Return the peak memory of the process so far, Python included; None on systems that do not report it."""
+        peak: int | None = self._request({"do": "memory"})["peak_memory_bytes"]
         return peak
 
     def close(self) -> None:
@@ -124,7 +127,7 @@ class Process:
             assert self._process.stdin is not None
             self._process.stdin.close()
         try:
-            self._process.wait(_LONGEST_END_S)
+            self._process.wait(_SHUTDOWN_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -139,29 +142,45 @@ class Process:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the process, at once after an error."""
+        """End the process, after an error without waiting for it."""
         if error is not None:
             self._process.kill()
         self.close()
 
-    def _ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        self._tell(order)
-        return self._answer()
+    def _plain_values(self, options: DenoiserOptions) -> dict[str, Any]:
+        """Return the options that differ from the defaults, as JSON can hold them."""
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(options):
+            value = getattr(options, field.name)
+            if value == field.default:
+                continue
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                value = dataclasses.asdict(value)
+            elif isinstance(value, Path):
+                value = str(value)
+            elif not isinstance(value, (str, int, float)):
+                raise BenchError(f"{self._title}: {field.name} must be given by name for another process")
+            values[field.name] = value
+        return values
 
-    def _tell(self, order: Mapping[str, Any]) -> None:
+    def _request(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        self._send(message)
+        return self._receive()
+
+    def _send(self, message: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None
-        with suppress(OSError):  # it has ended: that is told when its answer is asked for
-            self._process.stdin.write(json.dumps(order) + "\n")
+        with suppress(OSError):  # it has ended; `_receive` reports that
+            self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
 
-    def _answer(self) -> dict[str, Any]:
+    def _receive(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
             self._stderr.seek(0)
-            said = self._stderr.read().decode(errors="replace").strip().splitlines()
-            last = f": {said[-1]}" if said else ""
+            lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+            last = f": {lines[-1]}" if lines else ""
             raise BenchError(f"{self._title}: its process ended with code {code}{last}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:

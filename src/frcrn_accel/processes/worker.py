@@ -1,10 +1,10 @@
-"""One variant in a process of its own, told what to do in lines of JSON.
+"""Run one denoiser, controlled by lines of JSON on standard input.
 
-It is run by its path, not as a module, so that any interpreter can run it: also one that has another version of this
-library (benchmarks/regression.py). So it takes nothing of the library but `Denoiser`.
+The file is run by its path, not as a module, so that any interpreter can run it, even one with an earlier version of
+this library (benchmarks/regression.py). So it uses nothing of the library but `Denoiser` and `Windowing`.
 
 ===========================================  =====================================================
-a line in                                    the line out
+input line                                   output line
 ===========================================  =====================================================
 `{"do": "load", "options": {...}}`           `{"load_s", "backend", "precision", "device"}`
 `{"do": "run", "samples": n}`                `{"wall_s", "cpu_s", "idle_cpu_s"}`
@@ -12,7 +12,7 @@ a line in                                    the line out
 `{"do": "memory"}`                           `{"peak_memory_bytes"}`
 ===========================================  =====================================================
 
-or `{"error": TEXT}`. The end of the input ends it.
+After an error the output line is `{"error": TEXT}`. The process ends with its input.
 """
 
 from __future__ import annotations
@@ -28,29 +28,34 @@ from typing import Any
 __all__ = ["Worker", "main", "peak_memory_bytes"]
 
 SAMPLE_RATE_HZ = 16_000
-LEVEL = 0.056  # the root mean square that the model works at, -25 dBFS
+LEVEL = 0.056  # root mean square that the model works at, -25 dBFS
 
 
 class Worker:
-    """Does what it is told with one denoiser."""
+    """Answers requests with one denoiser."""
 
     def __init__(self) -> None:
         self._denoiser: Any = None
         self._noise: Any = None
         self._idle_since_cpu_s = 0.0
 
-    def answer(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """What a line in is answered with."""
-        orders = {"load": self._load, "run": self._run, "denoise": self._denoise, "memory": self._memory}
-        answer: dict[str, Any] = orders[order["do"]](order)
+    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the output line for an input line."""
+        actions = {"load": self._load, "run": self._run, "denoise": self._denoise, "memory": self._memory}
+        answer: dict[str, Any] = actions[request["do"]](request)
         self._idle_since_cpu_s = time.process_time()
         return answer
 
-    def _load(self, order: Mapping[str, Any]) -> dict[str, Any]:
+    def _load(self, request: Mapping[str, Any]) -> dict[str, Any]:
         began = time.perf_counter()
-        from frcrn_accel import Denoiser  # imports, of the engine too, are part of what a user waits for
+        from frcrn_accel import Denoiser  # timed: a user waits for imports too
 
-        self._denoiser = Denoiser(**order["options"])
+        options = dict(request["options"])
+        if "windowing" in options:
+            from frcrn_accel import Windowing
+
+            options["windowing"] = Windowing(**options["windowing"])
+        self._denoiser = Denoiser(**options)
         load_s = time.perf_counter() - began
         return {
             "load_s": load_s,
@@ -59,10 +64,10 @@ class Worker:
             "device": self._denoiser.device,
         }
 
-    def _run(self, order: Mapping[str, Any]) -> dict[str, Any]:
+    def _run(self, request: Mapping[str, Any]) -> dict[str, Any]:
         import numpy as np
 
-        samples = order["samples"]
+        samples = request["samples"]
         if self._noise is None or len(self._noise) != samples:
             noise = np.random.default_rng(0).standard_normal(samples, np.float32)
             self._noise = noise * np.float32(LEVEL)
@@ -75,20 +80,20 @@ class Worker:
             "idle_cpu_s": idle_cpu_s,
         }
 
-    def _denoise(self, order: Mapping[str, Any]) -> dict[str, Any]:
+    def _denoise(self, request: Mapping[str, Any]) -> dict[str, Any]:
         import numpy as np
 
-        np.save(order["target"], self._denoiser(np.load(order["source"]), SAMPLE_RATE_HZ))
+        np.save(request["target"], self._denoiser(np.load(request["source"]), SAMPLE_RATE_HZ))
         return {}
 
-    def _memory(self, order: Mapping[str, Any]) -> dict[str, Any]:
+    def _memory(self, request: Mapping[str, Any]) -> dict[str, Any]:
         return {"peak_memory_bytes": peak_memory_bytes()}
 
 
 def peak_memory_bytes() -> int | None:
-    """Peak resident memory of this process; None where the system does not tell."""
+    """Return the peak resident memory of this process; None on systems that do not report it."""
     try:
-        # Not getrusage on Linux: its peak takes in the process that this one was started from.
+        # Not getrusage on Linux: its peak includes that of the parent process.
         return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
     except (OSError, IndexError):
         pass
@@ -101,19 +106,19 @@ def peak_memory_bytes() -> int | None:
 
 def main() -> None:
     """Answer until the input ends."""
-    # What an engine prints must not come between the answers.
+    # Keep whatever an engine prints out of the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     worker = Worker()
     for line in sys.stdin:
         try:
             answer = worker.answer(json.loads(line))
-        except Exception as error:  # whatever it is, the process that asked is to tell it
+        except Exception as error:  # reported by the process at the other end
             known = any(base.__name__ == "FrcrnAccelError" for base in type(error).__mro__)
             answer = {"error": str(error) if known else f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # this folder: its modules are no top-level modules
+    sys.path.pop(0)  # this folder: its modules are not top-level modules
     main()

@@ -1,7 +1,7 @@
-"""What this project is compared with, as backends, so that `frcrn-accel bench` measures it like any other.
+"""Baselines as backends, so that `frcrn-accel bench` measures them like any other.
 
-Needs `clearvoice` (pip install --no-deps clearvoice==0.1.2), and `tests/` of the repository on PYTHONPATH, whose
-`upstream.py` loads the one folder of it. `nox -s speed` sees to both. `"auto"` takes none of these.
+Needs `clearvoice` (pip install --no-deps clearvoice==0.1.2), which `nox -s speed` installs. `"auto"` never chooses
+these backends.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel import Backend, BackendUnavailable, ModelFile, Session
-from frcrn_accel.models import cached_file
+from frcrn_accel.models import cached_file, read_weights
 
 __all__ = ["TextbookInt8Backend", "UpstreamOrtBackend", "UpstreamTorchBackend"]
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-NEEDED = ("clearvoice", "onnx", "onnxruntime", "scipy", "torch", "upstream")
+NEEDED = ("clearvoice", "onnx", "onnxruntime", "scipy", "torch")
 REMEDY = "run it with 'nox -s speed'"
 
 
@@ -35,7 +35,7 @@ class UpstreamTorchBackend(Backend):
     @classmethod
     def check(cls) -> None:
         """See `Backend.check`."""
-        # Looked up, not imported: what only makes a file must not count as memory of what runs it.
+        # Not imported: packages that only make a file must not count as memory of the backend that runs it.
         missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
         if missing:
             raise BackendUnavailable(cls.name, f"no module {', '.join(missing)}", REMEDY)
@@ -56,10 +56,10 @@ class UpstreamTorchBackend(Backend):
 
 
 class UpstreamOrtBackend(UpstreamTorchBackend):
-    """Upstream's module exported as it is: the fp32 original."""
+    """Upstream's module, exported unchanged: the fp32 original."""
 
     name: ClassVar[str] = "upstream-ort"
-    description: ClassVar[str] = "upstream's module exported to ONNX as it is, ONNX Runtime, fp32"
+    description: ClassVar[str] = "upstream's module exported to ONNX unchanged, ONNX Runtime, fp32"
 
     def load(self, model: ModelFile, threads: int) -> Session:
         """See `Backend.load`."""
@@ -107,13 +107,12 @@ def _ort_session(path: Path, threads: int) -> Session:
 
 
 def upstream_network(model: ModelFile) -> Any:
-    """Upstream's module with a model's weights; with one U-Net it is cut down as the small model is."""
+    """Build upstream's module with the weights of a model; for a model with one U-Net the second is removed."""
     import torch
 
-    import upstream
-    from frcrn_accel.export import read_weights
+    from frcrn_accel_upstream.network import build
 
-    network = upstream.build(model.metadata.channels)
+    network = build(model.metadata.channels)
     if model.metadata.unets == 1:
         del network.unet2
 
@@ -124,15 +123,15 @@ def upstream_network(model: ModelFile) -> Any:
 
         network.inference_batch = inference_batch
     weights = {key: torch.tensor(value) for key, value in read_weights(model.path).items()}
-    # Not strict: most modules there have two names, and some are never run.
+    # Not strict: most of its modules have two names, and some are never run.
     _, unknown = network.load_state_dict(weights, strict=False)
     if unknown:
-        raise ValueError(f"upstream's module has no place for these weights: {', '.join(unknown[:3])}, ...")
+        raise ValueError(f"upstream's module does not have these weights: {', '.join(unknown[:3])}, ...")
     return network
 
 
 def export_upstream(model: ModelFile, path: Path) -> None:
-    """Export upstream's module as it is."""
+    """Export upstream's module unchanged."""
     import torch
 
     network = upstream_network(model)
@@ -150,12 +149,12 @@ def export_upstream(model: ModelFile, path: Path) -> None:
 
 
 def quantize_by_the_book(model: ModelFile, path: Path) -> None:
-    """Quantize a model file the way that the documentation of ONNX Runtime shows first."""
+    """Quantize a model file as the documentation of ONNX Runtime recommends."""
     from onnxruntime.quantization import quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory() as folder:
-        # It takes stored weights only: what is made of weights has to be worked out first.
+        # `quantize_dynamic` takes stored weights only, so expressions of weights are folded first.
         folded = Path(folder) / "folded.onnx"
         quant_pre_process(model.path, folded, skip_symbolic_shape=True)
         quantize_dynamic(folded, path)

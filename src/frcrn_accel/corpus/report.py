@@ -1,0 +1,61 @@
+"""The progress of a job, and in the end its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from frcrn_accel.corpus.journal import Entry
+
+__all__ = ["CorpusReport"]
+
+
+@dataclass
+class CorpusReport:
+    """The progress of a job, and in the end its result.
+
+    Attributes:
+        denoiser: Model, backend, precision and device, for a person.
+        files: Files of the job, or of its shard.
+        before: Files that earlier runs have done.
+        workers: Workers and the CPUs of each, for a person; empty if there is nothing to do.
+        done: Files done by this run.
+        copied: Of these, files that were clean already and were copied unchanged.
+        failed: Outputs that failed in this run, in a tar its members, with the reason.
+        audio_s: Length of the audio that this run has done.
+        clipped_files: Files in which samples were clipped.
+        clipped_samples: Samples that were clipped.
+        wall_s: Time since the start of the first file.
+    """
+
+    denoiser: str
+    files: int
+    before: int
+    workers: str = ""
+    done: int = 0
+    copied: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    audio_s: float = 0.0
+    clipped_files: int = 0
+    clipped_samples: int = 0
+    wall_s: float = 0.0
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Processing time of all workers together over audio time; None before any audio is done."""
+        return self.wall_s / self.audio_s if self.audio_s else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return {**vars(self), "failed": dict(self.failed), "real_time_factor": self.real_time_factor}
+
+    def count(self, entry: Entry) -> None:
+        """Add a file."""
+        if entry.error is not None:
+            self.failed[entry.member or entry.output] = entry.error
+            return
+        self.done += 1
+        self.copied += entry.copied
+        self.audio_s += entry.duration_s or 0.0
+        self.clipped_files += entry.clipped_samples > 0
+        self.clipped_samples += entry.clipped_samples
