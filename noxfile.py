@@ -34,6 +34,11 @@ CPU_EXTRAS = (
 )
 # The extra [cuda] without CUDA's libraries: several gigabytes that are useless without a card.
 ONNXRUNTIME_GPU = ["onnxruntime-gpu>=1.21", "onnx>=1.17"]
+# A few seconds in all, and something of each layer: audio, files, windows, models, backends, streams, the denoiser.
+QUICK_TESTS = [
+    f"tests/test_{name}.py"
+    for name in ("audio", "windows", "pipeline", "package", "models", "backends", "plugins", "denoiser", "batching")
+]
 DIST = Path(".nox", "dist")
 
 

@@ -29,7 +29,8 @@ def extra(request) -> str:
 
 class TestBackend(BackendConformance):
     @pytest.fixture(scope="class")
-    def instance(self, extra) -> Backend:
+    @classmethod
+    def instance(cls, extra) -> Backend:
         name, _ = USABLE[extra]
         return resolve_backend(name) if name else pytest.skip(f"[{extra}] brings no backend that runs on a CPU")
 
