@@ -269,7 +269,7 @@ def regression(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def plan(session: nox.Session) -> None:
-    """Print the layers of a TensorRT plan, its memory and the least time: `nox -s plan -- [--channels 32 --unets 1]`."""
+    """Print a TensorRT plan's layers, memory and least time: `nox -s plan -- [--channels 32 --unets 1]`."""
     install(session, "tensorrt-rtx", "quantize", groups=("test",))
     session.run("python", "benchmarks/plan.py", *session.posargs)
 
@@ -338,6 +338,6 @@ def serving(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def corpus(session: nox.Session) -> None:
-    """Test corpus jobs that are killed, full disks, and speed, e.g. `nox -s corpus -- kills`; see benchmarks/corpus.py."""
+    """Test killed corpus jobs, full disks and speed, e.g. `nox -s corpus -- kills`; see benchmarks/corpus.py."""
     install(session, "ort", "ray")
     session.run("python", "benchmarks/corpus.py", *session.posargs)

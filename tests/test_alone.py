@@ -1,4 +1,4 @@
-"""What one extra brings without the others: `nox -s alone` runs this in an environment for each."""
+"""What each extra brings without the others: `nox -s alone` runs this in an environment for each."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from frcrn_accel.models import DEFAULT_MODEL
 from frcrn_accel.testing import BackendConformance
 
 OF_ORT = {"ort", "ort-dynamic-int8", "ort-static-int8"}
-# Extra: the backend that is tested, and all that can run on a CPU.
-USABLE = {
-    "none": (None, set()),
-    "ort": ("ort", OF_ORT),
-    "export": ("torch", {"torch", *OF_ORT}),
-    "openvino": ("openvino", {"openvino"}),
-    "tensorrt-rtx": (None, set()),
+# Extra: the backends that it brings, and all that can then run on a CPU.
+BACKENDS = {
+    "none": (set(), set()),
+    "ort": (OF_ORT, OF_ORT),
+    "export": ({"torch"}, {"torch", *OF_ORT}),
+    "openvino": ({"openvino"}, {"openvino"}),
+    "tensorrt-rtx": (set(), set()),
 }
 EXTRA_OF = {"ort-cuda": "cuda", "torch": "export", "ort-dynamic-int8": "ort", "ort-static-int8": "ort"}
 
@@ -27,16 +27,21 @@ def extra(request) -> str:
     return request.config.getoption("alone")
 
 
-class TestBackend(BackendConformance):
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "name" in metafunc.fixturenames:
+        brought, _ = BACKENDS[metafunc.config.getoption("alone")]
+        metafunc.parametrize("name", sorted(brought), scope="class")
+
+
+class TestBackends(BackendConformance):
     @pytest.fixture(scope="class")
     @classmethod
-    def instance(cls, extra) -> Backend:
-        name, _ = USABLE[extra]
-        return resolve_backend(name) if name else pytest.skip(f"[{extra}] brings no backend that runs on a CPU")
+    def instance(cls, name) -> Backend:
+        return resolve_backend(name)
 
 
 def test_nothing_else_is_usable_and_says_what_to_install(extra):
-    _, usable = USABLE[extra]
+    _, usable = BACKENDS[extra]
     for status in backend_statuses():
         if status.name in usable:
             assert status.usable
@@ -46,7 +51,7 @@ def test_nothing_else_is_usable_and_says_what_to_install(extra):
 
 
 def test_auto_takes_what_is_there(extra):
-    _, usable = USABLE[extra]
+    _, usable = BACKENDS[extra]
     if usable:
         with Denoiser() as denoiser:
             assert denoiser.backend in usable
