@@ -39,6 +39,7 @@ QUICK_TESTS = [
     f"tests/test_{name}.py"
     for name in ("audio", "windows", "pipeline", "package", "models", "backends", "plugins", "denoiser", "batching")
 ]
+PARALLEL = ("--numprocesses=2", "--dist=worksteal")  # most tests keep one CPU busy
 DIST = Path(".nox", "dist")
 
 
@@ -139,7 +140,7 @@ def other_python(session: nox.Session) -> None:
     if OTHER_PYTHON is None:
         session.skip(f"no Python of {', '.join(PYTHONS)} is installed but this one")
     install(session, "ort", groups=("test",))
-    session.run("pytest", "-q", *QUICK_TESTS)
+    session.run("pytest", "-q", *PARALLEL, *QUICK_TESTS)
 
 
 @nox.session(requires=["build"])
@@ -189,8 +190,7 @@ def build_docs(session: nox.Session) -> None:
 def run_tests(session: nox.Session) -> None:
     """Run pytest: all tests with the coverage that they must reach, or what the arguments name."""
     coverage = ("--cov", "--cov-report=term:skip-covered")
-    # Most tests keep one CPU busy.
-    session.run("pytest", "--numprocesses=2", "--dist=worksteal", *(session.posargs or ("--durations=25", *coverage)))
+    session.run("pytest", *PARALLEL, *(session.posargs or ("--durations=25", *coverage)))
 
 
 @nox.session(default=False)

@@ -64,6 +64,6 @@ def test_a_plan_is_built_without_a_card(extra, tmp_path):
     if extra != "tensorrt-rtx":
         pytest.skip("only TensorRT for RTX builds plans without a card")
     plan = tmp_path / "small.plan"
-    options = ["--precision", "fp16", "--window-s", "0.4", "--compute-capability", "8.9"]
+    options = ["--precision", "fp16", "--window-s", "1", "--compute-capability", "8.9"]
     app(["build-engine", DEFAULT_MODEL, str(plan), *options], standalone_mode=False)
     assert plan.stat().st_size > 1_000_000
