@@ -67,8 +67,6 @@ def find_other_python() -> str | None:
 
 share_wheels_with_uv()
 OTHER_PYTHON = find_other_python()
-
-
 _built: list[Path] = []  # the wheel, once `build` has run
 
 
@@ -190,9 +188,9 @@ def build_docs(session: nox.Session) -> None:
 
 
 def run_tests(session: nox.Session) -> None:
-    """Run pytest: all tests with the coverage that they must reach, or what the arguments name."""
-    coverage = ("--cov", "--cov-report=term:skip-covered")
-    session.run("pytest", *PARALLEL, *(session.posargs or ("--durations=25", *coverage)))
+    """Run pytest: all tests but those of the page, with the coverage that they must reach, or what is asked for."""
+    everything = ("--ignore=tests/test_page.py", "--durations=25", "--cov", "--cov-report=term:skip-covered")
+    session.run("pytest", *PARALLEL, *(session.posargs or everything))
 
 
 @nox.session(default=False)
