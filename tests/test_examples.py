@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +54,11 @@ def test_examples_in_docstrings(name, names, tmp_path, monkeypatch, noisy):
     monkeypatch.chdir(tmp_path)
     soundfile.write("noisy.wav", noisy[:16_000], 16_000)
     try:
-        module = importlib.import_module(name)
-        if name == "frcrn_accel.adapters.pipecat":
-            names |= vars(importlib.import_module("pipecat.transports.base_transport"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those of other packages, about themselves
+            module = importlib.import_module(name)
+            if name == "frcrn_accel.adapters.pipecat":
+                names |= vars(importlib.import_module("pipecat.transports.base_transport"))
     except ImportError as error:
         pytest.skip(str(error))
     runner = doctest.DocTestRunner(Checker(), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
