@@ -1,17 +1,22 @@
-"""Checks and tests, each in an environment of its own: `nox` runs what every change must pass."""
+"""Checks and tests: `nox` runs everything that a change must pass, the quick sessions first.
+
+One environment holds every package that runs on a CPU; types, tests and documentation are checked there. Small
+environments of their own show that each extra brings what it needs.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2024.4"
-nox.options.default_venv_backend = "virtualenv"
+nox.needs_version = ">=2025.11.12"
+nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_missing_interpreters = True
 
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -20,20 +25,55 @@ PYTHONS = nox.project.python_versions(PROJECT)
 TORCH = os.environ.get("FRCRN_ACCEL_TORCH", "torch==2.13.0")
 # Upstream's code is an oracle for tests; its own requirements are not needed for the folder that is used.
 UPSTREAM = "clearvoice==0.1.2"
-# What each backend's test session installs beside the package.
-BACKENDS = {
-    "ort": ["ort"],
-    "torch": ["export"],
-    "openvino": ["openvino", "ort"],
-    "tensorrt-rtx": ["tensorrt-rtx", "quantize"],
-}
-# The extra [cuda] without CUDA's libraries, some gigabytes that are of no use where there is no card.
+TENSORRT_STUBS = "tensorrt-stubs==10.13.0.35.1"
+# Every extra that runs, or builds its files, on a CPU. They fit into one environment.
+CPU_EXTRAS = (
+    *("ort", "openvino", "tensorrt-rtx"),
+    *("export", "quantize", "eval", "train"),
+    *("serve", "live", "livekit", "pipecat", "ray"),
+)
+# The extra [cuda] without CUDA's libraries: several gigabytes that are useless without a card.
 ONNXRUNTIME_GPU = ["onnxruntime-gpu>=1.21", "onnx>=1.17"]
+# A few seconds in all, and something of each layer: audio, files, windows, models, backends, streams, the denoiser.
+QUICK_TESTS = [
+    f"tests/test_{name}.py"
+    for name in ("audio", "windows", "pipeline", "package", "models", "backends", "plugins", "denoiser", "batching")
+]
+PARALLEL = ("--numprocesses=2", "--dist=worksteal")  # most tests keep one CPU busy
+DIST = Path(".nox", "dist")
+
+
+def share_wheels_with_uv() -> None:
+    """Let uv find wheels where pip is configured to find them; it does not read pip's settings."""
+    command = [sys.executable, "-m", "pip", "config", "get", "global.find-links"]
+    configured = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    links = os.environ.get("PIP_FIND_LINKS", configured).split()
+    if links:
+        os.environ.setdefault("UV_FIND_LINKS", ",".join(links))
+
+
+def find_other_python() -> str | None:
+    """Return the newest supported Python other than this one that is installed, on PATH or by pyenv."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    this = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for version in reversed(PYTHONS):
+        if version != this:
+            # A shim of pyenv fails while its version is not active, so try each before taking it.
+            for path in (shutil.which(f"python{version}"), *pyenv.glob(f"versions/{version}.*/bin/python")):
+                if path and subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:
+                    return str(path)
+    return None
+
+
+share_wheels_with_uv()
+OTHER_PYTHON = find_other_python()
+_built: list[Path] = []  # the wheel, once `build` has run
 
 
 def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ()) -> None:
-    """The package with extras, and dependency groups; torch, if an extra wants it, in the exact version."""
-    packages = [f".[{','.join(extras)}]" if extras else "."]
+    """Install the package with extras, and dependency groups; torch, if an extra wants it, in the exact version."""
+    package = str(_built[0]) if _built else "."
+    packages = [f"{package}[{','.join(extras)}]" if extras else package]
     if {"export", "train"} & set(extras):
         packages.append(TORCH)
     for group in groups:
@@ -41,141 +81,150 @@ def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ()) ->
     session.install(*packages)
 
 
-def install_for_parity(session: nox.Session, *extras: str) -> None:
-    """What comparing with upstream's code takes."""
-    install(session, "ort", "export", *extras, groups=("test", "upstream"))
-    session.install("--no-deps", UPSTREAM)
+def install_everything(session: nox.Session) -> None:
+    """Install all extras for the CPU, what the checks need, and upstream's code."""
+    install(session, *CPU_EXTRAS, groups=("check",))
+    session.install("--no-deps", UPSTREAM, "./benchmarks/upstream_plugin")
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and common mistakes."""
+    """Check style, common mistakes, and that imports keep the order of the layers."""
     session.install(*nox.project.dependency_groups(PROJECT, "lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", env={"PYTHONPATH": "src"})
 
 
 @nox.session
+def build(session: nox.Session) -> None:
+    """Build the source distribution, and from it the wheel that the later sessions install."""
+    session.install("build", *PROJECT["build-system"]["requires"])
+    shutil.rmtree(DIST, ignore_errors=True)
+    session.run("python", "-m", "build", "--no-isolation", "--outdir", str(DIST), silent=True)
+    _built[:] = DIST.resolve().glob("*.whl")
+
+
+@nox.session(requires=["build"])
+def smoke(session: nox.Session) -> None:
+    """Install the wheel in an empty environment, and run the command and the example plug-in."""
+    install(session, "ort")
+    session.run("python", "scripts/smoke.py", str(Path(session.bin, "frcrn-accel")))
+    session.install("./examples/plugin", *nox.project.dependency_groups(PROJECT, "test"))
+    session.run("pytest", "-q", "-c", "pyproject.toml", "examples/plugin/tests")
+
+
+@nox.session(requires=["build"])
+@nox.parametrize("extra", ["none", "ort", "export", "openvino", "tensorrt-rtx"])
+def alone(session: nox.Session, extra: str) -> None:
+    """Install one extra alone: its backend runs, or says why not, and the others say what they need."""
+    install(session, *([] if extra == "none" else [extra]), groups=("test",))
+    session.run("pytest", "-q", "tests/test_alone.py", f"--alone={extra}")
+
+
+@nox.session(requires=["build"])
+def cuda(session: nox.Session) -> None:
+    """Check what ONNX Runtime with CUDA says without a card, and its conformance class where there is one."""
+    install(session, groups=("test",))
+    session.install(*ONNXRUNTIME_GPU)
+    tests = ("tests/test_gpu.py", "tests/test_backends.py", "-k", "not test_backends or TestOrtCuda")
+    session.run("pytest", "-q", *tests)
+    session.run("frcrn-accel", "backends")
+
+
+@nox.session(python=OTHER_PYTHON, requires=["build"])
+def other_python(session: nox.Session) -> None:
+    """Run the quick tests on another version of Python, the newest that is installed."""
+    if OTHER_PYTHON is None:
+        session.skip(f"no Python of {', '.join(PYTHONS)} is installed but this one")
+    install(session, "ort", groups=("test",))
+    session.run("pytest", "-q", *PARALLEL, *QUICK_TESTS)
+
+
+@nox.session(requires=["build"])
+def everything(session: nox.Session) -> None:
+    """Check types, run all tests, and build the documentation, in one environment with everything for the CPU."""
+    install_everything(session)
+    check_types(session)
+    build_docs(session)
+    run_tests(session)
+
+
+@nox.session(default=False)
 def types(session: nox.Session) -> None:
-    """mypy --strict, the code for TensorRT against its type stubs."""
-    install(session, "ort", "export", "serve", groups=("types", "test", "page"))
+    """Check types alone."""
+    install_everything(session)
+    check_types(session)
+
+
+@nox.session(default=False)
+def tests(session: nox.Session) -> None:
+    """Run the tests alone, e.g. `nox -s tests -- tests/test_cli.py -k denoise`."""
+    install_everything(session)
+    run_tests(session)
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the documentation alone."""
+    install(session, groups=("docs",))
+    build_docs(session)
+
+
+def check_types(session: nox.Session) -> None:
+    """Run mypy --strict; the code for TensorRT is checked against type stubs."""
     stubs = Path(session.create_tmp()).resolve() / "stubs"
+    shutil.rmtree(stubs, ignore_errors=True)
+    session.install("--no-deps", "--target", str(stubs), TENSORRT_STUBS)
     session.run("python", "scripts/tensorrt_stubs.py", str(stubs))
     session.run("mypy", env={"MYPYPATH": str(stubs)})
 
 
-@nox.session
-def tests(session: nox.Session) -> None:
-    """All tests, with every engine that runs on any CPU, and upstream's code at a few lengths."""
-    install_for_parity(session, "train")
-    session.install("pytest-xdist>=3.6")
-    # Most tests keep one CPU busy. A file stays in one process: what its tests share is made once.
-    session.run("pytest", "--numprocesses=2", "--dist=loadfile", *session.posargs)
+def build_docs(session: nox.Session) -> None:
+    """Build the documentation; a broken link is an error."""
+    site = Path(session.create_tmp()).resolve() / "site"
+    quiet = {"NO_MKDOCS_2_WARNING": "1"}  # the theme advertises its successor
+    session.run("mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site), env=quiet)
 
 
-@nox.session
-@nox.parametrize("name", list(BACKENDS))
-def backend(session: nox.Session, name: str) -> None:
-    """One backend alone in its environment: the conformance class, and what the others say they need."""
-    install(session, *BACKENDS[name], groups=("test",))
-    tests = f"Test{name.title().replace('-', '')} or Registry or MissingPackages"
-    session.run("pytest", "tests/test_backends.py", "-k", tests)
-    more = {
-        "ort": "tests/test_int8.py",
-        "openvino": "tests/test_openvino.py",
-        "tensorrt-rtx": "tests/test_tensorrt.py",
-    }
-    if name in more:
-        session.run("pytest", more[name])
-
-
-@nox.session
-def cuda(session: nox.Session) -> None:
-    """ONNX Runtime with CUDA: what it says where there is no card, and the conformance class where there is."""
-    install(session, groups=("test",))
-    session.install(*ONNXRUNTIME_GPU)
-    session.run("pytest", "tests/test_gpu.py", "tests/test_backends.py", "-k", "not test_backends or TestOrtCuda")
-    session.run("frcrn-accel", "backends")
-
-
-@nox.session
-def adapters(session: nox.Session) -> None:
-    """Pipecat, LiveKit and sounddevice: tests and types with the real packages, and with the soxr they want."""
-    install(session, "ort", "quantize", "pipecat", "livekit", "live", groups=("test", "types"))
-    checked = ["src/frcrn_accel/adapters", "src/frcrn_accel/cli/live.py", "examples/live"]
-    session.run("mypy", "--follow-imports=silent", *checked)
-    session.run("pytest", "tests/test_adapters.py")
-    session.run("pytest", "tests/test_streaming.py", "-k", "the_delay_is_what_it_says or chunks_do_not_change")
-
-
-@nox.session(default=False)
-def ray(session: nox.Session) -> None:
-    """Corpus jobs on a Ray cluster of two actors, with S3 and the web: tests and types with the real packages."""
-    install(session, "ort", "ray", groups=("test", "types", "storage"))
-    session.run("mypy", "--follow-imports=silent", "src/frcrn_accel/ray.py", "src/frcrn_accel/corpus")
-    session.run("pytest", "tests/test_ray.py")
-
-
-@nox.session
-def serve(session: nox.Session) -> None:
-    """The server: tests on loopback, and requests made from its OpenAPI document."""
-    install(session, "ort", "serve", groups=("test", "serve"))
-    session.run("pytest", "tests/test_serve.py", "tests/test_serve_schema.py", *session.posargs)
-
-
-@nox.session
-def smoke(session: nox.Session) -> None:
-    """Build the wheel, install it in an empty environment, and run the command and the example plug-in."""
-    session.install("build")
-    folder = Path(session.create_tmp()).resolve()
-    dist = folder / "dist"
-    for old in dist.glob("*"):
-        old.unlink()
-    session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
-    (wheel,) = dist.glob("*.whl")
-    venv = folder / "venv"
-    session.run("python", "-m", "venv", "--clear", str(venv))
-    scripts = venv / ("Scripts" if sys.platform == "win32" else "bin")
-    python = str(scripts / "python")
-    pytest = nox.project.dependency_groups(PROJECT, "test")
-    session.run(python, "-m", "pip", "install", "--quiet", f"{wheel}[ort]", external=True)
-    session.run(python, "scripts/smoke.py", str(scripts / "frcrn-accel"), external=True)
-    session.run(python, "-m", "pip", "install", "--quiet", "./examples/plugin", *pytest, external=True)
-    session.run(python, "-m", "pytest", "-q", "-c", "pyproject.toml", "examples/plugin/tests", external=True)
+def run_tests(session: nox.Session) -> None:
+    """Run pytest: all tests but those of the page, with the coverage that they must reach, or what is asked for."""
+    everything = ("--ignore=tests/test_page.py", "--durations=25", "--cov", "--cov-report=term:skip-covered")
+    session.run("pytest", *PARALLEL, *(session.posargs or everything))
 
 
 @nox.session(default=False)
 def parity(session: nox.Session) -> None:
-    """Upstream's numbers at every length, both widths; streams against the whole pass."""
-    install_for_parity(session)
+    """Compare with upstream's numbers at every length and both widths, and streams with the whole pass."""
+    install(session, "ort", "export", groups=("test", "upstream"))
+    session.install("--no-deps", UPSTREAM, "./benchmarks/upstream_plugin")
     tests = ("tests/test_parity.py", "tests/test_checkpoint.py", "tests/test_streaming.py::TestExactness")
     session.run("pytest", *tests, "--all-lengths", *session.posargs)
 
 
 @nox.session(default=False, python=PYTHONS)
 def pythons(session: nox.Session) -> None:
-    """The tests that need no torch, on every Python version."""
+    """Run the tests that need only ONNX Runtime, on every version of Python."""
     install(session, "ort", groups=("test",))
     session.run("pytest", *session.posargs)
 
 
 def install_for_speed(session: nox.Session) -> None:
-    """All that `frcrn-accel bench` measures, upstream's code as backends among it."""
-    install(session, "ort", "export", "quantize", "openvino", "eval", groups=("test", "upstream"))
+    """Install everything that `frcrn-accel bench` measures, with upstream's code as backends."""
+    install(session, "ort", "export", "quantize", "openvino", "eval", groups=("upstream",))
     session.install("--no-deps", UPSTREAM, "./benchmarks/upstream_plugin")
-    session.env["PYTHONPATH"] = str(Path("tests").resolve())  # of upstream.py
 
 
 @nox.session(default=False)
 def speed(session: nox.Session) -> None:
-    """`frcrn-accel bench` with upstream's own code beside it: `nox -s speed -- [--released-size] [...]`."""
+    """Run `frcrn-accel bench` with upstream's own code as baselines: `nox -s speed -- [--released-size] [...]`."""
     install_for_speed(session)
     session.run("frcrn-accel", "bench", *session.posargs)
 
 
 @nox.session(default=False)
 def figures(session: nox.Session) -> None:
-    """Measure the tables of README and docs again, on a machine with nothing else to do: `-- [PAIRS_DIR]`."""
+    """Measure the tables of README and docs again, on an idle machine: `nox -s figures -- [PAIRS_DIR]`."""
     install_for_speed(session)
     results = Path("benchmarks/results")
     bench = ("frcrn-accel", "bench", "--overwrite")
@@ -193,16 +242,16 @@ def figures(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def peak(session: nox.Session) -> None:
-    """How near variants come to the machine's peak: `nox -s peak -- REPORT.json`."""
+    """Compare the speed of backends with the machine's peak: `nox -s peak -- REPORT.json`."""
     install(session, "quantize")
     session.run("python", "benchmarks/peak.py", *session.posargs)
 
 
 @nox.session(default=False)
 def regression(session: nox.Session) -> None:
-    """Is the working tree as fast as an earlier version? `nox -s regression -- [GIT_REF] [--least-ratio 0.9]`.
+    """Check that the working tree is as fast as an earlier version: `nox -s regression -- [GIT_REF] [...]`.
 
-    Without a reference it is the last commit.
+    The default is the last commit. `--least-ratio 0.9` sets the limit.
     """
     named = session.posargs and not session.posargs[0].startswith("-")
     reference, options = (session.posargs[0], session.posargs[1:]) if named else ("HEAD", session.posargs)
@@ -219,84 +268,75 @@ def regression(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def plan(session: nox.Session) -> None:
-    """What is in a TensorRT plan, its memory and the least time: `nox -s plan -- [--channels 32 --unets 1]`."""
+    """Print a TensorRT plan's layers, memory and least time: `nox -s plan -- [--channels 32 --unets 1]`."""
     install(session, "tensorrt-rtx", "quantize", groups=("test",))
     session.run("python", "benchmarks/plan.py", *session.posargs)
 
 
 @nox.session(default=False)
 def gpu(session: nox.Session) -> None:
-    """Speed on an NVIDIA GPU, against what is published: `nox -s gpu -- [MODEL] [--hour]`."""
+    """Measure speed on an NVIDIA GPU, against published figures: `nox -s gpu -- [MODEL] [--hour]`."""
     install(session, "cuda", "tensorrt-rtx", groups=("test",))
     session.run("python", "benchmarks/gpu.py", *session.posargs)
 
 
 @nox.session(default=False)
 def operators(session: nox.Session) -> None:
-    """Where the time goes: `nox -s operators -- MODEL [--backend openvino:int8]`."""
+    """Measure the time of each operator: `nox -s operators -- MODEL [--backend openvino:int8]`."""
     install(session, "ort", "quantize", "openvino", groups=("test",))
     session.run("python", "benchmarks/operators.py", *session.posargs)
 
 
 @nox.session(default=False)
 def quality(session: nox.Session) -> None:
-    """What variants change in the sound: `nox -s quality -- PAIRS_DIR --variants ort openvino:int8`.
+    """Measure the quality of variants: `nox -s quality -- PAIRS_DIR --variants ort openvino:int8`.
 
-    PESQ wants a C compiler.
+    PESQ needs a C compiler.
     """
     install(session, "ort", "quantize", "openvino", "eval", groups=("test",))
-    session.run("pytest", "-q", "tests/test_evaluate.py", "tests/test_evaluation.py")
-    session.run("pytest", "-q", "tests/test_corpus.py", "-k", "clean_files or scores")
     session.run("python", "benchmarks/quality.py", *session.posargs)
 
 
 @nox.session(default=False)
 def windows(session: nox.Session) -> None:
-    """Windows against a whole pass: `nox -s windows -- PAIRS_DIR`."""
+    """Compare windows with one pass over the whole signal: `nox -s windows -- PAIRS_DIR`."""
     install(session, "ort")
     session.run("python", "benchmarks/windows.py", *session.posargs)
 
 
 @nox.session(default=False)
 def length(session: nox.Session) -> None:
-    """Time and memory against the length of a file."""
+    """Measure time and memory against the length of a file."""
     install(session, "ort", "quantize")
     session.run("python", "benchmarks/length.py", *session.posargs)
 
 
 @nox.session(default=False)
 def streams(session: nox.Session) -> None:
-    """Streams: quality, speed, an hour; e.g. `nox -s streams -- quality PAIRS_DIR`."""
+    """Measure streams: quality, speed, or an hour of audio, e.g. `nox -s streams -- quality PAIRS_DIR`."""
     install(session, "ort", "openvino", "quantize", "export", "eval", groups=("test",))
     session.run("python", "benchmarks/streaming.py", *session.posargs)
 
 
 @nox.session(default=False)
 def page(session: nox.Session) -> None:
-    """The web page, in a Chromium without a window: it is seen and heard in real time, so on a machine with time."""
+    """Test the web page in a headless Chromium. It plays audio in real time, so use an idle machine."""
     browsers = ("chromium", "chromium-browser", "google-chrome")
     if not (shutil.which("chromedriver") and any(map(shutil.which, browsers))):
-        session.skip("there is no Chromium with its driver: apt-get install chromium chromium-driver")
+        session.skip("Chromium and its driver are not installed: apt-get install chromium chromium-driver")
     install(session, "serve", groups=("test", "page"))
     session.run("pytest", "tests/test_page.py", *session.posargs)
 
 
 @nox.session(default=False)
 def serving(session: nox.Session) -> None:
-    """The server under load: `nox -s serving -- [--minutes 10]`."""
+    """Measure the server under load: `nox -s serving -- [--minutes 10]`."""
     install(session, "ort", "serve", groups=("serve",))
     session.run("python", "benchmarks/serving.py", *session.posargs)
 
 
 @nox.session(default=False)
 def corpus(session: nox.Session) -> None:
-    """Jobs that are killed, full disks, speed: e.g. `nox -s corpus -- kills`; see benchmarks/corpus.py."""
+    """Test killed corpus jobs, full disks and speed, e.g. `nox -s corpus -- kills`; see benchmarks/corpus.py."""
     install(session, "ort", "ray")
     session.run("python", "benchmarks/corpus.py", *session.posargs)
-
-
-@nox.session(default=False)
-def docs(session: nox.Session) -> None:
-    """Build the documentation."""
-    session.install(*nox.project.dependency_groups(PROJECT, "docs"))
-    session.run("mkdocs", "build", "--strict")

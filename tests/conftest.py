@@ -2,18 +2,25 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 
 from frcrn_accel import Denoiser, ModelFile
 from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, find_model
 from frcrn_accel.network.topology import Config
 from frcrn_accel.testing import FunctionBackend, random_weights
+
+if TYPE_CHECKING:
+    from frcrn_accel.quantize import QuantizeReport
 
 REPOSITORY = Path(__file__).parents[1]
 DEV_AUDIO = REPOSITORY.parent / "shared" / "audio" / "dev"
@@ -87,6 +94,37 @@ def tiny(tmp_path_factory) -> ModelFile:
 
 
 @pytest.fixture(scope="session")
+def quantized_once(tmp_path_factory) -> Callable[..., QuantizeReport]:
+    """Quantize the packaged model with the packaged audio: once a run, for all files and processes of the tests.
+
+    The function takes a method and the layers that stay in float. The gate measures SI-SDR only, as it does without
+    `[eval]`.
+    """
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from frcrn_accel.quantize import CALIBRATION_AUDIO, quantize_model
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # shared by all workers
+
+    def quantized(method: str, *keep_float: str) -> QuantizeReport:
+        path = folder / "-".join(["quantized", method, *keep_float])
+        saved = path.with_name(f"{path.name}.report")
+        with FileLock(f"{path}.lock"), pytest.MonkeyPatch.context() as patch:
+            if not saved.exists():
+                without_eval(patch)
+                out = path.with_name(f"{path.name}.onnx")
+                report = quantize_model(
+                    DEFAULT_MODEL, out, method, calibration=CALIBRATION_AUDIO, keep_float=keep_float
+                )
+                saved.write_bytes(pickle.dumps(report))
+            return pickle.loads(saved.read_bytes())
+
+    return quantized
+
+
+@pytest.fixture(scope="session")
 def short_audio(tmp_path_factory, noisy) -> Path:
     """A folder with two noisy files of 2 s."""
     folder = tmp_path_factory.mktemp("short")
@@ -111,9 +149,13 @@ def training_data(tmp_path_factory):
 
 @pytest.fixture
 def no_eval(monkeypatch) -> None:
-    """As if `[eval]` were not installed: tests that are not about its measures need not wait for them."""
-    monkeypatch.setitem(sys.modules, "pesq", None)
-    monkeypatch.setitem(sys.modules, "speechmos", None)
+    """Hide `[eval]`: tests that are not about its measures need not wait for them."""
+    without_eval(monkeypatch)
+
+
+def without_eval(patch: pytest.MonkeyPatch) -> None:
+    for package in ("pesq", "speechmos"):
+        patch.setitem(sys.modules, package, None)
 
 
 @pytest.fixture
@@ -142,3 +184,10 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-lengths", action="store_true", help="exactness at every length and both sizes")
+    parser.addoption("--alone", metavar="EXTRA", help="run test_alone.py: this extra is installed without the others")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if collection_path.name == "test_alone.py" and not config.getoption("alone"):
+        return True
+    return None

@@ -42,7 +42,7 @@ LINES = [
     line.partition("  #")[0].strip() for block in code_blocks("sh") for line in block.splitlines() if line.strip()
 ]
 # Run by what tests the whole project: they install it, and run these very tests; or for ever.
-NOT_HERE = ["pip install nox && nox", 'pip install ".[ort,serve]" && frcrn-accel serve']
+NOT_HERE = ['pip install "nox[uv]" && nox', 'pip install ".[ort,serve]" && frcrn-accel serve']
 
 
 @pytest.fixture
