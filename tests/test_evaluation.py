@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from frcrn_accel import AudioError, FrcrnAccelError
-from frcrn_accel.quality import CLEAN_IN, NOISE_OUT, Evaluation, Score, bootstrap_interval, evaluate_clips
+from frcrn_accel.evaluate import CLEAN_IN, NOISE_OUT, Evaluation, Score, evaluate_clips
+from frcrn_accel.quality import bootstrap_interval
 from frcrn_accel.quality.clips import read_clips
 from frcrn_accel.testing import FunctionBackend
 

@@ -10,14 +10,16 @@ import soundfile
 
 from frcrn_accel import AudioError, BackendUnavailable, EngineError, QuantizeError
 from frcrn_accel.backends.ort import OrtBackend
-from frcrn_accel.models import find_model
+from frcrn_accel.models import ModelFile, find_model, read_weights
 from frcrn_accel.quality.clips import read_clips
-from frcrn_accel.quantize import CALIBRATION_AUDIO, GATE_AUDIO, GateThresholds, clips
+from frcrn_accel.quantize import CALIBRATION_AUDIO, GATE_AUDIO, GateThresholds
 from frcrn_accel.quantize.gate import compare, measure_sensitivity
 from frcrn_accel.quantize.recordings import digest_of, model_inputs
 from frcrn_accel.testing import FunctionBackend
 
 pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+from frcrn_accel.graph.forms import build_graph
 
 
 class Identity(FunctionBackend):
@@ -223,7 +225,11 @@ class TestClips:
         assert digest_of(found) == digest_of(read_clips(short_audio, 16_000)) != digest_of(found[:1])
 
 
-def test_a_source_that_fails_is_an_error(tiny, short_audio, monkeypatch):
-    monkeypatch.setattr(clips.Windowing, "plan", lambda *_: (_ for _ in ()).throw(EngineError("broken")))
-    with pytest.raises(EngineError, match="broken"):
-        run(tiny, OrtBackend, short_audio)
+def test_a_source_that_fails_is_an_error(tiny, short_audio, tmp_path):
+    weights = dict(read_weights(tiny.path))
+    weights["unet.linear.conv_re.bias"] = np.full(1, np.nan, np.float32)
+    broken = tmp_path / "broken.onnx"
+    graph = build_graph(weights, "broken", "0", tiny.metadata.to_properties())
+    broken.write_bytes(graph.SerializeToString())
+    with pytest.raises(EngineError, match="NaN or infinity"):
+        run(ModelFile.open(broken), OrtBackend, short_audio)

@@ -10,7 +10,7 @@ import pytest
 
 from frcrn_accel import BackendUnavailable
 from frcrn_accel.backends.ort import OrtDynamicInt8Backend
-from frcrn_accel.models import DEFAULT_MODEL, find_model
+from frcrn_accel.models import DEFAULT_MODEL, find_model, read_weights
 from frcrn_accel.network.topology import (
     BN_EPSILON,
     DECODER_KERNELS,
@@ -27,7 +27,6 @@ from frcrn_accel.testing import random_weights
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
-from frcrn_accel.export import read_weights  # noqa: E402
 from frcrn_accel.graph.forms import build_graph  # noqa: E402
 from frcrn_accel.quantize import CALIBRATION_AUDIO, quantize_model  # noqa: E402
 from frcrn_accel.quantize.integer import Activation, FsmnRanges, IntegerNetwork, Ranges, group_names  # noqa: E402
@@ -92,7 +91,7 @@ def run_block(weights, ranges: Ranges, block: Block, sources: Sequence[np.ndarra
     network = IntegerNetwork(weights, ranges, frozenset())
     g = network.graph
     frames = sources[0].shape[1]
-    network._frames = g.ints(frames)
+    network.frames = g.ints(frames)
     activations, start = [], 0
     for source in sources:
         parts = []

@@ -21,6 +21,7 @@ from frcrn_accel.digest import sha256_of
 from frcrn_accel.models import ModelFile, find_model
 from frcrn_accel.network.topology import Config, layer_group, layer_groups
 from frcrn_accel.quality import si_sdr_db
+from frcrn_accel.quality.clips import read_clips
 from frcrn_accel.quantize import (
     CALIBRATION_AUDIO,
     GATE_AUDIO,
@@ -29,17 +30,17 @@ from frcrn_accel.quantize import (
     GateThresholds,
     Method,
     quantize_model,
-    quantizer,
 )
+from frcrn_accel.quantize.recordings import sample_clips
 from frcrn_accel.testing import random_weights
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from frcrn_accel.graph.forms import build_graph  # noqa: E402
-from frcrn_accel.graph.half import build_fp16  # noqa: E402
 
 RUNNABLE = ("dynamic", "fp16")
 DAMAGED_GROUP = "unet.decoders.5"
+FP16 = METHODS["fp16"].prepare({}, [])
 SOME_GROUPS = ("unet.encoders.0", "unet.fsmn", DAMAGED_GROUP)  # of 31: each one in a sensitivity table takes its time
 
 
@@ -245,7 +246,7 @@ def test_calibration_audio_reaches_the_method(tiny, short_audio, tmp_path, monke
 
     def prepare(weights, audio):
         seen.extend(audio)
-        return build_fp16
+        return FP16
 
     monkeypatch.setitem(METHODS, "ranges", Method("ranges", "-", True, prepare))
     report = quantize_model(tiny.path, tmp_path / "a.onnx", "ranges", calibration=short_audio, gate_audio=short_audio)
@@ -258,7 +259,7 @@ def test_calibration_audio_reaches_the_method(tiny, short_audio, tmp_path, monke
 
 class TestFp16:
     def test_weights_are_stored_once_and_in_half(self, tiny_weights, tiny):
-        model = build_fp16(tiny_weights, tiny.metadata, frozenset({"unet.encoders.1"}))
+        model = FP16(tiny_weights, tiny.metadata, frozenset({"unet.encoders.1"}))
         stored = {tensor.name: tensor for tensor in model.graph.initializer}
         for key, value in tiny_weights.items():
             half = value.size >= 1_000 and not key.startswith("unet.encoders.1.")
@@ -269,12 +270,12 @@ class TestFp16:
 
     def test_a_released_size_file_is_half_of_fp32(self, tiny):
         weights = random_weights(Config(128, 1))
-        half = build_fp16(weights, tiny.metadata, frozenset())
+        half = FP16(weights, tiny.metadata, frozenset())
         full = build_graph(weights, "a", "0", {})
         assert 0.5 < half.ByteSize() / full.ByteSize() < 0.53
 
     def test_what_loses_precision_stays_in_float(self, tiny_weights, tiny):
-        model = build_fp16(tiny_weights, tiny.metadata, frozenset({"unet.decoders.2"}))
+        model = FP16(tiny_weights, tiny.metadata, frozenset({"unet.decoders.2"}))
         inferred = onnx.shape_inference.infer_shapes(model)
         types = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
         half, full = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
@@ -307,7 +308,7 @@ class TestFp16:
 
     def test_a_weight_beyond_its_range_stays_in_float(self, tiny_weights, tiny):
         key = "unet.encoders.3.conv.conv_re.weight"
-        model = build_fp16({**tiny_weights, key: tiny_weights[key] * 0 + 1e5}, tiny.metadata, frozenset())
+        model = FP16({**tiny_weights, key: tiny_weights[key] * 0 + 1e5}, tiny.metadata, frozenset())
         (stored,) = (tensor for tensor in model.graph.initializer if tensor.name == key)
         assert stored.data_type == onnx.TensorProto.FLOAT
 
@@ -356,6 +357,6 @@ def test_what_the_gate_refuses_is_rescued_layer_by_layer(short_audio, tmp_path):
 
 
 def test_a_few_clips_are_taken_from_all_over(short_audio):
-    clips = quantizer.read_clips(GATE_AUDIO, 16_000)
-    assert [clip.name for clip in quantizer._some(clips)] == ["00.opus", "04.opus"]
-    assert len(quantizer._some(quantizer.read_clips(short_audio, 16_000))) == 2
+    clips = read_clips(GATE_AUDIO, 16_000)
+    assert [clip.name for clip in sample_clips(clips, 8)] == ["00.opus", "04.opus"]
+    assert len(sample_clips(read_clips(short_audio, 16_000), 8)) == 2

@@ -493,12 +493,12 @@ def whole_pass_means(denoiser: Denoiser, audio: np.ndarray) -> Statistics:
     """What the model averages over the audio, by PyTorch."""
     torch = pytest.importorskip("torch")
     from frcrn_accel.export import read_weights
-    from frcrn_accel.network.module import _SqueezeExcitation, build_network
+    from frcrn_accel.network.module import SqueezeExcitation, build_network
 
     network = build_network(read_weights(denoiser._file.path))
     means = []
     for module in network.modules():
-        if isinstance(module, _SqueezeExcitation):
+        if isinstance(module, SqueezeExcitation):
             # In the order in which a signal meets them, which is that of the states.
             module.register_forward_hook(lambda _, inputs, __: means.append(inputs[0].numpy()))
     with torch.inference_mode():

@@ -10,7 +10,7 @@ import pytest
 from frcrn_accel import ModelFile
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.digest import sha256_of
-from frcrn_accel.models import find_model
+from frcrn_accel.models import find_model, read_weights
 from frcrn_accel.network.topology import Config
 from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, QuantizeReport, quantize_model
@@ -18,10 +18,9 @@ from frcrn_accel.testing import random_weights
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-from frcrn_accel.export import read_weights  # noqa: E402
 from frcrn_accel.graph.fold import fold_constants  # noqa: E402
 from frcrn_accel.quantize.explicit import Histogram, measure_inputs  # noqa: E402
-from frcrn_accel.quantize.tensorrt_int8 import _Probe, find_ranges  # noqa: E402
+from frcrn_accel.quantize.tensorrt_int8 import InputProbe, find_ranges  # noqa: E402
 
 METHOD = METHODS["tensorrt-int8"]
 CONFIG = Config(16, 1)
@@ -158,7 +157,7 @@ def test_channels_without_weights_and_large_ones(tmp_path):
 class TestRanges:
     def test_factors_are_magnitudes_and_limits_follow(self):
         weights = random_weights(CONFIG)
-        seen = measure_inputs(_Probe(weights), [noise()], threads=1)
+        seen = measure_inputs(InputProbe(weights), [noise()], threads=1)
         ranges = find_ranges(CONFIG.channels, seen)
         assert set(ranges.limits) == set(ranges.factors) == set(seen)
         assert len(seen) == 6 + 6 + 2 * 14

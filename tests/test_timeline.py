@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from frcrn_accel.backends.ort import OrtBackend, cpu_session
-from frcrn_accel.graph.forms import Form, build_graph
+from frcrn_accel.graph.forms import build_graph
 from frcrn_accel.graph.timeline import Stepwise
+from frcrn_accel.models import Form
 from frcrn_accel.network.topology import AVERAGING_INPUT, HOP_SAMPLES, LOOKAHEAD_FRAMES, SE_LAYERS, Config
 from frcrn_accel.quantize.integer import IntegerNetwork, Ranges, group_names
 from frcrn_accel.quantize.ranges import measure_ranges
@@ -43,12 +44,12 @@ def audio(config: Config) -> np.ndarray:
 @pytest.fixture(scope="module")
 def whole(weights: dict[str, np.ndarray], audio: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """PyTorch's output, and the means of squeeze-and-excitation by name of layer."""
-    from frcrn_accel.network.module import _SqueezeExcitation, build_network
+    from frcrn_accel.network.module import SqueezeExcitation, build_network
 
     network = build_network(weights)
     means = {}
     for name, module in network.named_modules():
-        if isinstance(module, _SqueezeExcitation):
+        if isinstance(module, SqueezeExcitation):
             module.register_forward_hook(lambda _, inputs, __, name=name: means.update({name: inputs[0].numpy()}))
     with torch.inference_mode():
         output = network(torch.from_numpy(audio)).numpy()
@@ -233,7 +234,7 @@ def test_a_step_is_no_model_for_whole_signals(tmp_path, weights: dict[str, np.nd
     from frcrn_accel import Denoiser, ModelError
     from frcrn_accel.models import ModelMetadata
 
-    metadata = ModelMetadata("step", "0", "0", 16_000, 640, 320, 8, 1, timeline="stream")
+    metadata = ModelMetadata("step", "0", "0", 16_000, 640, 320, 8, 1, is_step=True)
     path = tmp_path / "step.onnx"
     model = build_graph(weights, "step", "0", metadata.to_properties(), "plain", timeline=Stepwise)
     path.write_bytes(model.SerializeToString())

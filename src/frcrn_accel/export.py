@@ -21,7 +21,7 @@ from frcrn_accel.network.topology import FRAME_SAMPLES, HOP_SAMPLES, SAMPLE_RATE
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["MAX_ERROR", "ExportReport", "export_model", "read_weights"]
+__all__ = ["MAX_ERROR", "ExportReport", "difference_from_pytorch", "export_model", "read_weights"]
 
 MAX_ERROR = 1e-4  # largest difference from PyTorch, as a share of the peak
 
@@ -64,7 +64,7 @@ def export_model(
             loaded = load_checkpoint(Path(checkpoint))
             graph = _build(loaded, model_name(Path(checkpoint), name, loaded.sha256))
             temporary.write_bytes(graph.SerializeToString())
-            difference = _difference(ModelFile.open(temporary), loaded.weights)
+            difference = difference_from_pytorch(ModelFile.open(temporary), loaded.weights)
             if not difference <= MAX_ERROR:  # NaN fails as well
                 raise ExportError(
                     f"the graph differs from PyTorch by {difference:.1e} of the peak (at most {MAX_ERROR:.0e}): "
@@ -96,7 +96,7 @@ def _build(checkpoint: Checkpoint, name: str) -> onnx.ModelProto:
     return build_graph(checkpoint.weights, name, __version__, metadata.to_properties())
 
 
-def _difference(model: ModelFile, weights: Weights) -> float:
+def difference_from_pytorch(model: ModelFile, weights: Weights) -> float:
     """Largest difference between the file on ONNX Runtime and PyTorch, over the peak of PyTorch's output."""
     import torch
 

@@ -34,7 +34,7 @@ from frcrn_accel.network.topology import (
     stft_window,
 )
 
-__all__ = ["FRCRN", "build_network", "complex_product"]
+__all__ = ["FRCRN", "SqueezeExcitation", "build_network", "complex_product"]
 
 
 def build_network(weights: Weights, operators: Operators | None = None) -> FRCRN:
@@ -137,14 +137,14 @@ class _UNet(nn.Module):
         )
         # nn.Identity keeps the released numbering where a stage has no such layer.
         self.fsmn_enc = nn.ModuleList(_ComplexFsmn(c, 1, operators) if i else nn.Identity() for i in range(STAGES))
-        self.se_layers_enc = nn.ModuleList(_SqueezeExcitation(c) for _ in range(STAGES - 1))
+        self.se_layers_enc = nn.ModuleList(SqueezeExcitation(c) for _ in range(STAGES - 1))
         self.fsmn = _ComplexFsmn(c, 2, operators, layers=2)
         self.decoders = nn.ModuleList(
             _Decoder(2 * c if i else c, 1 if i == STAGES - 1 else c, kernel, operators, skip=i > 0)
             for i, kernel in enumerate(DECODER_KERNELS)
         )
         self.fsmn_dec = nn.ModuleList(_ComplexFsmn(c, 1, operators) for _ in range(STAGES - 1))
-        self.se_layers_dec = nn.ModuleList(_SqueezeExcitation(c) for _ in range(STAGES - 2))
+        self.se_layers_dec = nn.ModuleList(SqueezeExcitation(c) for _ in range(STAGES - 2))
         self.linear = _PointwiseComplex()
 
     def forward(self, x: Tensor, lookahead: int) -> Tensor:
@@ -326,7 +326,7 @@ class _Fsmn(nn.Module):
         return weight + F.pad(torch.ones_like(weight[:, :, :1]), (0, 0, past, 0))
 
 
-class _SqueezeExcitation(nn.Module):
+class SqueezeExcitation(nn.Module):
     """Scales each channel by a function of the means over all frequencies and all of the time."""
 
     def __init__(self, channels: int) -> None:

@@ -182,12 +182,12 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
         self.ranges = ranges
         self.keep_float = keep_float
         self._indices: dict[tuple[int, ...], str] = {}
-        self._frames = ""
+        self.frames = ""
 
     def analysis(self, audio: str, kernel: str) -> str:
         """The spectrum, `(1, 2, frames, 321)`."""
         spectrum = super().analysis(audio, kernel)
-        self._frames = self.graph.op("Shape", spectrum, start=2, end=3)
+        self.frames = self.graph.op("Shape", spectrum, start=2, end=3)
         return spectrum
 
     # Float layers.
@@ -476,7 +476,7 @@ class IntegerNetwork(FrequencyLastNetwork[Activation]):
             values = np.broadcast_arrays(step, per_frame, first)
             step, per_frame, first = (np.where(exists, value, 0).reshape(1, -1) for value in values)
             i32 = TensorProto.INT32
-            frames = g.op("Add", self._frames, g.ints(more_frames))
+            frames = g.op("Add", self.frames, g.ints(more_frames))
             out_frames = g.op("Squeeze", g.op("Add", frames, g.ints(1 if pad_time else 1 - times)), g.ints(0))
             frame = g.op("Range", g.constant(0, np.int64), out_frames, g.constant(1, np.int64))
             frame = g.op("Cast", g.op("Unsqueeze", frame, g.ints(1)), to=i32)

@@ -60,7 +60,7 @@ def calibrate(
         QuantizeError: There are no clips, or all of them are silent.
         MissingExtraError: The `[quantize]` extra is not installed.
     """
-    probe = _Probe(weights)
+    probe = InputProbe(weights)
     return {layer: seen.quantile(quantile) for layer, seen in measure_inputs(probe, clips, threads).items()}
 
 
@@ -80,7 +80,7 @@ def prepare_openvino_int8(weights: Weights, audio: Sequence[NDArray[np.float32]]
     return build
 
 
-class _Probe(DirectNetwork):
+class InputProbe(DirectNetwork):
     """The float network, which notes the inputs of the layers to quantize."""
 
     def __init__(self, weights: Weights) -> None:

@@ -27,7 +27,7 @@ from frcrn_accel.quantize.gate import (
     measure_sensitivity,
 )
 from frcrn_accel.quantize.methods import METHODS, Build, Method
-from frcrn_accel.quantize.recordings import CALIBRATION_AUDIO, GATE_AUDIO, digest_of, model_inputs
+from frcrn_accel.quantize.recordings import CALIBRATION_AUDIO, GATE_AUDIO, digest_of, model_inputs, sample_clips
 
 __all__ = ["MAX_RESCUED", "QuantizeReport", "quantize_model"]
 
@@ -254,13 +254,9 @@ def _sensitivity(
             return ModelFile.open(path)
 
         quantized = [group for group in groups if group not in metadata.kept_float]
-        return measure_sensitivity(source, quantized, build_only, method.backend, _some(clips), progress)
-
-
-def _some(clips: Sequence[Clip]) -> Sequence[Clip]:
-    """A few clips from all over the list."""
-    count = max(1, round(len(clips) * _SENSITIVITY_S / sum(clip.duration_s for clip in clips)))
-    return clips[:: max(1, len(clips) // count)]
+        return measure_sensitivity(
+            source, quantized, build_only, method.backend, sample_clips(clips, _SENSITIVITY_S), progress
+        )
 
 
 def _refusal(report: QuantizeReport) -> str:

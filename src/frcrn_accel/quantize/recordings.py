@@ -16,7 +16,7 @@ from frcrn_accel.pipeline import Engine, Signal, denoise_signal
 from frcrn_accel.quality.clips import Clip
 from frcrn_accel.windows import Windowing
 
-__all__ = ["CALIBRATION_AUDIO", "GATE_AUDIO", "denoise_clip", "digest_of", "model_inputs"]
+__all__ = ["CALIBRATION_AUDIO", "GATE_AUDIO", "denoise_clip", "digest_of", "model_inputs", "sample_clips"]
 
 _FOLDER = Path(__file__).parent / "audio"
 GATE_AUDIO = _FOLDER / "gate"
@@ -31,6 +31,12 @@ def digest_of(clips: Sequence[Clip]) -> str:
     for path in dict.fromkeys(clip.path for clip in clips):
         digest.update(bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()
+
+
+def sample_clips(clips: Sequence[Clip], duration_s: float) -> Sequence[Clip]:
+    """Pick clips of about this length in total, evenly from the whole list; at least one."""
+    count = max(1, round(len(clips) * duration_s / sum(clip.duration_s for clip in clips)))
+    return clips[:: max(1, len(clips) // count)]
 
 
 def denoise_clip(clip: Clip, session: Session, metadata: ModelMetadata) -> NDArray[np.float32]:

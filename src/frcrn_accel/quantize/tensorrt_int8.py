@@ -68,7 +68,9 @@ def prepare_tensorrt_int8(weights: Weights, audio: Sequence[NDArray[np.float32]]
         weights: As `export.read_weights` gives them.
         audio: What the model is to see: `(1, samples)` each, at its rate and level.
     """
-    ranges = find_ranges(required_config(weights).channels, measure_inputs(_Probe(weights), audio, available_cpus()))
+    ranges = find_ranges(
+        required_config(weights).channels, measure_inputs(InputProbe(weights), audio, available_cpus())
+    )
 
     def build(weights: Weights, metadata: ModelMetadata, keep_float: frozenset[str]) -> onnx.ModelProto:
         network = _Int8Network(weights, ranges, keep_float)
@@ -115,7 +117,7 @@ def _weight_keys(name: str) -> tuple[list[str], int]:
     return [f"{group}.fsmn_{part}_{layer}.{which}.weight" for part in ("re", "im")], 1
 
 
-class _Probe(PlainNetwork):
+class InputProbe(PlainNetwork):
     """The float network, which notes the inputs of the layers to quantize."""
 
     def __init__(self, weights: Weights) -> None:
