@@ -68,6 +68,20 @@ def test_a_graph_that_differs_from_pytorch_is_not_written(checkpoint, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("ruin", ["negative variance", "all weights zero"])
+def test_a_model_that_gives_no_audio_is_not_written(ruin, tmp_path):
+    """Its weights are finite, and the graph agrees with PyTorch: both output NaN, or zeros."""
+    weights = {key: torch.tensor(value) for key, value in random_weights(Config(16, 1)).items()}
+    if ruin == "negative variance":
+        weights["unet.encoders.3.bn.bn_re.running_var"] -= 100
+    else:
+        weights = {key: torch.zeros_like(value) for key, value in weights.items()}
+    torch.save(weights, tmp_path / "ruined.pt")
+    with pytest.raises(ExportError, match=r"output on noise is not finite, or all zeros: .* was not written"):
+        export_model(tmp_path / "ruined.pt", tmp_path / "ruined.onnx")
+    assert not (tmp_path / "ruined.onnx").exists()
+
+
 def test_a_folder_that_is_not_there(checkpoint, tmp_path):
     with pytest.raises(ModelError, match="cannot be written: No such file"):
         export_model(checkpoint, tmp_path / "no" / "tiny.onnx")
