@@ -158,7 +158,7 @@ class TestRefusal:
         text, report = str(caught.value), caught.value.report
         assert "\n" not in text
         assert f"{str(out)!r} was not written, too far from {str(tiny.path)!r}: SI-SDR to the source's output" in text
-        assert f"The layers that cost most are {DAMAGED_GROUP} (" in text
+        assert f"The costliest layer groups are {DAMAGED_GROUP} (" in text
         assert report.verdict == "refused"
         assert report.sensitivity[0].group == DAMAGED_GROUP
         assert report.sensitivity[0].si_sdr_db < 30
@@ -175,7 +175,7 @@ class TestRefusal:
 
     def test_nothing_is_left_to_keep_in_float(self, tiny, short_audio, tmp_path, damaged, monkeypatch):
         monkeypatch.setitem(METHODS, damaged, dataclasses.replace(METHODS[damaged], groups=lambda config: ()))
-        with pytest.raises(QualityError, match="though every layer group is in float") as caught:
+        with pytest.raises(QualityError, match="even with every layer group in float") as caught:
             quantize_model(tiny.path, tmp_path / "a.onnx", damaged, gate_audio=short_audio)
         assert caught.value.report.sensitivity == ()
 
@@ -193,18 +193,18 @@ class TestErrors:
             (
                 {"method": "int4"},
                 QuantizeError,
-                "unknown method 'int4': there are dynamic, static, openvino-int8, tensorrt-int8, fp16",
+                "unknown method 'int4': choose one of dynamic, static, openvino-int8, tensorrt-int8, fp16",
             ),
             (
                 {"method": "static"},
                 QuantizeError,
                 r"give --calibration DIR, .* has one at '.*calibration'",
             ),
-            ({"calibration": CALIBRATION_AUDIO}, QuantizeError, "'dynamic' takes no calibration audio"),
+            ({"calibration": CALIBRATION_AUDIO}, QuantizeError, "'dynamic' does not use calibration audio"),
             (
                 {"keep_float": ["unet.encoders.9"]},
                 QuantizeError,
-                r"unknown layer group 'unet.encoders.9' for 'dynamic': there are unet.fsmn_enc.1, .*unet.fsmn_dec.5",
+                r"unknown layer group 'unet.encoders.9' for method 'dynamic': choose from unet.fsmn_enc.1, .*unet.fsmn_dec.5",
             ),
             ({"model": "none.onnx"}, ModelError, r"none\.onnx' cannot be read"),
             ({"model": "a.pt"}, ModelError, "is a checkpoint, not a model file"),
