@@ -204,7 +204,8 @@ class TestErrors:
             (
                 {"keep_float": ["unet.encoders.9"]},
                 QuantizeError,
-                r"unknown layer group 'unet.encoders.9' for method 'dynamic': choose from unet.fsmn_enc.1, .*unet.fsmn_dec.5",
+                r"unknown layer group 'unet.encoders.9' for method 'dynamic': choose from unet.fsmn_enc.1, "
+                r".*unet.fsmn_dec.5",
             ),
             ({"model": "none.onnx"}, ModelError, r"none\.onnx' cannot be read"),
             ({"model": "a.pt"}, ModelError, "is a checkpoint, not a model file"),
