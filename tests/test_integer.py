@@ -29,8 +29,10 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 from frcrn_accel.graph.forms import build_graph  # noqa: E402
 from frcrn_accel.quantize import CALIBRATION_AUDIO, quantize_model  # noqa: E402
-from frcrn_accel.quantize.integer import Activation, FsmnRanges, IntegerNetwork, Ranges, group_names  # noqa: E402
-from frcrn_accel.quantize.ranges import measure_ranges  # noqa: E402
+from frcrn_accel.quantize.channels_last import Activation  # noqa: E402
+from frcrn_accel.quantize.integer import IntegerNetwork, group_names  # noqa: E402
+from frcrn_accel.quantize.measure import measure_ranges  # noqa: E402
+from frcrn_accel.quantize.ranges import FsmnRanges, Ranges  # noqa: E402
 from frcrn_accel.quantize.synthetic import synthetic_clips  # noqa: E402
 
 CHANNELS = 8

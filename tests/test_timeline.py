@@ -12,8 +12,9 @@ from frcrn_accel.graph.forms import build_graph
 from frcrn_accel.graph.timeline import Stepwise
 from frcrn_accel.models import Form
 from frcrn_accel.network.topology import AVERAGING_INPUT, HOP_SAMPLES, LOOKAHEAD_FRAMES, SE_LAYERS, Config
-from frcrn_accel.quantize.integer import IntegerNetwork, Ranges, group_names
-from frcrn_accel.quantize.ranges import measure_ranges
+from frcrn_accel.quantize.integer import IntegerNetwork, group_names
+from frcrn_accel.quantize.measure import measure_ranges
+from frcrn_accel.quantize.ranges import Ranges
 from frcrn_accel.testing import random_weights
 
 onnx = pytest.importorskip("onnx")
