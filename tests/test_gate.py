@@ -196,20 +196,20 @@ class TestClips:
         with pytest.raises(AudioError, match="differ in length or channels"):
             read_clips(tmp_path, 16_000)
         (tmp_path / "clean" / "x.wav").unlink()
-        with pytest.raises(AudioError, match=r"noisy/x\.wav' has no partner '.*clean/x\.wav'"):
+        with pytest.raises(AudioError, match=r"noisy/x\.wav' has no clean counterpart '.*clean/x\.wav'"):
             read_clips(tmp_path, 16_000)
         shutil.rmtree(tmp_path / "clean")
         (clip,) = read_clips(tmp_path, 16_000)
         assert clip.clean is None
 
     def test_folders_that_will_not_do(self, tmp_path):
-        with pytest.raises(AudioError, match="is no folder: give one"):
+        with pytest.raises(AudioError, match="is not a folder: give a folder"):
             read_clips(tmp_path / "none", 16_000)
-        with pytest.raises(AudioError, match="holds no audio but silence"):
+        with pytest.raises(AudioError, match="has no audio, or only silence"):
             read_clips(tmp_path, 16_000)
         soundfile.write(tmp_path / "silence.wav", np.zeros(16_000), 16_000)
         soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
-        with pytest.raises(AudioError, match="holds no audio but silence"):
+        with pytest.raises(AudioError, match="has no audio, or only silence"):
             read_clips(tmp_path, 16_000)
         (tmp_path / "text.wav").write_text("no audio")
         with pytest.raises(AudioError, match=r"text\.wav' cannot be read"):

@@ -226,7 +226,7 @@ class TestErrors:
         assert sha256_of(tiny.path) in str(caught.value)
 
     def test_gate_audio_that_is_not_there(self, tiny, tmp_path):
-        with pytest.raises(AudioError, match="is no folder"):
+        with pytest.raises(AudioError, match="is not a folder"):
             quantize_model(tiny.path, tmp_path / "a.onnx", "dynamic", gate_audio=tmp_path / "none")
 
     def test_an_existing_file(self, tiny, tmp_path):

@@ -47,6 +47,7 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace R.json if it exists.")] = False,
 ) -> None:
     """Score a model: PESQ-WB, STOI, SI-SDR with clean speech, DNSMOS without; means with 95 % intervals."""
+    from frcrn_accel.denoiser import DenoiserOptions
     from frcrn_accel.evaluate import evaluate_clips
     from frcrn_accel.quality.clips import read_clips
     from frcrn_accel.quality.metrics import SAMPLE_RATE_HZ
@@ -57,7 +58,7 @@ def evaluate(
         with progress_bar(console) as show:
             found = evaluate_clips(
                 clips,
-                {"model": model, "backend": backend, "precision": precision},
+                DenoiserOptions(model=model, backend=backend, precision=precision),
                 alone=alone,
                 processes=processes,
                 progress=partial(show, "evaluating"),

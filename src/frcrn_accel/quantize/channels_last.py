@@ -61,7 +61,7 @@ class ChannelsLastNetwork(FrequencyLastNetwork[Activation]):
         return spectrum
 
     def first_encoder(self, name: str, spectrum: str) -> Activation:
-        """A float convolution, then channels last."""
+        """Add the first stage in float, then move the channels last."""
         g = self.graph
         w_re, w_im = self.pair(f"{name}.conv.conv", "weight")
         spectrum = self.time.with_last(spectrum, 1, self.spectrum_shape)
@@ -78,10 +78,10 @@ class ChannelsLastNetwork(FrequencyLastNetwork[Activation]):
         return self.rectified((part(0), part(1)), height, height, more_frames=pad)
 
     def last_decoder(self, name: str, x: Activation, skip: Activation, since: int) -> str:
-        """See `FrequencyLastNetwork.last_decoder`.
+        """Add the last stage, see `FrequencyLastNetwork.last_decoder`.
 
-        With so few outputs it is cheapest to multiply each input position by all taps first, `(positions, taps)`, and
-        to add up the small result in its places, as two interleaved sets of rows.
+        With few outputs it is cheapest to multiply each input position by all taps first, `(positions, taps)`, and
+        then to add up the small products at their output rows, as two interleaved sets of rows.
         """
         g = self.graph
         c = self.config.channels
@@ -125,7 +125,7 @@ class ChannelsLastNetwork(FrequencyLastNetwork[Activation]):
         return g.op("LeakyRelu", g.op("Add", y, shift), alpha=LEAKY_SLOPE)
 
     def excited(self, name: str, x: Activation) -> Activation:
-        """Scaled by squeeze-and-excitation."""
+        """Add squeeze-and-excitation."""
         g = self.graph
         means = self._means_of_frames(x) if self.time.is_stepwise else self._means(x)
         re, im = (
@@ -135,7 +135,7 @@ class ChannelsLastNetwork(FrequencyLastNetwork[Activation]):
         return replace(x, parts=(re, im))
 
     def _means(self, x: Activation) -> str:
-        """Over rows and frames, `(1, 2 * channels, 1, 1)`."""
+        """Return the means over rows and frames, `(1, 2 * channels, 1, 1)`."""
         g = self.graph
         c = self.config.channels
         # The mean as a product with a row of shares: a reduction along the slow axes takes three times as long.
@@ -148,7 +148,7 @@ class ChannelsLastNetwork(FrequencyLastNetwork[Activation]):
         return g.op("Reshape", g.op("Concat", *means, axis=1), g.ints(1, 2 * c, 1, 1))
 
     def _means_of_frames(self, x: Activation) -> str:
-        """Over rows, and over the frames as a stream has it, `(1, 2 * channels, frames, 1)`."""
+        """Return the means over rows and running means over frames, `(1, 2 * channels, frames, 1)`."""
         g = self.graph
         row = g.constant(self._row_shares(x)[None, None])
         means = g.op("Concat", *[g.op("MatMul", row, part) for part in x.parts], axis=3)
@@ -157,7 +157,7 @@ class ChannelsLastNetwork(FrequencyLastNetwork[Activation]):
 
     @staticmethod
     def _row_shares(x: Activation) -> NDArray[np.float32]:
-        """What each row counts for in the mean, `(1, rows)`."""
+        """Return the weight of each row in the mean, `(1, rows)`."""
         shares = np.zeros((1, x.rows), np.float32)
         shares[:, : x.height] = 1 / x.height
         return shares
@@ -167,31 +167,32 @@ class ChannelsLastNetwork(FrequencyLastNetwork[Activation]):
         return self._along_time(x, lambda tensor, shape: self.time.delayed(tensor, since, shape))
 
     def of_two_frames(self, x: Activation) -> Activation:
-        """With the last frame of before."""
+        """Prepend the last frame of the previous step, in a step."""
         x = self._along_time(x, lambda tensor, shape: self.time.with_last(tensor, 1, shape))
         return replace(x, more_frames=x.more_frames + 1 - self.time.padding(1))
 
     def _along_time(self, x: Activation, function: Callable[[str, Shape], str]) -> Activation:
-        """A function of a tensor and its shape, on all that an activation has."""
+        """Apply a function of a tensor and its shape to all tensors of an activation, in a step."""
         if not self.time.is_stepwise:
             return x
         g = self.graph
         shape = (1, TIME, x.rows, self.config.channels)
         scale = x.scale
-        if scale:  # a state has an axis for the batch, too
+        if scale:  # states also have a batch axis
             scale = g.op("Squeeze", function(g.op("Unsqueeze", scale, g.ints(0)), (1, TIME)), g.ints(0))
         return replace(x, parts=self.of_both(x.parts, lambda part: function(part, shape)), scale=scale)
 
     def rectified(self, parts: Pair, height: int, rows: int, more_frames: int) -> Activation:
-        """What LeakyReLU gave. Its largest values are its largest magnitudes."""
+        """Make an activation of LeakyReLU's output, whose largest values are its largest magnitudes."""
         highs = [self.graph.op("ReduceMax", part, axes=[0, 2, 3], keepdims=0) for part in parts]
         scale = self.graph.op("Max", *highs, self.graph.constant(SMALLEST_PEAK))
         return Activation(parts, height, rows, more_frames, scale)
 
     def channels_last(self, x: str) -> str:
-        """From `(1, channels, time, frequency)`."""
+        """Move the channels of `(1, channels, time, frequency)` last."""
         return self.graph.op("Transpose", x, perm=[0, 2, 3, 1])
 
     @staticmethod
     def of_both(x: Pair, function: Callable[[str], str]) -> Pair:
+        """Apply a function to both parts."""
         return function(x[0]), function(x[1])

@@ -1,8 +1,8 @@
 """Explicit INT8: `QuantizeLinear` and `DequantizeLinear` around both inputs of a convolution.
 
-The two nodes are called a QDQ pair. OpenVINO and TensorRT fuse the pairs into an integer convolution. This module has
-what the graphs for both share: measuring the ranges of activations on audio, and writing the pairs. The module of each
-engine chooses the form of the network, the layers and how ranges are set.
+The two nodes are called a QDQ pair. OpenVINO and TensorRT fuse the pairs into an integer convolution. This module
+has what the graphs for both share: measuring the ranges of activations on audio, and writing the pairs. The module of
+each engine chooses the form of the network, the layers and how ranges are set.
 
 All ranges are symmetric. An input of activations has a single range; weights have a range for each output channel.
 """
