@@ -91,7 +91,7 @@ class IntegerNetwork(ChannelsLastNetwork):
     ) -> None:
         config = config_of(weights)
         if config is None:
-            raise ValueError("weights hold no FRCRN")
+            raise ValueError("these are not the weights of an FRCRN")
         self.weights: dict[str, NDArray[Any]] = dict(weights)  # quantized tensors replace the originals
         super().__init__(CompactWriter(self.weights, keep_float), config, timeline)
         for unet in config.unet_names:
