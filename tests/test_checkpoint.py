@@ -22,7 +22,7 @@ CHANNELS = 16
 
 @pytest.fixture(scope="module")
 def released():
-    """A state dict as upstream's own module writes it, unused modules, double names, fixed kernels and all."""
+    """A state dict as upstream's module writes it, with unused modules, double names and fixed kernels."""
     state = upstream.build(CHANNELS).state_dict()
     assert {
         "stft.weight",
@@ -43,7 +43,7 @@ def saved(tmp_path):
 
 
 def small_format(state):
-    """Only what the first U-Net uses, once each: the form of the packaged model's checkpoint."""
+    """Return only the tensors that the first U-Net uses, once each, like the packaged model's checkpoint."""
     return {key: state[key] for key in parameter_shapes(Config(CHANNELS, 1))}
 
 

@@ -63,11 +63,11 @@ class TestEvaluation:
             assert score.duration_s == 4
 
     def test_the_real_model_in_two_processes_is_as_in_one(self, pairs):
-        told = []
+        calls = []
         options = DenoiserOptions(backend="ort")
         clips = read_clips(pairs, RATE)
-        two = evaluate_clips(clips, options, processes=2, progress=lambda *counts: told.append(counts))
-        assert told == [(1, 2), (2, 2)]
+        two = evaluate_clips(clips, options, processes=2, progress=lambda *counts: calls.append(counts))
+        assert calls == [(1, 2), (2, 2)]
         assert two.scores == evaluate_clips(clips, options, processes=1).scores
         assert two.backend == "ort"
         assert two.scores[0].denoised["PESQ-WB"] > two.scores[0].noisy["PESQ-WB"]

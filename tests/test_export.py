@@ -101,7 +101,7 @@ def test_weights_of_another_onnx_file(tmp_path):
 
 
 def test_the_fourier_kernel_is_computed_from_small_constants(tiny):
-    """As the library has it, within the rounding of its cosines."""
+    """It equals `stft_kernel` up to the rounding of the cosines."""
     import onnx
     import onnxruntime
     from onnx import TensorProto, helper
@@ -127,7 +127,7 @@ def test_a_quantized_file_is_no_source_of_weights(tiny, tmp_path):
 
 
 def test_the_packaged_model_is_what_its_checkpoint_exports_to(tmp_path):
-    """The weights inside the packaged file, through PyTorch, give what the file gives."""
+    """PyTorch with the weights in the packaged file outputs what the file does."""
     model = find_model("frcrn-small")
     assert difference_from_pytorch(model, read_weights(model.path)) <= MAX_ERROR
 
@@ -146,5 +146,5 @@ def test_the_direct_form_is_the_same_network(config, tmp_path):
         assert difference_from_pytorch(find_model(path), weights) <= 1e-5
         for key, value in read_weights(path).items():
             np.testing.assert_array_equal(value, weights[key])
-    # The same weights once each; one tensor for a pair of parts makes a smaller graph.
+    # All weights are stored once; a single tensor for both parts makes a smaller graph.
     assert paths["direct"].stat().st_size < paths["gauss"].stat().st_size

@@ -23,7 +23,7 @@ from frcrn_accel.graph.forms import build_graph
 
 
 class Identity(FunctionBackend):
-    """A "quantized model" that leaves the noise in."""
+    """A "quantized model" that does not denoise."""
 
 
 class NotANumber(FunctionBackend):
@@ -66,7 +66,7 @@ class TestCompare:
         assert steps == [("gate", 0, 2), ("gate", 1, 2), ("gate", 2, 2)]
 
     @pytest.mark.usefixtures("no_eval")
-    def test_what_is_not_installed_is_told_and_not_held_against_it(self, tiny, short_audio):
+    def test_metrics_that_are_not_installed_are_noted_and_do_not_count(self, tiny, short_audio):
         report = run(tiny, OrtBackend, GATE_AUDIO)
         agreement, *others = report.measures
         assert agreement.passed
@@ -98,7 +98,7 @@ class TestCompare:
             assert (report.clips, report.speedup) == ((), None)
 
     def test_pesq_and_dnsmos_against_the_source(self):
-        """The packaged model against one that does nothing, on the packaged audio."""
+        """The packaged model and one that does nothing, on the packaged audio."""
         pytest.importorskip("pesq")
         pytest.importorskip("speechmos.dnsmos", exc_type=ImportError)
         report = run(find_model("frcrn-small"), Identity, GATE_AUDIO)
@@ -123,7 +123,7 @@ class TestCompare:
 
 class TestSensitivity:
     def test_the_group_that_costs_most_comes_first(self, tiny, short_audio):
-        """Noise stands for the error of each group; the fake engine adds what its "file" says."""
+        """Noise stands for the error of each group; the backend adds it at the level of the group."""
         levels = {"a": 0.01, "b": 0.1, "c": 0.001}
 
         class Noisy(OrtBackend):

@@ -1,4 +1,4 @@
-"""The numbers against upstream's own code, over widths, lengths and batches.
+"""The output against upstream's code, over widths, lengths and batches.
 
 A few lengths always; all of them with `--all-lengths` (the nox session `parity`).
 """

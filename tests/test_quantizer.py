@@ -46,7 +46,7 @@ SOME_GROUPS = ("unet.encoders.0", "unet.fsmn", DAMAGED_GROUP)  # of 31: each one
 
 @pytest.fixture
 def damaged(monkeypatch):
-    """A method that turns the weights of one layer group around, unless that is kept in float."""
+    """A method that negates the weights of one layer group, unless that is kept in float."""
 
     def build(weights, metadata, keep_float):
         turned = {
@@ -166,7 +166,7 @@ class TestRefusal:
         assert text.endswith(f" dB alone): keep them in float with --keep-float {DAMAGED_GROUP}")
         assert json.loads(json.dumps(report.to_json(), allow_nan=False))["gate"]["measures"][0]["passed"] is False
 
-    def test_what_it_says_helps(self, tiny, short_audio, tmp_path, damaged):
+    def test_its_advice_helps(self, tiny, short_audio, tmp_path, damaged):
         report = quantize_model(
             tiny.path, tmp_path / "a.onnx", damaged, gate_audio=short_audio, keep_float=[DAMAGED_GROUP]
         )
@@ -212,14 +212,14 @@ class TestErrors:
             ({"out": "no/such/folder.onnx"}, ModelError, r"folder\.onnx' cannot be written: No such file"),
         ],
     )
-    def test_what_is_wrong_is_told(self, tiny, tmp_path, monkeypatch, arguments, error, message):
+    def test_the_error_says_what_is_wrong(self, tiny, tmp_path, monkeypatch, arguments, error, message):
         monkeypatch.chdir(tmp_path)
         given = {"model": tiny.path, "out": "a.onnx", "method": "dynamic"} | arguments
         with pytest.raises(error, match=message):
             quantize_model(**given)
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_quantized_file_is_no_source(self, tiny, tmp_path):
+    def test_a_quantized_file_is_not_a_source(self, tiny, tmp_path):
         quantize_model(tiny.path, tmp_path / "a.onnx", "fp16", gate=None)
         with pytest.raises(ModelError, match=r"a\.onnx' is quantized \(fp16\)") as caught:
             quantize_model(tmp_path / "a.onnx", tmp_path / "b.onnx", "dynamic")
@@ -253,7 +253,7 @@ def test_calibration_audio_reaches_the_method(tiny, short_audio, tmp_path, monke
     report = quantize_model(tiny.path, tmp_path / "a.onnx", "ranges", calibration=short_audio, gate_audio=short_audio)
     assert [(audio.shape, audio.dtype) for audio in seen] == [
         ((1, 32_640), np.float32)
-    ] * 2  # once, whatever is built
+    ] * 2  # once, however many graphs are built
     assert len(report.calibration_sha256) == 64
     assert find_model(tmp_path / "a.onnx").metadata.calibration_sha256 == report.calibration_sha256
 
@@ -333,8 +333,8 @@ def test_the_packaged_model_passes_with_all_measures(tmp_path, method):
     assert [(measure.passed, measure.clips) for measure in report.gate.measures] == [(True, 8)] * 3
 
 
-def test_what_the_gate_refuses_is_rescued_layer_by_layer(short_audio, tmp_path):
-    """The costliest groups are left in float, no more than it takes, and the file says which."""
+def test_a_refused_candidate_is_rescued_group_by_group(short_audio, tmp_path):
+    """The costliest groups are left in float, as few as needed, and the metadata list them."""
 
     def quantized(name, least_db, max_rescued):
         limits = GateThresholds(max_pesq_drop_percent=100, max_dnsmos_drop=5, min_si_sdr_db=least_db)

@@ -31,7 +31,7 @@ class GaussNetwork(Network[Pair]):
     time: WholePass
 
     def unet(self, name: str, spectrum: str) -> str:
-        """One U-Net, `(batch, 2, 321, frames)` to the same."""
+        """Write a U-Net, from `(batch, 2, 321, frames)` to the same shape."""
         g = self.graph
         x, skips = self.encoded(name, spectrum)
         *heights, height = encoder_bins()
