@@ -17,7 +17,7 @@ from frcrn_accel.graph.timeline import MakeTimeline, WholePass
 from frcrn_accel.graph.writer import GraphWriter
 from frcrn_accel.models import Form
 from frcrn_accel.network.checkpoint import Weights
-from frcrn_accel.network.topology import config_of
+from frcrn_accel.network.topology import required_config
 
 __all__ = ["build_graph"]
 
@@ -53,11 +53,11 @@ def build_graph(
             fewer operators, for steps of streams only (`graph.step`). All except `"half"` differ only in rounding.
         writer: Writer of the graph; a subclass can change storage and precision. By default all is fp32.
         timeline: `Stepwise` for a step of a stream (`graph.timeline`), in all forms except `"gauss"`.
+
+    Raises:
+        ValueError: These are not the weights of an FRCRN.
     """
-    config = config_of(weights)
-    if config is None:
-        raise ValueError("these are not the weights of an FRCRN")
     if writer is None:
         writer = HalfStorageWriter(weights) if form == "half" else GraphWriter(weights)
-    network = _FORMS[form](writer, config, timeline)
+    network = _FORMS[form](writer, required_config(weights), timeline)
     return network.build(name, producer_version, properties)

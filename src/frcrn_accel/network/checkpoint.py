@@ -23,6 +23,7 @@ from frcrn_accel.network.topology import (
     Config,
     config_of,
     parameter_shapes,
+    required_config,
     stft_kernel,
     stft_synthesis_scale,
     stft_window,
@@ -92,9 +93,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         weights = normalise_state_dict(content)
     except ModelError as error:
         raise ModelError(f"checkpoint {str(path)!r}: {error}") from error
-    config = config_of(weights)
-    assert config is not None  # normalise_state_dict checks it
-    return Checkpoint(sha256, config, weights)
+    return Checkpoint(sha256, required_config(weights), weights)
 
 
 def normalise_state_dict(content: Any) -> Weights:

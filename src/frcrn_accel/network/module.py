@@ -31,7 +31,7 @@ from frcrn_accel.network.topology import (
     STAGES,
     STFT_BINS,
     Config,
-    config_of,
+    required_config,
     stft_kernel,
     stft_synthesis_scale,
     stft_window,
@@ -50,10 +50,7 @@ def build_network(weights: Weights, operators: Operators | None = None) -> FRCRN
     Raises:
         ValueError: These are not the weights of an FRCRN.
     """
-    config = config_of(weights)
-    if config is None:
-        raise ValueError("these are not the weights of an FRCRN")
-    network = FRCRN(config, operators)
+    network = FRCRN(required_config(weights), operators)
     network.load_state_dict({key: torch.tensor(value) for key, value in weights.items()}, strict=False)
     return network.eval()
 

@@ -44,6 +44,7 @@ __all__ = [
     "layer_group",
     "layer_groups",
     "parameter_shapes",
+    "required_config",
     "stft_kernel",
     "stft_synthesis_scale",
     "stft_window",
@@ -158,6 +159,18 @@ def config_of(weights: Mapping[str, Any]) -> Config | None:
     while any(key.startswith(f"unet{unets + 1}.") for key in weights):
         unets += 1
     return Config(first.shape[0], unets)
+
+
+def required_config(weights: Mapping[str, Any]) -> Config:
+    """Return the size of the network that has these weights.
+
+    Raises:
+        ValueError: These are not the weights of an FRCRN.
+    """
+    config = config_of(weights)
+    if config is None:
+        raise ValueError("these are not the weights of an FRCRN")
+    return config
 
 
 def layer_group(name: str) -> str:

@@ -22,8 +22,6 @@ from frcrn_accel.errors import MissingExtraError, QuantizeError
 from frcrn_accel.graph.common import Pair
 from frcrn_accel.graph.direct import DirectNetwork
 from frcrn_accel.graph.writer import GraphWriter
-from frcrn_accel.network.checkpoint import Weights
-from frcrn_accel.network.topology import Config, config_of
 from frcrn_accel.quantize.compact import MAX_INT8
 
 __all__ = [
@@ -33,7 +31,6 @@ __all__ = [
     "measure_inputs",
     "qdq",
     "qdq_input",
-    "required_config",
 ]
 
 _PIECE_SAMPLES = 80_640  # 5 s: takes 2 GB at the released size
@@ -167,18 +164,6 @@ def qdq(graph: GraphWriter, x: str, scale: str, zero: str, **axis: int) -> str:
 def qdq_input(graph: GraphWriter, x: str, limit: float) -> str:
     """Add a QDQ pair for an activation with a known largest magnitude."""
     return qdq(graph, x, graph.constant(limit / MAX_INT8), graph.constant(0, np.int8))
-
-
-def required_config(weights: Weights) -> Config:
-    """Return the size of the network that has these weights.
-
-    Raises:
-        ValueError: They are not the weights of an FRCRN.
-    """
-    config = config_of(weights)
-    if config is None:
-        raise ValueError("these are not the weights of an FRCRN")
-    return config
 
 
 def _pieces(clip: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:

@@ -44,7 +44,7 @@ from frcrn_accel.network.topology import (
     LEAKY_SLOPE,
     STAGES,
     Config,
-    config_of,
+    required_config,
 )
 from frcrn_accel.quantize.channels_last import SMALLEST_PEAK, Activation, ChannelsLastNetwork
 from frcrn_accel.quantize.compact import CompactWriter, round_convolution, rounded, scale_of
@@ -89,9 +89,7 @@ class IntegerNetwork(ChannelsLastNetwork):
         keep_float: frozenset[str],
         timeline: MakeTimeline = WholePass,
     ) -> None:
-        config = config_of(weights)
-        if config is None:
-            raise ValueError("these are not the weights of an FRCRN")
+        config = required_config(weights)
         self.weights: dict[str, NDArray[Any]] = dict(weights)  # quantized tensors replace the originals
         super().__init__(CompactWriter(self.weights, keep_float), config, timeline)
         for unet in config.unet_names:

@@ -13,7 +13,7 @@ from frcrn_accel.backends.ort import cpu_session
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.errors import MissingExtraError
 from frcrn_accel.network.checkpoint import Weights
-from frcrn_accel.network.topology import config_of
+from frcrn_accel.network.topology import required_config
 from frcrn_accel.quantize.channels_last import Activation
 from frcrn_accel.quantize.integer import IntegerNetwork, group_names
 from frcrn_accel.quantize.ranges import FsmnRanges, Ranges
@@ -72,8 +72,7 @@ class _Observer(IntegerNetwork):
     """
 
     def __init__(self, weights: Weights) -> None:
-        config = config_of(weights)
-        blocks = frozenset(name for name in group_names(config) if "fsmn" in name) if config else frozenset()
+        blocks = frozenset(name for name in group_names(required_config(weights)) if "fsmn" in name)
         super().__init__(weights, Ranges({}), blocks)
         self.seen: dict[str, tuple[str, str]] = {}
 

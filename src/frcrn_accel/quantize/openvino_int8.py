@@ -27,8 +27,9 @@ from frcrn_accel.graph.direct import DirectNetwork
 from frcrn_accel.graph.writer import GraphWriter
 from frcrn_accel.models import ModelMetadata
 from frcrn_accel.network.checkpoint import Weights
+from frcrn_accel.network.topology import required_config
 from frcrn_accel.quantize.compact import CompactWriter, round_convolution
-from frcrn_accel.quantize.explicit import RoundedConvolutions, measure_inputs, qdq, qdq_input, required_config
+from frcrn_accel.quantize.explicit import RoundedConvolutions, measure_inputs, qdq, qdq_input
 from frcrn_accel.quantize.methods import openvino_int8_layers
 
 if TYPE_CHECKING:

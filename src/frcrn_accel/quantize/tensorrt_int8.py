@@ -29,9 +29,9 @@ from frcrn_accel.graph.plain import PlainNetwork
 from frcrn_accel.graph.writer import GraphWriter
 from frcrn_accel.models import ModelMetadata
 from frcrn_accel.network.checkpoint import Weights
-from frcrn_accel.network.topology import layer_group
+from frcrn_accel.network.topology import layer_group, required_config
 from frcrn_accel.quantize.compact import CompactWriter, round_convolution, scale_of
-from frcrn_accel.quantize.explicit import Histogram, RoundedConvolutions, measure_inputs, qdq_input, required_config
+from frcrn_accel.quantize.explicit import Histogram, RoundedConvolutions, measure_inputs, qdq_input
 
 if TYPE_CHECKING:
     import onnx
