@@ -83,11 +83,7 @@ class IntegerNetwork(ChannelsLastNetwork):
     """
 
     def __init__(
-        self,
-        weights: Weights,
-        ranges: Ranges,
-        keep_float: frozenset[str],
-        timeline: MakeTimeline = WholePass,
+        self, weights: Weights, ranges: Ranges, keep_float: frozenset[str], timeline: MakeTimeline = WholePass
     ) -> None:
         config = required_config(weights)
         self.weights: dict[str, NDArray[Any]] = dict(weights)  # quantized tensors replace the originals
@@ -169,18 +165,12 @@ class IntegerNetwork(ChannelsLastNetwork):
 
     def _convolution_weights(self, name: str, output_axis: int, *, is_float: bool) -> Pair:
         """Return both parts of a weight. In int8 they share a scale per output channel, stored as `name.scale`."""
-        if is_float:
-            return self.pair(name, "weight")
-        round_convolution(self.weights, name, output_axis)
+        if not is_float:
+            round_convolution(self.weights, name, output_axis)
         return self.pair(name, "weight")
 
     def _gathered(
-        self,
-        name: str,
-        sources: list[Activation],
-        layout: GatherLayout,
-        *,
-        is_float: bool,
+        self, name: str, sources: list[Activation], layout: GatherLayout, *, is_float: bool
     ) -> tuple[str, str]:
         """Gather the inputs of each output position into a row.
 
