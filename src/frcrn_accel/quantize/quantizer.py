@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,27 +12,19 @@ from frcrn_accel._version import __version__
 from frcrn_accel.atomic import replacing
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import MissingExtraError, ModelError, OutputExistsError, QualityError, QuantizeError
-from frcrn_accel.models import ModelFile, ModelMetadata, find_model, read_weights
+from frcrn_accel.models import ModelMetadata, find_model, read_weights
 from frcrn_accel.network.checkpoint import Weights
-from frcrn_accel.network.topology import Config
 from frcrn_accel.progress import Progress, no_progress
-from frcrn_accel.quality.clips import Clip, read_clips
-from frcrn_accel.quantize.gate import (
-    GateReport,
-    GateThresholds,
-    GroupCost,
-    Measure,
-    compare,
-    measure_sensitivity,
-)
+from frcrn_accel.quality.clips import read_clips
+from frcrn_accel.quantize.candidate import CandidateFactory, checked_groups
+from frcrn_accel.quantize.gate import GateReport, GateThresholds, GroupCost, Measure
 from frcrn_accel.quantize.methods import METHODS, Build, Method
-from frcrn_accel.quantize.recordings import CALIBRATION_AUDIO, GATE_AUDIO, digest_of, model_inputs, sample_clips
+from frcrn_accel.quantize.recordings import CALIBRATION_AUDIO, GATE_AUDIO, digest_of, model_inputs
 
 __all__ = ["MAX_RESCUED", "QuantizeReport", "quantize_model"]
 
 MAX_RESCUED = 4  # for variants that the library makes on its own, with no user to choose the groups
 PASSED, REFUSED, SKIPPED = "passed", "refused", "skipped"
-_SENSITIVITY_S = 8.0  # audio to measure layer groups on; there are dozens of groups
 # An error names at most this many groups, and only those that cost nearly as much as the worst.
 _NAMED_GROUPS = 3
 _NAMED_WITHIN_DB = 10.0
@@ -144,7 +135,7 @@ def quantize_model(
     chosen = _method(method)
     source = find_model(model)
     weights = read_weights(source.path)
-    kept_float = _checked_groups(chosen, source.metadata, keep_float)
+    kept_float = checked_groups(chosen, source.metadata, keep_float)
     clips = read_clips(gate_audio or GATE_AUDIO, source.metadata.sample_rate_hz) if gate or sensitivity else []
     out = Path(out)
     try:
@@ -158,7 +149,7 @@ def quantize_model(
                 calibration_sha256=calibration_sha256,
                 gate=PASSED if gate else SKIPPED,  # a file that does not pass never gets into place
             )
-            factory = _CandidateFactory(source, weights, metadata, chosen, build, clips, gate, progress)
+            factory = CandidateFactory(source, weights, metadata, chosen, build, clips, gate, progress)
             candidate = factory.candidate(temporary, kept_float)
             costs = factory.costs(candidate) if sensitivity or candidate.refused else ()
             for cost in costs[:max_rescued]:
@@ -191,103 +182,10 @@ def quantize_model(
     return report
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A quantized file with some layer groups in float, compared with its source.
-
-    Attributes:
-        metadata: Its metadata.
-        gate: Measurements of the gate; None if it was skipped.
-    """
-
-    metadata: ModelMetadata
-    gate: GateReport | None
-
-    @property
-    def kept_float(self) -> tuple[str, ...]:
-        """Layer groups in float."""
-        return self.metadata.kept_float
-
-    @property
-    def refused(self) -> bool:
-        """Whether the gate refused it."""
-        return self.gate is not None and not self.gate.passed
-
-
-@dataclass(frozen=True)
-class _CandidateFactory:
-    """Builds and measures the candidates of one model.
-
-    Attributes:
-        source: The fp32 model file.
-        weights: Its weights.
-        metadata: Metadata of the candidates, except for the groups in float.
-        method: The method.
-        build: Writes graphs.
-        clips: Audio to measure on.
-        thresholds: Limits of the gate; None to skip it.
-        progress: Called on the way.
-    """
-
-    source: ModelFile
-    weights: Weights
-    metadata: ModelMetadata
-    method: Method
-    build: Build
-    clips: Sequence[Clip]
-    thresholds: GateThresholds | None
-    progress: Progress
-
-    def candidate(self, path: Path, keep_float: Sequence[str]) -> Candidate:
-        """Write a candidate to a file and compare it with the source."""
-        kept_float = _checked_groups(self.method, self.metadata, keep_float)
-        metadata = dataclasses.replace(self.metadata, kept_float=kept_float)
-        self.progress("build", 0, 1)
-        self._write(path, metadata, kept_float)
-        self.progress("build", 1, 1)
-        model = ModelFile.open(path)
-        if self.thresholds is None:
-            return Candidate(metadata, None)
-        gate = compare(self.source, model, self.method.backend, self.clips, self.thresholds, self.progress)
-        return Candidate(metadata, gate)
-
-    def costs(self, candidate: Candidate) -> tuple[GroupCost, ...]:
-        """Measure the cost of each group that a candidate does not keep in float, the worst first."""
-        groups = _groups(self.method, self.metadata)
-        with tempfile.TemporaryDirectory(prefix="frcrn-accel-") as folder:
-            path = Path(folder) / f"{self.metadata.name}.onnx"
-
-            def build_only(group: str) -> ModelFile:
-                self._write(path, candidate.metadata, set(groups) - {group})
-                return ModelFile.open(path)
-
-            quantized = [group for group in groups if group not in candidate.kept_float]
-            clips = sample_clips(self.clips, _SENSITIVITY_S)
-            return measure_sensitivity(self.source, quantized, build_only, self.method.backend, clips, self.progress)
-
-    def _write(self, path: Path, metadata: ModelMetadata, keep_float: Iterable[str]) -> None:
-        path.write_bytes(self.build(self.weights, metadata, frozenset(keep_float)).SerializeToString())
-
-
 def _method(name: str) -> Method:
     if name not in METHODS:
         raise QuantizeError(f"unknown method {name!r}: choose one of {', '.join(METHODS)}")
     return METHODS[name]
-
-
-def _groups(method: Method, metadata: ModelMetadata) -> tuple[str, ...]:
-    return method.groups(Config(metadata.channels, metadata.unets))
-
-
-def _checked_groups(method: Method, metadata: ModelMetadata, keep_float: Sequence[str]) -> tuple[str, ...]:
-    """Return the groups to keep in float, each once, in the order of the network."""
-    groups = _groups(method, metadata)
-    unknown = sorted(set(keep_float) - set(groups))
-    if unknown:
-        raise QuantizeError(
-            f"unknown layer group {unknown[0]!r} for method {method.name!r}: choose from {', '.join(groups)}"
-        )
-    return tuple(group for group in groups if group in keep_float)
 
 
 def _prepare(
