@@ -91,6 +91,7 @@ class Config:
 def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor that the network uses, by its released key name.
 
+    >>> from frcrn_accel.network.topology import Config, parameter_shapes
     >>> parameter_shapes(Config(channels=32, unets=1))["unet.fsmn.fsmn_re_L1.linear.weight"]
     (32, 32)
     """
@@ -176,6 +177,7 @@ def required_config(weights: Mapping[str, Any]) -> Config:
 def layer_group(name: str) -> str:
     """Return the layer that a parameter or a node of the graph belongs to.
 
+    >>> from frcrn_accel.network.topology import layer_group
     >>> layer_group("unet.encoders.1.bn.bn_re.bias"), layer_group("unet.fsmn.fsmn_re_L1.linear.bias")
     ('unet.encoders.1', 'unet.fsmn')
 

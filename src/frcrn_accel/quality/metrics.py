@@ -36,6 +36,7 @@ def si_sdr_db(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
 
     Source: J. Le Roux, S. Wisdom, H. Erdogan, J. R. Hershey, "SDR - half-baked or well done?", ICASSP 2019.
 
+    >>> from frcrn_accel.quality import si_sdr_db
     >>> speech, noise = np.array([1.0, -1.0, 1.0, -1.0]), np.array([0.1, 0.1, -0.1, -0.1])
     >>> round(si_sdr_db(speech, speech + noise), 6)
     20.0
@@ -56,6 +57,7 @@ def agreement_db(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
     Two silent signals agree fully. A silent signal and another one agree least, and so do signals with values that
     are not finite. The result is never NaN.
 
+    >>> from frcrn_accel.quality import agreement_db
     >>> agreement_db(np.zeros(4), np.zeros(4)), agreement_db(np.zeros(4), np.array([0.0, 0.1, 0.0, 0.1]))
     (120.0, -120.0)
 

@@ -20,6 +20,7 @@ MAX_INT8 = 127
 def scale_of(weight: NDArray[np.float32], axes: tuple[int, ...]) -> NDArray[np.float32]:
     """Return the symmetric int8 scales of a weight, shared along some axes.
 
+    >>> from frcrn_accel.quantize.compact import scale_of
     >>> scale_of(np.array([[1.27, -2.54], [0, 0]]), (1,)).round(3)
     array([[0.02],
            [1.  ]], dtype=float32)

@@ -96,6 +96,7 @@ def quantize_model(
 ) -> QuantizeReport:
     """Quantize an fp32 model file. Write the result only if it stays close enough to its source.
 
+    >>> from frcrn_accel.quantize import quantize_model
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     report = quantize_model("frcrn-small", f"{folder}/half.onnx", "fp16", gate=None)

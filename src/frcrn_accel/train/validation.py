@@ -1,4 +1,4 @@
-"""How well a network does on fixed examples."""
+"""Score a network on fixed examples."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ __all__ = ["score"]
 def score(
     network: FRCRN, loss: DenoisingLoss, examples: Sequence[Example], lookaheads: Sequence[int]
 ) -> dict[str, float]:
-    """Means over the examples: the parts of the loss, SI-SDR, and PESQ-WB if the `[eval]` extra is installed.
+    """Return means over the examples: the parts of the loss, SI-SDR, and PESQ-WB if the `[eval]` extra is installed.
+
+    SI-SDR and PESQ-WB are means over the examples that contain speech, and are left out if none does.
 
     Args:
-        network: In evaluation mode, in fp32.
-        loss: What it is trained on.
-        examples: With speech in each.
-        lookaheads: What `network.lookahead` is, in turn.
+        network: The network, in evaluation mode, in fp32.
+        loss: The loss that it is trained on.
+        examples: The examples.
+        lookaheads: Values of `network.lookahead`, used in turn.
     """
     device = network.kernel.device
     scorer = Scorer()
@@ -39,9 +41,9 @@ def score(
         output = estimate[0].cpu().numpy()
         if not is_silent(target):
             row["si_sdr_db"] = agreement_db(target, output)
-        pesq = scorer.score("PESQ-WB", partial(pesq_wb, target, output))
-        if pesq is not None:
-            row["pesq_wb"] = pesq
+            pesq = scorer.score("PESQ-WB", partial(pesq_wb, target, output))
+            if pesq is not None:
+                row["pesq_wb"] = pesq
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
