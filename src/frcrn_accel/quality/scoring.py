@@ -13,6 +13,7 @@ __all__ = ["Scorer", "score_or_none"]
 def score_or_none(score: Callable[[], float]) -> float | None:
     """Compute a score; return None for audio that the metric cannot score.
 
+    >>> import numpy as np
     >>> from frcrn_accel.quality import dnsmos, score_or_none
     >>> score_or_none(lambda: dnsmos(np.zeros(0)).ovrl) is None
     True
