@@ -1,8 +1,8 @@
-"""The arithmetic that benchmarks count with."""
+"""The count of arithmetic in `benchmarks/arithmetic.py`."""
 
 from __future__ import annotations
 
-import sys
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,16 @@ import pytest
 
 from frcrn_accel.network.topology import DECODER_KERNELS, ENCODER_KERNELS, SAMPLE_RATE_HZ, Config
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from arithmetic import multiply_accumulates
+spec = importlib.util.spec_from_file_location(
+    "arithmetic", Path(__file__).parents[1] / "benchmarks" / "arithmetic.py"
+)
+arithmetic = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(arithmetic)
+multiply_accumulates = arithmetic.multiply_accumulates
 
 
 def per_second(config: Config) -> float:
-    """Of audio, without what the ends of a window cost."""
+    """Per second of audio, without the extra frames at the ends of a window."""
     long, short = (sum(multiply_accumulates(config, s * SAMPLE_RATE_HZ).values()) for s in (20, 10))
     return (long - short) / 10
 
@@ -32,7 +36,7 @@ def test_a_single_frame_by_hand():
     c = 8
     counts = multiply_accumulates(Config(c, 1), 640)
     assert counts["transforms"] == 2 * 642 * 640
-    # Encoder stage `i` gives 2 + i frames of one; the decoder takes 8 frames and gives one fewer at each stage.
+    # Encoder stage `i` outputs 2 + i frames; the decoder starts with 8 frames and loses one at each stage.
     encoder_bins, decoder_bins = [159, 78, 37, 17, 7, 2, 1], [1, 2, 7, 17, 37, 78, 159]
     encoders = [
         4 * (c if i else 1) * c * np.prod(ENCODER_KERNELS[i]) * bins * (2 + i) for i, bins in enumerate(encoder_bins)

@@ -37,7 +37,7 @@ from frcrn_accel.bench import (
 from frcrn_accel.bench import configurations as configurations_module
 from frcrn_accel.bench.configurations import Configuration, find_configurations
 from frcrn_accel.bench.ratios import median_ranks, spread_percent
-from frcrn_accel.bench.sound import MAX_AGREEMENT_DB, compare_quality
+from frcrn_accel.bench.sound import compare_quality
 from frcrn_accel.bench.speed import reference_of
 from frcrn_accel.bench.tables import (
     TIME_COLUMNS,
@@ -53,6 +53,7 @@ from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.models import DEFAULT_MODEL, cache_folder, find_model
 from frcrn_accel.network.topology import Config
 from frcrn_accel.processes import WORKER, Process
+from frcrn_accel.quality import MAX_AGREEMENT_DB
 from frcrn_accel.quality.clips import Clip
 from frcrn_accel.testing import FunctionBackend
 

@@ -495,7 +495,7 @@ class TestQuantize:
             (["--method", "int4"], "unknown method 'int4'"),
             ([], "--method"),
             (["--method", "dynamic", "--keep-float", "unet.x"], "unknown layer group 'unet.x'"),
-            (["--method", "dynamic", "--gate-audio", "none"], "'none' is no folder"),
+            (["--method", "dynamic", "--gate-audio", "none"], "'none' is not a folder"),
             (["--method", "dynamic", "--max-pesq-drop-percent", "-1"], "--max-pesq-drop-percent"),
             (["--method", "dynamic", "--min-si-sdr-db", "-130"], "the SI-SDR above -120 dB"),
             (["--method", "dynamic", "--json", "no/r.json"], "No such file"),
@@ -537,7 +537,7 @@ class TestEvaluate:
         assert error.startswith("DNSMOS needs more packages")
         assert error.endswith("pip install 'frcrn-accel[eval]'")
         assert not report.exists()
-        assert "is no folder" in the_error(run("evaluate", tmp_path / "none"))
+        assert "is not a folder" in the_error(run("evaluate", tmp_path / "none"))
 
 
 class TestTrain:
@@ -812,7 +812,7 @@ class TestBench:
             (["--throughput", "--threads", "2"], "--threads has no effect with --throughput"),
             (["--throughput", "--no-quality"], "--no-quality has no effect with --throughput"),
             (["--throughput", "--length-s", "1", "--length-s", "2"], "--throughput takes one --length-s"),
-            (["--pairs", "none"], "'none' is no folder"),
+            (["--pairs", "none"], "'none' is not a folder"),
         ],
     )
     def test_errors(self, run, tmp_path, monkeypatch, arguments, message):

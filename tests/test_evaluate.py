@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from frcrn_accel import AudioError, MissingExtraError
-from frcrn_accel.quality import bootstrap_interval, dnsmos, pesq_wb, si_sdr_db, stoi
+from frcrn_accel.quality import (
+    MAX_AGREEMENT_DB,
+    Scorer,
+    agreement_db,
+    bootstrap_interval,
+    dnsmos,
+    is_silent,
+    pesq_wb,
+    score_or_none,
+    si_sdr_db,
+    stoi,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -18,6 +29,87 @@ def test_si_sdr_of_orthogonal_noise_is_the_snr_at_any_level(snr_db):
     mixture = speech + noise * 10 ** (-snr_db / 20)
     for gain, offset in ((1, 0), (0.01, 0.5)):
         assert si_sdr_db(speech, gain * mixture + offset) == pytest.approx(snr_db, abs=1e-6)
+
+
+class TestAgreement:
+    SPEECH = RNG.standard_normal(1_000).astype(np.float32)
+    SILENCE = np.zeros(1_000, np.float32)
+
+    def test_between_the_limits_it_is_si_sdr(self):
+        noisy = self.SPEECH + np.float32(0.1) * RNG.standard_normal(1_000).astype(np.float32)
+        assert agreement_db(self.SPEECH, noisy) == si_sdr_db(self.SPEECH, noisy)
+
+    @pytest.mark.parametrize("gain", [1, 0.5, -2])
+    def test_equal_signals_and_multiples_agree_fully(self, gain):
+        assert agreement_db(self.SPEECH, gain * self.SPEECH) == MAX_AGREEMENT_DB
+
+    @pytest.mark.parametrize("offset", [0, 0.1])
+    def test_two_silent_signals_agree_fully(self, offset):
+        assert agreement_db(self.SILENCE, self.SILENCE + offset) == MAX_AGREEMENT_DB
+        assert agreement_db(self.SILENCE + offset, self.SILENCE) == MAX_AGREEMENT_DB
+
+    @pytest.mark.parametrize("offset", [0, 0.1])
+    def test_a_silent_signal_and_another_agree_least(self, offset):
+        assert agreement_db(self.SPEECH, self.SILENCE + offset) == -MAX_AGREEMENT_DB
+        assert agreement_db(self.SILENCE + offset, self.SPEECH) == -MAX_AGREEMENT_DB
+
+    def test_signals_with_nothing_in_common_agree_least(self):
+        tone = np.tile([1.0, -1.0], 500)
+        assert agreement_db(tone, np.tile([1.0, 1.0, -1.0, -1.0], 250)) == -MAX_AGREEMENT_DB
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_values_that_are_not_finite_never_agree(self, value):
+        broken = np.where(np.arange(1_000) == 500, value, self.SPEECH)
+        for pair in ((broken, broken), (self.SPEECH, broken), (broken, self.SPEECH), (self.SILENCE, broken)):
+            assert agreement_db(*pair) == -MAX_AGREEMENT_DB
+
+    def test_a_signal_without_samples_is_silent(self):
+        assert is_silent(np.zeros(0))
+        assert agreement_db(np.zeros(0), np.zeros(0)) == MAX_AGREEMENT_DB
+
+
+class TestScorer:
+    def test_a_score(self):
+        assert Scorer().score("A", lambda: 3.5) == score_or_none(lambda: 3.5) == 3.5
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+    def test_a_number_that_is_not_finite_is_no_score(self, value):
+        assert score_or_none(lambda: value) is None
+
+    def test_audio_that_cannot_be_scored(self):
+        def silent() -> float:
+            raise AudioError("no speech")
+
+        scorer = Scorer()
+        assert scorer.score("A", silent) is None
+        assert scorer.score("A", lambda: 1.0) == 1  # the next clip is scored again
+        assert scorer.notes == {}
+
+    def test_a_missing_package_skips_the_metric_once_and_for_all(self):
+        calls = []
+
+        def missing() -> float:
+            calls.append(1)
+            raise MissingExtraError("A", "eval", ImportError("no module"))
+
+        scorer = Scorer()
+        assert [scorer.score("A", missing) for _ in range(3)] == [None] * 3
+        assert len(calls) == 1
+        assert "pip install 'frcrn-accel[eval]'" in scorer.notes["A"]
+        assert scorer.score("B", lambda: 2.0) == 2
+        with pytest.raises(MissingExtraError):
+            score_or_none(missing)
+
+    def test_other_errors_are_not_hidden(self):
+        with pytest.raises(ZeroDivisionError):
+            Scorer().score("A", lambda: 1 / 0)
+
+
+def test_stoi_of_short_audio_is_a_clear_error():
+    pytest.importorskip("pystoi")
+    for samples in (0, 400, 3_200):
+        with pytest.raises(AudioError, match="STOI cannot score this: it needs about half a second of speech"):
+            stoi(RNG.standard_normal(samples), RNG.standard_normal(samples))
 
 
 def test_bootstrap_interval_covers_the_mean():
@@ -37,7 +129,7 @@ def test_pesq_and_stoi_are_best_for_clean_speech(noisy, denoiser):
     assert stoi(speech, noisy) < 0.99
 
 
-def test_dnsmos_hears_less_noise_after_denoising(noisy, denoiser):
+def test_dnsmos_is_better_after_denoising(noisy, denoiser):
     pytest.importorskip("speechmos.dnsmos", exc_type=ImportError)
     before, after = dnsmos(noisy), dnsmos(denoiser(noisy, 16_000))
     assert 1 < before.ovrl < after.ovrl - 0.3 < 4.5

@@ -1,7 +1,8 @@
-"""`evaluate`: on a plain gain as the denoiser, so that every score can be told beforehand."""
+"""`evaluate`: on a plain gain as the denoiser, so that every score is known beforehand."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 import soundfile
 
 from frcrn_accel import AudioError, FrcrnAccelError
-from frcrn_accel.quality import CLEAN_IN, NOISE_OUT, Evaluation, Score, bootstrap_interval, evaluate_clips
+from frcrn_accel.denoiser import DenoiserOptions
+from frcrn_accel.evaluate import CLEAN_IN, NOISE_OUT, Evaluation, Score, evaluate_clips
+from frcrn_accel.quality import bootstrap_interval
 from frcrn_accel.quality.clips import read_clips
 from frcrn_accel.testing import FunctionBackend
 
@@ -41,9 +44,13 @@ def half(audio):
     return audio / 2
 
 
+HALVED = DenoiserOptions(backend=FunctionBackend(half))
+SILENCED = DenoiserOptions(backend=FunctionBackend(np.zeros_like))
+
+
 class TestEvaluation:
     def test_a_gain_changes_no_score_but_the_level(self, pairs):
-        found = evaluate_clips(read_clips(pairs, RATE), {"backend": FunctionBackend(half)}, alone=True, processes=1)
+        found = evaluate_clips(read_clips(pairs, RATE), HALVED, alone=True, processes=1)
         assert [score.name for score in found.scores] == ["a.wav", "b.wav"]
         assert found.precision == "fp32"
         for score, snr_db in zip(found.scores, (10, 20), strict=True):
@@ -56,19 +63,17 @@ class TestEvaluation:
             assert score.duration_s == 4
 
     def test_the_real_model_in_two_processes_is_as_in_one(self, pairs):
-        told = []
-        options = {"backend": "ort"}
+        calls = []
+        options = DenoiserOptions(backend="ort")
         clips = read_clips(pairs, RATE)
-        two = evaluate_clips(clips, options, processes=2, progress=lambda *counts: told.append(counts))
-        assert told == [(1, 2), (2, 2)]
+        two = evaluate_clips(clips, options, processes=2, progress=lambda *counts: calls.append(counts))
+        assert calls == [(1, 2), (2, 2)]
         assert two.scores == evaluate_clips(clips, options, processes=1).scores
         assert two.backend == "ort"
         assert two.scores[0].denoised["PESQ-WB"] > two.scores[0].noisy["PESQ-WB"]
 
     def test_without_clean_speech_there_is_dnsmos(self, pairs):
-        found = evaluate_clips(
-            read_clips(pairs / "noisy", RATE), {"backend": FunctionBackend(half)}, alone=True, processes=1
-        )
+        found = evaluate_clips(read_clips(pairs / "noisy", RATE), HALVED, alone=True, processes=1)
         assert all(list(score.noisy) == list(score.denoised) == METRICS[3:] for score in found.scores)
 
     def test_clean_speech_in_a_folder_of_its_own(self, pairs, tmp_path):
@@ -81,13 +86,36 @@ class TestEvaluation:
 
     def test_an_output_of_zeros_has_scores(self, pairs):
         found = evaluate_clips(
-            read_clips(pairs, RATE)[:1], {"backend": FunctionBackend(np.zeros_like)}, alone=True, processes=1
+            read_clips(pairs, RATE)[:1],
+            SILENCED,
+            alone=True,
+            processes=1,
         )
         (score,) = found.scores
-        assert score.denoised["SI-SDR, dB"] == -100
+        assert score.denoised["SI-SDR, dB"] == -120
         assert score.denoised[NOISE_OUT] == -120
         assert "PESQ-WB" not in score.denoised
         assert CLEAN_IN not in score.denoised
+
+    def test_a_recording_too_short_for_stoi_has_the_other_scores(self, pairs):
+        clip = read_clips(pairs, RATE)[0]
+        short = dataclasses.replace(clip, noisy=clip.noisy[:4000], clean=clip.clean[:4000], duration_s=0.25)
+        (score,) = evaluate_clips([short], HALVED, processes=1).scores
+        assert "STOI" not in score.noisy
+        assert score.denoised["SI-SDR, dB"] == pytest.approx(score.noisy["SI-SDR, dB"], abs=0.1)
+
+    def test_constant_clean_speech_has_no_scores_with_reference(self, pairs):
+        clip = read_clips(pairs, RATE)[0]
+        constant = dataclasses.replace(clip, clean=np.full_like(clip.noisy, 0.1))
+        (score,) = evaluate_clips([constant], HALVED, processes=1).scores
+        assert list(score.noisy) == list(score.denoised) == METRICS[3:]
+
+    def test_a_backend_that_does_not_use_threads(self, pairs):
+        class OnCard(FunctionBackend):
+            uses_threads = False
+
+        found = evaluate_clips(read_clips(pairs, RATE)[:1], DenoiserOptions(backend=OnCard(half)), processes=1)
+        assert len(found.scores) == 1
 
     def test_means_intervals_and_differences(self):
         scores = tuple(
@@ -102,18 +130,18 @@ class TestEvaluation:
         assert second.denoised == (1.0, (1.0, 1.0))
 
 
-def test_what_is_no_folder_of_recordings(tmp_path):
-    with pytest.raises(AudioError, match="is no folder: give one with noisy speech"):
+def test_a_folder_that_does_not_exist(tmp_path):
+    with pytest.raises(AudioError, match="is not a folder: give a folder of noisy speech"):
         read_clips(tmp_path / "none", RATE)
 
 
 def test_an_error_in_the_model_comes_first(pairs):
     with pytest.raises(FrcrnAccelError, match="unknown backend 'fast'"):
-        evaluate_clips(read_clips(pairs, RATE), {"backend": "fast"})
+        evaluate_clips(read_clips(pairs, RATE), DenoiserOptions(backend="fast"))
 
 
 def test_json_has_every_score(pairs):
-    found = evaluate_clips(read_clips(pairs, RATE), {"backend": FunctionBackend(half)}, processes=1)
+    found = evaluate_clips(read_clips(pairs, RATE), HALVED, processes=1)
     content = json.loads(json.dumps(found.to_json()))
     assert list(content) == ["model", "backend", "precision", "device", "summary", "clips"]
     assert list(content["summary"]) == METRICS

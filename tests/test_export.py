@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from frcrn_accel import Denoiser, ExportError, ModelError, OutputExistsError, __version__, export
+from frcrn_accel import Denoiser, ExportError, ModelError, OutputExistsError, __version__
 from frcrn_accel.digest import sha256_of
-from frcrn_accel.export import export_model
+from frcrn_accel.export import MAX_ERROR, difference_from_pytorch, export_model
 from frcrn_accel.models import find_model, read_weights
 from frcrn_accel.network.topology import Config, stft_kernel
 from frcrn_accel.testing import random_weights
@@ -60,12 +60,26 @@ def test_a_file_is_not_replaced_unasked(checkpoint, tmp_path):
 
 
 def test_a_graph_that_differs_from_pytorch_is_not_written(checkpoint, tmp_path, monkeypatch):
-    from frcrn_accel.export import gauss
+    from frcrn_accel.graph import gauss
 
     monkeypatch.setattr(gauss, "LEAKY_SLOPE", 0.02)
     with pytest.raises(ExportError, match=r"differs from PyTorch by .* was not written"):
         export_model(checkpoint, tmp_path / "tiny.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ruin", ["negative variance", "all weights zero"])
+def test_a_model_that_gives_no_audio_is_not_written(ruin, tmp_path):
+    """Its weights are finite, and the graph agrees with PyTorch: both output NaN, or zeros."""
+    weights = {key: torch.tensor(value) for key, value in random_weights(Config(16, 1)).items()}
+    if ruin == "negative variance":
+        weights["unet.encoders.3.bn.bn_re.running_var"] -= 100
+    else:
+        weights = {key: torch.zeros_like(value) for key, value in weights.items()}
+    torch.save(weights, tmp_path / "ruined.pt")
+    with pytest.raises(ExportError, match=r"output on noise is not finite, or all zeros: .* was not written"):
+        export_model(tmp_path / "ruined.pt", tmp_path / "ruined.onnx")
+    assert not (tmp_path / "ruined.onnx").exists()
 
 
 def test_a_folder_that_is_not_there(checkpoint, tmp_path):
@@ -87,7 +101,7 @@ def test_weights_of_another_onnx_file(tmp_path):
 
 
 def test_the_fourier_kernel_is_computed_from_small_constants(tiny):
-    """As the library has it, within the rounding of its cosines."""
+    """It equals `stft_kernel` up to the rounding of the cosines."""
     import onnx
     import onnxruntime
     from onnx import TensorProto, helper
@@ -113,9 +127,9 @@ def test_a_quantized_file_is_no_source_of_weights(tiny, tmp_path):
 
 
 def test_the_packaged_model_is_what_its_checkpoint_exports_to(tmp_path):
-    """The weights inside the packaged file, through PyTorch, give what the file gives."""
+    """PyTorch with the weights in the packaged file outputs what the file does."""
     model = find_model("frcrn-small")
-    assert export._difference(model, read_weights(model.path)) <= export.MAX_ERROR
+    assert difference_from_pytorch(model, read_weights(model.path)) <= MAX_ERROR
 
 
 @pytest.mark.parametrize("config", [Config(16, 1), Config(8, 2)])
@@ -129,8 +143,8 @@ def test_the_direct_form_is_the_same_network(config, tmp_path):
     for form, path in paths.items():
         graph = build_graph(weights, "tiny", __version__, metadata.to_properties(), form)
         path.write_bytes(graph.SerializeToString())
-        assert export._difference(find_model(path), weights) <= 1e-5
+        assert difference_from_pytorch(find_model(path), weights) <= 1e-5
         for key, value in read_weights(path).items():
             np.testing.assert_array_equal(value, weights[key])
-    # The same weights once each; one tensor for a pair of parts makes a smaller graph.
+    # All weights are stored once; a single tensor for both parts makes a smaller graph.
     assert paths["direct"].stat().st_size < paths["gauss"].stat().st_size

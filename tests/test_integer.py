@@ -1,4 +1,4 @@
-"""The integer form of the network, against the same arithmetic in numpy's 64-bit integers."""
+"""The integer form of the network, compared with 64-bit integer arithmetic in numpy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from frcrn_accel import BackendUnavailable
 from frcrn_accel.backends.ort import OrtDynamicInt8Backend
-from frcrn_accel.models import DEFAULT_MODEL, find_model
+from frcrn_accel.models import DEFAULT_MODEL, find_model, read_weights
 from frcrn_accel.network.topology import (
     BN_EPSILON,
     DECODER_KERNELS,
@@ -27,23 +27,24 @@ from frcrn_accel.testing import random_weights
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
-from frcrn_accel.export import read_weights  # noqa: E402
 from frcrn_accel.graph.forms import build_graph  # noqa: E402
 from frcrn_accel.quantize import CALIBRATION_AUDIO, quantize_model  # noqa: E402
-from frcrn_accel.quantize.integer import Activation, FsmnRanges, IntegerNetwork, Ranges, group_names  # noqa: E402
-from frcrn_accel.quantize.ranges import measure_ranges  # noqa: E402
+from frcrn_accel.quantize.channels_last import Activation  # noqa: E402
+from frcrn_accel.quantize.integer import IntegerNetwork, group_names  # noqa: E402
+from frcrn_accel.quantize.measure import measure_ranges  # noqa: E402
+from frcrn_accel.quantize.ranges import FsmnRanges, Ranges  # noqa: E402
 from frcrn_accel.quantize.synthetic import synthetic_clips  # noqa: E402
 
 CHANNELS = 8
 CONFIG = Config(CHANNELS, 1)
 FRAMES = 7
 ENCODER, DECODER, FSMN = "unet.encoders.2", "unet.decoders.3", "unet.fsmn_enc.2"
-# Float rounding, as a share of the peak. One step of one 8-bit input is a hundred times as much.
+# Float rounding, as a share of the peak. One level of one 8-bit input is a hundred times as much.
 ROUNDING = 2e-6
 
 
 def problem() -> str:
-    """Why this CPU cannot be exact; "" where it can."""
+    """Return why this CPU cannot be exact; "" where it can."""
     try:
         OrtDynamicInt8Backend.check()
     except BackendUnavailable as error:
@@ -79,12 +80,12 @@ def session_of(content: bytes):
 
 
 def run_block(weights, ranges: Ranges, block: Block, sources: Sequence[np.ndarray], height: int) -> np.ndarray:
-    """One part of the network alone.
+    """Run one part of the network alone.
 
     Args:
         block: Adds the part to the graph.
-        sources: What it takes in, `(2, frames, rows, channels)` each.
-        height: Rows of them that count.
+        sources: Its inputs, `(2, frames, rows, channels)` each.
+        height: Rows of the inputs that count.
 
     Returns:
         `(2, frames, rows, channels)`.
@@ -92,7 +93,7 @@ def run_block(weights, ranges: Ranges, block: Block, sources: Sequence[np.ndarra
     network = IntegerNetwork(weights, ranges, frozenset())
     g = network.graph
     frames = sources[0].shape[1]
-    network._frames = g.ints(frames)
+    network.frames = g.ints(frames)
     activations, start = [], 0
     for source in sources:
         parts = []
@@ -113,7 +114,7 @@ def run_block(weights, ranges: Ranges, block: Block, sources: Sequence[np.ndarra
 
 
 def activation(rows: int, seed: int, frames: int = FRAMES) -> np.ndarray:
-    """What LeakyReLU might give, with frames that span 60 dB."""
+    """Return a plausible output of LeakyReLU, with frames that span 60 dB."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((2, frames, rows, CHANNELS))
     x *= 10 ** rng.uniform(-3, 0, (1, frames, 1, 1))
@@ -140,8 +141,8 @@ class Convolution:
     """A complex convolution with the batch norm and the activation after it, in numpy.
 
     Args:
-        name: Of the convolution in the checkpoint.
-        output_axis: Of its weights.
+        name: Name of the convolution in the checkpoint.
+        output_axis: Axis of the output channels in its weights.
     """
 
     def __init__(self, weights, name: str, output_axis: int) -> None:
@@ -162,7 +163,7 @@ class Convolution:
             self.shifts.append((bias - mean) * self.gains[-1] + beta)
 
     def finished(self, sums: Sequence[np.ndarray], scales: np.ndarray) -> np.ndarray:
-        """From sums of integer products `(frames, rows, channels)` of both parts, to the activation."""
+        """Return the activation for sums of integer products, `(frames, rows, channels)` of each part."""
         return np.stack(
             [
                 leaky(total * scales[:, None, None].astype(float) * (self.scale * gain) + shift)
@@ -172,12 +173,12 @@ class Convolution:
 
 
 def integers(x: np.ndarray, scale: np.float32) -> np.ndarray:
-    """To 8 bits with zero in the middle."""
+    """Quantize to 8 bits with zero in the middle."""
     return np.clip(np.rint(x / scale), -128, 127).astype(np.int64)
 
 
 def frame_peaks(sources: Sequence[np.ndarray], known: Sequence[float]) -> np.ndarray:
-    """Looked for in the data or, where it is known for each source, relative to its largest value."""
+    """Return the peaks: from the data or, with known ranges, relative to the largest value of each source."""
     if known:
         peaks = [source.max(axis=(0, 2, 3)) * np.float32(k) for source, k in zip(sources, known, strict=True)]
     else:
@@ -256,13 +257,13 @@ class TestConvolutions:
 
 
 class NumpyFsmn:
-    """An FSMN block in 8 bits: integer sums, each brought back to 8 bits with rounding to even and saturation."""
+    """An FSMN block in 8 bits: integer sums, each requantized to 8 bits with rounding to even and saturation."""
 
     def __init__(self, weights, name: str, ranges: FsmnRanges, floor: float) -> None:
         self.weights, self.name, self.ranges, self.floor = weights, name, ranges, floor
 
     def matrices(self, net: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Integer weights and their scale, of the first layer, the projection and the filter."""
+        """Return integer weights and their scales, of the first layer, the projection and the filter."""
         key = f"{self.name}.fsmn_{('re', 'im')[net]}_L1"
         linear, bias, projection, filters = (
             self.weights[f"{key}.{tensor}"]
@@ -278,14 +279,14 @@ class NumpyFsmn:
         scales = [np.abs(value).max(axis=1, keepdims=True) / 127 for value in values]
         return [(np.rint(v / s).astype(np.int64), s[:, 0]) for v, s in zip(values, scales, strict=True)]
 
-    def steps(self, x: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """The sum of memories and filtered memories of both parts, in steps of 8 bits."""
-        step = (scale * np.float32(1 / 248)).astype(np.float32)
+    def levels(self, x: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """Return the sum of memories and filtered memories of both parts, as 8-bit levels."""
+        level = (scale * np.float32(1 / 248)).astype(np.float32)
         share = (np.float32(self.floor * 248) / scale)[:, None, None]
         held = np.floor(share + np.arange(4, dtype=np.float32) / 4)
         inputs = []
         for part in x:
-            values = np.clip(np.rint(part / step[:, None, None]), -7, 248)
+            values = np.clip(np.rint(part / level[:, None, None]), -7, 248)
             inputs.append(np.concatenate([values, np.broadcast_to(held, (*values.shape[:2], 4))], 2).astype(np.int64))
         totals = []
         for to in (0, 1):
@@ -312,18 +313,18 @@ class TestFsmn:
         x, rows = activation(39, seed=5), 39
         block = dynamic_ranges.fsmn[FSMN]
         floor = IntegerNetwork(weights, dynamic_ranges, frozenset()).fsmn_floor(FSMN)
-        x[:, 2] *= 0.1 * floor / np.abs(x[:, 2]).max()  # one frame in which the bias decides
+        x[:, 2] *= 0.1 * floor / np.abs(x[:, 2]).max()  # one frame in which the bias dominates
         scale = np.maximum(x.max(axis=(0, 2, 3)), np.float32(floor))
         found = run_block(weights, dynamic_ranges, fsmn, [x], rows)
-        # Without what the block adds to its input, in steps.
+        # The memories alone, without the residuals, as levels.
         difference = found - np.stack([x[0] - x[1], x[0] + x[1]])
-        step = scale[:, None, None].astype(float) * block.total * block.memory / 127
-        steps = difference / step
-        assert np.abs(steps - np.rint(steps)).max() < 0.05  # float rounding of the sums with the input
-        expected = NumpyFsmn(weights, FSMN, block, floor).steps(x, scale)
+        level = scale[:, None, None].astype(float) * block.total * block.memory / 127
+        levels = difference / level
+        assert np.abs(levels - np.rint(levels)).max() < 0.05  # float rounding of the sums with the input
+        expected = NumpyFsmn(weights, FSMN, block, floor).levels(x, scale)
         assert np.abs(expected).max() > 60
-        off = np.rint(steps) - expected
-        # ONNX Runtime scales in float32: what lies between two steps may go the other way.
+        off = np.rint(levels) - expected
+        # ONNX Runtime scales in float32: a value between two levels may round the other way.
         assert np.abs(off).max() <= 1
         assert np.mean(off != 0) < 0.01
         assert abs(np.mean(off)) < 1e-3
@@ -343,7 +344,7 @@ class TestFsmn:
         np.testing.assert_allclose(twice / 1024, once, rtol=0, atol=0.02 * np.abs(once).max())
 
     def test_it_is_near_to_float(self, weights, dynamic_ranges):
-        """So is what the two tests above take for granted: that the steps mean what they should."""
+        """Checks the levels that the tests above take as given."""
         x = activation(39, seed=8)
 
         def float_fsmn(network: IntegerNetwork, sources: list[Activation]) -> Activation:

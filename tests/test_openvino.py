@@ -296,7 +296,7 @@ class TestCalibration:
         for layer in found[1.0]:
             assert found[0.5][layer] < found[0.9999][layer] <= found[1.0][layer]
         # Against numpy, on the tensor itself.
-        probe = openvino_int8._Probe(weights)
+        probe = openvino_int8.InputProbe(weights)
         model = probe.build("probe", "", {})
         name = probe.inputs["unet.decoders.3"]
         model.graph.output.append(onnx.ValueInfoProto(name=name))

@@ -1,4 +1,4 @@
-"""The numbers against upstream's own code, over widths, lengths and batches.
+"""The output against upstream's code, over widths, lengths and batches.
 
 A few lengths always; all of them with `--all-lengths` (the nox session `parity`).
 """
@@ -12,7 +12,8 @@ import pytest
 
 import upstream
 from frcrn_accel.backends.ort import OrtBackend
-from frcrn_accel.export import export_model, read_weights
+from frcrn_accel.export import export_model
+from frcrn_accel.models import read_weights
 from frcrn_accel.network.checkpoint import load_checkpoint
 from frcrn_accel.network.module import build_network
 

@@ -20,7 +20,7 @@ def test_denoised_speech_is_nearer_to_clean_speech(dev_audio, denoiser):
 
 
 def test_a_long_signal_is_denoised_as_well_as_in_one_pass(dev_audio, denoiser):
-    """Of recordings in a row, whose noise changes every few seconds: the averages of a window are not the whole's."""
+    """On joined recordings, whose noise changes every few seconds: the means of a window differ from the whole's."""
     paths = sorted((dev_audio / "noisy").iterdir())[:11]
     noisy = np.concatenate([soundfile.read(path, dtype="float32")[0] for path in paths])
     clean = np.concatenate([soundfile.read(dev_audio / "clean" / path.name, dtype="float32")[0] for path in paths])

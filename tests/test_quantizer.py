@@ -21,6 +21,7 @@ from frcrn_accel.digest import sha256_of
 from frcrn_accel.models import ModelFile, find_model
 from frcrn_accel.network.topology import Config, layer_group, layer_groups
 from frcrn_accel.quality import si_sdr_db
+from frcrn_accel.quality.clips import read_clips
 from frcrn_accel.quantize import (
     CALIBRATION_AUDIO,
     GATE_AUDIO,
@@ -29,23 +30,23 @@ from frcrn_accel.quantize import (
     GateThresholds,
     Method,
     quantize_model,
-    quantizer,
 )
+from frcrn_accel.quantize.recordings import sample_clips
 from frcrn_accel.testing import random_weights
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from frcrn_accel.graph.forms import build_graph  # noqa: E402
-from frcrn_accel.graph.half import build_fp16  # noqa: E402
 
 RUNNABLE = ("dynamic", "fp16")
 DAMAGED_GROUP = "unet.decoders.5"
+FP16 = METHODS["fp16"].prepare({}, [])
 SOME_GROUPS = ("unet.encoders.0", "unet.fsmn", DAMAGED_GROUP)  # of 31: each one in a sensitivity table takes its time
 
 
 @pytest.fixture
 def damaged(monkeypatch):
-    """A method that turns the weights of one layer group around, unless that is kept in float."""
+    """A method that negates the weights of one layer group, unless that is kept in float."""
 
     def build(weights, metadata, keep_float):
         turned = {
@@ -157,7 +158,7 @@ class TestRefusal:
         text, report = str(caught.value), caught.value.report
         assert "\n" not in text
         assert f"{str(out)!r} was not written, too far from {str(tiny.path)!r}: SI-SDR to the source's output" in text
-        assert f"The layers that cost most are {DAMAGED_GROUP} (" in text
+        assert f"The costliest layer groups are {DAMAGED_GROUP} (" in text
         assert report.verdict == "refused"
         assert report.sensitivity[0].group == DAMAGED_GROUP
         assert report.sensitivity[0].si_sdr_db < 30
@@ -165,7 +166,7 @@ class TestRefusal:
         assert text.endswith(f" dB alone): keep them in float with --keep-float {DAMAGED_GROUP}")
         assert json.loads(json.dumps(report.to_json(), allow_nan=False))["gate"]["measures"][0]["passed"] is False
 
-    def test_what_it_says_helps(self, tiny, short_audio, tmp_path, damaged):
+    def test_its_advice_helps(self, tiny, short_audio, tmp_path, damaged):
         report = quantize_model(
             tiny.path, tmp_path / "a.onnx", damaged, gate_audio=short_audio, keep_float=[DAMAGED_GROUP]
         )
@@ -174,7 +175,7 @@ class TestRefusal:
 
     def test_nothing_is_left_to_keep_in_float(self, tiny, short_audio, tmp_path, damaged, monkeypatch):
         monkeypatch.setitem(METHODS, damaged, dataclasses.replace(METHODS[damaged], groups=lambda config: ()))
-        with pytest.raises(QualityError, match="though every layer group is in float") as caught:
+        with pytest.raises(QualityError, match="even with every layer group in float") as caught:
             quantize_model(tiny.path, tmp_path / "a.onnx", damaged, gate_audio=short_audio)
         assert caught.value.report.sensitivity == ()
 
@@ -192,39 +193,40 @@ class TestErrors:
             (
                 {"method": "int4"},
                 QuantizeError,
-                "unknown method 'int4': there are dynamic, static, openvino-int8, tensorrt-int8, fp16",
+                "unknown method 'int4': choose one of dynamic, static, openvino-int8, tensorrt-int8, fp16",
             ),
             (
                 {"method": "static"},
                 QuantizeError,
                 r"give --calibration DIR, .* has one at '.*calibration'",
             ),
-            ({"calibration": CALIBRATION_AUDIO}, QuantizeError, "'dynamic' takes no calibration audio"),
+            ({"calibration": CALIBRATION_AUDIO}, QuantizeError, "'dynamic' does not use calibration audio"),
             (
                 {"keep_float": ["unet.encoders.9"]},
                 QuantizeError,
-                r"unknown layer group 'unet.encoders.9' for 'dynamic': there are unet.fsmn_enc.1, .*unet.fsmn_dec.5",
+                r"unknown layer group 'unet.encoders.9' for method 'dynamic': choose from unet.fsmn_enc.1, "
+                r".*unet.fsmn_dec.5",
             ),
             ({"model": "none.onnx"}, ModelError, r"none\.onnx' cannot be read"),
             ({"model": "a.pt"}, ModelError, "is a checkpoint, not a model file"),
             ({"out": "no/such/folder.onnx"}, ModelError, r"folder\.onnx' cannot be written: No such file"),
         ],
     )
-    def test_what_is_wrong_is_told(self, tiny, tmp_path, monkeypatch, arguments, error, message):
+    def test_the_error_says_what_is_wrong(self, tiny, tmp_path, monkeypatch, arguments, error, message):
         monkeypatch.chdir(tmp_path)
         given = {"model": tiny.path, "out": "a.onnx", "method": "dynamic"} | arguments
         with pytest.raises(error, match=message):
             quantize_model(**given)
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_quantized_file_is_no_source(self, tiny, tmp_path):
+    def test_a_quantized_file_is_not_a_source(self, tiny, tmp_path):
         quantize_model(tiny.path, tmp_path / "a.onnx", "fp16", gate=None)
         with pytest.raises(ModelError, match=r"a\.onnx' is quantized \(fp16\)") as caught:
             quantize_model(tmp_path / "a.onnx", tmp_path / "b.onnx", "dynamic")
         assert sha256_of(tiny.path) in str(caught.value)
 
     def test_gate_audio_that_is_not_there(self, tiny, tmp_path):
-        with pytest.raises(AudioError, match="is no folder"):
+        with pytest.raises(AudioError, match="is not a folder"):
             quantize_model(tiny.path, tmp_path / "a.onnx", "dynamic", gate_audio=tmp_path / "none")
 
     def test_an_existing_file(self, tiny, tmp_path):
@@ -245,20 +247,20 @@ def test_calibration_audio_reaches_the_method(tiny, short_audio, tmp_path, monke
 
     def prepare(weights, audio):
         seen.extend(audio)
-        return build_fp16
+        return FP16
 
     monkeypatch.setitem(METHODS, "ranges", Method("ranges", "-", True, prepare))
     report = quantize_model(tiny.path, tmp_path / "a.onnx", "ranges", calibration=short_audio, gate_audio=short_audio)
     assert [(audio.shape, audio.dtype) for audio in seen] == [
         ((1, 32_640), np.float32)
-    ] * 2  # once, whatever is built
+    ] * 2  # once, however many graphs are built
     assert len(report.calibration_sha256) == 64
     assert find_model(tmp_path / "a.onnx").metadata.calibration_sha256 == report.calibration_sha256
 
 
 class TestFp16:
     def test_weights_are_stored_once_and_in_half(self, tiny_weights, tiny):
-        model = build_fp16(tiny_weights, tiny.metadata, frozenset({"unet.encoders.1"}))
+        model = FP16(tiny_weights, tiny.metadata, frozenset({"unet.encoders.1"}))
         stored = {tensor.name: tensor for tensor in model.graph.initializer}
         for key, value in tiny_weights.items():
             half = value.size >= 1_000 and not key.startswith("unet.encoders.1.")
@@ -269,12 +271,12 @@ class TestFp16:
 
     def test_a_released_size_file_is_half_of_fp32(self, tiny):
         weights = random_weights(Config(128, 1))
-        half = build_fp16(weights, tiny.metadata, frozenset())
+        half = FP16(weights, tiny.metadata, frozenset())
         full = build_graph(weights, "a", "0", {})
         assert 0.5 < half.ByteSize() / full.ByteSize() < 0.53
 
     def test_what_loses_precision_stays_in_float(self, tiny_weights, tiny):
-        model = build_fp16(tiny_weights, tiny.metadata, frozenset({"unet.decoders.2"}))
+        model = FP16(tiny_weights, tiny.metadata, frozenset({"unet.decoders.2"}))
         inferred = onnx.shape_inference.infer_shapes(model)
         types = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
         half, full = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
@@ -307,7 +309,7 @@ class TestFp16:
 
     def test_a_weight_beyond_its_range_stays_in_float(self, tiny_weights, tiny):
         key = "unet.encoders.3.conv.conv_re.weight"
-        model = build_fp16({**tiny_weights, key: tiny_weights[key] * 0 + 1e5}, tiny.metadata, frozenset())
+        model = FP16({**tiny_weights, key: tiny_weights[key] * 0 + 1e5}, tiny.metadata, frozenset())
         (stored,) = (tensor for tensor in model.graph.initializer if tensor.name == key)
         assert stored.data_type == onnx.TensorProto.FLOAT
 
@@ -331,8 +333,8 @@ def test_the_packaged_model_passes_with_all_measures(tmp_path, method):
     assert [(measure.passed, measure.clips) for measure in report.gate.measures] == [(True, 8)] * 3
 
 
-def test_what_the_gate_refuses_is_rescued_layer_by_layer(short_audio, tmp_path):
-    """The costliest groups are left in float, no more than it takes, and the file says which."""
+def test_a_refused_candidate_is_rescued_group_by_group(short_audio, tmp_path):
+    """The costliest groups are left in float, as few as needed, and the metadata list them."""
 
     def quantized(name, least_db, max_rescued):
         limits = GateThresholds(max_pesq_drop_percent=100, max_dnsmos_drop=5, min_si_sdr_db=least_db)
@@ -356,6 +358,6 @@ def test_what_the_gate_refuses_is_rescued_layer_by_layer(short_audio, tmp_path):
 
 
 def test_a_few_clips_are_taken_from_all_over(short_audio):
-    clips = quantizer.read_clips(GATE_AUDIO, 16_000)
-    assert [clip.name for clip in quantizer._some(clips)] == ["00.opus", "04.opus"]
-    assert len(quantizer._some(quantizer.read_clips(short_audio, 16_000))) == 2
+    clips = read_clips(GATE_AUDIO, 16_000)
+    assert [clip.name for clip in sample_clips(clips, 8)] == ["00.opus", "04.opus"]
+    assert len(sample_clips(read_clips(short_audio, 16_000), 8)) == 2

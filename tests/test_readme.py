@@ -22,9 +22,6 @@ REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
-sys.path.insert(0, str(REPOSITORY / "scripts"))
-sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-
 
 def code_blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)

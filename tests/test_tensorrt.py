@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,6 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("cuda.bindings")
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from plan import detailed_plan, int8_share, least_time_s, parse_layers, random_models  # noqa: E402
 
 from plan import CARDS, Layer, Tensor  # noqa: E402  # isort: skip

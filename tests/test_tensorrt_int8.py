@@ -1,4 +1,4 @@
-"""The INT8 files for TensorRT, computed by ONNX Runtime: what the integers are is in the file."""
+"""The INT8 files for TensorRT, run by ONNX Runtime: the file determines the integers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from frcrn_accel import ModelFile
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.digest import sha256_of
-from frcrn_accel.models import find_model
+from frcrn_accel.models import find_model, read_weights
 from frcrn_accel.network.topology import Config
 from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, QuantizeReport, quantize_model
@@ -18,10 +18,9 @@ from frcrn_accel.testing import random_weights
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-from frcrn_accel.export import read_weights  # noqa: E402
 from frcrn_accel.graph.fold import fold_constants  # noqa: E402
 from frcrn_accel.quantize.explicit import Histogram, measure_inputs  # noqa: E402
-from frcrn_accel.quantize.tensorrt_int8 import _Probe, find_ranges  # noqa: E402
+from frcrn_accel.quantize.tensorrt_int8 import InputProbe, find_ranges  # noqa: E402
 
 METHOD = METHODS["tensorrt-int8"]
 CONFIG = Config(16, 1)
@@ -31,7 +30,7 @@ CONFIG = Config(16, 1)
 def quantized(tmp_path_factory) -> QuantizeReport:
     """The packaged model, quantized with the packaged audio."""
     path = tmp_path_factory.mktemp("quantized") / "int8.onnx"
-    # By name, not by `max_rescued`: what that leaves in float depends on which measures the gate can take here.
+    # By name, not by `max_rescued`: that depends on the metrics that are installed here.
     kept = ("unet.fsmn_enc.1", "unet.fsmn_dec.5")
     return quantize_model("frcrn-small", path, "tensorrt-int8", calibration=CALIBRATION_AUDIO, keep_float=kept)
 
@@ -77,7 +76,7 @@ def test_both_inputs_of_every_convolution_are_symmetric_integers(quantized):
     made = {output: node for node in model.graph.node for output in node.output}
     stored = initializers(model)
     transposed = [node.name for node in model.graph.node if node.op_type == "ConvTranspose"]
-    # The inverse transform with its overlap, and the one of the last layer that adds up 20 channels.
+    # The inverse transform with its overlap, and in the last layer the one that adds up 20 channels.
     unets = Config(unets=find_model("frcrn-small").metadata.unets).unet_names
     last_layers = [f"{unet}/decoders.6/ConvTranspose" for unet in unets]
     assert transposed == [*last_layers, "istft/ConvTranspose", "istft/ConvTranspose_1"]
@@ -88,10 +87,10 @@ def test_both_inputs_of_every_convolution_are_symmetric_integers(quantized):
         count += 1
         signal, weight = (made[name] for name in node.input[:2])
         assert made[signal.input[0]].op_type == "QuantizeLinear"
-        integers, step, zero = (stored[name] for name in weight.input)
+        integers, scale, zero = (stored[name] for name in weight.input)
         assert integers.dtype == np.int8
         assert np.abs(integers).max() == 127
-        assert (step.dtype, step.shape, zero) == (np.float16, (), 0)
+        assert (scale.dtype, scale.shape, zero) == (np.float16, (), 0)
         assert stored[signal.input[2]] == 0
         assert node.name.split("/")[1].split(".")[0] in {"encoders", "decoders", "fsmn_enc", "fsmn_dec", "fsmn"}
     assert all("fsmn" in group for group in quantized.kept_float)
@@ -158,7 +157,7 @@ def test_channels_without_weights_and_large_ones(tmp_path):
 class TestRanges:
     def test_factors_are_magnitudes_and_limits_follow(self):
         weights = random_weights(CONFIG)
-        seen = measure_inputs(_Probe(weights), [noise()], threads=1)
+        seen = measure_inputs(InputProbe(weights), [noise()], threads=1)
         ranges = find_ranges(CONFIG.channels, seen)
         assert set(ranges.limits) == set(ranges.factors) == set(seen)
         assert len(seen) == 6 + 6 + 2 * 14

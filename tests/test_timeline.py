@@ -1,4 +1,4 @@
-"""A step of a stream, as a graph: what it gives is what the whole pass gives."""
+"""Graphs of a step of a stream: their output is that of the whole pass."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from frcrn_accel.backends.ort import OrtBackend, cpu_session
-from frcrn_accel.graph.forms import Form, build_graph
+from frcrn_accel.graph.forms import build_graph
 from frcrn_accel.graph.timeline import Stepwise
+from frcrn_accel.models import Form
 from frcrn_accel.network.topology import AVERAGING_INPUT, HOP_SAMPLES, LOOKAHEAD_FRAMES, SE_LAYERS, Config
-from frcrn_accel.quantize.integer import IntegerNetwork, Ranges, group_names
-from frcrn_accel.quantize.ranges import measure_ranges
+from frcrn_accel.quantize.integer import IntegerNetwork, group_names
+from frcrn_accel.quantize.measure import measure_ranges
+from frcrn_accel.quantize.ranges import Ranges
 from frcrn_accel.testing import random_weights
 
 onnx = pytest.importorskip("onnx")
@@ -43,12 +45,12 @@ def audio(config: Config) -> np.ndarray:
 @pytest.fixture(scope="module")
 def whole(weights: dict[str, np.ndarray], audio: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """PyTorch's output, and the means of squeeze-and-excitation by name of layer."""
-    from frcrn_accel.network.module import _SqueezeExcitation, build_network
+    from frcrn_accel.network.module import SqueezeExcitation, build_network
 
     network = build_network(weights)
     means = {}
     for name, module in network.named_modules():
-        if isinstance(module, _SqueezeExcitation):
+        if isinstance(module, SqueezeExcitation):
             module.register_forward_hook(lambda _, inputs, __, name=name: means.update({name: inputs[0].numpy()}))
     with torch.inference_mode():
         output = network(torch.from_numpy(audio)).numpy()
@@ -58,13 +60,13 @@ def whole(weights: dict[str, np.ndarray], audio: np.ndarray) -> tuple[np.ndarray
 def run_in_steps(
     session: Any, audio: np.ndarray, config: Config, means: Mapping[str, np.ndarray], sizes: list[int]
 ) -> np.ndarray:
-    """A step graph over all of the audio, with means held, from frame `lag` on."""
+    """Run a step graph over all of the audio with constant means; return the output from frame `lag` on."""
     rows, lag = len(audio), LOOKAHEAD_FRAMES * config.unets
     states, left = {}, dict(means)
     for tensor in session.get_inputs():
         if tensor.name.startswith("state"):
             shape = [rows if isinstance(size, str) else size for size in tensor.shape]
-            # Those of a layer, or of all that have a number after that name.
+            # The means of a layer, or of all layers with a number after that name.
             of_state = [name for name in means if f"{name}.".startswith(f"{tensor.name.split('/')[1]}.")]
             found = [left.pop(name).reshape(rows, 1, -1) for name in of_state]
             states[tensor.name] = np.hstack(found).reshape(shape) if found else np.zeros(shape, np.float32)
@@ -89,7 +91,7 @@ def run_in_steps(
 
 
 def begun(name: str, state: np.ndarray) -> np.ndarray:
-    """A state when the second U-Net begins: its own are zeros again, but for the means."""
+    """Return a state for the start of the second U-Net: zeros, except for the means."""
     return np.zeros_like(state) if "/unet2." in name and SE_LAYERS not in name else state
 
 
@@ -113,7 +115,7 @@ def test_with_the_means_of_the_whole_pass_it_gives_the_whole_pass(
 
 
 def test_the_whole_signals_means_matter(weights: dict[str, np.ndarray], config: Config) -> None:
-    """The check above would see it if the means were wrong: each of them has a state and a use."""
+    """Each of the means has a state and is used, so the test above depends on all of them."""
     model = build_graph(weights, "step", "0", {}, "plain", timeline=Stepwise)
     names = [tensor.name for tensor in model.graph.input if "se_layers" in tensor.name]
     used = {name for node in model.graph.node for name in node.input}
@@ -122,7 +124,7 @@ def test_the_whole_signals_means_matter(weights: dict[str, np.ndarray], config: 
 
 
 class TestInt8:
-    """The quantized network as a step: its numbers are those of a frame, so they hold for a stream as well."""
+    """The quantized network as a step: its ranges are those of a frame, so they hold for a stream as well."""
 
     @pytest.fixture
     def ranges(self, weights: dict[str, np.ndarray]) -> Ranges:
@@ -173,7 +175,7 @@ class TestInt8:
         weights: dict[str, np.ndarray],
         audio: np.ndarray,
     ) -> None:
-        """With all groups in float but for the order of sums; in integers up to their steps."""
+        """Equal up to the order of sums with all groups in float, and up to rounding in integers."""
         timeline = partial(Stepwise, lookahead=lookahead)
         ranges = ranges if known else Ranges(ranges.fsmn)
         expected = first_step(
@@ -194,7 +196,7 @@ class TestInt8:
 
 
 def first_step(model: onnx.ModelProto, audio: np.ndarray, lookahead: int, config: Config) -> np.ndarray:
-    """What a step graph of so much look-ahead gives for the first 30 hops, with all means at zero."""
+    """Return the output of a step graph with this look-ahead for the first 30 hops, with all means zero."""
     lag, count = lookahead * config.unets, 30
     session = cpu_session(model.SerializeToString(), 2)
     hold = np.zeros((1, lag + 1, count, count + 1), np.float32)
@@ -211,7 +213,7 @@ def first_step(model: onnx.ModelProto, audio: np.ndarray, lookahead: int, config
 def test_with_less_look_ahead_the_last_frames_do_not_matter(
     form: Form, lookahead: int, config: Config, weights: dict[str, np.ndarray], audio: np.ndarray
 ) -> None:
-    """The lag is shorter, and both forms give the same; a change in a frame is heard within the lag."""
+    """The lag is shorter, the forms agree, and a change of a frame shows within the lag."""
     lag = lookahead * config.unets
 
     def run(form: Form, audio: np.ndarray) -> np.ndarray:
@@ -223,17 +225,17 @@ def test_with_less_look_ahead_the_last_frames_do_not_matter(
     changed = audio.copy()
     changed[:, 20 * HOP_SAMPLES : 21 * HOP_SAMPLES] *= -1
     difference = np.abs(run(form, changed) - found)[0].reshape(-1, HOP_SAMPLES).max(axis=1)
-    # Frame 20 takes in that hop first, and comes out `lag` later: with a lag of 0 in its own step.
+    # Frame 20 is the first with that hop, and is output `lag` hops later: at once with a lag of 0.
     assert not difference[:20].any()
     assert difference[20 : 20 + lag + 1].max() > 1e-4
 
 
 def test_a_step_is_no_model_for_whole_signals(tmp_path, weights: dict[str, np.ndarray]) -> None:
-    """Given as a model, it is refused by what its metadata says."""
+    """The metadata say that it is a step, so it is refused as a model."""
     from frcrn_accel import Denoiser, ModelError
     from frcrn_accel.models import ModelMetadata
 
-    metadata = ModelMetadata("step", "0", "0", 16_000, 640, 320, 8, 1, timeline="stream")
+    metadata = ModelMetadata("step", "0", "0", 16_000, 640, 320, 8, 1, is_step=True)
     path = tmp_path / "step.onnx"
     model = build_graph(weights, "step", "0", metadata.to_properties(), "plain", timeline=Stepwise)
     path.write_bytes(model.SerializeToString())

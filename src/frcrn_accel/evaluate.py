@@ -1,7 +1,8 @@
-"""A model on a folder of recordings: what it makes better, and by how much."""
+"""Evaluate a model on recordings: scores before and after denoising."""
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frcrn_accel.backends import resolve_backend
 from frcrn_accel.cpu import available_cpus
-from frcrn_accel.denoiser import Denoiser
-from frcrn_accel.errors import AudioError
+from frcrn_accel.denoiser import Denoiser, DenoiserOptions
+from frcrn_accel.models import find_model
+from frcrn_accel.quality import agreement_db, bootstrap_interval, dnsmos, is_silent, pesq_wb, score_or_none, stoi
 from frcrn_accel.quality.clips import Clip
-from frcrn_accel.quality.metrics import SAMPLE_RATE_HZ, bootstrap_interval, dnsmos, pesq_wb, si_sdr_db, stoi
+from frcrn_accel.quality.metrics import SAMPLE_RATE_HZ
 
 __all__ = ["CLEAN_IN", "NOISE_OUT", "Evaluation", "Score", "Summary", "evaluate_clips"]
 
@@ -28,13 +31,13 @@ Scores = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Score:
-    """One recording.
+    """Scores of one recording.
 
     Attributes:
-        name: Its name in the folder.
-        duration_s: Its length.
-        noisy: Scores of the recording as it is, by metric; one that it has no score in is not there.
-        denoised: Scores of the denoised one, and of what became of its clean speech and of its noise alone.
+        name: Name of the recording.
+        duration_s: Its duration.
+        noisy: Scores before denoising, by metric; metrics that cannot score the recording are missing.
+        denoised: Scores after denoising; on request also those of its clean speech alone and its noise alone.
     """
 
     name: str
@@ -45,14 +48,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Summary:
-    """One metric over all recordings that have it.
+    """One metric over all recordings that it scores.
 
     Attributes:
-        metric: Its name.
-        clips: How many recordings.
-        noisy: Mean before, and its 95 % bootstrap interval; None where only the denoised audio has it.
-        denoised: The same after.
-        change: The same of the differences.
+        metric: Name of the metric.
+        clips: Number of recordings.
+        noisy: Mean before denoising and its 95 % bootstrap interval; None for metrics of denoised audio only.
+        denoised: Mean after denoising and its interval.
+        change: Mean of the differences and its interval; None for metrics of denoised audio only.
     """
 
     metric: str
@@ -64,14 +67,14 @@ class Summary:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that was measured.
+    """Scores of a model on recordings.
 
     Attributes:
         model: Name of the model.
         backend: Name of the backend.
-        precision: The number format it computed in.
-        device: What it ran on.
-        scores: Of each recording.
+        precision: Number format that it computed in.
+        device: Device that it ran on.
+        scores: Scores of each recording.
     """
 
     model: str
@@ -81,7 +84,7 @@ class Evaluation:
     scores: tuple[Score, ...]
 
     def summaries(self) -> list[Summary]:
-        """One for each metric."""
+        """Return a summary of each metric."""
         metrics = dict.fromkeys(name for score in self.scores for name in score.denoised)
         found = []
         for metric in metrics:
@@ -102,7 +105,7 @@ class Evaluation:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return all fields and the summaries as values that `json.dumps` takes."""
 
         def plain(value: tuple[float, tuple[float, float]] | None) -> dict[str, Any] | None:
             return None if value is None else {"mean": value[0], "interval": list(value[1])}
@@ -135,7 +138,7 @@ class Evaluation:
 
 def evaluate_clips(
     clips: Sequence[Clip],
-    options: Mapping[str, Any],
+    options: DenoiserOptions,
     *,
     alone: bool = False,
     processes: int | None = None,
@@ -143,21 +146,22 @@ def evaluate_clips(
 ) -> Evaluation:
     """Denoise recordings and score them before and after.
 
-    DNSMOS needs the recording only; PESQ-WB, STOI and SI-SDR its clean speech too.
+    DNSMOS needs only the recording; PESQ-WB, STOI and SI-SDR also need its clean speech.
 
     Args:
-        clips: At 16 kHz.
-        options: Arguments of `Denoiser`.
-        alone: Also denoise the clean speech alone, and the noise alone, of the clips that have clean speech.
-        processes: How many work side by side, with one thread each; None takes as many as there are CPUs.
-        progress: Told after each clip: how many are done, and of how many.
+        clips: Recordings at 16 kHz.
+        options: Options of the denoisers. By default each process computes with a single thread.
+        alone: Also denoise the clean speech alone and the noise alone, for clips with clean speech.
+        processes: Number of processes; by default as many as there are CPUs.
+        progress: Called after each clip with the number of finished clips and the total.
 
     Raises:
         MissingExtraError: The `[eval]` extra is not installed.
-        FrcrnAccelError: What `Denoiser` raises.
+        FrcrnAccelError: See `Denoiser`.
     """
-    options = {**options, "threads": 1}
-    with Denoiser(**options) as denoiser:  # in this process first, for its errors and for what it says of itself
+    if options.threads is None and _uses_threads(options):
+        options = dataclasses.replace(options, threads=1)
+    with options.open() as denoiser:  # in this process first, to report errors and describe the device
         scores: list[Score] = []
         workers = min(processes or available_cpus(), len(clips))
         if workers == 1:
@@ -165,7 +169,7 @@ def evaluate_clips(
                 scores.append(_score(clip, denoiser, alone))
                 progress(len(scores), len(clips))
         else:
-            context = multiprocessing.get_context("spawn")  # engines' threads do not survive a fork
+            context = multiprocessing.get_context("spawn")  # threads of engines do not survive a fork
             with ProcessPoolExecutor(workers, context, _start_worker, (options, alone)) as pool:
                 for score in pool.map(_score_in_worker, clips):
                     scores.append(score)
@@ -174,12 +178,17 @@ def evaluate_clips(
         return Evaluation(model.name, denoiser.backend, denoiser.precision, denoiser.device, tuple(scores))
 
 
+def _uses_threads(options: DenoiserOptions) -> bool:
+    model = find_model(options.model)
+    return resolve_backend(options.backend, options.precision, options.calibration, model).uses_threads
+
+
 _worker: tuple[Denoiser, bool] | None = None
 
 
-def _start_worker(options: Mapping[str, Any], alone: bool) -> None:
+def _start_worker(options: DenoiserOptions, alone: bool) -> None:
     global _worker
-    _worker = Denoiser(**options), alone
+    _worker = options.open(), alone
 
 
 def _score_in_worker(clip: Clip) -> Score:
@@ -206,20 +215,17 @@ def _score(clip: Clip, denoiser: Denoiser, alone: bool) -> Score:
 
 def _metrics(clean: NDArray[np.float32] | None, audio: NDArray[np.float32]) -> dict[str, float]:
     scores: dict[str, float] = {}
-    if clean is not None and clean.any():
+    if clean is not None and not is_silent(clean):
         scores |= _scored("PESQ-WB", lambda: pesq_wb(clean, audio))
-        scores["STOI"] = stoi(clean, audio)
-        with np.errstate(divide="ignore"):
-            scores["SI-SDR, dB"] = float(np.clip(si_sdr_db(clean, audio), -100, 100)) if audio.any() else -100.0
-    guess = dnsmos(audio)
-    return scores | {"DNSMOS SIG": guess.sig, "DNSMOS BAK": guess.bak, "DNSMOS OVRL": guess.ovrl}
+        scores |= _scored("STOI", lambda: stoi(clean, audio))
+        scores["SI-SDR, dB"] = agreement_db(clean, audio)
+    ratings = dnsmos(audio)
+    return scores | {"DNSMOS SIG": ratings.sig, "DNSMOS BAK": ratings.bak, "DNSMOS OVRL": ratings.ovrl}
 
 
 def _scored(name: str, score: Callable[[], float]) -> dict[str, float]:
-    try:
-        return {name: score()}
-    except AudioError:  # no speech in it that this metric could find
-        return {}
+    value = score_or_none(score)
+    return {} if value is None else {name: value}
 
 
 def _level_db(audio: NDArray[np.float32]) -> float:

@@ -1,10 +1,11 @@
-"""Export a checkpoint to a model file: build the graph, verify it against PyTorch, then put it in place.
+"""Export a checkpoint to a model file: build the graph, verify it against PyTorch, then move it into place.
 
 Needs the `[export]` extra.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,18 +22,18 @@ from frcrn_accel.network.topology import FRAME_SAMPLES, HOP_SAMPLES, SAMPLE_RATE
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["MAX_ERROR", "ExportReport", "export_model", "read_weights"]
+__all__ = ["MAX_ERROR", "ExportReport", "difference_from_pytorch", "export_model", "read_weights"]
 
-MAX_ERROR = 1e-4  # largest difference from PyTorch, as a share of the peak
+MAX_ERROR = 1e-4  # largest difference from PyTorch, as a share of the peak of its output
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export did.
+    """Result of an export.
 
     Attributes:
-        model: The file that was written.
-        difference: Largest difference from PyTorch on the test signals, as a share of their peak.
+        model: The model file.
+        difference: See `difference_from_pytorch`.
         bytes: Size of the file.
     """
 
@@ -44,7 +45,7 @@ class ExportReport:
 def export_model(
     checkpoint: str | Path, out: str | Path, *, name: str | None = None, overwrite: bool = False
 ) -> ExportReport:
-    """Turn a checkpoint into a model file.
+    """Write a checkpoint as a model file.
 
     Args:
         checkpoint: A released or fine-tuned checkpoint, see `network.checkpoint.load_checkpoint`.
@@ -54,8 +55,8 @@ def export_model(
 
     Raises:
         MissingExtraError: The `[export]` extra is not installed.
-        ModelError: The checkpoint is not usable.
-        ExportError: The graph does not give what PyTorch gives; nothing is written.
+        ModelError: The checkpoint is not usable, or `out` cannot be written.
+        ExportError: The graph's output differs from PyTorch's, or is not finite or all zeros; nothing is written.
         OutputExistsError: `out` exists and `overwrite` is false.
     """
     out = Path(out)
@@ -64,8 +65,13 @@ def export_model(
             loaded = load_checkpoint(Path(checkpoint))
             graph = _build(loaded, model_name(Path(checkpoint), name, loaded.sha256))
             temporary.write_bytes(graph.SerializeToString())
-            difference = _difference(ModelFile.open(temporary), loaded.weights)
-            if not difference <= MAX_ERROR:  # NaN fails as well
+            difference = difference_from_pytorch(ModelFile.open(temporary), loaded.weights)
+            if math.isnan(difference):
+                raise ExportError(
+                    f"the model's output on noise is not finite, or all zeros: {str(out)!r} was not written. Check "
+                    "the checkpoint's weights"
+                )
+            if difference > MAX_ERROR:
                 raise ExportError(
                     f"the graph differs from PyTorch by {difference:.1e} of the peak (at most {MAX_ERROR:.0e}): "
                     f"{str(out)!r} was not written"
@@ -78,7 +84,7 @@ def export_model(
 
 
 def _build(checkpoint: Checkpoint, name: str) -> onnx.ModelProto:
-    """The graph, with its metadata."""
+    """Build the graph, with its metadata."""
     try:
         from frcrn_accel.graph.forms import build_graph
     except ImportError as error:
@@ -96,8 +102,17 @@ def _build(checkpoint: Checkpoint, name: str) -> onnx.ModelProto:
     return build_graph(checkpoint.weights, name, __version__, metadata.to_properties())
 
 
-def _difference(model: ModelFile, weights: Weights) -> float:
-    """Largest difference between the file on ONNX Runtime and PyTorch, over the peak of PyTorch's output."""
+def difference_from_pytorch(model: ModelFile, weights: Weights) -> float:
+    """Run a model file on ONNX Runtime and its weights in PyTorch, on noise, and compare the outputs.
+
+    Args:
+        model: The fp32 model file.
+        weights: The weights that it was made from.
+
+    Returns:
+        Largest difference, as a share of the peak of PyTorch's output. NaN if an output is not finite or PyTorch's is
+        all zeros.
+    """
     import torch
 
     from frcrn_accel.backends.ort import OrtBackend
@@ -106,11 +121,12 @@ def _difference(model: ModelFile, weights: Weights) -> float:
     network = build_network(weights)
     session = OrtBackend().load(model, threads=1)
     rng = np.random.default_rng(0)
-    worst = 0.0
-    # One frame; a batch; a length that is no whole number of frames.
+    differences = []
+    # A single frame; a batch; a length that is not a whole number of frames.
     for batch, samples in ((1, FRAME_SAMPLES), (2, 2 * SAMPLE_RATE_HZ), (1, SAMPLE_RATE_HZ + 1)):
         audio = (0.056 * rng.standard_normal((batch, samples))).astype(np.float32)
         with torch.inference_mode():
             expected = network(torch.from_numpy(audio)).numpy()
-        worst = max(worst, float(np.max(np.abs(session.run(audio) - expected)) / np.max(np.abs(expected))))
-    return worst
+        error, peak = (np.max(np.abs(values)) for values in (session.run(audio) - expected, expected))
+        differences.append(error / peak if peak > 0 else np.nan)
+    return float(np.max(differences))  # NaN if any of them is: Python's max() may drop it

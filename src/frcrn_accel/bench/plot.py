@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from frcrn_accel.bench.sound import MAX_AGREEMENT_DB
 from frcrn_accel.errors import BenchError, MissingExtraError
+from frcrn_accel.quality import MAX_AGREEMENT_DB
 
 __all__ = ["check_plot", "plot_speed_and_quality"]
 

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel.errors import AudioError, MissingExtraError
-from frcrn_accel.quality import bootstrap_interval, dnsmos, pesq_wb, si_sdr_db
+from frcrn_accel.quality import Scorer, agreement_db, bootstrap_interval, dnsmos, pesq_wb
 from frcrn_accel.quality.clips import Clip
 
-__all__ = ["MAX_AGREEMENT_DB", "Change", "Outputs", "Quality", "compare_quality"]
-
-MAX_AGREEMENT_DB = 120.0  # of outputs that are equal, or nearly: float32 holds no more
+__all__ = ["Change", "Outputs", "Quality", "compare_quality"]
 
 Outputs = Sequence[NDArray[np.float32]]
 """The denoised clips of a configuration, `(samples,)` each."""
@@ -71,12 +68,13 @@ def compare_quality(
         clips: The clips, at 16 kHz. PESQ uses those whose clean speech is known.
         progress: Called after each configuration with the number done and the total.
     """
-    notes: dict[str, str] = {}
+    scorer = Scorer()
     scores = {}
     for done, (name, denoised) in enumerate(outputs.items()):
         progress(done, len(outputs))
-        pesq = [_scored("PESQ-WB", _pesq, clip, audio, notes) for clip, audio in zip(clips, denoised, strict=True)]
-        guess = [_scored("DNSMOS", _dnsmos, clip, audio, notes) for clip, audio in zip(clips, denoised, strict=True)]
+        pairs = list(zip(clips, denoised, strict=True))
+        pesq = [_pesq(scorer, clip.clean, audio) for clip, audio in pairs]
+        guess = [_dnsmos(scorer, audio) for _, audio in pairs]
         scores[name] = pesq, guess
     progress(len(outputs), len(outputs))
     expected = outputs[reference]
@@ -84,7 +82,7 @@ def compare_quality(
     found = {}
     for name, denoised in outputs.items():
         pesq, guess = scores[name]
-        agreements = [_agreement_db(one, other) for one, other in zip(expected, denoised, strict=True)]
+        agreements = [agreement_db(one, other) for one, other in zip(expected, denoised, strict=True)]
         is_reference = name == reference
         found[name] = Quality(
             clips=len(clips),
@@ -93,42 +91,17 @@ def compare_quality(
             pesq_change_percent=None if is_reference else _change(pesq_before, pesq, percent=True),
             dnsmos_ovrl=_mean(guess),
             dnsmos_change=None if is_reference else _change(guess_before, guess),
-            note="; ".join(notes.values()),
+            note="; ".join(scorer.notes.values()),
         )
     return found
 
 
-def _pesq(clip: Clip, audio: NDArray[np.float32]) -> float | None:
-    return None if clip.clean is None else pesq_wb(clip.clean, audio)
+def _pesq(scorer: Scorer, clean: NDArray[np.float32] | None, audio: NDArray[np.float32]) -> float | None:
+    return None if clean is None else scorer.score("PESQ-WB", lambda: pesq_wb(clean, audio))
 
 
-def _dnsmos(clip: Clip, audio: NDArray[np.float32]) -> float:
-    return dnsmos(audio).ovrl
-
-
-def _scored(
-    metric: str,
-    score: Callable[[Clip, NDArray[np.float32]], float | None],
-    clip: Clip,
-    audio: NDArray[np.float32],
-    notes: dict[str, str],
-) -> float | None:
-    if metric in notes:
-        return None
-    try:
-        return score(clip, audio)
-    except MissingExtraError as error:
-        notes[metric] = str(error)
-    except AudioError:  # no speech in this clip that could be scored
-        pass
-    return None
-
-
-def _agreement_db(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    if not found.any() or not expected.any():
-        return MAX_AGREEMENT_DB if found.any() == expected.any() else -MAX_AGREEMENT_DB
-    with np.errstate(divide="ignore"):
-        return float(np.clip(si_sdr_db(expected, found), -MAX_AGREEMENT_DB, MAX_AGREEMENT_DB))
+def _dnsmos(scorer: Scorer, audio: NDArray[np.float32]) -> float | None:
+    return scorer.score("DNSMOS", lambda: dnsmos(audio).ovrl)
 
 
 def _mean(scores: Sequence[float | None]) -> float | None:

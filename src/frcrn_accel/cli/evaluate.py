@@ -48,6 +48,7 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace R.json if it exists.")] = False,
 ) -> None:
     """Score a model: PESQ-WB, STOI and SI-SDR if clean speech is known, and DNSMOS; means with 95 % intervals."""
+    from frcrn_accel.denoiser import DenoiserOptions
     from frcrn_accel.evaluate import evaluate_clips
     from frcrn_accel.network.topology import SAMPLE_RATE_HZ
     from frcrn_accel.quality.clips import read_clips
@@ -58,7 +59,7 @@ def evaluate(
         with usage_errors(), progress_bar(console) as show:
             found = evaluate_clips(
                 clips,
-                {"model": model, "backend": backend, "precision": precision},
+                DenoiserOptions(model=model, backend=backend, precision=precision),
                 alone=alone,
                 processes=processes,
                 progress=partial(show, "evaluating"),

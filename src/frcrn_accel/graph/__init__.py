@@ -1,1 +1,1 @@
-"""FRCRN as ONNX graphs, written operator by operator, in the forms that suit engines. Needs the ONNX package."""
+"""Write FRCRN as ONNX graphs, operator by operator, in a form for each engine. Needs the ONNX package."""

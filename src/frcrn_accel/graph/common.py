@@ -1,7 +1,7 @@
-"""What the forms of the network have in common: the transforms, the order of the layers, the weights.
+"""The parts that all forms of the network share: the transforms, the order of the layers, the weights.
 
-Whatever a weight needs before it can be used (a sum, a sign, an order of taps, the folded batch norm) is written as
-operators on the tensor that is stored under its released key name. They depend on constants only, so an engine
+Weights are stored under their released key names. Whatever they need before use (a sum, a sign, an order of taps, the
+folded batch norm) is written as operators on these tensors. The operators depend on constants only, so an engine
 computes them once, when it loads the file.
 """
 
@@ -33,19 +33,19 @@ from frcrn_accel.network.topology import (
 __all__ = ["FrequencyLastNetwork", "Network", "Pair", "encoder_bins"]
 
 Pair = tuple[str, str]  # names of the real and the imaginary part
-X = TypeVar("X")  # how a form holds a complex tensor
+X = TypeVar("X")  # a complex tensor, as a form represents it
 
 
 class Network(abc.ABC, Generic[X]):
     """Writes the network into a graph. Methods take and return names of tensors.
 
     Args:
-        graph: The graph.
+        graph: Writer of the graph.
         config: Size of the network.
-        timeline: What it does along time.
+        timeline: Makes the `Timeline`: whole signals or steps of a stream.
 
     Attributes:
-        batch: Size of a batch; a name for any size.
+        batch: Size of a batch, or a name for any size.
     """
 
     batch: ClassVar[str | int] = "batch"
@@ -56,7 +56,7 @@ class Network(abc.ABC, Generic[X]):
         self.time = timeline(graph)
 
     def build(self, name: str, producer_version: str, properties: Mapping[str, str]) -> onnx.ModelProto:
-        """The model, see `GraphWriter.build`. To be called once."""
+        """Build the model, see `GraphWriter.build`. Call it once."""
         self.waveform_to_waveform("audio")
         return self.graph.build(
             "audio",
@@ -70,7 +70,7 @@ class Network(abc.ABC, Generic[X]):
         )
 
     def waveform_to_waveform(self, audio: str) -> None:
-        """STFT, mask and inverse; the last node's output is the result."""
+        """Write STFT, mask and inverse STFT; the output of the last node is the result."""
         g = self.graph
         with g.scope("stft"):
             kernel = self.fourier_kernel()
@@ -94,28 +94,28 @@ class Network(abc.ABC, Generic[X]):
 
     @property
     def spectrum_shape(self) -> Shape:
-        """Of what `analysis` gives."""
+        """Shape of the result of `analysis`."""
         return ("batch", 2, STFT_BINS, TIME)
 
     def analysis(self, audio: str, kernel: str) -> str:
-        """The spectrum, `(batch, 2, 321, frames)`, or with the last two axes as the form wants them."""
+        """Write the STFT: the spectrum is `(batch, 2, 321, frames)`, or has the last two axes in the form's order."""
         g = self.graph
         audio = self.time.with_last(audio, FRAME_SAMPLES - HOP_SAMPLES, ("batch", TIME))
         spectrum = g.op("Conv", g.op("Unsqueeze", audio, g.ints(1)), kernel, strides=[HOP_SAMPLES])
         return g.op("Reshape", spectrum, g.ints(0, 2, STFT_BINS, -1))
 
     def synthesis(self, spectrum: str, kernel: str) -> str:
-        """From what `analysis` gives to the waveform, `(batch, samples)`."""
+        """Write the inverse STFT, from the shape of `analysis` to `(batch, samples)`."""
         g = self.graph
         frames = g.op("Reshape", spectrum, g.ints(0, 2 * STFT_BINS, -1))
         synthesis = g.op("Mul", kernel, g.constant(stft_synthesis_scale()[:, None, None]))
         return self.time.synthesis(frames, synthesis)
 
     def fourier_kernel(self) -> str:
-        """`stft_kernel` as `(642, 1, 640)`, computed from 640 cosines: stored, it would be 1.6 MB.
+        """Compute `stft_kernel` as `(642, 1, 640)` from 640 cosines: stored, it would take 1.6 MB.
 
-        Bin `k` of sample `n` takes angle number `k n` for the real part, and a quarter turn more for the imaginary
-        part; a whole turn has 640 of them.
+        Bin `k` at sample `n` takes cosine number `k n` for the real part, and the one a quarter turn further for the
+        imaginary part; a whole turn has 640 of them.
         """
         bins = np.tile(np.arange(STFT_BINS), 2)[:, None, None]
         is_imaginary = np.repeat([False, True], STFT_BINS)[:, None, None]
@@ -123,7 +123,7 @@ class Network(abc.ABC, Generic[X]):
         return self.graph.op("Mul", cosines, self.graph.constant(stft_window()))
 
     def fourier_basis(self, bins: NDArray[Any], is_imaginary: NDArray[Any], samples: int) -> str:
-        """The parts of bins at the first samples of a window, without the window: `(*bins.shape[:-1], samples)`."""
+        """Compute the Fourier basis at the first samples, without window: `(*bins.shape[:-1], samples)`."""
         g = self.graph
         angle = g.op("Mul", g.constant(bins, np.int32), g.constant(np.arange(samples), np.int32))
         angle = g.op("Add", angle, g.constant(is_imaginary * (FRAME_SAMPLES // 4), np.int32))
@@ -133,34 +133,34 @@ class Network(abc.ABC, Generic[X]):
 
     @abc.abstractmethod
     def unet(self, name: str, spectrum: str) -> str:
-        """One U-Net, `(batch, 2, 321, frames)` to the same."""
+        """Write a U-Net, from `(batch, 2, 321, frames)` to the same shape."""
 
-    # What the form decides.
+    # Parts that depend on the form.
 
     @abc.abstractmethod
     def first_encoder(self, name: str, spectrum: str) -> X:
-        """The convolution, batch norm and activation of the first stage, from one complex channel."""
+        """Write convolution, batch norm and activation of the first stage, from one complex channel."""
 
     @abc.abstractmethod
     def encoder(self, name: str, x: X) -> X:
-        """The same of any other stage."""
+        """Write convolution, batch norm and activation of any other stage."""
 
     @abc.abstractmethod
     def fsmn(self, name: str, layer: int, x: X, *, along_time: bool) -> X:
-        """An FSMN layer along frequency or time: `re(x.re) - im(x.im)` and `re(x.im) + im(x.re)`.
+        """Write an FSMN layer along frequency or time: `re(x.re) - im(x.im)` and `re(x.im) + im(x.re)`.
 
-        Each of its nets has a residual of its own.
+        Its two nets `re` and `im` each add their input to their output.
         """
 
     @abc.abstractmethod
     def excited(self, name: str, x: X) -> X:
-        """Squeeze-and-excitation."""
+        """Write squeeze-and-excitation."""
 
     def each_excited(self, layers: Mapping[str, X]) -> list[X]:
-        """The same of several that do not depend on each other.
+        """Write squeeze-and-excitation of several layers that do not depend on each other.
 
         Args:
-            layers: The input of each, by its name. The scope of their U-Net is open.
+            layers: Input of each layer, by its name. The scope of their U-Net is open.
         """
         excited = []
         for name, x in layers.items():
@@ -168,10 +168,10 @@ class Network(abc.ABC, Generic[X]):
                 excited.append(self.excited(name, x))
         return excited
 
-    # What all forms share.
+    # Parts that all forms share.
 
     def encoded(self, name: str, spectrum: str) -> tuple[X, list[X]]:
-        """The half of a U-Net up to the bottleneck: what comes out of it, and the skip connections."""
+        """Write a U-Net up to the bottleneck; return the output of that and the skip connections."""
         g = self.graph
         outputs: dict[str, X] = {}
         for i in range(STAGES):
@@ -185,7 +185,7 @@ class Network(abc.ABC, Generic[X]):
                     x = self.encoder(f"{name}.encoders.{i}", x)
             if i < STAGES - 1:
                 outputs[f"{name}.se_layers_enc.{i}"] = x
-        # The scaled outputs go into the skip connections only; the next stage got the plain one.
+        # Only the skip connections take the scaled outputs; the next stage takes the unscaled one.
         skips = self.each_excited(outputs)
         for layer in (1, 2):
             with g.scope(f"fsmn.L{layer}"):
@@ -193,7 +193,7 @@ class Network(abc.ABC, Generic[X]):
         return x, skips
 
     def linear(self, name: str, x: str) -> str:
-        """The complex 1x1 convolution that ends a U-Net, `(batch, 2, ...)` to the same."""
+        """Write the complex 1x1 convolution that ends a U-Net, from `(batch, 2, ...)` to the same shape."""
         g = self.graph
         (w_re, w_im), (b_re, b_im) = (self.pair(f"{name}.linear.conv", kind) for kind in ("weight", "bias"))
         weight = self.block(w_re, w_im)
@@ -201,7 +201,7 @@ class Network(abc.ABC, Generic[X]):
         return g.op("Conv", x, weight, bias)
 
     def batch_norm(self, name: str, convolution: str, which: int) -> tuple[str, str]:
-        """Scale and shift of one part, the shift with the bias of the complex convolution before it."""
+        """Compute scale and shift of one part; the shift includes the bias of the complex convolution before it."""
         g = self.graph
         gamma, beta, mean, variance = (
             g.weight(f"{name}.bn.bn_{('re', 'im')[which]}.{tensor}")
@@ -212,26 +212,26 @@ class Network(abc.ABC, Generic[X]):
         return scale, g.op("Add", g.op("Mul", g.op("Sub", bias, mean), scale), beta)
 
     def block_row(self, w_re: str, w_im: str, which: int) -> str:
-        """One row of `[[Wr, -Wi], [Wi, Wr]]`, on axis 1."""
+        """Compute a row of `[[Wr, -Wi], [Wi, Wr]]`, on axis 1."""
         g = self.graph
         parts = (w_re, g.op("Neg", w_im)) if which == 0 else (w_im, w_re)
         return g.op("Concat", *parts, axis=1)
 
     def block(self, w_re: str, w_im: str) -> str:
-        """`[[Wr, -Wi], [Wi, Wr]]` on axes 0 and 1."""
+        """Compute `[[Wr, -Wi], [Wi, Wr]]` on axes 0 and 1."""
         return self.graph.op("Concat", *[self.block_row(w_re, w_im, which) for which in (0, 1)], axis=0)
 
     def fsmn_filter(self, name: str, layer: int, *, is_im_net: bool) -> str:
-        """Weight of the depthwise filter, with the identity (its input is added to its output) in the last tap."""
+        """Compute the depthwise filter, with its residual (input added to output) as one more in the last tap."""
         g = self.graph
         tap = np.zeros((1, 1, FSMN_ORDER, 1), np.float32)
         tap[0, 0, -1, 0] = 1
         return g.op("Add", self.pair(f"{name}.fsmn", "conv1.weight", f"_L{layer}")[is_im_net], g.constant(tap))
 
     def squeeze_excitation(self, name: str, means: str) -> Pair:
-        """Scales of the two parts, `(batch, channels, 1, 1)`, from their means `(batch, 2 * channels, 1, 1)`.
+        """Compute the scales of both parts, `(batch, channels, 1, 1)`, from means `(batch, 2 * channels, 1, 1)`.
 
-        Its four dense layers (two nets on two parts) are two grouped 1x1 convolutions.
+        The four pairs of dense layers (two nets on two parts) are two grouped 1x1 convolutions.
         """
         g = self.graph
 
@@ -248,20 +248,20 @@ class Network(abc.ABC, Generic[X]):
         return g.op("Sub", r_of_re, i_of_im), g.op("Add", r_of_im, i_of_re)
 
     def pair(self, name: str, tensor: str, suffix: str = "") -> Pair:
-        """The two weights `name_re` and `name_im`."""
+        """Return the two weights `name_re` and `name_im`."""
         return self.graph.weight(f"{name}_re{suffix}.{tensor}"), self.graph.weight(f"{name}_im{suffix}.{tensor}")
 
 
 class FrequencyLastNetwork(Network[X]):
-    """A form with frequency as the last axis but channels, whose decoders take whole tensors."""
+    """A form in which time comes before frequency, and decoders take whole tensors rather than rows apart."""
 
     @property
     def spectrum_shape(self) -> Shape:
-        """Of what `analysis` gives."""
+        """Shape of the result of `analysis`."""
         return ("batch", 2, TIME, STFT_BINS)
 
     def analysis(self, audio: str, kernel: str) -> str:
-        """The spectrum, `(batch, 2, frames, 321)`."""
+        """Write the STFT: `(batch, 2, frames, 321)`."""
         return self.graph.op("Transpose", super().analysis(audio, kernel), perm=[0, 1, 3, 2])
 
     def synthesis(self, spectrum: str, kernel: str) -> str:
@@ -269,7 +269,7 @@ class FrequencyLastNetwork(Network[X]):
         return super().synthesis(self.graph.op("Transpose", spectrum, perm=[0, 1, 3, 2]), kernel)
 
     def unet(self, name: str, spectrum: str) -> str:
-        """One U-Net, `(batch, 2, frames, 321)` to the same."""
+        """Write a U-Net, from `(batch, 2, frames, 321)` to the same shape."""
         g = self.graph
         lag = self.time.lag
         x, skips = self.encoded(name, spectrum)
@@ -292,7 +292,7 @@ class FrequencyLastNetwork(Network[X]):
             return self.linear(name, y)
 
     def decoder_frames(self, name: str) -> int:
-        """How many frames a decoder stage takes in."""
+        """Return the number of input frames for each output frame of a decoder stage."""
         return 1 + self.time.looks_ahead(int(name.rpartition(".")[2]))
 
     @abc.abstractmethod
@@ -301,22 +301,22 @@ class FrequencyLastNetwork(Network[X]):
 
     @abc.abstractmethod
     def decoder(self, name: str, inputs: list[X]) -> X:
-        """The transposed convolution, batch norm and activation of a stage, from the one before and the skip."""
+        """Write transposed convolution, batch norm and activation of a stage, from the stage before and the skip."""
 
     @abc.abstractmethod
     def last_decoder(self, name: str, x: X, skip: X, since: int) -> str:
-        """The same of the last stage, to one complex channel: `(batch, 2, frames, 321)`.
+        """Write the last stage, to one complex channel: `(batch, 2, frames, 321)`.
 
         Args:
-            name: Of the stage.
-            x: From the stage before.
-            skip: From the first encoder stage, to be delayed: it was written when the lag was `since`.
-            since: See `skip`.
+            name: Name of the stage.
+            x: Output of the stage before.
+            skip: Output of the first encoder stage, still to be delayed.
+            since: Lag at which `skip` was written.
         """
 
 
 def encoder_bins() -> list[int]:
-    """Height of the output of each encoder stage."""
+    """Return the height of the output of each encoder stage."""
     bins: list[int] = []
     for kernel, _ in ENCODER_KERNELS:
         bins.append(((bins[-1] if bins else STFT_BINS) - kernel) // 2 + 1)

@@ -1,13 +1,13 @@
 """The form for engines with matrix units and low precision: few, large convolutions. Tuned for OpenVINO on the CPU.
 
-- A complex tensor is one real one, `(batch, 2 * channels, time, frequency)`, real parts first. A complex convolution
-  is one real convolution with the weight `[[Wr, -Wi], [Wi, Wr]]`: a third more arithmetic than Gauss's product, which
-  matrix units do in less time than the additions around the three products take.
-- Frequency is the last axis. The FSMN filters run along it and so over neighbouring memory: with time last they
-  took twice as long, and the whole network a quarter longer.
-- Batch norm is in the weight and the bias of the convolution before it.
-- The FSMN is two branches, the net that keeps the parts (`re` on each of them) and the one that swaps them (`im`).
-  Their sum is in the filters' accumulation, which engines fuse.
+- A complex tensor is a single real one, `(batch, 2 * channels, time, frequency)`, real parts first. A complex
+  convolution is a real one with the weight `[[Wr, -Wi], [Wi, Wr]]`: a third more arithmetic than Gauss's product,
+  which matrix units do in less time than the additions around the three products take.
+- Frequency is the last axis. The FSMN filters run along it, over adjacent memory: with time last they took twice as
+  long, and the whole network a quarter longer.
+- Batch norm is folded into the weight and the bias of the convolution before it.
+- The FSMN has two branches: the net that keeps the parts (`re` on each of them) and the net that swaps them (`im`).
+  Engines fuse their sum into the filters.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["DirectNetwork", "joined"]
 
 
 class DirectNetwork(FrequencyLastNetwork[str]):
-    """See the module."""
+    """Writes the direct form, see the module."""
 
     # Convolutions.
 
@@ -41,22 +41,22 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         return self.strided(*self.operands(name, x, weight, output_axis=0), shift)
 
     def strided(self, x: str, weight: str, shift: str) -> str:
-        """The convolution of an encoder stage with its activation."""
+        """Write the convolution of an encoder stage with its activation."""
         return self.activated(self.graph.op("Conv", x, weight, shift, **self.strides_and_pads))
 
     @property
     def strides_and_pads(self) -> dict[str, list[int]]:
-        """Of an encoder's convolution."""
+        """Attributes of an encoder's convolution."""
         pad = self.time.padding(1)
         return {"strides": [1, 2], "pads": [pad, 0, pad, 0]}
 
     def of_two_frames(self, name: str, x: str, channels: int = 0) -> str:
-        """The input of a stage, whose convolution takes in two frames, with the last frame of before.
+        """Prepend the last frame of the previous step to the input of a stage that takes two frames.
 
         Args:
-            name: Of the stage.
-            x: Its input.
-            channels: Channels of that; 0 for those that the stage takes in.
+            name: Name of the stage.
+            x: The input.
+            channels: Channels of the input; 0 for those of the stage.
         """
         _, unit, stage = name.split(".")
         i = int(stage)
@@ -75,7 +75,7 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         return self.time.delayed(x, since, ("batch", 2 * self.config.channels, TIME, height))
 
     def encoder_weights(self, name: str) -> Pair:
-        """Weight `(2 * channels, inputs, time, frequency)` and bias, with the batch norm in them."""
+        """Compute weight `(2 * channels, inputs, time, frequency)` and bias, with the batch norm folded in."""
         g = self.graph
         scale, shift = self.batch_norms(name, "conv.conv")
         weight = self.block(*self.pair(f"{name}.conv.conv", "weight"))
@@ -83,7 +83,7 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         return g.op("Transpose", weight, perm=[0, 1, 3, 2]), shift
 
     def decoder(self, name: str, inputs: list[str]) -> str:
-        """A transposed convolution with its batch norm and activation, of the inputs side by side."""
+        """Write a transposed convolution of the concatenated inputs, with batch norm and activation."""
         g = self.graph
         weights, shift = self.decoder_weights(name, len(inputs))
         weight = g.op("Transpose", joined(g, weights), perm=[0, 1, 3, 2])
@@ -92,14 +92,14 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         return self.activated(g.op("ConvTranspose", x, weight, shift, strides=[1, 2], pads=self.decoder_pads(name)))
 
     def operands(self, name: str, x: str, weight: str, output_axis: int) -> Pair:
-        """Input and weight of the convolution of a stage, as it takes them: where low precision comes in."""
+        """Return input and weight of a stage's convolution. A subclass can quantize them here."""
         return x, weight
 
     def last_decoder(self, name: str, x: str, skip: str, since: int) -> str:
-        """See `FrequencyLastNetwork.last_decoder`.
+        """Write the last stage, see `FrequencyLastNetwork.last_decoder`.
 
-        With so few outputs a transposed convolution is slow. Here all products (one for each output and tap) are a
-        1x1 convolution, and a transposed one whose weight is 0 and 1 adds them up in their places.
+        With few outputs a transposed convolution is slow. Here a 1x1 convolution computes all products, one for each
+        output and tap, and a transposed one whose weight is 0 and 1 adds them up at their positions.
         """
         g = self.graph
         weights, shift = self.decoder_weights(name, 2)
@@ -118,7 +118,7 @@ class DirectNetwork(FrequencyLastNetwork[str]):
             for x, weight in zip((x, skip), weights, strict=True)
         ]
         count = 2 * taps[0] * taps[1]
-        # There are fewer products than channels: it is they that wait for those of the other input.
+        # Delay the products rather than the skip connection: they are fewer.
         of_skip = self.time.delayed(of_skip, since, ("batch", count, TIME, encoder_bins()[0]))
         places = np.eye(count).reshape(count, 2, *taps).swapaxes(2, 3)
         y = self.of_two_frames(name, g.op("Add", products, of_skip), count)
@@ -127,7 +127,7 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         )
 
     def decoder_weights(self, name: str, inputs: int) -> tuple[list[str], str]:
-        """Weights `(2 * channels, outputs, frequency, time)` for each input, and the bias."""
+        """Compute the weights for each input, `(2 * channels, outputs, frequency, time)`, and the bias."""
         g = self.graph
         c = self.config.channels
         scale, shift = self.batch_norms(name, "transconv.tconv")
@@ -136,7 +136,7 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         weights = []
         for i in range(inputs):
             w_re, w_im = (g.op("Slice", w, g.ints(i * c), g.ints((i + 1) * c), g.ints(0)) for w in parts)
-            # Inputs come first here, so that the block matrix is the transposed one.
+            # Inputs are the first axis, so the block matrix is transposed.
             weight = g.op("Mul", self.block(w_re, g.op("Neg", w_im)), scale)
             if self.decoder_frames(name) == 1:
                 weight = g.op("ReduceSum", weight, g.ints(3), keepdims=1)
@@ -144,17 +144,17 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         return weights, shift
 
     def decoder_pads(self, name: str) -> list[int]:
-        """Of its transposed convolution, which drops what reaches beyond the frames."""
+        """Return the pads of a decoder's transposed convolution, which drop frames beyond both ends."""
         beyond = self.decoder_frames(name) - 1
         return [beyond, 0, beyond, 0]
 
     def batch_norms(self, name: str, convolution: str) -> Pair:
-        """Scale and shift of both parts, `(2 * outputs,)`."""
+        """Compute scale and shift of both parts, `(2 * outputs,)`."""
         scales, shifts = zip(*(self.batch_norm(name, convolution, which) for which in (0, 1)), strict=True)
         return joined(self.graph, scales), joined(self.graph, shifts)
 
     def activated(self, x: str) -> str:
-        """LeakyReLU."""
+        """Write LeakyReLU."""
         return self.graph.op("LeakyRelu", x, alpha=LEAKY_SLOPE)
 
     # FSMN.
@@ -192,7 +192,7 @@ class DirectNetwork(FrequencyLastNetwork[str]):
         return y
 
     def pointwise(self, *rows: str) -> str:
-        """Matrices below each other as the weight of a 1x1 convolution."""
+        """Stack matrices into the weight of a 1x1 convolution."""
         return self.graph.op("Unsqueeze", joined(self.graph, rows), self.graph.ints(2, 3))
 
     # Squeeze-and-excitation.
@@ -206,5 +206,5 @@ class DirectNetwork(FrequencyLastNetwork[str]):
 
 
 def joined(graph: GraphWriter, names: Sequence[str], axis: int = 0) -> str:
-    """Tensors side by side."""
+    """Concatenate tensors along an axis."""
     return names[0] if len(names) == 1 else graph.op("Concat", *names, axis=axis)

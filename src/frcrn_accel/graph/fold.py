@@ -1,4 +1,4 @@
-"""Computing once what a graph computes of constants alone."""
+"""Fold constants: compute in advance what depends on constants alone."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["fold_constants"]
 
 
 def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with the values of everything that depends on no input.
+    """Return a graph in which everything that does not depend on an input is a stored value.
 
-    A model file stores each weight once, under its released name, and what is made of it as operators. Engines do
-    that when they load the file, but not all of them do it well: TensorRT refuses integers that are anything but the
-    input of `DequantizeLinear`, so those nodes stay, with the integers they take.
+    A model file stores each weight once, under its released name, and prepares it with operators. Engines fold these
+    when they load the file, but not all do it well. TensorRT refuses integers that are not the
+    input of a `DequantizeLinear`, so these nodes stay, with their integers.
 
     Args:
-        model: Any of this library's. It is left as it is.
+        model: A graph of this library. It is not changed.
     """
     known = {tensor.name: tensor for tensor in model.graph.initializer}
     constant: list[onnx.NodeProto] = []

@@ -1,4 +1,4 @@
-"""FRCRN as an ONNX graph of real-valued operators, each weight stored once, in the form that suits an engine."""
+"""Build FRCRN as an ONNX graph of real-valued operators, in the form for an engine. Weights are stored once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from frcrn_accel.graph.timeline import MakeTimeline, WholePass
 from frcrn_accel.graph.writer import GraphWriter
 from frcrn_accel.models import Form
 from frcrn_accel.network.checkpoint import Weights
-from frcrn_accel.network.topology import config_of
+from frcrn_accel.network.topology import required_config
 
 __all__ = ["build_graph"]
 
@@ -39,25 +39,25 @@ def build_graph(
     writer: GraphWriter | None = None,
     timeline: MakeTimeline = WholePass,
 ) -> onnx.ModelProto:
-    """The whole network, `float32 (batch, samples)` to `float32 (batch, samples - samples % 320)`.
+    """Build the whole network, `float32 (batch, samples)` to `float32 (batch, samples - samples % 320)`.
 
     Args:
-        weights: As `network.checkpoint.load_checkpoint` gives them.
+        weights: As `network.checkpoint.load_checkpoint` returns them.
         name: Name of the graph.
         producer_version: Version of this library.
         properties: Metadata for the file.
-        form: `"gauss"`, with fewer multiplications, is the form of model files, which every engine runs
-            (`graph.gauss`). `"direct"`, with fewer and larger operators, is for matrix units and low precision
-            (`graph.direct`). `"plain"` is the direct form without transposed convolutions, for GPUs
+        form: Arrangement of the operators. `"gauss"` has the fewest multiplications; model files have this form, and
+            every engine runs it (`graph.gauss`). `"direct"` has fewer and larger operators, for matrix units and low
+            precision (`graph.direct`). `"plain"` is the direct form without transposed convolutions, for GPUs
             (`graph.plain`), and `"half"` is the plain form in float16 (`graph.half`). `"step"` is the plain form with
-            fewer operators, for the steps of streams only (`graph.step`). All but `"half"` differ in rounding only.
-        writer: What writes the operators: a subclass may store and compute otherwise. By default all is fp32.
-        timeline: `Stepwise` for a step of a stream (`graph.timeline`), in all forms but `"gauss"`.
+            fewer operators, for steps of streams only (`graph.step`). All except `"half"` differ only in rounding.
+        writer: Writer of the graph; a subclass can change storage and precision. By default all is fp32.
+        timeline: `Stepwise` for a step of a stream (`graph.timeline`), in all forms except `"gauss"`.
+
+    Raises:
+        ValueError: These are not the weights of an FRCRN.
     """
-    config = config_of(weights)
-    if config is None:
-        raise ValueError("weights hold no FRCRN")
     if writer is None:
         writer = HalfStorageWriter(weights) if form == "half" else GraphWriter(weights)
-    network = _FORMS[form](writer, config, timeline)
+    network = _FORMS[form](writer, required_config(weights), timeline)
     return network.build(name, producer_version, properties)

@@ -3,11 +3,10 @@
 - A complex tensor is a pair of real ones, `(batch, channels, frequency, time)`. A complex convolution is Gauss's
   product, three real convolutions instead of four: `k = Wr * (xr + xi)`, `re = k - (Wr + Wi) * xi`,
   `im = k + (Wi - Wr) * xr`.
-- Batch norm, which has its own scale for each part, is a depthwise 1x1 convolution after it. That takes the
-  activation in as well, and stays in the blocked layout that the convolutions work in; an `Add` followed by
-  `LeakyRelu` does not.
-- A transposed convolution of stride 2 is two ordinary ones, for the even and the odd rows. They are interleaved only
-  after the FSMN that follows: its filter along frequency splits into the even and the odd lags.
+- Batch norm, which has its own scale for each part, is a depthwise 1x1 convolution after it. ONNX Runtime fuses the
+  activation into it, and it keeps the blocked layout of the convolutions; an `Add` followed by `LeakyRelu` does not.
+- A transposed convolution of stride 2 is two ordinary ones, for the even and the odd rows. These are interleaved only
+  after the FSMN that follows: its filter along frequency splits into even and odd lags.
 - Padding is an attribute of the convolutions, never a node.
 """
 
@@ -27,12 +26,12 @@ Rows = tuple[Pair, Pair]  # the even and the odd rows of a complex tensor
 
 
 class GaussNetwork(Network[Pair]):
-    """See the module. Only for whole signals: with time last, a few frames of it are slow."""
+    """Writes the Gauss form, see the module. Only for whole signals: with time last, few frames are slow."""
 
     time: WholePass
 
     def unet(self, name: str, spectrum: str) -> str:
-        """One U-Net, `(batch, 2, 321, frames)` to the same."""
+        """Write a U-Net, from `(batch, 2, 321, frames)` to the same shape."""
         g = self.graph
         x, skips = self.encoded(name, spectrum)
         *heights, height = encoder_bins()
@@ -57,7 +56,7 @@ class GaussNetwork(Network[Pair]):
     # Convolutions.
 
     def first_encoder(self, name: str, spectrum: str) -> Pair:
-        """From one complex channel: here two convolutions of two real inputs are less work than Gauss's three."""
+        """Write the first stage: for one complex channel two real convolutions are less work than Gauss's three."""
         g = self.graph
         w_re, w_im = self.pair(f"{name}.conv.conv", "weight")
 
@@ -76,7 +75,7 @@ class GaussNetwork(Network[Pair]):
         return self.activated(name, "conv.conv", y)
 
     def decoder(self, name: str, x: Pair, kernel: int, height: int) -> tuple[Rows, tuple[int, int]]:
-        """A transposed convolution as one for the even and one for the odd rows, and how many rows each has.
+        """Write a transposed convolution as two, and return their rows and how many each has.
 
         Row `2 n + o` is the sum of the taps `k = o, o + 2, ...` on input row `n - (k - o) / 2`. Along time the
         transposed convolution of 2 taps that drops a frame at each end is an ordinary one without padding.
@@ -101,11 +100,11 @@ class GaussNetwork(Network[Pair]):
         return (rows[0], rows[1]), (row_counts[0], row_counts[1])
 
     def last_decoder(self, name: str, rows: Rows, row_counts: tuple[int, int], skip: Pair, skip_height: int) -> str:
-        """To one complex channel: `(batch, 2, 321, frames)`.
+        """Write the last stage, to one complex channel: `(batch, 2, 321, frames)`.
 
-        With so few outputs it is cheaper to compute the output in four interleaved sets of rows straight from the
-        even and odd input rows (two sets from the skip connection, which is whole) than to interleave the input.
-        The taps' places in each kernel are written as a 0/1 matrix.
+        With few outputs it is cheaper to compute four interleaved sets of output rows directly from the even and odd
+        input rows (two sets from the skip connection, whose rows are in order) than to interleave the input. A 0/1
+        matrix places the taps in each kernel.
         """
         g = self.graph
         c = self.config.channels
@@ -170,7 +169,7 @@ class GaussNetwork(Network[Pair]):
         return g.op("LeakyRelu", g.op("Add", y, shift), alpha=LEAKY_SLOPE)
 
     def complex_convolution(self, x: Pair, x_sum: str, w_re: str, w_im: str, **attributes: Sequence[int]) -> Pair:
-        """Gauss's product, without bias."""
+        """Write Gauss's product, without bias."""
         g = self.graph
         both = g.op("Conv", x_sum, w_re, **attributes)
         to_re = g.op("Conv", x[1], g.op("Neg", g.op("Add", w_re, w_im)), **attributes)
@@ -178,7 +177,7 @@ class GaussNetwork(Network[Pair]):
         return g.op("Add", both, to_re), g.op("Add", both, to_im)
 
     def activated(self, name: str, convolution: str, x: Pair) -> Pair:
-        """The bias of a convolution, its batch norm and LeakyReLU."""
+        """Write the bias of a convolution, its batch norm and LeakyReLU."""
         g = self.graph
 
         def part(which: int) -> str:
@@ -210,7 +209,7 @@ class GaussNetwork(Network[Pair]):
         return re, im
 
     def fsmn_of_rows(self, name: str, rows: Rows, row_counts: tuple[int, int]) -> Rows:
-        """Along frequency, on even and odd rows apart: even lags stay within a set, odd lags cross over."""
+        """Write an FSMN along frequency on even and odd rows: even lags stay within a set, odd lags cross over."""
         g = self.graph
         memories = [self.fsmn_memory(name, 1, x) for x in rows]
         half = FSMN_ORDER // 2
@@ -219,9 +218,9 @@ class GaussNetwork(Network[Pair]):
             terms = []
             for other in (0, 1):
                 crosses = odd != other
-                # An even row reaches odd rows from the one before it on: lag 1 is one row of the set back.
+                # Lag 1 of an even row is the odd row before it: one row back in that set.
                 back = half - 1 + (crosses and odd == 0)
-                # Tap 19 - lag. A zero tap at the end drops the last row where that would be one too many.
+                # Tap 19 - lag. A zero tap at the end drops the last row where there would be one too many.
                 taps = range(0 if crosses else 1, FSMN_ORDER, 2)
                 drops = row_counts[other] + (crosses and odd == 0) - row_counts[odd]
                 for source in (0, 1):
@@ -247,9 +246,9 @@ class GaussNetwork(Network[Pair]):
         return even, odd
 
     def fsmn_memory(self, name: str, layer: int, x: Pair) -> list[list[str]]:
-        """What the filters run on: `[to][source]`, the share of each part of the output from each of the input.
+        """Write the memories: `[to][source]`, for each output part the memory of each input part.
 
-        The sign of the imaginary net's share in the real part is in its projection.
+        The projection of the imaginary net includes the sign of its contribution to the real part.
         """
         g = self.graph
         linear, bias, project = (
@@ -268,11 +267,11 @@ class GaussNetwork(Network[Pair]):
         return [[share(to, source) for source in (0, 1)] for to in (0, 1)]
 
     def fsmn_residual(self, x: Pair, to: int, source: int) -> str:
-        """The input itself, with the sign of its share in the output."""
+        """Return the input, with the sign of its contribution to an output part."""
         g = self.graph
         if (to, source) != (0, 1):
             return x[source]
-        # Not `Neg`: a depthwise convolution stays in the convolutions' layout.
+        # Not `Neg`: a depthwise convolution keeps the blocked layout.
         minus = g.constant(-np.ones((self.config.channels, 1, 1, 1)))
         return g.op("Conv", x[source], minus, group=self.config.channels)
 
@@ -283,12 +282,12 @@ class GaussNetwork(Network[Pair]):
         return self.scaled(x, self.squeeze_excitation(name, self.means(x)))
 
     def means(self, x: Pair) -> str:
-        """Mean over frequency and time, `(batch, 2 * channels, 1, 1)`."""
+        """Write the means over frequency and time, `(batch, 2 * channels, 1, 1)`."""
         g = self.graph
         return g.op("Concat", *[g.op("GlobalAveragePool", part) for part in x], axis=1)
 
     def means_of_rows(self, rows: Rows, row_counts: tuple[int, int]) -> str:
-        """The same of rows that are not interleaved yet."""
+        """Write the means of rows that are not interleaved yet."""
         g = self.graph
         weighted = [
             g.op("Mul", self.means(x), g.constant(count / sum(row_counts)))
@@ -297,20 +296,20 @@ class GaussNetwork(Network[Pair]):
         return g.op("Add", *weighted)
 
     def scaled(self, x: Pair, scale: Pair) -> Pair:
-        """Each part with its own scale."""
+        """Multiply each part by its own scale."""
         return self.graph.op("Mul", x[0], scale[0]), self.graph.op("Mul", x[1], scale[1])
 
     def sum_of(self, x: Pair) -> str:
-        """Real plus imaginary part."""
+        """Add the real and the imaginary part."""
         return self.graph.op("Add", *x)
 
     def joined(self, x: Pair, skip: Pair) -> Pair:
-        """Concatenated along the complex channels."""
+        """Concatenate along the complex channels."""
         g = self.graph
         return g.op("Concat", x[0], skip[0], axis=1), g.op("Concat", x[1], skip[1], axis=1)
 
     def interleaved(self, rows: Rows, row_counts: tuple[int, int]) -> Pair:
-        """Even and odd rows in their order."""
+        """Interleave even and odd rows."""
         g = self.graph
         height = sum(row_counts)
 

@@ -1,9 +1,8 @@
-"""Half precision, for engines whose hardware computes in it.
+"""Half precision, for hardware that computes in float16.
 
-The network is in float16 but for what overflows or loses too much there: the STFT and its inverse with the division
-by the overlap, the masks with the small layer that ends a U-Net and their product with the spectrum, and
-squeeze-and-excitation from its means on, which are sums over up to 159 bins and all frames. Audio goes in and comes
-out as float32.
+Some parts would overflow or lose too much in float16 and stay in float32: the STFT; its inverse with the division by
+the overlap; the small layer that ends a U-Net, the mask and its product with the spectrum; and squeeze-and-excitation
+from its means on, which are sums over up to 159 bins and all frames. Audio is float32 on both sides.
 """
 
 from __future__ import annotations
@@ -21,18 +20,19 @@ from frcrn_accel.network.topology import layer_group
 __all__ = ["HalfStorageWriter", "HalfWriter"]
 
 _LARGEST = float(np.finfo(np.float16).max)
-_SMALL = 1_000  # tensors of fewer elements are stored as float32: nothing is won, and the last layer has but four
+_SMALL = 1_000  # smaller tensors stay in float32: they save nothing, and the last layer has only four values
 
 
 class HalfWriter(GraphWriter):
-    """Puts casts where the precision changes.
+    """Adds casts where the precision changes.
 
-    What is made of weights alone is computed in float32 and cast where it meets the signal. An engine does that once.
+    Values that depend on weights alone are computed in float32 and cast where they meet the signal. An engine does
+    that once.
 
     Args:
-        weights: The network's.
+        weights: See `GraphWriter`.
         float_groups: Layer groups that stay in float32.
-        storage: Further arguments of a class that this one is mixed into.
+        storage: Further arguments for the next class in the inheritance order.
     """
 
     def __init__(self, weights: dict[str, NDArray[Any]], float_groups: frozenset[str], **storage: Any) -> None:
@@ -53,9 +53,9 @@ class HalfWriter(GraphWriter):
         """Add a node with several outputs, and the casts of its inputs."""
         signals = [name for name in inputs if name in self._is_half or name == "audio"]
         if kind == "DequantizeLinear" and not signals and self._computes_in_half(kind, signals):
-            # Of a weight: it becomes a float where it meets the signal, and is no business of a cast behind it.
-            integers, step, zero = inputs
-            names = super().ops(kind, outputs, integers, self._cast(step, TensorProto.FLOAT16), zero, **attributes)
+            # A weight: dequantize it to float16 at once, where it meets the signal, instead of casting the result.
+            integers, scale, zero = inputs
+            names = super().ops(kind, outputs, integers, self._cast(scale, TensorProto.FLOAT16), zero, **attributes)
             self._is_half.update(dict.fromkeys(names, True))
             return names
         if not signals or kind == "Shape":
@@ -72,7 +72,7 @@ class HalfWriter(GraphWriter):
     def _computes_in_half(self, kind: str, signals: list[str]) -> bool:
         group = layer_group(self.current_scope)
         outside = "." not in group
-        # The linear layer has one channel: next to no work, and its rounding is that of the mask.
+        # The linear layer has one channel: little work, and its rounding would be that of the mask.
         if outside or group.endswith(".linear") or group in self._float_groups or kind == "GlobalAveragePool":
             return False
         if ".se_layers_" in group:  # float32 from the means on, until the scales meet the signal again
@@ -91,10 +91,10 @@ class HalfWriter(GraphWriter):
 
 
 class HalfStorageWriter(HalfWriter):
-    """Store large weights as float16 as well.
+    """Also stores large weights as float16.
 
     Args:
-        weights: The network's.
+        weights: See `GraphWriter`.
         keep_float: Layer groups that stay in float32.
     """
 
@@ -110,6 +110,6 @@ class HalfStorageWriter(HalfWriter):
         )
 
     def weight(self, key: str) -> str:
-        """Refer to one of the weights, as float32."""
+        """Refer to a weight by its key, as float32."""
         stored = super().weight(key)
         return self._cast(stored, TensorProto.FLOAT) if key in self._half_keys else stored

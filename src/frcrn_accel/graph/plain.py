@@ -1,9 +1,9 @@
-"""The form for GPU engines: the direct one, with ordinary convolutions only. Tuned for TensorRT.
+"""The form for GPU engines: the direct form with ordinary convolutions only. Tuned for TensorRT.
 
-- A transposed convolution of stride 2 is two ordinary ones, for the even and the odd rows, interleaved after their
-  activation: TensorRT computes ordinary convolutions in INT8, transposed ones of a quantized network in float.
-- The FSMN is two grouped convolutions and a depthwise one on all four of its nets at once (two nets, each on both
-  parts), and its residuals are additions: no product with a zero or a one.
+- A transposed convolution of stride 2 becomes two ordinary ones, for the even and the odd rows, which are interleaved
+  after their activation. TensorRT computes ordinary convolutions in INT8, but transposed ones in float.
+- The FSMN is two grouped convolutions and a depthwise one for both nets on both parts at once. Its residuals are
+  additions, so no arithmetic is spent on zeros and ones.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["PlainNetwork"]
 
 
 class PlainNetwork(DirectNetwork):
-    """See the module."""
+    """Writes the plain form, see the module."""
 
     def encoder(self, name: str, x: str) -> str:
         """See `Network.encoder`."""
@@ -29,25 +29,30 @@ class PlainNetwork(DirectNetwork):
         )
 
     def convolution(self, name: str, x: str, weight: str, shift: str, **attributes: Any) -> str:
-        """One of those that do nearly all of the work: where low precision comes in.
+        """Write one of the convolutions that do nearly all of the work. A subclass can quantize it here.
 
         Args:
-            name: The layer, or for an FSMN layer that with `.linear` or `.project` after it.
-            x: Its input.
-            weight: `(outputs, ...)`.
+            name: Name of the layer; for an FSMN layer followed by `.linear` or `.project`.
+            x: The input.
+            weight: Weight `(outputs, ...)`.
             shift: Bias `(outputs,)`; "" for none.
-            attributes: Of the operator.
+            attributes: Attributes of the operator.
         """
         return self.graph.op("Conv", x, weight, *([shift] if shift else []), **attributes)
 
     def filters(self, name: str, kernel: str) -> str:
-        """The depthwise filters `(outputs, 1, ...)` on what the `.project` of an FSMN layer gives."""
+        """Return the depthwise filters after the `.project` of an FSMN layer. A subclass can scale them here.
+
+        Args:
+            name: Name of the layer.
+            kernel: The filters, `(outputs, 1, ...)`.
+        """
         return kernel
 
     def decoder(self, name: str, inputs: list[str]) -> str:
-        """See `DirectNetwork.decoder`. Frequency is the last axis: its rows are columns here.
+        """Write even and odd rows as two convolutions, see `DirectNetwork.decoder`.
 
-        Output `2 n + o` is the sum of the taps `k = o, o + 2, ...` on input `n - (k - o) / 2`. Along time the
+        Output row `2 n + o` is the sum of the taps `k = o, o + 2, ...` on input `n - (k - o) / 2`. Along time the
         transposed convolution of 2 taps that drops a frame at each end is an ordinary one without padding.
         """
         g = self.graph
@@ -69,10 +74,11 @@ class PlainNetwork(DirectNetwork):
         return y if taps % 2 == 0 else g.op("Slice", y, g.ints(0), g.ints(-1), g.ints(3))
 
     def fsmn(self, name: str, layer: int, x: str, *, along_time: bool) -> str:
-        """See `Network.fsmn`.
+        """Write an FSMN layer, see `Network.fsmn`.
 
-        The four parts of the hidden and the memory are, in channels: `re` of the real part, `im` of it, `re` of the
-        imaginary part, `im` of it. They go to the real, the imaginary, the imaginary and, negative, the real part.
+        The channels of hidden and memory are, in quarters: `re` of the real part, `im` of the real part, `re` of the
+        imaginary part, `im` of the imaginary part. They add to the real, the imaginary, the imaginary and, negated,
+        the real part of the output.
         """
         g = self.graph
         past = FSMN_ORDER - 1

@@ -1,8 +1,8 @@
-"""The form for the steps of streams on ONNX Runtime: the plain one with fewer operators and smaller weights.
+"""The form for steps of streams on ONNX Runtime: the plain form with fewer operators and smaller weights.
 
-Of a whole signal operators take as long as their arithmetic. Of five frames, a good part of the time goes by between
-them, and in fetching weights from memory. So what was several operators is one wherever that adds next to nothing to
-compute, and the Fourier transforms take the products of half a window.
+With a whole signal the time goes into arithmetic. With five frames, much of it goes into calling operators and
+fetching weights from memory. Operators are therefore merged wherever that adds little arithmetic, and the Fourier
+transforms use the symmetry between the halves of a frame.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from frcrn_accel.network.topology import (
 
 __all__ = ["StepNetwork"]
 
-# Of an FSMN layer whose parts are worth adding up inside convolutions: measured with 32 channels, where it saves as
-# much from 37 bins on.
+# Sizes of FSMN layers whose parts are added up inside convolutions. Measured with 32 channels, where that saves time
+# from 37 bins on.
 _FEW_CHANNELS, _MANY_BINS = 32, 64
 
-# Bins as the transforms here have them: even ones, then odd ones, of the real part; the same of the imaginary part.
+# Order of bins in the transforms here: even bins of the real part, of the imaginary part, then odd bins of both.
 _EVEN, _ODD = np.arange(0, STFT_BINS, 2), np.arange(1, STFT_BINS, 2)
 _ORDER = np.concatenate([_EVEN, _EVEN + STFT_BINS, _ODD, _ODD + STFT_BINS])
 
 
 class StepNetwork(PlainNetwork):
-    """See the module."""
+    """Writes the step form, see the module."""
 
     time: Stepwise
 
     def analysis(self, audio: str, kernel: str) -> str:
-        """See `Network.analysis`.
+        """Write the STFT, see `Network.analysis`.
 
-        The halves of a window are a whole number of periods of an even bin apart, and half a period of an odd one
-        more: even bins are a transform of their sum, odd bins of their difference.
+        The halves of a frame lie a whole number of periods of an even bin apart, and half a period more of an odd
+        bin. Even bins are therefore a transform of the sum of the halves, odd bins of their difference.
         """
         g = self.graph
         audio = self.time.with_last(audio, FRAME_SAMPLES - HOP_SAMPLES, ("batch", TIME))
@@ -62,7 +62,7 @@ class StepNetwork(PlainNetwork):
         return g.op("Transpose", g.op("Reshape", bins, g.ints(0, 0, 2, STFT_BINS)), perm=[0, 2, 1, 3])
 
     def synthesis(self, spectrum: str, kernel: str) -> str:
-        """See `Network.synthesis`: `analysis` the other way round."""
+        """Write the inverse STFT, see `Network.synthesis`, with the symmetry of `analysis`."""
         g = self.graph
         bins = g.op("Reshape", g.op("Transpose", spectrum, perm=[0, 2, 1, 3]), g.ints(0, 0, 2 * STFT_BINS))
         scaled = g.op("Mul", kernel, g.constant(stft_synthesis_scale()[_ORDER, None]))
@@ -77,12 +77,12 @@ class StepNetwork(PlainNetwork):
         return self.time.overlapped(first, second)
 
     def fourier_kernel(self) -> str:
-        """See `Network.fourier_kernel`: of the first half of a window, and without the window, `(642, 320)`."""
+        """Compute the Fourier basis of the first half of a frame, without window, `(642, 320)`."""
         bins = np.tile(np.arange(STFT_BINS), 2)[_ORDER, None]
         return self.fourier_basis(bins, _ORDER[:, None] >= STFT_BINS, HOP_SAMPLES)
 
     def halved(self, kernel: str) -> Pair:
-        """The rows of even bins, and those of odd ones."""
+        """Split a kernel into the rows of even bins and those of odd bins."""
         g = self.graph
         rows = g.ints(2 * len(_EVEN), 2 * len(_ODD))
         even, odd = g.ops("Split", 2, kernel, rows, axis=0)
@@ -90,18 +90,18 @@ class StepNetwork(PlainNetwork):
 
     @staticmethod
     def half_windows() -> list[NDArray[np.float64]]:
-        """The window's two halves."""
+        """Return the two halves of the STFT's window function."""
         return np.split(stft_window(), 2)
 
     def fsmn(self, name: str, layer: int, x: str, *, along_time: bool) -> str:
-        """See `Network.fsmn`.
+        """Write an FSMN layer, see `Network.fsmn`.
 
-        The four parts of the hidden and the memory are, in channels: `re` of the real part, `im` of it, `im` of the
-        imaginary part, `re` of it. They go to the real, the imaginary, the real (negative, which is in the
-        projection) and the imaginary part: the sum of the two halves is the result.
+        The channels of hidden and memory are, in quarters: `re` of the real part, `im` of the real part, `im` of the
+        imaginary part, `re` of the imaginary part. They add to the real, the imaginary, the real (negated in the
+        projection) and the imaginary part of the output, so the output is the sum of the two halves.
 
-        Over many bins it is the other way round: reading and writing takes longer than a few operators more. The
-        direct form adds up inside the convolutions; with many channels its larger matrices would take longer again.
+        Over many bins reading and writing take longer than a few more operators. The direct form, which adds up
+        inside the convolutions, is then faster, unless many channels make its matrices large.
         """
         g = self.graph
         c = self.config.channels
@@ -131,7 +131,7 @@ class StepNetwork(PlainNetwork):
 
     @staticmethod
     def fsmn_bins(name: str) -> int:
-        """What an FSMN layer along frequency runs over: the input of an encoder's stage, or a decoder's output."""
+        """Return the number of bins that an FSMN layer along frequency runs over."""
         _, unit, stage = name.split(".")
         return encoder_bins()[int(stage) - 1 if unit == "fsmn_enc" else STAGES - 2 - int(stage)]
 
@@ -141,11 +141,11 @@ class StepNetwork(PlainNetwork):
         return excited
 
     def each_excited(self, layers: Mapping[str, str]) -> list[str]:
-        """See `Network.each_excited`.
+        """Write squeeze-and-excitation of several layers, see `Network.each_excited`.
 
-        The four dense layers of each are two products with matrices that are zero in part, channels last, and what
-        the nets give is put together by one with 0, 1 and -1: grouped convolutions of a few frames take twice as
-        long. Those of several layers are one product, and their means one state.
+        The dense layers of a layer's nets are products with two block matrices, channels last, and a product with a
+        matrix of 0, 1 and -1 combines the nets: grouped convolutions of a few frames take twice as long. The layers
+        share these products, and their means share a state.
         """
         g = self.graph
         c = self.config.channels

@@ -1,12 +1,12 @@
-"""What the network does along time: over a whole signal at once, or a few frames at a time, with a state between.
+"""The network along time: over a whole signal at once, or a few frames at a time with states in between.
 
-The forms of the network leave to a timeline all that reaches beyond a frame: an encoder stage takes in the frame
-before, a decoder stage the frame after, the memory at the bottleneck the 19 before, squeeze-and-excitation the mean
-over all there are, and the STFT half a window.
+A form of the network leaves everything that reaches beyond a frame to a timeline. An encoder stage takes the frame
+before, a decoder stage the frame after, and the memory at the bottleneck the 19 frames before.
+Squeeze-and-excitation takes the mean over all frames, and the STFT half a frame.
 
-In a stream nothing can be taken in that has not come yet. A decoder stage therefore gives its output for the frame
-before: it lags by one frame, and what it is put beside (a skip connection, at the end the spectrum) waits as long. So
-the output of each U-Net lags by seven frames. Otherwise it is that of the whole signal.
+A step of a stream cannot take frames that have not arrived. A decoder stage therefore outputs the frame before: it
+lags by a frame, and whatever it is combined with (a skip connection, at the end the spectrum) is delayed as much. The
+output of each U-Net so lags by seven frames. Except for the lag it is that of the whole signal.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from frcrn_accel.network.topology import (
 
 __all__ = ["TIME", "MakeTimeline", "Stepwise", "Timeline", "WholePass"]
 
-TIME = "frames"  # in the shape of a state: the axis of time
+TIME = "frames"  # the time axis in a shape
 
 
 class Timeline(abc.ABC):
-    """Writes what reaches beyond a frame. Methods take and return names of tensors.
+    """Writes the operators that reach beyond a frame. Methods take and return names of tensors.
 
-    A shape given to them is that of the tensor, with `TIME` for the axis along which the frames follow each other.
+    A shape argument is that of the tensor, with `TIME` for the time axis.
 
     Args:
-        graph: Where to write it.
+        graph: Writer of the graph.
 
     Attributes:
-        is_stepwise: Whether it is a step of a stream.
-        lag: Frames by which what is being written lags behind the input.
+        is_stepwise: Whether the graph is a step of a stream.
+        lag: Frames by which the current layer lags behind the input.
     """
 
     is_stepwise: ClassVar[bool]
@@ -57,85 +57,85 @@ class Timeline(abc.ABC):
     @property
     @abc.abstractmethod
     def inputs(self) -> Mapping[str, Shape]:
-        """What the graph takes besides the audio."""
+        """Inputs of the graph besides the audio, with their shapes."""
 
     @property
     @abc.abstractmethod
     def outputs(self) -> Mapping[str, Shape]:
-        """What it gives besides the audio."""
+        """Outputs of the graph besides the audio, with their shapes."""
 
     @abc.abstractmethod
     def padding(self, frames: int) -> int:
-        """Frames of zeros that stand for so many before the first."""
+        """Return how many frames of zeros to pad, for an operator that takes this many earlier frames."""
 
     @abc.abstractmethod
     def with_last(self, x: str, frames: int, shape: Shape) -> str:
-        """With the last frames of before in front: so many that there are as many outputs as new frames."""
+        """Prepend the previous step's last frames, so that a valid convolution yields one output per new frame."""
 
     @abc.abstractmethod
     def delayed(self, x: str, since: int, shape: Shape) -> str:
-        """What was written when the lag was `since`, for use at the lag there is now."""
+        """Delay a tensor that was written when the lag was `since`, for use at the current lag."""
 
     @abc.abstractmethod
     def looks_ahead(self, stage: int) -> bool:
-        """Whether a decoder stage takes in the next frame; if not, it takes the same one twice."""
+        """Return whether a decoder stage takes the next frame; otherwise it takes the current one twice."""
 
     @abc.abstractmethod
     def decoded(self, stage: int) -> None:
-        """To be called after each decoder stage."""
+        """Update the lag. Call it after each decoder stage."""
 
     @abc.abstractmethod
     def mean(self, x: str) -> str:
-        """Of `(batch, channels, frames, bins)` the mean over the bins; of a whole signal, over the frames as well."""
+        """Write the mean of `(batch, channels, frames, bins)` over bins; in a whole signal also over frames."""
 
     @abc.abstractmethod
     def averaged(self, means: str, channels: int) -> str:
-        """Means over time of what `mean` gave, `(batch, channels, frames or 1, 1)` both."""
+        """Write the means over time of a result of `mean`, `(batch, channels, frames or 1, 1)` both."""
 
     @abc.abstractmethod
     def synthesis(self, frames: str, kernel: str) -> str:
-        """Inverse transform of the frames, `(batch, 642, frames)`, to `(batch, samples)`."""
+        """Write the inverse transform of frames, `(batch, 642, frames)`, to `(batch, samples)`."""
 
 
 class WholePass(Timeline):
-    """The whole signal at once."""
+    """A whole signal at once."""
 
     is_stepwise = False
     inputs: Mapping[str, Shape] = MappingProxyType({})
     outputs: Mapping[str, Shape] = MappingProxyType({})
 
     def padding(self, frames: int) -> int:
-        """All of them."""
+        """Pad all of them: there are no earlier frames."""
         return frames
 
     def with_last(self, x: str, frames: int, shape: Shape) -> str:
-        """There is no before."""
+        """Return the tensor: there are no earlier frames."""
         return x
 
     def delayed(self, x: str, since: int, shape: Shape) -> str:
-        """There is no lag."""
+        """Return the tensor: nothing lags."""
         return x
 
     def looks_ahead(self, stage: int) -> bool:
-        """It does."""
+        """Return True: all frames are there."""
         return True
 
     def decoded(self, stage: int) -> None:
-        """There is no lag."""
+        """Do nothing: nothing lags."""
 
     def mean(self, x: str) -> str:
-        """Over bins and frames."""
+        """Write the mean over bins and frames."""
         return self.graph.op("GlobalAveragePool", x)
 
     def averaged(self, means: str, channels: int) -> str:
-        """They are already."""
+        """Return the means: `mean` includes the time axis."""
         return means
 
     def synthesis(self, frames: str, kernel: str) -> str:
         """See `Timeline.synthesis`."""
         g = self.graph
         signal = g.op("ConvTranspose", frames, kernel, strides=[HOP_SAMPLES])
-        # The sum of the squared windows over each sample: 1 but in the first and the last hop.
+        # The sum of the squared windows at each sample: 1 except in the first and the last hop.
         shape = g.op("Concat", g.ints(1, 1), g.op("Shape", frames, start=2), axis=0)
         window = g.constant((stft_window() ** 2)[None, None])
         ones = g.op("ConstantOfShape", shape, value=onnx.numpy_helper.from_array(np.ones(1, np.float32)))
@@ -146,25 +146,25 @@ class WholePass(Timeline):
 
 
 class Stepwise(Timeline):
-    """A few frames at a time: any number, the same for all rows of a batch.
+    """A few frames at a time. Their number can differ from step to step, but not between rows of a batch.
 
-    The graph takes, after the audio of the new hops:
+    Inputs of the graph, after the audio of the new hops:
 
-    - `averaging`, `(batch, lag + 1, frames, frames + 1)`: how the means of squeeze-and-excitation follow from those
-      before and those of the new frames, for what lags by 0, 1, ... frames. A row holds the share of the mean before
-      the step, and of each new frame. The rule is up to whoever runs the graph.
-    - the states, zeros at the start. Their names end in the layer that they are of.
+    - `averaging`, `(batch, lag + 1, frames, frames + 1)`: weights for the running means of squeeze-and-excitation,
+      for layers that lag by 0, 1, ... frames. A row holds the weight of the mean before the step, then those of the
+      new frames. The caller chooses the rule of averaging.
+    - the states, zeros at the start. Their names end in the name of their layer.
 
-    After the audio it gives the states of the next step, in the same order.
+    Outputs of the graph, after the audio, are the states for the next step, in the same order.
 
-    What a U-Net gives ahead of its first frame is nothing that the next one may look back on. So a step must end
-    where that first frame goes into the next one, `lookahead` frames for each U-Net before it, and from there on the
-    states of the next one, but for its means, are zeros again.
+    A U-Net's outputs before its first frame must not reach the memories of the next U-Net. A step must therefore end
+    just before that first frame enters the next U-Net, after `lookahead` frames for each U-Net before it. From there
+    on the caller sets the states of the next U-Net, except its means, to zero again.
 
     Args:
-        graph: Where to write it.
-        lookahead: Frames that each U-Net looks ahead. With fewer than it was trained with, the deeper decoder
-            stages take the frame at hand in the place of the next.
+        graph: Writer of the graph.
+        lookahead: Frames that each U-Net looks ahead. With fewer than in training, the deeper decoder stages take the
+            current frame instead of the next one.
 
     Attributes:
         lookahead: As given.
@@ -182,20 +182,20 @@ class Stepwise(Timeline):
 
     @property
     def inputs(self) -> Mapping[str, Shape]:
-        """See the class."""
+        """The averaging weights and the states, see the class."""
         return {AVERAGING_INPUT: ("batch", self.lag + 1, "frames", "frames_and_state"), **self._states}
 
     @property
     def outputs(self) -> Mapping[str, Shape]:
-        """The states of the next step."""
+        """The states for the next step."""
         return self._next
 
     def padding(self, frames: int) -> int:
-        """None: they are there."""
+        """Pad none: a state holds the earlier frames."""
         return 0
 
     def with_last(self, x: str, frames: int, shape: Shape) -> str:
-        """See `Timeline.with_last`. The last frames of both are the next step's state."""
+        """Prepend a state, see `Timeline.with_last`; the last frames of the result are the next state."""
         state, state_shape = self._state(frames, shape)
         axis = shape.index(TIME)
         joined = self.graph.op("Concat", state, x, axis=axis)
@@ -216,15 +216,15 @@ class Stepwise(Timeline):
         return out
 
     def looks_ahead(self, stage: int) -> bool:
-        """The shallowest stages do, as many as there are frames of look-ahead: they need it most."""
+        """Return True for the shallowest stages, which need it most, one for each frame of look-ahead."""
         return stage >= STAGES - self.lookahead
 
     def decoded(self, stage: int) -> None:
-        """The output of one that looks ahead is for the frame before."""
+        """Increase the lag after a stage that looks ahead: its output is for the frame before."""
         self.lag += self.looks_ahead(stage)
 
     def mean(self, x: str) -> str:
-        """Over the bins."""
+        """Write the mean over bins."""
         return self.graph.op("ReduceMean", x, axes=[3], keepdims=1)
 
     def averaged(self, means: str, channels: int) -> str:
@@ -234,13 +234,13 @@ class Stepwise(Timeline):
         return g.op("Transpose", rows, perm=[0, 3, 2, 1])
 
     def averaged_rows(self, means: str, layers: int, channels: int, name: str) -> str:
-        """The same of several layers with one lag, channels last: `(batch, layers, frames, channels)` both.
+        """Write the means over time of several layers with equal lag: `(batch, layers, frames, channels)` both.
 
         Args:
-            means: Of the new frames.
-            layers: How many.
-            channels: Of each.
-            name: Of the layers, for their state.
+            means: Means of the new frames.
+            layers: Number of layers.
+            channels: Channels of each layer.
+            name: Name of the layers, for their state.
         """
         g = self.graph
         before, shape = self._state(1, ("batch", layers, TIME, channels), name)
@@ -252,32 +252,32 @@ class Stepwise(Timeline):
         return averaged
 
     def synthesis(self, frames: str, kernel: str) -> str:
-        """The two halves of each window; the second is added to the first of the next."""
+        """Write the inverse transform: the second half of each frame is added to the first half of the next."""
         g = self.graph
         kernel = g.op("Reshape", kernel, g.ints(2 * STFT_BINS, FRAME_SAMPLES))
         samples = g.op("MatMul", g.op("Transpose", frames, perm=[0, 2, 1]), kernel)
         return self.overlapped(*g.ops("Split", 2, samples, axis=2))
 
     def overlapped(self, first: str, second: str) -> str:
-        """The halves of windows, `(batch, frames, 320)` each, to `(batch, samples)`."""
+        """Overlap and add halves of frames, `(batch, frames, 320)` each, to `(batch, samples)`."""
         g = self.graph
         joined = self.with_last(second, 1, ("batch", TIME, HOP_SAMPLES))
         before = g.op("Slice", joined, g.ints(0), g.ints(-1), g.ints(1))
         return g.op("Reshape", g.op("Add", first, before), g.ints(0, -1))
 
     def _state(self, frames: int, shape: Shape, layer: str = "") -> tuple[str, Shape]:
-        """A new state of so many frames, of a layer or of the one in scope: its name, and its shape."""
+        """Add a state of this many frames for a layer, by default the one in scope; return its name and shape."""
         name = f"state_{len(self._states)}/{layer or self.graph.current_scope}"
         self._states[name] = tuple(frames if size == TIME else size for size in shape)
         return name, self._states[name]
 
     def _last(self, x: str, frames: int, axis: int) -> str:
-        """The last frames, for a state of the next step. Those must be in the order of the states."""
+        """Slice the last frames, for a state of the next step. Call it in the order of the states."""
         g = self.graph
         return g.op("Slice", x, g.ints(-frames), g.ints(np.iinfo(np.int64).max), g.ints(axis))
 
     def _frames(self) -> str:
-        """How many new frames there are, `(1,)`."""
+        """Return the number of new frames, `(1,)`."""
         if not self._count:
             self._count = self.graph.op("Shape", AVERAGING_INPUT, start=2, end=3)
         return self._count

@@ -14,18 +14,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 __all__ = ["CONTRIB", "OPSET", "GraphWriter", "Shape"]
 
-Shape = tuple[int | str | None, ...]  # a name is an axis of any length, the same wherever it is; None is any length
+Shape = tuple[int | str | None, ...]  # axes of one name have equal lengths; None is any length
 
 OPSET = 17
 CONTRIB = "com.microsoft"  # ONNX Runtime's own operators
-IR_VERSIONS = {17: 8, 19: 9}  # the one of an opset's age, so that engines of that age read the file
+IR_VERSIONS = {17: 8, 19: 9}  # released with the opset, so that engines of that time read the file
 
 
 class GraphWriter:
-    """Collects nodes and tensors; every method that adds something returns the name of its output.
+    """Collects nodes and tensors. Methods that add something return the name of its output.
 
     Args:
-        weights: Tensors that `weight` can refer to. Only those used end up in the file, once each, by their names.
+        weights: Tensors that `weight` can refer to. The file holds those that are used, once each, by their names.
     """
 
     opset: ClassVar[int] = OPSET
@@ -40,7 +40,7 @@ class GraphWriter:
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
-        """Nodes added inside carry the name in front of theirs: `unet.encoders.0/Conv_1`."""
+        """Prefix the names of nodes that are added inside: `unet/encoders.0/Conv_1`."""
         self._scope.append(name)
         try:
             yield
@@ -49,7 +49,7 @@ class GraphWriter:
 
     @property
     def current_scope(self) -> str:
-        """The scopes that are open, outermost first, joined by dots: `unet.encoders.0`."""
+        """Open scopes, outermost first, joined by dots: `unet.encoders.0`."""
         return ".".join(self._scope)
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
@@ -59,14 +59,14 @@ class GraphWriter:
     def ops(self, kind: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
         """Add a node with several outputs."""
         name = self._name(kind)
-        if kind == "Split" and self.opset >= 18:  # before, it was the number of outputs that there are
+        if kind == "Split" and self.opset >= 18:  # before 18 it was implied by the outputs
             attributes["num_outputs"] = outputs
         names = [name] if outputs == 1 else [f"{name}:{i}" for i in range(outputs)]
         self._nodes.append(helper.make_node(kind, list(inputs), names, name=name, **attributes))
         return names
 
     def weight(self, key: str) -> str:
-        """Refer to one of the weights."""
+        """Refer to a weight by its key."""
         if key not in self._tensors:
             self._tensors[key] = numpy_helper.from_array(np.ascontiguousarray(self._weights[key]), key)
         return key
@@ -81,7 +81,7 @@ class GraphWriter:
         return self._constants[identity]
 
     def ints(self, *values: int) -> str:
-        """Add a vector of int64, the form shapes and axes take."""
+        """Add a vector of int64, as operators take shapes and axes."""
         return self.constant(values, np.int64)
 
     def build(
@@ -96,17 +96,17 @@ class GraphWriter:
         more_inputs: Mapping[str, Shape] = MappingProxyType({}),
         more_outputs: Mapping[str, Shape] = MappingProxyType({}),
     ) -> onnx.ModelProto:
-        """Make the model: `float32 (batch, samples)` in and out.
+        """Build the model, with `float32 (batch, samples)` in and out.
 
         Args:
-            audio_in: Name of the input, as the nodes use it.
-            audio_out: Name to give to the output of the last node.
+            audio_in: Name of the input in the nodes.
+            audio_out: New name for the output of the last node.
             name: Name of the graph.
             producer_version: Version of this library.
             properties: Metadata for the file.
             batch: Size of the batch, or the name of a dynamic axis.
-            more_inputs: Further float tensors that it takes, by the names that the nodes use.
-            more_outputs: Further float tensors to give out.
+            more_inputs: Further float inputs, by their names in the nodes.
+            more_outputs: Further float outputs, by their names in the nodes.
         """
         self._nodes[-1].output[0] = audio_out
         inputs: dict[str, Shape] = {audio_in: (batch, "samples"), **more_inputs}

@@ -1,1 +1,1 @@
-"""FRCRN itself: its topology, its weights, and the reference implementation in PyTorch."""
+"""FRCRN itself: its topology, its checkpoints, and the reference implementation in PyTorch."""

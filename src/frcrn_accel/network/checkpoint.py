@@ -1,7 +1,7 @@
-"""Reading FRCRN checkpoints, in every format they are released in, and nothing else.
+"""Read FRCRN checkpoints, in every format they are released in.
 
-A checkpoint becomes a plain mapping from key to `float32` array under the released key names, with exactly the
-tensors that `topology.parameter_shapes` lists. What is missing, unexpected or wrongly shaped is an error.
+A checkpoint becomes a mapping from released key names to `float32` arrays, with exactly the tensors that
+`topology.parameter_shapes` lists. A missing, unexpected or wrongly shaped tensor is an error.
 """
 
 from __future__ import annotations
@@ -23,21 +23,23 @@ from frcrn_accel.network.topology import (
     Config,
     config_of,
     parameter_shapes,
+    required_config,
     stft_kernel,
     stft_synthesis_scale,
     stft_window,
 )
 
-__all__ = ["Checkpoint", "load_checkpoint", "normalise_state_dict"]
+__all__ = ["Checkpoint", "Weights", "load_checkpoint", "normalise_state_dict"]
 
 Weights = Mapping[str, NDArray[np.float32]]
+"""Tensors of a network by their released key names, see `topology.parameter_shapes`."""
 
-# Modules that checkpoints hold and the forward pass never uses.
+# Modules in checkpoints that the forward pass does not use.
 _UNUSED = re.compile(
     rf"unet2?\.(fsmn_enc\.0|fsmn_dec\.{STAGES - 1}|se_layers_enc\.{STAGES - 1}|se_layers_dec\.{STAGES - 2})\..*"
     r"|.*\.num_batches_tracked"
 )
-# `encoder0.` and `encoders.0.` are one module under two names.
+# `encoder0.` and `encoders.0.` are two names of one module.
 _ALIAS = re.compile(r"(unet2?)\.(encoder|decoder|fsmn_enc|fsmn_dec|se_layer_enc|se_layer_dec)(\d)\.(.*)")
 _LIST_NAME = {
     "encoder": "encoders",
@@ -45,7 +47,7 @@ _LIST_NAME = {
     "se_layer_enc": "se_layers_enc",
     "se_layer_dec": "se_layers_dec",
 }
-_LISTED = 8  # at most so many keys of each kind in an error
+_LISTED = 8  # at most this many keys of each kind in an error
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Checkpoint:
 
     Attributes:
         sha256: Digest of the file, hexadecimal.
-        config: Its size.
+        config: Size of the network.
         weights: Its tensors.
     """
 
@@ -67,11 +69,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Load a checkpoint file.
 
     Args:
-        path: A file written by `torch.save`. It is read with `weights_only=True`: no code in it is run.
+        path: A file written by `torch.save`. It is read with `weights_only=True`, which never runs code in the file.
 
     Raises:
         MissingExtraError: torch is not installed.
-        ModelError: The file cannot be read or is no FRCRN.
+        ModelError: The file cannot be read or does not hold an FRCRN.
     """
     try:
         import torch
@@ -80,32 +82,32 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         sha256 = sha256_of(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old pickle protocols, before the error or in spite of success
+            warnings.simplefilter("ignore")  # torch warns of old pickle protocols
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(f"checkpoint {str(path)!r} cannot be read: {error.strerror}") from error
     except Exception as error:  # damaged files make the reader fail with nearly any class
-        # torch's own text on a rejected file advises to load it unsafely, which is no advice to pass on.
+        # torch's own message advises to load a rejected file unsafely: do not pass that on.
         raise ModelError(f"checkpoint {str(path)!r} is not a file of plain tensors written by torch.save") from error
     try:
         weights = normalise_state_dict(content)
     except ModelError as error:
         raise ModelError(f"checkpoint {str(path)!r}: {error}") from error
-    config = config_of(weights)
-    assert config is not None  # normalise_state_dict has seen to it
-    return Checkpoint(sha256, config, weights)
+    return Checkpoint(sha256, required_config(weights), weights)
 
 
 def normalise_state_dict(content: Any) -> Weights:
     """Turn the content of a checkpoint file into the network's weights.
 
     Raises:
-        ModelError: It is no state dict of an FRCRN; the keys that are missing, unexpected or wrong are listed.
+        ModelError: It is not the state dict of an FRCRN. Missing, unexpected and wrong keys are listed.
     """
     tensors = _canonical_keys(_find_state_dict(content))
     config = config_of(tensors)
     if config is None:
-        raise ModelError("it holds no FRCRN ('unet.encoders.0.conv.conv_re.weight' with a multiple of 8 channels)")
+        raise ModelError(
+            "it does not hold an FRCRN ('unet.encoders.0.conv.conv_re.weight' with a multiple of 8 channels)"
+        )
     tensors = {key: tensor for key, tensor in tensors.items() if not _UNUSED.fullmatch(key)}
     _drop_transform(tensors)
     shapes = parameter_shapes(config)
@@ -124,19 +126,19 @@ def normalise_state_dict(content: Any) -> Weights:
     ]
     if problems:
         raise ModelError(
-            f"its tensors are not those of an FRCRN with {config.channels} channels and {config.unets} U-Net(s): "
+            f"its tensors do not match an FRCRN with {config.channels} channels and {config.unets} U-Net(s): "
             + "; ".join(problems)
         )
     return {key: tensors[key] for key in shapes}
 
 
 def _find_state_dict(content: Any) -> dict[str, Any]:
-    """Unwrap `{"model": …}` and `{"state_dict": …}` and take off the prefixes of wrapping modules."""
+    """Unwrap `{"model": …}` and `{"state_dict": …}` and remove the prefixes of wrapping modules."""
     for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
-        raise ModelError("it holds no state dict")
+        raise ModelError("it does not hold a state dict")
     for prefix in ("module.", "model."):
         if content and all(key.startswith(prefix) for key in content):
             content = {key.removeprefix(prefix): value for key, value in content.items()}
@@ -144,13 +146,13 @@ def _find_state_dict(content: Any) -> dict[str, Any]:
 
 
 def _canonical_keys(state_dict: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
-    """One key for each tensor, and numpy arrays."""
+    """Return numpy arrays with a single key for each tensor."""
     tensors: dict[str, NDArray[np.float32]] = {}
     for key, value in state_dict.items():
         try:
             array = np.asarray(value.detach().to("cpu").float().numpy())
         except AttributeError:
-            raise ModelError(f"{key!r} is no tensor but {type(value).__name__}") from None
+            raise ModelError(f"{key!r} is not a tensor but {type(value).__name__}") from None
         if match := _ALIAS.fullmatch(key):
             unet, kind, index, rest = match.groups()
             key = f"{unet}.{_LIST_NAME.get(kind, kind)}.{index}.{rest}"
@@ -161,7 +163,7 @@ def _canonical_keys(state_dict: dict[str, Any]) -> dict[str, NDArray[np.float32]
 
 
 def _drop_transform(tensors: dict[str, NDArray[np.float32]]) -> None:
-    """Take out the STFT's fixed kernels, after a look that they are the ones this library computes itself."""
+    """Remove the fixed kernels of the STFT, after checking that this library computes the same ones."""
     kernel = stft_kernel()
     fixed = {
         "stft.weight": kernel[:, None],

@@ -1,8 +1,11 @@
-"""FRCRN in PyTorch: the reference for every engine, and the module that training trains.
+"""FRCRN in PyTorch: the reference for every engine, and the module to train.
 
-Complex tensors are real ones with twice the channels, `(batch, 2 * channels, frequency, time)`, real parts first.
-A complex convolution is then one real convolution with the weight `[[Wr, -Wi], [Wi, Wr]]`, which gives the same
-numbers as four of them and takes a good part of the time. Modules and parameters carry the released key names.
+`network.topology` explains the layers: FSMN (feedforward sequential memory network), squeeze-and-excitation and the
+complex mask (an estimate of the cIRM, the complex ideal ratio mask).
+
+Complex tensors are real ones with twice the channels, `(batch, 2 * channels, frequency, time)`, real parts first. A
+complex convolution is then a single real convolution with the weight `[[Wr, -Wi], [Wi, Wr]]`: it equals four real
+ones, but is faster. Modules and parameters have the released key names.
 """
 
 from __future__ import annotations
@@ -28,40 +31,40 @@ from frcrn_accel.network.topology import (
     STAGES,
     STFT_BINS,
     Config,
-    config_of,
+    required_config,
     stft_kernel,
     stft_synthesis_scale,
     stft_window,
 )
 
-__all__ = ["FRCRN", "build_network", "complex_product"]
+__all__ = ["FRCRN", "SqueezeExcitation", "build_network", "complex_product"]
 
 
 def build_network(weights: Weights, operators: Operators | None = None) -> FRCRN:
-    """The network with these weights, ready to run.
+    """Build a network with given weights, in evaluation mode.
 
     Args:
-        weights: As `checkpoint.load_checkpoint` gives them.
-        operators: What it does between its convolutions.
+        weights: As `checkpoint.load_checkpoint` returns them.
+        operators: Operators between the convolutions; by default plain PyTorch.
+
+    Raises:
+        ValueError: These are not the weights of an FRCRN.
     """
-    config = config_of(weights)
-    if config is None:
-        raise ValueError("weights hold no FRCRN")
-    network = FRCRN(config, operators)
+    network = FRCRN(required_config(weights), operators)
     network.load_state_dict({key: torch.tensor(value) for key, value in weights.items()}, strict=False)
     return network.eval()
 
 
 class FRCRN(nn.Module):
-    """Waveform in, waveform out, 16 kHz.
+    """The whole network, from waveform to waveform at 16 kHz.
 
     Args:
         config: Size of the network.
-        operators: What it does between its convolutions.
+        operators: Operators between the convolutions; by default plain PyTorch.
 
     Attributes:
         config: As given.
-        lookahead: Frames that each U-Net looks ahead, 0 to 7, as in `graph.timeline.Stepwise`; all at first.
+        lookahead: Frames that each U-Net looks ahead, 0 to 7 (the default), see `graph.timeline.Stepwise`.
     """
 
     kernel: Tensor
@@ -82,32 +85,32 @@ class FRCRN(nn.Module):
             self.add_module(name, _UNet(config.channels, operators or Operators()))
 
     def forward(self, audio: Tensor) -> Tensor:
-        """Denoise.
+        """Denoise a batch.
 
         Args:
             audio: `(batch, samples)`, at least 640 samples.
 
         Returns:
-            The samples that whole frames cover: `(batch, samples - samples % 320)`.
+            The denoised samples that whole frames cover: `(batch, samples - samples % 320)`.
         """
         spectrum = self.analyse(audio)
         return self.synthesise(complex_product(spectrum, self.mask(spectrum)))
 
     def hold_statistics(self) -> None:
-        """Normalise by the statistics that were learnt, until the next `train()`."""
+        """Normalise with the learnt statistics until the next `train()`."""
         for module in self.modules():
             if isinstance(module, _ComplexBatchNorm):
                 module.eval()
 
     def analyse(self, audio: Tensor) -> Tensor:
-        """STFT: `(batch, samples)` to `(batch, 2, 321, frames)`."""
+        """Compute the STFT, from `(batch, samples)` to `(batch, 2, 321, frames)`."""
         spectrum = F.conv1d(audio[:, None], self.kernel, stride=HOP_SAMPLES)
         return spectrum.view(audio.shape[0], 2, STFT_BINS, -1)
 
     def mask(self, spectrum: Tensor) -> Tensor:
-        """Complex mask of a spectrum, both `(batch, 2, 321, frames)`.
+        """Estimate the complex mask of a spectrum, both `(batch, 2, 321, frames)`.
 
-        Each U-Net is fed the raw output of the one before it; the mask is the sum of their tanh.
+        Each U-Net takes the output of the one before it; the mask is the sum of the tanh of their outputs.
         """
         x = spectrum.permute(0, 2, 3, 1).contiguous()
         mask = torch.zeros_like(x)
@@ -117,7 +120,7 @@ class FRCRN(nn.Module):
         return mask.permute(0, 3, 1, 2)
 
     def synthesise(self, spectrum: Tensor) -> Tensor:
-        """Inverse STFT: `(batch, 2, 321, frames)` to `(batch, 320 * (frames + 1))`."""
+        """Compute the inverse STFT, from `(batch, 2, 321, frames)` to `(batch, 320 * (frames + 1))`."""
         scaled = (spectrum * self.synthesis_scale).flatten(1, 2)
         audio = F.conv_transpose1d(scaled, self.kernel, stride=HOP_SAMPLES)
         windows = self.squared_window.expand(1, -1, spectrum.shape[-1])
@@ -137,14 +140,14 @@ class _UNet(nn.Module):
         )
         # nn.Identity keeps the released numbering where a stage has no such layer.
         self.fsmn_enc = nn.ModuleList(_ComplexFsmn(c, 1, operators) if i else nn.Identity() for i in range(STAGES))
-        self.se_layers_enc = nn.ModuleList(_SqueezeExcitation(c) for _ in range(STAGES - 1))
+        self.se_layers_enc = nn.ModuleList(SqueezeExcitation(c) for _ in range(STAGES - 1))
         self.fsmn = _ComplexFsmn(c, 2, operators, layers=2)
         self.decoders = nn.ModuleList(
             _Decoder(2 * c if i else c, 1 if i == STAGES - 1 else c, kernel, operators, skip=i > 0)
             for i, kernel in enumerate(DECODER_KERNELS)
         )
         self.fsmn_dec = nn.ModuleList(_ComplexFsmn(c, 1, operators) for _ in range(STAGES - 1))
-        self.se_layers_dec = nn.ModuleList(_SqueezeExcitation(c) for _ in range(STAGES - 2))
+        self.se_layers_dec = nn.ModuleList(SqueezeExcitation(c) for _ in range(STAGES - 2))
         self.linear = _PointwiseComplex()
 
     def forward(self, x: Tensor, lookahead: int) -> Tensor:
@@ -152,7 +155,7 @@ class _UNet(nn.Module):
         for i, (fsmn, encoder) in enumerate(zip(self.fsmn_enc, self.encoders, strict=True)):
             x = encoder(fsmn(x))
             if i < STAGES - 1:
-                # Only what goes into the skip connection is scaled; the next stage gets the plain output.
+                # Only the skip connection is scaled; the next stage takes the unscaled output.
                 x, means = self.operators.means(x)
                 skips.append((x, self.se_layers_enc[i](means)))
         x = self.fsmn(x)
@@ -206,11 +209,11 @@ class _Decoder(nn.Module):
         re, im = self.transconv["tconv_re"], self.transconv["tconv_im"]
         weight, bias = _complex_weight(re, im, transposed=True)
         if not looks_ahead:
-            # The frame at hand stands for the next one too.
+            # Use the current frame instead of the next one.
             weight = weight.sum(dim=3, keepdim=True)
             x = x[:, :, :-1]
         if self.skip:
-            # The stage before and the skip connection follow each other, each with its real parts first.
+            # The stage before, then the skip connection, each with its real parts first.
             weight = weight.view(2, 2, -1, *weight.shape[1:]).transpose(0, 1).flatten(0, 2)
 
         def convolve(scale: Tensor) -> Tensor:
@@ -222,7 +225,7 @@ class _Decoder(nn.Module):
 
 
 class _PointwiseComplex(nn.Module):
-    """The 1x1 convolution on one complex channel that ends a U-Net."""
+    """The 1x1 convolution on a single complex channel that ends a U-Net."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -235,7 +238,7 @@ class _PointwiseComplex(nn.Module):
 
 
 class _ComplexBatchNorm(nn.Module):
-    """Real and imaginary parts normalised apart."""
+    """Batch norm of the real and the imaginary parts, each on its own."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -243,19 +246,19 @@ class _ComplexBatchNorm(nn.Module):
         self.bn_im = nn.BatchNorm2d(channels, BN_EPSILON)
 
     def forward(self, convolve: Callable[[Tensor], Tensor], bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalise what a convolution gives.
+        """Normalise the output of a convolution.
 
         Args:
-            convolve: Gets a factor for each output channel, gives the convolution without its bias.
-            bias: Of the convolution.
+            convolve: Takes a factor for each output channel and returns the convolution without its bias.
+            bias: Bias of the convolution.
 
         Returns:
-            What is normalised but for a bias, and the bias.
+            The normalised output without its bias, and the bias.
         """
         weight, offset = self._both("weight"), self._both("bias")
         mean, variance = self._both("running_mean") - bias, self._both("running_var")
         if not self.training:
-            # In the weights it costs nothing.
+            # Folded into the weights, the scale costs nothing.
             scale = weight * (variance + BN_EPSILON).rsqrt()
             return convolve(scale), offset - mean * scale
         y = convolve(torch.ones_like(weight)).permute(0, 3, 1, 2)
@@ -263,7 +266,7 @@ class _ComplexBatchNorm(nn.Module):
         y = F.batch_norm(y, mean, variance, weight, None, True, cast(float, self.bn_re.momentum), BN_EPSILON)
         self._keep("running_mean", mean + bias.detach())
         self._keep("running_var", variance)
-        # The bias goes out with the mean. It has a gradient all the same, as distributed training wants.
+        # The mean removes the bias. Distributed training needs a gradient for it nevertheless.
         return y.permute(0, 2, 3, 1), offset + 0 * bias
 
     def _both(self, name: str) -> Tensor:
@@ -275,12 +278,13 @@ class _ComplexBatchNorm(nn.Module):
 
 
 class _ComplexFsmn(nn.Module):
-    """Complex feed-forward sequential memory: a learnt filter over the last 20 steps of one axis.
+    """Complex FSMN (feedforward sequential memory network): a learnt FIR filter over 20 bins or frames.
 
     Args:
         channels: Complex channels.
-        axis: 1, the memory runs along frequency, lower bins first; 2, along time, past frames only.
-        layers: Layers in a row.
+        axis: 1 to run along frequency, from low to high bins; 2 to run along time, over past frames.
+        operators: Operators between the convolutions.
+        layers: Number of layers in sequence.
     """
 
     def __init__(self, channels: int, axis: int, operators: Operators, layers: int = 1) -> None:
@@ -293,7 +297,7 @@ class _ComplexFsmn(nn.Module):
                 self.add_module(f"fsmn_{part}_L{layer + 1}", _Fsmn(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        # The memory runs along dimension 1; that along time is where there is one bin only, so this is no copy.
+        # The filter runs along dimension 1. Along time there is only one bin, so the transpose does not copy.
         x = x.transpose(1, self.axis)
         for layer in range(self.layers):
             nets = [cast(_Fsmn, self.get_submodule(f"fsmn_{part}_L{layer + 1}")) for part in ("re", "im")]
@@ -320,14 +324,14 @@ class _Fsmn(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, (FSMN_ORDER, 1), groups=channels, bias=False)
 
     def taps(self, past: int) -> Tensor:
-        """The filter over the last `past` steps and this one, `(channels, 1, past + 1, 1)`."""
-        # The memory itself is added by one more in the last tap: a third of the traffic of adding it apart.
+        """Return the filter over the last `past` positions and the current one, `(channels, 1, past + 1, 1)`."""
+        # One more in the last tap adds the memory itself: a third of the memory traffic of a separate addition.
         weight = self.conv1.weight[:, :, -1 - past :]
         return weight + F.pad(torch.ones_like(weight[:, :, :1]), (0, 0, past, 0))
 
 
-class _SqueezeExcitation(nn.Module):
-    """Scales each channel by a function of the means over all frequencies and all of the time."""
+class SqueezeExcitation(nn.Module):
+    """Squeeze-and-excitation: scales of the channels, from their means over frequency and time."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -340,16 +344,16 @@ class _SqueezeExcitation(nn.Module):
         return nn.Sequential(nn.Linear(channels, squeezed), nn.ReLU(), nn.Linear(squeezed, channels), nn.Sigmoid())
 
     def forward(self, means: Tensor) -> Tensor:
-        """Means to scales, `(…, 2 * channels)` both."""
+        """Compute scales from means, `(…, 2 * channels)` both."""
         mean_re, mean_im = means.chunk(2, dim=-1)
-        # Upstream's: re and im are scaled apart, this is no complex product.
+        # As in upstream: real and imaginary parts get separate scales, which is not a complex product.
         scale_re = self.fc_r(mean_re) - self.fc_i(mean_im)
         scale_im = self.fc_r(mean_im) + self.fc_i(mean_re)
         return torch.cat([scale_re, scale_im], dim=-1)
 
 
 def _complex_weight(re: nn.Module, im: nn.Module, *, transposed: bool = False) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the real convolution that is the complex one of these two."""
+    """Return weight and bias of the real convolution that equals the complex one with these two parts."""
     w_re, w_im = cast(Tensor, re.weight), cast(Tensor, im.weight)
     b_re, b_im = cast(Tensor, re.bias), cast(Tensor, im.bias)
     inputs = 0 if transposed else 1
@@ -360,7 +364,7 @@ def _complex_weight(re: nn.Module, im: nn.Module, *, transposed: bool = False) -
 
 
 def complex_product(a: Tensor, b: Tensor) -> Tensor:
-    """Product of two complex tensors, both `(batch, 2 * channels, frequency, time)`, real parts first."""
+    """Multiply two complex tensors, both `(batch, 2 * channels, frequency, time)`, real parts first."""
     a_re, a_im = a.chunk(2, dim=1)
     b_re, b_im = b.chunk(2, dim=1)
     return torch.cat([a_re * b_re - a_im * b_im, a_re * b_im + a_im * b_re], dim=1)

@@ -1,4 +1,4 @@
-"""Weights of any size without a checkpoint."""
+"""Random weights, for tests and timings."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["random_weights"]
 
 
 def random_weights(config: Config, seed: int = 0) -> dict[str, NDArray[np.float32]]:
-    """Seeded weights of any size, for tests and timings, not for listening.
+    """Return random weights of a network of any size, for tests and timings.
 
-    Tame enough (gains near one, small biases) that rounding does not grow on its way through the network.
+    Gains are near one and biases small, so that rounding errors do not grow on their way through the network.
 
     Args:
         config: Size of the network.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
     """
     rng = np.random.default_rng(seed)
     weights = {}

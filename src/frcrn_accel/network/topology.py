@@ -1,4 +1,15 @@
-"""The shape of FRCRN, as numbers. No engine needed.
+"""The shape of FRCRN, as numbers. Needs numpy only.
+
+FRCRN (frequency recurrent convolutional recurrent network) denoises the STFT of noisy speech. It multiplies the
+spectrum by a complex mask, an estimate of the cIRM (complex ideal ratio mask), which would turn the noisy spectrum
+into the clean one. One or more U-Nets in cascade make the mask. A U-Net has these layers, all on complex tensors:
+
+- `encoders`, `decoders`: convolutions and transposed convolutions with skip connections between them.
+- `fsmn_enc`, `fsmn_dec`: FSMN along frequency (feedforward sequential memory network: a dense layer, a projection and
+  a learnt FIR filter over the last 20 bins). This is the frequency recurrence of the name.
+- `fsmn`: two FSMN layers along time, at the bottleneck.
+- `se_layers_enc`, `se_layers_dec`: squeeze-and-excitation, which scales each channel by a function of the channels'
+  means over frequency and time.
 
 Source: S. Zhao, B. Ma, K. N. Watcharasupat, W.-S. Gan, "FRCRN: Boosting Feature Representation Using Frequency
 Recurrence for Monaural Speech Enhancement", ICASSP 2022, and the configuration of the released 16 kHz model
@@ -33,6 +44,7 @@ __all__ = [
     "layer_group",
     "layer_groups",
     "parameter_shapes",
+    "required_config",
     "stft_kernel",
     "stft_synthesis_scale",
     "stft_window",
@@ -53,14 +65,14 @@ LEAKY_SLOPE = 0.01
 BN_EPSILON = 1e-5
 LOOKAHEAD_FRAMES = STAGES  # of each U-Net: one in each decoder stage
 
-# What a step of a stream takes besides audio and states: `graph.timeline.Stepwise`.
+# An input of the step of a stream, besides audio and states: see `graph.timeline.Stepwise`.
 AVERAGING_INPUT = "averaging"
-SE_LAYERS = "se_layers"  # in the names of squeeze-and-excitation and of its states
+SE_LAYERS = "se_layers"  # part of the names of squeeze-and-excitation layers and of their states
 
 
 @dataclass(frozen=True)
 class Config:
-    """What differs between one FRCRN and another.
+    """Size of an FRCRN.
 
     Attributes:
         channels: Complex channels of every layer, a multiple of 8; 128 in the released model.
@@ -72,12 +84,17 @@ class Config:
 
     @property
     def unet_names(self) -> list[str]:
-        """Their names in a checkpoint."""
+        """Names of the U-Nets in a checkpoint."""
         return [f"unet{i + 1 if i else ''}" for i in range(self.unets)]
 
 
 def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that the network uses, under the released key names."""
+    """Return the shape of every tensor that the network uses, by its released key name.
+
+    >>> from frcrn_accel.network.topology import Config, parameter_shapes
+    >>> parameter_shapes(Config(channels=32, unets=1))["unet.fsmn.fsmn_re_L1.linear.weight"]
+    (32, 32)
+    """
     c = config.channels
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -111,7 +128,7 @@ def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
                     fsmn(f"{unet}.fsmn_enc.{i}.fsmn_{part}_L1")
             convolution(f"{unet}.encoders.{i}.conv.conv", (c, c if i else 1, *kernel), c)
             batch_norm(f"{unet}.encoders.{i}.bn", c)
-            if i < STAGES - 1:  # the deepest stage has no skip connection, and the SE feeds nothing else
+            if i < STAGES - 1:  # the deepest stage has no skip connection for it to scale
                 squeeze_excitation(f"{unet}.se_layers_enc.{i}")
         for layer in (1, 2):
             for part in ("re", "im"):
@@ -135,7 +152,7 @@ def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def config_of(weights: Mapping[str, Any]) -> Config | None:
-    """Read channels and U-Nets off the shapes of a state dict; None if it is no FRCRN."""
+    """Return the size of the network in a state dict; None if it is not an FRCRN."""
     first = weights.get("unet.encoders.0.conv.conv_re.weight")
     if first is None or first.ndim != 4 or first.shape[0] == 0 or first.shape[0] % SE_REDUCTION:
         return None
@@ -145,32 +162,48 @@ def config_of(weights: Mapping[str, Any]) -> Config | None:
     return Config(first.shape[0], unets)
 
 
+def required_config(weights: Mapping[str, Any]) -> Config:
+    """Return the size of the network that has these weights.
+
+    Raises:
+        ValueError: These are not the weights of an FRCRN.
+    """
+    config = config_of(weights)
+    if config is None:
+        raise ValueError("these are not the weights of an FRCRN")
+    return config
+
+
 def layer_group(name: str) -> str:
-    """The layer that a parameter or a node of the graph belongs to, e.g. `unet.encoders.1`, `unet.fsmn`.
+    """Return the layer that a parameter or a node of the graph belongs to.
+
+    >>> from frcrn_accel.network.topology import layer_group
+    >>> layer_group("unet.encoders.1.bn.bn_re.bias"), layer_group("unet.fsmn.fsmn_re_L1.linear.bias")
+    ('unet.encoders.1', 'unet.fsmn')
 
     Args:
-        name: A key of `parameter_shapes`, or anything that starts like one.
+        name: A key of `parameter_shapes`, or a name that starts like one.
     """
     parts = name.split(".")
     return ".".join(parts[: 3 if len(parts) > 2 and parts[2].isdecimal() else 2])
 
 
 def layer_groups(config: Config) -> tuple[str, ...]:
-    """All layers that have parameters, in the order in which a signal meets them in each U-Net."""
+    """Return all layers with parameters, in the order of each U-Net."""
     return tuple(dict.fromkeys(layer_group(key) for key in parameter_shapes(config)))
 
 
 def stft_window() -> NDArray[np.float64]:
-    """Analysis and synthesis window: the square root of a periodic Hann window, shape `(640,)`."""
+    """Return the analysis and synthesis window, the square root of a periodic Hann window, `(640,)`."""
     phase = 2 * np.pi * np.arange(FRAME_SAMPLES) / FRAME_SAMPLES
     return np.sqrt(0.5 - 0.5 * np.cos(phase))
 
 
 def stft_kernel() -> NDArray[np.float32]:
-    """Windowed Fourier basis, shape `(642, 640)`: real parts of the 321 bins, then imaginary parts.
+    """Return the windowed Fourier basis, `(642, 640)`: real parts of the 321 bins, then imaginary parts.
 
-    Scaled by `stft_synthesis_scale` and transposed it is the inverse transform: the frames' overlap-added sum,
-    divided by that of the squared windows, gives the signal back.
+    Scaled by `stft_synthesis_scale` and transposed it is the inverse transform: the overlap-added frames, divided by
+    the overlap-added squared windows, are the signal.
     """
     basis = np.fft.rfft(np.eye(FRAME_SAMPLES))
     kernel = np.concatenate([basis.real, basis.imag], axis=1).T * stft_window()
@@ -178,7 +211,7 @@ def stft_kernel() -> NDArray[np.float32]:
 
 
 def stft_synthesis_scale() -> NDArray[np.float32]:
-    """Factor of each row of `stft_kernel` in the inverse transform, shape `(642,)`."""
+    """Return the factor of each row of `stft_kernel` in the inverse transform, `(642,)`."""
     scale = np.full((2, STFT_BINS), 2 / FRAME_SAMPLES)
-    scale[:, [0, -1]] = 1 / FRAME_SAMPLES  # the two bins without a mirror image
+    scale[:, [0, -1]] = 1 / FRAME_SAMPLES  # the two bins without a negative frequency
     return scale.reshape(-1).astype(np.float32)

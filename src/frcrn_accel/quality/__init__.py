@@ -1,5 +1,28 @@
-"""Measures of quality. PESQ, STOI and DNSMOS need the `[eval]` extra."""
+"""Measures of audio quality. PESQ, STOI and DNSMOS need the `[eval]` extra."""
 
-from frcrn_accel.quality.metrics import Dnsmos, bootstrap_interval, dnsmos, pesq_wb, si_sdr_db, stoi
+from frcrn_accel.quality.metrics import (
+    MAX_AGREEMENT_DB,
+    Dnsmos,
+    agreement_db,
+    bootstrap_interval,
+    dnsmos,
+    is_silent,
+    pesq_wb,
+    si_sdr_db,
+    stoi,
+)
+from frcrn_accel.quality.scoring import Scorer, score_or_none
 
-__all__ = ["Dnsmos", "bootstrap_interval", "dnsmos", "pesq_wb", "si_sdr_db", "stoi"]
+__all__ = [
+    "MAX_AGREEMENT_DB",
+    "Dnsmos",
+    "Scorer",
+    "agreement_db",
+    "bootstrap_interval",
+    "dnsmos",
+    "is_silent",
+    "pesq_wb",
+    "score_or_none",
+    "si_sdr_db",
+    "stoi",
+]

@@ -1,4 +1,4 @@
-"""Recordings to measure on: noisy speech, with the clean speech in it where that is known."""
+"""Recordings to measure on: noisy speech, with its clean speech where that is known."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Clip:
     """One channel of one recording, at the model's rate.
 
     Attributes:
-        name: Its file's name in the folder.
-        path: Its noisy file.
-        duration_s: Its length.
-        noisy: `float32 (samples,)`.
-        clean: The speech in it, of the same shape; None if it is not known.
+        name: Name of the file, relative to the folder.
+        path: The noisy file.
+        duration_s: Duration.
+        noisy: Noisy speech, `float32 (samples,)`.
+        clean: The clean speech in it, same shape; None if it is not known.
     """
 
     name: str
@@ -36,18 +36,19 @@ class Clip:
 
 
 def read_clips(folder: Path, sample_rate_hz: int, clean_folder: Path | None = None) -> list[Clip]:
-    """Read a folder of noisy recordings, or one with `noisy/` and `clean/` in which each pair has one name.
+    """Read a folder of noisy recordings, or a folder with `noisy/` and `clean/` that hold pairs of equal names.
 
     Args:
-        folder: Its audio files, at any rate, are read with all folders below it; each channel becomes a clip.
-        sample_rate_hz: The model's rate, that of the clips.
-        clean_folder: The clean speech, where it is in a folder of its own: `folder` is then all noisy.
+        folder: The folder. Its audio files, at any rate, are read with all subfolders; each channel becomes a clip.
+            Silent clips are left out.
+        sample_rate_hz: Rate of the clips.
+        clean_folder: Folder of the clean speech, if `folder` holds only the noisy recordings.
 
     Raises:
-        AudioError: No such folder, no audio in it, a pair that does not match, or a file that cannot be read.
+        AudioError: The folder does not exist or has no audio, a pair does not match, or a file cannot be read.
     """
     if not folder.is_dir():
-        raise AudioError(f"{str(folder)!r} is no folder: give one with noisy speech in it")
+        raise AudioError(f"{str(folder)!r} is not a folder: give a folder of noisy speech")
     noisy_folder = folder
     if clean_folder is None and (folder / "noisy").is_dir():
         noisy_folder = folder / "noisy"
@@ -59,7 +60,7 @@ def read_clips(folder: Path, sample_rate_hz: int, clean_folder: Path | None = No
         clean = None
         if clean_folder is not None:
             if not (clean_folder / name).is_file():
-                raise AudioError(f"{str(path)!r} has no partner {str(clean_folder / name)!r}")
+                raise AudioError(f"{str(path)!r} has no clean counterpart {str(clean_folder / name)!r}")
             clean = read_channels(clean_folder / name, sample_rate_hz)
             if clean.shape != noisy.shape:
                 raise AudioError(f"{str(path)!r} and {str(clean_folder / name)!r} differ in length or channels")
@@ -76,20 +77,20 @@ def read_clips(folder: Path, sample_rate_hz: int, clean_folder: Path | None = No
             )
     clips = [clip for clip in clips if clip.noisy.any()]
     if not clips:
-        raise AudioError(f"folder {str(folder)!r} holds no audio but silence")
+        raise AudioError(f"folder {str(folder)!r} has no audio, or only silence")
     return clips
 
 
 def read_channels(path: Path, sample_rate_hz: int, max_duration_s: float | None = None) -> NDArray[np.float32]:
-    """A file as `float32 (channels, samples)` at a rate.
+    """Read a file as `float32 (channels, samples)`, resampled.
 
     Args:
         path: The file.
-        sample_rate_hz: The rate wanted.
-        max_duration_s: Leave out what comes later; None for the whole file.
+        sample_rate_hz: Rate of the result.
+        max_duration_s: Read only this much from the start; None for the whole file.
 
     Raises:
-        AudioError: It cannot be read.
+        AudioError: The file cannot be read.
     """
     file = open_audio(path)
     left = sys.maxsize if max_duration_s is None else round(max_duration_s * sample_rate_hz)

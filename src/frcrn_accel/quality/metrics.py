@@ -1,7 +1,8 @@
-"""How good denoised speech is, against the clean speech it came from."""
+"""Metrics of denoised speech: SI-SDR, PESQ, STOI and DNSMOS."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,20 +10,40 @@ from numpy.typing import NDArray
 
 from frcrn_accel.errors import AudioError, MissingExtraError
 
-__all__ = ["Dnsmos", "bootstrap_interval", "dnsmos", "load_dnsmos", "pesq_wb", "si_sdr_db", "stoi"]
+__all__ = [
+    "MAX_AGREEMENT_DB",
+    "Dnsmos",
+    "agreement_db",
+    "bootstrap_interval",
+    "dnsmos",
+    "is_silent",
+    "load_dnsmos",
+    "pesq_wb",
+    "si_sdr_db",
+    "stoi",
+]
 
-SAMPLE_RATE_HZ = 16_000  # the only rate that wide-band PESQ has, and the model's
-_DNSMOS_SAMPLES = 144_160  # what it hears at a time
+SAMPLE_RATE_HZ = 16_000  # the only rate of wide-band PESQ, and the model's
+MAX_AGREEMENT_DB = 120.0  # of signals that are equal or nearly so: float32 does not resolve more
+_DNSMOS_SAMPLES = 144_160  # input length of its network
 
 
 def si_sdr_db(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
-    """Scale-invariant signal-to-distortion ratio, dB.
+    """Return the scale-invariant signal-to-distortion ratio, dB.
+
+    It does not depend on the level of the signals or on a constant offset. Infinite for equal signals and NaN for a
+    silent one: see `agreement_db`.
 
     Source: J. Le Roux, S. Wisdom, H. Erdogan, J. R. Hershey, "SDR - half-baked or well done?", ICASSP 2019.
 
+    >>> from frcrn_accel.quality import si_sdr_db
+    >>> speech, noise = np.array([1.0, -1.0, 1.0, -1.0]), np.array([0.1, 0.1, -0.1, -0.1])
+    >>> round(si_sdr_db(speech, speech + noise), 6)
+    20.0
+
     Args:
         reference: Clean speech, `(samples,)`.
-        estimate: The same length.
+        estimate: Denoised speech of the same length.
     """
     reference = reference.astype(np.float64) - np.mean(reference, dtype=np.float64)
     estimate = estimate.astype(np.float64) - np.mean(estimate, dtype=np.float64)
@@ -30,23 +51,50 @@ def si_sdr_db(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
     return float(10 * np.log10(np.sum(target**2) / np.sum((estimate - target) ** 2)))
 
 
+def agreement_db(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
+    """Return the SI-SDR between two signals, limited to +-`MAX_AGREEMENT_DB` and defined for all signals.
+
+    Two silent signals agree fully. A silent signal and another one agree least, and so do signals with values that
+    are not finite. The result is never NaN.
+
+    >>> from frcrn_accel.quality import agreement_db
+    >>> agreement_db(np.zeros(4), np.zeros(4)), agreement_db(np.zeros(4), np.array([0.0, 0.1, 0.0, 0.1]))
+    (120.0, -120.0)
+
+    Args:
+        reference: Expected signal, `(samples,)`.
+        estimate: Signal of the same length.
+    """
+    if not (np.isfinite(reference).all() and np.isfinite(estimate).all()):
+        return -MAX_AGREEMENT_DB
+    if is_silent(reference) or is_silent(estimate):
+        return MAX_AGREEMENT_DB if is_silent(reference) and is_silent(estimate) else -MAX_AGREEMENT_DB
+    with np.errstate(divide="ignore"):  # no distortion, or nothing in common
+        return float(np.clip(si_sdr_db(reference, estimate), -MAX_AGREEMENT_DB, MAX_AGREEMENT_DB))
+
+
+def is_silent(audio: NDArray[Any]) -> bool:
+    """Return whether a signal is constant: SI-SDR ignores an offset, so nothing is left to compare."""
+    return not audio.size or not np.ptp(audio)
+
+
 def pesq_wb(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
-    """Wide-band PESQ (ITU-T P.862.2), 1 to 4.64.
+    """Return wide-band PESQ (ITU-T P.862.2), 1 to 4.64.
 
     Args:
         reference: Clean speech at 16 kHz, `(samples,)`.
-        estimate: The same length.
+        estimate: Denoised speech of the same length.
 
     Raises:
         MissingExtraError: The `[eval]` extra is not installed.
-        AudioError: PESQ finds no speech in one of them, or they are too short.
+        AudioError: PESQ finds no speech in a signal, or the signals are too short.
     """
     try:
         from pesq import PesqError, pesq
     except ImportError as error:
         raise MissingExtraError("PESQ", "eval", error) from error
     for what, audio in (("reference", reference), ("estimate", estimate)):
-        if not np.any(audio):  # the package fails on that, now with one error, now with another
+        if not np.any(audio):  # the package fails on silence with one of several errors
             raise AudioError(f"PESQ cannot score this: the {what} is silent")
     try:
         return float(pesq(SAMPLE_RATE_HZ, reference, estimate, "wb"))
@@ -58,28 +106,35 @@ def pesq_wb(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
 
 
 def stoi(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
-    """Short-time objective intelligibility (Taal et al., IEEE TASLP 2011), 0 to 1.
+    """Return short-time objective intelligibility (Taal et al., IEEE TASLP 2011), 0 to 1.
 
     Args:
         reference: Clean speech at 16 kHz, `(samples,)`.
-        estimate: The same length.
+        estimate: Denoised speech of the same length.
 
     Raises:
         MissingExtraError: The `[eval]` extra is not installed.
+        AudioError: There is less than about half a second of speech.
     """
     try:
         from pystoi import stoi as short_time_objective_intelligibility
     except ImportError as error:
         raise MissingExtraError("STOI", "eval", error) from error
-    return float(short_time_objective_intelligibility(reference, estimate, SAMPLE_RATE_HZ))
+    try:
+        with warnings.catch_warnings():
+            # The package would return 1e-5, which is not a score.
+            warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)
+            return float(short_time_objective_intelligibility(reference, estimate, SAMPLE_RATE_HZ))
+    except (RuntimeWarning, IndexError) as error:  # IndexError: not a single frame
+        raise AudioError("STOI cannot score this: it needs about half a second of speech") from error
 
 
 class Dnsmos(NamedTuple):
     """DNSMOS P.835, 1 to 5 each.
 
     Attributes:
-        sig: How well the speech is kept.
-        bak: How unobtrusive the background is.
+        sig: Quality of the speech.
+        bak: Quality of the background: higher is less intrusive.
         ovrl: Overall quality.
     """
 
@@ -89,29 +144,29 @@ class Dnsmos(NamedTuple):
 
 
 def dnsmos(audio: NDArray[Any]) -> Dnsmos:
-    """DNSMOS P.835: a network's guess at what listeners say, without a reference.
+    """Return DNSMOS P.835: ratings of listeners as estimated by a network, without a reference.
 
-    Source: C. K. A. Reddy, V. Gopal, R. Cutler, "DNSMOS P.835", ICASSP 2022. It hears 9 s at a time; shorter audio is
-    repeated up to that.
+    Source: C. K. A. Reddy, V. Gopal, R. Cutler, "DNSMOS P.835", ICASSP 2022. The network takes 9 s at a time; shorter
+    audio is repeated to that length.
 
     Args:
-        audio: Speech at 16 kHz, `(samples,)`; what is beyond full scale is clipped.
+        audio: Speech at 16 kHz, `(samples,)`; values beyond full scale are clipped.
 
     Raises:
         MissingExtraError: The `[eval]` extra is not installed.
-        AudioError: There is no audio.
+        AudioError: The audio is empty.
     """
     speechmos = load_dnsmos()
     if not audio.size:
         raise AudioError("DNSMOS cannot score this: no audio")
-    # Repeated here: what the package does itself with short audio takes up to eight times as long.
-    heard = np.resize(np.clip(audio, -1, 1), max(len(audio), _DNSMOS_SAMPLES))
-    scores = speechmos.run(heard, SAMPLE_RATE_HZ)
+    # Repeated here: the package itself takes up to eight times as long with short audio.
+    repeated = np.resize(np.clip(audio, -1, 1), max(len(audio), _DNSMOS_SAMPLES))
+    scores = speechmos.run(repeated, SAMPLE_RATE_HZ)
     return Dnsmos(float(scores["sig_mos"]), float(scores["bak_mos"]), float(scores["ovrl_mos"]))
 
 
 def load_dnsmos() -> Any:
-    """The package that has the network.
+    """Import the package with the DNSMOS network.
 
     Raises:
         MissingExtraError: The `[eval]` extra is not installed.
@@ -124,7 +179,7 @@ def load_dnsmos() -> Any:
 
 
 def bootstrap_interval(values: NDArray[Any], seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of `values`, `(count,)`."""
+    """Return the 95 % bootstrap interval of the mean of `values`, `(count,)`."""
     rng = np.random.default_rng(seed)
     means = rng.choice(values, (10_000, len(values))).mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])

@@ -1,4 +1,15 @@
-"""From an fp32 model file to a smaller, faster one that was compared with it. Needs the `[quantize]` extra."""
+"""Quantize an fp32 model file: smaller, faster, and compared with its source. Needs the `[quantize]` extra.
+
+`methods` has the table of methods, `quantizer` the way from a model to a variant, and `gate` the comparison. Three
+modules write INT8 graphs:
+
+- `integer`: 8-bit operators, for ONNX Runtime on a CPU. FSMN layers (feedforward sequential memory network, see
+  `network.topology`) are in 8 bits too; squeeze-and-excitation is in float.
+- `openvino_int8`, `tensorrt_int8`: QDQ graphs, in which pairs of QuantizeLinear and DequantizeLinear mark the
+  tensors that an engine may keep in integers (`explicit`).
+
+`graph.half` writes float16.
+"""
 
 from frcrn_accel.quantize.gate import ClipResult, GateReport, GateThresholds, GroupCost, Measure
 from frcrn_accel.quantize.methods import METHODS, Method

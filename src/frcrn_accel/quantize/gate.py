@@ -1,4 +1,4 @@
-"""Is a quantized model still the model that it was made from? Measured on speech in noise."""
+"""The quality gate: compare a quantized model with its source on speech in noise."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,10 @@ from numpy.typing import NDArray
 from frcrn_accel.backends import Backend, Session
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.cpu import available_cpus
-from frcrn_accel.errors import AudioError, EngineError, MissingExtraError, QuantizeError
+from frcrn_accel.errors import EngineError, QuantizeError
 from frcrn_accel.models import ModelFile
 from frcrn_accel.progress import Progress
-from frcrn_accel.quality import dnsmos, pesq_wb, si_sdr_db
+from frcrn_accel.quality import MAX_AGREEMENT_DB, Scorer, agreement_db, dnsmos, pesq_wb
 from frcrn_accel.quality.clips import Clip
 from frcrn_accel.quantize.recordings import denoise_clip
 
@@ -33,17 +34,16 @@ __all__ = [
 SI_SDR = "SI-SDR to the source's output"
 PESQ = "PESQ-WB"
 DNSMOS = "DNSMOS OVRL"
-MAX_AGREEMENT_DB = 120.0  # of outputs that are equal, or nearly: float32 holds no more
 
 
 @dataclass(frozen=True)
 class GateThresholds:
-    """How far a quantized model may be from its source.
+    """Limits on how far a quantized model may be from its source.
 
     Attributes:
-        max_pesq_drop_percent: Most that the mean PESQ-WB may be lower, percent.
-        min_si_sdr_db: Least mean SI-SDR of its output to the source's output, dB.
-        max_dnsmos_drop: Most that the mean DNSMOS OVRL may be lower.
+        max_pesq_drop_percent: Largest drop of the mean PESQ-WB, percent.
+        min_si_sdr_db: Smallest mean SI-SDR of its output to the source's output, dB.
+        max_dnsmos_drop: Largest drop of the mean DNSMOS OVRL, points.
 
     Raises:
         QuantizeError: A limit is not a number, a drop is negative, or the SI-SDR is -120 dB or less.
@@ -55,7 +55,7 @@ class GateThresholds:
 
     def __post_init__(self) -> None:
         """Check the limits."""
-        # A model that gives no audio is held to have the least SI-SDR there is: no limit may let it pass.
+        # A model without output gets the lowest SI-SDR: no limit may let it pass.
         drops = (self.max_pesq_drop_percent, self.max_dnsmos_drop)
         if not (all(drop >= 0 for drop in drops) and self.min_si_sdr_db > -MAX_AGREEMENT_DB):
             raise QuantizeError(f"drops must be 0 or more, and the SI-SDR above {-MAX_AGREEMENT_DB:g} dB, got {self}")
@@ -63,18 +63,18 @@ class GateThresholds:
 
 @dataclass(frozen=True)
 class Measure:
-    """One thing that was held against its limit.
+    """A metric and its limit.
 
     Attributes:
-        metric: What was measured.
-        source: Its mean for the source; None where the two are measured against each other.
-        candidate: Its mean for the quantized model; None where the two are measured against each other.
-        value: What the limit is about: the SI-SDR between the two in dB, a change in percent or a change in points;
+        metric: Name of the metric.
+        source: Mean of the source; None for SI-SDR, which compares the two models directly.
+        candidate: Mean of the quantized model; None for SI-SDR.
+        value: Value that the limit applies to: the SI-SDR between the two in dB, or a change in percent or points.
             None if it was not measured.
-        limit: The least `value` that passes.
-        unit: Of `value` and `limit`.
-        clips: How many clips it is the mean of.
-        note: Why it was not measured, or what went wrong; else empty.
+        limit: Smallest `value` that passes.
+        unit: Unit of `value` and `limit`.
+        clips: Number of clips in the mean.
+        note: Why it was not measured, or what failed; else empty.
     """
 
     metric: str
@@ -88,21 +88,21 @@ class Measure:
 
     @property
     def passed(self) -> bool | None:
-        """Whether it is within its limit; None if it was not measured."""
+        """Whether the value is within its limit; None if it was not measured."""
         return None if self.value is None else self.value >= self.limit
 
 
 @dataclass(frozen=True)
 class ClipResult:
-    """What was measured on one clip; None for what was not.
+    """Measurements on one clip; None for a metric that was not measured.
 
     Attributes:
-        name: The clip.
-        duration_s: Its length.
-        si_sdr_db: Of the quantized model's output to the source's, at most 120 dB.
+        name: Name of the clip.
+        duration_s: Duration of the clip.
+        si_sdr_db: SI-SDR of the quantized model's output to the source's, see `quality.agreement_db`.
         pesq_source, pesq_candidate: PESQ-WB of the two outputs.
         dnsmos_source, dnsmos_candidate: DNSMOS OVRL of the two outputs.
-        source_s, candidate_s: Time the two took.
+        source_s, candidate_s: Computing times of the two models.
     """
 
     name: str
@@ -118,15 +118,15 @@ class ClipResult:
 
 @dataclass(frozen=True)
 class GateReport:
-    """A quantized model against its source.
+    """Comparison of a quantized model with its source.
 
     Attributes:
-        measures: What was held against its limit.
-        clips: All results.
-        source_device, candidate_device: Backend and device that each ran on.
-        source_real_time_factor, candidate_real_time_factor: Time over length of audio, medians over the clips, on
-            which the two took turns; None if the quantized model failed on the first.
-        speedup: Time of the source over that of the quantized model, median over the clips.
+        measures: The metrics with their limits.
+        clips: Results of each clip.
+        source_device, candidate_device: Backend and device of each model.
+        source_real_time_factor, candidate_real_time_factor: Computing time over duration, medians over the clips. The
+            two models take turns. None if the quantized model failed on the first clip.
+        speedup: Computing time of the source over that of the quantized model, median over the clips.
     """
 
     measures: tuple[Measure, ...]
@@ -139,13 +139,13 @@ class GateReport:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing that was measured is beyond its limit."""
+        """Whether all metrics that were measured are within their limits."""
         return all(measure.passed is not False for measure in self.measures)
 
 
 @dataclass(frozen=True)
 class GroupCost:
-    """What quantizing one layer group alone costs.
+    """Cost of quantizing a single layer group.
 
     Attributes:
         group: The group.
@@ -164,29 +164,29 @@ def compare(
     thresholds: GateThresholds,
     progress: Progress,
 ) -> GateReport:
-    """Run both models on all clips and measure.
+    """Run both models on all clips and compare their outputs.
 
     Args:
         source: The fp32 model; it runs on ONNX Runtime.
         candidate: The quantized model.
-        backend: Gives what it runs on.
-        clips: Speech in noise; PESQ takes those whose clean speech is known.
+        backend: Returns the backend that the quantized model runs on.
+        clips: Speech in noise. PESQ is measured on clips with clean speech.
         thresholds: The limits.
-        progress: Told after each clip.
+        progress: Called after each clip.
 
     Raises:
-        BackendUnavailable: An engine is not installed.
-        ModelError: The engine cannot load the quantized model.
-        EngineError: The source fails. (If the quantized model fails, that is part of the report.)
+        BackendUnavailable: A backend cannot run here.
+        ModelError: The backend cannot load the quantized model.
+        EngineError: The source fails. (If the quantized model fails, the report says so.)
     """
-    scores = _Scores()
+    scorer = Scorer()
     engine = backend()
     sessions = [_load(OrtBackend(), source), _load(engine, candidate)]
     results: list[ClipResult] = []
     failure = ""
     try:
         progress("gate", 0, len(clips))
-        _denoise_timed(clips[0], sessions[0], source)  # the first run also takes memory, which costs time
+        _denoise_timed(clips[0], sessions[0], source)  # the first run also allocates memory
         for done, clip in enumerate(clips, 1):
             expected, source_s = _denoise_timed(clip, sessions[0], source)
             try:
@@ -196,14 +196,14 @@ def compare(
             except EngineError as error:
                 failure = f"on {clip.name}: {error}"
                 break
-            results.append(_measure(clip, expected, found, source_s, candidate_s, scores))
+            results.append(_measure(clip, expected, found, source_s, candidate_s, scorer))
             progress("gate", done, len(clips))
     finally:
         devices = [session.device for session in sessions]
         for session in sessions:
             session.close()
     return GateReport(
-        measures=_measures(results, thresholds, scores.notes, failure),
+        measures=_measures(results, thresholds, scorer.notes, failure),
         clips=tuple(results),
         source_device=f"{OrtBackend.name}: {devices[0]}",
         candidate_device=f"{engine.name}: {devices[1]}",
@@ -221,18 +221,18 @@ def measure_sensitivity(
     clips: Sequence[Clip],
     progress: Progress,
 ) -> tuple[GroupCost, ...]:
-    """What each layer group costs: the SI-SDR to the source's output with only this group quantized.
+    """Measure the cost of each layer group: the SI-SDR to the source's output with only this group quantized.
 
     Args:
         source: The fp32 model.
         groups: The layer groups.
-        build_only: Gives the model with only one group quantized; called for one after the other.
-        backend: Gives what those run on.
-        clips: Few are enough.
-        progress: Told after each group.
+        build_only: Returns the model with a single group quantized, valid until the next call.
+        backend: Returns the backend that these models run on.
+        clips: Audio to measure on; a few seconds are enough.
+        progress: Called before each group and at the end.
 
     Returns:
-        The groups, the one that costs most first.
+        The costs, the highest first.
     """
     session = _load(OrtBackend(), source)
     expected = [denoise_clip(clip, session, source.metadata) for clip in clips]
@@ -244,7 +244,7 @@ def measure_sensitivity(
         session = _load(backend(), candidate)
         try:
             agreements = [
-                _agreement_db(reference, denoise_clip(clip, session, candidate.metadata))
+                agreement_db(reference, denoise_clip(clip, session, candidate.metadata))
                 for clip, reference in zip(clips, expected, strict=True)
             ]
         except EngineError:
@@ -267,46 +267,26 @@ def _denoise_timed(clip: Clip, session: Session, model: ModelFile) -> tuple[NDAr
     return denoised, time.perf_counter() - began
 
 
-class _Scores:
-    """Scores both outputs with a metric, or gives up on a metric whose package is not installed.
-
-    Attributes:
-        notes: Why a metric was given up.
-    """
-
-    def __init__(self) -> None:
-        self.notes: dict[str, str] = {}
-
-    def of(
-        self, metric: str, score: Callable[[NDArray[np.float32]], float], outputs: Sequence[NDArray[np.float32]]
-    ) -> tuple[float | None, float | None]:
-        if metric not in self.notes:
-            try:
-                source, candidate = (score(output) for output in outputs)
-                return source, candidate
-            except MissingExtraError as error:
-                self.notes[metric] = str(error)
-            except AudioError:  # no speech in this clip that could be scored
-                pass
-        return None, None
-
-
 def _measure(
     clip: Clip,
     expected: NDArray[np.float32],
     found: NDArray[np.float32],
     source_s: float,
     candidate_s: float,
-    scores: _Scores,
+    scorer: Scorer,
 ) -> ClipResult:
+    def scores(metric: str, score: Callable[[NDArray[np.float32]], float]) -> tuple[float, float] | tuple[None, None]:
+        """Score both outputs; a clip counts only if both have a score."""
+        source, candidate = (scorer.score(metric, partial(score, output)) for output in (expected, found))
+        return (None, None) if source is None or candidate is None else (source, candidate)
+
     clean = clip.clean
-    outputs = (expected, found)
-    pesqs = (None, None) if clean is None else scores.of(PESQ, lambda output: pesq_wb(clean, output), outputs)
-    dnsmoses = scores.of(DNSMOS, lambda output: dnsmos(output).ovrl, outputs)
+    pesqs = (None, None) if clean is None else scores(PESQ, lambda output: pesq_wb(clean, output))
+    dnsmoses = scores(DNSMOS, lambda output: dnsmos(output).ovrl)
     return ClipResult(
         name=clip.name,
         duration_s=clip.duration_s,
-        si_sdr_db=_agreement_db(expected, found),
+        si_sdr_db=agreement_db(expected, found),
         pesq_source=pesqs[0],
         pesq_candidate=pesqs[1],
         dnsmos_source=dnsmoses[0],
@@ -314,16 +294,6 @@ def _measure(
         source_s=source_s,
         candidate_s=candidate_s,
     )
-
-
-def _agreement_db(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """SI-SDR within bounds: equal signals, and silence, have none."""
-    if np.array_equal(expected, found):
-        return MAX_AGREEMENT_DB
-    if not np.ptp(expected) or not np.ptp(found):
-        return -MAX_AGREEMENT_DB
-    with np.errstate(divide="ignore"):  # a multiple of the other
-        return float(np.clip(si_sdr_db(expected, found), -MAX_AGREEMENT_DB, MAX_AGREEMENT_DB))
 
 
 def _measures(

@@ -1,4 +1,4 @@
-"""INT8 files for ONNX Runtime: what is known of the activations decides which kind."""
+"""Write INT8 files for ONNX Runtime, with static or dynamic ranges."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from frcrn_accel.errors import ModelError
 from frcrn_accel.graph.timeline import Stepwise
 from frcrn_accel.models import METADATA_PREFIX, ModelFile, ModelMetadata
 from frcrn_accel.network.checkpoint import Weights
-from frcrn_accel.quantize.integer import IntegerNetwork, Ranges
-from frcrn_accel.quantize.ranges import measure_ranges
+from frcrn_accel.quantize.integer import IntegerNetwork
+from frcrn_accel.quantize.measure import measure_ranges
+from frcrn_accel.quantize.ranges import Ranges
 from frcrn_accel.quantize.synthetic import synthetic_clips
 
 if TYPE_CHECKING:
@@ -25,30 +26,30 @@ if TYPE_CHECKING:
 
 __all__ = ["build_step", "prepare_dynamic", "prepare_static"]
 
-_RANGES = f"{METADATA_PREFIX}ranges"  # property of a file: what streams need to have its numbers
+_RANGES = f"{METADATA_PREFIX}ranges"  # property of a file: steps of streams use the same ranges
 
 
 def prepare_dynamic(weights: Weights) -> Build:
-    """No calibration audio: the peak of every frame is looked for in the data.
+    """Prepare dynamic INT8: the peak of every frame is found while the network runs.
 
-    Inside an FSMN block values are relative to that of its input. How large they get there is up to the weights, not
-    to the audio: synthetic signals show it as well as recordings.
+    It needs no calibration audio. Values inside an FSMN block are relative to the peak of its input, and how large
+    they get depends on the weights rather than on the audio: synthetic clips show it as well as recordings.
 
     Args:
-        weights: As `export.read_weights` gives them.
+        weights: As `models.read_weights` returns them.
     """
     return _builder(Ranges(measure_ranges(weights, synthetic_clips()).fsmn))
 
 
 def prepare_static(weights: Weights, audio: Sequence[NDArray[np.float32]]) -> Build:
-    """With calibration audio, the peaks at the convolutions are known too, relative to the block before them.
+    """Prepare static INT8: the peaks at convolutions are measured on audio, relative to the FSMN block before.
 
-    Inside the blocks the synthetic signals still decide: with `frcrn-small` their ranges lost less than those of
+    Ranges inside the blocks still come from synthetic clips: with `frcrn-small` they lost less quality than those of
     recordings, which are a little wider.
 
     Args:
-        weights: As `export.read_weights` gives them.
-        audio: What the model is to see: `(1, samples)` each, at its rate and level.
+        weights: As `models.read_weights` returns them.
+        audio: Inputs of the model, `(1, samples)` each, at its rate and level.
     """
     inside = measure_ranges(weights, synthetic_clips()).fsmn
     return _builder(Ranges(inside, measure_ranges(weights, (clip[0] for clip in audio)).inputs))
@@ -63,22 +64,22 @@ def _builder(ranges: Ranges) -> Build:
 
 
 def build_step(weights: Weights, variant: ModelFile, metadata: ModelMetadata, lookahead: int) -> onnx.ModelProto:
-    """A step of a stream with the numbers of a quantized file: the same ranges, the same layers in float.
+    """Build the step of a stream with the ranges of a quantized file, and with the same layers in float.
 
     Args:
-        weights: Of the fp32 model that the file was made from.
-        variant: A file that one of these methods made.
-        metadata: To put into the graph.
+        weights: Weights of the fp32 model that the file was made from.
+        variant: A file written by one of these methods.
+        metadata: Metadata for the graph.
         lookahead: Frames that each U-Net looks ahead.
 
     Raises:
-        ModelError: The file does not tell its ranges.
+        ModelError: The file holds no ranges.
     """
     import onnx
 
     properties = {entry.key: entry.value for entry in onnx.load(variant.path).metadata_props}
     if _RANGES not in properties:
-        raise ModelError(f"{str(variant.path)!r} does not tell its ranges: quantize the model again")
+        raise ModelError(f"{str(variant.path)!r} holds no ranges: quantize the model again")
     ranges = Ranges.from_json(properties[_RANGES])
     timeline = partial(Stepwise, lookahead=lookahead)
     network = IntegerNetwork(weights, ranges, frozenset(metadata.kept_float), timeline)

@@ -1,4 +1,4 @@
-"""The ways to quantize: one table."""
+"""The methods of quantization, in a table."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "Build", "Method", "openvino_int8_layers", "tensorrt_int8_layers"]
 
 Build = Callable[[Weights, ModelMetadata, frozenset[str]], "onnx.ModelProto"]
-"""Makes a graph of the weights, with the metadata in it and some layer groups in float."""
+"""Builds a graph from weights, with metadata and some layer groups in float."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to quantize.
+    """A method of quantization.
 
     Attributes:
-        name: What users type.
-        description: One line.
-        needs_calibration: Whether it measures ranges on audio first.
-        prepare: Gets the weights and what the model sees of the calibration audio, `float32 (1, samples)` each (none
-            without calibration); gives what builds graphs. It runs once, however many graphs are built.
-        backend: Gives what runs the result: what it is for, or ONNX Runtime on the CPU for engines of a GPU, where
-            files are made that have none.
-        groups: Layer groups of a model that can be kept in float.
+        name: Name that users type.
+        description: One line for tables.
+        needs_calibration: Whether it measures ranges on calibration audio.
+        prepare: Takes the weights and the model's inputs for the calibration audio, `float32 (1, samples)` each (none
+            without calibration), and returns the function that builds graphs. It is called once, however many graphs
+            are built.
+        backend: Returns the backend that the gate runs files on: the one they are for, or ONNX Runtime on the CPU for
+            GPU methods, because files are also made on machines without a GPU.
+        groups: Returns the layer groups of a network that can be kept in float.
     """
 
     name: str
@@ -50,15 +51,15 @@ class Method:
 
 
 def openvino_int8_layers(config: Config) -> tuple[str, ...]:
-    """Layers that are INT8 on OpenVINO: the convolutions of the inner stages."""
+    """Return the layers that are INT8 on OpenVINO: the convolutions of the inner stages."""
     # OpenVINO 2026.4 computes the transposed convolution from two rows to seven wrongly in INT8 on CPUs with VNNI and
-    # without AMX. It is a hundredth of the arithmetic.
+    # without AMX. That layer is a hundredth of the arithmetic.
     inner = [f"encoders.{i}" for i in range(2, STAGES)] + [f"decoders.{i}" for i in (0, *range(2, STAGES - 1))]
     return tuple(f"{unet}.{layer}" for unet in config.unet_names for layer in inner)
 
 
 def tensorrt_int8_layers(config: Config) -> tuple[str, ...]:
-    """Layers that are INT8 on TensorRT: the convolutions but the first and the last, and the dense FSMN layers."""
+    """Return the layers that are INT8 on TensorRT: the inner convolutions and the dense FSMN layers."""
     return tuple(
         group
         for group in layer_groups(config)
@@ -72,7 +73,7 @@ def _openvino() -> Backend:
     return OpenVinoBackend("int8")
 
 
-# The builders import the ONNX package, so they are imported when they are used.
+# The builders import the ONNX package, so they are imported on use.
 
 
 def _dynamic(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
@@ -121,7 +122,7 @@ METHODS: dict[str, Method] = {
     for method in (
         Method(
             DYNAMIC,
-            "INT8 for ONNX Runtime, the peak of each frame looked for in the data",
+            "INT8 for ONNX Runtime, ranges found for each frame while it runs",
             False,
             _dynamic,
             OrtDynamicInt8Backend,

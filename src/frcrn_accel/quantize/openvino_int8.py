@@ -1,14 +1,15 @@
-"""INT8 for OpenVINO: which layers, over which ranges, and the graph that says so.
+"""Write INT8 files for OpenVINO.
 
-Of the direct form (`graph.direct`) the convolutions of the inner stages are quantized: two thirds of the arithmetic.
-Everything else stays float: the layers next to the spectrum and the mask, the second encoder stage, which alone would
-cost more than all others together, the second decoder stage, which some CPUs compute wrongly, the FSMN layers, whose
-time goes with memory rather than arithmetic, and squeeze-and-excitation. docs/backends.md has the measurements.
+The convolutions of the inner stages of the direct form (`graph.direct`) are quantized: two thirds of the arithmetic.
+Everything else stays in float: the layers next to the spectrum and the mask; the second encoder stage, which alone
+would cost more quality than all others together; the second decoder stage, which some CPUs compute wrongly; the FSMN
+layers, whose time depends on memory rather than arithmetic; and squeeze-and-excitation. docs/backends.md has the
+measurements.
 
-- Activations: the limit of an input is not the largest magnitude that calibration sees but a quantile just below. A
-  spectrogram spans 60-80 dB; with the largest as the limit, quiet speech falls below one step.
-- Weights are stored as integers, each once; so are those of the two second stages and of the dense layers, which are
-  used in float.
+- The limit of an input is not the largest magnitude seen in calibration but a quantile just below. A spectrogram
+  spans 60 to 80 dB: with the largest magnitude as the limit, quiet speech would fall below one quantization level.
+- Weights are stored once, as integers. So are those of the two second stages and of the dense layers, which are used
+  in float.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from frcrn_accel.graph.direct import DirectNetwork
 from frcrn_accel.graph.writer import GraphWriter
 from frcrn_accel.models import ModelMetadata
 from frcrn_accel.network.checkpoint import Weights
+from frcrn_accel.network.topology import required_config
 from frcrn_accel.quantize.compact import CompactWriter, round_convolution
-from frcrn_accel.quantize.explicit import RoundedConvolutions, measure_inputs, qdq, qdq_input, required_config
+from frcrn_accel.quantize.explicit import RoundedConvolutions, measure_inputs, qdq, qdq_input
 from frcrn_accel.quantize.methods import openvino_int8_layers
 
 if TYPE_CHECKING:
@@ -38,17 +40,17 @@ if TYPE_CHECKING:
 __all__ = ["QUANTILE", "calibrate", "prepare_openvino_int8"]
 
 QUANTILE = 0.9999  # of the magnitudes, see docs/backends.md
-_SMALLEST_STEP = 1e-20
-_STORED = ("encoders.1", "decoders.1")  # used in float, but too large to be stored so
+_SMALLEST_SCALE = 1e-20
+_STORED = ("encoders.1", "decoders.1")  # used in float, but too large to store in float
 
 
 def calibrate(
     weights: Weights, clips: Iterable[NDArray[np.float32]], *, quantile: float = QUANTILE, threads: int = 1
 ) -> dict[str, float]:
-    """Find the limits of the layers' inputs.
+    """Measure the limits of the layers' inputs.
 
     Args:
-        weights: As `export.read_weights` gives them.
+        weights: As `models.read_weights` returns them.
         clips: See `explicit.measure_inputs`.
         quantile: Share of the magnitudes that lie below a layer's limit.
         threads: CPU threads.
@@ -60,16 +62,16 @@ def calibrate(
         QuantizeError: There are no clips, or all of them are silent.
         MissingExtraError: The `[quantize]` extra is not installed.
     """
-    probe = _Probe(weights)
+    probe = InputProbe(weights)
     return {layer: seen.quantile(quantile) for layer, seen in measure_inputs(probe, clips, threads).items()}
 
 
 def prepare_openvino_int8(weights: Weights, audio: Sequence[NDArray[np.float32]]) -> Build:
-    """Calibrate, for any number of graphs.
+    """Calibrate once, to build any number of graphs.
 
     Args:
-        weights: As `export.read_weights` gives them.
-        audio: What the model is to see: `(1, samples)` each, at its rate and level.
+        weights: As `models.read_weights` returns them.
+        audio: Inputs of the model, `(1, samples)` each, at its rate and level.
     """
     limits = calibrate(weights, audio, threads=available_cpus())
 
@@ -80,8 +82,8 @@ def prepare_openvino_int8(weights: Weights, audio: Sequence[NDArray[np.float32]]
     return build
 
 
-class _Probe(DirectNetwork):
-    """The float network, which notes the inputs of the layers to quantize."""
+class InputProbe(DirectNetwork):
+    """The float network, which records the inputs of the layers to quantize."""
 
     def __init__(self, weights: Weights) -> None:
         super().__init__(GraphWriter(weights), required_config(weights))
@@ -97,9 +99,9 @@ class _Probe(DirectNetwork):
 class _Int8Network(RoundedConvolutions):
     """The network of a file.
 
-    The integers of a weight are made floats, the block matrix with the batch norm is made of those, and of that the
-    same integers again. It is done when the file is loaded. Of a block matrix made of integers alone OpenVINO does
-    not know that it is constant: it would make it anew in each run, and compute in float.
+    When the file is loaded, the integers of a weight are converted to floats, these become the block matrix with the
+    batch norm, and that is quantized to the same integers again. OpenVINO does not fold a block matrix of integers
+    alone: it would build the matrix in each run, and compute in float.
     """
 
     def __init__(self, weights: Weights, limits: Mapping[str, float], keep_float: frozenset[str]) -> None:
@@ -113,7 +115,7 @@ class _Int8Network(RoundedConvolutions):
         for convolution in convolutions:
             round_convolution(stored, convolution, output_axis=int(".decoders." in convolution))
         self.rounded_convolutions = frozenset(convolutions)
-        self.steps = {}
+        self.output_scales = {}
 
     def operands(self, name: str, x: str, weight: str, output_axis: int) -> Pair:
         """See `DirectNetwork.operands`."""
@@ -121,6 +123,6 @@ class _Int8Network(RoundedConvolutions):
             return x, weight
         g = self.graph
         x = qdq_input(g, x, self._limits[name])
-        # A channel whose weights are all zero still needs a step.
-        step = g.op("Max", g.op("Abs", self.steps[name]), g.constant(_SMALLEST_STEP))
-        return x, qdq(g, weight, step, g.constant(np.zeros(2 * self.config.channels), np.int8), axis=output_axis)
+        # A channel whose weights are all zero still needs a scale.
+        scale = g.op("Max", g.op("Abs", self.output_scales[name]), g.constant(_SMALLEST_SCALE))
+        return x, qdq(g, weight, scale, g.constant(np.zeros(2 * self.config.channels), np.int8), axis=output_axis)

@@ -1,116 +1,72 @@
-"""What ranges activations take, measured by running the network."""
+"""Ranges of activations, relative to the peak of a frame, as `IntegerNetwork` uses them."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel._version import __version__
-from frcrn_accel.backends.ort import cpu_session
-from frcrn_accel.cpu import available_cpus
-from frcrn_accel.errors import MissingExtraError
-from frcrn_accel.network.checkpoint import Weights
-from frcrn_accel.network.topology import config_of
-from frcrn_accel.quantize.integer import Activation, FsmnRanges, IntegerNetwork, Ranges, group_names
-
-__all__ = ["measure_ranges"]
-
-# Share of the frames whose peak at a convolution is within its range. What is beyond is cut; a wider range is coarser
-# for all frames. Of 80 to 100, this gave the least difference from fp32.
-INPUT_PERCENTILE = 90.0
-_LEAST_SHARE = 1e-3  # a channel that is silent gets this share of the loudest one's range
+__all__ = ["FsmnRanges", "Ranges"]
 
 
-def measure_ranges(weights: Weights, clips: Iterable[NDArray[np.float32]]) -> Ranges:
-    """Run the network on clips and note the peaks of every frame.
-
-    Args:
-        weights: As `export.read_weights` gives them.
-        clips: `(samples,)` each, at the model's rate and level; read once.
-
-    Raises:
-        MissingExtraError: ONNX Runtime is not installed.
-    """
-    peaks = _observed(_Observer(weights), clips)
-    blocks: dict[str, dict[str, NDArray[np.float32]]] = defaultdict(dict)
-    inputs: dict[str, list[float]] = defaultdict(list)
-    for (name, what), values in peaks.items():
-        if what.startswith("input"):
-            inputs[name].append(float(np.percentile(values, INPUT_PERCENTILE)))
-        else:
-            blocks[name][what] = values.max(axis=0)
-    return Ranges(
-        {name: _fsmn_ranges(found) for name, found in blocks.items()},
-        {name: tuple(found) for name, found in inputs.items()},
-    )
-
-
-def _fsmn_ranges(found: Mapping[str, NDArray[np.float32]]) -> FsmnRanges:
-    memory = _widened(found["memory"])
-    filtered, memories, filtered_sum, total = (
-        float(np.max(found[what] / memory)) for what in ("filtered", "memories", "filtered_sum", "total")
-    )
-    hidden = np.stack([_widened(found[f"hidden/{net}"]) for net in (0, 1)])
-    return FsmnRanges(hidden, memory, filtered, memories, filtered_sum, total)
-
-
-def _widened(peaks: NDArray[np.float32]) -> NDArray[np.float32]:
-    least = max(float(peaks.max()) * _LEAST_SHARE, float(np.finfo(np.float32).tiny))
-    return np.maximum(peaks, np.float32(least))
-
-
-class _Observer(IntegerNetwork):
-    """The network with its FSMN blocks in float, and the peaks of what is observed as further outputs.
+@dataclass(frozen=True)
+class FsmnRanges:
+    """Largest magnitudes inside one FSMN block, each relative to the peak of the frame's input.
 
     Attributes:
-        seen: For each output, whose it is and what.
+        hidden: After the ReLU of the real and the imaginary net, `(2, channels)`.
+        memory: After the projections, `(channels,)`.
+        filtered: After the filters, relative to `memory`.
+        memories: The sum of the two memories of one part, relative to `memory`.
+        filtered_sum: The sum of the two filtered memories of one part, relative to `memory`.
+        total: The sum of all four, relative to `memory`.
     """
 
-    def __init__(self, weights: Weights) -> None:
-        config = config_of(weights)
-        blocks = frozenset(name for name in group_names(config) if "fsmn" in name) if config else frozenset()
-        super().__init__(weights, Ranges({}), blocks)
-        self.seen: dict[str, tuple[str, str]] = {}
-
-    def observe(self, name: str, what: str, tensor: str) -> None:
-        g = self.graph
-        if name in self.keep_float:
-            self.seen[g.op("ReduceMax", g.op("Abs", tensor), axes=[0, 2], keepdims=0)] = (name, what)
-
-    def observe_input(self, name: str, source: Activation) -> None:
-        g = self.graph
-        if source.scale:
-            number = sum(seen == name for seen, _ in self.seen.values())
-            highs = [g.op("ReduceMax", g.op("Abs", part), axes=[0, 2], keepdims=0) for part in source.parts]
-            peaks = g.op("ReduceMax", g.op("Concat", *highs, axis=1), axes=[1], keepdims=1)
-            relative = g.op("Div", peaks, g.op("Unsqueeze", source.scale, g.ints(1)))
-            self.seen[relative] = (name, f"input/{number}")
+    hidden: NDArray[np.float32]
+    memory: NDArray[np.float32]
+    filtered: float
+    memories: float
+    filtered_sum: float
+    total: float
 
 
-def _observed(
-    observer: _Observer, clips: Iterable[NDArray[np.float32]]
-) -> dict[tuple[str, str], NDArray[np.float32]]:
-    """All that was seen, `(frames of all clips, channels)` each."""
-    observer.waveform_to_waveform("audio")
-    model = observer.graph.build(
-        "audio",
-        "denoised",
-        "observer",
-        __version__,
-        {},
-        batch=1,
-        more_outputs=dict.fromkeys(observer.seen, (None, None)),
-    )
-    try:
-        session = cpu_session(model.SerializeToString(), available_cpus())
-    except ImportError as error:
-        raise MissingExtraError("Measuring the ranges of activations", "quantize", error) from error
-    found: dict[tuple[str, str], list[NDArray[np.float32]]] = defaultdict(list)
-    for clip in clips:
-        values = session.run(list(observer.seen), {"audio": clip[None]})
-        for seen, value in zip(observer.seen.values(), values, strict=True):
-            found[seen].append(value)
-    return {seen: np.concatenate(values) for seen, values in found.items()}
+@dataclass(frozen=True)
+class Ranges:
+    """Ranges that are known before the network runs.
+
+    Attributes:
+        fsmn: By name of FSMN block.
+        inputs: By name of convolution, for each of its sources: the largest magnitude, relative to the peak of the
+            frame at the input of the FSMN block before it. A convolution that is missing here takes the peaks from
+            the data.
+    """
+
+    fsmn: Mapping[str, FsmnRanges]
+    inputs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return a text from which `from_json` restores the same numbers."""
+        fsmn = {
+            name: {key: _encoded(np.asarray(value, np.float32)) for key, value in vars(ranges).items()}
+            for name, ranges in self.fsmn.items()
+        }
+        return json.dumps({"fsmn": fsmn, "inputs": self.inputs})
+
+    @classmethod
+    def from_json(cls, text: str) -> Ranges:
+        """Read a text that `to_json` wrote."""
+        read = json.loads(text)
+        fsmn = {}
+        for name, values in read["fsmn"].items():
+            arrays = {key: np.frombuffer(base64.b64decode(value), np.float32) for key, value in values.items()}
+            numbers = {key: float(array[0]) for key, array in arrays.items() if key not in ("hidden", "memory")}
+            fsmn[name] = FsmnRanges(arrays["hidden"].reshape(2, -1), arrays["memory"], **numbers)
+        return cls(fsmn, {name: tuple(values) for name, values in read["inputs"].items()})
+
+
+def _encoded(values: NDArray[np.float32]) -> str:
+    return base64.b64encode(values.tobytes()).decode()

@@ -1,4 +1,4 @@
-"""Audio that models are compared on or calibrated with."""
+"""Audio for calibration and for the quality gate."""
 
 from __future__ import annotations
 
@@ -16,21 +16,27 @@ from frcrn_accel.pipeline import Engine, Signal, denoise_signal
 from frcrn_accel.quality.clips import Clip
 from frcrn_accel.windows import Windowing
 
-__all__ = ["CALIBRATION_AUDIO", "GATE_AUDIO", "denoise_clip", "digest_of", "model_inputs"]
+__all__ = ["CALIBRATION_AUDIO", "GATE_AUDIO", "denoise_clip", "digest_of", "model_inputs", "sample_clips"]
 
 _FOLDER = Path(__file__).parent / "audio"
 GATE_AUDIO = _FOLDER / "gate"
-"""Pairs of noisy and clean speech inside the package."""
+"""Folder in the package with pairs of noisy and clean speech."""
 CALIBRATION_AUDIO = _FOLDER / "calibration"
-"""Other noisy speech inside the package."""
+"""Folder in the package with other noisy speech."""
 
 
 def digest_of(clips: Sequence[Clip]) -> str:
-    """Digest of the noisy files that clips came from: their contents in order. Hexadecimal."""
+    """Return the digest of the noisy files of clips, of their contents in order, hexadecimal."""
     digest = hashlib.sha256()
     for path in dict.fromkeys(clip.path for clip in clips):
         digest.update(bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()
+
+
+def sample_clips(clips: Sequence[Clip], duration_s: float) -> Sequence[Clip]:
+    """Pick clips of about this length in total, evenly from the whole list; at least one."""
+    count = max(1, round(len(clips) * duration_s / sum(clip.duration_s for clip in clips)))
+    return clips[:: max(1, len(clips) // count)]
 
 
 def denoise_clip(clip: Clip, session: Session, metadata: ModelMetadata) -> NDArray[np.float32]:
@@ -40,7 +46,7 @@ def denoise_clip(clip: Clip, session: Session, metadata: ModelMetadata) -> NDArr
         `float32 (samples,)`.
 
     Raises:
-        EngineError: The engine failed or gave numbers that are not finite.
+        EngineError: The engine failed or its output is not finite.
     """
     signal = Signal(lambda: [clip.noisy[None]], metadata.sample_rate_hz, channels=1)
     engine = Engine(session, metadata, Windowing(), batch_size=1)
@@ -49,7 +55,7 @@ def denoise_clip(clip: Clip, session: Session, metadata: ModelMetadata) -> NDArr
 
 
 def model_inputs(clips: Sequence[Clip], metadata: ModelMetadata) -> list[NDArray[np.float32]]:
-    """What a model gets to see of clips: one `float32 (1, samples)` for each window, at its rate and level."""
+    """Return the model's inputs for clips: `float32 (1, samples)` for each window, at its rate and level."""
     recorder = _Recorder()
     for clip in clips:
         denoise_clip(clip, recorder, metadata)

@@ -1,4 +1,4 @@
-"""Signals made up to look at a network with: no recording is needed for them."""
+"""Synthetic clips that excite a network like noisy speech."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ CLIP_S = 4
 
 
 def synthetic_clips(seed: int = 0) -> Iterator[NDArray[np.float32]]:
-    """Clips with the dynamics of noisy speech, `(samples,)` each, at the model's rate and level.
+    """Generate clips with the dynamics of noisy speech, `(samples,)` each, at the model's rate and level.
 
-    Syllables of a few harmonics with three resonances, now and then unvoiced, with pauses between; in noise of
-    different colours, from far below the syllables to above them.
+    They have syllables of a few harmonics with three resonances, some unvoiced, with pauses in between, in noise of
+    different colours and of levels from far below the syllables to above them.
 
     Args:
-        seed: Another gives other clips.
+        seed: Seed of the random numbers.
     """
     rng = np.random.default_rng(seed)
     for snr_db in np.linspace(25, -5, CLIPS):
         speech, noise = _syllables(rng), _noise(rng)
         noise *= np.std(speech) / np.std(noise) * 10 ** (-snr_db / 20)
         clip = speech + noise
-        active = clip[clip**2 > np.mean(clip**2)]  # the level that `audio.measure_levels` takes
+        active = clip[clip**2 > np.mean(clip**2)]  # the part whose level `audio.measure_levels` measures
         yield (clip * TARGET_LEVEL / np.sqrt(np.mean(active**2))).astype(np.float32)
 
 
@@ -64,7 +64,7 @@ def _noise(rng: np.random.Generator) -> NDArray[np.float64]:
     spectrum = np.fft.rfft(rng.standard_normal(samples))
     frequency = np.maximum(np.fft.rfftfreq(samples, 1 / SAMPLE_RATE_HZ), 50)
     noise = np.fft.irfft(spectrum * frequency ** -rng.uniform(0, 1), samples)  # white to brown
-    # Its loudness changes a few times a second, by up to 20 dB.
+    # Its level changes four times a second, by up to 20 dB.
     knots = np.linspace(0, samples, 4 * CLIP_S)
     gain_db = np.interp(np.arange(samples), knots, rng.uniform(-20, 0, len(knots)))
     shaped: NDArray[np.float64] = noise * 10 ** (gain_db / 20)

@@ -1,14 +1,14 @@
-"""INT8 for TensorRT: nearly all of the arithmetic, with channels brought to one scale first.
+"""Write INT8 files for TensorRT: nearly all of the arithmetic, with equalised channels.
 
-Of the plain form (`graph.plain`) every convolution but the first, the last and the depthwise filters is quantized.
+All convolutions of the plain form (`graph.plain`) are quantized except the first, the last and the depthwise filters.
 The rest is in float16 or float32, as in a file of `graph.half`.
 
-TensorRT has one range for each input of a convolution. What is done so that one is enough:
+TensorRT has a single range for each input of a convolution. Two steps make that enough:
 
-- Channels are equalised: each is divided by a factor of its own before it is quantized, and the weights that take it
-  are multiplied by the same factor, which is the channel's magnitude. Between the two convolutions of an FSMN it
-  is in the weights on both sides; elsewhere it is a multiplication next to others, which an engine fuses.
-- The limit of an input is a quantile of what calibration saw, after that.
+- Channels are equalised: each is divided by its magnitude before it is quantized, and the weights that it meets are
+  multiplied by the same factor. Between the two convolutions of an FSMN the factor is in the weights on both sides;
+  elsewhere it is a multiplication next to others, which an engine fuses.
+- The limit of an input is a quantile of the equalised magnitudes seen in calibration.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from frcrn_accel.graph.plain import PlainNetwork
 from frcrn_accel.graph.writer import GraphWriter
 from frcrn_accel.models import ModelMetadata
 from frcrn_accel.network.checkpoint import Weights
-from frcrn_accel.network.topology import layer_group
-from frcrn_accel.quantize.compact import CompactWriter, round_convolution, step_of
-from frcrn_accel.quantize.explicit import Histogram, RoundedConvolutions, measure_inputs, qdq_input, required_config
+from frcrn_accel.network.topology import layer_group, required_config
+from frcrn_accel.quantize.compact import CompactWriter, round_convolution, scale_of
+from frcrn_accel.quantize.explicit import Histogram, RoundedConvolutions, measure_inputs, qdq_input
 
 if TYPE_CHECKING:
     import onnx
@@ -42,19 +42,19 @@ __all__ = ["Ranges", "find_ranges", "prepare_tensorrt_int8"]
 
 LIMIT_QUANTILE = 0.9999
 CHANNEL_QUANTILE = 0.999
-_LARGEST_FACTOR = 32.0  # a channel that is silent in calibration is no reason to blow it up
-_SMALLEST_STEP = 1e-20
-_SMALLEST_COMMON_STEP = 1e-6  # float16 has some digits there
+_LARGEST_FACTOR = 32.0  # limits the gain of a channel that is silent in calibration
+_SMALLEST_SCALE = 1e-20
+_SMALLEST_COMMON_SCALE = 1e-6  # float16 still has some digits there
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """What is known of the inputs that are quantized, by name of operand.
+    """Ranges of the quantized inputs, by name of operand.
 
     Attributes:
         limits: Largest magnitude, after equalisation.
-        factors: What each complex channel is divided by, `(channels,)`; of a `project` one for each channel of the
-            two nets, `(2 * channels,)`.
+        factors: Divisor of each complex channel, `(channels,)`; for a `project` of each channel of the two nets,
+            `(2 * channels,)`.
     """
 
     limits: Mapping[str, float]
@@ -62,13 +62,15 @@ class Ranges:
 
 
 def prepare_tensorrt_int8(weights: Weights, audio: Sequence[NDArray[np.float32]]) -> Build:
-    """Calibrate, for any number of graphs.
+    """Calibrate once, to build any number of graphs.
 
     Args:
-        weights: As `export.read_weights` gives them.
-        audio: What the model is to see: `(1, samples)` each, at its rate and level.
+        weights: As `models.read_weights` returns them.
+        audio: Inputs of the model, `(1, samples)` each, at its rate and level.
     """
-    ranges = find_ranges(required_config(weights).channels, measure_inputs(_Probe(weights), audio, available_cpus()))
+    ranges = find_ranges(
+        required_config(weights).channels, measure_inputs(InputProbe(weights), audio, available_cpus())
+    )
 
     def build(weights: Weights, metadata: ModelMetadata, keep_float: frozenset[str]) -> onnx.ModelProto:
         network = _Int8Network(weights, ranges, keep_float)
@@ -82,7 +84,7 @@ def find_ranges(channels: int, seen: Mapping[str, Histogram]) -> Ranges:
 
     Args:
         channels: Complex channels of the network.
-        seen: What each operand saw.
+        seen: Histogram of each operand.
     """
     limits: dict[str, float] = {}
     factors: dict[str, NDArray[np.float32]] = {}
@@ -97,16 +99,16 @@ def find_ranges(channels: int, seen: Mapping[str, Histogram]) -> Ranges:
 
 
 def _complex_channels(name: str, tensor_channels: int, channels: int) -> NDArray[np.int64]:
-    """For each channel of an operand's tensor, the number of its factor."""
+    """Return the number of the factor of each channel of an operand's tensor."""
     if name.endswith(".project"):  # both nets on the real part, both on the imaginary part
         return np.tile(np.arange(2 * channels), 2)
-    # Each tensor of real and imaginary parts; a decoder takes two of them.
+    # Each tensor holds real, then imaginary parts; a decoder takes two tensors.
     pairs = np.arange(tensor_channels // 2).reshape(-1, 1, channels)
     return np.tile(pairs, (1, 2, 1)).reshape(-1)
 
 
 def _weight_keys(name: str) -> tuple[list[str], int]:
-    """The two weights that take an operand, and the axis of their input channels."""
+    """Return the keys of the two weights that an operand meets, and the axis of their input channels."""
     if ".encoders." in name:
         return [f"{name}.conv.conv_{part}.weight" for part in ("re", "im")], 1
     if ".decoders." in name:
@@ -115,27 +117,27 @@ def _weight_keys(name: str) -> tuple[list[str], int]:
     return [f"{group}.fsmn_{part}_{layer}.{which}.weight" for part in ("re", "im")], 1
 
 
-class _Probe(PlainNetwork):
-    """The float network, which notes the inputs of the layers to quantize."""
+class InputProbe(PlainNetwork):
+    """The float network, which records the inputs of the layers to quantize."""
 
     def __init__(self, weights: Weights) -> None:
         super().__init__(GraphWriter(weights), required_config(weights))
         self.inputs: dict[str, str] = {}
 
     def convolution(self, name: str, x: str, weight: str, shift: str, **attributes: Any) -> str:
-        """See `PlainNetwork.convolution`: all that come here are to be quantized."""
+        """Record the input, see `PlainNetwork.convolution`; all of these convolutions are quantized."""
         self.inputs[name] = x
         return super().convolution(name, x, weight, shift, **attributes)
 
 
 class _Writer(HalfWriter, CompactWriter):
-    """Weights in 8 bits, and float16 where convolutions are not INT8."""
+    """Stores weights in 8 bits, and computes in float16 where convolutions are not INT8."""
 
-    opset = 19  # the first in which integers can be made of float16
+    opset = 19  # the first that quantizes float16
 
 
 class _Int8Network(RoundedConvolutions, PlainNetwork):
-    """The network of a file: weights are stored as the integers that are computed with, each once."""
+    """The network of a file. Weights are stored once, as the integers to compute with."""
 
     def __init__(self, weights: Weights, ranges: Ranges, keep_float: frozenset[str]) -> None:
         stored: dict[str, NDArray[Any]] = dict(weights)
@@ -147,65 +149,65 @@ class _Int8Network(RoundedConvolutions, PlainNetwork):
         self._rounded_inputs: dict[str, str] = {}
         for name in quantized:
             _equalise(stored, name, ranges.factors[name])
-        self._matrix_steps: dict[str, NDArray[np.float32]] = {}
+        self._matrix_scales: dict[str, NDArray[np.float32]] = {}
         convolutions = []
         for name in quantized:
             keys, axis = _weight_keys(name)
             if name.endswith((".linear", ".project")):
                 # As the writer rounds them, both nets on both parts.
-                steps = [step_of(stored[key], (1,)).reshape(-1) for key in keys]
-                self._matrix_steps[name] = np.concatenate([*steps, *steps])
+                scales = [scale_of(stored[key], (1,)).reshape(-1) for key in keys]
+                self._matrix_scales[name] = np.concatenate([*scales, *scales])
             else:
                 convolutions.append(keys[0].removesuffix("_re.weight"))
                 round_convolution(stored, convolutions[-1], output_axis=1 - axis)
         self.rounded_convolutions = frozenset(convolutions)
-        self.steps = {}
+        self.output_scales = {}
 
     def convolution(self, name: str, x: str, weight: str, shift: str, **attributes: Any) -> str:
-        """See `PlainNetwork.convolution`.
+        """Add a convolution, in INT8 unless kept in float, see `PlainNetwork.convolution`.
 
-        The integers of each output channel have a step of their own, but the engine is told of one for all: only
-        then does TensorRT (for RTX, 1.7) write what it sums up as float16, and not as float32 for a further layer to
-        scale. What is left of the steps is a factor for each channel, after it.
+        The integers of each output channel have their own scale, but the graph dequantizes them with a common one:
+        only then does TensorRT (for RTX, 1.7) write the sums as float16, and not as float32 for a further layer to
+        scale. The rest of the scales is a factor for each channel after the convolution.
         """
         if name not in self._limits:
             return super().convolution(name, x, weight, shift, **attributes)
         g = self.graph
         if x not in self._rounded_inputs:  # even and odd rows share it
             self._rounded_inputs[x] = qdq_input(g, self._divided(name, x), self._limits[name])
-        steps, common = self._weight_steps(name)
-        integers = g.op("QuantizeLinear", weight, steps, g.constant(np.zeros(self._outputs(name)), np.int8), axis=0)
+        scales, common = self._weight_scales(name)
+        integers = g.op("QuantizeLinear", weight, scales, g.constant(np.zeros(self._outputs(name)), np.int8), axis=0)
         operand = g.op("DequantizeLinear", integers, common, g.constant(0, np.int8))
         y = g.op("Conv", self._rounded_inputs[x], operand, **attributes)
         if name.endswith(".project"):  # see `filters`
             return y
-        y = g.op("Mul", y, g.op("Unsqueeze", g.op("Div", steps, common), g.ints(1, 2)))
+        y = g.op("Mul", y, g.op("Unsqueeze", g.op("Div", scales, common), g.ints(1, 2)))
         return g.op("Add", y, g.op("Unsqueeze", shift, g.ints(1, 2)))
 
     def filters(self, name: str, kernel: str) -> str:
-        """See `PlainNetwork.filters`: here they take in the factors of the channels."""
+        """See `PlainNetwork.filters`. They include the factors of the channels."""
         if f"{name}.project" not in self._limits:
             return kernel
         g = self.graph
-        steps, common = self._weight_steps(f"{name}.project")
-        return g.op("Mul", kernel, g.op("Unsqueeze", g.op("Div", steps, common), g.ints(1, 2, 3)))
+        scales, common = self._weight_scales(f"{name}.project")
+        return g.op("Mul", kernel, g.op("Unsqueeze", g.op("Div", scales, common), g.ints(1, 2, 3)))
 
     def _outputs(self, name: str) -> int:
-        """Output channels of a convolution."""
-        return len(self._matrix_steps.get(name, np.zeros(2 * self.config.channels)))
+        """Return the number of output channels of a convolution."""
+        return len(self._matrix_scales.get(name, np.zeros(2 * self.config.channels)))
 
-    def _weight_steps(self, name: str) -> Pair:
-        """The step of each output channel, and one for all of them: the largest, as float16 holds it."""
+    def _weight_scales(self, name: str) -> Pair:
+        """Return the scale of each output channel, and a common one: the largest, rounded to float16."""
         g = self.graph
-        if name in self._matrix_steps:
-            steps = g.constant(self._matrix_steps[name])
-        else:  # a channel whose weights are all zero still needs a step
-            steps = g.op("Max", g.op("Abs", self.steps[name]), g.constant(_SMALLEST_STEP))
-        common = g.op("Max", g.op("ReduceMax", steps, keepdims=0), g.constant(_SMALLEST_COMMON_STEP))
-        return steps, g.op("Cast", g.op("Cast", common, to=TensorProto.FLOAT16), to=TensorProto.FLOAT)
+        if name in self._matrix_scales:
+            scales = g.constant(self._matrix_scales[name])
+        else:  # a channel whose weights are all zero still needs a scale
+            scales = g.op("Max", g.op("Abs", self.output_scales[name]), g.constant(_SMALLEST_SCALE))
+        common = g.op("Max", g.op("ReduceMax", scales, keepdims=0), g.constant(_SMALLEST_COMMON_SCALE))
+        return scales, g.op("Cast", g.op("Cast", common, to=TensorProto.FLOAT16), to=TensorProto.FLOAT)
 
     def _divided(self, name: str, x: str) -> str:
-        """An input, divided by the factors, if the weights before have not been."""
+        """Divide an input by the factors, unless the weights before it are divided already."""
         if name.endswith(".project"):
             return x
         factors = self._factors[name]
@@ -214,7 +216,7 @@ class _Int8Network(RoundedConvolutions, PlainNetwork):
 
 
 def _equalise(stored: dict[str, NDArray[Any]], name: str, factors: NDArray[np.float32]) -> None:
-    """Multiply the weights that take an operand; divide those that make it, between the two of an FSMN."""
+    """Multiply the weights that an operand meets. Inside an FSMN also divide the weights that produce it."""
     keys, axis = _weight_keys(name)
     is_project = name.endswith(".project")
     for number, key in enumerate(keys):

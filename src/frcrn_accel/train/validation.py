@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import torch
 
-from frcrn_accel.errors import AudioError, MissingExtraError
 from frcrn_accel.network.module import FRCRN
-from frcrn_accel.quality import pesq_wb, si_sdr_db
+from frcrn_accel.quality import Scorer, agreement_db, is_silent, pesq_wb
 from frcrn_accel.train.loss import DenoisingLoss
 from frcrn_accel.train.mixing import Example
 
@@ -32,6 +31,7 @@ def score(
         lookaheads: Values of `network.lookahead`, used in turn.
     """
     device = network.kernel.device
+    scorer = Scorer()
     rows: list[dict[str, float]] = []
     for example, network.lookahead in zip(examples, itertools.cycle(lookaheads)):
         estimate = network(torch.from_numpy(example.noisy)[None].to(device))
@@ -39,10 +39,11 @@ def score(
         parts = loss(estimate, torch.from_numpy(target)[None].to(device))
         row = {name: float(value) for name, value in parts.items()}
         output = estimate[0].cpu().numpy()
-        if np.ptp(target) > 0:  # SI-SDR of a constant reference is undefined
-            with suppress(MissingExtraError, AudioError):  # not installed, or the output has no speech to score
-                row["si_sdr_db"] = si_sdr_db(target, output)
-                row["pesq_wb"] = pesq_wb(target, output)
+        if not is_silent(target):
+            row["si_sdr_db"] = agreement_db(target, output)
+            pesq = scorer.score("PESQ-WB", partial(pesq_wb, target, output))
+            if pesq is not None:
+                row["pesq_wb"] = pesq
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
