@@ -674,7 +674,7 @@ class TestCommand:
         shown = io.StringIO()
         console = Console(file=shown, force_terminal=True, width=100)
         report = CorpusReport("m on e", 10, 2, done=3, audio_s=200.0, wall_s=2.0)
-        with job_progress(console) as show:
+        with job_progress(console) as (show, _):
             show(report)
         assert "m on e" in shown.getvalue()
         assert "3/8" in shown.getvalue()

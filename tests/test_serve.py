@@ -23,7 +23,7 @@ import pytest
 import soundfile
 
 for _package in ("starlette", "uvicorn", "httpx", "websockets", "prometheus_client", "python_multipart"):
-    pytest.importorskip(_package, reason="needs [serve] and httpx: nox -s serve")
+    pytest.importorskip(_package, reason="needs [serve] and httpx: nox -s tests")
 
 import httpx
 from websockets.exceptions import ConnectionClosed, InvalidStatus

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 for _package in ("schemathesis", "starlette", "uvicorn", "httpx", "websockets", "prometheus_client"):
-    pytest.importorskip(_package, reason="needs [serve], httpx and schemathesis: nox -s serve")
+    pytest.importorskip(_package, reason="needs [serve], httpx and schemathesis: nox -s tests")
 
 import schemathesis
 from hypothesis import HealthCheck, given, settings

@@ -16,9 +16,10 @@ from frcrn_accel.backends import resolve_backend
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.denoiser import Denoiser, DenoiserOptions
 from frcrn_accel.models import find_model
+from frcrn_accel.network.topology import SAMPLE_RATE_HZ
+from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.quality import agreement_db, bootstrap_interval, dnsmos, is_silent, pesq_wb, score_or_none, stoi
 from frcrn_accel.quality.clips import Clip
-from frcrn_accel.quality.metrics import SAMPLE_RATE_HZ
 
 __all__ = ["CLEAN_IN", "NOISE_OUT", "Evaluation", "Score", "Summary", "evaluate_clips"]
 
@@ -142,7 +143,7 @@ def evaluate_clips(
     *,
     alone: bool = False,
     processes: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> Evaluation:
     """Denoise recordings and score them before and after.
 
@@ -153,7 +154,7 @@ def evaluate_clips(
         options: Options of the denoisers. By default each process computes with a single thread.
         alone: Also denoise the clean speech alone and the noise alone, for clips with clean speech.
         processes: Number of processes; by default as many as there are CPUs.
-        progress: Called after each clip with the number of finished clips and the total.
+        progress: Called while a file is prepared, and after each clip.
 
     Raises:
         MissingExtraError: The `[eval]` extra is not installed.
@@ -161,19 +162,19 @@ def evaluate_clips(
     """
     if options.threads is None and _uses_threads(options):
         options = dataclasses.replace(options, threads=1)
-    with options.open() as denoiser:  # in this process first, to report errors and describe the device
+    with options.open(progress=progress) as denoiser:  # here first, to report its errors
         scores: list[Score] = []
         workers = min(processes or available_cpus(), len(clips))
         if workers == 1:
             for clip in clips:
                 scores.append(_score(clip, denoiser, alone))
-                progress(len(scores), len(clips))
+                progress("evaluate", len(scores), len(clips))
         else:
             context = multiprocessing.get_context("spawn")  # threads of engines do not survive a fork
             with ProcessPoolExecutor(workers, context, _start_worker, (options, alone)) as pool:
                 for score in pool.map(_score_in_worker, clips):
                     scores.append(score)
-                    progress(len(scores), len(clips))
+                    progress("evaluate", len(scores), len(clips))
         model = denoiser.model
         return Evaluation(model.name, denoiser.backend, denoiser.precision, denoiser.device, tuple(scores))
 

@@ -15,9 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from frcrn_accel.cli.options import AttenuationLimit, BackendName, BatchSize, Calibration, Model, Precision
 from frcrn_accel.cli.output import report_file
+from frcrn_accel.cli.progress import preparation_log
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.models import DEFAULT_MODEL
 from frcrn_accel.posix_signals import handled
+from frcrn_accel.progress import Progress as Preparing
 
 if TYPE_CHECKING:
     from frcrn_accel.corpus import CorpusReport
@@ -109,7 +111,11 @@ def corpus(
     with report_file(report, overwrite) as path:
         try:
             # SIGTERM stops the job like Ctrl-C.
-            with handled(signal.default_int_handler, signal.SIGTERM), job_progress(console) as show:
+            with (
+                handled(signal.default_int_handler, signal.SIGTERM),
+                preparation_log(console),
+                job_progress(console) as (show, preparing),
+            ):
 
                 def update(so_far: CorpusReport) -> None:
                     nonlocal latest
@@ -117,7 +123,7 @@ def corpus(
                     show(so_far)
 
                 with usage_errors():
-                    latest = denoise_corpus(job, update)
+                    latest = denoise_corpus(job, update, preparing=preparing)
         except KeyboardInterrupt:
             if latest is not None:
                 _print_summary(latest, console)
@@ -152,8 +158,11 @@ def _duration(time_s: float) -> str:
 
 
 @contextmanager
-def job_progress(console: Console) -> Iterator[Callable[[CorpusReport], None]]:
-    """Return a function that shows a report: a line with the denoiser and the workers, and a bar on a terminal."""
+def job_progress(console: Console) -> Iterator[tuple[Callable[[CorpusReport], None], Preparing]]:
+    """Yield a function that shows a report, and one that shows what is prepared before the first file.
+
+    A report is a line with the denoiser and the workers, and a bar on a terminal.
+    """
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task("", total=None)
@@ -175,4 +184,7 @@ def job_progress(console: Console) -> Iterator[Callable[[CorpusReport], None]]:
                 description=", ".join(texts),
             )
 
-        yield show
+        def prepare(what: str, done: int, total: int) -> None:
+            bars.update(bar, total=total, completed=done, description=what)
+
+        yield show, prepare

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from rich.table import Table
 
 from frcrn_accel.cli.options import BackendName, Model, Precision
 from frcrn_accel.cli.output import report_file
-from frcrn_accel.cli.progress import progress_bar
+from frcrn_accel.cli.progress import preparation
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.models import DEFAULT_MODEL
 
@@ -56,13 +55,13 @@ def evaluate(
     clips = read_clips(noisy, SAMPLE_RATE_HZ, clean)
     console = Console(stderr=True, highlight=False)
     with report_file(report, overwrite) as path:
-        with usage_errors(), progress_bar(console) as show:
+        with usage_errors(), preparation(console) as progress:
             found = evaluate_clips(
                 clips,
                 DenoiserOptions(model=model, backend=backend, precision=precision),
                 alone=alone,
                 processes=processes,
-                progress=partial(show, "evaluating"),
+                progress=progress,
             )
         if path is not None:
             path.write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")

@@ -22,6 +22,7 @@ from frcrn_accel.adapters.feed import Feed, LiveStatus, Sink, aligned, denoise_l
 from frcrn_accel.adapters.playout import Playout
 from frcrn_accel.adapters.sound_card import Device, find_device, list_devices, sound_card
 from frcrn_accel.cli.options import AttenuationLimit, BackendName, Model, Precision, Threads
+from frcrn_accel.cli.progress import preparation
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.denoiser import DenoiserOptions, StreamOptions
 from frcrn_accel.errors import SoundCardError
@@ -97,8 +98,8 @@ def live(
             writer = stack.enter_context(_recording(output, rate_hz, channels, samples, overwrite))
             if samples is None:
                 chunks = first_samples(feed, _MAX_FILE_BYTES // (_SAMPLE_BYTES * channels))
-        with usage_errors():
-            denoiser = stack.enter_context(options.open())
+        with usage_errors(), preparation(console) as progress:
+            denoiser = stack.enter_context(options.open(progress=progress))
             stream = stream_options.open(denoiser, rate_hz, channels=channels)
         sinks: list[Sink] = [] if playout is None else [playout.put]
         if writer is not None:

@@ -12,7 +12,7 @@ from rich.progress import Progress as Bars
 
 from frcrn_accel.progress import Progress
 
-__all__ = ["preparation", "progress_bar"]
+__all__ = ["preparation", "preparation_log", "progress_bar"]
 
 # Loggers of the modules that make files; each announces work that takes minutes.
 _PREPARING = ("frcrn_accel.prepare", "frcrn_accel.backends.tensorrt_plan")
@@ -36,6 +36,13 @@ def progress_bar(console: Console) -> Iterator[Progress]:
 @contextmanager
 def preparation(console: Console) -> Iterator[Progress]:
     """Show what is prepared while a denoiser and its streams are opened: log lines, and a bar for each step."""
+    with preparation_log(console), progress_bar(console) as show:
+        yield show
+
+
+@contextmanager
+def preparation_log(console: Console) -> Iterator[None]:
+    """Print the log lines about files that are prepared."""
     handler = _ConsoleHandler(console)
     loggers = [logging.getLogger(name) for name in _PREPARING]
     levels = [logger.level for logger in loggers]
@@ -43,8 +50,7 @@ def preparation(console: Console) -> Iterator[Progress]:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
     try:
-        with progress_bar(console) as show:
-            yield show
+        yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.removeHandler(handler)

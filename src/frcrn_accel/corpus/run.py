@@ -17,17 +17,24 @@ from frcrn_accel.corpus.sizing import choose_sharing, with_threads
 from frcrn_accel.corpus.storage import names_in
 from frcrn_accel.corpus.work import Result, Work, failed
 from frcrn_accel.errors import CorpusError
+from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.quality.metrics import load_dnsmos
 
 __all__ = ["denoise_corpus"]
 
 
-def denoise_corpus(job: CorpusJob, progress: Callable[[CorpusReport], None] = lambda report: None) -> CorpusReport:
+def denoise_corpus(
+    job: CorpusJob,
+    progress: Callable[[CorpusReport], None] = lambda report: None,
+    *,
+    preparing: Progress = no_progress,
+) -> CorpusReport:
     """Denoise many files, or resume a job that was stopped.
 
     Args:
         job: The job.
         progress: Called before the first file and after each, with the report so far.
+        preparing: Called while a file that the backend needs is made, see `Denoiser`.
 
     Raises:
         CorpusError: The job cannot start, or has to stop. Run it again to resume.
@@ -39,7 +46,7 @@ def denoise_corpus(job: CorpusJob, progress: Callable[[CorpusReport], None] = la
         load_dnsmos()
     recordings = job.recordings()
     tasks = job.tasks(recordings)
-    with with_threads(job.denoiser, 1).open() as denoiser:  # in this process first, to report its errors
+    with with_threads(job.denoiser, 1).open(progress=preparing) as denoiser:  # here first, to report its errors
         about = f"{denoiser.model.name} on {denoiser.backend}, {denoiser.precision} ({denoiser.device})"
         settings = job.settings(recordings, denoiser)
     with _open_journal(job, tasks, settings) as journal:

@@ -21,7 +21,7 @@ from frcrn_accel.corpus.plan import Recording, Task
 from frcrn_accel.corpus.storage import fetch, local_path, put
 from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.digest import sha256_of
-from frcrn_accel.errors import CorpusError, FrcrnAccelError
+from frcrn_accel.errors import CorpusError, FrcrnAccelError, one_line
 from frcrn_accel.files import create_audio, open_audio
 
 __all__ = ["MAX_TRIES", "Result", "Work", "Worker", "failed", "text_of"]
@@ -156,8 +156,7 @@ def text_of(error: Exception) -> str:
     """Return an error as one line."""
     if isinstance(error, FrcrnAccelError):
         return str(error)
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}{f': {lines[0]}' if lines else ''}"
+    return one_line(error, with_type=True)
 
 
 def _in_output(entry: Entry, task: Task, digest: str | None) -> Entry:

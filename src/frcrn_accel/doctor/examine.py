@@ -19,7 +19,7 @@ from frcrn_accel.backends import BackendStatus, backend_statuses
 from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.doctor.machine import CpuReport, GpuDevice, GpuReport, examine_cpu, examine_gpu
 from frcrn_accel.doctor.privacy import without_names
-from frcrn_accel.errors import BackendUnavailable
+from frcrn_accel.errors import BackendUnavailable, one_line
 from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, cache_folder, cached_files, find_model
 from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 from frcrn_accel.prepare.inventory import model_statuses
@@ -224,7 +224,7 @@ def _examine_backend(status: BackendStatus) -> BackendReport:
     except BackendUnavailable as error:
         return _unusable(status, error.reason, error.remedy)
     except Exception as error:  # a plug-in may fail in any way, and a report must show it
-        return _unusable(status, f"{type(error).__name__}: {error}", "file a bug with the output of 'doctor --json'")
+        return _unusable(status, one_line(error, with_type=True), "file a bug with the output of 'doctor --json'")
 
 
 def _unusable(status: BackendStatus, reason: str, remedy: str) -> BackendReport:

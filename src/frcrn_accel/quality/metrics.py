@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.errors import AudioError, MissingExtraError
+from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 
 __all__ = [
     "MAX_AGREEMENT_DB",
@@ -23,7 +24,6 @@ __all__ = [
     "stoi",
 ]
 
-SAMPLE_RATE_HZ = 16_000  # the only rate of wide-band PESQ, and the model's
 MAX_AGREEMENT_DB = 120.0  # of signals that are equal or nearly so: float32 does not resolve more
 _DNSMOS_SAMPLES = 144_160  # input length of its network
 

@@ -15,7 +15,8 @@ from frcrn_accel.network.topology import Config
 from frcrn_accel.progress import Progress
 from frcrn_accel.quality.clips import Clip
 from frcrn_accel.quantize.gate import GateReport, GateThresholds, GroupCost, compare, measure_sensitivity
-from frcrn_accel.quantize.methods import Build, Method
+from frcrn_accel.quantize.layers import Build
+from frcrn_accel.quantize.methods import Method
 from frcrn_accel.quantize.recordings import sample_clips
 
 __all__ = ["Candidate", "CandidateFactory", "checked_groups"]

@@ -22,7 +22,7 @@ from frcrn_accel.quantize.synthetic import synthetic_clips
 if TYPE_CHECKING:
     import onnx
 
-    from frcrn_accel.quantize.methods import Build
+    from frcrn_accel.quantize.layers import Build
 
 __all__ = ["build_step", "prepare_dynamic", "prepare_static"]
 

@@ -15,15 +15,13 @@ from frcrn_accel.backends.openvino import OpenVinoBackend
 from frcrn_accel.backends.ort import OrtBackend, OrtDynamicInt8Backend, OrtStaticInt8Backend
 from frcrn_accel.models import DYNAMIC, FP16, OPENVINO_INT8, STATIC, TENSORRT_INT8, ModelMetadata
 from frcrn_accel.network.checkpoint import Weights
-from frcrn_accel.network.topology import STAGES, Config, layer_groups
+from frcrn_accel.network.topology import Config, layer_groups
+from frcrn_accel.quantize.layers import Build, openvino_int8_layers, tensorrt_int8_layers
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["METHODS", "Build", "Method", "openvino_int8_layers", "tensorrt_int8_layers"]
-
-Build = Callable[[Weights, ModelMetadata, frozenset[str]], "onnx.ModelProto"]
-"""Builds a graph from weights, with metadata and some layer groups in float."""
+__all__ = ["METHODS", "Method"]
 
 
 @dataclass(frozen=True)
@@ -48,25 +46,6 @@ class Method:
     prepare: Callable[[Weights, Sequence[NDArray[np.float32]]], Build]
     backend: Callable[[], Backend] = OrtBackend
     groups: Callable[[Config], tuple[str, ...]] = layer_groups
-
-
-def openvino_int8_layers(config: Config) -> tuple[str, ...]:
-    """Return the layers that are INT8 on OpenVINO: the convolutions of the inner stages."""
-    # OpenVINO 2026.4 computes the transposed convolution from two rows to seven wrongly in INT8 on CPUs with VNNI and
-    # without AMX. That layer is a hundredth of the arithmetic.
-    inner = [f"encoders.{i}" for i in range(2, STAGES)] + [f"decoders.{i}" for i in (0, *range(2, STAGES - 1))]
-    return tuple(f"{unet}.{layer}" for unet in config.unet_names for layer in inner)
-
-
-def tensorrt_int8_layers(config: Config) -> tuple[str, ...]:
-    """Return the layers that are INT8 on TensorRT: the inner convolutions and the dense FSMN layers."""
-    return tuple(
-        group
-        for group in layer_groups(config)
-        if "fsmn" in group
-        or (".encoders." in group and not group.endswith(".0"))
-        or (".decoders." in group and not group.endswith(f".{STAGES - 1}"))
-    )
 
 
 def _openvino() -> Backend:

@@ -30,12 +30,12 @@ from frcrn_accel.network.checkpoint import Weights
 from frcrn_accel.network.topology import required_config
 from frcrn_accel.quantize.compact import CompactWriter, round_convolution
 from frcrn_accel.quantize.explicit import RoundedConvolutions, measure_inputs, qdq, qdq_input
-from frcrn_accel.quantize.methods import openvino_int8_layers
+from frcrn_accel.quantize.layers import openvino_int8_layers
 
 if TYPE_CHECKING:
     import onnx
 
-    from frcrn_accel.quantize.methods import Build
+    from frcrn_accel.quantize.layers import Build
 
 __all__ = ["QUANTILE", "calibrate", "prepare_openvino_int8"]
 

@@ -18,7 +18,8 @@ from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.quality.clips import read_clips
 from frcrn_accel.quantize.candidate import CandidateFactory, checked_groups
 from frcrn_accel.quantize.gate import GateReport, GateThresholds, GroupCost, Measure
-from frcrn_accel.quantize.methods import METHODS, Build, Method
+from frcrn_accel.quantize.layers import Build
+from frcrn_accel.quantize.methods import METHODS, Method
 from frcrn_accel.quantize.recordings import CALIBRATION_AUDIO, GATE_AUDIO, digest_of, model_inputs
 
 __all__ = ["MAX_RESCUED", "QuantizeReport", "quantize_model"]

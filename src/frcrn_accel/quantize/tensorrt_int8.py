@@ -36,7 +36,7 @@ from frcrn_accel.quantize.explicit import Histogram, RoundedConvolutions, measur
 if TYPE_CHECKING:
     import onnx
 
-    from frcrn_accel.quantize.methods import Build
+    from frcrn_accel.quantize.layers import Build
 
 __all__ = ["Ranges", "find_ranges", "prepare_tensorrt_int8"]
 
