@@ -16,7 +16,7 @@ from frcrn_accel.models import CACHE_DIR_VARIABLE, find_model, packaged_variant
 from frcrn_accel.network.topology import Config
 from frcrn_accel.prepare import prepare
 from frcrn_accel.quality import si_sdr_db
-from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, QuantizeReport, quantize_model
+from frcrn_accel.quantize import METHODS, QuantizeReport
 from frcrn_accel.testing import BackendConformance, random_weights
 
 pytest.importorskip("openvino")
@@ -30,10 +30,9 @@ PACKAGED = Config(find_model("frcrn-small").metadata.channels, find_model("frcrn
 
 
 @pytest.fixture(scope="module")
-def quantized(tmp_path_factory) -> QuantizeReport:
+def quantized(quantized_once) -> QuantizeReport:
     """The packaged model, quantized with the packaged audio."""
-    path = tmp_path_factory.mktemp("quantized") / "int8.onnx"
-    return quantize_model("frcrn-small", path, "openvino-int8", calibration=CALIBRATION_AUDIO)
+    return quantized_once("openvino-int8")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from frcrn_accel.digest import sha256_of
 from frcrn_accel.models import find_model, read_weights
 from frcrn_accel.network.topology import Config
 from frcrn_accel.quality import si_sdr_db
-from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, QuantizeReport, quantize_model
+from frcrn_accel.quantize import METHODS, QuantizeReport
 from frcrn_accel.testing import random_weights
 
 onnx = pytest.importorskip("onnx")
@@ -27,12 +27,10 @@ CONFIG = Config(16, 1)
 
 
 @pytest.fixture(scope="module")
-def quantized(tmp_path_factory) -> QuantizeReport:
+def quantized(quantized_once) -> QuantizeReport:
     """The packaged model, quantized with the packaged audio."""
-    path = tmp_path_factory.mktemp("quantized") / "int8.onnx"
     # By name, not by `max_rescued`: that depends on the metrics that are installed here.
-    kept = ("unet.fsmn_enc.1", "unet.fsmn_dec.5")
-    return quantize_model("frcrn-small", path, "tensorrt-int8", calibration=CALIBRATION_AUDIO, keep_float=kept)
+    return quantized_once("tensorrt-int8", "unet.fsmn_enc.1", "unet.fsmn_dec.5")
 
 
 def noise(samples: int = 32_000) -> np.ndarray:
