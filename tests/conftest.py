@@ -64,7 +64,7 @@ def noisy_path() -> Path:
 
 @pytest.fixture(scope="session")
 def noisy(noisy_path: Path) -> np.ndarray:
-    """The same as float32 (samples,) at 16 kHz."""
+    """The example recording as float32 (samples,) at 16 kHz."""
     audio, _ = soundfile.read(noisy_path, dtype="float32")
     return audio
 

@@ -425,7 +425,7 @@ class TestPipecat:
             with pytest.raises(AudioError, match="3 bytes are not a whole number"):
                 await filter_.filter(b"123")
             assert await filter_.filter(b"") == b""
-            # Stopping waits for what is being computed, and the loop goes on meanwhile.
+            # Stopping waits for what is being computed, and the event loop keeps running.
             backend.gate.clear()
             backend.entered.clear()
             computing = asyncio.create_task(filter_.filter(noise(1600).tobytes()))

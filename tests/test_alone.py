@@ -1,4 +1,4 @@
-"""What each extra brings without the others: `nox -s alone` runs this in an environment for each."""
+"""Check what each extra provides without the others: `nox -s alone` runs this in an environment for each."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def test_summaries(run, command):
 
 
 class TestPreparation:
-    """What is shown while a file is made for a backend."""
+    """Output while a file is made for a backend."""
 
     def make(self, model: ModelFile, console: Console) -> None:
         with preparation(console) as progress:

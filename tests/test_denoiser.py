@@ -138,7 +138,7 @@ def test_arguments_out_of_range(arguments, message):
 
 
 class TestBadAudio:
-    """What must give a right result or a clear error, in memory."""
+    """Inputs in memory that must give a correct result or a clear error."""
 
     @pytest.mark.parametrize("shape", [(0,), (2, 0)])
     def test_empty(self, denoiser, shape):

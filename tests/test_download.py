@@ -23,7 +23,7 @@ NAME = "frcrn-16k"
 
 @dataclass
 class Server:
-    """What the server is to do, and what it was asked.
+    """The behaviour of the server, and the requests that it received.
 
     Attributes:
         content: What it serves.

@@ -1,4 +1,4 @@
-"""What engines on a GPU share, without one: halving, the driver, fixed windows. And ONNX Runtime's CUDA provider."""
+"""Code that engines on a GPU share, tested without one: halving, the driver, fixed windows; and the CUDA provider."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ class TestOnnxRuntime:
 
     @needs_no_gpu
     def test_a_session_that_falls_back_is_an_error(self, has_cuda, monkeypatch):
-        """Past the checks, ONNX Runtime itself goes on with the CPU, with a message on standard error."""
+        """Without the checks, ONNX Runtime falls back to the CPU, with a message on standard error."""
         if not has_cuda:
             pytest.skip("this onnxruntime has no CUDA in it")
         monkeypatch.setattr("frcrn_accel.backends.ort_cuda.driver_problem", lambda index=0: None)
@@ -232,7 +232,7 @@ def test_the_form_for_gpus_is_the_same_network(precision, tolerance):
 
 @needs_gpu
 class TestOnACard:
-    """What only a card can show, with whatever engine for it is installed."""
+    """Tests that need a GPU, with whichever engine for it is installed."""
 
     @pytest.fixture(params=["ort-cuda", "tensorrt", "tensorrt-rtx"])
     def name(self, request) -> str:

@@ -34,7 +34,7 @@ def test_there_and_back() -> None:
     ids=["bytes", "bytearray", "bytes view", "int16 view", "array view", "array", "strided view"],
 )
 def test_every_kind_of_buffer(wrap) -> None:
-    """What counts is the bytes, not the items of a view."""
+    """Sizes are counted in bytes, not in the items of a view."""
     found = from_pcm(wrap(INTERLEAVED.tobytes()), 2)
     np.testing.assert_array_equal(found, STEREO)
     assert found.dtype == np.int16

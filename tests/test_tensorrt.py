@@ -145,7 +145,7 @@ class TestBuilding:
             TensorRtRtxBackend(window_s=0.4).build(half, ["6.1"])
 
     def test_a_card_that_it_does_not_take_is_told_before_anything_is_loaded(self, monkeypatch):
-        """So that 'auto' goes on to the next backend."""
+        """Then 'auto' moves on to the next backend."""
         card = Gpu(0, "NVIDIA H100 80GB HBM3", "9.0", 80_000_000_000)
         monkeypatch.setattr("frcrn_accel.backends.tensorrt.driver_problem", lambda index=0: None)
         monkeypatch.setattr("frcrn_accel.backends.cuda.find_gpu", lambda index: card)

@@ -37,7 +37,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a worker does at a time: one file, or the files of one tar.
+    """A worker's unit of work: one file, or the files of one tar.
 
     Attributes:
         output: Path of the file it writes, relative to the output folder, with `/`.

@@ -30,7 +30,7 @@ _SHUTDOWN_S = 10.0
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a process reports when its denoiser is ready.
+    """Report of a process whose denoiser is ready.
 
     Attributes:
         load_s: Time to import the library and the engine and to load the model.
