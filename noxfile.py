@@ -39,7 +39,8 @@ QUICK_TESTS = [
     f"tests/test_{name}.py"
     for name in ("audio", "windows", "pipeline", "package", "models", "backends", "plugins", "denoiser", "batching")
 ]
-PARALLEL = ("--numprocesses=2", "--dist=worksteal")  # most tests keep one CPU busy
+# Most tests keep one CPU busy. A file stays in one process, so that what its tests share is made once.
+PARALLEL = ("--numprocesses=2", "--dist=loadfile")
 DIST = Path(".nox", "dist")
 
 

@@ -5,7 +5,7 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from frcrn_accel.quantize import QuantizeReport
 
 REPOSITORY = Path(__file__).parents[1]
+ALL_CPUS: set[int] = set()  # of a worker of pytest-xdist, before it is pinned to one
 DEV_AUDIO = REPOSITORY.parent / "shared" / "audio" / "dev"
 
 TRAINING_CONFIG = """
@@ -178,8 +179,21 @@ def pytest_configure() -> None:
     # Of several processes (pytest-xdist) each has a CPU of its own: threads that wait for each other would spin.
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and hasattr(os, "sched_setaffinity"):
-        cpus = sorted(os.sched_getaffinity(0))
+        ALL_CPUS.update(os.sched_getaffinity(0))
+        cpus = sorted(ALL_CPUS)
         os.sched_setaffinity(0, {cpus[int(worker.removeprefix("gw")) % len(cpus)]})
+
+
+@pytest.fixture(scope="module")
+def all_cpus() -> Iterator[None]:
+    """Undo the pinning of a worker for a module: OpenVINO takes no more threads than the process has CPUs."""
+    if not ALL_CPUS:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, ALL_CPUS)
+    yield
+    os.sched_setaffinity(0, before)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

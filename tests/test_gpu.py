@@ -64,8 +64,8 @@ class TestHalving:
         audio = np.ones((8, 640), np.float32)
         session.run(audio)
         assert [record.message for record in caplog.records][:2] == [
-            "a batch of 8 windows does not fit into the GPU's memory: 4 from now on",
-            "a batch of 4 windows does not fit into the GPU's memory: 2 from now on",
+            "a batch of 8 windows does not fit into the GPU's memory; using 4 from now on",
+            "a batch of 4 windows does not fit into the GPU's memory; using 2 from now on",
         ]
         session.batches.clear()
         assert session.run(audio).shape == (8, 640)
@@ -176,7 +176,7 @@ class TestOnnxRuntime:
             assert caught.value.reason == driver_problem()
             assert caught.value.remedy.startswith("install the driver for your NVIDIA GPU")
         else:
-            assert caught.value.reason == "the onnxruntime package that is installed has no CUDA in it"
+            assert caught.value.reason == "the installed onnxruntime package is built without CUDA"
             assert caught.value.remedy.endswith("pip install 'frcrn-accel[cuda]'")
         (status,) = (status for status in backend_statuses() if status.name == "ort-cuda")
         assert not status.usable
@@ -297,7 +297,7 @@ class TestOnACard:
         expected = self.backend("ort-cuda", "fp32").load(model, threads=2).run(windows)
         session = self.backend("ort-cuda", "fp32", gpu_memory_limit_mb=1_200).load(model, threads=2)
         found = session.run(windows)
-        assert "a batch of 16 windows does not fit into the GPU's memory: 8 from now on" in caplog.text
+        assert "a batch of 16 windows does not fit into the GPU's memory; using 8 from now on" in caplog.text
         assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
     def test_a_window_that_no_memory_is_given_for(self, noisy):

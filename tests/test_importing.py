@@ -292,12 +292,12 @@ class TestFiles:
             "frcrn-small.dynamic.onnx",
             "frcrn-small.static.onnx",
             "frcrn-small.openvino-int8.onnx",
-            "frcrn-small.stream.onnx",
+            "frcrn-small.step.onnx",
             "frcrn-small-stream.onnx",
             "frcrn-small-stream.dynamic.onnx",
             "frcrn-small-stream.static.onnx",
             "frcrn-small-stream.openvino-int8.onnx",
-            "frcrn-small-stream.stream.onnx",
+            "frcrn-small-stream.step.onnx",
         ]
         assert [file.problem for file in found] == [None] * 10
         assert all(file.bytes == file.path.stat().st_size for file in found)

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
+from conftest import without_eval
 from frcrn_accel import BackendUnavailable, Denoiser, ModelError
 from frcrn_accel.backends import backend_statuses, ort, resolve_backend
 from frcrn_accel.backends.ort import OrtBackend, OrtDynamicInt8Backend, OrtStaticInt8Backend
@@ -73,6 +74,7 @@ def test_every_number_of_frames_returns_and_is_close(noisy, backend):
         assert error.max() < 0.05 * np.abs(window).max()
 
 
+@pytest.mark.usefixtures("no_eval")
 class TestVariants:
     def test_the_packaged_model_has_its_own(self, cache_folder):
         known = known_models()[DEFAULT_MODEL]
@@ -199,4 +201,6 @@ def test_a_cpu_without_exact_products_is_refused(monkeypatch):
 
 
 def _quantize(path):
-    return prepare(ModelFile.open(path), OrtDynamicInt8Backend()).path
+    with pytest.MonkeyPatch.context() as patch:
+        without_eval(patch)
+        return prepare(ModelFile.open(path), OrtDynamicInt8Backend()).path

@@ -26,6 +26,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from frcrn_accel.models import read_weights  # noqa: E402
 from frcrn_accel.quantize import openvino_int8  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("all_cpus")
 PACKAGED = Config(find_model("frcrn-small").metadata.channels, find_model("frcrn-small").metadata.unets)
 
 

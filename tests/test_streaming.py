@@ -424,6 +424,7 @@ class TestAveraging:
         np.testing.assert_array_equal(other.statistics.means, statistics.means)
 
 
+@pytest.mark.usefixtures("all_cpus")
 @pytest.mark.parametrize("make", [OrtBackend, lambda: _openvino("fp32"), lambda: _openvino("bf16")])
 def test_engines_agree(denoiser: Denoiser, make: Callable[[], Backend]) -> None:
     audio = noise(1.0)

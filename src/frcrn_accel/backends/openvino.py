@@ -235,6 +235,13 @@ def check_settings(compiled: Any, hint: str, threads: int) -> None:
         "threads": compiled.get_property("INFERENCE_NUM_THREADS"),
     }
     wanted = {"devices": [DEVICE], "precision": hint, "threads": threads}
+    if found["threads"] < threads and found == {**wanted, "threads": found["threads"]}:
+        cpus = found["threads"]
+        raise BackendUnavailable(
+            OpenVinoBackend.name,
+            f"it computes with at most one thread per CPU, and this process may use {cpus}",
+            f"ask for at most {cpus} thread{'s' if cpus > 1 else ''}",
+        )
     if found != wanted:
         raise BackendUnavailable(
             OpenVinoBackend.name, f"it would run with {found}, not {wanted}", "report this as a bug"

@@ -74,7 +74,7 @@ def corpus(
     report: Annotated[Path | None, typer.Option("--json", metavar="R.json", help="Write the final report.")] = None,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Start over: replace existing outputs, the journal, and R.json."),
+        typer.Option("--overwrite", help="Replace existing outputs, the journal and R.json: start over."),
     ] = False,
 ) -> None:
     """Denoise many files. Run the same command to resume a job that was stopped or killed."""
