@@ -44,13 +44,15 @@ PARALLEL = ("--numprocesses=2", "--dist=loadfile")
 DIST = Path(".nox", "dist")
 
 
-def share_wheels_with_uv() -> None:
-    """Let uv find wheels where pip is configured to find them; it does not read pip's settings."""
+def make_uv_like_pip() -> None:
+    """Let uv find wheels where pip is configured to find them, and compile what it installs."""
     command = [sys.executable, "-m", "pip", "config", "get", "global.find-links"]
     configured = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     links = os.environ.get("PIP_FIND_LINKS", configured).split()
     if links:
         os.environ.setdefault("UV_FIND_LINKS", ",".join(links))
+    # As pip does: else every process that a test starts compiles what it imports.
+    os.environ.setdefault("UV_COMPILE_BYTECODE", "1")
 
 
 def find_other_python() -> str | None:
@@ -66,7 +68,7 @@ def find_other_python() -> str | None:
     return None
 
 
-share_wheels_with_uv()
+make_uv_like_pip()
 OTHER_PYTHON = find_other_python()
 _built: list[Path] = []  # the wheel, once `build` has run
 

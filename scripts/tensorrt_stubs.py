@@ -28,9 +28,15 @@ def main(folder: Path) -> None:
         text, count = re.subn(pattern, replacement, text)
         if not count:
             sys.exit(f"the stubs have changed: nothing in {path} matches {pattern!r}")
-    path.write_text(text, encoding="utf-8")
+    write(path, text)
     for stub in folder.glob("tensorrt*/*.pyi"):  # errors in the stubs themselves do not matter
-        stub.write_text("# mypy: ignore-errors\n" + stub.read_text(encoding="utf-8"), encoding="utf-8")
+        write(stub, "# mypy: ignore-errors\n" + stub.read_text(encoding="utf-8"))
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file by a new one: an installer may have linked it to the copy in its cache."""
+    path.unlink()
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

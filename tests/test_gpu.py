@@ -198,8 +198,10 @@ class TestOnnxRuntime:
             pytest.skip("this onnxruntime has no CUDA in it")
         monkeypatch.setattr("frcrn_accel.backends.ort_cuda.driver_problem", lambda index=0: None)
         monkeypatch.setattr(OrtCudaBackend, "check", classmethod(lambda cls: None))
+        backend = OrtCudaBackend("fp32")
+        file = prepare(find_model("frcrn-small"), backend)
         with pytest.raises(BackendUnavailable) as caught:
-            OrtCudaBackend("fp32").load(find_model("frcrn-small"), threads=1)
+            backend.load(file, threads=1)
         assert caught.value.reason == provider_problem()
 
     @needs_no_gpu

@@ -31,8 +31,7 @@ def test_import_loads_no_engine():
 
 
 def test_import_takes_less_than_200_ms():
-    # CPU time, since other tests run at the same time.
-    code = "import time; t = time.process_time(); import frcrn_accel; print(time.process_time() - t)"
+    code = "import time; t = time.perf_counter(); import frcrn_accel; print(time.perf_counter() - t)"
     assert statistics.median(float(run(code)) for _ in range(5)) < 0.2
 
 
