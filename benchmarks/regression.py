@@ -1,6 +1,8 @@
 """Check that this version is as fast as another one; exit with 1 if it is not.
 
-    python benchmarks/regression.py --old PYTHON [--least-ratio 0.9] [--model FILE] [--variant ort] [--rounds 15]
+    python benchmarks/regression.py --old PYTHON [--least-ratio 0.9] [--model FILE] [--variant ort] [--step-s 0.1]
+
+With `--step-s`, both denoise the clip as a stream.
 
 PYTHON is the interpreter of an environment with the other version; `nox -s regression -- REF` makes one. Each version
 runs in a process of its own, with the default model in its package unless a file is given, and they take turns. The
@@ -25,16 +27,24 @@ PAUSE_S = 0.05  # as in frcrn_accel.bench: wait until spinning threads sleep
 VERSION = "import frcrn_accel; print(frcrn_accel.__version__, frcrn_accel.__file__)"
 
 
-def measure(old: Process, new: Process, length_s: float, least_ratio: float, rounds: int, most_rounds: int) -> Ratio:
+def measure(
+    old: Process,
+    new: Process,
+    length_s: float,
+    step_s: float | None,
+    least_ratio: float,
+    rounds: int,
+    most_rounds: int,
+) -> Ratio:
     """Measure how many times as fast the new version is, with as many rounds as a decision takes."""
     for process in (old, new, old, new):
-        process.run(length_s)
+        process.run(length_s, step_s)
     old_s: list[float] = []
     new_s: list[float] = []
     while True:
         for process, times_s in ((old, old_s), (new, new_s)):
             time.sleep(PAUSE_S)
-            times_s.append(process.run(length_s).wall_s)
+            times_s.append(process.run(length_s, step_s).wall_s)
         if len(new_s) < rounds:
             continue
         ratio = times_faster(new_s, old_s)
@@ -52,6 +62,7 @@ def main() -> None:
     parser.add_argument("--variant", default="ort", metavar="BACKEND[:PRECISION]", help="configuration to measure")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--length-s", type=float, default=5.0)
+    parser.add_argument("--step-s", type=float, help="step of a stream; without it, the clip is one signal")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--most-rounds", type=int, default=60)
     options = parser.parse_args()
@@ -73,7 +84,13 @@ def main() -> None:
     )
     with Process("old", denoiser, options.old) as old, Process("new", denoiser) as new:
         ratio = measure(
-            old, new, options.length_s, options.least_ratio, options.rounds, max(options.rounds, options.most_rounds)
+            old,
+            new,
+            options.length_s,
+            options.step_s,
+            options.least_ratio,
+            options.rounds,
+            max(options.rounds, options.most_rounds),
         )
     found = f"{ratio.median:.3f} times as fast ({ratio.low:.3f} to {ratio.high:.3f})"
     if ratio.median < options.least_ratio:

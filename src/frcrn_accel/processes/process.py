@@ -94,14 +94,19 @@ class Process:
             self.close()
             raise
 
-    def run(self, length_s: float) -> Run:
-        """Denoise noise of a length in seconds, and measure it."""
-        self.start(length_s)
+    def run(self, length_s: float, step_s: float | None = None) -> Run:
+        """Denoise noise of a length in seconds, and measure it.
+
+        Args:
+            length_s: The length.
+            step_s: Denoise it as a stream with this step; None for one signal.
+        """
+        self.start(length_s, step_s)
         return self.wait()
 
-    def start(self, length_s: float) -> None:
-        """Start a run without waiting for its end."""
-        self._send({"do": "run", "samples": round(length_s * SAMPLE_RATE_HZ)})
+    def start(self, length_s: float, step_s: float | None = None) -> None:
+        """Start a run without waiting for its end, see `run`."""
+        self._send({"do": "run", "samples": round(length_s * SAMPLE_RATE_HZ), "step_s": step_s})
 
     def wait(self) -> Run:
         """Wait for the end of a run that was started."""

@@ -7,7 +7,7 @@ this library (benchmarks/regression.py). So it uses nothing of the library but `
 input line                                   output line
 ===========================================  =====================================================
 `{"do": "load", "options": {...}}`           `{"load_s", "backend", "precision", "device"}`
-`{"do": "run", "samples": n}`                `{"wall_s", "cpu_s", "idle_cpu_s"}`
+`{"do": "run", "samples": n, "step_s": s}`   `{"wall_s", "cpu_s", "idle_cpu_s"}`; a stream if `s` is not null
 `{"do": "denoise", "source": , "target": }`  `{}`; both are `.npy` files of `float32 (samples,)`
 `{"do": "memory"}`                           `{"peak_memory_bytes"}`
 ===========================================  =====================================================
@@ -72,8 +72,16 @@ class Worker:
             noise = np.random.default_rng(0).standard_normal(samples, np.float32)
             self._noise = noise * np.float32(LEVEL)
         idle_cpu_s = time.process_time() - self._idle_since_cpu_s
+        step_s: float | None = request.get("step_s")
+        step = round((step_s or 0) * SAMPLE_RATE_HZ)
+        # A stream starts before the clock: only its steps are measured.
+        stream = None if step_s is None else self._denoiser.stream(SAMPLE_RATE_HZ, step_s=step_s)
         wall_s, cpu_s = time.perf_counter(), time.process_time()
-        self._denoiser(self._noise, SAMPLE_RATE_HZ)
+        if stream is None:
+            self._denoiser(self._noise, SAMPLE_RATE_HZ)
+        else:
+            for first in range(0, samples, step):
+                stream.process(self._noise[first : first + step])
         return {
             "wall_s": time.perf_counter() - wall_s,
             "cpu_s": time.process_time() - cpu_s,
