@@ -5,12 +5,24 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
+
+
+def pin_worker() -> None:
+    """Give each process of pytest-xdist a CPU of its own: threads that wait for each other would spin."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cpus = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cpus[int(worker.removeprefix("gw")) % len(cpus)]})
+
+
+pin_worker()  # before numpy is imported, whose BLAS starts a thread for each CPU
+
+import numpy as np
 import soundfile
 from filelock import FileLock
 
@@ -23,7 +35,6 @@ if TYPE_CHECKING:
     from frcrn_accel.quantize import QuantizeReport
 
 REPOSITORY = Path(__file__).parents[1]
-ALL_CPUS: set[int] = set()  # of a worker of pytest-xdist, before it is pinned to one
 DEV_AUDIO = REPOSITORY.parent / "shared" / "audio" / "dev"
 
 TRAINING_CONFIG = """
@@ -176,24 +187,6 @@ def pytest_configure() -> None:
     """Make a process what the tests take it to be, however they were started."""
     # A shell starts what is to run in the background with Ctrl-C ignored, and so would be all that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Of several processes (pytest-xdist) each has a CPU of its own: threads that wait for each other would spin.
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
-    if worker and hasattr(os, "sched_setaffinity"):
-        ALL_CPUS.update(os.sched_getaffinity(0))
-        cpus = sorted(ALL_CPUS)
-        os.sched_setaffinity(0, {cpus[int(worker.removeprefix("gw")) % len(cpus)]})
-
-
-@pytest.fixture(scope="module")
-def all_cpus() -> Iterator[None]:
-    """Undo the pinning of a worker for a module: OpenVINO takes no more threads than the process has CPUs."""
-    if not ALL_CPUS:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, ALL_CPUS)
-    yield
-    os.sched_setaffinity(0, before)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

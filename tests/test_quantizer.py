@@ -335,13 +335,13 @@ def test_the_packaged_model_passes_with_all_measures(tmp_path, method):
 
 
 @pytest.mark.usefixtures("no_eval")  # the limits switch PESQ and DNSMOS off
-def test_a_refused_candidate_is_rescued_group_by_group(short_audio, tmp_path):
+def test_a_refused_candidate_is_rescued_group_by_group(tiny, short_audio, tmp_path):
     """The costliest groups are left in float, as few as needed, and the metadata list them."""
 
     def quantized(name, least_db, max_rescued):
         limits = GateThresholds(max_pesq_drop_percent=100, max_dnsmos_drop=5, min_si_sdr_db=least_db)
         options = {"gate": limits, "gate_audio": short_audio, "max_rescued": max_rescued}
-        return quantize_model("frcrn-small", tmp_path / name, "dynamic", **options)
+        return quantize_model(tiny.path, tmp_path / name, "dynamic", **options)
 
     (alone,) = [m for m in quantized("none.onnx", 0, 0).gate.measures if m.metric.startswith("SI-SDR")]
     least_db = alone.value + 0.5

@@ -424,13 +424,12 @@ class TestAveraging:
         np.testing.assert_array_equal(other.statistics.means, statistics.means)
 
 
-@pytest.mark.usefixtures("all_cpus")
 @pytest.mark.parametrize("make", [OrtBackend, lambda: _openvino("fp32"), lambda: _openvino("bf16")])
 def test_engines_agree(denoiser: Denoiser, make: Callable[[], Backend]) -> None:
     audio = noise(1.0)
     expected = sent(denoiser.stream(16_000), audio, [320])
     backend = make()
-    with Denoiser(backend=backend, threads=2) as other:
+    with Denoiser(backend=backend) as other:
         found = sent(other.stream(16_000), audio, [320])
         # The means of a stream on one engine can start a stream on another.
         begun = other.stream(16_000, averaging=Averaging(start=denoiser.stream(16_000).statistics))
