@@ -207,7 +207,7 @@ class TestRegression:
         def __init__(self, *times_s: float) -> None:
             self.times_s = [0.0, 0.0, *times_s]  # the first two warm it up
 
-        def run(self, length_s: float):
+        def run(self, length_s: float, step_s: float | None):
             from frcrn_accel.processes.process import Run
 
             return Run(self.times_s.pop(0), 0.0, 0.0)
@@ -215,8 +215,8 @@ class TestRegression:
     def test_it_takes_more_rounds_only_if_noise_leaves_it_open(self):
         regression = pytest.importorskip("regression")
         old, new = self.Fake(*[1.0] * 20), self.Fake(*[0.5] * 20)
-        assert regression.measure(old, new, 5.0, 0.9, 6, 20).median == 2
+        assert regression.measure(old, new, 5.0, None, 0.9, 6, 20).median == 2
         assert len(new.times_s) == 20 - 6
         old, new = self.Fake(*[1.0] * 20), self.Fake(*[0.8, 1.6] * 10)
-        assert regression.measure(old, new, 5.0, 0.9, 6, 10).median == pytest.approx((1 / 0.8 + 1 / 1.6) / 2)
+        assert regression.measure(old, new, 5.0, None, 0.9, 6, 10).median == pytest.approx((1 / 0.8 + 1 / 1.6) / 2)
         assert len(new.times_s) == 20 - 10
