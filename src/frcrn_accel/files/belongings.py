@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from frcrn_accel.errors import AudioWarning
-from frcrn_accel.files.chunks import Chunk, read_chunks
+from frcrn_accel.files.chunks import Chunk, read_chunks, wav_of
 
 __all__ = ["MAX_PICTURE_BYTES", "Belongings", "Chapter", "Picture", "belongings_of", "read_belongings"]
 
@@ -145,17 +146,25 @@ def read_belongings(path: Path, track: int = 0) -> Belongings:
     import av
 
     chunks, dropped = read_chunks(path)
+    source: Any = str(path)
+    if chunks and _is_w64(path):  # FFmpeg reads such chunks in WAV files only
+        source = io.BytesIO(wav_of(chunks))
     if dropped:
         warnings.warn(f"{str(path)!r}: chunks left out, cut off or too large: {', '.join(dropped)}", AudioWarning, 2)
     try:
         # No other files or addresses: a playlist in disguise must not open them.
         with av.open(
-            str(path), metadata_errors="surrogateescape", container_options={"protocol_whitelist": "file"}
+            source, metadata_errors="surrogateescape", container_options={"protocol_whitelist": "file"}
         ) as container:
             found = belongings_of(container, track)
     except (av.FFmpegError, ValueError):  # a format of libsndfile that FFmpeg does not know: it has no such things
         found = Belongings()
     return Belongings(found.tags, found.pictures, found.chapters, chunks)
+
+
+def _is_w64(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"riff"
 
 
 def belongings_of(container: Any, track: int = 0) -> Belongings:
@@ -180,7 +189,7 @@ def _tags(found: Mapping[str, str]) -> dict[str, str]:
         lower = name.lower()
         if _ABOUT_CODING.fullmatch(lower) or not name or not text or len(text) > _MAX_TEXT or len(tags) >= _MAX_TAGS:
             continue
-        lower = _NAMES.get(lower, lower)
+        lower = "lyrics" if re.fullmatch("lyrics-[a-z]{3}", lower) else _NAMES.get(lower, lower)
         tags.setdefault(lower if lower in _KNOWN else name, text)
     return tags
 
@@ -197,7 +206,7 @@ def _unicode(text: str) -> str:
 def _pictures(container: Any) -> Iterator[Picture]:
     from av.stream import Disposition
 
-    wanted = {}
+    wanted: dict[int, Any] = {}
     for stream in container.streams.video:
         if stream.disposition & Disposition.attached_pic and len(wanted) < _MAX_PICTURES:
             wanted[stream.index] = stream

@@ -6,12 +6,12 @@ Sources: EBU Tech 3285 (BWF), EBU Tech 3306 (RF64), Sony's "Wave 64" note, Apple
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["MAX_CHUNK_BYTES", "Chunk", "family_of", "read_chunks", "walk"]
+__all__ = ["MAX_CHUNK_BYTES", "W64_TAIL", "Chunk", "family_of", "read_chunks", "walk", "wav_of"]
 
 MAX_CHUNK_BYTES = 1 << 26
 _MAX_CHUNKS = 1_000
@@ -23,7 +23,7 @@ _STRUCTURE = {
     "CAF": {b"desc", b"data", b"pakt", b"kuki", b"chan", b"free", b"peak", b"ovvw"},
 }
 _W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
-_W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
+W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 _UNKNOWN = 0xFFFFFFFF
 
 
@@ -72,7 +72,7 @@ def walk(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         if w64:
             head = file.read(24)
             identity, size, header = head[:4], int.from_bytes(head[16:24], "little") - 24, 24
-            if len(head) == header and head[4:16] != _W64_TAIL:
+            if len(head) == header and head[4:16] != W64_TAIL:
                 identity = b"\0\0\0\0"  # not the GUID of a RIFF chunk
         elif family == "CAF":
             head, header = file.read(12), 12
@@ -121,3 +121,16 @@ def read_chunks(path: Path) -> tuple[tuple[Chunk, ...], list[str]]:
                 continue
             chunks.append(Chunk(family, identity, data))
     return tuple(chunks), dropped
+
+
+def wav_of(chunks: Sequence[Chunk]) -> bytes:
+    """Return a WAV file of a single sample with these chunks."""
+    parts = [
+        (b"fmt ", struct.pack("<HHIIHH", 1, 1, 8_000, 8_000, 1, 8)),
+        (b"data", b"\x80\0"),
+        *((c.id, c.data) for c in chunks),
+    ]
+    body = b"WAVE" + b"".join(
+        key + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2) for key, data in parts
+    )
+    return b"RIFF" + struct.pack("<I", len(body)) + body
