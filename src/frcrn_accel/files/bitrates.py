@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-__all__ = ["bit_rate_for", "is_constant", "vorbis_quality"]
+__all__ = ["OPUS_CHANNEL_BPS", "bit_rate_for", "is_constant", "vorbis_quality"]
 
 _MPEG1_III = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _MPEG2 = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
@@ -14,6 +14,7 @@ _AMR = (4_750, 5_150, 5_900, 6_700, 7_400, 7_950, 10_200, 12_200)
 # For a source without a bit rate: bits per second of one channel at 44.1 kHz or more.
 _DEFAULTS = {"mp3": 96_000, "mp2": 96_000, "aac": 80_000, "opus": 64_000, "ac3": 96_000, "eac3": 80_000}
 _WMA = 80_000
+OPUS_CHANNEL_BPS = (6_000, 256_000)
 # Nominal bit rate of Vorbis at the qualities 0, 0.1, ... 1, for one of two channels at 44.1 kHz.
 _VORBIS = (32_000, 40_000, 48_000, 56_000, 64_000, 80_000, 96_000, 112_000, 128_000, 160_000, 250_000)
 
@@ -35,7 +36,7 @@ def bit_rate_for(codec: str, rate_hz: int, channels: int, source_bps: int | None
     default = round(_DEFAULTS.get(codec, _WMA) * channels * min(1.0, max(rate_hz, 16_000) / 44_100))
     wanted = source_bps if source_bps and same_codec else max(default, source_bps or 0)
     if codec == "mp3":
-        kbps = _MPEG1_III if rate_hz >= 32_000 else _MPEG2 if rate_hz >= 16_000 else _MPEG2[:8]
+        kbps: tuple[int, ...] = _MPEG1_III if rate_hz >= 32_000 else _MPEG2 if rate_hz >= 16_000 else _MPEG2[:8]
         return min(max(wanted, kbps[0] * 1_000), kbps[-1] * 1_000)
     if codec == "mp2":
         kbps = _MPEG1_II if rate_hz >= 32_000 else _MPEG2
@@ -46,7 +47,7 @@ def bit_rate_for(codec: str, rate_hz: int, channels: int, source_bps: int | None
         return 1_000 * _nearest(_AC3[4:] if channels > 2 else _AC3, wanted / 1_000)
     low, high = {
         "aac": (8_000, 6 * rate_hz),
-        "opus": (6_000, 256_000),
+        "opus": OPUS_CHANNEL_BPS,
         "eac3": (32_000, 640_000),
     }.get(codec, (24_000, 192_000))
     return min(max(wanted, low * channels if codec != "eac3" else low), high * channels)
@@ -66,7 +67,7 @@ def vorbis_quality(bit_rate: int, rate_hz: int, channels: int) -> float:
     if above in (0, len(_VORBIS)):
         return float(above > 0)
     low, high = _VORBIS[above - 1], _VORBIS[above]
-    return (above - 1 + (per_channel - low) / (high - low)) / 10
+    return float(above - 1 + (per_channel - low) / (high - low)) / 10
 
 
 def _nearest(allowed: tuple[int, ...], wanted: float) -> int:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.audio import float_to_int
 from frcrn_accel.files.belongings import Belongings
-from frcrn_accel.files.bitrates import vorbis_quality
+from frcrn_accel.files.bitrates import OPUS_CHANNEL_BPS, bit_rate_for, vorbis_quality
 from frcrn_accel.files.formats import VORBIS_ORDER, Target, codec_of, mask_of, places_of
 from frcrn_accel.files.inserting import Inserting
 from frcrn_accel.files.reading import AudioFile
@@ -21,7 +21,7 @@ from frcrn_accel.ogg import OggPages
 __all__ = ["SndfileEncoder"]
 
 # Encodings that hold floating point, or turn it into a spectrum. All others get integers, clipped and not wrapped.
-_FLOATING = {"FLOAT", "DOUBLE", "VORBIS"}
+_FLOATING = {"FLOAT", "DOUBLE", "VORBIS", "OPUS"}
 _BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_24": 24, "PCM_32": 32, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32": 32}
 _BITS |= {"DWVW_12": 12, "DWVW_24": 24, "DPCM_8": 8}
 _SAMPLE_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1}
@@ -58,11 +58,14 @@ class SndfileEncoder:
         self._order = self._vorbis_order()
         sink = self._sink(like)
         self._sink_error = sink if isinstance(sink, Inserting) else None
-        quality = None
-        if target.encoding == "VORBIS" and codec_of(like) == "vorbis" and like.bit_rate_bps:
-            quality = 1 - vorbis_quality(like.bit_rate_bps, target.rate_hz, self._channels)
         self._sound = soundfile.SoundFile(
-            sink, "w", target.rate_hz, self._channels, target.encoding, format=self._format, compression_level=quality
+            sink,
+            "w",
+            target.rate_hz,
+            self._channels,
+            target.encoding,
+            format=self._format,
+            compression_level=self._compression(like),
         )
 
     def write(self, block: NDArray[np.float32]) -> None:
@@ -76,8 +79,8 @@ class SndfileEncoder:
             if self._bits is None:
                 self._sound.write(block[self._order].T if self._order else block.T)
                 return
-            # libsndfile reads full scale as 1.0, but writes 1.0 as one integer less. Integers are therefore made here,
-            # in the upper bits of an int32, so that unchanged samples are written bit for bit.
+            # libsndfile reads full scale as 1.0, but writes 1.0 as one integer less. Integers are therefore made
+            # here, in the upper bits of an int32, so that unchanged samples are written bit for bit.
             self.clipped_samples += int(np.count_nonzero(np.abs(block) > 1.0))
             shifted = float_to_int(block, self._bits) << (32 - self._bits)
             self._sound.write(shifted.T.astype(np.int32))
@@ -124,8 +127,22 @@ class SndfileEncoder:
         return self._format == "WAVEX" or (self._channels > 2 and mask_of(self._target.layout) != 0)
 
     def _vorbis_order(self) -> list[int] | None:
-        order = VORBIS_ORDER.get(self._target.layout) if self._target.encoding == "VORBIS" else None
+        order = VORBIS_ORDER.get(self._target.layout) if self._target.encoding in ("VORBIS", "OPUS") else None
         return None if order is None else [places_of(self._target.layout).index(place) for place in order]
+
+    def _compression(self, like: AudioFile) -> float | None:
+        """Return the compression, 0 to 1, that gives the bit rate of the source; None for the usual one."""
+        encoding, channels = self._target.encoding, self._channels
+        if encoding == "VORBIS":
+            if codec_of(like) != "vorbis" or not like.bit_rate_bps:
+                return None
+            return 1 - vorbis_quality(like.bit_rate_bps, self._target.rate_hz, channels)
+        if encoding != "OPUS":
+            return None
+        same = codec_of(like) == "opus"
+        wanted = bit_rate_for("opus", self._target.rate_hz, channels, like.bit_rate_bps, same_codec=same)
+        low, high = OPUS_CHANNEL_BPS
+        return 1 - (wanted / channels - low) / (high - low) if wanted else None
 
     def _sink(self, like: AudioFile) -> Inserting | OggPages:
         """Return the file that libsndfile writes to."""
@@ -147,8 +164,9 @@ class SndfileEncoder:
     def _flac_blocks(self, mask: int) -> bytes:
         """Return the metadata blocks that go behind the first."""
         tags = dict(self._belongings.tags)
-        usual = {3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}.get(self._channels)
-        if mask and usual and mask != mask_of(usual):
+        if (
+            mask and self._channels > 2
+        ):  # what FLAC itself says of five and six is read as side by some, as back by others
             tags["WAVEFORMATEXTENSIBLE_CHANNEL_MASK"] = f"0x{mask:x}"
         comments = vorbis_comments(
             tags, self._belongings.chapters, vendor=f"libsndfile {soundfile.__libsndfile_version__}"

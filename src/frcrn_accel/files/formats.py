@@ -43,6 +43,7 @@ class _Container:
 
 
 _MP4 = ("aac", "alac", "ac3", "eac3", "opus", "flac")
+_OGG = (".ogg", ".oga")
 _PCM = ("pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le", "pcm_s16be", "pcm_s24be", "pcm_s32be")
 _MATROSKA = ("opus", "flac", "aac", "mp3", "mp2", "ac3", "eac3", "alac", "wavpack", *_PCM[:5])
 _FFMPEG = {
@@ -120,8 +121,10 @@ _LAYOUTS = {
     "wmav2": _STEREO,
     "amr_nb": ("mono",),
     "opus": (*_STEREO, "3.0", "quad", "5.1", "7.1"),  # FFmpeg's encoder mixes up the places of 5.0 and 6.1
-    "vorbis": _XIPH,
-    "aac": (*_STEREO, "3.0", "4.0", "5.0", "5.1", "7.1(wide)", "7.1"),
+    "VORBIS": _XIPH,
+    "OPUS": _XIPH,
+    "aac": (*_STEREO, "3.0", "4.0", "quad", "5.0", "5.1", "7.1"),
+    "tta": (*_STEREO, "2.1", "quad", "5.1"),  # it stores no places; decoders assume these
     "alac": (*_STEREO, "3.0", "4.0", "5.0", "5.1", "6.1(back)", "7.1(wide)"),
     "ac3": (*_STEREO, "3.0", "4.0", "quad(side)", "5.0(side)", "5.1(side)", "2.1", "3.1"),
     "eac3": (*_STEREO, "3.0", "4.0", "quad(side)", "5.0(side)", "5.1(side)", "2.1", "3.1"),
@@ -148,6 +151,10 @@ _RATES = {
     "wmav1": (8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000),
     "wmav2": (8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000),
 }
+
+
+_WITHOUT_PLACES = ("W64", "AU", "VOC", "IRCAM", "PAF", "PVF", "NIST", "MAT4", "MAT5")
+_WHOLE_BLOCKS = ("IMA_ADPCM", "MS_ADPCM", "GSM610", "G721_32", "G723_24", "G723_40", "VOX_ADPCM")
 
 
 @dataclass(frozen=True)
@@ -185,36 +192,42 @@ def plan_target(path: Path, like: AudioFile) -> Target:
     codec = codec_of(like)
     notes: list[str] = []
     container = _FFMPEG.get(suffix)
-    if container is not None and not (suffix in (".ogg", ".oga") and codec not in container.codecs):
-        encoding = codec if codec in container.codecs else _default_codec(container, like)
-        if codec in _LOSSY and encoding != codec and suffix == like.path.suffix.lower():
-            notes.append(f"there is no encoder for {codec}: it becomes {encoding}")
-        return _fit(path, like, True, container.muxer, encoding, notes)
-    file_format = _sndfile_format(suffix, like)
-    if file_format is None:
-        raise AudioError(_unknown(path, like))
-    subtype = _sndfile_subtype(file_format, like)
-    return _fit(path, like, False, file_format, subtype, notes)
+    if container is None or (suffix in _OGG and codec not in container.codecs):
+        file_format = _sndfile_format(suffix, like)
+        if file_format is None:
+            raise AudioError(_unknown(path, like))
+        return _fit(path, like, False, file_format, _sndfile_subtype(file_format, like), notes)
+    encoding = codec if codec in container.codecs else _default_codec(container, like)
+    if encoding.startswith("pcm") and container.muxer == "matroska" and like.channels > 2:
+        encoding = "flac"  # Matroska does not say where the channels of PCM belong
+    if codec in _LOSSY and encoding != codec and suffix == like.path.suffix.lower():
+        notes.append(f"there is no encoder for {codec}: it becomes {encoding}")
+    if encoding == "opus" and container.muxer in ("ogg", "opus") and like.channels > 2:
+        return _fit(path, like, False, "OGG", "OPUS", notes)
+    return _fit(path, like, True, container.muxer, encoding, notes)
 
 
 def writable_suffix(like: AudioFile) -> str:
     """Return the suffix of a file like this one: its own, or that of the nearest format that can be written."""
     suffix, codec = like.path.suffix.lower(), codec_of(like)
     container = _FFMPEG.get(suffix)
-    if container is not None and (codec in container.codecs or codec not in _LOSSY):
+    if suffix in _OGG:
+        kept = codec in ("vorbis", "opus", "flac") or codec not in _LOSSY
+    elif container is not None:
+        kept = codec in container.codecs or codec not in _LOSSY
+    else:
+        kept = _sndfile_format(suffix, like) is not None
+    if kept:
         return like.path.suffix
-    if container is None and _sndfile_format(suffix, like) is not None:
-        return like.path.suffix
-    if container is not None and (codec == "vorbis" and suffix in (".ogg", ".oga")):
-        return like.path.suffix
-    if codec in ("speex", "vorbis"):
-        return ".ogg" if codec == "vorbis" else ".opus"
-    return ".m4a" if codec in _LOSSY else ".flac" if like.channels <= 8 else ".wav"
+    if codec in _LOSSY:
+        return ".opus" if codec == "speex" else ".m4a"
+    return ".flac" if like.channels <= 8 else ".wav"
 
 
 # Codecs that lose something, besides those in the table of rates: nothing is gained by storing them without loss.
 _LOSSY = {
     *_RATES,
+    *("OPUS", "VORBIS"),
     *(
         "vorbis",
         "speex",
@@ -311,13 +324,13 @@ def _fit(path: Path, like: AudioFile, by_ffmpeg: bool, container: str, encoding:
     Raises:
         AudioError: It does not hold these channels.
     """
-    codec = encoding if by_ffmpeg else {"VORBIS": "vorbis"}.get(encoding, encoding)
+    codec = encoding.lower() if encoding in ("VORBIS", "OPUS") else encoding
     rates = _RATES.get(codec, ())
     rate = like.sample_rate_hz
     if rates and rate not in rates:
         rate = next((allowed for allowed in rates if allowed >= rate), rates[-1])
         notes.append(f"{codec} has no sample rate of {like.sample_rate_hz:,} Hz: resampled to {rate:,} Hz")
-    allowed = _LAYOUTS.get(codec)
+    allowed = _LAYOUTS.get(encoding)
     if codec == "flac" and container in ("matroska", "FLAC"):
         allowed = None  # its comments hold the mask of any layout
     if like.channels > 8 and codec in ("flac", "alac"):
@@ -326,6 +339,12 @@ def _fit(path: Path, like: AudioFile, by_ffmpeg: bool, container: str, encoding:
     if len(sources) > like.channels:
         notes.append(
             f"{codec} has no channel layout {like.channel_layout}: silent channels are added, as in {layout}"
+        )
+    if like.channels > 2 and layout and container in _WITHOUT_PLACES:
+        notes.append(f"the format does not say where channels belong: their order is that of {layout}")
+    if encoding in _WHOLE_BLOCKS and container not in ("WAV", "WAVEX", "RF64"):
+        notes.append(
+            f"{encoding} is stored in whole blocks, and the format does not say where the audio ends in the last"
         )
     return Target(by_ffmpeg, container, encoding, rate, layout, sources, _bits_of(like), tuple(notes))
 
@@ -353,12 +372,13 @@ def _layout(
                 ):
                     return name, found
     most = max(len(offered) for _, offered in candidates)
-    what = (
-        f"{like.channels} channels"
-        if like.channels > most or not places
-        else f"channels in the layout {like.channel_layout}"
-    )
-    raise AudioError(f"{str(path)!r} cannot hold {what}: {codec} has at most {most}; try .wav or .flac")
+    if like.channels > most:
+        reason = f"{like.channels} channels: {codec} has at most {most}"
+    elif places:
+        reason = f"channels at these places: {codec} has no layout {like.channel_layout}"
+    else:
+        reason = f"{like.channels} channels: {codec} has no such layout"
+    raise AudioError(f"{str(path)!r} cannot hold {reason}; try .wav or .flac")
 
 
 def _match(places: tuple[str, ...], offered: tuple[str, ...]) -> tuple[int | None, ...]:

@@ -24,7 +24,7 @@ _COPY_BYTES = 1 << 20
 
 
 def wav_front(belongings: Belongings, *, may_be_long: bool) -> bytes:
-    """Return the chunks that go in front of the format of a WAV file, with room for 64-bit sizes if it may need them."""
+    """Return the chunks in front of the format of a WAV file, with room for 64-bit sizes if it may need them."""
     room = _chunk(b"JUNK", bytes(_DS64_BYTES)) if may_be_long else b""
     return room + b"".join(_chunk(chunk.id, chunk.data) for chunk in belongings.chunks if chunk.id in _FRONT)
 
@@ -82,7 +82,7 @@ def _wav_trailing(belongings: Belongings) -> list[Chunk]:
 
 
 def finish_w64(file: BinaryIO, belongings: Belongings) -> None:
-    """Add the chunks to a W64 file, whose libsndfile has written the sizes rightly."""
+    """Add the chunks to a W64 file as libsndfile has closed it."""
     file.seek(0, os.SEEK_END)
     file.write(bytes(-file.tell() % 8))
     for chunk in _wav_trailing(belongings):

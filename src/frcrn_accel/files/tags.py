@@ -128,7 +128,10 @@ def is_comment_name(name: str) -> bool:
 def vorbis_comments(
     tags: Mapping[str, str], chapters: Sequence[Chapter] = (), pictures: Sequence[Picture] = (), vendor: str = ""
 ) -> bytes:
-    """Return the body of a Vorbis comment header, without the framing bit. Ogg holds pictures in it, FLAC does not."""
+    """Return the body of a Vorbis comment header, without the framing bit.
+
+    FLAC has blocks of their own for pictures; Ogg has them in the comments.
+    """
     fields = [f"{_COMMENT_NAMES.get(name, name)}={text}" for name, text in tags.items()]
     for number, chapter in enumerate(chapters):
         milliseconds = round(chapter.start_s * 1000)
