@@ -15,6 +15,22 @@ _AMR = (4_750, 5_150, 5_900, 6_700, 7_400, 7_950, 10_200, 12_200)
 _DEFAULTS = {"mp3": 96_000, "mp2": 96_000, "aac": 80_000, "opus": 64_000, "ac3": 96_000, "eac3": 80_000}
 _WMA = 80_000
 OPUS_CHANNEL_BPS = (6_000, 256_000)
+# Bit rates of libvorbis in kbit/s at the qualities 0, 0.1, ... 1, measured on six recordings of speech in noise.
+_VORBIS_MONO = {
+    8_000: (12, 14, 17, 19, 21, 23, 25, 27, 29, 31, 33),
+    16_000: (23, 25, 29, 33, 37, 42, 47, 52, 57, 63, 68),
+    22_050: (28, 31, 36, 41, 46, 52, 58, 66, 73, 81, 89),
+    32_000: (41, 50, 55, 61, 64, 71, 84, 106, 123, 153, 192),
+    44_100: (46, 57, 61, 66, 71, 80, 94, 118, 139, 175, 226),
+}
+_VORBIS_STEREO = {
+    8_000: (17, 21, 25, 30, 34, 39, 43, 47, 51, 56, 60),
+    16_000: (31, 36, 42, 50, 58, 70, 81, 93, 107, 120, 133),
+    22_050: (39, 43, 50, 59, 69, 83, 98, 115, 133, 151, 171),
+    32_000: (55, 68, 83, 99, 110, 134, 165, 210, 255, 314, 393),
+    44_100: (61, 76, 91, 107, 118, 147, 184, 235, 292, 372, 473),
+}
+OPUS_CHANNEL_BPS = (6_000, 256_000)
 # Nominal bit rate of Vorbis at the qualities 0, 0.1, ... 1, for one of two channels at 44.1 kHz.
 _VORBIS = (32_000, 40_000, 48_000, 56_000, 64_000, 80_000, 96_000, 112_000, 128_000, 160_000, 250_000)
 
@@ -60,14 +76,14 @@ def is_constant(codec: str, bit_rate: int) -> bool:
 
 def vorbis_quality(bit_rate: int, rate_hz: int, channels: int) -> float:
     """Return the quality of Vorbis, 0 to 1, that gives about this bit rate."""
-    per_channel = bit_rate / channels / min(1.0, (rate_hz / 44_100) ** 0.8)
-    if channels == 1:
-        per_channel /= 1.3  # nothing is shared between channels
-    above = bisect_left(_VORBIS, per_channel)
-    if above in (0, len(_VORBIS)):
+    table = _VORBIS_MONO if channels == 1 else _VORBIS_STEREO
+    rates = table[min(table, key=lambda measured: abs(measured - rate_hz))]
+    kbps = bit_rate / 1_000 if channels == 1 else bit_rate / 500 / channels
+    above = bisect_left(rates, kbps)
+    if above in (0, len(rates)):
         return float(above > 0)
-    low, high = _VORBIS[above - 1], _VORBIS[above]
-    return float(above - 1 + (per_channel - low) / (high - low)) / 10
+    low, high = rates[above - 1], rates[above]
+    return (above - 1 + (kbps - low) / (high - low)) / 10
 
 
 def _nearest(allowed: tuple[int, ...], wanted: float) -> int:

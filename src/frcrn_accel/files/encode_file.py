@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any, BinaryIO
 
@@ -25,8 +26,18 @@ _APE = ("wv", "tta")
 _MP4 = ("ipod", "mp4")
 # Nothing that depends on time or chance; and no tags but ours.
 _OPTIONS = {"fflags": "+bitexact"}
-_MUXER_OPTIONS = {"mp3": {"id3v2_version": "0"}, "mov": {"movflags": "use_metadata_tags"}}
 _MILLISECOND = Fraction(1, 1000)
+
+
+def _muxer_options(muxer: str, rate_hz: int) -> dict[str, str]:
+    """Return options of a muxer: lengths are exact to the sample, and tags are not written twice."""
+    if muxer == "mp3":
+        return {"id3v2_version": "0"}
+    if muxer == "asf":  # frames are not split: small packets, as usual for streaming, would be a third padding
+        return {"packet_size": "16000"}
+    if muxer not in ("ipod", "mp4", "mov", "3gp"):
+        return {}
+    return {"movie_timescale": str(rate_hz), **({"movflags": "use_metadata_tags"} if muxer == "mov" else {})}
 
 
 class FfmpegEncoder:
@@ -44,14 +55,12 @@ class FfmpegEncoder:
 
         self._file, self._target, self._belongings = file, target, belongings
         muxer = target.container
-        sink: Any = Inserting(file)
-        if muxer in _ID3:
-            sink = Inserting(file, 0, id3_tag(belongings))
-        elif muxer in _OGG:
-            sink = OggPages(file, vorbis_comments(belongings.tags, belongings.chapters, belongings.pictures))
-        self._sink = sink
+        self._sink = Inserting(file, 0, id3_tag(belongings) if muxer in _ID3 else b"")
+        sink: Any = self._sink
+        if muxer in _OGG:
+            sink = OggPages(self._sink, vorbis_comments(belongings.tags, belongings.chapters, belongings.pictures))
         self._container = av.open(
-            sink, "w", format=muxer, container_options={**_OPTIONS, **_MUXER_OPTIONS.get(muxer, {})}
+            sink, "w", format=muxer, container_options={**_OPTIONS, **_muxer_options(muxer, target.rate_hz)}
         )
         self._track = TrackEncoder(self._container, coding_for(target, like))
         self._describe(muxer)
@@ -71,12 +80,15 @@ class FfmpegEncoder:
             self.write(np.zeros((len(block), lead), np.float32))
         for packet in self._track.encode(block):
             self._container.mux(packet)
+        self._raise_error()
 
     def close(self) -> None:
         """Complete the file."""
+        self._container.start_encoding()  # a file without samples has a header, too
         for packet in self._track.finish():
             self._container.mux(packet)
         self._container.close()
+        self._raise_error()
         if self._target.container in _APE:
             self._file.seek(0, 2)
             self._file.write(ape_tag(self._belongings.tags, self._belongings.pictures))
@@ -86,7 +98,12 @@ class FfmpegEncoder:
 
     def abort(self) -> None:
         """Give up: the file is deleted by whoever made it."""
-        self._container.close()
+        with suppress(Exception):  # the error that made it give up is the one to report
+            self._container.close()
+
+    def _raise_error(self) -> None:
+        if self._sink.error is not None:
+            raise self._sink.error
 
     def _describe(self, muxer: str) -> None:
         """Hand over the belongings that FFmpeg writes by itself."""

@@ -56,10 +56,14 @@ class SndfileEncoder:
         if self._is_extensible():
             self._format = "WAVEX"
         self._order = self._vorbis_order()
-        sink = self._sink(like)
-        self._sink_error = sink if isinstance(sink, Inserting) else None
+        self._sink = self._open_sink(like)
+        pages = (
+            OggPages(self._sink, vorbis_comments(belongings.tags, belongings.chapters, belongings.pictures))
+            if self._format == "OGG"
+            else None
+        )
         self._sound = soundfile.SoundFile(
-            sink,
+            pages or self._sink,
             "w",
             target.rate_hz,
             self._channels,
@@ -117,8 +121,8 @@ class SndfileEncoder:
         self._sound.close()
 
     def _raise_error(self) -> None:
-        if self._sink_error is not None and self._sink_error.error is not None:
-            raise self._sink_error.error
+        if self._sink.error is not None:
+            raise self._sink.error
 
     def _is_extensible(self) -> bool:
         """Return whether a WAV file says where its channels belong. Only some encodings can."""
@@ -144,11 +148,9 @@ class SndfileEncoder:
         low, high = OPUS_CHANNEL_BPS
         return 1 - (wanted / channels - low) / (high - low) if wanted else None
 
-    def _sink(self, like: AudioFile) -> Inserting | OggPages:
+    def _open_sink(self, like: AudioFile) -> Inserting:
         """Return the file that libsndfile writes to."""
         mask = mask_of(self._target.layout)
-        if self._format == "OGG":
-            return OggPages(self._file, _comments(self._belongings, with_pictures=True))
         if self._format == "FLAC":
             return Inserting(self._file, _STREAMINFO_END, self._flac_blocks(mask))
         if self._format == "CAF":
@@ -181,6 +183,8 @@ class SndfileEncoder:
         while True:
             self._file.seek(position)
             head = self._file.read(4)
+            if len(head) < 4:
+                return
             size = int.from_bytes(head[1:], "big")
             if head[0] & 0x7F == _FLAC_COMMENTS:
                 self._file.seek(position)
@@ -188,8 +192,3 @@ class SndfileEncoder:
             if head[0] & 0x80:
                 return
             position += 4 + size
-
-
-def _comments(belongings: Belongings, *, with_pictures: bool) -> bytes:
-    pictures = belongings.pictures if with_pictures else ()
-    return vorbis_comments(belongings.tags, belongings.chapters, pictures)

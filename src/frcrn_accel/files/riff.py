@@ -57,9 +57,14 @@ def finish_wav(
     file.seek(start + size)
     file.truncate()
     file.write(b"\0" * (size % 2))
-    for chunk in _wav_trailing(belongings):
-        file.write(_chunk(chunk.id, chunk.data))
-    total = file.tell()
+    trailing = b"".join(_chunk(chunk.id, chunk.data) for chunk in _wav_trailing(belongings))
+    if size:
+        file.write(trailing)
+    else:  # some readers take what follows an empty `data` chunk for its samples
+        _shift(file, start - 8, len(trailing))
+        _put(file, start - 8, trailing)
+        start += len(trailing)
+    total = file.seek(0, os.SEEK_END)
     if not rf64 and total < limit_bytes:
         _put(file, 4, struct.pack("<I", total - 8))
         _put(file, start - 4, struct.pack("<I", size))

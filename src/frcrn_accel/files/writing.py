@@ -111,9 +111,11 @@ def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[Au
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
+    import av
+
     try:
         yield
     except (OutputExistsError, AudioError):
         raise
-    except (OSError, soundfile.SoundFileError) as error:
+    except (OSError, soundfile.SoundFileError, av.FFmpegError) as error:
         raise AudioError(f"{str(path)!r} cannot be written: {reason_of(error)}") from error
