@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import BinaryIO
+from typing import Protocol
 
 __all__ = ["OggPages"]
 
@@ -24,6 +24,10 @@ _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _VORBIS, _OPUS, _FLAC_COMMENTS = b"\x03vorbis", b"OpusTags", 4
 
 
+class _File(Protocol):
+    def write(self, data: bytes) -> int: ...
+
+
 class OggPages:
     """A sequential file for the encoder of one logical stream, which rewrites the pages on their way.
 
@@ -32,7 +36,7 @@ class OggPages:
         comments: Body of the Vorbis comments. The vendor string in it is replaced by the encoder's.
     """
 
-    def __init__(self, file: BinaryIO, comments: bytes) -> None:
+    def __init__(self, file: _File, comments: bytes) -> None:
         self._file = file
         self._fields = comments[4 + int.from_bytes(comments[:4], "little") :]
         self._position = 0  # as the encoder counts
@@ -120,7 +124,7 @@ class OggPages:
         header = _HEADER.pack(b"OggS", 0, kind, position, _STREAM, self._page, 0, len(lengths))
         page = bytearray(header + lengths + body)
         struct.pack_into("<I", page, _CHECKSUM_AT, _checksum(page))
-        self._file.write(page)
+        self._file.write(bytes(page))
         self._page += 1
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.files.belongings import Belongings
-from frcrn_accel.files.encode_ffmpeg import TrackEncoder, coding_for
+from frcrn_accel.files.encode_ffmpeg import Coding, TrackEncoder, coding_for
 from frcrn_accel.files.formats import Target
 from frcrn_accel.files.inserting import Inserting
 from frcrn_accel.files.mp4 import MP4_NAMES, add_items
@@ -26,18 +26,23 @@ _APE = ("wv", "tta")
 _MP4 = ("ipod", "mp4")
 # Nothing that depends on time or chance; and no tags but ours.
 _OPTIONS = {"fflags": "+bitexact"}
+_ASF_BYTES, _ASF_HEAD_BYTES, _ASF_FRAME_BYTES = 8_000, 40, 20
 _MILLISECOND = Fraction(1, 1000)
 
 
-def _muxer_options(muxer: str, rate_hz: int) -> dict[str, str]:
+def _muxer_options(muxer: str, coding: Coding) -> dict[str, str]:
     """Return options of a muxer: lengths are exact to the sample, and tags are not written twice."""
     if muxer == "mp3":
         return {"id3v2_version": "0"}
-    if muxer == "asf":  # frames are not split: small packets, as usual for streaming, would be a third padding
-        return {"packet_size": "16000"}
+    if muxer == "asf" and coding.bit_rate:  # frames are not split, and packets of the usual size are a third padding
+        frame_samples = 512 if coding.rate_hz <= 16_000 else 1_024 if coding.rate_hz <= 22_050 else 2_048
+        frame_bytes = coding.bit_rate * frame_samples // coding.rate_hz // 8
+        return {
+            "packet_size": str(_ASF_HEAD_BYTES + max(1, _ASF_BYTES // frame_bytes) * (frame_bytes + _ASF_FRAME_BYTES))
+        }
     if muxer not in ("ipod", "mp4", "mov", "3gp"):
         return {}
-    return {"movie_timescale": str(rate_hz), **({"movflags": "use_metadata_tags"} if muxer == "mov" else {})}
+    return {"movie_timescale": str(coding.rate_hz), **({"movflags": "use_metadata_tags"} if muxer == "mov" else {})}
 
 
 class FfmpegEncoder:
@@ -59,10 +64,11 @@ class FfmpegEncoder:
         sink: Any = self._sink
         if muxer in _OGG:
             sink = OggPages(self._sink, vorbis_comments(belongings.tags, belongings.chapters, belongings.pictures))
+        coding = coding_for(target, like)
         self._container = av.open(
-            sink, "w", format=muxer, container_options={**_OPTIONS, **_muxer_options(muxer, target.rate_hz)}
+            sink, "w", format=muxer, container_options={**_OPTIONS, **_muxer_options(muxer, coding)}
         )
-        self._track = TrackEncoder(self._container, coding_for(target, like))
+        self._track = TrackEncoder(self._container, coding)
         self._describe(muxer)
         self._led = not target.encoding.startswith("wma")
 

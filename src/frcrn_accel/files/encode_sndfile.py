@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import BinaryIO
 
 import numpy as np
@@ -22,14 +23,25 @@ __all__ = ["SndfileEncoder"]
 
 # Encodings that hold floating point, or turn it into a spectrum. All others get integers, clipped and not wrapped.
 _FLOATING = {"FLOAT", "DOUBLE", "VORBIS", "OPUS"}
-_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_24": 24, "PCM_32": 32, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32": 32}
-_BITS |= {"DWVW_12": 12, "DWVW_24": 24, "DPCM_8": 8}
+_BITS = {
+    "PCM_S8": 8,
+    "PCM_U8": 8,
+    "PCM_16": 16,
+    "PCM_24": 24,
+    "PCM_32": 32,
+    "ALAC_16": 16,
+    "ALAC_20": 20,
+    "ALAC_24": 24,
+    "ALAC_32": 32,
+}
+_BITS |= {"DWVW_12": 12, "DWVW_16": 16, "DWVW_24": 24, "DPCM_8": 8, "DPCM_16": 16}
+# The decoders of G.72x overshoot, and wrap: of noise that is clipped at 1.0, a quarter of the samples.
+_CEILINGS = dict.fromkeys(("G721_32", "G723_24", "G723_40"), 0.85)
 _SAMPLE_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1}
 _BLOCK_SAMPLES = 1 << 14  # libvorbis crashes on much larger ones
 _MAY_BE_LONG_BYTES = 1 << 30  # the length in a header may be an estimate
 _STREAMINFO_END = 42  # "fLaC", the block's head and its 34 bytes
 _DESCRIPTION_END = 52  # head of a CAF file, and its first chunk
-_MAT5_TEXT = b"MATLAB 5.0 MAT-file"
 _MAT5_TEXT_BYTES = 116
 _FLAC_COMMENTS, _FLAC_PICTURE, _FLAC_PADDING = 4, 6, 1
 
@@ -51,10 +63,12 @@ class SndfileEncoder:
         self.clipped_samples = 0
         self._file, self._target, self._belongings = file, target, belongings
         self._channels, self._samples = len(target.sources), 0
+        self._kept = np.zeros((self._channels, 0), np.float32)
         self._bits = None if target.encoding in _FLOATING else _BITS.get(target.encoding, 16)
         self._format = "WAV" if target.container == "RF64" else target.container
         if self._is_extensible():
             self._format = "WAVEX"
+        self._ceiling = _CEILINGS.get(target.encoding, 1.0)
         self._order = self._vorbis_order()
         self._sink = self._open_sink(like)
         pages = (
@@ -74,9 +88,13 @@ class SndfileEncoder:
 
     def write(self, block: NDArray[np.float32]) -> None:
         """Append a block, `float32 (channels, samples)`."""
-        for start in range(0, block.shape[1], _BLOCK_SAMPLES):
-            self._write(block[:, start : start + _BLOCK_SAMPLES])
+        # In blocks of one size: what libvorbis makes of the samples depends on the sizes that it gets.
         self._samples += block.shape[1]
+        self._kept = np.concatenate([self._kept, block], axis=1)
+        whole = self._kept.shape[1] // _BLOCK_SAMPLES * _BLOCK_SAMPLES
+        for start in range(0, whole, _BLOCK_SAMPLES):
+            self._write(self._kept[:, start : start + _BLOCK_SAMPLES])
+        self._kept = self._kept[:, whole:]
 
     def _write(self, block: NDArray[np.float32]) -> None:
         try:
@@ -85,14 +103,20 @@ class SndfileEncoder:
                 return
             # libsndfile reads full scale as 1.0, but writes 1.0 as one integer less. Integers are therefore made
             # here, in the upper bits of an int32, so that unchanged samples are written bit for bit.
-            self.clipped_samples += int(np.count_nonzero(np.abs(block) > 1.0))
-            shifted = float_to_int(block, self._bits) << (32 - self._bits)
-            self._sound.write(shifted.T.astype(np.int32))
+            self.clipped_samples += int(np.count_nonzero(np.abs(block) > self._ceiling))
+            integers = float_to_int(np.clip(block, -self._ceiling, self._ceiling), self._bits)
+            if (
+                self._target.encoding not in _BITS
+            ):  # the smallest integer has no opposite: libsndfile's mu-law wraps it
+                integers = np.maximum(integers, 1 - (1 << (self._bits - 1)))
+            self._sound.write((integers << (32 - self._bits)).T.astype(np.int32))
         finally:
             self._raise_error()
 
     def close(self) -> None:
         """Complete the file."""
+        if self._kept.shape[1]:
+            self._write(self._kept)
         self._sound.close()
         self._raise_error()
         mask = mask_of(self._target.layout)
@@ -114,7 +138,11 @@ class SndfileEncoder:
             self._hide_own_comments()
         elif self._format == "MAT5":
             self._file.seek(0)
-            self._file.write(_MAT5_TEXT.ljust(_MAT5_TEXT_BYTES))
+            text = re.sub(
+                rb"\d{4}(-\d\d){2} \d\d(:\d\d){2}", b"1970-01-01 00:00:00", self._file.read(_MAT5_TEXT_BYTES)
+            )
+            self._file.seek(0)
+            self._file.write(text)
 
     def abort(self) -> None:
         """Give up: the file is deleted by whoever made it."""

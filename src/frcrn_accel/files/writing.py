@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,6 +105,8 @@ def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[Au
         try:
             yield writer
             writer._finish()
+            if not file.seek(0, os.SEEK_END):
+                raise AudioError(f"{str(path)!r} cannot be written: there are no samples, and the format needs some")
         except BaseException:
             encoder.abort()
             raise
