@@ -31,6 +31,7 @@ from typing import Any
 __all__ = [
     "AudioError",
     "AudioTooLongError",
+    "AudioWarning",
     "BackendError",
     "BackendUnavailable",
     "BenchError",
@@ -61,6 +62,10 @@ class AudioError(FrcrnAccelError, ValueError):
 
 class AudioTooLongError(AudioError):
     """The audio is longer than the limit."""
+
+
+class AudioWarning(UserWarning):
+    """Part of a file is missing, was repaired or cannot be kept; the rest is right. Its message is one line."""
 
 
 class OutputExistsError(FrcrnAccelError, FileExistsError):

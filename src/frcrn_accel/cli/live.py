@@ -141,7 +141,7 @@ def _ending(feed: Feed) -> Iterator[Callable[[], bool]]:
 def _recording(
     path: Path, rate_hz: int, channels: int, samples: int | None, overwrite: bool
 ) -> Iterator[AudioWriter]:
-    like = AudioFile(Path(), rate_hz, channels, samples or 0, "", _SUBTYPE, {})
+    like = AudioFile(Path(), rate_hz, channels, samples or 0, "", _SUBTYPE)
     with create_audio(path, like, overwrite=overwrite) as writer:
         yield writer
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from frcrn_accel.audio import check_format
 from frcrn_accel.errors import AudioError
+from frcrn_accel.files.belongings import Belongings, read_belongings
 from frcrn_accel.files.reasons import reason_of
 
 __all__ = ["AudioFile", "open_audio"]
 
 _BLOCK_SAMPLES = 1 << 16
-_TAGS = ("title", "copyright", "artist", "comment", "date", "album", "license", "tracknumber", "genre")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,10 @@ class AudioFile:
         samples: Samples per channel, according to the header.
         format: Container, by libsndfile's name, e.g. `"WAV"`.
         subtype: Encoding, by libsndfile's name, e.g. `"PCM_16"`.
-        tags: Title, artist and other text in the file.
+        bit_rate_bps: Bits per second of the coded audio, if known.
+        channel_layout: Places of the channels, by FFmpeg's name, e.g. `"5.1"`; empty if unknown.
+        bits: Bits per sample of a lossless encoding that FFmpeg reads, if known.
+        belongings: Text, pictures, chapters and chunks.
     """
 
     path: Path
@@ -41,7 +44,15 @@ class AudioFile:
     samples: int
     format: str
     subtype: str
-    tags: dict[str, str]
+    bit_rate_bps: int | None = None
+    channel_layout: str = ""
+    bits: int | None = None
+    belongings: Belongings = field(default_factory=Belongings)
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """Title, artist and other text in the file."""
+        return self.belongings.tags
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Read the audio from its start.
@@ -67,8 +78,8 @@ def open_audio(path: Path) -> AudioFile:
         raise AudioError(f"{str(path)!r} {'is not a file' if path.exists() else 'does not exist'}")
     with _reading(path), soundfile.SoundFile(path) as file:
         check_format(file.samplerate, file.channels)
-        tags = {tag: text for tag in _TAGS if (text := getattr(file, tag))}
-        return AudioFile(path, file.samplerate, file.channels, file.frames, file.format, file.subtype, tags)
+        found = AudioFile(path, file.samplerate, file.channels, file.frames, file.format, file.subtype)
+    return replace(found, belongings=read_belongings(path))
 
 
 @contextmanager
