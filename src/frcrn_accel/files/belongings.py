@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from frcrn_accel.errors import AudioWarning
-from frcrn_accel.files.chunks import Chunk, read_chunks, wav_of
+from frcrn_accel.files.chunks import Chunk, caf_info, read_chunks, wav_of
 
 __all__ = ["MAX_PICTURE_BYTES", "Belongings", "Chapter", "Picture", "belongings_of", "read_belongings"]
 
@@ -159,7 +159,11 @@ def read_belongings(path: Path, track: int = 0) -> Belongings:
             found = belongings_of(container, track)
     except (av.FFmpegError, ValueError):  # a format of libsndfile that FFmpeg does not know: it has no such things
         found = Belongings()
-    return Belongings(found.tags, found.pictures, found.chapters, chunks)
+    tags = found.tags
+    for chunk in chunks:
+        if chunk.family == "CAF" and chunk.id == b"info":  # FFmpeg cuts such text after 1,023 bytes
+            tags = MappingProxyType({**tags, **_tags(caf_info(chunk.data))})
+    return Belongings(tags, found.pictures, found.chapters, chunks)
 
 
 def _is_w64(path: Path) -> bool:
@@ -199,8 +203,10 @@ def _unicode(text: str) -> str:
     raw = text.encode("utf-8", "surrogateescape")
     try:
         return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
+    except UnicodeDecodeError as error:
+        # A field of fixed size can end within a character.
+        cut = error.end == len(raw) and error.start >= len(raw) - 3 and not raw[: error.start].isascii()
+        return raw[: error.start].decode("utf-8") if cut else raw.decode("latin-1")
 
 
 def _pictures(container: Any) -> Iterator[Picture]:

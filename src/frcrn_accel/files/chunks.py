@@ -5,13 +5,14 @@ Sources: EBU Tech 3285 (BWF), EBU Tech 3306 (RF64), Sony's "Wave 64" note, Apple
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["MAX_CHUNK_BYTES", "W64_TAIL", "Chunk", "family_of", "read_chunks", "walk", "wav_of"]
+__all__ = ["MAX_CHUNK_BYTES", "W64_TAIL", "Chunk", "caf_info", "family_of", "read_chunks", "walk", "wav_of"]
 
 MAX_CHUNK_BYTES = 1 << 26
 _MAX_CHUNKS = 1_000
@@ -64,10 +65,13 @@ def walk(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         Four bytes, position of the content, and its size. A size may reach beyond the end of a damaged file.
     """
     start = file.read(16)
+    end = file.seek(0, os.SEEK_END)
     family, w64 = family_of(start), start[:16] == _W64_RIFF
     position = 40 if w64 else 8 if family == "CAF" else 12
     long_data = None
     for _ in range(_MAX_CHUNKS):
+        if position >= end:
+            return
         file.seek(position)
         if w64:
             head = file.read(24)
@@ -111,11 +115,11 @@ def read_chunks(path: Path) -> tuple[tuple[Chunk, ...], list[str]]:
         for identity, position, size in walk(file):
             if identity in _STRUCTURE[family] or not identity.isascii() or not identity.strip(b"\0 "):
                 continue
-            total += min(size, MAX_CHUNK_BYTES)
             data = b""
-            if total <= MAX_CHUNK_BYTES:
+            if total + size <= MAX_CHUNK_BYTES:
                 file.seek(position)
                 data = file.read(size)
+                total += len(data)
             if len(data) < size:
                 dropped.append(Chunk(family, identity, b"").name)
                 continue
@@ -134,3 +138,9 @@ def wav_of(chunks: Sequence[Chunk]) -> bytes:
         key + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2) for key, data in parts
     )
     return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def caf_info(data: bytes) -> dict[str, str]:
+    """Return the text in an `info` chunk of CAF."""
+    parts = data[4:].decode("utf-8", "surrogateescape").split("\0")
+    return dict(zip(parts[::2], parts[1::2], strict=False))

@@ -13,7 +13,7 @@ from frcrn_accel.files.belongings import Belongings
 from frcrn_accel.files.encode_ffmpeg import Coding, TrackEncoder, coding_for
 from frcrn_accel.files.formats import Target
 from frcrn_accel.files.inserting import Inserting
-from frcrn_accel.files.mp4 import MP4_NAMES, add_items
+from frcrn_accel.files.mp4 import add_items, is_item
 from frcrn_accel.files.reading import AudioFile
 from frcrn_accel.files.tags import ape_tag, id3_tag, vorbis_comments
 from frcrn_accel.ogg import OggPages
@@ -99,7 +99,7 @@ class FfmpegEncoder:
             self._file.seek(0, 2)
             self._file.write(ape_tag(self._belongings.tags, self._belongings.pictures))
         elif self._target.container in _MP4:
-            extra = {name: text for name, text in self._belongings.tags.items() if name not in MP4_NAMES}
+            extra = {name: text for name, text in self._belongings.tags.items() if not is_item(name, text)}
             add_items(self._file, extra, self._belongings.pictures)
 
     def abort(self) -> None:
@@ -115,10 +115,9 @@ class FfmpegEncoder:
         """Hand over the belongings that FFmpeg writes by itself."""
         if muxer in (*_ID3, *_OGG, *_APE):
             return
-        names = MP4_NAMES if muxer in _MP4 else {}
         for name, text in self._belongings.tags.items():
-            if muxer not in _MP4 or name in names:
-                self._container.metadata[names.get(name, name)] = text
+            if muxer not in _MP4 or is_item(name, text):
+                self._container.metadata[name] = text
         if self._belongings.chapters:
             self._container.set_chapters(
                 [

@@ -15,7 +15,7 @@ from frcrn_accel.files.bitrates import OPUS_CHANNEL_BPS, bit_rate_for, vorbis_qu
 from frcrn_accel.files.formats import VORBIS_ORDER, Target, codec_of, mask_of, places_of
 from frcrn_accel.files.inserting import Inserting
 from frcrn_accel.files.reading import AudioFile
-from frcrn_accel.files.riff import caf_front, finish_aiff, finish_w64, finish_wav, wav_front
+from frcrn_accel.files.riff import caf_front, finish_aiff, finish_w64, finish_wav, w64_front, wav_front
 from frcrn_accel.files.tags import flac_picture, vorbis_comments
 from frcrn_accel.ogg import OggPages
 
@@ -40,6 +40,7 @@ _CEILINGS = dict.fromkeys(("G721_32", "G723_24", "G723_40"), 0.85)
 _SAMPLE_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1}
 _BLOCK_SAMPLES = 1 << 14  # libvorbis crashes on much larger ones
 _MAY_BE_LONG_BYTES = 1 << 30  # the length in a header may be an estimate
+_W64_HEAD_BYTES = 40
 _STREAMINFO_END = 42  # "fLaC", the block's head and its 34 bytes
 _DESCRIPTION_END = 52  # head of a CAF file, and its first chunk
 _MAT5_TEXT_BYTES = 116
@@ -133,7 +134,7 @@ class SndfileEncoder:
         elif self._format == "AIFF":
             finish_aiff(self._file, self._belongings, mask if self._channels > 2 else 0)
         elif self._format == "W64":
-            finish_w64(self._file, self._belongings)
+            finish_w64(self._file)
         elif self._format == "FLAC":
             self._hide_own_comments()
         elif self._format == "MAT5":
@@ -189,6 +190,8 @@ class SndfileEncoder:
             expected = like.samples * self._channels * _SAMPLE_BYTES.get(self._target.encoding, 1)
             may_be_long = not like.samples or expected >= _MAY_BE_LONG_BYTES or self._target.container == "RF64"
             return Inserting(self._file, 12, wav_front(self._belongings, may_be_long=may_be_long))
+        if self._format == "W64":
+            return Inserting(self._file, _W64_HEAD_BYTES, w64_front(self._belongings))
         return Inserting(self._file)
 
     def _flac_blocks(self, mask: int) -> bytes:

@@ -13,7 +13,7 @@ import soundfile
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files.reading import AudioFile
 
-__all__ = ["PLACES", "Target", "mask_of", "places_of", "plan_target", "writable_suffix"]
+__all__ = ["PLACES", "Target", "mask_of", "places_of", "plan_target", "writable_suffix", "writable_suffixes"]
 
 # libsndfile's containers, by the suffixes that are not their names.
 _SNDFILE = {
@@ -222,6 +222,12 @@ def writable_suffix(like: AudioFile) -> str:
     if codec in _LOSSY:
         return ".opus" if codec == "speex" else ".m4a"
     return ".flac" if like.channels <= 8 else ".wav"
+
+
+def writable_suffixes() -> frozenset[str]:
+    """Return the suffixes of all formats that can be written, in lower case, with the dot."""
+    named = {f".{name.lower()}" for name in _available() - _NOT_WRITTEN}
+    return frozenset(named | _SNDFILE.keys() | _FFMPEG.keys())
 
 
 # Codecs that lose something, besides those in the table of rates: nothing is gained by storing them without loss.

@@ -37,6 +37,7 @@ _COMMENTS = ("ogg", "opus", "OGG", "FLAC", "wv", "tta")
 _TEXT_CHUNKS = ("LIST INFO", "id3", "ID3", "NAME", "AUTH", "(c)", "ANNO", "info", "bext")
 _MAX_COMMENT_CHAPTERS = 1_000  # three digits count them
 _MAX_BLOCK_BYTES = (1 << 24) - 1
+_MAX_ASF_BYTES = (1 << 16) - 2  # with the end of the text
 
 
 def holds(container: str) -> frozenset[str]:
@@ -52,6 +53,8 @@ def keep(belongings: Belongings, target: Target) -> tuple[Belongings, list[str]]
         tags = {name: text for name, text in tags.items() if is_comment_name(name)}
     if target.container in ("OGG", "ogg", "opus", "FLAC"):
         tags = _fitting(tags)
+    if target.container == "asf":
+        tags = {name: text for name, text in tags.items() if len(text.encode("utf-16-le")) < _MAX_ASF_BYTES}
     left_out += [name for name in belongings.tags if name not in tags]
     pictures = belongings.pictures if "pictures" in held else ()
     if target.container in ("wv", "tta"):

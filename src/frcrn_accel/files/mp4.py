@@ -5,6 +5,7 @@ Source: Apple's QuickTime File Format (metadata item list), and what iTunes writ
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO
@@ -13,29 +14,22 @@ from frcrn_accel.errors import AudioError
 from frcrn_accel.files.belongings import Picture
 from frcrn_accel.files.tags import mp4_field
 
-__all__ = ["MP4_NAMES", "add_items"]
+__all__ = ["add_items", "is_item"]
 
-# Fields that FFmpeg writes as standard items, and its names for them.
-MP4_NAMES = {
-    name: name
-    for name in (
-        *(
-            "title",
-            "artist",
-            "album_artist",
-            "composer",
-            "album",
-            "date",
-            "comment",
-            "genre",
-            "copyright",
-            "grouping",
-        ),
-        *("lyrics", "description", "synopsis", "show", "episode_id", "network", "track", "disc", "compilation"),
-    )
+# Fields that FFmpeg writes as standard items.
+_ITEMS = {
+    *("title", "artist", "album_artist", "composer", "album", "date", "comment", "genre", "copyright", "grouping"),
+    *("lyrics", "description", "synopsis", "show", "episode_id", "network"),
 }
 _IMAGES = {"image/jpeg": 13, "image/png": 14, "image/bmp": 27}
 _HANDLER = bytes(8) + b"mdirappl" + bytes(9)
+
+
+def is_item(name: str, text: str) -> bool:
+    """Return whether FFmpeg writes a tag as a standard item. Those that are numbers must be numbers."""
+    if name in ("track", "disc"):
+        return re.fullmatch(r"[1-9]\d{0,3}(/[1-9]\d{0,3})?", text, re.ASCII) is not None
+    return name in _ITEMS
 
 
 def add_items(file: BinaryIO, tags: Mapping[str, str], pictures: Sequence[Picture]) -> None:

@@ -13,7 +13,7 @@ from frcrn_accel.files.belongings import Belongings
 from frcrn_accel.files.chunks import W64_TAIL, Chunk, walk
 from frcrn_accel.files.tags import id3_tag, info_list
 
-__all__ = ["WAV_LIMIT_BYTES", "caf_front", "finish_aiff", "finish_w64", "finish_wav", "wav_front"]
+__all__ = ["WAV_LIMIT_BYTES", "caf_front", "finish_aiff", "finish_w64", "finish_wav", "w64_front", "wav_front"]
 
 WAV_LIMIT_BYTES = 1 << 32  # sizes have 32 bits
 _DS64_BYTES = 28
@@ -86,14 +86,18 @@ def _wav_trailing(belongings: Belongings) -> list[Chunk]:
     return chunks
 
 
-def finish_w64(file: BinaryIO, belongings: Belongings) -> None:
-    """Add the chunks to a W64 file as libsndfile has closed it."""
-    file.seek(0, os.SEEK_END)
-    file.write(bytes(-file.tell() % 8))
-    for chunk in _wav_trailing(belongings):
-        file.write(chunk.id + W64_TAIL + struct.pack("<Q", 24 + len(chunk.data)) + chunk.data)
-        file.write(bytes(-len(chunk.data) % 8))
-    _put(file, 16, struct.pack("<Q", file.tell()))
+def w64_front(belongings: Belongings) -> bytes:
+    """Return the chunks in front of the format of a W64 file: libsndfile takes all behind the samples for samples."""
+    chunks = [chunk for chunk in belongings.chunks if chunk.id in _FRONT] + _wav_trailing(belongings)
+    return b"".join(
+        chunk.id + W64_TAIL + struct.pack("<Q", 24 + len(chunk.data)) + chunk.data + bytes(-len(chunk.data) % 8)
+        for chunk in chunks
+    )
+
+
+def finish_w64(file: BinaryIO) -> None:
+    """Set the size of a W64 file, and clear its time stamp."""
+    _put(file, 16, struct.pack("<Q", file.seek(0, os.SEEK_END)))
     _clear_time(file, _walked(file), "<")
 
 

@@ -47,6 +47,7 @@ _ID3_FRAMES = {
 }
 _UTF8 = b"\x03"
 _MAX_TOC = 255
+_ID3V1_BYTES = 128
 _COMMENT_NAMES = {
     "track": "TRACKNUMBER",
     "disc": "DISCNUMBER",
@@ -169,12 +170,16 @@ def ape_tag(tags: Mapping[str, str], pictures: Sequence[Picture] = ()) -> bytes:
     body = b"".join(items)
     if not body:
         return b""
-    flags = 1 << 31
-    ends = [
-        struct.pack("<8sIIII8x", b"APETAGEX", 2_000, len(body) + 32, len(items), flags | is_header << 29)
-        for is_header in (1, 0)
-    ]
-    return ends[0] + body + ends[1]
+    for has_header in (1, 0):
+        flags = has_header << 31
+        ends = [
+            struct.pack("<8sIIII8x", b"APETAGEX", 2_000, len(body) + 32, len(items), flags | is_header << 29)
+            for is_header in (1, 0)
+        ]
+        tag = ends[0] * has_header + body + ends[1]
+        if tag[-_ID3V1_BYTES:][:3] != b"TAG":  # or else readers take the middle of "APETAGEX" for an ID3v1 tag
+            break
+    return tag
 
 
 def _ape_item(name: str, value: bytes, flags: int) -> bytes:
