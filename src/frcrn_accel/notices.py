@@ -15,7 +15,7 @@ _collected: ContextVar[list[str] | None] = ContextVar("frcrn_accel_notices", def
 
 
 def notify(text: str) -> None:
-    """Report something that is not an error, on one line: to `collected_notices` around the caller, or as a warning."""
+    """Report, on one line, what is not an error: to `collected_notices` around the caller, or as a warning."""
     collected = _collected.get()
     if collected is None:
         warnings.warn(text, AudioWarning, stacklevel=3)

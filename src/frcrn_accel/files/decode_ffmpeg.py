@@ -1,4 +1,4 @@
-"""Decode audio with FFmpeg's libraries: every codec and container but those that libsndfile reads fully and rightly."""
+"""Decode audio with FFmpeg's libraries: all that libsndfile does not read fully and rightly."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.errors import AudioError
+from frcrn_accel.files.ogg_chain import Link, find_links
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.notices import notify
-from frcrn_accel.files.ogg_chain import Link, find_links
 
 if TYPE_CHECKING:
     import av
@@ -84,7 +84,7 @@ def probe(path: Path, track: int) -> Form:
             duration = Fraction(container.duration, 1_000_000)
         samples = round(duration * rate) if duration else 0
         name = container.format.name
-        exact = name.startswith(_EXACT_DURATION) and stream.duration or (name == "mp3" and _counts_frames(file))
+        exact = (name.startswith(_EXACT_DURATION) and stream.duration) or (name == "mp3" and _counts_frames(file))
         start = stream.start_time * stream.time_base if stream.start_time and stream.time_base else Fraction(0)
         return Form(
             container=name,
@@ -163,12 +163,14 @@ class _Decoder:
             raise AudioError(f"{str(self._path)!r} cannot be read as audio: not one frame of {form.codec} is whole")
         if self._errors:
             concealed = f"; {self._concealed / rate:.2f} s are silent instead" if self._concealed else ""
-            notify(f"{str(self._path)!r} is damaged: {self._errors} of {self._packets} packets are skipped{concealed}")
+            notify(
+                f"{str(self._path)!r} is damaged: {self._errors} of {self._packets} packets are skipped{concealed}"
+            )
         missing = (form.expected_samples or 0) - self.samples
         if missing > _TOLERANCE_S * rate:
             notify(f"{str(self._path)!r} is cut off: {missing / rate:.1f} s at its end are missing")
 
-    def _packets_of(self, container: InputContainer, stream: av.AudioStream) -> Iterator[av.Packet]:
+    def _packets_of(self, container: InputContainer, stream: av.AudioStream) -> Iterator[Any]:
         import av
 
         packets = container.demux(stream)
@@ -186,7 +188,7 @@ class _Decoder:
                 return
             yield packet
 
-    def _frames_of(self, packet: av.Packet) -> Sequence[Any]:
+    def _frames_of(self, packet: Any) -> Sequence[Any]:
         import av
 
         self._packets += bool(packet.size)
@@ -225,8 +227,8 @@ class _Decoder:
         if self._converted != kind:
             yield from self._flush()
             notify(
-                f"{str(self._path)!r} changes to {frame.sample_rate:,} Hz, {frame.layout.name}, on the way: all of it "
-                f"is brought to {form.sample_rate_hz:,} Hz, {form.layout or form.channels}, as it begins"
+                f"{str(self._path)!r} changes to {frame.sample_rate:,} Hz, {frame.layout.name}, on the way: all of "
+                f"it is brought to {form.sample_rate_hz:,} Hz, {form.layout or form.channels}, as it begins"
             )
             layout = form.layout or {1: "mono", 2: "stereo"}.get(form.channels, "")
             if not layout:
@@ -272,7 +274,7 @@ def _opened(path: Path, link: Link | None) -> Iterator[tuple[InputContainer, Bin
     with path.open("rb") as file:
         source = file if link is None else link.view(file)
         try:
-            with av.open(source, metadata_errors="replace", options=_OPTIONS) as container:
+            with av.open(source, "r", metadata_errors="replace", options=_OPTIONS) as container:
                 if container.format.name in _PLAYLISTS:
                     raise AudioError(f"{str(path)!r} is a playlist or text, not audio")
                 yield container, file
@@ -336,7 +338,7 @@ def _bits(context: Any, format_name: str) -> int | None:
 
 
 def _bit_rate(container: InputContainer, context: Any, stream: av.AudioStream) -> int | None:
-    """Return the bit rate: that of the whole file where nothing else is in it, since decoders know only the first frame's."""
+    """Return the bit rate: that of the whole file where nothing else is in it. A decoder knows the first frame's."""
     if len(container.streams) == 1 and container.size and container.duration:
         whole = int(container.size * 8_000_000 / container.duration)
         if not context.bit_rate or whole < context.bit_rate:

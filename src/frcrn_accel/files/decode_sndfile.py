@@ -1,7 +1,7 @@
 """Decode audio with libsndfile: PCM in its many containers, whatever their headers say about the length.
 
-Recorders that crash leave sizes of 0 in the header, and files that were cut off leave sizes beyond their end. libsndfile
-believes a size of 0, so it gets a header with the right one.
+Recorders that crash leave sizes of 0 in the header, and files that were cut off leave sizes beyond their end.
+libsndfile believes a size of 0, so it gets a header with the right one.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _riff_repair(file: BinaryIO, start: bytes, size: int) -> Repair:
     repair = Repair()
     is_w64 = start[:8] == _W64_START
     chunks = list(walk(file))
-    found = {}
+    found: dict[bytes, tuple[int, int]] = {}
     for identity, position, length in chunks:
         found.setdefault(identity, (position, length))
     if b"data" not in found:

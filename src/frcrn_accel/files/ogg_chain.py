@@ -13,7 +13,7 @@ from typing import BinaryIO
 __all__ = ["FilePart", "Link", "find_links"]
 
 _HEADER = struct.Struct("<4sBBqIIIB")  # pattern, version, type, position, serial number, page, checksum, segments
-_FIRST_PAGE = 2
+_FIRST_PAGE, _LAST_PAGE = 2, 4
 _MAX_LINKS = 10_000
 
 
@@ -25,11 +25,13 @@ class Link:
         start: Position of its first byte.
         end: Position after its last byte.
         form: What its first packets say about codec, rate and channels.
+        is_whole: Whether it is pages without anything between or after them, up to one that is marked as the last.
     """
 
     start: int
     end: int
     form: tuple[bytes, ...]
+    is_whole: bool
 
     def view(self, file: BinaryIO) -> FilePart:
         """Return the link as a file of its own."""
@@ -77,7 +79,7 @@ def find_links(file: BinaryIO) -> list[Link]:
     size = file.seek(0, os.SEEK_END)
     starts: list[int] = []
     forms: list[list[bytes]] = []
-    position, in_headers = 0, False
+    position, in_headers, kind = 0, False, 0
     while len(starts) <= _MAX_LINKS:
         file.seek(position)
         header = file.read(_HEADER.size)
@@ -93,7 +95,8 @@ def find_links(file: BinaryIO) -> list[Link]:
         in_headers = bool(kind & _FIRST_PAGE)
         position += _HEADER.size + segments + sum(lengths)
     ends = [*starts[1:], size]
-    return [Link(*link) for link in zip(starts, ends, map(tuple, forms), strict=True)]
+    is_whole = position == size and bool(kind & _LAST_PAGE)
+    return [Link(start, end, tuple(form), is_whole) for start, end, form in zip(starts, ends, forms, strict=True)]
 
 
 def _form(packet: bytes) -> bytes:

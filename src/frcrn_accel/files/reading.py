@@ -16,17 +16,19 @@ from numpy.typing import NDArray
 from frcrn_accel.audio import check_format
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files.belongings import Belongings, read_belongings
+from frcrn_accel.files.decode_ffmpeg import Form, decode, probe
 from frcrn_accel.files.decode_sndfile import Repair, decode_boxed, find_repair, open_boxed
+from frcrn_accel.files.ogg_chain import find_links
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.notices import notify
 
 __all__ = ["AudioFile", "open_audio"]
 
-# libsndfile reads PCM of every kind bit for bit, from containers that FFmpeg lacks, and in a third of the time. The
-# rest is FFmpeg's: libsndfile ends a chained Ogg or joined MP3 after its first part, and a VBR MP3 without a Xing header
-# where a constant bit rate would end, needs the length of FLAC, and fails at the first damaged frame.
-_BY_FFMPEG = ("MP3", "OGG", "FLAC")
-_BY_FFMPEG_STARTS = (b"OggS", b"fLaC", b"ID3")
+# libsndfile reads PCM of every kind bit for bit, from containers that FFmpeg lacks, and in a third of the time. It reads
+# Vorbis and Opus to the sample, where FFmpeg cuts up to 128 samples off Vorbis and gives all Opus at 48 kHz. The rest is
+# FFmpeg's: libsndfile ends a chained Ogg or joined MP3 after its first part, and a VBR MP3 without a Xing header where a
+# constant bit rate would end, needs the length of FLAC, and fails at the first damaged frame.
+_BY_FFMPEG = ("MP3", "FLAC")
 _SUBTYPES_BY_FFMPEG = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
 
 
@@ -77,7 +79,8 @@ class AudioFile:
     tracks: int = 1
     start_s: Fraction = Fraction(0)
     belongings: Belongings = field(default_factory=Belongings)
-    _repair: Repair | None = None  # None: FFmpeg reads the file
+    _form: Form | None = None  # if FFmpeg reads the file
+    _repair: Repair = field(default_factory=Repair)
     _stamp: _Stamp | None = None
 
     @property
@@ -101,25 +104,17 @@ class AudioFile:
                 samples += block.shape[1]
                 yield block
             self._check_unchanged()
-        if self._repair is not None:
-            for notice in self._repair.notices:
-                notify(f"{str(self.path)!r}: {notice}")
-            if self._repair.missing_bytes:
-                self._report_missing(samples)
+        for notice in self._repair.notices:
+            notify(f"{str(self.path)!r}: {notice}")
+        if self._repair.missing_bytes:
+            present = max(1, self.path.stat().st_size)
+            missing_s = samples / self.sample_rate_hz * self._repair.missing_bytes / present
+            notify(f"{str(self.path)!r} is cut off: about {missing_s:.1f} s at its end are missing")
 
     def _decode(self) -> Iterator[NDArray[np.float32]]:
-        if self._repair is not None:
-            return decode_boxed(self.path, self._repair)
-        from frcrn_accel.files.decode_ffmpeg import decode, probe
-
-        return decode(self.path, self.track, probe(self.path, self.track))
-
-    def _report_missing(self, samples: int) -> None:
-        assert self._repair is not None
-        missing = self._repair.missing_bytes
-        share = missing / max(1, self.path.stat().st_size)
-        seconds = samples / self.sample_rate_hz * share
-        notify(f"{str(self.path)!r} is cut off: {missing:,} bytes, about {seconds:.1f} s, at its end are missing")
+        if self._form is not None:
+            return decode(self.path, self.track, self._form)
+        return decode_boxed(self.path, self._repair)
 
     def _check_unchanged(self) -> None:
         if self._stamp is not None and _Stamp.of(self.path.stat()) != self._stamp:
@@ -148,9 +143,7 @@ def open_audio(path: Path, track: int | None = None) -> AudioFile:
 
 def _open_with_sndfile(path: Path, track: int, stamp: _Stamp) -> AudioFile | None:
     """Read the properties of a file that libsndfile reads best; return None for any other."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start.startswith(_BY_FFMPEG_STARTS) or (start[:1] == b"\xff" and len(start) > 1 and start[1] >= 0xE0):
+    if _is_for_ffmpeg(path):
         return None
     repair = find_repair(path)
     try:
@@ -170,16 +163,24 @@ def _open_with_sndfile(path: Path, track: int, stamp: _Stamp) -> AudioFile | Non
             samples=file.frames if repair.samples is None else min(file.frames, repair.samples),
             format=file.format,
             subtype=file.subtype,
-            channel_layout=layout_of(path),
+            channel_layout=_layout(path, file.channels),
             belongings=belongings,
             _repair=repair,
             _stamp=stamp,
         )
 
 
-def _open_with_ffmpeg(path: Path, track: int, stamp: _Stamp) -> AudioFile:
-    from frcrn_accel.files.decode_ffmpeg import probe
+def _is_for_ffmpeg(path: Path) -> bool:
+    """Return whether the start of a file says that FFmpeg reads it: MPEG audio, FLAC, chained or damaged Ogg."""
+    with path.open("rb") as file:
+        start = file.read(4)
+        if start == b"OggS":
+            links = find_links(file)
+            return len(links) != 1 or not links[0].is_whole
+    return start[:3] == b"ID3" or start == b"fLaC" or (start[:1] == b"\xff" and start[1:2] >= b"\xe0")
 
+
+def _open_with_ffmpeg(path: Path, track: int, stamp: _Stamp) -> AudioFile:
     form = probe(path, track)
     file_format, subtype = form.container, form.codec
     if form.container == "flac":
@@ -198,8 +199,20 @@ def _open_with_ffmpeg(path: Path, track: int, stamp: _Stamp) -> AudioFile:
         tracks=form.tracks,
         start_s=form.start_s,
         belongings=read_belongings(path),
+        _form=form,
         _stamp=stamp,
     )
+
+
+def _layout(path: Path, channels: int) -> str:
+    """Return the places of the channels, which libsndfile does not tell."""
+    if channels <= 2:
+        return ("mono", "stereo")[channels - 1]
+    try:
+        form = probe(path, 0)
+    except AudioError:
+        return ""
+    return form.layout if form.channels == channels else ""
 
 
 @contextmanager
