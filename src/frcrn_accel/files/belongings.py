@@ -13,6 +13,7 @@ from typing import Any
 
 from frcrn_accel.files.chunks import Chunk, caf_info, read_chunks, wav_of
 from frcrn_accel.notices import notify
+from frcrn_accel.files.ffmpeg import open_input
 
 __all__ = ["MAX_PICTURE_BYTES", "Belongings", "Chapter", "Picture", "belongings_of", "read_belongings"]
 
@@ -151,10 +152,7 @@ def read_belongings(path: Path, track: int = 0) -> Belongings:
     if dropped:
         notify(f"{str(path)!r}: chunks left out, cut off or too large: {', '.join(dropped)}")
     try:
-        # No other files or addresses: a playlist in disguise must not open them.
-        with av.open(
-            source, metadata_errors="surrogateescape", container_options={"protocol_whitelist": "file"}
-        ) as container:
+        with open_input(source) as container:
             found = belongings_of(container, track)
     except (av.FFmpegError, ValueError):  # a format of libsndfile that FFmpeg does not know: it has no such things
         found = Belongings()
@@ -173,7 +171,7 @@ def _is_w64(path: Path) -> bool:
 def belongings_of(container: Any, track: int = 0) -> Belongings:
     """Return tags, pictures and chapters of an open input container of PyAV.
 
-    Open it with `metadata_errors="surrogateescape"`: text that is not UTF-8 is then read as Latin-1. The pictures are
+    Open it with `open_input`: text that is not UTF-8 is then read as Latin-1. The pictures are
     read from packets; seek to the start before demuxing again.
     """
     audio = container.streams.audio
