@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from frcrn_accel.files.chunks import Chunk, caf_info, read_chunks, wav_of
-from frcrn_accel.notices import notify
 from frcrn_accel.files.ffmpeg import open_input
+from frcrn_accel.notices import notify
 
 __all__ = ["MAX_PICTURE_BYTES", "Belongings", "Chapter", "Picture", "belongings_of", "read_belongings"]
 

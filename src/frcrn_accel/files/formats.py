@@ -13,7 +13,16 @@ import soundfile
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files.reading import AudioFile
 
-__all__ = ["PLACES", "Target", "mask_of", "places_of", "plan_target", "writable_suffix", "writable_suffixes"]
+__all__ = [
+    "PLACES",
+    "Target",
+    "mask_of",
+    "places_of",
+    "plan_target",
+    "plan_track",
+    "writable_suffix",
+    "writable_suffixes",
+]
 
 # libsndfile's containers, by the suffixes that are not their names.
 _SNDFILE = {
@@ -72,6 +81,15 @@ _FFMPEG = {
     ".ec3": _Container("eac3", ("eac3",)),
     ".wv": _Container("wv", ("wavpack",)),
     ".tta": _Container("tta", ("tta",)),
+}
+
+# The codecs that are written into films, by muxer. The first is for sound of any other codec.
+_FILM_CODECS = {
+    "mp4": (*_MP4, "mp3"),
+    "mov": ("aac", "alac", "ac3", "eac3", *_PCM),
+    "matroska": _MATROSKA,
+    "webm": ("opus",),
+    "mpegts": ("aac", "mp2", "mp3", "ac3", "eac3"),
 }
 
 # libsndfile's encodings, by FFmpeg's names.
@@ -205,6 +223,18 @@ def plan_target(path: Path, like: AudioFile) -> Target:
     if encoding == "opus" and container.muxer in ("ogg", "opus") and like.channels > 2:
         return _fit(path, like, False, "OGG", "OPUS", notes)
     return _fit(path, like, True, container.muxer, encoding, notes)
+
+
+def plan_track(path: Path, muxer: str, like: AudioFile) -> Target:
+    """Decide how to write the sound of a film: in its own codec, or the first of those that the container takes.
+
+    Raises:
+        AudioError: The container cannot hold these channels.
+    """
+    codec, codecs = codec_of(like), _FILM_CODECS[muxer]
+    encoding = codec if codec in codecs else codecs[0]
+    notes = [] if encoding == codec else [f"track {like.track}: {codec} becomes {encoding}"]
+    return _fit(path, like, True, muxer, encoding, notes)
 
 
 def writable_suffix(like: AudioFile) -> str:
