@@ -23,6 +23,7 @@ __all__ = [
     "MIN_SAMPLE_RATE_HZ",
     "Blocks",
     "Layout",
+    "beside",
     "check_attenuation_limit",
     "check_finite",
     "check_format",
@@ -219,14 +220,20 @@ def mix_dry(wet: Blocks, dry: Blocks, dry_share: float) -> Iterator[NDArray[np.f
         dry: The input signal.
         dry_share: Share of the input, as amplitude, 0 to 1.
     """
-    dry_blocks = iter(dry)
+    share = np.float32(dry_share)
+    for wet_block, dry_block in beside(wet, dry):
+        yield wet_block * (1 - share) + dry_block * share
+
+
+def beside(blocks: Blocks, others: Blocks) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Yield the blocks of a signal, each with the same samples of another of equal length."""
+    other_blocks = iter(others)
     kept: NDArray[np.float32] | None = None
-    for block in wet:
+    for block in blocks:
         while kept is None or kept.shape[1] < block.shape[1]:
-            more = next(dry_blocks)
+            more = next(other_blocks)
             kept = more if kept is None else np.concatenate([kept, more], axis=1)
-        share = np.float32(dry_share)
-        yield block * (1 - share) + kept[:, : block.shape[1]] * share
+        yield block, kept[:, : block.shape[1]]
         kept = kept[:, block.shape[1] :]
 
 
