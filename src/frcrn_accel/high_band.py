@@ -50,6 +50,7 @@ _LATE_RELEASE_S = 0.4
 _FLOOR_S = 0.5  # time constant of the floor
 _BLOCK_FRAMES = 5  # frames for which the floor stays the same
 _SMOOTHED_BINS = 9  # over which power is averaged: single bins would flicker, which is heard as musical noise
+_FRAMES_AT_A_TIME = 250  # their spectra stay in the cache
 _TINY_POWER = 1e-20
 
 
@@ -115,8 +116,7 @@ class HighBand:
         """Append to the input and the output of the model, `(channels, samples)` each, at its rate."""
         self._dry = np.concatenate([self._dry, dry], axis=1)
         self._wet = np.concatenate([self._wet, wet], axis=1)
-        frames = self._dry.shape[1] // self._model_hop - 1
-        if frames > 0:
+        while (frames := min(self._dry.shape[1] // self._model_hop - 1, _FRAMES_AT_A_TIME)) > 0:
             self._energy = np.concatenate([self._energy, self._energies(frames)], axis=2)
             self._dry = self._dry[:, frames * self._model_hop :]
             self._wet = self._wet[:, frames * self._model_hop :]
@@ -131,7 +131,8 @@ class HighBand:
 
     def read(self) -> NDArray[np.float32]:
         """Return the samples that are ready, `(channels, samples)`."""
-        self._compute()
+        while frames := self._complete_frames():
+            self._compute(min(frames, _FRAMES_AT_A_TIME))
         out = self._ready[0] if len(self._ready) == 1 else np.concatenate(self._ready, axis=1)
         self._ready = [out[:, :0]]
         return out
@@ -152,14 +153,15 @@ class HighBand:
         energy: NDArray[np.float32] = np.add.reduceat(power[..., : self._edges[-1]], self._edges[:-1], axis=-1)
         return energy
 
-    def _compute(self) -> None:
-        """Scale the frames that are complete."""
-        frames = self._band.shape[1] // self._hop - 1
-        # The model's frame that ends at or before the centre of the last frame.
-        while frames > 0 and self._model_frame(self._frame + frames - 1) >= self._first_gain + self._gains.shape[1]:
+    def _complete_frames(self) -> int:
+        """Return the number of frames that can be computed."""
+        frames = max(self._band.shape[1] // self._hop - 1, 0)
+        while frames and self._model_frame(self._frame + frames - 1) >= self._first_gain + self._gains.shape[1]:
             frames -= 1
-        if frames <= 0:
-            return
+        return frames
+
+    def _compute(self, frames: int) -> None:
+        """Scale the next frames."""
         spectra = np.fft.rfft(_frames(self._band[:, : (frames + 1) * self._hop], self._hop) * self._window)
         high = spectra[..., self._first_bin :]
         power = _smoothed((np.square(high.real) + np.square(high.imag)).astype(np.float32))
