@@ -34,8 +34,8 @@ class Latency:
 def delay_samples(sample_rate_hz: int, model_rate_hz: int, step: int, held_back: int) -> int:
     """Return the delay of a stream in samples: every input sample yields an output sample, whatever the chunks.
 
-    Let `r` be `sample_rate_hz / model_rate_hz`. With `n` samples received, the output that is due ends with the signal
-    at sample `k = n - 1 - delay`. It needs the model's output up to sample `j <= k / r + reach` (of the second
+    Let `r` be `sample_rate_hz / model_rate_hz`. With `n` samples received, the output that is due ends with sample
+    `k = n - 1 - delay` of the signal. It needs the model's output up to sample `j <= k / r + reach` (of the second
     resampler). The model has computed that once it has received `j + held_back + step` samples, rounded down to whole
     steps. The last of these needs the input up to sample `(j + held_back + step - 1) * r + reach` (of the first). So
     the delay below is enough: that sample is at most `n - 1`.

@@ -110,7 +110,7 @@ def _filters(from_ratio: int, to_ratio: int, phases: NDArray[np.int64]) -> NDArr
 
 @lru_cache(maxsize=16)
 def _table(from_ratio: int, to_ratio: int, phases: int) -> NDArray[np.float32]:
-    """Return filters for `phases` equally spaced phases, and the first one of the next sample: `(phases + 1, taps)`."""
+    """Return filters for equally spaced phases, and for the first phase of the next sample: `(phases + 1, taps)`."""
     reach = reach_samples(from_ratio, to_ratio)
     distance = np.arange(1 - reach, reach + 1) - np.arange(phases + 1)[:, None] / phases  # in input samples
     distance *= min(1.0, to_ratio / from_ratio)  # in samples of the lower rate
