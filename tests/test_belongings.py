@@ -20,6 +20,7 @@ from frcrn_accel.files import open_audio
 from frcrn_accel.files.belongings import MAX_PICTURE_BYTES, Belongings, Chapter, Picture, read_belongings
 from frcrn_accel.files.chunks import Chunk, read_chunks
 from frcrn_accel.files.ffmpeg import open_input
+from frcrn_accel.files.formats import writable_suffixes
 from frcrn_accel.testing import FunctionBackend
 
 RATE, SAMPLES = 48_000, 48_000
@@ -168,6 +169,8 @@ class TestLeftOut:
             (Chapter(Fraction(0), Fraction(1), "c"),),
             (Chunk("RIFF", b"bext", bytes(602)), Chunk("RIFF", b"cue ", bytes(4))),
         )
+        if suffix not in writable_suffixes():
+            pytest.skip("this build of FFmpeg does not encode AMR")
         like = source(suffix, 8_000, 1, format="", subtype="", belongings=belongings)
         warned = [text for text in write(tmp_path / f"a{suffix}", like, noise(8_000, 1)) if "left out" in text]
         (warning,) = warned
