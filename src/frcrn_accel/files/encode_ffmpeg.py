@@ -20,6 +20,8 @@ __all__ = ["Coding", "TrackEncoder", "coding_for"]
 _BLOCK_SAMPLES = 1 << 14
 # What an encoder gets: interleaved samples. FFmpeg turns them into planes where an encoder wants those.
 _FLOAT, _SHORT, _LONG = "flt", "s16", "s32"
+# Encoders that end without what their delay has kept back: as much silence pushes it out.
+_DELAYS = {"ac3": 256, "eac3": 256, "mp2": 481, "amr_nb": 40}
 _INTEGERS = {"mp2", "amr_nb", "flac", "alac", "tta", "wavpack"}
 
 
@@ -114,6 +116,8 @@ class TrackEncoder:
 
     def finish(self) -> Iterator[Any]:
         """Yield the last packets."""
+        if delay := _DELAYS.get(self._coding.codec) if self.samples else None:
+            yield from self.encode(np.zeros((self.channels, delay), np.float32))
         if self.samples:  # without any frame an encoder has nothing to end
             yield from self.stream.encode(None)
 
