@@ -188,6 +188,8 @@ def _tags(found: Mapping[str, str]) -> dict[str, str]:
     for raw_name, raw_text in found.items():
         name, text = _unicode(raw_name).strip(), _unicode(raw_text).strip("\0")
         lower = name.lower()
+        if lower == "creation_time" and text.startswith("1970-01-01T00:00:00"):
+            continue  # none
         if _ABOUT_CODING.fullmatch(lower) or not name or not text or len(text) > _MAX_TEXT or len(tags) >= _MAX_TAGS:
             continue
         lower = "lyrics" if re.fullmatch("lyrics-[a-z]{3}", lower) else _NAMES.get(lower, lower)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.errors import AudioError
+from frcrn_accel.files.ffmpeg import open_input
 from frcrn_accel.files.ogg_chain import Link, find_links
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.notices import notify
@@ -274,7 +275,7 @@ def _opened(path: Path, link: Link | None) -> Iterator[tuple[InputContainer, Bin
     with path.open("rb") as file:
         source = file if link is None else link.view(file)
         try:
-            with av.open(source, "r", metadata_errors="replace", options=_OPTIONS) as container:
+            with open_input(source, options=_OPTIONS) as container:
                 if container.format.name in _PLAYLISTS:
                     raise AudioError(f"{str(path)!r} is a playlist or text, not audio")
                 yield container, file

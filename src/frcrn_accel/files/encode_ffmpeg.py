@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 
 from frcrn_accel.audio import float_to_int
 from frcrn_accel.files.bitrates import bit_rate_for, is_constant
-from frcrn_accel.files.formats import Target, codec_of
+from frcrn_accel.files.formats import ENCODERS, Target, codec_of
 from frcrn_accel.files.reading import AudioFile
 
 __all__ = ["Coding", "TrackEncoder", "coding_for"]
 
-_ENCODERS = {"mp3": "libmp3lame", "opus": "libopus", "amr_nb": "libopencore_amrnb"}
 _BLOCK_SAMPLES = 1 << 14
 # What an encoder gets: interleaved samples. FFmpeg turns them into planes where an encoder wants those.
 _FLOAT, _SHORT, _LONG = "flt", "s16", "s32"
+# Encoders that end without what their delay has kept back: as much silence pushes it out.
+_DELAYS = {"ac3": 256, "eac3": 256, "mp2": 481, "amr_nb": 40}
 _INTEGERS = {"mp2", "amr_nb", "flac", "alac", "tta", "wavpack"}
 
 
@@ -65,6 +66,7 @@ class TrackEncoder:
 
     Attributes:
         stream: The stream.
+        samples: Samples per channel that were encoded so far.
         clipped_samples: Samples beyond full scale that an integer encoding has clipped so far.
     """
 
@@ -76,7 +78,7 @@ class TrackEncoder:
             options["abr"] = "1"
         if coding.bits == 24:
             options["bits_per_raw_sample"] = "24"
-        name = _ENCODERS.get(coding.codec, coding.codec)
+        name = ENCODERS.get(coding.codec, coding.codec)
         self.stream = container.add_stream(name, rate=coding.rate_hz, options=options)
         self.clipped_samples = 0
         self._coding = coding
@@ -89,7 +91,7 @@ class TrackEncoder:
         if coding.bit_rate:
             context.bit_rate = coding.bit_rate
         self.channels = context.layout.nb_channels
-        self._samples = 0
+        self.samples = 0
 
     def _encoder_format(self, codec: Any) -> str:
         """Return the sample format of the encoder that holds our samples."""
@@ -107,14 +109,16 @@ class TrackEncoder:
             part = block[:, start : start + _BLOCK_SAMPLES]
             interleaved = np.ascontiguousarray(self._samples_of(part).T).reshape(1, -1)
             frame = av.AudioFrame.from_ndarray(interleaved, format=self._format, layout=self._coding.layout)
-            frame.sample_rate, frame.pts = self._coding.rate_hz, self._samples
+            frame.sample_rate, frame.pts = self._coding.rate_hz, self.samples
             frame.time_base = Fraction(1, self._coding.rate_hz)
-            self._samples += part.shape[1]
+            self.samples += part.shape[1]
             yield from self.stream.encode(frame)
 
     def finish(self) -> Iterator[Any]:
         """Yield the last packets."""
-        if self._samples:  # without any frame an encoder has nothing to end
+        if delay := _DELAYS.get(self._coding.codec) if self.samples else None:
+            yield from self.encode(np.zeros((self.channels, delay), np.float32))
+        if self.samples:  # without any frame an encoder has nothing to end
             yield from self.stream.encode(None)
 
     def _samples_of(self, block: NDArray[np.float32]) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from frcrn_accel.files.belongings import Belongings
 from frcrn_accel.files.encode_ffmpeg import Coding, TrackEncoder, coding_for
 from frcrn_accel.files.formats import Target
 from frcrn_accel.files.inserting import Inserting
+from frcrn_accel.files.lame import set_padding
 from frcrn_accel.files.mp4 import add_items, is_item
 from frcrn_accel.files.reading import AudioFile
 from frcrn_accel.files.tags import ape_tag, id3_tag, vorbis_comments
@@ -60,7 +61,8 @@ class FfmpegEncoder:
 
         self._file, self._target, self._belongings = file, target, belongings
         muxer = target.container
-        self._sink = Inserting(file, 0, id3_tag(belongings) if muxer in _ID3 else b"")
+        front = id3_tag(belongings) if muxer in _ID3 else b""
+        self._sink, self._start = Inserting(file, 0, front), len(front)
         sink: Any = self._sink
         if muxer in _OGG:
             sink = OggPages(self._sink, vorbis_comments(belongings.tags, belongings.chapters, belongings.pictures))
@@ -95,7 +97,9 @@ class FfmpegEncoder:
             self._container.mux(packet)
         self._container.close()
         self._raise_error()
-        if self._target.container in _APE:
+        if self._target.container == "mp3":
+            set_padding(self._file, self._start, self._track.samples)
+        elif self._target.container in _APE:
             self._file.seek(0, 2)
             self._file.write(ape_tag(self._belongings.tags, self._belongings.pictures))
         elif self._target.container in _MP4:

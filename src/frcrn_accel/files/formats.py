@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ class _Container:
 
 
 _MP4 = ("aac", "alac", "ac3", "eac3", "opus", "flac")
+# By names of formats that are no suffixes. That of Matroska suits all codecs, and that of MP4 sound without a picture.
+_USUAL_SUFFIXES = {"wavex": ".wav", "mov": ".m4a", "matroska": ".mka", "asf": ".wma"}
 _OGG = (".ogg", ".oga")
 _PCM = ("pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le", "pcm_s16be", "pcm_s24be", "pcm_s32be")
 _MATROSKA = ("opus", "flac", "aac", "mp3", "mp2", "ac3", "eac3", "alac", "wavpack", *_PCM[:5])
@@ -91,6 +94,8 @@ _FILM_CODECS = {
     "webm": ("opus",),
     "mpegts": ("aac", "mp2", "mp3", "ac3", "eac3"),
 }
+# FFmpeg's encoders that do not have the name of their codec.
+ENCODERS = {"mp3": "libmp3lame", "opus": "libopus", "amr_nb": "libopencore_amrnb"}
 
 # libsndfile's encodings, by FFmpeg's names.
 _SUBTYPES = {
@@ -207,9 +212,11 @@ def plan_target(path: Path, like: AudioFile) -> Target:
         AudioError: The suffix is not that of a format that can be written, or the format cannot hold this audio.
     """
     suffix = path.suffix.lower()
+    if not suffix and not like.path.suffix:
+        suffix = _suffix_of(like)
     codec = codec_of(like)
     notes: list[str] = []
-    container = _FFMPEG.get(suffix)
+    container = _container_of(suffix)
     if container is None or (suffix in _OGG and codec not in container.codecs):
         file_format = _sndfile_format(suffix, like)
         if file_format is None:
@@ -239,8 +246,9 @@ def plan_track(path: Path, muxer: str, like: AudioFile) -> Target:
 
 def writable_suffix(like: AudioFile) -> str:
     """Return the suffix of a file like this one: its own, or that of the nearest format that can be written."""
-    suffix, codec = like.path.suffix.lower(), codec_of(like)
-    container = _FFMPEG.get(suffix)
+    own = like.path.suffix or _suffix_of(like)
+    suffix, codec = own.lower(), codec_of(like)
+    container = _container_of(suffix)
     if suffix in _OGG:
         kept = codec in ("vorbis", "opus", "flac") or codec not in _LOSSY
     elif container is not None:
@@ -248,16 +256,38 @@ def writable_suffix(like: AudioFile) -> str:
     else:
         kept = _sndfile_format(suffix, like) is not None
     if kept:
-        return like.path.suffix
+        return own
     if codec in _LOSSY:
         return ".opus" if codec == "speex" else ".m4a"
     return ".flac" if like.channels <= 8 else ".wav"
 
 
+def _suffix_of(like: AudioFile) -> str:
+    """Return the usual suffix of a file's format, for a file without one, such as standard input."""
+    name = like.format.partition(",")[0].lower()
+    return _USUAL_SUFFIXES.get(name, f".{name}" if name else "")
+
+
 def writable_suffixes() -> frozenset[str]:
     """Return the suffixes of all formats that can be written, in lower case, with the dot."""
     named = {f".{name.lower()}" for name in _available() - _NOT_WRITTEN}
-    return frozenset(named | _SNDFILE.keys() | _FFMPEG.keys())
+    return frozenset(named | _SNDFILE.keys() | {suffix for suffix in _FFMPEG if _container_of(suffix)})
+
+
+@cache
+def _container_of(suffix: str) -> _Container | None:
+    """Return the container of a suffix, with the codecs that this build of FFmpeg has encoders for."""
+    import av
+
+    container = _FFMPEG.get(suffix)
+    if container is None:
+        return None
+    codecs = []
+    for codec in container.codecs:
+        with suppress(av.codec.codec.UnknownCodecError):
+            av.Codec(ENCODERS.get(codec, codec), "w")
+            codecs.append(codec)
+    return replace(container, codecs=tuple(codecs)) if codecs else None
 
 
 # Codecs that lose something, besides those in the table of rates: nothing is gained by storing them without loss.
@@ -321,7 +351,7 @@ def _default_codec(container: _Container, like: AudioFile) -> str:
     """Return the codec for audio that cannot keep its own."""
     if container.muxer == "matroska" and codec_of(like) not in _LOSSY:
         return "flac"
-    if container.muxer == "3gp" and like.sample_rate_hz > 8_000:
+    if container.muxer == "3gp" and like.sample_rate_hz > 8_000 and "aac" in container.codecs:
         return "aac"
     return container.codecs[0]
 
@@ -454,6 +484,8 @@ def _available() -> frozenset[str]:
 
 def _unknown(path: Path, like: AudioFile) -> str:
     suffix = path.suffix.lower()
+    if suffix in _FFMPEG:
+        return f"{str(path)!r}: this build of FFmpeg has no encoder for {suffix} files; try .wav, .flac, .mp3 or .m4a"
     if suffix and suffix == like.path.suffix.lower():
         return (
             f"{str(path)!r}: {suffix} files can be read, but not written; try {writable_suffix(like)}, .wav or .flac"
