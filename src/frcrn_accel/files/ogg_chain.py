@@ -10,6 +10,8 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from frcrn_accel.ogg import is_page_right
+
 __all__ = ["FilePart", "Link", "find_links"]
 
 _HEADER = struct.Struct("<4sBBqIIIB")  # pattern, version, type, position, serial number, page, checksum, segments
@@ -25,7 +27,8 @@ class Link:
         start: Position of its first byte.
         end: Position after its last byte.
         form: What its first packets say about codec, rate and channels.
-        is_whole: Whether it is pages without anything between or after them, up to one that is marked as the last.
+        is_whole: Whether it is pages whose checksums are right, with nothing between them, up to one that is marked as
+            the last.
     """
 
     start: int
@@ -71,7 +74,7 @@ class FilePart:
 def find_links(file: BinaryIO) -> list[Link]:
     """Return the links of an Ogg file; one for a file that is not chained.
 
-    Only the headers of pages are read. Data between pages is skipped by the decoder, so the search ends there.
+    The search ends at data that is not a page; a decoder skips that.
 
     Raises:
         OSError: The file cannot be read.
@@ -79,7 +82,7 @@ def find_links(file: BinaryIO) -> list[Link]:
     size = file.seek(0, os.SEEK_END)
     starts: list[int] = []
     forms: list[list[bytes]] = []
-    position, in_headers, kind = 0, False, 0
+    position, in_headers, kind, are_right = 0, False, 0, True
     while len(starts) <= _MAX_LINKS:
         file.seek(position)
         header = file.read(_HEADER.size)
@@ -87,15 +90,17 @@ def find_links(file: BinaryIO) -> list[Link]:
             break
         kind, segments = header[5], header[-1]
         lengths = file.read(segments)
+        body = file.read(sum(lengths))
         if kind & _FIRST_PAGE:
             if not in_headers:
                 starts.append(position)
                 forms.append([])
-            forms[-1].append(_form(file.read(min(sum(lengths), 80))))
+            forms[-1].append(_form(body))
         in_headers = bool(kind & _FIRST_PAGE)
+        are_right &= len(body) == sum(lengths) and is_page_right(header + lengths + body)
         position += _HEADER.size + segments + sum(lengths)
     ends = [*starts[1:], size]
-    is_whole = position == size and bool(kind & _LAST_PAGE)
+    is_whole = are_right and position == size and bool(kind & _LAST_PAGE)
     return [Link(start, end, tuple(form), is_whole) for start, end, form in zip(starts, ends, forms, strict=True)]
 
 
