@@ -30,7 +30,8 @@ _MAX_TAIL_SAMPLES = 4_096  # two frames of AAC: what older versions of FFmpeg le
 _MAX_GAP_S = 3_600
 _TOLERANCE_S = 0.2  # Matroska and ASF count milliseconds, and frames need not be whole
 _FULL_SCALE = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}
-_MIN_GAP_S = 0.005  # less is rounding of time stamps
+_USUAL_LAYOUTS = {1: "mono", 2: "stereo"}
+_MIN_GAP_S = 0.0195  # less than a frame is rounding of time stamps, and up to half a block in Vorbis
 # Raw streams of frames have no time stamps: FFmpeg counts the frames that it finds.
 _WITHOUT_TIMES = ("mp3", "aac", "ac3", "eac3", "dts", "loas", "amr", "sbc", "gsm")
 _TIMES_ARE_SAMPLES = ("flac", "ogg")  # where a gap between frames is data that FFmpeg dropped without an error
@@ -96,7 +97,7 @@ def probe(path: Path, track: int) -> Form:
             codec=context.name,
             sample_rate_hz=rate,
             channels=layout.nb_channels,
-            layout="" if "channels" in layout.name else layout.name,
+            layout=_USUAL_LAYOUTS.get(layout.nb_channels, "") if "channels" in layout.name else layout.name,
             bits=_bits(context, format_name),
             bit_rate_bps=_bit_rate(container, context, stream),
             expected_samples=exact or None,
@@ -118,14 +119,16 @@ def decode(path: Path, track: int, form: Form) -> Iterator[NDArray[np.float32]]:
         AudioError: The file cannot be decoded to its end, or no audio was found in it.
         OSError: The file cannot be read.
     """
-    links = _links(path) if form.container == "ogg" else []
-    decoder = _Decoder(path, form, links)
-    # FFmpeg follows a chain by itself, but not to another form.
-    for link in links if len({link.form for link in links}) > 1 else [None]:
+    # FFmpeg follows a chain by itself, but not to another form, nor does it end each link to the sample.
+    links: Sequence[Link | None] = (_links(path) if form.container == "ogg" else []) or [None]
+    decoder = _Decoder(path, form)
+    for link in links:
         with _opened(path, link) as (container, _):
             stream = _stream(path, container, track)
             yield from decoder.decode(container, stream)
     yield from decoder.finish()
+    if links[-1] is not None and not links[-1].is_ended:
+        notify(f"{str(path)!r} ends without the mark of an end: it may have been cut off")
 
 
 class _Decoder:
@@ -135,10 +138,10 @@ class _Decoder:
         samples: Number of samples so far.
     """
 
-    def __init__(self, path: Path, form: Form, links: Sequence[Link]) -> None:
+    def __init__(self, path: Path, form: Form) -> None:
         self.samples = 0
-        self._gaps_are_errors = form.container in _TIMES_ARE_SAMPLES and len(links) <= 1
-        self._gaps_are_filled = form.container not in _WITHOUT_TIMES and len(links) <= 1
+        self._gaps_are_errors = form.container in _TIMES_ARE_SAMPLES
+        self._gaps_are_filled = form.container not in _WITHOUT_TIMES
         self._path, self._form = path, form
         self._converter: Any = None
         self._converted: tuple[str, str, int] | None = None
@@ -199,7 +202,8 @@ class _Decoder:
 
         self._packets += bool(packet.size)
         try:
-            return packet.decode()
+            frames: list[Any] = packet.decode()
+            return frames
         except EOFError:
             return []
         except av.FFmpegError:
@@ -236,10 +240,9 @@ class _Decoder:
                 f"{str(self._path)!r} changes to {frame.sample_rate:,} Hz, {frame.layout.name}, on the way: all of "
                 f"it is brought to {form.sample_rate_hz:,} Hz, {form.layout or form.channels}, as it begins"
             )
-            layout = form.layout or {1: "mono", 2: "stereo"}.get(form.channels, "")
-            if not layout:
+            if not form.layout:
                 raise AudioError(f"{str(self._path)!r} changes its channels on the way, and their places are unknown")
-            self._converter = av.AudioResampler(format="fltp", layout=layout, rate=form.sample_rate_hz)
+            self._converter = av.AudioResampler(format="fltp", layout=form.layout, rate=form.sample_rate_hz)
             self._converted = kind
         frame.pts = None
         for converted in self._converter.resample(frame):

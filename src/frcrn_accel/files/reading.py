@@ -25,8 +25,8 @@ from frcrn_accel.notices import notify
 __all__ = ["AudioFile", "open_audio"]
 
 # libsndfile reads PCM of every kind bit for bit, from containers that FFmpeg lacks, and in a third of the time. It
-# reads Vorbis and Opus to the sample, where FFmpeg cuts up to 128 samples off Vorbis and gives all Opus at 48 kHz. The
-# rest is FFmpeg's: libsndfile ends a chained Ogg or joined MP3 after its first part, and a VBR MP3 without a Xing
+# reads Vorbis and Opus to the sample, where FFmpeg cuts up to 128 samples off Vorbis and gives all Opus at 48 kHz.
+# The rest is FFmpeg's: libsndfile ends a chained Ogg or joined MP3 after its first part, and a VBR MP3 without a Xing
 # header where a constant bit rate would end, needs the length of FLAC, and fails at the first damaged frame.
 _BY_FFMPEG = ("MP3", "FLAC")
 _SUBTYPES_BY_FFMPEG = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
