@@ -1,15 +1,18 @@
 """Read audio files in blocks, and write them atomically: a file is either complete or absent."""
 
-from frcrn_accel.files.names import audio_files, audio_suffixes, check_targets
+from frcrn_accel.files.names import FolderScan, LeftOut, audio_files, audio_suffixes, check_targets, scan_folder
 from frcrn_accel.files.reading import AudioFile, open_audio
 from frcrn_accel.files.writing import AudioWriter, create_audio
 
 __all__ = [
     "AudioFile",
     "AudioWriter",
+    "FolderScan",
+    "LeftOut",
     "audio_files",
     "audio_suffixes",
     "check_targets",
     "create_audio",
     "open_audio",
+    "scan_folder",
 ]
