@@ -6,6 +6,7 @@ import dataclasses
 import math
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from typing_extensions import Self
 from frcrn_accel.audio import check_attenuation_limit, check_format, dry_share_of, unpack, whole_hz
 from frcrn_accel.backends import Backend, Session, resolve_backend
 from frcrn_accel.cpu import available_cpus
+from frcrn_accel.errors import AudioWarning
 from frcrn_accel.models import DEFAULT_MODEL, ModelMetadata, find_model, usual_lookahead
 from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
+from frcrn_accel.notices import collected_notices
 from frcrn_accel.pipeline import Engine, Signal, denoise_signal
 from frcrn_accel.prepare import prepare, prepare_step
 from frcrn_accel.progress import Progress, no_progress
@@ -141,6 +144,7 @@ class FileReport:
         duration_s: Duration of the audio.
         processing_s: Time taken, reading and writing included.
         clipped_samples: Samples beyond full scale that an integer encoding clipped.
+        warnings: What was missing or damaged in the source, and what the target cannot keep, a line each.
     """
 
     source: Path
@@ -150,6 +154,7 @@ class FileReport:
     duration_s: float
     processing_s: float
     clipped_samples: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def real_time_factor(self) -> float:
@@ -297,7 +302,7 @@ class Denoiser:
         """Denoise a file, from disk to disk, in memory that does not grow with its length.
 
         Args:
-            source: Any file that libsndfile reads: WAV, FLAC, OGG, Opus, MP3, AIFF and more.
+            source: Any file that libsndfile or FFmpeg reads: WAV, FLAC, MP3, Ogg, M4A, WMA, AIFF and more, or a pipe.
             target: The file to write, in the format of its suffix. Rate, channels, tags and, where the format has
                 it, encoding are those of the source. The file appears once it is complete.
             overwrite: Replace `target` if it exists.
@@ -313,11 +318,28 @@ class Denoiser:
             EngineError: The engine failed.
             ValueError: The attenuation limit is out of range.
         """
+        from frcrn_accel.files import local_file
+
+        with collected_notices() as notices, local_file(Path(source)) as path:
+            report = self._denoise_file(path, Path(target), overwrite, progress, max_duration_s, attenuation_limit_db)
+        for notice in notices:
+            warnings.warn(notice, AudioWarning, stacklevel=2)
+        return dataclasses.replace(report, source=Path(source), warnings=tuple(notices))
+
+    def _denoise_file(
+        self,
+        source: Path,
+        target: Path,
+        overwrite: bool,
+        progress: Callable[[float, float], None] | None,
+        max_duration_s: float,
+        attenuation_limit_db: float | None,
+    ) -> FileReport:
         from frcrn_accel.files import create_audio, open_audio
 
         began = time.perf_counter()
         dry_share = dry_share_of(self._limit_db(attenuation_limit_db))
-        file = open_audio(Path(source))
+        file = open_audio(source)
         rate_hz = file.sample_rate_hz
         samples = 0
 
@@ -331,14 +353,14 @@ class Denoiser:
                 yield block
 
         signal = Signal(blocks, rate_hz, file.channels, max_samples=int(max_duration_s * rate_hz))
-        with create_audio(Path(target), file, overwrite=overwrite) as writer:
+        with create_audio(target, file, overwrite=overwrite) as writer:
             for block in denoise_signal(signal, self._open(), dry_share):
                 writer.write(block)
                 samples += block.shape[1]
                 report_progress()
         return FileReport(
             source=file.path,
-            target=Path(target),
+            target=target,
             sample_rate_hz=rate_hz,
             channels=file.channels,
             duration_s=samples / rate_hz,

@@ -2,6 +2,7 @@
 
 from frcrn_accel.files.names import FolderScan, LeftOut, audio_files, audio_suffixes, check_targets, scan_folder
 from frcrn_accel.files.reading import AudioFile, open_audio
+from frcrn_accel.files.spool import local_file
 from frcrn_accel.files.writing import AudioWriter, create_audio
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "audio_suffixes",
     "check_targets",
     "create_audio",
+    "local_file",
     "open_audio",
     "scan_folder",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -12,8 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from frcrn_accel.errors import AudioWarning
 from frcrn_accel.files.chunks import Chunk, caf_info, read_chunks, wav_of
+from frcrn_accel.notices import notify
 
 __all__ = ["MAX_PICTURE_BYTES", "Belongings", "Chapter", "Picture", "belongings_of", "read_belongings"]
 
@@ -150,7 +149,7 @@ def read_belongings(path: Path, track: int = 0) -> Belongings:
     if chunks and _is_w64(path):  # FFmpeg reads such chunks in WAV files only
         source = io.BytesIO(wav_of(chunks))
     if dropped:
-        warnings.warn(f"{str(path)!r}: chunks left out, cut off or too large: {', '.join(dropped)}", AudioWarning, 2)
+        notify(f"{str(path)!r}: chunks left out, cut off or too large: {', '.join(dropped)}")
     try:
         # No other files or addresses: a playlist in disguise must not open them.
         with av.open(
@@ -224,7 +223,7 @@ def _pictures(container: Any) -> Iterator[Picture]:
             if len(data) <= MAX_PICTURE_BYTES:
                 yield _picture(data, wanted[packet.stream.index])
             else:
-                warnings.warn(f"a picture of {len(data):,} bytes is left out: it is too large", AudioWarning, 2)
+                notify(f"a picture of {len(data):,} bytes is left out: it is too large")
         if not left:
             break
 

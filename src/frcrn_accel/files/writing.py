@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +14,13 @@ from numpy.typing import NDArray
 
 from frcrn_accel.atomic import replacing
 from frcrn_accel.audio import Resampler
-from frcrn_accel.errors import AudioError, AudioWarning, OutputExistsError
+from frcrn_accel.errors import AudioError, OutputExistsError
 from frcrn_accel.files.encode_sndfile import SndfileEncoder
 from frcrn_accel.files.formats import Target, plan_target
 from frcrn_accel.files.holding import keep
 from frcrn_accel.files.reading import AudioFile
 from frcrn_accel.files.reasons import reason_of
+from frcrn_accel.notices import notify
 
 __all__ = ["AudioWriter", "create_audio"]
 
@@ -100,7 +100,7 @@ def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[Au
         else:
             encoder = SndfileEncoder(file, target, like, belongings)
         for note in notes:
-            warnings.warn(f"{str(path)!r}: {note}", AudioWarning, stacklevel=3)
+            notify(f"{str(path)!r}: {note}")
         writer = AudioWriter(encoder, target, like)
         try:
             yield writer
