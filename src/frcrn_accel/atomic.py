@@ -19,9 +19,11 @@ from frcrn_accel.errors import OutputExistsError
 
 __all__ = ["copy_to_device", "is_device", "remove_leftovers", "replacing"]
 
-# A temporary file says which process writes it: the machine with its boot and process namespace, the process, and when
-# that started. A killed process leaves the file behind, and only then can another one know that nobody writes it.
-_TEMPORARY = re.compile(r"\..*-frcrn-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-(?P<start>\d+)-[0-9a-f]{8}(\.[^.]*)?", re.S)
+# A temporary file says which process writes it: the machine with its boot and process namespace, the process, and
+# when that started. So the file of a killed process is told from one that is being written.
+_TEMPORARY = re.compile(
+    r"\..*-frcrn-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-(?P<start>\d+)-[0-9a-f]{8}(\.[^.]*)?", re.S
+)
 _DESCRIPTOR = re.compile(r"/dev/(?P<name>stdout|stderr)|/(dev|proc/self)/fd/(?P<number>\d+)")
 _STANDARD = {"stdout": 1, "stderr": 2}
 _UNKNOWN = "0" * 8
@@ -86,8 +88,8 @@ def copy_to_device(source: Path, device: Path) -> None:
     """
     descriptor = _descriptor(device)
     # A descriptor is used as it is: opened again by its name, a file would be cut to nothing.
-    target = device if descriptor is None else os.dup(descriptor)
-    with open(target, "wb") as out, source.open("rb") as file:
+    number = os.open(device, os.O_WRONLY) if descriptor is None else os.dup(descriptor)
+    with os.fdopen(number, "wb") as out, source.open("rb") as file:
         shutil.copyfileobj(file, out)
 
 
@@ -103,7 +105,7 @@ def remove_leftovers(folder: Path) -> None:
                 continue
             is_own = entry.stat(follow_symlinks=False).st_uid == os.geteuid()
             if is_own and _start_of(int(found["process"])) != int(found["start"]):
-                os.unlink(entry.path)
+                Path(entry.path).unlink()
 
 
 def _descriptor(path: Path) -> int | None:
@@ -151,7 +153,7 @@ def _machine() -> str | None:
     """Return a digest of what makes process numbers unique, the boot of the machine and the namespace; Linux only."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-        namespace = os.readlink("/proc/self/ns/pid")
+        namespace = Path("/proc/self/ns/pid").readlink()
     except OSError:
         return None
     return hashlib.sha256(f"{boot}{namespace}".encode()).hexdigest()[:8]

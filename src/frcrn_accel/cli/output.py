@@ -23,9 +23,9 @@ def report_file(path: Path | None, overwrite: bool) -> AbstractContextManager[Pa
 
 
 def printable(text: object) -> str:
-    """Return a text for the terminal: control characters, escapes and bytes that are no text become `\\x1b` and so on.
+    """Return a text for the terminal, with escapes for control characters and bytes that are not text.
 
-    A name of a file may hold any byte but a slash and a zero.
+    A file name may hold any byte but a slash and a zero.
     """
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections import Counter
 from collections.abc import Iterable
@@ -32,14 +31,18 @@ DEFAULT_NAME = ".denoised"  # between the stem and the suffix of an output besid
 
 # What FFmpeg and libsndfile read, by the suffixes that people give it. How a file is read is decided by its content.
 # Not here: playlists, subtitles, pictures, .ts and .dat (source code and data), .raw and .pcm (no header).
-_AUDIO_SUFFIXES = """
-    .3g2 .3ga .3gp .8svx .aa3 .aac .ac3 .adts .afc .aif .aifc .aiff .alac .amr .ape .asf .au .avi .avr .awb .bwf .caf
-    .divx .dsf .dss .dts .dtshd .eac3 .ec3 .f4a .f4v .flac .flv .gsm .ircam .loas .m1a .m2a .m2ts
-    .m4a .m4b .m4p .m4r .m4v .mka .mkv .mlp .mogg .mov .mp1 .mp2 .mp3 .mp4 .mpa .mpc .mpeg .mpg .mpga .mts .mxf
-    .nist .nsv .oga .ogg .ogm .ogv .ogx .oma .opus .paf .pvf .qt .ra .rf64 .rm .rmvb .sd2 .sds .sf .snd .sph .spx .svx
-    .tak .thd .tta .vob .voc .vox .w64 .wav .wave .wavex .weba .webm .wma .wmv .wtv .wv .wve .xi
-""".split()
-
+# fmt: off
+_AUDIO_SUFFIXES = frozenset((
+    ".3g2", ".3ga", ".3gp", ".8svx", ".aa3", ".aac", ".ac3", ".adts", ".afc", ".aif", ".aifc", ".aiff", ".alac",
+    ".amr", ".ape", ".asf", ".au", ".avi", ".avr", ".awb", ".bwf", ".caf", ".divx", ".dsf", ".dss", ".dts",
+    ".dtshd", ".eac3", ".ec3", ".f4a", ".f4v", ".flac", ".flv", ".gsm", ".ircam", ".loas", ".m1a", ".m2a", ".m2ts",
+    ".m4a", ".m4b", ".m4p", ".m4r", ".m4v", ".mka", ".mkv", ".mlp", ".mogg", ".mov", ".mp1", ".mp2", ".mp3", ".mp4",
+    ".mpa", ".mpc", ".mpeg", ".mpg", ".mpga", ".mts", ".mxf", ".nist", ".nsv", ".oga", ".ogg", ".ogm", ".ogv",
+    ".ogx", ".oma", ".opus", ".paf", ".pvf", ".qt", ".ra", ".rf64", ".rm", ".rmvb", ".sd2", ".sds", ".sf", ".snd",
+    ".sph", ".spx", ".svx", ".tak", ".thd", ".tta", ".vob", ".voc", ".vox", ".w64", ".wav", ".wave", ".wavex",
+    ".weba", ".webm", ".wma", ".wmv", ".wtv", ".wv", ".wve", ".xi",
+))
+# fmt: on
 
 # Suffixes by the names that libsndfile and FFmpeg give a container, where they differ from it.
 _SUFFIX_OF_FORMAT = {
@@ -88,7 +91,7 @@ class FolderScan:
 def audio_suffixes() -> set[str]:
     """Return the suffixes of the formats that can be read, in lower case, with the dot."""
     named = {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"}
-    return named | set(_AUDIO_SUFFIXES)
+    return named | _AUDIO_SUFFIXES
 
 
 def audio_files(folder: Path, *, but_not_in: Path | None = None) -> list[Path]:
@@ -134,11 +137,11 @@ def _walk(top: Path, but_not_in: Path | None, scan: FolderScan) -> None:
     while pending:
         folder = pending.pop()
         try:
-            names = os.listdir(folder)
+            paths = list(folder.iterdir())
         except OSError as error:
             scan.left_out.append(LeftOut(folder, f"cannot be read: {error.strerror}", is_error=True))
             continue
-        for path in (folder / name for name in names):
+        for path in paths:
             is_audio = path.suffix.lower() in suffixes
             try:
                 mode = path.stat().st_mode

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -143,7 +144,9 @@ def make_plan(inputs: list[str], output: str | None) -> Plan:
     folders = [name for name in inputs if name != STANDARD_STREAM and Path(name).is_dir()]
     several = len(inputs) > 1 or bool(folders)
     if several and STANDARD_STREAM in (*inputs, output):
-        raise AudioError("- cannot be combined with other inputs" if len(inputs) > 1 else "a folder needs a folder: -o")
+        raise AudioError(
+            "- cannot be combined with other inputs" if len(inputs) > 1 else "a folder needs a folder: -o"
+        )
     to_folder = output is not None and output != STANDARD_STREAM and _is_folder(output, several)
     plan = Plan(is_single=not several)
     for name in inputs:
@@ -156,7 +159,9 @@ def make_plan(inputs: list[str], output: str | None) -> Plan:
         if Path(output).exists() and Path(output).samefile(name):
             raise AudioError(f"{output!r} is the input folder itself: choose another output folder with -o")
         found = scan_folder(Path(name), but_not_in=Path(output))
-        plan.jobs += [Job(str(file), str(Path(output) / file.relative_to(name)), is_found=True) for file in found.files]
+        plan.jobs += [
+            Job(str(file), str(Path(output) / file.relative_to(name)), is_found=True) for file in found.files
+        ]
         plan.left_out += [(item.path, item.reason, item.is_error) for item in found.left_out]
         plan.other_suffixes += found.other_suffixes
     check_targets((job.source, job.target) for job in plan.jobs if job.target is not None)
@@ -239,17 +244,18 @@ def _spool(name: str, folder: Path) -> Path:
         AudioError: It cannot be read, or is larger than the limit.
     """
     path = folder / f"input{len(list(folder.iterdir()))}"
+    is_standard = name == STANDARD_STREAM
     size = 0
     try:
-        with sys.stdin.buffer if name == STANDARD_STREAM else open(name, "rb") as stream, path.open("wb") as file:
+        with ExitStack() as stack:
+            stream = sys.stdin.buffer if is_standard else stack.enter_context(Path(name).open("rb"))
+            file = stack.enter_context(path.open("wb"))
             while chunk := stream.read(1 << 20):
                 size += len(chunk)
                 if size > MAX_STDIN_BYTES:
-                    what = "standard input" if name == STANDARD_STREAM else repr(name)
+                    what = "standard input" if is_standard else repr(name)
                     raise AudioError(f"{what} is larger than the limit of {MAX_STDIN_BYTES >> 30} GiB")
                 file.write(chunk)
     except OSError as error:
-        if isinstance(error, AudioError):
-            raise
         raise AudioError(f"{name!r} cannot be read: {error.strerror}") from error
     return path
