@@ -302,8 +302,7 @@ class TestDenoise:
         assert to_file.stdout == done.stdout
 
     def test_standard_input_has_a_limit(self, run, monkeypatch):
-        # The module, which in the package is hidden by the command of its name.
-        monkeypatch.setattr(sys.modules["frcrn_accel.cli.denoise"], "MAX_STDIN_BYTES", 1_000)
+        monkeypatch.setattr("frcrn_accel.cli.inputs.MAX_STDIN_BYTES", 1_000)
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes(1_001))))
         assert "larger than the limit" in the_error(run("denoise", "-", "-o", "x.wav"))
 

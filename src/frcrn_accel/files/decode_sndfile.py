@@ -76,7 +76,7 @@ def open_boxed(path: Path, repair: Repair) -> soundfile.SoundFile:
         OSError: The file cannot be read.
     """
     if not repair.patches:
-        return soundfile.SoundFile(path)
+        return soundfile.SoundFile(os.fsencode(path))
     return soundfile.SoundFile(_Patched(path, repair.patches))
 
 

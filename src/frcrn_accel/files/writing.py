@@ -91,7 +91,11 @@ def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[Au
     notes = list(target.notes)
     if left_out:
         notes.append(f"left out, the format cannot hold it: {', '.join(left_out)}")
-    with _writing(path), replacing(path, overwrite=overwrite) as temporary, temporary.open("w+b") as file:
+    with (
+        _writing(path),
+        replacing(path, overwrite=overwrite, like=like.path) as temporary,
+        temporary.open("w+b") as file,
+    ):
         encoder: _Encoder
         if target.by_ffmpeg:
             from frcrn_accel.files.encode_file import FfmpegEncoder
