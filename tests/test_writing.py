@@ -226,6 +226,28 @@ class TestEncoding:
         plan_target(Path(f"a{written}"), like)
 
     @pytest.mark.parametrize(
+        ("format", "subtype", "suffix"),
+        [
+            ("WAV", "PCM_16", ".wav"),
+            ("WAVEX", "PCM_24", ".wav"),
+            ("FLAC", "PCM_16", ".flac"),
+            ("OGG", "OPUS", ".ogg"),
+            ("mp3", "mp3", ".mp3"),
+            ("mov,mp4,m4a,3gp,3g2,mj2", "aac", ".m4a"),
+            ("matroska,webm", "opus", ".mka"),
+            ("asf", "wmav2", ".wma"),
+            ("aac", "aac", ".aac"),
+            ("dts", "dts", ".m4a"),
+            ("ape", "ape", ".flac"),
+        ],
+    )
+    def test_a_source_without_a_suffix(self, format, subtype, suffix):
+        like = source("", 48_000, format=format, subtype=subtype)
+        assert writable_suffix(like) == suffix
+        if format not in ("dts", "ape"):
+            assert plan_target(Path("stdout"), like) == plan_target(Path(f"a{suffix}"), like)
+
+    @pytest.mark.parametrize(
         ("suffix", "bits"), [(".m4a", 24), (".wv", 24), (".tta", 24), (".oga", 24), (".mka", 24)]
     )
     def test_24_bits_are_kept(self, tmp_path, suffix, bits):

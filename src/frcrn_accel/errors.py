@@ -21,6 +21,8 @@
         ├── UnsupportedPrecisionError   the backend does not compute in that number format (also a ValueError)
         ├── BackendUnavailable     the backend is installed but cannot run here
         └── EngineError            the engine failed at run time, or returned NaN or infinity
+
+`AudioWarning`, a `UserWarning`, says what is missing in a file or cannot be kept.
 """
 
 from __future__ import annotations

@@ -61,12 +61,13 @@ def bit_rate_for(codec: str, rate_hz: int, channels: int, source_bps: int | None
         return 1_000 * _nearest(kbps, wanted / 1_000)
     if codec == "ac3":
         return 1_000 * _nearest(_AC3[4:] if channels > 2 else _AC3, wanted / 1_000)
+    if codec == "eac3":
+        return min(max(wanted, 32_000), 640_000)
     low, high = {
         "aac": (8_000, 6 * rate_hz),
         "opus": OPUS_CHANNEL_BPS,
-        "eac3": (32_000, 640_000),
     }.get(codec, (24_000, 192_000))
-    return min(max(wanted, low * channels if codec != "eac3" else low), high * channels)
+    return min(max(wanted, low * channels), high * channels)
 
 
 def is_constant(codec: str, bit_rate: int) -> bool:

@@ -44,6 +44,8 @@ class _Container:
 
 
 _MP4 = ("aac", "alac", "ac3", "eac3", "opus", "flac")
+# By names of formats that are no suffixes. That of Matroska suits all codecs, and that of MP4 sound without a picture.
+_USUAL_SUFFIXES = {"wavex": ".wav", "mov": ".m4a", "matroska": ".mka", "asf": ".wma"}
 _OGG = (".ogg", ".oga")
 _PCM = ("pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le", "pcm_s16be", "pcm_s24be", "pcm_s32be")
 _MATROSKA = ("opus", "flac", "aac", "mp3", "mp2", "ac3", "eac3", "alac", "wavpack", *_PCM[:5])
@@ -193,6 +195,8 @@ def plan_target(path: Path, like: AudioFile) -> Target:
         AudioError: The suffix is not that of a format that can be written, or the format cannot hold this audio.
     """
     suffix = path.suffix.lower()
+    if not suffix and not like.path.suffix:
+        suffix = _suffix_of(like)
     codec = codec_of(like)
     notes: list[str] = []
     container = _container_of(suffix)
@@ -213,7 +217,8 @@ def plan_target(path: Path, like: AudioFile) -> Target:
 
 def writable_suffix(like: AudioFile) -> str:
     """Return the suffix of a file like this one: its own, or that of the nearest format that can be written."""
-    suffix, codec = like.path.suffix.lower(), codec_of(like)
+    own = like.path.suffix or _suffix_of(like)
+    suffix, codec = own.lower(), codec_of(like)
     container = _container_of(suffix)
     if suffix in _OGG:
         kept = codec in ("vorbis", "opus", "flac") or codec not in _LOSSY
@@ -222,10 +227,16 @@ def writable_suffix(like: AudioFile) -> str:
     else:
         kept = _sndfile_format(suffix, like) is not None
     if kept:
-        return like.path.suffix
+        return own
     if codec in _LOSSY:
         return ".opus" if codec == "speex" else ".m4a"
     return ".flac" if like.channels <= 8 else ".wav"
+
+
+def _suffix_of(like: AudioFile) -> str:
+    """Return the usual suffix of a file's format, for a file without one, such as standard input."""
+    name = like.format.partition(",")[0].lower()
+    return _USUAL_SUFFIXES.get(name, f".{name}" if name else "")
 
 
 def writable_suffixes() -> frozenset[str]:
