@@ -12,7 +12,7 @@ import struct
 import zlib
 from typing import Protocol
 
-__all__ = ["OggPages"]
+__all__ = ["OggPages", "is_page_right"]
 
 _HEADER = struct.Struct("<4sBBqIIIB")  # pattern, version, type, position, serial number, page, checksum, segments
 _CHECKSUM_AT = 22
@@ -131,6 +131,13 @@ class OggPages:
 def _starts(packet: bytes) -> range:
     """Return where the segments of a packet start; the last is shorter than a full one, and may be empty."""
     return range(0, len(packet) + 1, _MAX_SEGMENTS)
+
+
+def is_page_right(page: bytes) -> bool:
+    """Return whether the checksum of a whole page is right."""
+    cleared = bytearray(page)
+    struct.pack_into("<I", cleared, _CHECKSUM_AT, 0)
+    return _checksum(cleared) == int.from_bytes(page[_CHECKSUM_AT : _CHECKSUM_AT + 4], "little")
 
 
 def _checksum(page: bytearray) -> int:

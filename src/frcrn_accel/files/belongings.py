@@ -146,14 +146,15 @@ def read_belongings(path: Path, track: int = 0) -> Belongings:
     import av
 
     chunks, dropped = read_chunks(path)
-    source: Any = str(path)
-    if chunks and _is_w64(path):  # FFmpeg reads such chunks in WAV files only
-        source = io.BytesIO(wav_of(chunks))
     if dropped:
         notify(f"{str(path)!r}: chunks left out, cut off or too large: {', '.join(dropped)}")
     try:
-        with open_input(source) as container:
-            found = belongings_of(container, track)
+        with path.open("rb") as file:
+            # FFmpeg reads such chunks in WAV files only.
+            source = io.BytesIO(wav_of(chunks)) if chunks and file.read(4) == b"riff" else file
+            file.seek(0)
+            with open_input(source) as container:
+                found = belongings_of(container, track)
     except (av.FFmpegError, ValueError):  # a format of libsndfile that FFmpeg does not know: it has no such things
         found = Belongings()
     tags = found.tags
@@ -161,11 +162,6 @@ def read_belongings(path: Path, track: int = 0) -> Belongings:
         if chunk.family == "CAF" and chunk.id == b"info":  # FFmpeg cuts such text after 1,023 bytes
             tags = MappingProxyType({**tags, **_tags(caf_info(chunk.data))})
     return Belongings(tags, found.pictures, found.chapters, chunks)
-
-
-def _is_w64(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"riff"
 
 
 def belongings_of(container: Any, track: int = 0) -> Belongings:

@@ -113,7 +113,7 @@ def read_chunks(path: Path) -> tuple[tuple[Chunk, ...], list[str]]:
         file.seek(0)
         chunks, dropped, total = [], [], 0
         for identity, position, size in walk(file):
-            if identity in _STRUCTURE[family] or not identity.isascii() or not identity.strip(b"\0 "):
+            if identity in _STRUCTURE[family] or not all(32 <= byte < 127 for byte in identity) or identity.isspace():
                 continue
             data = b""
             if total + size <= MAX_CHUNK_BYTES:

@@ -24,14 +24,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Form", "decode", "probe"]
 
-# A file is opened as a Python file, and may open no other one: playlists and references to other files do not work.
-_OPTIONS = {"protocol_whitelist": "none"}
 _PLAYLISTS = {"concat", "hls", "dash", "imf", "sdp", "rtsp", "webm_dash_manifest", "lrc", "tty"}
 _FIRST_FRAME_PACKETS = 5_000  # how far to look for a frame that can be decoded
 _MAX_TAIL_SAMPLES = 4_096  # two frames of AAC: what older versions of FFmpeg leave beyond the end of an edit list
 _MAX_GAP_S = 3_600
 _TOLERANCE_S = 0.2  # Matroska and ASF count milliseconds, and frames need not be whole
 _FULL_SCALE = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}
+_USUAL_LAYOUTS = {1: "mono", 2: "stereo"}
+_MIN_GAP_S = 0.0195  # less than a frame is rounding of time stamps, and up to half a block in Vorbis
+# Raw streams of frames have no time stamps: FFmpeg counts the frames that it finds.
+_WITHOUT_TIMES = ("mp3", "aac", "ac3", "eac3", "dts", "loas", "amr", "sbc", "gsm")
+_TIMES_ARE_SAMPLES = ("flac", "ogg")  # where a gap between frames is data that FFmpeg dropped without an error
 _EXACT_DURATION = ("mov,mp4", "flac", "wv", "tta", "ape", "aiff", "wav", "w64", "caf", "au")
 
 
@@ -85,17 +88,19 @@ def probe(path: Path, track: int) -> Form:
             duration = Fraction(container.duration, 1_000_000)
         samples = round(duration * rate) if duration else 0
         name = container.format.name
-        exact = (name.startswith(_EXACT_DURATION) and stream.duration) or (name == "mp3" and _counts_frames(file))
+        exact = samples if name.startswith(_EXACT_DURATION) and stream.duration else None
+        if name == "mp3":
+            exact = _declared_samples(file)
         start = stream.start_time * stream.time_base if stream.start_time and stream.time_base else Fraction(0)
         return Form(
             container=name,
             codec=context.name,
             sample_rate_hz=rate,
             channels=layout.nb_channels,
-            layout="" if "channels" in layout.name else layout.name,
+            layout=_USUAL_LAYOUTS.get(layout.nb_channels, "") if "channels" in layout.name else layout.name,
             bits=_bits(context, format_name),
             bit_rate_bps=_bit_rate(container, context, stream),
-            expected_samples=samples if exact and samples else None,
+            expected_samples=exact or None,
             likely_samples=samples,
             start_s=start,
             tracks=len(container.streams.audio),
@@ -114,13 +119,16 @@ def decode(path: Path, track: int, form: Form) -> Iterator[NDArray[np.float32]]:
         AudioError: The file cannot be decoded to its end, or no audio was found in it.
         OSError: The file cannot be read.
     """
-    links = _links(path) if form.container == "ogg" else [None]
+    # FFmpeg follows a chain by itself, but not to another form, nor does it end each link to the sample.
+    links: Sequence[Link | None] = (_links(path) if form.container == "ogg" else []) or [None]
     decoder = _Decoder(path, form)
     for link in links:
         with _opened(path, link) as (container, _):
             stream = _stream(path, container, track)
             yield from decoder.decode(container, stream)
     yield from decoder.finish()
+    if links[-1] is not None and not links[-1].is_ended:
+        notify(f"{str(path)!r} ends without the mark of an end: it may have been cut off")
 
 
 class _Decoder:
@@ -132,6 +140,8 @@ class _Decoder:
 
     def __init__(self, path: Path, form: Form) -> None:
         self.samples = 0
+        self._gaps_are_errors = form.container in _TIMES_ARE_SAMPLES
+        self._gaps_are_filled = form.container not in _WITHOUT_TIMES
         self._path, self._form = path, form
         self._converter: Any = None
         self._converted: tuple[str, str, int] | None = None
@@ -146,7 +156,7 @@ class _Decoder:
             for frame in self._frames_of(packet):
                 if origin is None and frame.time is not None:
                     origin = frame.time
-                if self._new_errors:
+                if self._gaps_are_errors or (self._new_errors and self._gaps_are_filled):
                     yield from self._conceal(frame, origin, start)
                 for block in self._blocks_of(frame):
                     yield from self._limited(block)
@@ -162,11 +172,9 @@ class _Decoder:
         form, rate = self._form, self._form.sample_rate_hz
         if self._packets and not self.samples:
             raise AudioError(f"{str(self._path)!r} cannot be read as audio: not one frame of {form.codec} is whole")
-        if self._errors:
-            concealed = f"; {self._concealed / rate:.2f} s are silent instead" if self._concealed else ""
-            notify(
-                f"{str(self._path)!r} is damaged: {self._errors} of {self._packets} packets are skipped{concealed}"
-            )
+        if self._errors or self._concealed:
+            lost = f"{self._concealed / rate:.2f} s are silent instead" if self._concealed else "they are skipped"
+            notify(f"{str(self._path)!r} is damaged: {self._errors or 'some'} of its frames are not whole, {lost}")
         missing = (form.expected_samples or 0) - self.samples
         if missing > _TOLERANCE_S * rate:
             notify(f"{str(self._path)!r} is cut off: {missing / rate:.1f} s at its end are missing")
@@ -194,7 +202,8 @@ class _Decoder:
 
         self._packets += bool(packet.size)
         try:
-            return packet.decode()
+            frames: list[Any] = packet.decode()
+            return frames
         except EOFError:
             return []
         except av.FFmpegError:
@@ -209,7 +218,7 @@ class _Decoder:
             return
         rate = self._form.sample_rate_hz
         gap = round((frame.time - origin) * rate) - (self.samples - start)
-        if 0 < gap < _MAX_GAP_S * rate:
+        if _MIN_GAP_S * rate < gap < _MAX_GAP_S * rate:
             self._concealed += gap
             while gap:
                 size = min(gap, 1 << 16)
@@ -231,10 +240,9 @@ class _Decoder:
                 f"{str(self._path)!r} changes to {frame.sample_rate:,} Hz, {frame.layout.name}, on the way: all of "
                 f"it is brought to {form.sample_rate_hz:,} Hz, {form.layout or form.channels}, as it begins"
             )
-            layout = form.layout or {1: "mono", 2: "stereo"}.get(form.channels, "")
-            if not layout:
+            if not form.layout:
                 raise AudioError(f"{str(self._path)!r} changes its channels on the way, and their places are unknown")
-            self._converter = av.AudioResampler(format="fltp", layout=layout, rate=form.sample_rate_hz)
+            self._converter = av.AudioResampler(format="fltp", layout=form.layout, rate=form.sample_rate_hz)
             self._converted = kind
         frame.pts = None
         for converted in self._converter.resample(frame):
@@ -275,7 +283,7 @@ def _opened(path: Path, link: Link | None) -> Iterator[tuple[InputContainer, Bin
     with path.open("rb") as file:
         source = file if link is None else link.view(file)
         try:
-            with open_input(source, options=_OPTIONS) as container:
+            with open_input(source) as container:
                 if container.format.name in _PLAYLISTS:
                     raise AudioError(f"{str(path)!r} is a playlist or text, not audio")
                 yield container, file
@@ -347,20 +355,23 @@ def _bit_rate(container: InputContainer, context: Any, stream: av.AudioStream) -
     return context.bit_rate or None
 
 
-def _counts_frames(file: BinaryIO) -> bool:
-    """Return whether an MP3 file says in its first frame how many there are."""
+def _declared_samples(file: BinaryIO) -> int | None:
+    """Return how long an MP3 file says that it is, in the Xing header of its first frame; None if it does not.
+
+    FFmpeg's duration is an estimate when files were joined, and whenever there is no such header.
+    """
     file.seek(0)
     head = file.read(10)
-    if head[:3] == b"ID3":
-        file.seek(10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]))
-    else:
-        file.seek(0)
-    first = file.read(2_048)
-    return any(mark in first for mark in (b"Xing", b"Info", b"VBRI"))
+    start = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if head[:3] == b"ID3" else 0
+    file.seek(start)
+    first = file.read(256)
+    at = max(first.find(b"Xing"), first.find(b"Info"))
+    if at < 0 or len(first) < at + 12 or not first[at + 7] & 1:
+        return None
+    samples_per_frame = 1_152 if first[1] & 8 else 576
+    return int.from_bytes(first[at + 8 : at + 12], "big") * samples_per_frame
 
 
-def _links(path: Path) -> Sequence[Link | None]:
-    """Return the links of a chained Ogg file if their forms differ, which FFmpeg cannot follow; else the whole."""
+def _links(path: Path) -> Sequence[Link]:
     with path.open("rb") as file:
-        links = find_links(file)
-    return links if len({link.form for link in links}) > 1 else [None]
+        return find_links(file)

@@ -148,7 +148,9 @@ def _riff_repair(file: BinaryIO, start: bytes, size: int) -> Repair:
     if b"fmt " in found and b"fact" in found:
         repair.samples = _fact_samples(file, found[b"fmt "], found[b"fact"][0], min(declared, present))
     after = [chunk for chunk in chunks if chunk[1] > position]
-    if declared == 0 and present and not (after and _are_chunks(after, size)):
+    rest = position + declared + declared % 2
+    is_short = declared > 0 and rest < size and not _are_chunks(after[:1], size) and not _is_other(file, rest, size)
+    if (declared == 0 and present and not _are_chunks(after[:1], size)) or is_short:
         repair.samples = None
         if is_w64:
             repair.patches[position - 8] = struct.pack("<Q", present + 24)
@@ -157,13 +159,10 @@ def _riff_repair(file: BinaryIO, start: bytes, size: int) -> Repair:
         else:
             repair.patches[4] = struct.pack("<I", min(size - 8, _MAX_32))
             repair.patches[position - 4] = struct.pack("<I", min(present, _MAX_32))
-        repair.notices.append("its header says that it is empty, as after a crash: it is read to the end of the file")
+        says = f"has only {declared:,} of {present:,} bytes of audio" if declared else "is empty"
+        repair.notices.append(f"its header says that it {says}, as after a crash: it is read to the end of the file")
     elif declared > present and (is_w64 or declared < _UNKNOWN_FROM or declared > _MAX_32 + 1):
         repair.missing_bytes = declared - present
-    elif declared < present:
-        rest = position + declared + declared % 2
-        if rest < size and not _are_chunks(after, size) and not _is_padding(file, rest, size):
-            repair.notices.append(f"the {size - rest:,} bytes after the audio that its header declares are not read")
     return repair
 
 
@@ -216,22 +215,19 @@ def _au_repair(start: bytes, size: int) -> Repair:
 
 
 def _are_chunks(chunks: list[tuple[bytes, int, int]], size: int) -> bool:
-    """Return whether these are chunks that reach to the end of the file, not samples that look like some."""
-    end = 0
-    for identity, position, length in chunks:
-        if not all(32 <= byte < 127 for byte in identity):
-            return False
-        end = position + length
-    return bool(chunks) and size - 1 <= end + end % 2 <= size + 1
+    """Return whether these are chunks within the file, not samples that look like some."""
+    return bool(chunks) and all(
+        position + length <= size and all(32 <= byte < 127 for byte in identity)
+        for identity, position, length in chunks
+    )
 
 
-def _is_padding(file: BinaryIO, start: int, size: int) -> bool:
-    """Return whether the rest of a file is zeros, or an ID3v1 tag."""
-    if size - start > _PADDING_BYTES:
-        return False
+def _is_other(file: BinaryIO, start: int, size: int) -> bool:
+    """Return whether the rest of a file is padding or a tag, not audio."""
     file.seek(start)
-    rest = file.read()
-    return not rest.strip(b"\0") or (len(rest) == 128 and rest[:3] == b"TAG")
+    rest = file.read(_PADDING_BYTES)
+    padding = size - start <= _PADDING_BYTES and not rest.strip(b"\0")
+    return padding or rest.startswith((b"ID3", b"APETAGEX")) or (size - start == 128 and rest.startswith(b"TAG"))
 
 
 def _fact_samples(file: BinaryIO, fmt: tuple[int, int], fact: int, data_bytes: int) -> int | None:

@@ -15,7 +15,7 @@ _METADATA_OPTION_LEFT = (
 def open_input(source: Any, **options: Any) -> Any:
     """Open an input container. Text in it that is not UTF-8 has surrogate escapes.
 
-    No other files or addresses are opened: a playlist in disguise must not make a request.
+    From a file object, no other file or address is opened: a playlist in disguise must not read one.
 
     Args:
         source: Path as a string, or a file object.
@@ -26,4 +26,5 @@ def open_input(source: Any, **options: Any) -> Any:
     if int(av.__version__.partition(".")[0]) < _METADATA_OPTION_LEFT:
         options["metadata_errors"] = "surrogateescape"
     given: Mapping[str, str] = options.pop("container_options", {})
-    return av.open(source, "r", container_options={"protocol_whitelist": "file", **given}, **options)
+    protocols = "file" if isinstance(source, str) else "none"
+    return av.open(source, "r", container_options={"protocol_whitelist": protocols, **given}, **options)

@@ -10,9 +10,12 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from frcrn_accel.ogg import is_page_right
+
 __all__ = ["FilePart", "Link", "find_links"]
 
 _HEADER = struct.Struct("<4sBBqIIIB")  # pattern, version, type, position, serial number, page, checksum, segments
+_PATTERN = b"OggS"
 _FIRST_PAGE, _LAST_PAGE = 2, 4
 _MAX_LINKS = 10_000
 
@@ -25,12 +28,14 @@ class Link:
         start: Position of its first byte.
         end: Position after its last byte.
         form: What its first packets say about codec, rate and channels.
-        is_whole: Whether it is pages without anything between or after them, up to one that is marked as the last.
+        is_ended: Whether the last page is marked as such.
+        is_whole: Whether it is ended, all checksums of its pages are right, and nothing lies between them.
     """
 
     start: int
     end: int
     form: tuple[bytes, ...]
+    is_ended: bool
     is_whole: bool
 
     def view(self, file: BinaryIO) -> FilePart:
@@ -71,7 +76,7 @@ class FilePart:
 def find_links(file: BinaryIO) -> list[Link]:
     """Return the links of an Ogg file; one for a file that is not chained.
 
-    Only the headers of pages are read. Data between pages is skipped by the decoder, so the search ends there.
+    What lies between pages and is none is skipped, as decoders do.
 
     Raises:
         OSError: The file cannot be read.
@@ -79,24 +84,52 @@ def find_links(file: BinaryIO) -> list[Link]:
     size = file.seek(0, os.SEEK_END)
     starts: list[int] = []
     forms: list[list[bytes]] = []
-    position, in_headers, kind = 0, False, 0
+    ended: list[bool] = []
+    whole: list[bool] = []
+    position, in_headers = 0, False
     while len(starts) <= _MAX_LINKS:
         file.seek(position)
         header = file.read(_HEADER.size)
-        if len(header) < _HEADER.size or header[:4] != b"OggS":
-            break
+        if header[:4] != _PATTERN or len(header) < _HEADER.size:
+            if whole:
+                whole[-1] &= not header
+            position = _next_page(file, position + 1)
+            if position < 0:
+                break
+            continue
         kind, segments = header[5], header[-1]
         lengths = file.read(segments)
-        if kind & _FIRST_PAGE:
+        body = file.read(sum(lengths))
+        is_right = len(body) == sum(lengths) and is_page_right(header + lengths + body)
+        if kind & _FIRST_PAGE and is_right:
             if not in_headers:
                 starts.append(position)
                 forms.append([])
-            forms[-1].append(_form(file.read(min(sum(lengths), 80))))
+                ended.append(False)
+                whole.append(True)
+            forms[-1].append(_form(body))
+        if whole:
+            whole[-1] &= is_right
+            ended[-1] = bool(kind & _LAST_PAGE) and len(body) == sum(lengths)
         in_headers = bool(kind & _FIRST_PAGE)
-        position += _HEADER.size + segments + sum(lengths)
+        position += _HEADER.size + segments + sum(lengths) if is_right else len(_PATTERN)
     ends = [*starts[1:], size]
-    is_whole = position == size and bool(kind & _LAST_PAGE)
-    return [Link(start, end, tuple(form), is_whole) for start, end, form in zip(starts, ends, forms, strict=True)]
+    return [
+        Link(start, end, tuple(form), is_ended, is_ended and is_whole)
+        for start, end, form, is_ended, is_whole in zip(starts, ends, forms, ended, whole, strict=True)
+    ]
+
+
+def _next_page(file: BinaryIO, start: int) -> int:
+    """Return where the next page starts, -1 for none."""
+    before = b""
+    file.seek(start)
+    while chunk := file.read(1 << 16):
+        if (at := (before + chunk).find(_PATTERN)) >= 0:
+            return start + at - len(before)
+        start += len(chunk)
+        before = chunk[1 - len(_PATTERN) :]
+    return -1
 
 
 def _form(packet: bytes) -> bytes:

@@ -24,12 +24,18 @@ from frcrn_accel.notices import notify
 
 __all__ = ["AudioFile", "open_audio"]
 
-# libsndfile reads PCM of every kind bit for bit, from containers that FFmpeg lacks, and in a third of the time. It reads
-# Vorbis and Opus to the sample, where FFmpeg cuts up to 128 samples off Vorbis and gives all Opus at 48 kHz. The rest is
-# FFmpeg's: libsndfile ends a chained Ogg or joined MP3 after its first part, and a VBR MP3 without a Xing header where a
-# constant bit rate would end, needs the length of FLAC, and fails at the first damaged frame.
+# libsndfile reads PCM of every kind bit for bit, from containers that FFmpeg lacks, and in a third of the time. It
+# reads Vorbis and Opus to the sample, where FFmpeg cuts up to 128 samples off Vorbis and gives all Opus at 48 kHz.
+# The rest is FFmpeg's: libsndfile ends a chained Ogg or joined MP3 after its first part, and a VBR MP3 without a Xing
+# header where a constant bit rate would end, needs the length of FLAC, and fails at the first damaged frame.
 _BY_FFMPEG = ("MP3", "FLAC")
 _SUBTYPES_BY_FFMPEG = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
+# A file that starts otherwise is tried with FFmpeg first: libsndfile would search it for MP3.
+_SNDFILE_STARTS = (
+    *(b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"caff", b".snd", b"dns.", b"NIST", b"Crea", b" paf", b"fap "),
+    *(b"PVF1", b"MATL", b"Exte", b"2BIT", b"ALaw", b"\xf0\x7e", b"\x01\x04"),
+    *(b"\x64\xa3", b"\0\0\xa3\x64", b"\0\0\x03\xe8", b"\0\0\0\0", b"\xe8\x03\0\0"),  # IRCAM, MAT4
+)
 
 
 @dataclass(frozen=True)
@@ -136,15 +142,28 @@ def open_audio(path: Path, track: int | None = None) -> AudioFile:
         raise AudioError(f"{str(path)!r} {'is not a file' if path.exists() else 'does not exist'}")
     with _reading(path):
         stamp = _Stamp.of(path.stat())
-        found = _open_with_sndfile(path, track or 0, stamp) or _open_with_ffmpeg(path, track or 0, stamp)
+        found = _open(path, track or 0, stamp)
     check_format(found.sample_rate_hz, found.channels)
     return found
 
 
+def _open(path: Path, track: int, stamp: _Stamp) -> AudioFile:
+    known = _is_for_sndfile(path)
+    found = _open_with_sndfile(path, track, stamp) if known else None
+    if found is not None:
+        return found
+    try:
+        return _open_with_ffmpeg(path, track, stamp)
+    except AudioError:
+        # Formats without a mark at their start, such as HTK.
+        found = None if known or path.stat().st_size == 0 else _open_with_sndfile(path, track, stamp)
+        if found is None:
+            raise
+        return found
+
+
 def _open_with_sndfile(path: Path, track: int, stamp: _Stamp) -> AudioFile | None:
     """Read the properties of a file that libsndfile reads best; return None for any other."""
-    if _is_for_ffmpeg(path):
-        return None
     repair = find_repair(path)
     try:
         file = open_boxed(path, repair)
@@ -163,6 +182,7 @@ def _open_with_sndfile(path: Path, track: int, stamp: _Stamp) -> AudioFile | Non
             samples=file.frames if repair.samples is None else min(file.frames, repair.samples),
             format=file.format,
             subtype=file.subtype,
+            bit_rate_bps=_bit_rate(file, stamp.size) if file.format == "OGG" else None,
             channel_layout=_layout(path, file.channels),
             belongings=belongings,
             _repair=repair,
@@ -170,14 +190,14 @@ def _open_with_sndfile(path: Path, track: int, stamp: _Stamp) -> AudioFile | Non
         )
 
 
-def _is_for_ffmpeg(path: Path) -> bool:
-    """Return whether the start of a file says that FFmpeg reads it: MPEG audio, FLAC, chained or damaged Ogg."""
+def _is_for_sndfile(path: Path) -> bool:
+    """Return whether a file starts like those that libsndfile reads; an Ogg file has to be whole and of one piece."""
     with path.open("rb") as file:
         start = file.read(4)
         if start == b"OggS":
             links = find_links(file)
-            return len(links) != 1 or not links[0].is_whole
-    return start[:3] == b"ID3" or start == b"fLaC" or (start[:1] == b"\xff" and start[1:2] >= b"\xe0")
+            return len(links) == 1 and links[0].is_whole
+    return start.startswith(_SNDFILE_STARTS)
 
 
 def _open_with_ffmpeg(path: Path, track: int, stamp: _Stamp) -> AudioFile:
@@ -198,10 +218,14 @@ def _open_with_ffmpeg(path: Path, track: int, stamp: _Stamp) -> AudioFile:
         track=track,
         tracks=form.tracks,
         start_s=form.start_s,
-        belongings=read_belongings(path),
+        belongings=read_belongings(path, track),
         _form=form,
         _stamp=stamp,
     )
+
+
+def _bit_rate(file: soundfile.SoundFile, size: int) -> int | None:
+    return round(8 * size * file.samplerate / file.frames) if file.frames else None
 
 
 def _layout(path: Path, channels: int) -> str:
