@@ -102,7 +102,7 @@ def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overw
             temporary = stack.enter_context(replacing(target, overwrite=overwrite))
             film = open_input(stack.enter_context(source.open("rb")))
             stack.enter_context(film)
-            out = av.open(os.fspath(temporary), "w", format=muxer, container_options=_options(muxer))
+            out = av.open(os.fspath(temporary), "w", format=muxer, container_options=_options(muxer, sounds))
             with out:
                 return _Remux(film, out, source, target, muxer, sounds).run()
     except (AudioError, OutputExistsError):
@@ -171,7 +171,7 @@ class _Remux:
             codec = stream.codec_context.name if stream.codec_context else "unknown"
             what = f"{stream.type} stream {stream.index} ({codec})"
             if stream.type in ("video", "audio", "subtitle"):
-                raise AudioError(f"{str(self._target)!r} cannot hold {what}: {error}; try .mkv") from error
+                raise AudioError(f"{str(self._target)!r} cannot hold {what}: {error}") from error
             notify(f"{str(self._target)!r}: left out, the container cannot hold it: {what}")
             return
         _describe(copied, stream)
@@ -271,9 +271,11 @@ def _is_cover(stream: Any) -> bool:
     return bool(stream.disposition & type(stream.disposition).attached_pic)
 
 
-def _options(muxer: str) -> dict[str, str]:
+def _options(muxer: str, sounds: Mapping[int, Sound]) -> dict[str, str]:
     # Sound comes in pieces of up to a window, which is longer than FFmpeg waits for the other streams.
     options = {"fflags": "+bitexact", "max_interleave_delta": "0"}
     if muxer in _MP4:
         options["movflags"] = "+faststart+use_metadata_tags"
+        # The unit that MP4 counts the start of a track in: samples of all tracks, and the usual milliseconds.
+        options["movie_timescale"] = str(math.lcm(1_000, *(sound.like.sample_rate_hz for sound in sounds.values())))
     return options
