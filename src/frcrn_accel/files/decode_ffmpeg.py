@@ -127,8 +127,13 @@ def decode(path: Path, track: int, form: Form) -> Iterator[NDArray[np.float32]]:
             stream = _stream(path, container, track)
             yield from decoder.decode(container, stream)
     yield from decoder.finish()
-    if links[-1] is not None and not links[-1].is_ended:
+    last = links[-1]
+    if last is not None and not last.is_ended:
+        if not decoder.samples:
+            raise AudioError(f"{str(path)!r} cannot be read as audio: it is cut off before its first sample")
         notify(f"{str(path)!r} ends without the mark of an end: it may have been cut off")
+    if any(link is not None and link.is_ended and not link.is_whole for link in links):
+        notify(f"{str(path)!r} is damaged: it has pages with wrong checksums, or other data between its pages")
 
 
 class _Decoder:
@@ -190,9 +195,11 @@ class _Decoder:
                 if not self.samples:
                     raise
                 position_s = self.samples / self._form.sample_rate_hz
-                raise AudioError(
-                    f"{str(self._path)!r} cannot be read past {position_s:.1f} s: {reason_of(error)}"
-                ) from error
+                text = f"{str(self._path)!r} cannot be read past {position_s:.1f} s: {reason_of(error)}"
+                if not isinstance(error, av.error.InvalidDataError | EOFError):
+                    raise AudioError(text) from error
+                notify(f"{text}; it is damaged or cut off")
+                return
             if packet is None:
                 return
             yield packet
@@ -301,6 +308,8 @@ def _stream(path: Path, container: InputContainer, track: int) -> av.AudioStream
     stream = streams[track]
     if stream.codec_context is None:
         raise AudioError(f"{str(path)!r} cannot be read as audio: its codec is unknown, or it is encrypted")
+    if stream.codec_context.name == "flac":
+        stream.codec_context.options = {"err_detect": "crccheck+explode"}  # else damage is decoded as noise
     return stream
 
 

@@ -155,8 +155,8 @@ def _open(path: Path, track: int, stamp: _Stamp) -> AudioFile:
     try:
         return _open_with_ffmpeg(path, track, stamp)
     except AudioError:
-        # Formats without a mark at their start, such as HTK.
-        found = None if known or path.stat().st_size == 0 else _open_with_sndfile(path, track, stamp)
+        # It has no mark at its start. libsndfile would search any other file for MP3, and print what it finds.
+        found = _open_with_sndfile(path, track, stamp) if path.suffix.lower() == ".htk" else None
         if found is None:
             raise
         return found
