@@ -103,7 +103,7 @@ class StreamOptions:
     2
 
     Attributes:
-        step_s, lookahead_s, averaging, gain_db, attenuation_limit_db: See `Denoiser.stream`.
+        step_s, lookahead_s, averaging, gain_db, attenuation_limit_db, high_band: See `Denoiser.stream`.
 
     Raises:
         ValueError: A value is out of range. The bounds of `lookahead_s` depend on the model: `open` checks them.
@@ -114,6 +114,7 @@ class StreamOptions:
     averaging: Averaging | None = None
     gain_db: float | None = None
     attenuation_limit_db: float | None = None
+    high_band: HighBandMode | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -276,7 +277,7 @@ class Denoiser:
         Args:
             audio: numpy array or torch tensor, `(samples,)` or `(channels, samples)`; float32 or float64 with full
                 scale at 1.0, or int16 or int32. Each channel is denoised by itself.
-            sample_rate: Its sample rate, 8,000 to 192,000 Hz. The model hears up to 8 kHz; see `high_band` for the rest.
+            sample_rate: Its sample rate, 8,000 to 192,000 Hz. The model hears up to 8 kHz, see `high_band`.
             attenuation_limit_db: Limit for this signal alone, `math.inf` for none; None for the denoiser's own.
             high_band: What to do with the band above 8 kHz of this signal; None for the denoiser's own choice.
             keep: `"speech"`, or `"noise"` for what was taken away: the input minus the speech, sample by sample.
@@ -391,6 +392,7 @@ class Denoiser:
         averaging: Averaging | None = None,
         gain_db: float | None = None,
         attenuation_limit_db: float | None = None,
+        high_band: HighBandMode | None = None,
     ) -> Stream:
         """Start to denoise a live signal. Any number of streams share the model.
 
@@ -406,6 +408,7 @@ class Denoiser:
                 `streaming.Averaging`.
             gain_db: Gain that brings active speech to -25 dBFS, if known; by default the level is tracked.
             attenuation_limit_db: See the property of the stream; None for the denoiser's own.
+            high_band: What to do with the band above 8 kHz; None for the denoiser's own choice. It adds no delay.
 
         Raises:
             AudioError: The sample rate or the number of channels is out of range.
@@ -413,6 +416,7 @@ class Denoiser:
             ValueError: An argument is out of range, or the denoiser is closed.
         """
         frames = self._lookahead_frames(lookahead_s)
+        treatment = self._treatment(attenuation_limit_db, high_band)
         with self._stream_lock:
             self._open()
             if frames not in self._stream_engines:
@@ -427,6 +431,7 @@ class Denoiser:
             attenuation_limit_db=self._limit_db(attenuation_limit_db),
             averaging=averaging,
             gain_db=gain_db,
+            high_band=treatment.high_band,
         )
 
     def close(self) -> None:

@@ -173,8 +173,9 @@ class HighBand:
         share = np.float32(self.dry_share)
         if share > 0:
             gains = share + (1 - share) * gains
-        spectra[..., : self._first_bin] = 0
         high *= gains
+        # Below is what the window smears of the lowest bins.
+        spectra[..., : self._first_bin] *= gains[..., :1]
         scaled = (np.fft.irfft(spectra, 2 * self._hop) * self._window).astype(np.float32)
         out = scaled[..., : self._hop]
         out[:, 1:] += scaled[:, :-1, self._hop :]
@@ -218,24 +219,26 @@ class _Channel:
             power: Smoothed power, `(frames, bins)`.
             heard: The model's gain in each frame.
         """
-        gates = np.empty((len(heard), 1), np.float32)
-        floors = []
+        gates = []
+        share = power + np.float32(_TINY_POWER)
+        block = 0  # its first frame
         for frame, gain in enumerate(heard):
             self._held = max(gain, self._release * self._held)
             self._late = max(gain, self._late_release * self._late)
-            gates[frame] = min(1.0, self._held / _OPEN) * min(1.0, self._late / _OPEN_LATELY) ** 2
-            floors.append(self._floor)
+            gates.append(min(1.0, self._held / _OPEN) * min(1.0, self._late / _OPEN_LATELY) ** 2)
             if gain < _QUIET:
                 self._sum += power[frame]
                 self._quiet += 1
             self._position += 1
             if self._position == _BLOCK_FRAMES:
+                np.divide(self._floor, share[block : frame + 1], out=share[block : frame + 1])
+                block = frame + 1
                 self._end_block()
-        share = np.stack(floors) / (power + np.float32(_TINY_POWER))
+        np.divide(self._floor, share[block:], out=share[block:])
         np.subtract(1, share, out=share)
         np.maximum(share, 0, out=share)
         np.sqrt(share, out=share)
-        share *= gates
+        share *= np.array(gates, np.float32)[:, None]
         return share
 
     def _end_block(self) -> None:
@@ -244,7 +247,8 @@ class _Channel:
             weight = self._weight * self._keep**self._quiet
             added = 1 - self._keep**self._quiet
             self._weight = weight + added
-            self._floor = (self._floor * weight + self._sum * (added / self._quiet)) / np.float32(self._weight)
+            self._floor = self._floor * np.float32(weight / self._weight)
+            self._floor += self._sum * np.float32(added / self._quiet / self._weight)
             self._sum = np.zeros_like(self._sum)
         self._quiet = self._position = 0
 
