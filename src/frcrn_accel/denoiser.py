@@ -31,13 +31,14 @@ from frcrn_accel.streaming.engine import StreamEngine
 from frcrn_accel.streaming.stream import Stream, check_stream_options
 from frcrn_accel.windows import Windowing
 
-__all__ = ["MAX_DURATION_S", "Denoiser", "DenoiserOptions", "FileReport", "Keep", "StreamOptions"]
+__all__ = ["KEEPS", "MAX_DURATION_S", "Denoiser", "DenoiserOptions", "FileReport", "Keep", "StreamOptions"]
 
 MAX_DURATION_S = 24 * 3600.0
 _ARRAY_BLOCK_SAMPLES = 1 << 20
 
 AudioT = TypeVar("AudioT")
 Keep = Literal["speech", "noise"]
+KEEPS: tuple[str, ...] = get_args(Keep)
 
 
 @dataclass(frozen=True)
@@ -496,8 +497,8 @@ class Denoiser:
 
 def _check_keep(keep: Keep, target: str | Path = "", noise_target: str | Path | None = None) -> None:
     """Check what to keep of a signal, and where."""
-    if keep not in get_args(Keep):
-        raise ValueError(f"keep must be 'speech' or 'noise', got {keep!r}")
+    if keep not in KEEPS:
+        raise ValueError(f"keep must be one of {', '.join(KEEPS)}, got {keep!r}")
     if noise_target is not None:
         if keep == "noise":
             raise ValueError("noise_target needs keep='speech': with keep='noise' the noise goes to target")

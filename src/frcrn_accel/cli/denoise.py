@@ -7,9 +7,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -17,7 +17,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from frcrn_accel.cli.options import AttenuationLimit, BackendName, Calibration, Model, Precision, Threads
+from frcrn_accel.cli.options import (
+    AttenuationLimit,
+    BackendName,
+    Calibration,
+    HighBandOption,
+    Model,
+    Precision,
+    Threads,
+)
 from frcrn_accel.cli.progress import preparation
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.denoiser import Denoiser, DenoiserOptions
@@ -26,14 +34,24 @@ from frcrn_accel.models import DEFAULT_MODEL
 
 __all__ = ["denoise"]
 
+Keep = Literal["speech", "noise", "both"]
 STANDARD_STREAM = "-"
 MAX_STDIN_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
 class _Job:
+    """A file to denoise.
+
+    Attributes:
+        source: The file to read.
+        target: The file to write.
+        noise_target: Where to write the noise besides; None to leave it out.
+    """
+
     source: Path
     target: Path
+    noise_target: Path | None = None
 
 
 def denoise(
@@ -56,12 +74,20 @@ def denoise(
     calibration: Calibration = None,
     threads: Threads = None,
     attenuation_limit_db: AttenuationLimit = None,
+    high_band: HighBandOption = "follow",
+    keep: Annotated[
+        Keep,
+        typer.Option(
+            help="What to write: speech; noise, which is what was taken away, to NAME.noise.wav and so on; or both. "
+            "With both and -o X.wav, the noise goes to X.noise.wav.",
+        ),
+    ] = "speech",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
     """Denoise audio files: WAV, FLAC, OGG, Opus, MP3 and more, at any rate, with any number of channels."""
     console = Console(stderr=True, highlight=False)
     with ExitStack() as stack:
-        paths, target = stack.enter_context(_standard_streams(inputs, output))
+        paths, target = stack.enter_context(_standard_streams(inputs, output, keep))
         with usage_errors(), preparation(console) as progress:
             options = DenoiserOptions(
                 model,
@@ -70,13 +96,14 @@ def denoise(
                 calibration=calibration,
                 threads=threads,
                 attenuation_limit_db=attenuation_limit_db,
+                high_band=high_band,
             )
             denoiser = stack.enter_context(options.open(progress=progress))
-        jobs = _plan(paths, target)
+        jobs = _plan(paths, target, keep)
         console.print(
             escape(f"{denoiser.model.name} on {denoiser.backend}, {denoiser.precision} ({denoiser.device})")
         )
-        failed = _run(jobs, denoiser, overwrite, console, single=len(inputs) == 1 and not paths[0].is_dir())
+        failed = _run(jobs, denoiser, keep, overwrite, console, single=len(inputs) == 1 and not paths[0].is_dir())
     for source, error in failed:
         console.print(f"failed: {source}: {error}", markup=False, soft_wrap=True)
     if failed:
@@ -85,7 +112,7 @@ def denoise(
 
 
 def _run(
-    jobs: list[_Job], denoiser: Denoiser, overwrite: bool, console: Console, *, single: bool
+    jobs: list[_Job], denoiser: Denoiser, keep: Keep, overwrite: bool, console: Console, *, single: bool
 ) -> list[tuple[Path, FrcrnAccelError]]:
     """Run the jobs in turn. Return the failures, or raise the error of a `single` job."""
     failed: list[tuple[Path, FrcrnAccelError]] = []
@@ -100,7 +127,14 @@ def _run(
 
             try:
                 _make_folder(job.target.parent)
-                report = denoiser.denoise_file(job.source, job.target, overwrite=overwrite, progress=show)
+                report = denoiser.denoise_file(
+                    job.source,
+                    job.target,
+                    overwrite=overwrite,
+                    progress=show,
+                    keep="noise" if keep == "noise" else "speech",
+                    noise_target=job.noise_target,
+                )
             except FrcrnAccelError as error:
                 if single:
                     raise
@@ -109,8 +143,9 @@ def _run(
             finally:
                 bars.remove_task(bar)
             clipped = f", {report.clipped_samples} samples clipped" if report.clipped_samples else ""
+            noise = "" if job.noise_target is None else f" and {job.noise_target.name}"
             console.print(
-                f"{count}{job.source.name} -> {job.target.name}: {report.duration_s:.1f} s in "
+                f"{count}{job.source.name} -> {job.target.name}{noise}: {report.duration_s:.1f} s in "
                 f"{report.processing_s:.1f} s, real-time factor {report.real_time_factor:.3f}{clipped}",
                 markup=False,
                 soft_wrap=True,
@@ -125,8 +160,8 @@ def _make_folder(path: Path) -> None:
         raise AudioError(f"cannot create folder {str(path)!r}: {error.strerror}") from error
 
 
-def _plan(paths: list[Path], output: Path | None) -> list[_Job]:
-    """Pair each input file with its output."""
+def _plan(paths: list[Path], output: Path | None, keep: Keep) -> list[_Job]:
+    """Pair each input file with its outputs."""
     from frcrn_accel.files import audio_files, check_targets
 
     jobs: list[_Job] = []
@@ -143,18 +178,32 @@ def _plan(paths: list[Path], output: Path | None) -> list[_Job]:
                 raise AudioError(f"folder {str(path)!r} contains no audio files")
             jobs += [_Job(file, output / file.relative_to(path)) for file in found]
         elif output is None:
-            jobs.append(_Job(path, path.with_name(f"{path.stem}.denoised{path.suffix}")))
+            noise = _noise_path(path)
+            speech = path.with_name(f"{path.stem}.denoised{path.suffix}")
+            jobs.append(_Job(path, noise if keep == "noise" else speech, noise if keep == "both" else None))
         else:
             jobs.append(_Job(path, output / path.name if to_folder else output))
-    check_targets((str(job.source), str(job.target)) for job in jobs)
+    if keep == "both" and output is not None:
+        jobs = [replace(job, noise_target=_noise_path(job.target)) for job in jobs]
+    targets = [
+        (job.source, target) for job in jobs for target in (job.target, job.noise_target) if target is not None
+    ]
+    check_targets((str(source), str(target)) for source, target in targets)
     return jobs
 
 
+def _noise_path(path: Path) -> Path:
+    """Return the path of the noise beside a path of speech."""
+    return path.with_name(f"{path.stem}.noise{path.suffix}")
+
+
 @contextmanager
-def _standard_streams(inputs: list[str], output: str | None) -> Iterator[tuple[list[Path], Path | None]]:
+def _standard_streams(inputs: list[str], output: str | None, keep: Keep) -> Iterator[tuple[list[Path], Path | None]]:
     """Replace `-` by temporary files, because reading and writing audio formats needs seeking."""
     reads = STANDARD_STREAM in inputs
     writes = output == STANDARD_STREAM or (reads and output is None)
+    if writes and keep == "both":
+        raise AudioError("standard output takes one signal: name a file with -o to keep both")
     if (reads or writes) and len(inputs) != 1:
         raise AudioError("- cannot be combined with other inputs")
     if not reads and not writes:

@@ -21,7 +21,7 @@ from frcrn_accel.adapters.background import HEADROOM_S
 from frcrn_accel.adapters.feed import Feed, LiveStatus, Sink, aligned, denoise_live, first_samples
 from frcrn_accel.adapters.playout import Playout
 from frcrn_accel.adapters.sound_card import Device, find_device, list_devices, sound_card
-from frcrn_accel.cli.options import AttenuationLimit, BackendName, Model, Precision, Threads
+from frcrn_accel.cli.options import AttenuationLimit, BackendName, HighBandOption, Model, Precision, Threads
 from frcrn_accel.cli.progress import preparation
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.denoiser import DenoiserOptions, StreamOptions
@@ -64,6 +64,7 @@ def live(
     precision: Precision = None,
     threads: Threads = None,
     attenuation_limit_db: AttenuationLimit = None,
+    high_band: HighBandOption = "follow",
     lookahead_s: Annotated[
         float | None,
         typer.Option(
@@ -78,7 +79,12 @@ def live(
         _show_devices(list_devices())
         return
     options = DenoiserOptions(
-        model, backend=backend, precision=precision, threads=threads, attenuation_limit_db=attenuation_limit_db
+        model,
+        backend=backend,
+        precision=precision,
+        threads=threads,
+        attenuation_limit_db=attenuation_limit_db,
+        high_band=high_band,
     )
     stream_options = StreamOptions(lookahead_s=lookahead_s)
     source = find_device(input_device, "input")
