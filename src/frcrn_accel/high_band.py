@@ -168,7 +168,7 @@ class HighBand:
         numbers = [self._model_frame(frame) for frame in range(self._frame, self._frame + frames)]
         gains = np.empty_like(power)
         for channel, state in enumerate(self._channels):
-            heard = [float(self._gains[channel, at - self._first_gain]) if at >= 0 else 0.0 for at in numbers]
+            heard = [float(self._gains[channel, at - self._first_gain]) for at in numbers]
             gains[channel] = state.gains(power[channel], heard)
         share = np.float32(self.dry_share)
         if share > 0:
@@ -190,8 +190,8 @@ class HighBand:
         self._first_gain += used
 
     def _model_frame(self, frame: int) -> int:
-        """Return the last frame of the model's signals that ends at or before the centre of a frame; -1 for none."""
-        return frame * self._hop * self._model_rate_hz // (self._rate_hz * self._model_hop) - 1
+        """Return the last frame of the model's signals that ends at or before the centre of a frame, or the first."""
+        return max(frame * self._hop * self._model_rate_hz // (self._rate_hz * self._model_hop) - 1, 0)
 
 
 class _Channel:

@@ -41,7 +41,7 @@ AttenuationLimit = Annotated[
 HighBandOption = Annotated[
     Literal["follow", "drop"],
     typer.Option(
-        help="Sound above 8 kHz, which the model does not hear: follow the model and attenuate noise in it, or drop it."
+        help="Sound above 8 kHz, which the model does not hear: attenuate noise in it as the model does below, or drop it."
     ),
 ]
 GateAudio = Annotated[

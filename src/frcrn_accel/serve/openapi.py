@@ -128,7 +128,7 @@ def _denoise(denied: tuple[int, ...]) -> dict[str, Any]:
             {
                 "name": "high_band",
                 "in": "query",
-                "description": "Sound above 8 kHz: attenuate noise in it in step with the model, or drop it; by default "
+                "description": "Sound above 8 kHz: attenuate noise in it as the model does below, or drop it; by default "
                 "as the server was started.",
                 "schema": {"type": "string", "enum": list(HIGH_BANDS)},
             },
