@@ -52,7 +52,7 @@ TARGET_LEVEL = 10 ** (-25 / 20)  # upstream's pipelines bring active speech to -
 SILENCE_LEVEL = 10 ** (-140 / 20)  # signals below this RMS are not scaled
 
 LEVEL_FRAME_SAMPLES = 320  # 20 ms at the model's rate
-EVENT_FRAMES = 27  # of 100: an event of half a second touches 26
+EVENT_FRAMES = 28  # of 100: an event of half a second touches 26, and may echo
 CEILING_FRAMES = 100
 _CEILING_STEP = 10
 STEEPNESS = 6  # a frame 5 dB above the ceiling counts 30 dB less
@@ -297,7 +297,7 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> tuple[in
 def ceiling_of(power: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the power above which a frame counts less, from the frames of up to two seconds.
 
-    It is 10 dB above the 28th loudest frame: an event of up to half a second does not raise it, the syllables of
+    It is 10 dB above the 29th loudest frame: an event of up to half a second does not raise it, the syllables of
     speech do.
 
     Args:
