@@ -73,7 +73,7 @@ class TestNames:
         assert err.count("\n") == 2
         assert err.isascii()
         assert "\x1b" not in err
-        assert os.listdir(os.fsencode(tmp_path / "out")) == [name]
+        assert [os.fsencode(path.name) for path in (tmp_path / "out").iterdir()] == [name]
         assert run("denoise", source)[0] == 0  # the name beside the input fits, too
 
     def test_names_that_look_like_options(self, run, talk, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from frcrn_accel.audio import check_attenuation_limit, check_format, dry_share_o
 from frcrn_accel.backends import Backend, Session, resolve_backend
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.errors import AudioWarning
-from frcrn_accel.file_denoising import FileJob, FileReport, Keep, check_keep
+from frcrn_accel.file_denoising import KEEPS, FileJob, FileReport, Keep, check_keep
 from frcrn_accel.high_band import HighBandMode, check_high_band
 from frcrn_accel.models import DEFAULT_MODEL, ModelMetadata, find_model, usual_lookahead
 from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
@@ -30,7 +30,7 @@ from frcrn_accel.streaming.engine import StreamEngine
 from frcrn_accel.streaming.stream import Stream, check_stream_options
 from frcrn_accel.windows import Windowing
 
-__all__ = ["MAX_DURATION_S", "Denoiser", "DenoiserOptions", "FileReport", "Keep", "StreamOptions"]
+__all__ = ["KEEPS", "MAX_DURATION_S", "Denoiser", "DenoiserOptions", "FileReport", "Keep", "StreamOptions"]
 
 MAX_DURATION_S = 24 * 3600.0
 _ARRAY_BLOCK_SAMPLES = 1 << 20
@@ -101,7 +101,7 @@ class StreamOptions:
     2
 
     Attributes:
-        step_s, lookahead_s, averaging, gain_db, attenuation_limit_db: See `Denoiser.stream`.
+        step_s, lookahead_s, averaging, gain_db, attenuation_limit_db, high_band: See `Denoiser.stream`.
 
     Raises:
         ValueError: A value is out of range. The bounds of `lookahead_s` depend on the model: `open` checks them.
@@ -112,6 +112,7 @@ class StreamOptions:
     averaging: Averaging | None = None
     gain_db: float | None = None
     attenuation_limit_db: float | None = None
+    high_band: HighBandMode | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -246,7 +247,7 @@ class Denoiser:
         Args:
             audio: numpy array or torch tensor, `(samples,)` or `(channels, samples)`; float32 or float64 with full
                 scale at 1.0, or int16 or int32. Each channel is denoised by itself.
-            sample_rate: Its sample rate, 8,000 to 192,000 Hz. The model hears up to 8 kHz; see `high_band` for the rest.
+            sample_rate: Its sample rate, 8,000 to 192,000 Hz. The model hears up to 8 kHz, see `high_band`.
             attenuation_limit_db: Limit for this signal alone, `math.inf` for none; None for the denoiser's own.
             high_band: What to do with the band above 8 kHz of this signal; None for the denoiser's own choice.
             keep: `"speech"`, or `"noise"` for what was taken away: the input minus the speech, sample by sample.
@@ -345,6 +346,7 @@ class Denoiser:
         averaging: Averaging | None = None,
         gain_db: float | None = None,
         attenuation_limit_db: float | None = None,
+        high_band: HighBandMode | None = None,
     ) -> Stream:
         """Start to denoise a live signal. Any number of streams share the model.
 
@@ -360,6 +362,7 @@ class Denoiser:
                 `streaming.Averaging`.
             gain_db: Gain that brings active speech to -25 dBFS, if known; by default the level is tracked.
             attenuation_limit_db: See the property of the stream; None for the denoiser's own.
+            high_band: What to do with the band above 8 kHz; None for the denoiser's own choice. It adds no delay.
 
         Raises:
             AudioError: The sample rate or the number of channels is out of range.
@@ -367,6 +370,7 @@ class Denoiser:
             ValueError: An argument is out of range, or the denoiser is closed.
         """
         frames = self._lookahead_frames(lookahead_s)
+        treatment = self._treatment(attenuation_limit_db, high_band)
         with self._stream_lock:
             self._open()
             if frames not in self._stream_engines:
@@ -381,6 +385,7 @@ class Denoiser:
             attenuation_limit_db=self._limit_db(attenuation_limit_db),
             averaging=averaging,
             gain_db=gain_db,
+            high_band=treatment.high_band,
         )
 
     def close(self) -> None:

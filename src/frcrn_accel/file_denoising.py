@@ -21,9 +21,10 @@ from frcrn_accel.pipeline import Engine, Signal, Treatment, denoise_signal, spli
 if TYPE_CHECKING:
     from frcrn_accel.files import AudioFile
 
-__all__ = ["FileJob", "FileReport", "Keep", "check_keep"]
+__all__ = ["KEEPS", "FileJob", "FileReport", "Keep", "check_keep"]
 
 Keep = Literal["speech", "noise"]
+KEEPS: tuple[str, ...] = get_args(Keep)
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class FileJob:
 
         if file.tracks > 1 and self.track is None:
             notify(
-                f"{str(self.source)!r} has {file.tracks} audio tracks: the first is taken, choose another by its number"
+                f"{str(self.source)!r} has {file.tracks} audio tracks: the first is taken, choose one by its number"
             )
         done = _Done(self.progress)
         with ExitStack() as stack:
@@ -196,8 +197,8 @@ def check_keep(keep: Keep, target: str | Path = "", noise_target: str | Path | N
     Raises:
         ValueError: `keep` is unknown, or `noise_target` does not go with it.
     """
-    if keep not in get_args(Keep):
-        raise ValueError(f"keep must be 'speech' or 'noise', got {keep!r}")
+    if keep not in KEEPS:
+        raise ValueError(f"keep must be one of {', '.join(KEEPS)}, got {keep!r}")
     if noise_target is not None:
         if keep == "noise":
             raise ValueError("noise_target needs keep='speech': with keep='noise' the noise goes to target")

@@ -168,13 +168,14 @@ class HighBand:
         numbers = [self._model_frame(frame) for frame in range(self._frame, self._frame + frames)]
         gains = np.empty_like(power)
         for channel, state in enumerate(self._channels):
-            heard = [float(self._gains[channel, at - self._first_gain]) if at >= 0 else 0.0 for at in numbers]
+            heard = [float(self._gains[channel, at - self._first_gain]) for at in numbers]
             gains[channel] = state.gains(power[channel], heard)
         share = np.float32(self.dry_share)
         if share > 0:
             gains = share + (1 - share) * gains
-        spectra[..., : self._first_bin] = 0
         high *= gains
+        # Below is what the window smears of the lowest bins.
+        spectra[..., : self._first_bin] *= gains[..., :1]
         scaled = (np.fft.irfft(spectra, 2 * self._hop) * self._window).astype(np.float32)
         out = scaled[..., : self._hop]
         out[:, 1:] += scaled[:, :-1, self._hop :]
@@ -189,8 +190,8 @@ class HighBand:
         self._first_gain += used
 
     def _model_frame(self, frame: int) -> int:
-        """Return the last frame of the model's signals that ends at or before the centre of a frame; -1 for none."""
-        return frame * self._hop * self._model_rate_hz // (self._rate_hz * self._model_hop) - 1
+        """Return the last frame of the model's signals that ends at or before the centre of a frame, or the first."""
+        return max(frame * self._hop * self._model_rate_hz // (self._rate_hz * self._model_hop) - 1, 0)
 
 
 class _Channel:
@@ -218,24 +219,26 @@ class _Channel:
             power: Smoothed power, `(frames, bins)`.
             heard: The model's gain in each frame.
         """
-        gates = np.empty((len(heard), 1), np.float32)
-        floors = []
+        gates = []
+        share = power + np.float32(_TINY_POWER)
+        block = 0  # its first frame
         for frame, gain in enumerate(heard):
             self._held = max(gain, self._release * self._held)
             self._late = max(gain, self._late_release * self._late)
-            gates[frame] = min(1.0, self._held / _OPEN) * min(1.0, self._late / _OPEN_LATELY) ** 2
-            floors.append(self._floor)
+            gates.append(min(1.0, self._held / _OPEN) * min(1.0, self._late / _OPEN_LATELY) ** 2)
             if gain < _QUIET:
                 self._sum += power[frame]
                 self._quiet += 1
             self._position += 1
             if self._position == _BLOCK_FRAMES:
+                np.divide(self._floor, share[block : frame + 1], out=share[block : frame + 1])
+                block = frame + 1
                 self._end_block()
-        share = np.stack(floors) / (power + np.float32(_TINY_POWER))
+        np.divide(self._floor, share[block:], out=share[block:])
         np.subtract(1, share, out=share)
         np.maximum(share, 0, out=share)
         np.sqrt(share, out=share)
-        share *= gates
+        share *= np.array(gates, np.float32)[:, None]
         return share
 
     def _end_block(self) -> None:
@@ -244,7 +247,8 @@ class _Channel:
             weight = self._weight * self._keep**self._quiet
             added = 1 - self._keep**self._quiet
             self._weight = weight + added
-            self._floor = (self._floor * weight + self._sum * (added / self._quiet)) / np.float32(self._weight)
+            self._floor = self._floor * np.float32(weight / self._weight)
+            self._floor += self._sum * np.float32(added / self._quiet / self._weight)
             self._sum = np.zeros_like(self._sum)
         self._quiet = self._position = 0
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,7 +18,15 @@ from rich.text import Text
 
 from frcrn_accel.atomic import remove_leftovers
 from frcrn_accel.cli.inputs import Job, Plan, Ready, make_plan
-from frcrn_accel.cli.options import AttenuationLimit, BackendName, Calibration, Model, Precision, Threads
+from frcrn_accel.cli.options import (
+    AttenuationLimit,
+    BackendName,
+    Calibration,
+    HighBandOption,
+    Model,
+    Precision,
+    Threads,
+)
 from frcrn_accel.cli.output import printable
 from frcrn_accel.cli.progress import preparation
 from frcrn_accel.cli.usage import usage_errors
@@ -28,6 +36,8 @@ from frcrn_accel.models import DEFAULT_MODEL
 from frcrn_accel.posix_signals import stopping
 
 __all__ = ["denoise"]
+
+Keep = Literal["speech", "noise", "both"]
 
 
 def denoise(
@@ -50,9 +60,24 @@ def denoise(
     calibration: Calibration = None,
     threads: Threads = None,
     attenuation_limit_db: AttenuationLimit = None,
+    high_band: HighBandOption = "follow",
+    keep: Annotated[
+        Keep,
+        typer.Option(
+            help="What to write: speech; noise, which is what was taken away, to NAME.noise.wav and so on; or both. "
+            "With both and -o X.wav, the noise goes to X.noise.wav.",
+        ),
+    ] = "speech",
+    track: Annotated[
+        int | None,
+        typer.Option(min=0, help="Audio track to denoise, from 0. [default: all of a film, the first of sound]"),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Denoise audio files: WAV, FLAC, OGG, Opus, MP3 and more, at any rate, with any number of channels."""
+    """Denoise recordings and films: WAV, FLAC, MP3, Ogg, M4A, MP4, MKV and more, at any rate, with all channels.
+
+    From a film to a film, the sound is replaced, and picture, subtitles and the rest are copied.
+    """
     console = Console(stderr=True, highlight=False)
     with usage_errors():
         options = DenoiserOptions(
@@ -62,9 +87,10 @@ def denoise(
             calibration=calibration,
             threads=threads,
             attenuation_limit_db=attenuation_limit_db,
+            high_band=high_band,
         )
     with stopping() as check_stop, tempfile.TemporaryDirectory(prefix="frcrn-accel-") as folder:
-        run = _Run(make_plan(inputs, output), Path(folder), overwrite, console, check_stop)
+        run = _Run(make_plan(inputs, output, keep, track), Path(folder), overwrite, console, check_stop)
         run.check_named()
         run.denoise(options)
     run.report()
@@ -160,6 +186,8 @@ class _Run:
 
     def _denoise(self, job: Job, ready: Ready, denoiser: Denoiser, bars: Progress, count: str) -> None:
         name, output = Path(job.source).name, ready.target.name if ready.device is None else ready.device
+        if ready.noise_target is not None:
+            output = f"{output} and {ready.noise_target.name}"
         bar = bars.add_task(escape(printable(count + name)), total=None)
 
         def show(done_s: float, total_s: float) -> None:
@@ -170,7 +198,15 @@ class _Run:
             with self._collecting(job), warnings.catch_warnings():
                 warnings.simplefilter("ignore", AudioWarning)  # the report has them
                 self._prepare_folder(ready.target.parent)
-                report = denoiser.denoise_file(ready.source, ready.target, overwrite=self.overwrite, progress=show)
+                report = denoiser.denoise_file(
+                    ready.source,
+                    ready.target,
+                    overwrite=self.overwrite,
+                    progress=show,
+                    keep="noise" if job.keep == "noise" else "speech",
+                    noise_target=ready.noise_target,
+                    track=job.track,
+                )
                 ready.deliver()
                 clipped = f", {report.clipped_samples} samples clipped" if report.clipped_samples else ""
                 self._print(

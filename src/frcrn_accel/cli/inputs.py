@@ -28,11 +28,13 @@ class Ready:
         source: The file to read: the input, or a copy of what is no file.
         target: The file to write: the output, or one whose content goes to `device`.
         device: Device, FIFO or `-` for standard output; None if the target is the output.
+        noise_target: The file to write the noise to, too; None for none.
     """
 
     source: Path
     target: Path
     device: str | None = None
+    noise_target: Path | None = None
 
     def deliver(self) -> None:
         """Copy the result to the device, if there is one.
@@ -66,11 +68,15 @@ class Job:
         source: The input as it was named, or as it was found in a folder.
         target: The output; None for one beside the input, or standard output for what is no file.
         is_found: Whether the input was found in a folder, and its format may therefore need another suffix.
+        keep: `"speech"`, `"noise"`, or `"both"` for a file each.
+        track: Number of the audio track; None for all of a film, and the first of anything else.
     """
 
     source: str
     target: str | None
     is_found: bool = False
+    keep: str = "speech"
+    track: int | None = None
 
     def check(self, folder: Path, *, overwrite: bool) -> Ready:
         """Open the header of the input and check that the output can be written.
@@ -83,9 +89,10 @@ class Job:
             AudioError: The input cannot be read, or the output cannot be written.
             OutputExistsError: The output exists, and `overwrite` is false.
         """
-        from frcrn_accel.files import open_audio
+        from frcrn_accel.files import FILM_SUFFIXES, is_film, open_audio
+        from frcrn_accel.files.film import check_track, film_suffix
         from frcrn_accel.files.formats import plan_target, writable_suffix
-        from frcrn_accel.files.names import DEFAULT_NAME, detected_suffix
+        from frcrn_accel.files.names import DEFAULT_NAME, NOISE_NAME, detected_suffix
 
         is_stream = self.source == STANDARD_STREAM or is_device(Path(self.source))
         target = STANDARD_STREAM if self.target is None and is_stream else self.target
@@ -94,26 +101,39 @@ class Job:
         if target is not None and target != STANDARD_STREAM:
             _check_output(Path(target), overwrite)
         source = _spool(self.source, folder) if is_stream else Path(self.source)
-        file = open_audio(source)
+        file = open_audio(source, self.track)
         if is_stream:
             source = source.rename(source.with_name(f"{source.name}{detected_suffix(file)}"))
-            file = open_audio(source)
+            file = open_audio(source, self.track)
+        film = is_film(source)
         suffix = writable_suffix(file) if source.suffix else detected_suffix(file)
+        if film and source.suffix:
+            suffix = film_suffix(source)
         device = None
         if target is None:
-            output = _beside(source, DEFAULT_NAME, suffix)
+            output = _beside(source, NOISE_NAME if self.keep == "noise" else DEFAULT_NAME, suffix)
         elif target == STANDARD_STREAM or is_device(Path(target)):
             device, output = target, folder / f"output{Path(target).suffix or suffix}"
         elif self.is_found and not _can_write(Path(target)):
             output = Path(target).with_suffix(suffix)
         else:
             output = Path(target)
-        plan_target(output, file)
-        if device is None:
-            _check_output(output, overwrite)
-            if output.exists() and output.samefile(source):
-                raise AudioError(f"{str(output)!r} is the input itself: choose another output with -o")
-        return Ready(source, output, device)
+        to_film = film and output.suffix.lower() in FILM_SUFFIXES
+        if to_film:
+            check_track(output, file)
+        else:
+            plan_target(output, file)
+        noise = None
+        if self.keep == "both":
+            if device is not None or to_film:
+                raise AudioError("--keep both needs files of sound: use --keep noise in a run of its own")
+            noise = _beside(source if target is None else output, NOISE_NAME, output.suffix)
+        for path in (output, noise):
+            if path is not None and device is None:
+                _check_output(path, overwrite)
+                if path.exists() and path.samefile(source):
+                    raise AudioError(f"{str(path)!r} is the input itself: choose another output with -o")
+        return Ready(source, output, device, noise)
 
 
 @dataclass
@@ -133,7 +153,7 @@ class Plan:
     is_single: bool = False
 
 
-def make_plan(inputs: list[str], output: str | None) -> Plan:
+def make_plan(inputs: list[str], output: str | None, keep: str = "speech", track: int | None = None) -> Plan:
     """Pair each input with its output.
 
     Raises:
@@ -152,7 +172,7 @@ def make_plan(inputs: list[str], output: str | None) -> Plan:
     for name in inputs:
         if name not in folders:
             target = str(Path(str(output)) / Path(name).name) if to_folder else output
-            plan.jobs.append(Job(name, target))
+            plan.jobs.append(Job(name, target, keep=keep, track=track))
             continue
         if output is None:
             raise AudioError(f"{name!r} is a folder: give an output folder with -o")
@@ -160,7 +180,8 @@ def make_plan(inputs: list[str], output: str | None) -> Plan:
             raise AudioError(f"{output!r} is the input folder itself: choose another output folder with -o")
         found = scan_folder(Path(name), but_not_in=Path(output))
         plan.jobs += [
-            Job(str(file), str(Path(output) / file.relative_to(name)), is_found=True) for file in found.files
+            Job(str(file), str(Path(output) / file.relative_to(name)), is_found=True, keep=keep, track=track)
+            for file in found.files
         ]
         plan.left_out += [(item.path, item.reason, item.is_error) for item in found.left_out]
         plan.other_suffixes += found.other_suffixes

@@ -22,7 +22,7 @@ from frcrn_accel.adapters.feed import Feed, LiveStatus, Sink, aligned, denoise_l
 from frcrn_accel.adapters.playout import Playout
 from frcrn_accel.adapters.sound_card import Device, find_device, list_devices, sound_card
 from frcrn_accel.audio import check_format
-from frcrn_accel.cli.options import AttenuationLimit, BackendName, Model, Precision, Threads
+from frcrn_accel.cli.options import AttenuationLimit, BackendName, HighBandOption, Model, Precision, Threads
 from frcrn_accel.cli.progress import preparation
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.denoiser import DenoiserOptions, StreamOptions
@@ -65,6 +65,7 @@ def live(
     precision: Precision = None,
     threads: Threads = None,
     attenuation_limit_db: AttenuationLimit = None,
+    high_band: HighBandOption = "follow",
     lookahead_s: Annotated[
         float | None,
         typer.Option(
@@ -80,9 +81,13 @@ def live(
         return
     with usage_errors():
         options = DenoiserOptions(
-            model, backend=backend, precision=precision, threads=threads, attenuation_limit_db=attenuation_limit_db
+            model,
+            backend=backend,
+            precision=precision,
+            threads=threads,
+            attenuation_limit_db=attenuation_limit_db,
+            high_band=high_band,
         )
-    with usage_errors():
         stream_options = StreamOptions(lookahead_s=lookahead_s)
     source = find_device(input_device, "input")
     speaker = find_device(output_device, "output") if output is None or output_device is not None else None
@@ -127,7 +132,7 @@ def live(
 
 @contextmanager
 def _ending(feed: Feed) -> Iterator[Callable[[], bool]]:
-    """Close the feed on Ctrl-C, SIGTERM or SIGHUP, which ends everything in order; a second signal kills the process."""
+    """Close the feed on Ctrl-C, SIGTERM or SIGHUP, which ends all in order; a second signal kills the process."""
     is_ended = False
     with ExitStack() as stack:
 

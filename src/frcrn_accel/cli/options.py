@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ __all__ = [
     "BatchSize",
     "Calibration",
     "GateAudio",
+    "HighBandOption",
     "Model",
     "Precision",
     "Threads",
@@ -36,6 +37,12 @@ Threads = Annotated[
 ]
 AttenuationLimit = Annotated[
     float | None, typer.Option(min=0, help="Maximum noise attenuation, dB. [default: no limit]")
+]
+HighBandOption = Annotated[
+    Literal["follow", "drop"],
+    typer.Option(
+        help="Sound above 8 kHz, which is beyond the model: attenuate its noise as the model does below, or drop it."
+    ),
 ]
 GateAudio = Annotated[
     Path | None,

@@ -132,6 +132,7 @@ class CorpusJob:
         chosen = {
             "calibration": options.calibration,
             "attenuation_limit_db": options.attenuation_limit_db,
+            "high_band": options.high_band,
             "windowing": None if options.windowing == Windowing() else options.windowing,
         }
         files = self.files_per_tar

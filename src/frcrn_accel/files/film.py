@@ -24,7 +24,7 @@ from frcrn_accel.files.reading import AudioFile
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.notices import notify
 
-__all__ = ["FILM_SUFFIXES", "Sound", "is_film", "write_film"]
+__all__ = ["FILM_SUFFIXES", "Sound", "check_track", "film_suffix", "is_film", "write_film"]
 
 # The muxer for each suffix: the containers that keep sound in step to the sample. Others (AVI, FLV, WMV) can be read,
 # but do not say how much an encoder puts before the sound.
@@ -109,6 +109,20 @@ def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overw
         raise
     except (OSError, av.FFmpegError) as error:
         raise AudioError(f"{str(target)!r} cannot be written: {reason_of(error)}") from error
+
+
+def film_suffix(path: Path) -> str:
+    """Return the suffix for a new film: that of this one, or of Matroska, which holds nearly everything."""
+    return path.suffix if path.suffix.lower() in FILM_SUFFIXES else ".mkv"
+
+
+def check_track(target: Path, like: AudioFile) -> None:
+    """Check that the sound of a film can be written.
+
+    Raises:
+        AudioError: The container cannot hold it.
+    """
+    plan_track(target, _MUXERS[target.suffix.lower()], like)
 
 
 def sound_start_s(path: Path, track: int) -> Fraction:

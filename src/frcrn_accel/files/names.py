@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_NAME",
+    "NOISE_NAME",
     "FolderScan",
     "LeftOut",
     "audio_files",
@@ -27,7 +28,8 @@ __all__ = [
     "scan_folder",
 ]
 
-DEFAULT_NAME = ".denoised"  # between the stem and the suffix of an output beside its input
+# Between the stem and the suffix of an output beside its input.
+DEFAULT_NAME, NOISE_NAME = ".denoised", ".noise"
 
 # What FFmpeg and libsndfile read, by the suffixes that people give it. How a file is read is decided by its content.
 # Not here: playlists, subtitles, pictures, .ts and .dat (source code and data), .raw and .pcm (no header).
@@ -123,7 +125,8 @@ def scan_folder(folder: Path, *, but_not_in: Path | None = None) -> FolderScan:
     outputs = {
         file
         for file in scan.files
-        if file.stem.endswith(DEFAULT_NAME) and (file.parent, file.stem.removesuffix(DEFAULT_NAME)) in stems
+        for name in (DEFAULT_NAME, NOISE_NAME)
+        if file.stem.endswith(name) and (file.parent, file.stem.removesuffix(name)) in stems
     }
     scan.files = [file for file in scan.files if file not in outputs]
     scan.left_out += [LeftOut(file, "output of an earlier run") for file in outputs]
