@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
-import signal
 import sys
-from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
@@ -74,7 +71,8 @@ def _options(
 def main() -> NoReturn:
     """Run the command line. An error is one line on stderr and exit code 2, without a traceback.
 
-    A signal ends it with 128 plus its number, as a shell reports it. A closed pipe ends it without a message.
+    A signal ends it with 128 plus its number, as a shell reports it. A closed pipe ends it without a message
+    (click does that).
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that a terminal cannot show is no error
@@ -88,8 +86,6 @@ def main() -> NoReturn:
     except Stopped as stopped:
         print("frcrn-accel: stopped", file=sys.stderr)
         code = 128 + stopped.number
-    except BrokenPipeError:
-        code = _close_pipe()
     except OSError as error:
         code = _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
     except Exception as error:
@@ -98,13 +94,6 @@ def main() -> NoReturn:
             raise
         code = _fail(message())
     sys.exit(code or 0)
-
-
-def _close_pipe() -> int:
-    """Give standard output another place, so that Python does not complain about the pipe at its end."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 128 + signal.SIGPIPE
 
 
 def _fail(message: str) -> int:

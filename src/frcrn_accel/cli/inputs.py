@@ -114,6 +114,8 @@ class Job:
             output = _beside(source, NOISE_NAME if self.keep == "noise" else DEFAULT_NAME, suffix)
         elif target == STANDARD_STREAM or is_device(Path(target)):
             device, output = target, folder / f"output{Path(target).suffix or suffix}"
+        elif not source.suffix and not Path(target).suffix:
+            output = Path(f"{target}{suffix}")
         elif self.is_found and not _can_write(Path(target)):
             output = Path(target).with_suffix(suffix)
         else:

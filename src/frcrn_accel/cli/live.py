@@ -89,10 +89,11 @@ def live(
             high_band=high_band,
         )
         stream_options = StreamOptions(lookahead_s=lookahead_s)
+    if sample_rate is not None:
+        check_format(sample_rate, channels)
     source = find_device(input_device, "input")
     speaker = find_device(output_device, "output") if output is None or output_device is not None else None
     rate_hz = source.sample_rate_hz if sample_rate is None else sample_rate
-    check_format(rate_hz, channels)
     console = Console(stderr=True, highlight=False)
     status, feed = LiveStatus(rate_hz), Feed(_MAX_WAITING_BLOCKS)
     playout = None if speaker is None else Playout(channels, hold=round(HEADROOM_S * rate_hz), dtype=np.float32)
@@ -132,7 +133,7 @@ def live(
 
 @contextmanager
 def _ending(feed: Feed) -> Iterator[Callable[[], bool]]:
-    """Close the feed on Ctrl-C, SIGTERM or SIGHUP, which ends all in order; a second signal kills the process."""
+    """Close the feed on Ctrl-C, SIGTERM or SIGHUP, which ends everything in order; a second signal kills."""
     is_ended = False
     with ExitStack() as stack:
 

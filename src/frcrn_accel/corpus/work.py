@@ -194,7 +194,7 @@ def _copy(source: Path, target: Path) -> float:
             shutil.copyfile(source, temporary)
         samples = sum(block.shape[1] for block in file.blocks())
         return samples / file.sample_rate_hz
-    samples = 0
+    samples: int = 0
     with create_audio(target, file, overwrite=True) as writer:
         for block in file.blocks():
             writer.write(block)
