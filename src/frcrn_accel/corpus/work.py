@@ -192,7 +192,7 @@ def _copy(source: Path, target: Path) -> float:
     if source.suffix.lower() == target.suffix.lower():
         with replacing(target, overwrite=True) as temporary:
             shutil.copyfile(source, temporary)
-        return sum(block.shape[1] for block in file.blocks()) / file.sample_rate_hz
+        return float(sum(block.shape[1] for block in file.blocks()) / file.sample_rate_hz)
     samples = 0
     with create_audio(target, file, overwrite=True) as writer:
         for block in file.blocks():
