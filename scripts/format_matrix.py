@@ -111,7 +111,7 @@ def noise(samples: int, channels: int) -> NDArray[np.float32]:
     spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal((channels, samples)))
     spectrum[:, spectrum.shape[1] // 4 :] = 0
     low = np.fft.irfft(spectrum, samples)
-    return (0.1 * low / low.std()).astype(np.float32)
+    return np.asarray(0.1 * low / low.std(), np.float32)
 
 
 def write(path: Path, subtype: str, rate_hz: int, channels: int, audio: NDArray[np.float32]) -> None:
@@ -143,7 +143,7 @@ def decode(path: Path) -> tuple[NDArray[np.float32], int | None]:
             stream = container.streams.audio[0]
             mono = av.AudioResampler("fltp", "mono" if stream.codec_context.layout.nb_channels == 1 else None)
             blocks = [out.to_ndarray()[0] for frame in container.decode(stream) for out in mono.resample(frame)]
-            stated = stream.duration and round(stream.duration * stream.time_base * stream.rate)
+            stated = round(stream.duration * (stream.time_base or 0) * stream.rate) if stream.duration else None
             return np.concatenate(blocks), stated
     except (av.FFmpegError, IndexError, ValueError):
         return soundfile.read(path, dtype="float32", always_2d=True)[0][:, 0], None
@@ -162,7 +162,7 @@ def is_read(path: Path) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AudioWarning)
-            return sum(block.shape[1] for block in open_audio(path).blocks()) > 0
+            return any(block.size for block in open_audio(path).blocks())
     except AudioError:
         return False
 

@@ -265,7 +265,7 @@ class TestChunks:
     @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         chunks=st.lists(st.tuples(st.sampled_from(CHUNK_NAMES), st.binary(max_size=301)), max_size=6),
-        samples=st.integers(0, 500),
+        samples=st.integers(1, 500),
     )
     def test_any_chunks(self, tmp_path, suffix, chunks, samples):
         belongings = Belongings(chunks=tuple(Chunk("RIFF", name, data) for name, data in chunks))

@@ -44,7 +44,8 @@ class _Container:
 
 
 _MP4 = ("aac", "alac", "ac3", "eac3", "opus", "flac")
-# By names of formats that are no suffixes. That of Matroska suits all codecs, and that of MP4 sound without a picture.
+# By names of formats that are no suffixes. That of Matroska suits all codecs, and that of MP4 sound without a
+# picture.
 _USUAL_SUFFIXES = {"wavex": ".wav", "mov": ".m4a", "matroska": ".mka", "asf": ".wma"}
 _OGG = (".ogg", ".oga")
 _PCM = ("pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le", "pcm_s16be", "pcm_s24be", "pcm_s32be")

@@ -26,7 +26,7 @@ _COPY_BYTES = 1 << 20
 def wav_front(belongings: Belongings, *, may_be_long: bool) -> bytes:
     """Return the chunks in front of the format of a WAV file, with room for 64-bit sizes if it may need them."""
     room = _chunk(b"JUNK", bytes(_DS64_BYTES)) if may_be_long else b""
-    return room + b"".join(_chunk(chunk.id, chunk.data) for chunk in belongings.chunks if chunk.id in _FRONT)
+    return room + b"".join(_chunk(chunk.id, chunk.data) for chunk in belongings.chunks if _is_front(chunk))
 
 
 def finish_wav(
@@ -77,9 +77,14 @@ def finish_wav(
     _put(file, start - 4, b"\xff" * 4)
 
 
+def _is_front(chunk: Chunk) -> bool:
+    """Return whether a chunk goes in front. libsndfile loses its way in RF64 behind a chunk of odd size."""
+    return chunk.id in _FRONT and len(chunk.data) % 2 == 0
+
+
 def _wav_trailing(belongings: Belongings) -> list[Chunk]:
     """Return the chunks behind the samples. Tags are written anew only if the source had none in chunks."""
-    chunks = [chunk for chunk in belongings.chunks if chunk.id not in _FRONT]
+    chunks = [chunk for chunk in belongings.chunks if not _is_front(chunk)]
     if not {chunk.name for chunk in belongings.chunks} & {"LIST INFO", "id3", "ID3"}:
         chunks += [Chunk("RIFF", b"LIST", text)] if (text := info_list(belongings.tags)) else []
         chunks += [Chunk("RIFF", b"id3 ", tag)] if (tag := id3_tag(belongings)) else []
@@ -88,7 +93,7 @@ def _wav_trailing(belongings: Belongings) -> list[Chunk]:
 
 def w64_front(belongings: Belongings) -> bytes:
     """Return the chunks in front of the format of a W64 file: libsndfile takes all behind the samples for samples."""
-    chunks = [chunk for chunk in belongings.chunks if chunk.id in _FRONT] + _wav_trailing(belongings)
+    chunks = [chunk for chunk in belongings.chunks if _is_front(chunk)] + _wav_trailing(belongings)
     return b"".join(
         chunk.id + W64_TAIL + struct.pack("<Q", 24 + len(chunk.data)) + chunk.data + bytes(-len(chunk.data) % 8)
         for chunk in chunks
