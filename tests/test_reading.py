@@ -83,7 +83,7 @@ def test_as_many_samples_as_ffmpeg_decodes(made, name, arguments):
         pytest.skip("this build of FFmpeg lacks the encoder")
     file, audio, notices = read(path)
     expected = coded.decode(path, 1)
-    if file.subtype.endswith("ADPCM") or file.format == "VOC":  # FFmpeg gives whole blocks, or drops the last samples
+    if file.subtype.endswith("ADPCM"):  # FFmpeg gives whole blocks
         assert audio.shape[1] == SAMPLES
     elif file.subtype != "OPUS":  # libsndfile gives it at the rate of its source
         assert audio.shape == expected.shape
@@ -189,7 +189,7 @@ class TestWrongSizes:
         path = tmp_path / f"cut{name}"
         path.write_bytes(content[: len(content) * 3 // 5])
         file, audio, notices = read(path)
-        assert audio.shape[1] / file.sample_rate_hz == pytest.approx(0.6 * SAMPLES / RATE, rel=0.35)
+        assert audio.shape[1] / file.sample_rate_hz == pytest.approx(0.6 * SAMPLES / RATE, rel=0.45)
         assert any("cut off" in notice for notice in notices)
 
     def test_a_truncated_m4a_is_an_error(self, made, tmp_path):

@@ -199,6 +199,7 @@ def _caf_repair(file: BinaryIO, size: int) -> Repair:
                 )
             elif declared > present + 4:
                 repair.missing_bytes = declared - present - 4
+                repair.patches[position - 8] = struct.pack(">q", present + 4)  # else libsndfile refuses it
     return repair
 
 

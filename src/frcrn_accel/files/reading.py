@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -197,7 +198,20 @@ def _is_for_sndfile(path: Path) -> bool:
         if start == b"OggS":
             links = find_links(file)
             return len(links) == 1 and links[0].is_whole
+        if start == b"Crea":
+            return _voc_sounds(file) == 1  # libsndfile takes what lies between several for samples
     return start.startswith(_SNDFILE_STARTS)
+
+
+def _voc_sounds(file: BinaryIO) -> int:
+    """Return how many blocks of sound a VOC file has, counting to 2."""
+    file.seek(20)
+    file.seek(int.from_bytes(file.read(2), "little"))
+    sounds = 0
+    while sounds < 2 and (block := file.read(4))[:1] not in (b"", b"\0"):
+        sounds += block[:1] in (b"\1", b"\2", b"\x09")
+        file.seek(int.from_bytes(block[1:], "little"), os.SEEK_CUR)
+    return sounds
 
 
 def _open_with_ffmpeg(path: Path, track: int, stamp: _Stamp) -> AudioFile:
