@@ -97,50 +97,50 @@ class TestVariants:
         with pytest.raises(ModelError, match=r"damaged\.onnx' is damaged: reinstall"):
             prepare(model, OrtDynamicInt8Backend())
 
-    def test_a_model_is_quantized_once(self, copied, cache_folder, caplog):
+    def test_a_model_is_quantized_once(self, tiny, cache_folder, caplog):
         pytest.importorskip("onnx")
-        assert ready_variant(copied, "dynamic") is None
+        assert ready_variant(tiny, "dynamic") is None
         with caplog.at_level(logging.INFO, logger="frcrn_accel"):
-            made = prepare(copied, OrtDynamicInt8Backend())
-        assert "quantizing frcrn-small with method 'dynamic'; this is done once and can take minutes" in caplog.text
+            made = prepare(tiny, OrtDynamicInt8Backend())
+        assert "quantizing tiny with method 'dynamic'; this is done once and can take minutes" in caplog.text
         assert made.path.parent == cache_folder
         assert made.metadata.gate == "passed"
         content = made.path.read_bytes()
         caplog.clear()
         with caplog.at_level(logging.INFO, logger="frcrn_accel"):
-            assert prepare(copied, OrtDynamicInt8Backend()) == made
-        assert ready_variant(copied, "dynamic") == made
+            assert prepare(tiny, OrtDynamicInt8Backend()) == made
+        assert ready_variant(tiny, "dynamic") == made
         assert caplog.text == ""
         # Cut short, it is made again, and is what it was.
         made.path.write_bytes(content[: len(content) // 2])
-        again = prepare(copied, OrtDynamicInt8Backend())
+        again = prepare(tiny, OrtDynamicInt8Backend())
         assert again.path.read_bytes() == content
 
-    def test_two_processes_make_it_at_once(self, copied, cache_folder):
+    def test_two_processes_make_it_at_once(self, tiny, cache_folder):
         pytest.importorskip("onnx")
         context = multiprocessing.get_context("spawn")
         with context.Pool(2) as pool:
-            paths = pool.map(_quantize, [copied.path, copied.path])
+            paths = pool.map(_quantize, [tiny.path, tiny.path])
         assert paths[0] == paths[1]
         assert [path.name for path in cache_folder.iterdir()] == [paths[0].name]
         assert ModelFile.open(paths[0]).metadata.method == "dynamic"
 
-    def test_static_without_calibration_says_how(self, copied):
+    def test_static_without_calibration_says_how(self, tiny):
         pytest.importorskip("onnx")
         with pytest.raises(ModelError, match=r"not been calibrated for backend 'ort-static-int8': give a folder"):
-            Denoiser(copied.path, backend="ort-static-int8")
+            Denoiser(tiny.path, backend="ort-static-int8")
 
-    def test_static_with_calibration(self, copied, cache_folder, noisy):
+    def test_static_with_calibration(self, tiny, cache_folder, noisy):
         pytest.importorskip("onnx")
         from frcrn_accel.quantize import CALIBRATION_AUDIO
 
-        with Denoiser(copied.path, backend="ort-static-int8", calibration=CALIBRATION_AUDIO) as denoiser:
+        with Denoiser(tiny.path, backend="ort-static-int8", calibration=CALIBRATION_AUDIO) as denoiser:
             found = denoiser(noisy, 16_000)
         (path,) = cache_folder.iterdir()
         metadata = ModelFile.open(path).metadata
         assert metadata.method == "static"
         assert len(metadata.calibration_sha256) == 64
-        assert si_sdr_db(Denoiser(backend="ort")(noisy, 16_000), found) > 33
+        assert si_sdr_db(Denoiser(tiny.path, backend="ort")(noisy, 16_000), found) > 33
 
     def test_packages_to_make_one_are_missing(self, copied, monkeypatch):
         monkeypatch.setitem(sys.modules, "onnx", None)

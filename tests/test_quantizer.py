@@ -325,7 +325,7 @@ def test_layer_groups():
 @pytest.mark.parametrize("method", RUNNABLE)
 def test_the_packaged_model_passes_with_all_measures(tmp_path, method):
     pytest.importorskip("pesq")
-    pytest.importorskip("speechmos.dnsmos", exc_type=ImportError)
+    pytest.importorskip("speechmos")
     # The groups that the rescue found when the model was packaged: finding them again takes minutes.
     packaged = packaged_variant(find_model("frcrn-small"), method)
     kept = packaged.metadata.kept_float if packaged is not None else ()
@@ -335,8 +335,10 @@ def test_the_packaged_model_passes_with_all_measures(tmp_path, method):
 
 
 @pytest.mark.usefixtures("no_eval")  # the limits switch PESQ and DNSMOS off
-def test_a_refused_candidate_is_rescued_group_by_group(tiny, short_audio, tmp_path):
+def test_a_refused_candidate_is_rescued_group_by_group(tiny, short_audio, tmp_path, monkeypatch):
     """The costliest groups are left in float, as few as needed, and the metadata list them."""
+    some = dataclasses.replace(METHODS["dynamic"], groups=lambda config: SOME_GROUPS)
+    monkeypatch.setitem(METHODS, "dynamic", some)
 
     def quantized(name, least_db, max_rescued):
         limits = GateThresholds(max_pesq_drop_percent=100, max_dnsmos_drop=5, min_si_sdr_db=least_db)

@@ -32,7 +32,7 @@ def load_modules() -> Any:
     folder = str(distribution("clearvoice").locate_file("clearvoice/models"))
     if folder not in sys.path:
         sys.path.append(folder)
-    # Upstream imports librosa for a self-test that is never called. A real one stays: DNSMOS needs it.
+    # Upstream imports librosa for a self-test that is never called. A real one stays.
     stand_in = types.ModuleType("librosa")
     is_stand_in = sys.modules.setdefault("librosa", stand_in) is stand_in
     try:

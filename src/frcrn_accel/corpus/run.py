@@ -18,7 +18,7 @@ from frcrn_accel.corpus.storage import names_in
 from frcrn_accel.corpus.work import Result, Work, failed
 from frcrn_accel.errors import CorpusError
 from frcrn_accel.progress import Progress, no_progress
-from frcrn_accel.quality.metrics import load_dnsmos
+from frcrn_accel.quality.ratings import load_dnsmos
 
 __all__ = ["denoise_corpus"]
 

@@ -204,8 +204,8 @@ def _copy(source: Path, target: Path) -> float:
 def _dnsmos(path: Path) -> tuple[dict[str, float], float]:
     """Return the DNSMOS of a file, mean over its channels, and the lowest OVRL of a channel."""
     from frcrn_accel.network.topology import SAMPLE_RATE_HZ
+    from frcrn_accel.quality import dnsmos
     from frcrn_accel.quality.clips import read_channels
-    from frcrn_accel.quality.metrics import dnsmos
 
     scores = [dnsmos(channel) for channel in read_channels(path, SAMPLE_RATE_HZ, _DNSMOS_MAX_S)]
     means = {name: sum(getattr(score, name) for score in scores) / len(scores) for name in scores[0]._fields}

@@ -2,15 +2,14 @@
 
 from frcrn_accel.quality.metrics import (
     MAX_AGREEMENT_DB,
-    Dnsmos,
     agreement_db,
     bootstrap_interval,
-    dnsmos,
     is_silent,
     pesq_wb,
     si_sdr_db,
     stoi,
 )
+from frcrn_accel.quality.ratings import Dnsmos, dnsmos
 from frcrn_accel.quality.scoring import Scorer, score_or_none
 
 __all__ = [

@@ -1,9 +1,9 @@
-"""Metrics of denoised speech: SI-SDR, PESQ, STOI and DNSMOS."""
+"""Metrics of denoised speech against clean speech: SI-SDR, PESQ and STOI."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +13,15 @@ from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 
 __all__ = [
     "MAX_AGREEMENT_DB",
-    "Dnsmos",
     "agreement_db",
     "bootstrap_interval",
-    "dnsmos",
     "is_silent",
-    "load_dnsmos",
     "pesq_wb",
     "si_sdr_db",
     "stoi",
 ]
 
 MAX_AGREEMENT_DB = 120.0  # of signals that are equal or nearly so: float32 does not resolve more
-_DNSMOS_SAMPLES = 144_160  # input length of its network
 
 
 def si_sdr_db(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
@@ -127,55 +123,6 @@ def stoi(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
             return float(short_time_objective_intelligibility(reference, estimate, SAMPLE_RATE_HZ))
     except (RuntimeWarning, IndexError) as error:  # IndexError: not a single frame
         raise AudioError("STOI cannot score this: it needs about half a second of speech") from error
-
-
-class Dnsmos(NamedTuple):
-    """DNSMOS P.835, 1 to 5 each.
-
-    Attributes:
-        sig: Quality of the speech.
-        bak: Quality of the background: higher is less intrusive.
-        ovrl: Overall quality.
-    """
-
-    sig: float
-    bak: float
-    ovrl: float
-
-
-def dnsmos(audio: NDArray[Any]) -> Dnsmos:
-    """Return DNSMOS P.835: ratings of listeners as estimated by a network, without a reference.
-
-    Source: C. K. A. Reddy, V. Gopal, R. Cutler, "DNSMOS P.835", ICASSP 2022. The network takes 9 s at a time; shorter
-    audio is repeated to that length.
-
-    Args:
-        audio: Speech at 16 kHz, `(samples,)`; values beyond full scale are clipped.
-
-    Raises:
-        MissingExtraError: The `[eval]` extra is not installed.
-        AudioError: The audio is empty.
-    """
-    speechmos = load_dnsmos()
-    if not audio.size:
-        raise AudioError("DNSMOS cannot score this: no audio")
-    # Repeated here: the package itself takes up to eight times as long with short audio.
-    repeated = np.resize(np.clip(audio, -1, 1), max(len(audio), _DNSMOS_SAMPLES))
-    scores = speechmos.run(repeated, SAMPLE_RATE_HZ)
-    return Dnsmos(float(scores["sig_mos"]), float(scores["bak_mos"]), float(scores["ovrl_mos"]))
-
-
-def load_dnsmos() -> Any:
-    """Import the package with the DNSMOS network.
-
-    Raises:
-        MissingExtraError: The `[eval]` extra is not installed.
-    """
-    try:
-        from speechmos import dnsmos as speechmos
-    except ImportError as error:
-        raise MissingExtraError("DNSMOS", "eval", error) from error
-    return speechmos
 
 
 def bootstrap_interval(values: NDArray[Any], seed: int = 0) -> tuple[float, float]:
