@@ -74,7 +74,8 @@ def above(x: np.ndarray) -> np.ndarray:
     """Return what the model cannot hold of a signal."""
     down = resample([x[None]], RATE_HZ, 16_000, 1)
     kept: np.ndarray = np.concatenate(list(resample(down, 16_000, RATE_HZ, 1)), axis=1)[0, : len(x)]
-    return x - kept
+    rest: np.ndarray = x - kept
+    return rest
 
 
 def rules(denoiser: Denoiser, streaming: Denoiser) -> dict[str, Rule]:

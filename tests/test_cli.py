@@ -148,7 +148,7 @@ def test_help_texts_are_sentences_with_units(name, option):
 
 
 SUMMARIES = {
-    "denoise": "Denoise recordings and films: WAV, FLAC, MP3, Ogg, M4A, MP4, MKV and more, at any rate, with all channels.",
+    "denoise": "Denoise recordings and films: WAV, FLAC, MP3, Ogg, M4A, MP4, MKV and more, with all their channels.",
     "backends": "List the backends: which can run here, and what the others need.",
     "export": "Convert a checkpoint to a model file for every backend, verified against PyTorch.",
     "quantize": "Quantize a model, and check that it still sounds the same. Exit code 1 if it does not.",

@@ -73,7 +73,7 @@ def denoise(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Denoise recordings and films: WAV, FLAC, MP3, Ogg, M4A, MP4, MKV and more, at any rate, with all channels.
+    """Denoise recordings and films: WAV, FLAC, MP3, Ogg, M4A, MP4, MKV and more, with all their channels.
 
     From a film to a film, the sound is replaced, and picture, subtitles and the rest are copied.
     """
