@@ -146,9 +146,7 @@ class TestMounted:
 
     def test_the_lifespan_of_the_other_application(self, denoiser: Denoiser) -> None:
         service = Service(denoiser, Limits())
-        app = Starlette(
-            routes=[Mount("/denoiser", create_app(service))], lifespan=lambda app: service.running()
-        )
+        app = Starlette(routes=[Mount("/denoiser", create_app(service))], lifespan=lambda app: service.running())
 
         async def run() -> str:
             async with app.router.lifespan_context(app):
@@ -334,7 +332,6 @@ class TestNames:
             model = type("Model", (), {"name": name})
             backend = name
 
-        report = FileReport(Path("x"), 1.0, 0.1, 0) if False else _report()
         values = result_headers(Named(), report)
         for header in ("X-Model", "X-Backend"):
             assert values[header].isascii()
