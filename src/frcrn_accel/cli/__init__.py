@@ -18,6 +18,7 @@ from frcrn_accel.cli.evaluate import evaluate
 from frcrn_accel.cli.export import export
 from frcrn_accel.cli.live import live
 from frcrn_accel.cli.models import models
+from frcrn_accel.cli.output import printable
 from frcrn_accel.cli.quantize import quantize
 from frcrn_accel.cli.serve import serve
 from frcrn_accel.cli.train import train
@@ -82,5 +83,5 @@ def main() -> NoReturn:
 
 
 def _fail(message: str) -> int:
-    print(f"frcrn-accel: error: {message}", file=sys.stderr)
+    print(f"frcrn-accel: error: {printable(message)}", file=sys.stderr)
     return 2
