@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import unquote
 
 import numpy as np
@@ -341,7 +341,7 @@ class TestNames:
 
 
 class TestProxies:
-    FORWARDED = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
+    FORWARDED: ClassVar = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
 
     def test_headers_of_others_are_not_believed(self, server: Running) -> None:
         server.client.get("/v1/models", headers=self.FORWARDED)

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from frcrn_accel._version import __version__
-from frcrn_accel.corpus.plan import JOURNAL_NAME, Recording, Shard, Task, accepted, digest_of, in_tars, one_by_one, read_inputs
+from frcrn_accel.corpus.plan import (
+    JOURNAL_NAME,
+    Recording,
+    Shard,
+    Task,
+    accepted,
+    digest_of,
+    in_tars,
+    one_by_one,
+    read_inputs,
+)
 from frcrn_accel.corpus.storage import check_protocols, is_remote
 from frcrn_accel.denoiser import Denoiser, DenoiserOptions
 from frcrn_accel.digest import sha256_of

@@ -15,7 +15,17 @@ from frcrn_accel.corpus.storage import is_remote, key_of, list_remote
 from frcrn_accel.errors import CorpusError
 from frcrn_accel.files import audio_files, check_targets
 
-__all__ = ["JOURNAL_NAME", "Recording", "Shard", "Task", "accepted", "digest_of", "in_tars", "one_by_one", "read_inputs"]
+__all__ = [
+    "JOURNAL_NAME",
+    "Recording",
+    "Shard",
+    "Task",
+    "accepted",
+    "digest_of",
+    "in_tars",
+    "one_by_one",
+    "read_inputs",
+]
 
 JOURNAL_NAME = "corpus"
 LIST_SUFFIX, MANIFEST_SUFFIX = ".txt", ".jsonl"

@@ -17,12 +17,12 @@ from frcrn_accel.files import audio_suffixes
 
 __all__ = [
     "check_protocols",
+    "digest_of_remote",
     "fetch",
     "is_remote",
     "key_of",
     "list_remote",
     "local_path",
-    "digest_of_remote",
     "names_in",
     "names_refused",
     "put",
@@ -35,6 +35,7 @@ _NAME_ERRORS = (
     *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
     *(errno.EINVAL, errno.EILSEQ, errno.ELOOP),
 )
+_CHUNK_BYTES = 1 << 20
 _WEB = ("http", "https")
 _MAX_LIST_BYTES = 1 << 30
 
@@ -170,7 +171,7 @@ def _make_folder(url: str) -> None:
 
 @contextmanager
 def names_refused(name: str) -> Iterator[None]:
-    """Turn the error of a file system that cannot hold a file of this name into `AudioError`: others are not affected.
+    """Turn the error of a file system that cannot hold a file of this name into `AudioError`: others can be made.
 
     Raises:
         AudioError: See above.
@@ -194,7 +195,10 @@ def digest_of_remote(folder: str, name: str) -> str | None:
         files, path = _filesystem(f"{folder}/{name}")
         try:
             with files.open(path, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+                digest = hashlib.sha256()
+                while chunk := file.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                return digest.hexdigest()
         except FileNotFoundError:
             return None
 

@@ -257,9 +257,9 @@ class _WebSocket(WebSocketsSansIOProtocol):
             self.handshake_complete = True
 
 
-def _end_handshake(protocol: WebSocketsSansIOProtocol) -> None:
+def _end_handshake(protocol: asyncio.BaseProtocol) -> None:
     """Close a connection whose handshake was not answered in time."""
-    if not protocol.handshake_complete:
+    if isinstance(protocol, WebSocketsSansIOProtocol) and not protocol.handshake_complete:
         protocol.transport.close()
 
 
