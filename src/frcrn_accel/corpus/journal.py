@@ -168,7 +168,7 @@ class Journal:
         """Check the digests of all outputs that are done. `has` is false for those that are lost or damaged.
 
         Args:
-            digest_of: Returns the digest of an output, or None if it does not exist; where `out` is not a local folder.
+            digest_of: Returns the digest of an output, or None if it does not exist; needed where `out` is a URL.
         """
         if digest_of is None:
             assert self._out is not None
