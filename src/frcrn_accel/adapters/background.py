@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.adapters.playout import DelayLine, Playout
-from frcrn_accel.errors import EngineError
 from frcrn_accel.streaming import Stream
 
 __all__ = ["HEADROOM_S", "BackgroundStream"]
@@ -75,6 +74,8 @@ class BackgroundStream:
         self._run: _Run | None = None
         self._pending: deque[tuple[Future[None], int]] = deque()  # with the number of samples
         self._late_s = 0.0
+        self._delay_s = headroom_s
+        self._bridge = DelayLine(1, 0)  # the signal while its stream is being opened
         self._is_closed = False
 
     @property
@@ -87,8 +88,7 @@ class BackgroundStream:
         """Delay of the output behind the input, s; None while the stream is being opened."""
         if self._run is None:
             return None
-        stream = self._run.stream
-        return (stream.latency_samples + self._headroom_samples(stream)) / stream.sample_rate_hz
+        return self._run.dry.delay_samples / self._run.stream.sample_rate_hz
 
     @property
     def late_s(self) -> float:
@@ -108,29 +108,32 @@ class BackgroundStream:
         """Take in the next samples and return as many, at once.
 
         A change of the rate or of the number of channels starts a new signal: the worker opens a stream for it, and
-        the output is silence until that is done.
+        the unprocessed signal is returned until that is done, with about the delay of the signal before. If it fails, the error is logged, and the signal stays
+        unprocessed.
 
         Args:
             samples: `int16 (channels, samples)`.
             sample_rate_hz: Rate of the samples.
 
         Raises:
-            AudioError, BackendUnavailable: The stream for this rate and these channels could not be opened.
             RuntimeError: It is closed.
         """
         if self._is_closed:
             raise RuntimeError("this processor is closed: create a new one")
         backlog = self._backlog_samples()
         if (sample_rate_hz, len(samples)) != self._format:
+            self._bridge = DelayLine(len(samples), math.ceil(self._delay_s * sample_rate_hz))
             self._end_run()
             self._format = (sample_rate_hz, len(samples))
             self._opening = self._worker.submit(self._open_stream, *self._format)
-        if self._opening is not None:
-            if not self._opening.done():
-                return np.zeros_like(samples)
-            self._begin(self._opening.result())
-            self._opening = None
-        assert self._run is not None
+        if self._opening is not None and self._opening.done():
+            opening, self._opening = self._opening, None
+            try:
+                self._begin(opening.result(), self._bridge)
+            except Exception:  # of the rate, or whatever a backend raises: a call goes on
+                _log.exception("no stream for this audio: it is returned unprocessed")
+        if self._run is None:
+            return self._bridge.exchange(samples)
         if backlog > _MAX_BACKLOG_S * sample_rate_hz:
             _log.warning("denoising is more than %g s behind: dropping the backlog", _MAX_BACKLOG_S)
             self._reset(self._run.dry)
@@ -162,15 +165,19 @@ class BackgroundStream:
             return
         try:
             run.denoised.put(run.stream.process(samples))
-        except EngineError:
+        except Exception:  # whatever a backend raises: a call goes on
             _log.exception("the engine failed: denoising is off for the rest of this signal")
             run.failed = True
 
     def _begin(self, stream: Stream, dry: DelayLine | None = None) -> None:
         delay = stream.latency_samples + self._headroom_samples(stream)
+        if dry is not None:
+            dry.lengthen(delay)
+            delay = dry.delay_samples
+        self._delay_s = delay / stream.sample_rate_hz
         self._run = _Run(
             stream,
-            dry or DelayLine(stream.channels, delay),
+            DelayLine(stream.channels, delay) if dry is None else dry,
             # A stream starts with silence; after a reset the unprocessed signal takes its place.
             Playout(stream.channels, hold=delay, drop=stream.latency_samples),
         )

@@ -64,6 +64,7 @@ class FrcrnFilter(BaseAudioFilter):
         self._enabled = True
         self._switched: SwitchedStream | None = None
         self._worker: ThreadPoolExecutor | None = None
+        self._rest = b""  # of a sample whose other bytes have not come yet
 
     @property
     def enabled(self) -> bool:
@@ -98,6 +99,7 @@ class FrcrnFilter(BaseAudioFilter):
             raise
         switched.enabled = self._enabled
         switched.stream.attenuation_limit_db = self._attenuation_limit_db
+        self._rest = b""
         self._switched = switched
 
     async def stop(self) -> None:
@@ -132,10 +134,9 @@ class FrcrnFilter(BaseAudioFilter):
             audio: 16-bit samples, channels interleaved, of any length.
 
         Returns:
-            As many bytes.
+            As many samples. The bytes of a sample that is not whole are kept for the next call.
 
         Raises:
-            AudioError: The bytes are not a whole number of samples.
             RuntimeError: The filter is not started.
         """
         if self._worker is None or self._switched is None:
@@ -149,7 +150,10 @@ class FrcrnFilter(BaseAudioFilter):
 
     def _filter(self, switched: SwitchedStream, audio: bytes) -> bytes:
         """Denoise samples, in the worker."""
-        return to_pcm(switched.process(from_pcm(audio, self._channels)))
+        audio = self._rest + audio
+        whole = len(audio) - len(audio) % (2 * self._channels)
+        self._rest = audio[whole:]
+        return to_pcm(switched.process(from_pcm(audio[:whole], self._channels)))
 
     def _limit_attenuation(self, limit_db: float | None) -> None:
         check_attenuation_limit(limit_db)

@@ -25,6 +25,16 @@ class DelayLine:
     def __init__(self, channels: int, samples: int, dtype: DTypeLike = np.int16) -> None:
         self._inside: Samples = np.zeros((channels, samples), dtype)
 
+    @property
+    def delay_samples(self) -> int:
+        """The delay."""
+        return self._inside.shape[1]
+
+    def lengthen(self, samples: int) -> None:
+        """Make the delay at least this long; zeros come out for the difference."""
+        short = max(0, samples - self.delay_samples)
+        self._inside = np.pad(self._inside, ((0, 0), (short, 0)))
+
     def exchange(self, samples: Samples) -> Samples:
         """Take in `(channels, samples)` and return an array of the same shape."""
         joined = np.concatenate([self._inside, samples], axis=1)

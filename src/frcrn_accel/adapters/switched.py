@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.adapters.playout import DelayLine, Playout
-from frcrn_accel.errors import EngineError
 from frcrn_accel.streaming import Stream
 
 __all__ = ["SwitchedStream"]
@@ -55,7 +54,7 @@ class SwitchedStream:
             return dry
         try:
             self._denoised.put(self.stream.process(chunk))
-        except EngineError:
+        except Exception:  # whatever a backend raises: a call goes on
             _log.exception("the engine failed: denoising is off until it is enabled again")
             self.enabled = self._is_on = False
             return dry
