@@ -160,6 +160,19 @@ class TestBackground:
         assert_half(self.send(background, audio), delayed(audio, late))
         assert background.late_s == 0
 
+    @pytest.mark.parametrize("frame_ms", [10, 50, 60, 100])
+    def test_longer_chunks_are_denoised_whole(self, background: BackgroundStream, frame_ms: int) -> None:
+        background.open(RATE, 1)
+        audio = noise(2 * RATE)
+        parts = []
+        for frame in frames(audio, frame_ms * 16):
+            parts.append(background.process(frame, RATE))
+            background.wait()
+        late = round(background.latency_s * RATE)
+        assert background.latency_s == pytest.approx(0.18 - 1 / RATE + 0.03 + frame_ms / 1000)
+        assert_half(np.concatenate(parts, axis=1), delayed(audio, late))
+        assert background.late_s == 0
+
     def test_a_slow_engine_does_not_block_the_caller(self, background, backend) -> None:
         """While the engine is blocked, the unprocessed signal comes out in its place; then denoising continues."""
         background.open(RATE, 1)

@@ -19,6 +19,7 @@ __all__ = ["HEADROOM_S", "BackgroundStream"]
 
 HEADROOM_S = 0.04  # two steps of the model: one is computed while the next fills
 _MAX_BACKLOG_S = 1.0
+_SHORT_CHUNK_S = 0.01  # the headroom is meant for these
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ class BackgroundStream:
     """A live signal that is denoised in its own thread. `process` waits neither for the thread nor for a model.
 
     The output is `latency_s` behind the input: the latency of the stream plus a headroom, which is the time that the
-    thread has. Samples that it has not computed by then are returned unprocessed, in their place in time, and
+    thread has, plus what the longest chunk is longer than 10 ms. Samples that it has not computed by
+    then are returned unprocessed, in their place in time, and
     counted in `late_s`. If the thread falls more than a second behind, the backlog is dropped and the stream starts
     again. If the engine fails, the rest of the signal is returned unprocessed.
 
@@ -108,7 +110,8 @@ class BackgroundStream:
         """Take in the next samples and return as many, at once.
 
         A change of the rate or of the number of channels starts a new signal: the worker opens a stream for it, and
-        the unprocessed signal is returned until that is done, with about the delay of the signal before. If it fails, the error is logged, and the signal stays
+        the unprocessed signal is returned until that is done, with about
+        the delay of the signal before. If it fails, the error is logged, and the signal stays
         unprocessed.
 
         Args:
@@ -138,6 +141,7 @@ class BackgroundStream:
             _log.warning("denoising is more than %g s behind: dropping the backlog", _MAX_BACKLOG_S)
             self._reset(self._run.dry)
         run = self._run
+        self._make_room(run, samples.shape[1])
         dry = run.dry.exchange(samples)
         if run.failed:
             return dry
@@ -181,6 +185,16 @@ class BackgroundStream:
             # A stream starts with silence; after a reset the unprocessed signal takes its place.
             Playout(stream.channels, hold=delay, drop=stream.latency_samples),
         )
+
+    def _make_room(self, run: _Run, samples: int) -> None:
+        """Lengthen the delay for a longer chunk: its beginning waits for its end before it can be computed."""
+        rate_hz = run.stream.sample_rate_hz
+        longer = max(0, samples - math.ceil(_SHORT_CHUNK_S * rate_hz))
+        short = run.stream.latency_samples + self._headroom_samples(run.stream) + longer - run.dry.delay_samples
+        if short > 0:
+            run.dry.lengthen(run.dry.delay_samples + short)
+            run.denoised.lengthen(short)
+            self._delay_s = run.dry.delay_samples / rate_hz
 
     def _reset(self, dry: DelayLine | None) -> None:
         run = self._run

@@ -67,6 +67,11 @@ class Playout:
         """Number of samples that were missing when they were taken."""
         return self._late_samples
 
+    def lengthen(self, samples: int) -> None:
+        """Take this many more samples from the fallback before the next one: the delay grows."""
+        with self._lock:
+            self._hold += samples
+
     def put(self, samples: Samples) -> None:
         """Append `(channels, samples)`."""
         with self._lock:
