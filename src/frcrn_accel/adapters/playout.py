@@ -28,7 +28,7 @@ class DelayLine:
     @property
     def delay_samples(self) -> int:
         """The delay."""
-        return self._inside.shape[1]
+        return int(self._inside.shape[1])
 
     def lengthen(self, samples: int) -> None:
         """Make the delay at least this long; zeros come out for the difference."""
