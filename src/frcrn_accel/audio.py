@@ -18,11 +18,16 @@ from numpy.typing import NDArray
 from frcrn_accel.errors import AudioError
 
 __all__ = [
+    "CEILING_FRAMES",
+    "EVENT_FRAMES",
+    "HEADROOM",
+    "LEVEL_FRAME_SAMPLES",
     "MAX_CHANNELS",
     "MAX_SAMPLE_RATE_HZ",
     "MIN_SAMPLE_RATE_HZ",
     "Blocks",
     "Layout",
+    "ceiling_of",
     "check_attenuation_limit",
     "check_finite",
     "check_format",
@@ -30,6 +35,7 @@ __all__ = [
     "fit_length",
     "float_to_int",
     "gain_of",
+    "is_event_only",
     "measure_levels",
     "mix_dry",
     "resample",
@@ -43,6 +49,13 @@ MAX_CHANNELS = 64  # with more, it is nearly always an array of (samples, channe
 
 TARGET_LEVEL = 10 ** (-25 / 20)  # upstream's pipelines bring active speech to -25 dBFS RMS (FRCRN's `audio_norm`)
 SILENCE_LEVEL = 10 ** (-140 / 20)  # signals below this RMS are not scaled
+
+LEVEL_FRAME_SAMPLES = 320  # 20 ms at the model's rate
+EVENT_FRAMES = 28  # of 100: an event of half a second, anywhere in its frames, and reverberation
+CEILING_FRAMES = 100
+_CEILING_STEP = 10
+HEADROOM = 10.0  # 10 dB: loud syllables are within it
+FAINT_POWER = 10 ** (-55 / 10)  # speech below this level cannot be told from the noise of a quiet room
 
 # The supported dtypes, and the value that stands for 1.0.
 _FULL_SCALE: Mapping[np.dtype[Any], float] = {
@@ -238,28 +251,95 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> tuple[in
     power. A channel without such samples (a square wave, silence) uses its plain RMS. A channel below -140 dBFS is
     silence and gets gain 1.
 
+    Three things are different here, and change little for ordinary speech. A constant offset does not count. Frames
+    far above the rest (`ceiling_of`) have less weight, and hardly any from 20 dB above the ceiling on: a bang does
+    not take the level of the speech away. If what is left after that is too quiet to be speech (`is_event_only`), the
+    loud part is the signal, and all frames count.
+
     Args:
-        open_blocks: Returns the signal from its start, each time it is called; it is read twice.
+        open_blocks: Returns the signal from its start, at the model's rate, each time it is called; it is read twice.
         channels: Number of channels.
 
     Returns:
         The number of samples, and the gains, shape `(channels,)`.
     """
     samples = 0
-    energy = np.zeros(channels)
-    for block in open_blocks():
-        samples += block.shape[1]
-        energy += np.einsum("cn,cn->c", block, block, dtype=np.float64)
-    mean_power = energy / max(samples, 1)
-    active_energy = np.zeros(channels)
-    active_samples = np.zeros(channels)
-    for block in open_blocks():
-        power = np.square(block, dtype=np.float64)
-        active = power > mean_power[:, None]
-        active_energy += np.sum(power, axis=1, where=active)
-        active_samples += np.count_nonzero(active, axis=1)
-    power = np.where(active_samples > 0, active_energy / np.maximum(active_samples, 1), mean_power)
-    return samples, gain_of(np.sqrt(power))
+    parts = [np.zeros((3, channels, 0))]
+    for frames in _frames(open_blocks(), channels):
+        samples += frames.shape[1] * frames.shape[2]
+        sums = np.add.reduce(frames, axis=2, dtype=np.float64)
+        energy = np.einsum("cfn,cfn->cf", frames, frames, dtype=np.float64)
+        parts.append(np.stack([sums, energy, np.full(sums.shape, frames.shape[2])]))
+    sums, energy, counts = np.concatenate(parts, axis=2)
+    offset = np.sum(sums, axis=1) / max(samples, 1)
+    energy = np.maximum(energy - 2 * offset[:, None] * sums + offset[:, None] ** 2 * counts, 0)
+    power = energy / counts
+    weights = np.stack([np.ones_like(power), *([] if not samples else [_robust_weights(power)])])
+    mean_power = np.sum(weights * energy, axis=2) / np.maximum(np.sum(weights * counts, axis=2), 1e-300)
+    active_energy = np.zeros(mean_power.shape)
+    active_samples = np.zeros(mean_power.shape)
+    first = 0
+    for frames in _frames(open_blocks(), channels):
+        squares = np.square(frames - offset[:, None, None], dtype=np.float64)
+        of_frames = weights[:, :, first : first + frames.shape[1]]
+        for rule, threshold in enumerate(mean_power):
+            active = squares > threshold[:, None, None]
+            active_energy[rule] += np.sum(np.sum(squares, axis=2, where=active) * of_frames[rule], axis=1)
+            active_samples[rule] += np.sum(np.count_nonzero(active, axis=2) * of_frames[rule], axis=1)
+        first += frames.shape[1]
+    levels = np.where(active_samples > 0, active_energy / np.where(active_samples > 0, active_samples, 1), mean_power)
+    plain, robust = levels[0], levels[-1]
+    return samples, gain_of(np.sqrt(np.where(is_event_only(plain, robust), plain, robust)))
+
+
+def ceiling_of(power: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the power above which a frame counts less, from the frames of up to two seconds.
+
+    It is 10 dB above the 29th loudest frame: an event of up to half a second does not raise it, the syllables of
+    speech do.
+
+    Args:
+        power: Powers of frames of 20 ms, `(..., frames)`.
+    """
+    frames = power.shape[-1]
+    rank = frames - 1 - min(EVENT_FRAMES, frames // 2)
+    ceiling: NDArray[np.float64] = HEADROOM * np.partition(power, rank, axis=-1)[..., rank]
+    return ceiling
+
+
+def is_event_only(plain: Any, robust: Any) -> Any:
+    """Return whether what is left without loud events is too quiet to be speech, so that the events are the signal.
+
+    Args:
+        plain: Power of the active samples, all of them.
+        robust: The same with less weight for loud events.
+    """
+    return (robust < FAINT_POWER) & (plain > HEADROOM * robust)
+
+
+def _robust_weights(power: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weights of frames, `(channels, frames)` like their powers."""
+    frames = power.shape[1]
+    starts = np.unique(np.minimum(np.arange(0, frames, _CEILING_STEP), max(frames - CEILING_FRAMES, 0)))
+    ceiling = np.zeros(len(power))
+    for some in np.array_split(starts, -(-len(starts) // 256)):  # a few MB at a time
+        windows = power[:, some[:, None] + np.arange(min(CEILING_FRAMES, frames))]
+        ceiling = np.maximum(ceiling, ceiling_of(windows).max(axis=1))
+    weights: NDArray[np.float64] = np.square(np.minimum(1.0, ceiling[:, None] / np.maximum(power, 1e-300)))
+    return weights
+
+
+def _frames(blocks: Blocks, channels: int) -> Iterator[NDArray[np.float32]]:
+    """Cut a signal into frames, `(channels, frames, samples)`; the last frame may be shorter."""
+    rest = np.zeros((channels, 0), np.float32)
+    for block in blocks:
+        joined = np.concatenate([rest, block], axis=1) if rest.shape[1] else block
+        whole = joined.shape[1] // LEVEL_FRAME_SAMPLES * LEVEL_FRAME_SAMPLES
+        if whole:
+            yield joined[:, :whole].reshape(channels, -1, LEVEL_FRAME_SAMPLES)
+        rest = joined[:, whole:]
+    if rest.shape[1]:
+        yield rest[:, None]
 
 
 def gain_of(level: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import cache
 
-import numpy as np
+from frcrn_accel.streaming.resampling import reach_samples
 
-from frcrn_accel.streaming.resampling import StreamResampler
-
-__all__ = ["UNIT_S", "Latency", "delay_samples", "unit_samples"]
-
-UNIT_S = 0.005  # the resampler gets this much per call, so that its output does not depend on the chunks
-_OBSERVED_S = 10.0
+__all__ = ["Latency", "delay_samples"]
 
 
 @dataclass(frozen=True)
@@ -38,17 +31,14 @@ class Latency:
         return self.lookahead_s + self.window_s + self.step_s + self.resampling_s
 
 
-def unit_samples(sample_rate_hz: int) -> int:
-    """Return the number of samples that the resampler gets per call."""
-    return math.ceil(UNIT_S * sample_rate_hz)
-
-
-@cache
 def delay_samples(sample_rate_hz: int, model_rate_hz: int, step: int, held_back: int) -> int:
-    """Return the smallest delay at which every input sample yields an output sample, in samples of the stream.
+    """Return the delay of a stream in samples: every input sample yields an output sample, whatever the chunks.
 
-    It is measured by sending silence through the resamplers: how much they hold back depends on the number of
-    samples only, not on their values.
+    Let `r` be `sample_rate_hz / model_rate_hz`. With `n` samples received, the output that is due ends with sample
+    `k = n - 1 - delay` of the signal. It needs the model's output up to sample `j <= k / r + reach` (of the second
+    resampler). The model has computed that once it has received `j + held_back + step` samples, rounded down to whole
+    steps. The last of these needs the input up to sample `(j + held_back + step - 1) * r + reach` (of the first). So
+    the delay below is enough: that sample is at most `n - 1`.
 
     Args:
         sample_rate_hz: Rate of the stream.
@@ -56,21 +46,6 @@ def delay_samples(sample_rate_hz: int, model_rate_hz: int, step: int, held_back:
         step: Samples of a step, at the model's rate.
         held_back: Delay of the model in samples, at its rate.
     """
-    if sample_rate_hz == model_rate_hz:
-        return held_back + step - 1
-    unit = unit_samples(sample_rate_hz)
-    to_model = StreamResampler(sample_rate_hz, model_rate_hz, 1)
-    from_model = StreamResampler(model_rate_hz, sample_rate_hz, 1)
-    received = waiting = out = worst = 0
-    skipped = held_back
-    while received < _OBSERVED_S * sample_rate_hz:
-        # The worst case is just before the next unit is complete.
-        worst = max(worst, received + unit - 1 - out)
-        received += unit
-        waiting += to_model.process(np.zeros((1, unit), np.float32)).shape[1]
-        while waiting >= step:
-            waiting -= step
-            given = max(step - skipped, 0)
-            skipped -= step - given
-            out += from_model.process(np.zeros((1, given), np.float32)).shape[1]
-    return worst
+    before = reach_samples(sample_rate_hz, model_rate_hz)
+    after = reach_samples(model_rate_hz, sample_rate_hz)
+    return before - ((after + held_back + step - 1) * -sample_rate_hz // model_rate_hz)

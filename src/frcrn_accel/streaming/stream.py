@@ -28,7 +28,7 @@ from frcrn_accel.network.topology import HOP_SAMPLES, SAMPLE_RATE_HZ
 from frcrn_accel.pcm import from_pcm, to_pcm
 from frcrn_accel.streaming.averaging import Averaging, Statistics
 from frcrn_accel.streaming.engine import Step, StreamEngine, StreamState
-from frcrn_accel.streaming.latency import Latency, delay_samples, unit_samples
+from frcrn_accel.streaming.latency import Latency, delay_samples
 from frcrn_accel.streaming.level import RunningLevel
 from frcrn_accel.streaming.resampling import StreamResampler
 
@@ -100,7 +100,6 @@ class Stream:
             step_s=(self._step_samples - 1) / metadata.sample_rate_hz,
             resampling_s=self._delay / rate_hz - model_s / metadata.sample_rate_hz,
         )
-        self._unit = 1 if rate_hz == metadata.sample_rate_hz else unit_samples(rate_hz)
         self._lock = threading.Lock()
         self.reset()
 
@@ -186,9 +185,8 @@ class Stream:
             self._level = RunningLevel.silent(self.channels, horizon_hops)
             self._to_model = StreamResampler(self.sample_rate_hz, metadata.sample_rate_hz, self.channels)
             self._from_model = StreamResampler(metadata.sample_rate_hz, self.sample_rate_hz, self.channels)
-            self._received = empty  # not resampled yet
-            self._waiting = empty  # at the model's rate; less than a step between calls
-            self._out = np.zeros((self.channels, self._delay), np.float32)
+            self._waiting = empty  # a step at the model's rate that is not computed yet
+            self._out = [np.zeros((self.channels, self._delay), np.float32)]
             # The input of the hops that are still inside the model, and their gains.
             self._dry = np.zeros((self.channels, self._held_back), np.float32)
             self._gains = np.ones((self.channels, self._held_back // metadata.hop_samples), np.float32)
@@ -198,22 +196,16 @@ class Stream:
     # Samples pass through `_push`, then `_next_step` and `_finish` for each full step, then `_pop`.
 
     def _push(self, samples: NDArray[np.float32]) -> None:
-        received = np.concatenate([self._received, samples], axis=1)
-        whole = received.shape[1] // self._unit * self._unit
-        if self._unit == 1:
-            pieces = [self._waiting, received]
-        else:
-            units = (received[:, first : first + self._unit] for first in range(0, whole, self._unit))
-            pieces = [self._waiting, *(self._to_model.process(unit) for unit in units)]
-        self._received = received[:, whole:]
-        self._waiting = np.concatenate(pieces, axis=1)
+        self._to_model.write(samples)
 
     def _next_step(self) -> tuple[Step, NDArray[np.float32], RunningLevel] | None:
         """Return the next step, the gains of its hops and the level after them; None until a step is full."""
-        if self._waiting.shape[1] < self._step_samples:
-            return None
+        if not self._waiting.shape[1]:
+            if self._to_model.ready < self._step_samples:
+                return None
+            self._waiting = self._to_model.read(self._step_samples)
         hop = self._engine.metadata.hop_samples
-        audio = self._waiting[:, : self._step_samples].reshape(self.channels, -1, hop)
+        audio = self._waiting.reshape(self.channels, -1, hop)
         level = self._level
         if self._gain is None:
             gains, level = level.update(audio)
@@ -228,8 +220,8 @@ class Stream:
         self._state, self._level = state, level
         hops = gains.shape[1]
         gains = np.concatenate([self._gains, gains], axis=1)
-        dry = np.concatenate([self._dry, self._waiting[:, : self._step_samples]], axis=1)
-        self._waiting = self._waiting[:, self._step_samples :]
+        dry = np.concatenate([self._dry, self._waiting], axis=1)
+        self._waiting = self._waiting[:, :0]
         self._gains, self._dry = gains[:, hops:], dry[:, self._step_samples :]
         wet = (out.reshape(self.channels, hops, -1) / gains[:, :hops, None]).reshape(self.channels, -1)
         share = dry_share_of(self._attenuation_limit_db)
@@ -238,13 +230,14 @@ class Stream:
         skipped = min(self._skip, wet.shape[1])
         self._skip -= skipped
         if skipped < wet.shape[1]:
-            self._out = np.concatenate([self._out, self._from_model.process(wet[:, skipped:])], axis=1)
+            self._from_model.write(wet[:, skipped:])
+            self._out.append(self._from_model.read(self._from_model.ready))
 
     def _pop(self, samples: int) -> NDArray[np.float32]:
-        out, self._out = self._out[:, :samples], self._out[:, samples:]
-        if out.shape[1] < samples:
-            raise AssertionError(f"{samples - out.shape[1]} samples are missing: the computed delay is too short")
-        return out
+        """Return the next samples; `delay_samples` has the proof that they are there."""
+        out = self._out[0] if len(self._out) == 1 else np.concatenate(self._out, axis=1)
+        self._out = [out[:, samples:]]
+        return out[:, :samples]
 
     def _unpacked(self, chunk: object) -> tuple[NDArray[np.float32], Layout | None]:
         """Return a chunk as `float32 (channels, samples)`, and its layout; None for a buffer of 16-bit samples."""

@@ -1,0 +1,144 @@
+"""The level that the model is fed at: what loud events change, and the difference to the plain rule.
+
+`python benchmarks/level.py AUDIO_DIR`: AUDIO_DIR has dev/noisy, dev/clean and train/speech. The plain rule is the RMS of
+the samples above the mean power, as upstream's pipelines have it. Numbers are dB.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from frcrn_accel.audio import measure_levels
+from frcrn_accel.streaming.level import RunningLevel
+
+RATE_HZ = 16_000
+HOP = 320
+Rule = Callable[[np.ndarray], np.ndarray]
+
+
+def plain_file(x: np.ndarray) -> float:
+    power = x.astype(np.float64) ** 2
+    active = power > power.mean()
+    return 10 * float(np.log10(power[active].mean() if active.any() else power.mean()))
+
+
+def file(x: np.ndarray) -> float:
+    _, (gain,) = measure_levels(lambda: [x[None]], 1)
+    return -25 - 20 * float(np.log10(gain))
+
+
+def plain_stream(x: np.ndarray) -> np.ndarray:
+    """Return the level after each hop, as streams of 0.1.0 followed it."""
+    keep, sums, levels = 1 - 1 / 1000, np.zeros(4), []
+    for hop in x[: len(x) // HOP * HOP].reshape(-1, HOP).astype(np.float64) ** 2:
+        sums[:2] = keep * sums[:2] + [hop.sum(), HOP]
+        active = hop[hop > sums[0] / sums[1]]
+        sums[2:] = keep * sums[2:] + [active.sum(), len(active)]
+        levels.append(max(sums[2] / max(sums[3], 1), sums[0] / sums[1], 1e-14))
+    return 10 * np.log10(levels)
+
+
+def stream(x: np.ndarray) -> np.ndarray:
+    level, gains = RunningLevel.silent(1, 1000), []
+    for hop in x[: len(x) // HOP * HOP].reshape(-1, 1, 1, HOP):
+        gain, level = level.update(hop)
+        gains.append(gain[0, 0])
+    return -25 - 20 * np.log10(gains)
+
+
+def pieces(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the dev files, and twelve pieces of 3 to 12 s of each training source."""
+    for path in sorted([*folder.glob("dev/*/*.flac"), *folder.glob("dev/*/*.wav")]):
+        yield path.parent.name, soundfile.read(path, dtype="float32")[0]
+    rng = np.random.default_rng(0)
+    for path in sorted(folder.glob("train/speech/*")):
+        if path.suffix not in {".opus", ".flac", ".ogg", ".wav"}:
+            continue
+        info = soundfile.info(path)
+        for _ in range(12):
+            frames = int(rng.uniform(3, 12) * info.samplerate)
+            if frames < info.frames:
+                start = int(rng.integers(0, info.frames - frames))
+                x, rate = soundfile.read(path, start=start, frames=frames, dtype="float32", always_2d=True)
+                yield "train", soxr.resample(x[:, 0], rate, RATE_HZ)
+
+
+def events(rng: np.random.Generator, samples: int) -> Iterator[tuple[str, np.ndarray, float]]:
+    """Yield events: a name, the signal to add, and the time after which they are over, s."""
+    time_s = np.arange(samples) / RATE_HZ
+
+    def placed(sound: np.ndarray, *starts_s: float) -> np.ndarray:
+        out = np.zeros(samples)
+        for start_s in starts_s:
+            first = int(start_s * RATE_HZ)
+            out[first : first + len(sound)] += sound[: samples - first]
+        return out
+
+    for ms in (10, 50, 100, 250, 500):
+        burst = rng.uniform(-1, 1, ms * 16)
+        for start_s in (0.0, 4.013, 7.5):
+            yield f"burst {ms} ms at {start_s:g} s", placed(burst, start_s), start_s + ms / 1000
+    yield "3 bursts of 250 ms", placed(rng.uniform(-1, 1, 4000), 1, 4, 7), 7.25
+    yield "20 clicks of 1 ms", placed(np.ones(16), *np.linspace(0.5, 8, 20)), 8.001
+    tone = np.sin(2 * np.pi * 1000 * time_s[:8000])
+    yield "tone 500 ms", placed(tone, 4), 4.5
+    ring = np.sin(2 * np.pi * 440 * time_s[:48_000]) * (np.sin(2 * np.pi * 20 * time_s[:48_000]) > 0)
+    yield "telephone 3 s", placed(ring, 3), 6.0
+    claps = rng.standard_normal(64_000) * (rng.random(64_000) < 0.02)
+    yield "applause 4 s", placed(np.clip(claps, -1, 1), 3), 7.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    found = list(pieces(parser.parse_args().folder))
+    kinds = np.array([kind for kind, _ in found])
+    for name, change in (
+        ("file", np.array([file(x) - plain_file(x) for _, x in found])),
+        ("stream, median over time", np.array([np.median((stream(x) - plain_stream(x))[50:]) for _, x in found])),
+    ):
+        for kind in dict.fromkeys(kinds):
+            of_kind = change[kinds == kind]
+            size = np.abs(of_kind)
+            print(
+                f"{name}, {kind}, {len(size)} pieces: mean {of_kind.mean():.2f}, median {np.median(of_kind):.2f}, 95 % "
+                f"within {np.quantile(size, 0.95):.2f}, worst {of_kind[size.argmax()]:.2f}, over 0.5: {(size > 0.5).sum()}"
+            )
+    speech = [x[: 10 * RATE_HZ] for kind, x in found if kind == "train" and len(x) >= 10 * RATE_HZ][:4]
+    offset = [file(x + np.float32(0.3)) - file(x) for x in speech]
+    print(f"offset 0.3 added: {max(map(abs, offset)):.3f}")
+    for before, after, wanted in (("one second of speech in 30 s of -80 dBFS", 30, 1),):
+        x = 1e-4 * np.random.default_rng(1).standard_normal(after * RATE_HZ).astype(np.float32)
+        x[: wanted * RATE_HZ] += speech[0][RATE_HZ : 2 * RATE_HZ]
+        print(f"{before}: plain {plain_file(x):.1f}, now {file(x):.1f}")
+    x = speech[0] * np.repeat([1, 0.02], 5 * RATE_HZ).astype(np.float32)
+    print(f"a shout, then a whisper 34 dB below: plain {plain_file(x):.1f}, now {file(x):.1f}")
+    print("largest change of the level by an event at 0 dBFS; streams: from 1 s after it")
+    print("| event | speech, dBFS | file before | file | stream before | stream |\n|---|---|---|---|---|---|")
+    for name, event, over_s in events(np.random.default_rng(2), 10 * RATE_HZ):
+        for level_db in (-20, -40, -52):
+            changes = []
+            for x in speech:
+                quiet = (x * 10 ** ((level_db - plain_file(x)) / 20)).astype(np.float32)
+                loud = (quiet + event).astype(np.float32)
+                later = int((over_s + 1) * RATE_HZ / HOP) + 1
+                changes.append(
+                    [
+                        plain_file(loud) - plain_file(quiet),
+                        file(loud) - file(quiet),
+                        np.max(np.abs((plain_stream(loud) - plain_stream(quiet))[later:])),
+                        np.max(np.abs((stream(loud) - stream(quiet))[later:])),
+                    ]
+                )
+            worst = np.array(changes)[np.abs(changes).argmax(axis=0), range(4)]
+            print(f"| {name} | {level_db} | " + " | ".join(f"{value:.1f}" for value in worst) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
