@@ -1,7 +1,7 @@
 """The level that the model is fed at: what loud events change, and the difference to the plain rule.
 
-`python benchmarks/level.py AUDIO_DIR`: AUDIO_DIR has dev/noisy, dev/clean and train/speech. The plain rule is the RMS of
-the samples above the mean power, as upstream's pipelines have it. Numbers are dB.
+`python benchmarks/level.py AUDIO_DIR`: AUDIO_DIR has dev/noisy, dev/clean and train/speech. The plain rule is the RMS
+of the samples above the mean power, as upstream's pipelines have it. Numbers are dB.
 """
 
 from __future__ import annotations
@@ -107,8 +107,9 @@ def main() -> None:
             of_kind = change[kinds == kind]
             size = np.abs(of_kind)
             print(
-                f"{name}, {kind}, {len(size)} pieces: mean {of_kind.mean():.2f}, median {np.median(of_kind):.2f}, 95 % "
-                f"within {np.quantile(size, 0.95):.2f}, worst {of_kind[size.argmax()]:.2f}, over 0.5: {(size > 0.5).sum()}"
+                f"{name}, {kind}, {len(size)} pieces: mean {of_kind.mean():.2f}, median {np.median(of_kind):.2f}, "
+                f"95 % within {np.quantile(size, 0.95):.2f}, worst {of_kind[size.argmax()]:.2f}, "
+                f"over 0.5: {(size > 0.5).sum()}"
             )
     speech = [x[: 10 * RATE_HZ] for kind, x in found if kind == "train" and len(x) >= 10 * RATE_HZ][:4]
     offset = [file(x + np.float32(0.3)) - file(x) for x in speech]
@@ -128,12 +129,15 @@ def main() -> None:
                 quiet = (x * 10 ** ((level_db - plain_file(x)) / 20)).astype(np.float32)
                 loud = (quiet + event).astype(np.float32)
                 later = int((over_s + 1) * RATE_HZ / HOP) + 1
+                hops = quiet[: len(quiet) // HOP * HOP].reshape(-1, HOP)
+                spoken = 10 * np.log10(np.mean(hops**2, axis=1) + 1e-12) > plain_file(quiet) - 12
+                spoken[:later] = False
                 changes.append(
                     [
                         plain_file(loud) - plain_file(quiet),
                         file(loud) - file(quiet),
-                        np.max(np.abs((plain_stream(loud) - plain_stream(quiet))[later:])),
-                        np.max(np.abs((stream(loud) - stream(quiet))[later:])),
+                        np.max(np.abs((plain_stream(loud) - plain_stream(quiet))[spoken])),
+                        np.max(np.abs((stream(loud) - stream(quiet))[spoken])),
                     ]
                 )
             worst = np.array(changes)[np.abs(changes).argmax(axis=0), range(4)]

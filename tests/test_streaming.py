@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from delaying import DelayingBackend
 from frcrn_accel import AudioError, Backend, BackendUnavailable, Denoiser, EngineError
@@ -115,6 +117,26 @@ class TestExactness:
         expected = 0.3 * 2 * (1 - np.cos(2 * np.pi * frequency_hz / rate))
         assert (curvature - expected).max() < 0.003
         assert curvature[-rate // 20 :].max() > 0.95 * expected[-rate // 20]
+
+    @settings(max_examples=40, deadline=None)
+    @given(
+        rate=st.sampled_from([8_000, 8_001, 11_025, 12_000, 44_056, 44_100, 47_999, 48_000, 191_999])
+        | st.integers(8_000, 192_000),
+        channels=st.integers(1, 3),
+        sizes=st.lists(st.integers(0, 3_000), min_size=1, max_size=5).filter(any),
+        step_s=st.sampled_from([0.02, 0.1]),
+    )
+    def test_any_rate_and_chunks_give_as_many_samples_and_the_same_delay(
+        self, delay: Denoiser, rate: int, channels: int, sizes: list[int], step_s: float
+    ) -> None:
+        time = np.arange(rate // 2) / rate
+        tone = (0.3 * np.sin(2 * np.pi * 300 * time) * np.sin(2 * np.pi * time)).astype(np.float32)
+        audio = np.stack([tone / (channel + 1) for channel in range(channels)])
+        stream = delay.stream(rate, channels=channels, step_s=step_s, gain_db=0)
+        found = sent(stream, audio, sizes)[:, stream.latency_samples :]
+        assert found.shape == audio.shape
+        assert np.abs(found - audio).max() < 1e-3
+        assert stream.latency_s < 0.34 + step_s + 0.018
 
     def test_the_parts_of_the_latency(self, denoiser: Denoiser) -> None:
         latency = denoiser.stream(16_000, step_s=0.04).latency

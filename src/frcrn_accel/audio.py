@@ -25,6 +25,7 @@ __all__ = [
     "MAX_CHANNELS",
     "MAX_SAMPLE_RATE_HZ",
     "MIN_SAMPLE_RATE_HZ",
+    "STEEPNESS",
     "Blocks",
     "Layout",
     "ceiling_of",
@@ -51,9 +52,10 @@ TARGET_LEVEL = 10 ** (-25 / 20)  # upstream's pipelines bring active speech to -
 SILENCE_LEVEL = 10 ** (-140 / 20)  # signals below this RMS are not scaled
 
 LEVEL_FRAME_SAMPLES = 320  # 20 ms at the model's rate
-EVENT_FRAMES = 28  # of 100: an event of half a second, anywhere in its frames, and reverberation
+EVENT_FRAMES = 28  # of 100: an event of half a second touches 26, and may echo
 CEILING_FRAMES = 100
 _CEILING_STEP = 10
+STEEPNESS = 6  # a frame 5 dB above the ceiling counts 30 dB less
 HEADROOM = 10.0  # 10 dB: loud syllables are within it
 FAINT_POWER = 10 ** (-55 / 10)  # speech below this level cannot be told from the noise of a quiet room
 
@@ -252,8 +254,8 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> tuple[in
     silence and gets gain 1.
 
     Three things are different here, and change little for ordinary speech. A constant offset does not count. Frames
-    far above the rest (`ceiling_of`) have less weight, and hardly any from 20 dB above the ceiling on: a bang does
-    not take the level of the speech away. If what is left after that is too quiet to be speech (`is_event_only`), the
+    above a ceiling (`ceiling_of`) have less weight, and hardly any from 5 dB above it on: a bang does not take the
+    level of the speech away. If what is left after that is too quiet to be speech (`is_event_only`), the
     loud part is the signal, and all frames count.
 
     Args:
@@ -325,7 +327,7 @@ def _robust_weights(power: NDArray[np.float64]) -> NDArray[np.float64]:
     for some in np.array_split(starts, -(-len(starts) // 256)):  # a few MB at a time
         windows = power[:, some[:, None] + np.arange(min(CEILING_FRAMES, frames))]
         ceiling = np.maximum(ceiling, ceiling_of(windows).max(axis=1))
-    weights: NDArray[np.float64] = np.square(np.minimum(1.0, ceiling[:, None] / np.maximum(power, 1e-300)))
+    weights: NDArray[np.float64] = np.minimum(1.0, ceiling[:, None] / np.maximum(power, 1e-300)) ** STEEPNESS
     return weights
 
 

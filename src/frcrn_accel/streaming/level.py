@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel.audio import CEILING_FRAMES, EVENT_FRAMES, HEADROOM, gain_of, is_event_only
+from frcrn_accel.audio import CEILING_FRAMES, EVENT_FRAMES, HEADROOM, STEEPNESS, gain_of
 
 __all__ = ["RunningLevel"]
 
-Sums = tuple[float, float]  # energy and number of samples
-_NOTHING: Sums = (0.0, 0.0)
 _OFFSET_HOPS = 50
 _ONSET_HOPS = 25
 _ONSET_LOUDEST = 5
 _ONSET_SHARE = 0.25  # the loudest 0.1 s of ordinary speech is up to 6 dB above its level
 
 
+class _Hop(NamedTuple):
+    """A hop, or the weighted sum of many."""
+
+    power: float = 0.0
+    energy: float = 0.0
+    samples: float = 0.0
+    active_energy: float = 0.0  # of the samples above the mean power
+    active_samples: float = 0.0
+
+
 @dataclass(frozen=True)
 class _Channel:
-    """The level of one channel. Sums are `(all samples, samples above the mean power)`.
+    """The level of one channel.
 
     Attributes:
         offset: Running mean of the samples: its sum and weight.
-        recent: Powers of the last hops, at most two seconds.
+        recent: The last hops, at most two seconds. Their weights are not final yet.
+        past: The sum of the hops before.
         ceiling: The highest ceiling of two seconds so far, fading.
-        plain: Sums in which all hops count.
-        robust: Sums in which hops above the ceiling count less.
     """
 
-    offset: Sums = _NOTHING
-    recent: tuple[float, ...] = ()
+    offset: tuple[float, float] = (0.0, 0.0)
+    recent: tuple[_Hop, ...] = ()
+    past: _Hop = _Hop()  # noqa: RUF009 - immutable
     ceiling: float = 0.0
-    plain: tuple[Sums, Sums] = (_NOTHING, _NOTHING)
-    robust: tuple[Sums, Sums] = (_NOTHING, _NOTHING)
 
 
 @dataclass(frozen=True)
@@ -87,38 +94,42 @@ class RunningLevel:
         squares = np.square(hop - np.float32(offset[0] / offset[1]), dtype=np.float64)
         energy = float(np.add.reduce(squares))
         power = energy / samples
-        recent = (*channel.recent[1 - CEILING_FRAMES :], power)
-        ceiling = HEADROOM * sorted(recent, reverse=True)[min(EVENT_FRAMES, len(recent) // 2)]
-        highest = max(self.keep * channel.ceiling, ceiling)
-        carried = highest if len(recent) == CEILING_FRAMES else 0.0
-        plain, of_plain = self._added(channel.plain, squares, energy, 1.0, 1.0)
-        weight = _weight(power, highest)
-        known = channel.robust[1]
-        # What was counted before the ceiling was known counts less now.
-        past = _weight(known[0] / known[1], highest) if known[1] else 1.0
-        robust, of_robust = self._added(channel.robust, squares, energy, weight, past)
-        level = of_plain if is_event_only(of_plain, of_robust) else of_robust
-        loudest = sorted(recent[-_ONSET_HOPS:], reverse=True)[:_ONSET_LOUDEST]
-        onset = _ONSET_SHARE * sum(loudest) / _ONSET_LOUDEST
-        return max(level, onset), _Channel(offset, recent, carried, plain, robust)
-
-    def _added(
-        self, sums: tuple[Sums, Sums], squares: NDArray[np.float64], energy: float, weight: float, past: float
-    ) -> tuple[tuple[Sums, Sums], float]:
-        """Add a hop to sums, and return them with the power of the active samples."""
-        keep = self.keep * past
-        (all_energy, all_samples), (active_energy, active_samples) = sums
-        all_energy = keep * all_energy + weight * energy
-        all_samples = keep * all_samples + weight * len(squares)
-        mean = all_energy / all_samples if all_samples else 0.0
+        past, ceiling = channel.past, channel.ceiling
+        before = channel.recent
+        if len(before) == CEILING_FRAMES:
+            past = _sum(before[:1], ceiling, past, self.keep)
+            before = before[1:]
+        powers = [power, *(some.power for some in before)]
+        loudest = sorted(powers, reverse=True)
+        highest = max(self.keep * ceiling, HEADROOM * loudest[min(EVENT_FRAMES, len(loudest) // 2)])
+        known = _sum((*before, _Hop(power, energy, samples)), highest, past)
+        mean = known.energy / known.samples
         active = squares[squares > mean]
-        active_energy = keep * active_energy + weight * float(np.add.reduce(active))
-        active_samples = keep * active_samples + weight * len(active)
+        active_energy, active_samples = float(np.add.reduce(active)), len(active)
+        weight = _weight(power, highest)
+        active_sum = known.active_samples + weight * active_samples
         # No sample is above the mean power in a square wave: its active energy is 0, and the mean is the level.
-        level = max(active_energy / active_samples if active_samples else 0.0, mean)
-        return ((all_energy, all_samples), (active_energy, active_samples)), level
+        level = max((known.active_energy + weight * active_energy) / active_sum if active_sum else 0.0, mean)
+        onset = _ONSET_SHARE * sum(sorted([power, *powers[1:][1 - _ONSET_HOPS :]], reverse=True)[:_ONSET_LOUDEST])
+        recent = (*before, _Hop(power, energy, samples, active_energy, active_samples))
+        is_full = len(recent) == CEILING_FRAMES  # a ceiling of fewer hops may be that of an event
+        state = _Channel(offset, recent, past, highest if is_full else 0.0)
+        return max(level, onset / _ONSET_LOUDEST), state
+
+
+def _sum(hops: tuple[_Hop, ...], ceiling: float, start: _Hop, keep: float = 1.0) -> _Hop:
+    """Return the weighted sum of hops, added to `keep` times `start`."""
+    energy, samples = keep * start.energy, keep * start.samples
+    active_energy, active_samples = keep * start.active_energy, keep * start.active_samples
+    for power, hop_energy, hop_samples, hop_active_energy, hop_active_samples in hops:
+        weight = 1.0 if power <= ceiling else _weight(power, ceiling)
+        energy += weight * hop_energy
+        samples += weight * hop_samples
+        active_energy += weight * hop_active_energy
+        active_samples += weight * hop_active_samples
+    return _Hop(0.0, energy, samples, active_energy, active_samples)
 
 
 def _weight(power: float, ceiling: float) -> float:
     """Return the weight of audio of this power; see `audio.measure_levels`."""
-    return 1.0 if power <= ceiling else (ceiling / power) ** 2
+    return 1.0 if power <= ceiling else float((ceiling / power) ** STEEPNESS)

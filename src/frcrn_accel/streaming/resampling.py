@@ -87,7 +87,10 @@ class StreamResampler:
         windows = sliding_window_view(held, self._taps)
         if self._to > _FEW_PHASES:
             starts, phases = np.divmod(positions, self._to)
-            return np.einsum("nt,nt->n", windows[starts], _filters(self._from, self._to, phases))
+            found: NDArray[np.float32] = np.einsum(
+                "nt,nt->n", windows[starts], _filters(self._from, self._to, phases)
+            )
+            return found
         # Every `_to` samples the phase is the same, and the windows are `_from` apart: a product with a matrix each.
         out = np.empty(len(positions), np.float32)
         table = _table(self._from, self._to, self._to)
@@ -105,7 +108,8 @@ def _filters(from_ratio: int, to_ratio: int, phases: NDArray[np.int64]) -> NDArr
     table = _table(from_ratio, to_ratio, _TABLE_PHASES)
     rows, rest = np.divmod(phases * _TABLE_PHASES, to_ratio)
     share = (rest / to_ratio).astype(np.float32)[:, None]
-    return table[rows] * (1 - share) + table[rows + 1] * share
+    between: NDArray[np.float32] = table[rows] * (1 - share) + table[rows + 1] * share
+    return between
 
 
 @lru_cache(maxsize=16)

@@ -1,0 +1,96 @@
+"""The level that the model is fed at, in files and streams: what events and offsets may change."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from frcrn_accel.audio import measure_levels
+from frcrn_accel.streaming.level import RunningLevel
+
+RATE_HZ = 16_000
+HOP = 320
+
+
+def speech(seconds: float, level_db: float, seed: int = 0) -> np.ndarray:
+    """Return syllables of noise, 4 a second, at a level above the mean power."""
+    rng = np.random.default_rng(seed)
+    samples = int(seconds * RATE_HZ)
+    syllables = np.abs(np.sin(2 * np.pi * 2 * np.arange(samples) / RATE_HZ)) ** 3
+    x = rng.standard_normal(samples) * syllables
+    power = x**2
+    return (x / np.sqrt(power[power > power.mean()].mean()) * 10 ** (level_db / 20)).astype(np.float32)
+
+
+def plain_db(x: np.ndarray) -> float:
+    power = np.square(x, dtype=np.float64)
+    return 10 * float(np.log10(power[power > power.mean()].mean()))
+
+
+def file_db(x: np.ndarray) -> float:
+    _, (gain,) = measure_levels(lambda: np.array_split(x[None], [777, 50_000], axis=1), 1)
+    return -25 - 20 * float(np.log10(gain))
+
+
+def stream_db(x: np.ndarray) -> np.ndarray:
+    gains, _ = RunningLevel.silent(1, 1000).update(x[: len(x) // HOP * HOP].reshape(1, -1, HOP))
+    return -25 - 20 * np.log10(gains[0])
+
+
+@pytest.mark.parametrize("level_db", [-20, -52])
+@pytest.mark.parametrize("ms", [10, 100, 500])
+@pytest.mark.parametrize("start_s", [0.0, 3.013, 9.5])
+def test_a_bang_changes_the_gain_of_a_file_by_less_than_1_db(level_db, ms, start_s):
+    x = speech(10, level_db)
+    loud = x.copy()
+    burst = loud[int(start_s * RATE_HZ) :][: ms * 16]
+    burst += np.random.default_rng(1).uniform(-1, 1, len(burst)).astype(np.float32)
+    assert abs(file_db(loud) - file_db(x)) < 1
+
+
+@pytest.mark.parametrize("level_db", [-20, -52])
+@pytest.mark.parametrize("ms", [10, 100, 500])
+def test_a_stream_is_back_within_a_second_after_a_bang(level_db, ms):
+    x = speech(8, level_db)
+    loud = x.copy()
+    loud[4 * RATE_HZ :][: ms * 16] += np.random.default_rng(1).uniform(-1, 1, ms * 16).astype(np.float32)
+    later = int((5 + ms / 1000) * RATE_HZ) // HOP + 1
+    assert np.abs(stream_db(loud) - stream_db(x))[later:].max() < 1
+
+
+def test_a_stream_that_starts_with_a_bang_finds_the_speech():
+    x = speech(8, -40)
+    x[:1600] += np.random.default_rng(1).uniform(-1, 1, 1600).astype(np.float32)
+    assert np.abs(stream_db(x)[100:] + 40).max() < 3
+
+
+@pytest.mark.parametrize("offset", [0.3, -0.5])
+def test_a_constant_offset_does_not_count(offset):
+    x = speech(6, -30)
+    assert file_db(x + np.float32(offset)) == pytest.approx(file_db(x), abs=0.1)
+    assert np.abs(stream_db(x + np.float32(offset)) - stream_db(x))[50:].max() < 0.1
+
+
+def test_someone_who_begins_to_speak_loudly_is_heard_at_once():
+    """After half a second of speech 50 dB above the room the model gets it less than 12 dB too loud, as it did."""
+    room = (1e-4 * np.random.default_rng(2).standard_normal(3 * RATE_HZ)).astype(np.float32)
+    found = stream_db(np.concatenate([room, speech(6, -25)]))
+    assert found[3 * 50 + 25 :].min() > -37
+    assert np.abs(found[5 * 50 :] + 25).max() < 8  # the room lowers the mean power
+
+
+def test_a_second_of_speech_in_half_a_minute_of_silence_is_not_taken_for_an_event():
+    x = np.concatenate([np.zeros(20 * RATE_HZ, np.float32), speech(1, -25), np.zeros(9 * RATE_HZ, np.float32)])
+    assert abs(file_db(x) - plain_db(x)) < 5
+
+
+def test_a_word_in_a_quiet_room_is_the_signal():
+    x = (1e-4 * np.random.default_rng(3).standard_normal(3 * RATE_HZ)).astype(np.float32)
+    x[RATE_HZ : RATE_HZ + 4800] += speech(0.3, -20)
+    assert abs(file_db(x) - plain_db(x)) < 0.5
+
+
+def test_the_level_scales_with_the_signal():
+    x = speech(5, -25)
+    for gain in (1e-4, 10.0):
+        assert file_db(x * np.float32(gain)) == pytest.approx(file_db(x) + 20 * np.log10(gain), abs=1e-3)
