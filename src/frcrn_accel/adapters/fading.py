@@ -86,7 +86,13 @@ class Fader:
 
     def cut(self) -> None:
         """Fade out what was returned last: another signal, which starts with silence, follows."""
-        self._tail, self._risen = mirrored_fade(self._returned, self._ramp), self._ramp
+        self._tail, self._risen = mirrored_fade(self._returned, self._ramp), 0
+
+    def leave(self, samples: Samples) -> None:
+        """Fade out these next samples: the caller returned the signal itself so far, and silence follows."""
+        samples = samples[:, : self._ramp]
+        self._tail = samples * (1 - _rise(0, samples.shape[1], samples.shape[1]))
+        self._risen = 0
 
     def continue_from(self, previous: Fader) -> None:
         """Fade out the denoised part of what another fader returned, at another rate or with other channels."""

@@ -82,6 +82,7 @@ class Playout:
         hold: Number of samples taken from the fallback at the start: the time that the worker has.
         drop: Number of samples dropped at the start.
         dtype: Dtype of the signal.
+        silence: Number of zeros that are ready at the start.
         fader: Joins computed samples and those of the fallback; by default there are no ramps.
     """
 
@@ -92,10 +93,11 @@ class Playout:
         drop: int = 0,
         dtype: DTypeLike = np.int16,
         *,
+        silence: int = 0,
         fader: Fader | None = None,
     ) -> None:
         self._lock = threading.Lock()
-        self._ready: Samples = np.zeros((channels, 0), dtype)
+        self._ready: Samples = np.zeros((channels, silence), dtype)
         self._hold = hold
         self._drop = drop
         self._late_samples = 0

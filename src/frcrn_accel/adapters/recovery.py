@@ -22,8 +22,8 @@ def is_interrupt(error: BaseException) -> bool:
 class Recovery:
     """Decide when to try again after a failure. Time is that of the audio.
 
-    The first wait is 1 s; each failure doubles the next, up to 30 s. After 10 s of denoised audio the failure is over,
-    and waits start at 1 s again. A failure is logged when it begins and when it is over.
+    The first wait is 1 s; each failure doubles the next, up to 30 s. After 10 s of denoised audio the failure is
+    over, and waits start at 1 s again. A failure is logged when it begins and when it is over.
 
     Args:
         sample_rate_hz: Rate of the audio.

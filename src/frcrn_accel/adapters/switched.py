@@ -68,12 +68,10 @@ class SwitchedStream:
 
     def begin_anew(self) -> None:
         """Start a new signal with silence; nothing of the one before is returned."""
-        late, channels = self.stream.latency_samples, self.stream.channels
         ramp = ramp_samples(self.stream.sample_rate_hz)
-        self._dry = DelayLine(channels, late, ramp=ramp)
-        self._fader = Fader(channels, ramp)
+        self._dry = DelayLine(self.stream.channels, self.stream.latency_samples, ramp=ramp)
+        self._fader = Fader(self.stream.channels, ramp)
         self._is_on = self._is_on and self._reset()
-        self._denoised = Playout(channels, hold=late, drop=late, fader=self._fader)
 
     def _reset(self) -> bool:
         """Reset the stream; return whether that worked."""
