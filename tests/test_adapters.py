@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.util
 import math
 import signal
 import sys
@@ -824,6 +825,40 @@ class TestLiveKit:
 
     def test_without_the_package(self, monkeypatch) -> None:
         missing("livekit", "livekit.rtc", monkeypatch)
+
+
+class TestCalls:
+    """The benchmark `calls`, on 20 s: an engine that fails, off and on, limits, rates, odd chunks."""
+
+    @pytest.fixture
+    def calls(self):
+        path = Path(__file__).parent.parent / "benchmarks" / "calls.py"
+        spec = importlib.util.spec_from_file_location("calls", path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["calls"] = module
+        spec.loader.exec_module(module)
+        yield module
+        del sys.modules["calls"]
+
+    @pytest.mark.parametrize(("package", "seed"), [("pipecat", 0), ("pipecat", 1), ("livekit", 0)])
+    def test_no_click_and_no_sample_lost(self, calls, package: str, seed: int) -> None:
+        pytest.importorskip(package, reason=f"needs the [{package}] extra")
+        with warnings.catch_warnings(action="ignore"):  # of its own modules, about themselves
+            call = getattr(calls, f"{package}_call")(25.0, seed=seed, every=200)
+        assert call.failures > 0
+        assert call.clicks == 0
+        assert call.lost_samples == 0
+        assert 0.15 <= call.silent_s <= 0.5  # before the first sample, and where a longer frame came
+        assert 1 < call.dry_s < 24
+
+    def test_the_detector_finds_a_click(self, calls) -> None:
+        call, hum = calls.Call(), calls._hum(RATE, 0.0, RATE)
+        call.add(hum, RATE, 0.0, RATE)
+        assert call.clicks == 0
+        switched = hum.copy()
+        switched[4035:12_035] //= 2  # at peaks of the hum
+        call.add(switched, RATE, 0.0, RATE)
+        assert call.clicks == 2
 
 
 def _distance(found: np.ndarray, expected: np.ndarray, shift: int, length: int) -> int:

@@ -48,12 +48,12 @@ class _Run:
 class BackgroundStream:
     """A live signal that is denoised in its own thread. `process` waits neither for the thread nor for a model.
 
-    The output is `latency_s` behind the input: the latency of the stream plus a headroom, which is the time that the
-    thread has, plus what the longest chunk is longer than 10 ms. Samples that it has not computed by then are
+    The output is `latency_s` behind the input: the latency of the stream plus a headroom, which is the time that
+    the thread has, plus what the longest chunk is longer than 10 ms. Samples that it has not computed by then are
     returned unprocessed, in their place in time, and counted in `late_s`. If the thread falls more than a second
-    behind, the backlog is dropped and the stream starts again. If the engine fails, whatever it raises, the signal is returned
-    unprocessed, and the stream is tried again after 1 s of audio, then after 2, 4 and so on, up to 30 s. Between
-    denoised and unprocessed samples there is a ramp of 20 ms.
+    behind, the backlog is dropped and the stream starts again. If the engine fails, whatever it raises, the signal
+    is returned unprocessed, and the stream is tried again after 1 s of audio, then after 2, 4 and so on, up to 30
+    s. Between denoised and unprocessed samples there is a ramp of 20 ms.
 
     Call all methods from one thread.
 
