@@ -856,7 +856,8 @@ class TestCalls:
         call.add(hum, RATE, 0.0, RATE)
         assert call.clicks == 0
         switched = hum.copy()
-        switched[4035:12_035] //= 2  # at peaks of the hum
+        peaks = [int(np.argmax(hum[first : first + 200])) + first for first in (4000, 12_000)]
+        switched[slice(*peaks)] //= 2
         call.add(switched, RATE, 0.0, RATE)
         assert call.clicks == 2
 
