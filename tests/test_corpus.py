@@ -259,7 +259,7 @@ class TestJob:
 
     def test_settings_stay_what_they_were(self, tree, tmp_path):
         """Jobs that version 0.1.0 began must find the same keys and values."""
-        denoiser = dataclasses.replace(PLAIN, attenuation_limit_db=6.0, batch_size=2)
+        denoiser = dataclasses.replace(PLAIN, attenuation_limit_db=6.0, batch_size=2, high_band="drop")
         denoise(tree, tmp_path, denoiser, shard=Shard(1, 2), files_per_tar=9, **ONE)
         head = json.loads((tmp_path / "corpus-1-of-2.jsonl").read_text().splitlines()[0])
         tars = head["settings"].pop("tars")
@@ -283,6 +283,11 @@ class TestJob:
         }
         other = dataclasses.replace(denoiser, threads=2, batch_size=1)  # the outputs do not depend on these
         denoise(tree, tmp_path, other, shard=Shard(1, 2), files_per_tar=9, workers=2)
+
+    def test_a_job_that_dropped_the_high_band_is_not_resumed_with_it(self, tree, tmp_path):
+        denoise(tree, tmp_path, dataclasses.replace(PLAIN, high_band="drop"), **ONE)
+        with pytest.raises(CorpusError, match=r"other settings: high_band was None, now 'follow'"):
+            denoise(tree, tmp_path, PLAIN, **ONE)
 
     def test_outputs_of_others_are_not_replaced_unasked(self, tree, expected, tmp_path):
         (tmp_path / "one.wav").write_bytes(b"precious")
@@ -485,10 +490,10 @@ class TestWorker:
         assert (entry.error, entry.duration_s, entry.real_time_factor) == (None, 0, None)
 
     def test_errors_name_the_files_of_the_job(self, worker, tmp_path):
-        soundfile.write(tmp_path / "fast.wav", np.zeros(1_000), 96_000)
-        task = Task("x/fast.mp3", (Recording(str(tmp_path / "fast.wav"), "x/fast.mp3"),))
+        soundfile.write(tmp_path / "six.wav", np.zeros((1_000, 6)), 48_000)
+        task = Task("x/six.mp3", (Recording(str(tmp_path / "six.wav"), "x/six.mp3"),))
         result = worker().do(task)
-        assert result.entries[0].error.startswith("'x/fast.mp3' cannot be written: ")
+        assert result.entries[0].error.startswith("'x/six.mp3' cannot hold 6 channels: ")
         assert not result.is_made
         assert list((tmp_path / "parts").iterdir()) == []
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import threading
-import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from typing_extensions import Self
 
 from frcrn_accel.audio import check_attenuation_limit, check_format, dry_share_of, unpack, whole_hz
 from frcrn_accel.backends import Backend, Session, resolve_backend
 from frcrn_accel.cpu import available_cpus
+from frcrn_accel.errors import AudioWarning
+from frcrn_accel.file_denoising import KEEPS, FileJob, FileReport, Keep, check_keep
+from frcrn_accel.high_band import HighBandMode, check_high_band
 from frcrn_accel.models import DEFAULT_MODEL, ModelMetadata, find_model, usual_lookahead
 from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
-from frcrn_accel.pipeline import Engine, Signal, denoise_signal
+from frcrn_accel.pipeline import Engine, Signal, Treatment, denoise_signal
 from frcrn_accel.prepare import prepare, prepare_step
 from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.streaming.averaging import Averaging
@@ -29,7 +30,7 @@ from frcrn_accel.streaming.engine import StreamEngine
 from frcrn_accel.streaming.stream import Stream, check_stream_options
 from frcrn_accel.windows import Windowing
 
-__all__ = ["MAX_DURATION_S", "Denoiser", "DenoiserOptions", "FileReport", "StreamOptions"]
+__all__ = ["KEEPS", "MAX_DURATION_S", "Denoiser", "DenoiserOptions", "FileReport", "Keep", "StreamOptions"]
 
 MAX_DURATION_S = 24 * 3600.0
 _ARRAY_BLOCK_SAMPLES = 1 << 20
@@ -47,7 +48,8 @@ class DenoiserOptions:
     'ort'
 
     Attributes:
-        model, backend, precision, calibration, threads, attenuation_limit_db, windowing, batch_size: See `Denoiser`.
+        model, backend, precision, calibration, threads, attenuation_limit_db, windowing, batch_size, high_band: See
+            `Denoiser`.
 
     Raises:
         ValueError: A value is out of range.
@@ -61,6 +63,7 @@ class DenoiserOptions:
     attenuation_limit_db: float | None = None
     windowing: Windowing = Windowing()  # noqa: RUF009 - frozen
     batch_size: int | None = None
+    high_band: HighBandMode = "follow"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -69,6 +72,7 @@ class DenoiserOptions:
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         check_attenuation_limit(self.attenuation_limit_db)
+        check_high_band(self.high_band)
 
     def open(
         self, *, wrap_session: Callable[[Session], Session] | None = None, progress: Progress = no_progress
@@ -97,7 +101,7 @@ class StreamOptions:
     2
 
     Attributes:
-        step_s, lookahead_s, averaging, gain_db, attenuation_limit_db: See `Denoiser.stream`.
+        step_s, lookahead_s, averaging, gain_db, attenuation_limit_db, high_band: See `Denoiser.stream`.
 
     Raises:
         ValueError: A value is out of range. The bounds of `lookahead_s` depend on the model: `open` checks them.
@@ -108,6 +112,7 @@ class StreamOptions:
     averaging: Averaging | None = None
     gain_db: float | None = None
     attenuation_limit_db: float | None = None
+    high_band: HighBandMode | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -127,34 +132,6 @@ class StreamOptions:
         """
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return denoiser.stream(sample_rate, channels=channels, **options)
-
-
-@dataclass(frozen=True)
-class FileReport:
-    """Result of `Denoiser.denoise_file`.
-
-    Attributes:
-        source: The file that was read.
-        target: The file that was written.
-        sample_rate_hz: Sample rate of both.
-        channels: Channels of both.
-        duration_s: Duration of the audio.
-        processing_s: Time taken, reading and writing included.
-        clipped_samples: Samples beyond full scale that an integer encoding clipped.
-    """
-
-    source: Path
-    target: Path
-    sample_rate_hz: int
-    channels: int
-    duration_s: float
-    processing_s: float
-    clipped_samples: int
-
-    @property
-    def real_time_factor(self) -> float:
-        """Processing time over duration (RTF); NaN for a file without audio."""
-        return self.processing_s / self.duration_s if self.duration_s else math.nan
 
 
 class Denoiser:
@@ -180,6 +157,8 @@ class Denoiser:
             for no limit. Listeners and speech recognizers often do better with some noise left.
         windowing: How long signals are cut into windows.
         batch_size: Windows per call of the engine; by default what suits the backend.
+        high_band: What to do with the band above 8 kHz, which the model does not see: `"follow"` attenuates noise in
+            it in step with the model, `"drop"` leaves the band out. Signals of 16 kHz and less have none.
         wrap_session: Called with the loaded model; returns the session to use instead. `batching.BatchingSession`
             joins the calls of many threads.
         progress: Called while a file that the backend needs is made, which happens once for a model: quantizing
@@ -190,7 +169,7 @@ class Denoiser:
         backend: Name of the backend.
         precision: Number format that it computes in.
         threads: CPU threads that it computes with.
-        attenuation_limit_db: As given.
+        attenuation_limit_db, high_band: As given.
 
     Raises:
         UnknownBackendError: No backend of that name is installed.
@@ -212,12 +191,13 @@ class Denoiser:
         attenuation_limit_db: float | None = None,
         windowing: Windowing | None = None,
         batch_size: int | None = None,
+        high_band: HighBandMode = "follow",
         wrap_session: Callable[[Session], Session] | None = None,
         progress: Progress = no_progress,
     ) -> None:
         windowing = windowing or Windowing()
         self.options = DenoiserOptions(
-            model, backend, precision, calibration, threads, attenuation_limit_db, windowing, batch_size
+            model, backend, precision, calibration, threads, attenuation_limit_db, windowing, batch_size, high_band
         )
         self._model = find_model(model)
         self._backend = resolve_backend(backend, precision, calibration, self._model)
@@ -226,6 +206,7 @@ class Denoiser:
         self.precision = self._backend.precision_for(self._model)
         self.threads = threads or available_cpus()
         self.attenuation_limit_db = attenuation_limit_db
+        self.high_band: HighBandMode = high_band
         self._progress = progress
         self._stream_engines: dict[int, StreamEngine] = {}  # by look-ahead
         self._stream_lock = threading.Lock()
@@ -252,15 +233,24 @@ class Denoiser:
         """Device that the engine runs on, as the engine reports it."""
         return self._open().session.device
 
-    def __call__(self, audio: AudioT, sample_rate: int, *, attenuation_limit_db: float | None = None) -> AudioT:
+    def __call__(
+        self,
+        audio: AudioT,
+        sample_rate: int,
+        *,
+        attenuation_limit_db: float | None = None,
+        high_band: HighBandMode | None = None,
+        keep: Keep = "speech",
+    ) -> AudioT:
         """Denoise audio in memory.
 
         Args:
             audio: numpy array or torch tensor, `(samples,)` or `(channels, samples)`; float32 or float64 with full
                 scale at 1.0, or int16 or int32. Each channel is denoised by itself.
-            sample_rate: Its sample rate, 8,000 to 192,000 Hz. The model works at 16 kHz: the result has nothing above
-                8 kHz, except for the share that an attenuation limit keeps.
+            sample_rate: Its sample rate, 8,000 to 192,000 Hz. The model hears up to 8 kHz, see `high_band`.
             attenuation_limit_db: Limit for this signal alone, `math.inf` for none; None for the denoiser's own.
+            high_band: What to do with the band above 8 kHz of this signal; None for the denoiser's own choice.
+            keep: `"speech"`, or `"noise"` for what was taken away: the input minus the speech, sample by sample.
 
         Returns:
             The same kind of object: type, dtype, shape, rate and level. Integers are clipped, never wrapped.
@@ -268,9 +258,10 @@ class Denoiser:
         Raises:
             AudioError: The type, dtype, shape or sample rate is not supported, or a sample is NaN or infinite.
             EngineError: The engine failed.
-            ValueError: The attenuation limit is out of range.
+            ValueError: The attenuation limit is out of range, or `high_band` or `keep` is unknown.
         """
-        dry_share = dry_share_of(self._limit_db(attenuation_limit_db))
+        treatment = self._treatment(attenuation_limit_db, high_band)
+        check_keep(keep)
         samples, layout = unpack(audio)
         rate_hz = whole_hz(sample_rate)
         check_format(rate_hz, samples.shape[0])
@@ -280,8 +271,9 @@ class Denoiser:
             rate_hz,
             samples.shape[0],
         )
-        blocks = [samples[:, :0], *denoise_signal(signal, self._open(), dry_share)]
-        packed: AudioT = layout.pack(np.concatenate(blocks, axis=1))
+        blocks = [samples[:, :0], *denoise_signal(signal, self._open(), treatment)]
+        result = np.concatenate(blocks, axis=1)
+        packed: AudioT = layout.pack(result if keep == "speech" else samples - result)
         return packed
 
     def denoise_file(
@@ -293,58 +285,56 @@ class Denoiser:
         progress: Callable[[float, float], None] | None = None,
         max_duration_s: float = MAX_DURATION_S,
         attenuation_limit_db: float | None = None,
+        high_band: HighBandMode | None = None,
+        keep: Keep = "speech",
+        noise_target: str | Path | None = None,
+        track: int | None = None,
     ) -> FileReport:
         """Denoise a file, from disk to disk, in memory that does not grow with its length.
 
         Args:
-            source: Any file that libsndfile reads: WAV, FLAC, OGG, Opus, MP3, AIFF and more.
+            source: Any file that libsndfile or FFmpeg reads: WAV, FLAC, MP3, Ogg, M4A, WMA, AIFF and more, a film, or
+                a pipe.
             target: The file to write, in the format of its suffix. Rate, channels, tags and, where the format has
-                it, encoding are those of the source. The file appears once it is complete.
+                it, encoding are those of the source. From a film to a film (MP4, MOV, MKV, WebM, TS), the sound is
+                replaced, and everything else is copied. The file appears once it is complete.
             overwrite: Replace `target` if it exists.
             progress: Called regularly with the seconds of audio that are done and the total. An exception from it
                 stops the work, and nothing is written.
             max_duration_s: Refuse longer audio.
             attenuation_limit_db: Limit for this file alone, `math.inf` for none; None for the denoiser's own.
+            high_band: What to do with the band above 8 kHz of this file; None for the denoiser's own choice.
+            keep: What to write to `target`: `"speech"`, or `"noise"` for what was taken away, the input minus the
+                speech.
+            noise_target: Also write the noise, to this file; only with `keep="speech"`, and not of films.
+            track: Number of the audio track to denoise, from 0. None for all tracks of a film, and for the first one
+                if only sound is written.
 
         Raises:
             AudioTooLongError: `source` is longer than `max_duration_s`.
             AudioError: `source` cannot be read or denoised, or `target` cannot be written.
-            OutputExistsError: `target` exists and `overwrite` is false.
+            OutputExistsError: `target` or `noise_target` exists and `overwrite` is false.
             EngineError: The engine failed.
-            ValueError: The attenuation limit is out of range.
+            ValueError: The attenuation limit is out of range, `high_band` or `keep` is unknown, or `noise_target` is
+                given with `keep="noise"` or is the same file as `target`.
         """
-        from frcrn_accel.files import create_audio, open_audio
-
-        began = time.perf_counter()
-        dry_share = dry_share_of(self._limit_db(attenuation_limit_db))
-        file = open_audio(Path(source))
-        rate_hz = file.sample_rate_hz
-        samples = 0
-
-        def report_progress() -> None:
-            if progress is not None:
-                progress(samples / rate_hz, max(samples, file.samples) / rate_hz)
-
-        def blocks() -> Iterator[NDArray[np.float32]]:
-            for block in file.blocks():
-                report_progress()  # while the level is measured, too: a long file is read twice before denoising
-                yield block
-
-        signal = Signal(blocks, rate_hz, file.channels, max_samples=int(max_duration_s * rate_hz))
-        with create_audio(Path(target), file, overwrite=overwrite) as writer:
-            for block in denoise_signal(signal, self._open(), dry_share):
-                writer.write(block)
-                samples += block.shape[1]
-                report_progress()
-        return FileReport(
-            source=file.path,
+        check_keep(keep, target, noise_target)
+        job = FileJob(
+            engine=self._open(),
+            treatment=self._treatment(attenuation_limit_db, high_band),
+            source=Path(source),
             target=Path(target),
-            sample_rate_hz=rate_hz,
-            channels=file.channels,
-            duration_s=samples / rate_hz,
-            processing_s=time.perf_counter() - began,
-            clipped_samples=writer.clipped_samples,
+            overwrite=overwrite,
+            progress=progress,
+            max_duration_s=max_duration_s,
+            keep=keep,
+            noise_target=None if noise_target is None else Path(noise_target),
+            track=track,
         )
+        report = job.run()
+        for warning in report.warnings:
+            warnings.warn(warning, AudioWarning, stacklevel=2)
+        return report
 
     def stream(
         self,
@@ -356,6 +346,7 @@ class Denoiser:
         averaging: Averaging | None = None,
         gain_db: float | None = None,
         attenuation_limit_db: float | None = None,
+        high_band: HighBandMode | None = None,
     ) -> Stream:
         """Start to denoise a live signal. Any number of streams share the model.
 
@@ -371,6 +362,7 @@ class Denoiser:
                 `streaming.Averaging`.
             gain_db: Gain that brings active speech to -25 dBFS, if known; by default the level is tracked.
             attenuation_limit_db: See the property of the stream; None for the denoiser's own.
+            high_band: What to do with the band above 8 kHz; None for the denoiser's own choice. It adds no delay.
 
         Raises:
             AudioError: The sample rate or the number of channels is out of range.
@@ -378,6 +370,7 @@ class Denoiser:
             ValueError: An argument is out of range, or the denoiser is closed.
         """
         frames = self._lookahead_frames(lookahead_s)
+        treatment = self._treatment(attenuation_limit_db, high_band)
         with self._stream_lock:
             self._open()
             if frames not in self._stream_engines:
@@ -392,6 +385,7 @@ class Denoiser:
             attenuation_limit_db=self._limit_db(attenuation_limit_db),
             averaging=averaging,
             gain_db=gain_db,
+            high_band=treatment.high_band,
         )
 
     def close(self) -> None:
@@ -416,6 +410,12 @@ class Denoiser:
         """Return the attenuation limit for one signal."""
         check_attenuation_limit(limit_db)
         return self.attenuation_limit_db if limit_db is None else limit_db
+
+    def _treatment(self, limit_db: float | None, high_band: HighBandMode | None) -> Treatment:
+        """Return the treatment of one signal."""
+        mode = self.high_band if high_band is None else high_band
+        check_high_band(mode)
+        return Treatment(dry_share_of(self._limit_db(limit_db)), mode)
 
     def _lookahead_frames(self, lookahead_s: float | None) -> int:
         """Convert a look-ahead to frames of each U-Net."""

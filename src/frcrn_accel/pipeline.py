@@ -4,26 +4,29 @@
 
     blocks at the source's rate ── resample ── 16 kHz ── gain ── windows ── engine ── cross-fade ── 1 / gain
         │                                                                                             │
-        └──────────────── dry share (attenuation limit) ─────────────── + ───────── resample back ────┘
+        ├── less what 16 kHz can hold ── gains of the band above (high_band.py) ── + ── resample back ──┘
+        └──────────────────────────── dry share (attenuation limit) ──────────── + ──► result
 
 The signal is read twice before that to measure its level: each channel gets one gain for its whole length.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel.audio import Blocks, check_finite, fit_length, measure_levels, mix_dry, resample
+from frcrn_accel.audio import Blocks, beside, check_finite, fit_length, measure_levels, mix_dry, resample
 from frcrn_accel.backends import Session
 from frcrn_accel.errors import AudioTooLongError, EngineError
+from frcrn_accel.high_band import HighBand, HighBandMode, has_high_band
 from frcrn_accel.models import ModelMetadata
 from frcrn_accel.windows import Windowing
 
-__all__ = ["Engine", "Signal", "denoise_signal"]
+__all__ = ["Engine", "Signal", "Treatment", "denoise_signal", "split_signal"]
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,27 @@ class Engine:
     batch_size: int
 
 
-def denoise_signal(signal: Signal, engine: Engine, dry_share: float) -> Iterator[NDArray[np.float32]]:
+@dataclass(frozen=True)
+class Treatment:
+    """How to treat what the model does not decide.
+
+    Attributes:
+        dry_share: Share of the input to mix into the result, as amplitude, 0 to 1.
+        high_band: What to do with the band above the model's: `"follow"` attenuates noise in it, `"drop"` leaves it
+            out.
+    """
+
+    dry_share: float = 0.0
+    high_band: HighBandMode = "follow"
+
+
+def denoise_signal(signal: Signal, engine: Engine, treatment: Treatment) -> Iterator[NDArray[np.float32]]:
     """Denoise a signal.
 
     Args:
         signal: The signal.
         engine: The model.
-        dry_share: Share of the input to mix into the result, as amplitude, 0 to 1.
+        treatment: What to do besides.
 
     Yields:
         Blocks of the result, `float32 (channels, samples)`, at the rate and level of the signal and with its length.
@@ -91,17 +108,81 @@ def denoise_signal(signal: Signal, engine: Engine, dry_share: float) -> Iterator
 
     rate_hz = engine.metadata.sample_rate_hz
 
-    def at_model_rate() -> Blocks:
-        return resample(source(), signal.sample_rate_hz, rate_hz, signal.channels)
+    def at_model_rate(blocks: Blocks) -> Iterator[NDArray[np.float32]]:
+        return resample(blocks, signal.sample_rate_hz, rate_hz, signal.channels)
 
-    model_samples, gains = measure_levels(at_model_rate, signal.channels)
+    model_samples, gains = measure_levels(lambda: at_model_rate(source()), signal.channels)
     total = samples  # from here on `samples` counts the third reading
     if total == 0:
         return
-    wet = _enhance(at_model_rate(), model_samples, gains, engine)
-    wet = resample(wet, rate_hz, signal.sample_rate_hz, signal.channels)
+    if treatment.high_band == "follow" and has_high_band(signal.sample_rate_hz, rate_hz):
+        held, held_dry = _Held(signal.channels), _Held(signal.channels)
+        dry = held_dry.kept(at_model_rate(held.kept(source())))
+        wet = _enhance(dry, model_samples, gains, engine)
+        wet = _add_high_band(wet, held, held_dry, signal.sample_rate_hz, rate_hz)
+    else:
+        wet = _enhance(at_model_rate(source()), model_samples, gains, engine)
+        wet = resample(wet, rate_hz, signal.sample_rate_hz, signal.channels)
     wet = fit_length(wet, total, signal.channels)
-    yield from mix_dry(wet, signal.open_blocks(), dry_share) if dry_share > 0 else wet
+    if treatment.dry_share > 0:
+        wet = mix_dry(wet, signal.open_blocks(), treatment.dry_share)
+    yield from wet
+
+
+def split_signal(
+    signal: Signal, engine: Engine, treatment: Treatment
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Split a signal into speech and noise.
+
+    Args:
+        signal: See `denoise_signal`.
+        engine: See `denoise_signal`.
+        treatment: See `denoise_signal`.
+
+    Yields:
+        Blocks of the result of `denoise_signal`, and of the signal minus that.
+
+    Raises:
+        Exception: See `denoise_signal`.
+    """
+    for speech, whole in beside(denoise_signal(signal, engine, treatment), signal.open_blocks()):
+        yield speech, whole - speech
+
+
+def _add_high_band(
+    wet: Blocks, held: _Held, held_dry: _Held, rate_hz: int, model_rate_hz: int
+) -> Iterator[NDArray[np.float32]]:
+    """Bring the model's output to the rate of the signal, and add the band above the model's.
+
+    That band is the signal minus what is left of it after resampling to the model's rate and back, so that both bands
+    together are the signal, through the cross-over, too.
+
+    Args:
+        wet: The model's output, at its rate.
+        held: The signal so far.
+        held_dry: The model's input so far.
+        rate_hz: Rate of the signal.
+        model_rate_hz: Rate of the model.
+    """
+    channels = held.channels
+    high_band = HighBand(rate_hz, model_rate_hz, channels)
+    low = _Held(channels)
+
+    def pairs() -> Iterator[NDArray[np.float32]]:
+        for block in wet:
+            dry = held_dry.take(block.shape[1])
+            high_band.write_model(dry, block)
+            yield np.concatenate([block, dry])
+
+    for both in resample(pairs(), model_rate_hz, rate_hz, 2 * channels):
+        low.append(both[:channels])
+        band = held.take(both.shape[1])
+        high_band.write(band - both[channels:, : band.shape[1]])
+        high = high_band.read()
+        yield low.take(high.shape[1]) + high
+    high = high_band.finish()
+    rest = low.take(high.shape[1])
+    yield rest + high[:, : rest.shape[1]]
 
 
 def _enhance(
@@ -172,3 +253,36 @@ class _Feed:
             length += block.shape[1]
         self._held, self._start = np.concatenate(pieces, axis=1), start
         return self._held[:, : stop - start]
+
+
+class _Held:
+    """The part of a signal between two readers, which the second takes from the start.
+
+    Args:
+        channels: Number of channels.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.channels = channels
+        self._blocks: deque[NDArray[np.float32]] = deque()
+
+    def append(self, block: NDArray[np.float32]) -> None:
+        """Append a block."""
+        self._blocks.append(block)
+
+    def kept(self, blocks: Blocks) -> Iterator[NDArray[np.float32]]:
+        """Pass blocks on, and append each."""
+        for block in blocks:
+            self.append(block)
+            yield block
+
+    def take(self, samples: int) -> NDArray[np.float32]:
+        """Remove and return the next samples, fewer at the end of the signal."""
+        pieces = [np.zeros((self.channels, 0), np.float32)]
+        while samples and self._blocks:
+            block = self._blocks.popleft()
+            pieces.append(block[:, :samples])
+            if block.shape[1] > samples:
+                self._blocks.appendleft(block[:, samples:])
+            samples -= pieces[-1].shape[1]
+        return np.concatenate(pieces, axis=1)

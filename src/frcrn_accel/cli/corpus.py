@@ -13,7 +13,15 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from frcrn_accel.cli.options import AttenuationLimit, BackendName, BatchSize, Calibration, Model, Precision
+from frcrn_accel.cli.options import (
+    AttenuationLimit,
+    BackendName,
+    BatchSize,
+    Calibration,
+    HighBandOption,
+    Model,
+    Precision,
+)
 from frcrn_accel.cli.output import report_file
 from frcrn_accel.cli.progress import preparation_log
 from frcrn_accel.cli.usage import usage_errors
@@ -45,6 +53,7 @@ def corpus(
     precision: Precision = None,
     calibration: Calibration = None,
     attenuation_limit_db: AttenuationLimit = None,
+    high_band: HighBandOption = "follow",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Files at a time. [default: one for each CPU, if memory allows]")
     ] = None,
@@ -89,6 +98,7 @@ def corpus(
             calibration=calibration,
             threads=threads,
             attenuation_limit_db=attenuation_limit_db,
+            high_band=high_band,
             batch_size=batch_size,
         )
     job = CorpusJob(

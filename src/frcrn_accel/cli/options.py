@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ __all__ = [
     "BatchSize",
     "Calibration",
     "GateAudio",
+    "HighBandOption",
     "Model",
     "Precision",
     "Threads",
@@ -36,6 +37,10 @@ Threads = Annotated[
 ]
 AttenuationLimit = Annotated[
     float | None, typer.Option(min=0, help="Maximum noise attenuation, dB. [default: no limit]")
+]
+HighBandOption = Annotated[
+    Literal["follow", "drop"],
+    typer.Option(help="Sound above 8 kHz, unheard by the model: follow it there and attenuate noise, or drop all."),
 ]
 GateAudio = Annotated[
     Path | None,

@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from frcrn_accel.cli.options import AttenuationLimit, BackendName, BatchSize, Model, Precision, Threads
+from frcrn_accel.cli.options import (
+    AttenuationLimit,
+    BackendName,
+    BatchSize,
+    HighBandOption,
+    Model,
+    Precision,
+    Threads,
+)
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.errors import MissingExtraError
@@ -28,6 +36,7 @@ def serve(
     precision: Precision = None,
     threads: Threads = None,
     attenuation_limit_db: AttenuationLimit = None,
+    high_band: HighBandOption = "follow",
     batch_size: BatchSize = None,
     token_file: Annotated[
         Path | None,
@@ -77,6 +86,7 @@ def serve(
             precision=precision,
             threads=threads,
             attenuation_limit_db=attenuation_limit_db,
+            high_band=high_band,
             batch_size=batch_size,
         )
         limits = Limits(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from frcrn_accel.backends import Session
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.models import ModelMetadata
-from frcrn_accel.pipeline import Engine, Signal, denoise_signal
+from frcrn_accel.pipeline import Engine, Signal, Treatment, denoise_signal
 from frcrn_accel.quality.clips import Clip
 from frcrn_accel.windows import Windowing
 
@@ -50,7 +50,7 @@ def denoise_clip(clip: Clip, session: Session, metadata: ModelMetadata) -> NDArr
     """
     signal = Signal(lambda: [clip.noisy[None]], metadata.sample_rate_hz, channels=1)
     engine = Engine(session, metadata, Windowing(), batch_size=1)
-    denoised = np.concatenate(list(denoise_signal(signal, engine, dry_share=0)), axis=1)
+    denoised = np.concatenate(list(denoise_signal(signal, engine, Treatment(high_band="drop"))), axis=1)
     return denoised.reshape(-1)
 
 

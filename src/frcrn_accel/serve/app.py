@@ -116,6 +116,7 @@ class Service:
             "device": self.denoiser.device,
             "streams": self._has_streams,
             "attenuation_limit_db": self.denoiser.attenuation_limit_db,
+            "high_band": self.denoiser.high_band,
         }
 
     def _denoise_noise(self) -> None:

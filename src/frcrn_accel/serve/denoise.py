@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 from anyio import CancelScope, CapacityLimiter
@@ -14,7 +15,8 @@ from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-from frcrn_accel.denoiser import Denoiser, FileReport
+from frcrn_accel.denoiser import KEEPS, Denoiser, FileReport
+from frcrn_accel.high_band import HIGH_BANDS
 from frcrn_accel.serve.job import FORMATS, Job, JobOptions, storage_problems
 from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.metrics import Metrics, note
@@ -24,6 +26,7 @@ from frcrn_accel.serve.upload import receive_file, send_file
 
 __all__ = ["Files"]
 
+_CHOICES = {"format": FORMATS, "high_band": HIGH_BANDS, "keep": KEEPS}  # options with a few values
 _UNREAD_S = 2.0  # longest time to read the body of a request that is refused
 
 
@@ -154,21 +157,23 @@ def _read_options(query: QueryParams) -> JobOptions:
     Raises:
         Problem: An option is unknown, repeated or has an invalid value.
     """
-    unknown = query.keys() - {"format", "attenuation_limit_db"}
+    unknown = query.keys() - {*_CHOICES, "attenuation_limit_db"}
     if unknown:
-        raise Problem(400, f"unknown option {min(unknown)[:40]!a}: the options are format and attenuation_limit_db")
+        known = f"{', '.join(_CHOICES)} and attenuation_limit_db"
+        raise Problem(400, f"unknown option {min(unknown)[:40]!a}: the options are {known}")
     if len(query.multi_items()) > len(query):
         raise Problem(400, "an option is given twice")
-    file_format = query.get("format")
-    if file_format is not None and file_format not in FORMATS:
-        raise Problem(400, f"format must be one of {', '.join(FORMATS)}, got {file_format[:40]!a}")
+    chosen: dict[str, Any] = {name: query[name] for name in _CHOICES if name in query}
+    for name, value in chosen.items():
+        if value not in _CHOICES[name]:
+            raise Problem(400, f"{name} must be one of {', '.join(_CHOICES[name])}, got {value[:40]!a}")
     text = query.get("attenuation_limit_db")
     if text is None:
-        return JobOptions(file_format, None)
+        return JobOptions(**chosen)
     try:
         limit_db = float(text)
     except ValueError:
         limit_db = math.nan
     if not 0 <= limit_db < math.inf:
         raise Problem(400, f"attenuation_limit_db must be a number, 0 or more, got {text[:40]!a}")
-    return JobOptions(file_format, limit_db)
+    return JobOptions(**chosen, attenuation_limit_db=limit_db)

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from frcrn_accel.denoiser import Denoiser, FileReport
+from frcrn_accel.denoiser import Denoiser, FileReport, Keep
 from frcrn_accel.errors import AudioError, AudioTooLongError
 from frcrn_accel.files import AudioFile, audio_suffixes, open_audio
+from frcrn_accel.high_band import HighBandMode
 from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.problems import Problem
 
@@ -42,10 +43,14 @@ class JobOptions:
     Attributes:
         format: One of `FORMATS`; None for that of the input.
         attenuation_limit_db: None for the denoiser's own.
+        high_band: None for the denoiser's own.
+        keep: See `Denoiser.denoise_file`.
     """
 
-    format: str | None
-    attenuation_limit_db: float | None
+    format: str | None = None
+    attenuation_limit_db: float | None = None
+    high_band: HighBandMode | None = None
+    keep: Keep = "speech"
 
 
 class Job:
@@ -124,6 +129,8 @@ class Job:
             progress=self._check,
             max_duration_s=min(self._limits.max_duration_s, self._limits.max_decoded_bytes / bytes_per_s),
             attenuation_limit_db=self._options.attenuation_limit_db,
+            high_band=self._options.high_band,
+            keep=self._options.keep,
         )
 
     def _choose_format(self, file: AudioFile) -> None:

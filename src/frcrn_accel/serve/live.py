@@ -134,7 +134,11 @@ class Streams:
         start = read_start(await self._receive(websocket))
         if not 1 <= start.channels <= self._limits.max_channels:
             raise bad_message(f"channels must be 1 to {self._limits.max_channels}, got {start.channels}")
-        options = StreamOptions(lookahead_s=start.lookahead_s, attenuation_limit_db=start.attenuation_limit_db)
+        options = StreamOptions(
+            lookahead_s=start.lookahead_s,
+            attenuation_limit_db=start.attenuation_limit_db,
+            high_band=start.high_band,
+        )
         open_stream = partial(options.open, self._denoiser, start.sample_rate, channels=start.channels)
         try:
             stream = await anyio.to_thread.run_sync(open_stream)  # the first of a look-ahead loads a model

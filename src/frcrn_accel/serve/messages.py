@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.audio import check_attenuation_limit
 from frcrn_accel.errors import AudioError
+from frcrn_accel.high_band import HighBandMode, check_high_band
 from frcrn_accel.pcm import from_pcm, to_pcm
 
 __all__ = [
@@ -34,7 +35,15 @@ MAX_MESSAGE_BYTES = 1 << 18
 CLIENT_ERROR, SERVER_ERROR, RESTART, TRY_AGAIN = 1008, 1011, 1012, 1013  # close codes of RFC 6455 and its registry
 _SAMPLE = np.dtype("<i2")
 _MAX_NUMBER = 1e9
-_START = {"start": {"sample_rate": int, "channels": int, "attenuation_limit_db": float, "lookahead_s": float}}
+_START: dict[str, dict[str, type]] = {
+    "start": {
+        "sample_rate": int,
+        "channels": int,
+        "attenuation_limit_db": float,
+        "lookahead_s": float,
+        "high_band": str,
+    }
+}
 _CONTROLS: dict[str, dict[str, type]] = {"set": {"attenuation_limit_db": float}, "reset": {}, "flush": {}}
 
 
@@ -47,12 +56,14 @@ class Start:
         channels: Channels of the audio.
         attenuation_limit_db: None for the server's default.
         lookahead_s: None for the model's default.
+        high_band: None for the server's default.
     """
 
     sample_rate: int
     channels: int = 1
     attenuation_limit_db: float | None = None
     lookahead_s: float | None = None
+    high_band: HighBandMode | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,7 @@ def _read(text: str, messages: Mapping[str, Mapping[str, type]]) -> tuple[str, d
 
     Args:
         text: The message.
-        messages: The valid messages by type: their fields and whether these are whole numbers.
+        messages: The valid messages by type, and the types of their fields: whole numbers, numbers or text.
 
     Raises:
         StreamProblem: It is not one of them.
@@ -155,12 +166,18 @@ def _read(text: str, messages: Mapping[str, Mapping[str, type]]) -> tuple[str, d
     for name, value in values.items():
         if name not in fields:
             raise bad_message(f"{kind!r} has no field {name[:40]!a}")
+        if fields[name] is str:
+            if not isinstance(value, str):
+                raise bad_message(f"{name} must be text")
+            continue
         # The comparison also refuses NaN, which Python's JSON reader accepts.
         is_number = isinstance(value, (int, fields[name])) and not isinstance(value, bool)
         if not (is_number and -_MAX_NUMBER <= value <= _MAX_NUMBER):
             raise bad_message(f"{name} must be {'a whole number' if fields[name] is int else 'a number'}")
     try:
         check_attenuation_limit(values.get("attenuation_limit_db"))
+        if "high_band" in values:
+            check_high_band(values["high_band"])
     except ValueError as error:
         raise bad_message(str(error)) from None
     return kind, values

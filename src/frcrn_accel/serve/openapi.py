@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from frcrn_accel._version import __version__
+from frcrn_accel.denoiser import KEEPS
+from frcrn_accel.high_band import HIGH_BANDS
 from frcrn_accel.serve.job import FORMATS, MEDIA_TYPES
 from frcrn_accel.serve.problems import PROBLEM_TYPE
 from frcrn_accel.serve.result_headers import RESULT_HEADERS
@@ -123,6 +125,19 @@ def _denoise(denied: tuple[int, ...]) -> dict[str, Any]:
                 "description": "Most that noise is attenuated, dB; by default that of the server.",
                 "schema": _NUMBER,
             },
+            {
+                "name": "high_band",
+                "in": "query",
+                "description": "Sound above 8 kHz, which the model does not hear: follow the model and attenuate "
+                "noise there, or drop all; by default as the server was started.",
+                "schema": {"type": "string", "enum": list(HIGH_BANDS)},
+            },
+            {
+                "name": "keep",
+                "in": "query",
+                "description": "Return the speech, or the noise: the input minus the speech.",
+                "schema": {"type": "string", "enum": list(KEEPS), "default": "speech"},
+            },
         ],
         "requestBody": {
             "required": True,
@@ -210,6 +225,7 @@ _SCHEMAS = {
                         "device": _TEXT,
                         "streams": {"type": "boolean"},
                         "attenuation_limit_db": {"type": ["number", "null"]},
+                        "high_band": {"type": "string", "enum": list(HIGH_BANDS)},
                     }
                 ),
             }

@@ -24,6 +24,7 @@ from frcrn_accel.audio import (
     whole_hz,
 )
 from frcrn_accel.errors import AudioError
+from frcrn_accel.high_band import HighBand, HighBandMode, has_high_band
 from frcrn_accel.network.topology import HOP_SAMPLES, SAMPLE_RATE_HZ
 from frcrn_accel.pcm import from_pcm, to_pcm
 from frcrn_accel.streaming.averaging import Averaging, Statistics
@@ -61,6 +62,8 @@ class Stream:
         attenuation_limit_db: See the property.
         averaging: How to average for the squeeze-and-excitation layers; None for `Averaging()`.
         gain_db: Gain that brings active speech to the model's level; None to follow the level of the signal.
+        high_band: What to do with the band above the model's: `"follow"` attenuates noise in it, `"drop"` leaves it
+            out.
 
     Attributes:
         sample_rate_hz, channels: See above.
@@ -77,6 +80,7 @@ class Stream:
         attenuation_limit_db: float | None = None,
         averaging: Averaging | None = None,
         gain_db: float | None = None,
+        high_band: HighBandMode = "follow",
     ) -> None:
         rate_hz = whole_hz(sample_rate)
         check_format(rate_hz, channels)
@@ -100,6 +104,7 @@ class Stream:
             step_s=(self._step_samples - 1) / metadata.sample_rate_hz,
             resampling_s=self._delay / rate_hz - model_s / metadata.sample_rate_hz,
         )
+        self._has_high_band = high_band == "follow" and has_high_band(rate_hz, metadata.sample_rate_hz)
         self._lock = threading.Lock()
         self.reset()
 
@@ -117,7 +122,7 @@ class Stream:
     def attenuation_limit_db(self) -> float | None:
         """Maximum noise attenuation, dB, reached by mixing in some of the input; None for no limit.
 
-        The input is mixed in at the model's rate, aligned to the sample, so the result has no content above 8 kHz.
+        The input is mixed in at the model's rate, aligned to the sample, and above 8 kHz unless that band is dropped.
         The limit can be changed at any time, even from another thread; the next step moves to it in a ramp.
         """
         return self._attenuation_limit_db
@@ -185,6 +190,11 @@ class Stream:
             self._level = RunningLevel.silent(self.channels, horizon_hops)
             self._to_model = StreamResampler(self.sample_rate_hz, metadata.sample_rate_hz, self.channels)
             self._from_model = StreamResampler(metadata.sample_rate_hz, self.sample_rate_hz, self.channels)
+            self._high = (
+                _StreamHighBand(self.sample_rate_hz, metadata.sample_rate_hz, self.channels)
+                if self._has_high_band
+                else None
+            )
             self._waiting = empty  # a step at the model's rate that is not computed yet
             self._out = [np.zeros((self.channels, self._delay), np.float32)]
             # The input of the hops that are still inside the model, and their gains.
@@ -198,6 +208,8 @@ class Stream:
 
     def _push(self, samples: NDArray[np.float32]) -> None:
         self._to_model.write(samples)
+        if self._high is not None:
+            self._high.write(samples)
 
     def _next_step(self) -> tuple[Step, NDArray[np.float32], RunningLevel] | None:
         """Return the next step, the gains of its hops and the level after them; None until a step is full."""
@@ -205,6 +217,8 @@ class Stream:
             if self._to_model.ready < self._step_samples:
                 return None
             self._waiting = self._to_model.read(self._step_samples)
+            if self._high is not None:
+                self._high.write_low(self._waiting)
         hop = self._engine.metadata.hop_samples
         audio = self._waiting.reshape(self.channels, -1, hop)
         level = self._level
@@ -225,18 +239,22 @@ class Stream:
         self._waiting = self._waiting[:, :0]
         self._gains, self._dry = gains[:, hops:], dry[:, self._step_samples :]
         wet = (out.reshape(self.channels, hops, -1) / gains[:, :hops, None]).reshape(self.channels, -1)
+        dry = dry[:, : self._step_samples]
+        skipped = min(self._skip, wet.shape[1])
+        self._skip -= skipped
         share = dry_share_of(self._attenuation_limit_db)
+        if self._high is not None:
+            self._high.write_model(dry[:, skipped:], wet[:, skipped:], share)
         before, self._share = share if self._share is None else self._share, share
         if share != before:  # a ramp over the step: a jump would click
             shares = np.linspace(before, share, self._step_samples + 1, dtype=np.float32)[1:]
-            wet += shares * (dry[:, : self._step_samples] - wet)
+            wet += shares * (dry - wet)
         elif share > 0:
-            (wet,) = mix_dry([wet], [dry[:, : self._step_samples]], share)
-        skipped = min(self._skip, wet.shape[1])
-        self._skip -= skipped
+            (wet,) = mix_dry([wet], [dry], share)
         if skipped < wet.shape[1]:
             self._from_model.write(wet[:, skipped:])
-            self._out.append(self._from_model.read(self._from_model.ready))
+            ready = self._from_model.read(self._from_model.ready)
+            self._out.append(ready if self._high is None else ready + self._high.read(ready.shape[1]))
 
     def _pop(self, samples: int) -> NDArray[np.float32]:
         """Return the next samples; `delay_samples` has the proof that they are there."""
@@ -266,6 +284,50 @@ class Stream:
             yield
         finally:
             self._lock.release()
+
+
+class _StreamHighBand:
+    """The band above the model's, of a stream.
+
+    It adds no delay: it is always ready as far as the model's output is at the rate of the stream. A sample of that
+    output needs the model up to the reach of the resampler after it, which is 4 ms, and `HighBand` needs no more. The
+    signal itself is ahead of the model's output by at least a frame and a step, 40 ms; of that, the band needs the
+    reach of the resampler and 8 ms.
+
+    Args:
+        rate_hz: Rate of the stream.
+        model_rate_hz: Rate of the model.
+        channels: Number of channels.
+    """
+
+    def __init__(self, rate_hz: int, model_rate_hz: int, channels: int) -> None:
+        self._high_band = HighBand(rate_hz, model_rate_hz, channels)
+        self._low = StreamResampler(model_rate_hz, rate_hz, channels)
+        self._signal = [np.zeros((channels, 0), np.float32)]
+        self._out = np.zeros((channels, 0), np.float32)
+
+    def write(self, signal: NDArray[np.float32]) -> None:
+        """Append to the signal."""
+        self._signal.append(signal)
+
+    def write_low(self, audio: NDArray[np.float32]) -> None:
+        """Append to the signal at the model's rate."""
+        self._low.write(audio)
+        low = self._low.read(self._low.ready)
+        signal = np.concatenate(self._signal, axis=1)
+        self._high_band.write(signal[:, : low.shape[1]] - low)
+        self._signal = [signal[:, low.shape[1] :]]
+
+    def write_model(self, dry: NDArray[np.float32], wet: NDArray[np.float32], dry_share: float) -> None:
+        """Append to the input and the output of the model."""
+        self._high_band.dry_share = dry_share
+        self._high_band.write_model(dry, wet)
+
+    def read(self, samples: int) -> NDArray[np.float32]:
+        """Return the next samples."""
+        out = np.concatenate([self._out, self._high_band.read()], axis=1)
+        self._out = out[:, samples:]
+        return out[:, :samples]
 
 
 def check_stream_options(step_s: float, gain_db: float | None) -> int:
