@@ -123,7 +123,7 @@ class Stream:
         """Maximum noise attenuation, dB, reached by mixing in some of the input; None for no limit.
 
         The input is mixed in at the model's rate, aligned to the sample, and above 8 kHz unless that band is dropped.
-        The limit can be changed at any time, even from another thread; the next step uses it.
+        The limit can be changed at any time, even from another thread; the next step moves to it in a ramp.
         """
         return self._attenuation_limit_db
 
@@ -201,6 +201,7 @@ class Stream:
             self._dry = np.zeros((self.channels, self._held_back), np.float32)
             self._gains = np.ones((self.channels, self._held_back // metadata.hop_samples), np.float32)
             self._skip = self._held_back
+            self._share: float | None = None  # of the input in the last step
             self._is_flushed = False
 
     # Samples pass through `_push`, then `_next_step` and `_finish` for each full step, then `_pop`.
@@ -244,7 +245,11 @@ class Stream:
         share = dry_share_of(self._attenuation_limit_db)
         if self._high is not None:
             self._high.write_model(dry[:, skipped:], wet[:, skipped:], share)
-        if share > 0:
+        before, self._share = share if self._share is None else self._share, share
+        if share != before:  # a ramp over the step: a jump would click
+            shares = np.linspace(before, share, self._step_samples + 1, dtype=np.float32)[1:]
+            wet += shares * (dry - wet)
+        elif share > 0:
             (wet,) = mix_dry([wet], [dry], share)
         if skipped < wet.shape[1]:
             self._from_model.write(wet[:, skipped:])
