@@ -1,6 +1,9 @@
 """Streams and denoisers at their edges: forms of audio, closing, pickling, changes while they run."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 
 import numpy as np
 import pytest
@@ -9,6 +12,9 @@ from hypothesis import strategies as st
 
 from delaying import DelayingBackend
 from frcrn_accel import AudioError, Denoiser
+from frcrn_accel.backends import StepSession
+from frcrn_accel.models import ModelFile
+from frcrn_accel.testing import FunctionBackend
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +75,77 @@ class TestFlush:
         stream.reset()
         rest = stream.flush()
         assert (rest.dtype, rest.shape) == (np.float32, (1, stream.latency_samples))
+
+
+class Slow(DelayingBackend):
+    """A backend that makes the step with look-ahead 0 while its gate is open."""
+
+    def load_step(self, model: ModelFile, threads: int, lookahead: int = 7) -> StepSession:
+        if lookahead == 0:
+            self.entered.set()
+            assert self.gate.wait(60)
+        return super().load_step(model, threads, lookahead)
+
+
+class TestClosing:
+    def test_it_waits_for_a_stream_of_another_thread(self) -> None:
+        backend = DelayingBackend()
+        denoiser = Denoiser(backend=backend)
+        stream = denoiser.stream(16_000)
+        backend.gate.clear()
+        with ThreadPoolExecutor(2) as pool:
+            result = pool.submit(stream.process, np.ones(640, np.float32))
+            assert backend.entered.wait(60)
+            closed = pool.submit(denoiser.close)
+            with pytest.raises(FutureTimeoutError):
+                closed.result(0.05)
+            with pytest.raises(ValueError, match="this Denoiser is closed"):
+                denoiser(np.zeros(320, np.float32), 16_000)
+            backend.gate.set()
+            assert result.result(60).shape == (640,)
+            closed.result(60)
+
+    def test_it_waits_for_a_call_of_another_thread(self) -> None:
+        entered, gate = threading.Event(), threading.Event()
+
+        def slowly(audio: np.ndarray) -> np.ndarray:
+            entered.set()
+            assert gate.wait(60)
+            return audio
+
+        denoiser = Denoiser(backend=FunctionBackend(slowly))
+        audio = signal((1_000,), "f4")
+        with ThreadPoolExecutor(2) as pool:
+            result = pool.submit(denoiser, audio, 16_000)
+            assert entered.wait(60)
+            closed = pool.submit(denoiser.close)
+            gate.set()
+            np.testing.assert_allclose(result.result(60), audio, atol=1e-6)
+            closed.result(60)
+        denoiser.close()
+
+    def test_a_call_cannot_close_what_it_uses(self) -> None:
+        denoiser = Denoiser(backend=FunctionBackend(lambda audio: denoiser.close() or audio))
+        with pytest.raises(RuntimeError, match="close it after the call"):
+            denoiser(np.ones(320, np.float32), 16_000)
+        denoiser.close()
+
+    def test_streams_of_a_closed_denoiser(self) -> None:
+        denoiser = Denoiser(backend=DelayingBackend())
+        stream = denoiser.stream(16_000)
+        denoiser.close()
+        for call in (lambda: stream.process(np.zeros(1, np.float32)), stream.flush, stream.reset):
+            with pytest.raises(ValueError, match="this Denoiser is closed"):
+                call()
+
+    def test_making_a_step_does_not_block_other_lookaheads(self) -> None:
+        pytest.importorskip("onnx")
+        backend = Slow()
+        with Denoiser(backend=backend) as denoiser, ThreadPoolExecutor(1) as pool:
+            denoiser.stream(16_000)
+            backend.gate.clear()
+            first = pool.submit(denoiser.stream, 16_000, lookahead_s=0.0)
+            assert backend.entered.wait(60)
+            denoiser.stream(16_000)
+            backend.gate.set()
+            first.result(60)

@@ -20,6 +20,7 @@ from frcrn_accel.cpu import available_cpus
 from frcrn_accel.errors import AudioWarning
 from frcrn_accel.file_denoising import KEEPS, FileJob, FileReport, Keep, check_keep
 from frcrn_accel.high_band import HighBandMode, check_high_band
+from frcrn_accel.in_use import InUse
 from frcrn_accel.models import DEFAULT_MODEL, ModelMetadata, find_model, usual_lookahead
 from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
 from frcrn_accel.pipeline import Engine, Signal, Treatment, denoise_signal
@@ -34,6 +35,7 @@ __all__ = ["KEEPS", "MAX_DURATION_S", "Denoiser", "DenoiserOptions", "FileReport
 
 MAX_DURATION_S = 24 * 3600.0
 _ARRAY_BLOCK_SAMPLES = 1 << 20
+_CLOSED = "this Denoiser is closed: open a new one"
 
 AudioT = TypeVar("AudioT")
 
@@ -209,7 +211,9 @@ class Denoiser:
         self.high_band: HighBandMode = high_band
         self._progress = progress
         self._stream_engines: dict[int, StreamEngine] = {}  # by look-ahead
-        self._stream_lock = threading.Lock()
+        # Making a step can take minutes; those with another look-ahead do not wait for it.
+        self._stream_locks = tuple(threading.Lock() for _ in range(LOOKAHEAD_FRAMES + 1))
+        self._in_use = InUse(_CLOSED)
         session = self._backend.load(prepare(self._model, self._backend, progress), self.threads)
         self._engine: Engine | None = Engine(
             session=session if wrap_session is None else wrap_session(session),
@@ -271,7 +275,8 @@ class Denoiser:
             rate_hz,
             samples.shape[0],
         )
-        blocks = [samples[:, :0], *denoise_signal(signal, self._open(), treatment)]
+        with self._in_use:
+            blocks = [samples[:, :0], *denoise_signal(signal, self._open(), treatment)]
         result = np.concatenate(blocks, axis=1)
         packed: AudioT = layout.pack(result if keep == "speech" else samples - result)
         return packed
@@ -331,7 +336,8 @@ class Denoiser:
             noise_target=None if noise_target is None else Path(noise_target),
             track=track,
         )
-        report = job.run()
+        with self._in_use:
+            report = job.run()
         for warning in report.warnings:
             warnings.warn(warning, AudioWarning, stacklevel=2)
         return report
@@ -371,14 +377,14 @@ class Denoiser:
         """
         frames = self._lookahead_frames(lookahead_s)
         treatment = self._treatment(attenuation_limit_db, high_band)
-        with self._stream_lock:
-            self._open()
-            if frames not in self._stream_engines:
+        with self._in_use, self._stream_locks[frames]:
+            engine = self._stream_engines.get(frames)
+            if engine is None:
                 step = prepare_step(self._model, self._backend, self.threads, frames, self._progress)
                 session = self._backend.load_step(step, self.threads, frames)
-                self._stream_engines[frames] = StreamEngine(session, self._model.metadata)
+                engine = self._stream_engines[frames] = StreamEngine(session, self._model.metadata, self._in_use)
         return Stream(
-            self._stream_engines[frames],
+            engine,
             sample_rate,
             channels=channels,
             step_s=step_s,
@@ -389,7 +395,16 @@ class Denoiser:
         )
 
     def close(self) -> None:
-        """Free the engine. The denoiser and its streams cannot be used afterwards. Closing twice is allowed."""
+        """Free the engine, once the calls of other threads are done. Closing twice is allowed.
+
+        The denoiser and its streams cannot be used afterwards: from now on, calls are a `ValueError`.
+
+        Raises:
+            RuntimeError: It is called while this thread uses the denoiser, for example by `progress`.
+        """
+        self._in_use.close(self._free)
+
+    def _free(self) -> None:
         if self._engine is not None:
             self._engine.session.close()
             self._engine = None
@@ -433,7 +448,7 @@ class Denoiser:
 
     def _open(self) -> Engine:
         if self._engine is None:
-            raise ValueError("this Denoiser is closed: open a new one")
+            raise ValueError(_CLOSED)
         return self._engine
 
 

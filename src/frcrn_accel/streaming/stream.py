@@ -153,7 +153,7 @@ class Stream:
             AudioError: The type, dtype or number of channels is wrong, or the audio has NaN or infinity. The stream
                 is unchanged.
             EngineError: The engine failed. Part of the chunk is lost: call `reset`.
-            ValueError: The stream was flushed: call `reset` first.
+            ValueError: The stream was flushed: call `reset` first. Or its `Denoiser` is closed.
             RuntimeError: Another thread is using this stream.
         """
         (result,) = process_streams([self], [chunk])
@@ -173,7 +173,7 @@ class Stream:
             samples)`. Before the next signal, call `reset`.
 
         Raises:
-            ValueError: The stream was flushed already.
+            ValueError: The stream was flushed already, or its `Denoiser` is closed.
             RuntimeError: Another thread is using this stream.
             EngineError: The engine failed.
         """
@@ -188,6 +188,7 @@ class Stream:
         """Start a new signal, as a new stream with the same arguments would.
 
         Raises:
+            ValueError: Its `Denoiser` is closed.
             RuntimeError: Another thread is using this stream.
         """
         with self._alone(even_flushed=True):
@@ -286,7 +287,8 @@ class Stream:
         try:
             if not even_flushed and self._is_flushed:
                 raise ValueError("this stream was flushed: call reset() or create a new stream")
-            yield
+            with self._engine.in_use:
+                yield
         finally:
             self._lock.release()
 
@@ -376,7 +378,7 @@ def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list
 
     Raises:
         ValueError: The streams belong to different denoisers or have different look-aheads, a stream is given twice,
-            or the numbers of streams and chunks differ.
+            or the numbers of streams and chunks differ. Or a stream was flushed, or its denoiser is closed.
         AudioError: A chunk is not valid, see `Stream.process`. All streams are unchanged.
         RuntimeError, EngineError: See `Stream.process`.
     """
