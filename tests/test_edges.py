@@ -1,9 +1,12 @@
 """Streams and denoisers at their edges: forms of audio, closing, pickling, changes while they run."""
 
+import multiprocessing
+import pickle
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 from delaying import DelayingBackend
 from frcrn_accel import AudioError, Denoiser
 from frcrn_accel.backends import StepSession
-from frcrn_accel.models import ModelFile
+from frcrn_accel.models import DEFAULT_MODEL, ModelFile, find_model
 from frcrn_accel.testing import FunctionBackend
 
 
@@ -75,6 +78,13 @@ class TestFlush:
         stream.reset()
         rest = stream.flush()
         assert (rest.dtype, rest.shape) == (np.float32, (1, stream.latency_samples))
+
+
+class FunctionBackendByClass(FunctionBackend):
+    """A backend that the class opens, which gives it no function."""
+
+    def __init__(self, precision: str | None = None) -> None:
+        super().__init__(precision=precision)
 
 
 class Slow(DelayingBackend):
@@ -149,3 +159,39 @@ class TestClosing:
             denoiser.stream(16_000)
             backend.gate.set()
             first.result(60)
+
+
+class TestPickling:
+    def test_a_pool_of_new_processes(self) -> None:
+        pytest.importorskip("onnxruntime")
+        audio = signal((8_000,), "f4")
+        with Denoiser(backend="ort", threads=1, attenuation_limit_db=6) as denoiser:
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                found = pool.submit(denoiser, audio, 16_000).result(120)
+            np.testing.assert_allclose(found, denoiser(audio, 16_000), atol=1e-6)
+
+    @pytest.mark.parametrize("is_path", [False, True])
+    def test_it_keeps_the_options(self, is_path: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """And those changed since; a path of a model means the same in another folder."""
+        model: str | Path = DEFAULT_MODEL
+        if is_path:
+            path = find_model(DEFAULT_MODEL).path
+            monkeypatch.chdir(path.parent)
+            model = Path(path.name)
+        denoiser = Denoiser(model, backend=FunctionBackendByClass, batch_size=3)
+        denoiser.attenuation_limit_db = 12.0
+        monkeypatch.chdir(tmp_path)
+        copy = pickle.loads(pickle.dumps(denoiser))
+        assert copy.model == denoiser.model
+        assert (copy.options.batch_size, copy.attenuation_limit_db, copy.backend) == (3, 12.0, "function")
+
+    def test_what_cannot_be_pickled(self) -> None:
+        with pytest.raises(TypeError, match="an instance of a backend cannot be pickled: open one in each process"):
+            pickle.dumps(Denoiser(backend=FunctionBackend()))
+        wrapped = Denoiser(backend=FunctionBackendByClass, wrap_session=lambda session: session)
+        with pytest.raises(TypeError, match="wrap_session cannot be pickled"):
+            pickle.dumps(wrapped)
+        closed = Denoiser(backend=FunctionBackendByClass)
+        closed.close()
+        with pytest.raises(ValueError, match="this Denoiser is closed"):
+            pickle.dumps(closed)

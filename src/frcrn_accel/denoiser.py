@@ -139,6 +139,8 @@ class StreamOptions:
 class Denoiser:
     """A speech denoiser: one loaded model, for any number of signals and threads.
 
+    It can be pickled, for a pool of processes: each process opens the model again, with the same options.
+
     >>> import numpy as np
     >>> noisy = np.zeros(48_000, np.float32)
     >>> denoiser = Denoiser()
@@ -202,6 +204,7 @@ class Denoiser:
             model, backend, precision, calibration, threads, attenuation_limit_db, windowing, batch_size, high_band
         )
         self._model = find_model(model)
+        self._model_anywhere = _name_or_absolute(model, self._model.path)
         self._backend = resolve_backend(backend, precision, calibration, self._model)
         _check_effect(self.options, self._backend)
         self.backend = self._backend.name
@@ -210,6 +213,7 @@ class Denoiser:
         self.attenuation_limit_db = attenuation_limit_db
         self.high_band: HighBandMode = high_band
         self._progress = progress
+        self._is_wrapped = wrap_session is not None
         self._stream_engines: dict[int, StreamEngine] = {}  # by look-ahead
         # Making a step can take minutes; those with another look-ahead do not wait for it.
         self._stream_locks = tuple(threading.Lock() for _ in range(LOOKAHEAD_FRAMES + 1))
@@ -394,6 +398,28 @@ class Denoiser:
             high_band=treatment.high_band,
         )
 
+    def __reduce__(self) -> tuple[Callable[[DenoiserOptions], Denoiser], tuple[DenoiserOptions]]:
+        """Pickle the options: the copy, for example in a process of a pool, opens the model again.
+
+        `progress` is not kept. Copies of this object (`copy.copy`) open the model again, too.
+
+        Raises:
+            TypeError: It was opened with `wrap_session` or an instance of a backend, which hold what cannot be
+                copied.
+            ValueError: The denoiser is closed.
+        """
+        self._open()
+        if self._is_wrapped or isinstance(self.options.backend, Backend):
+            given = "wrap_session" if self._is_wrapped else "an instance of a backend"
+            raise TypeError(f"a Denoiser with {given} cannot be pickled: open one in each process")
+        options = dataclasses.replace(
+            self.options,
+            model=self._model_anywhere,
+            attenuation_limit_db=self.attenuation_limit_db,
+            high_band=self.high_band,
+        )
+        return DenoiserOptions.open, (options,)
+
     def close(self) -> None:
         """Free the engine, once the calls of other threads are done. Closing twice is allowed.
 
@@ -450,6 +476,12 @@ class Denoiser:
         if self._engine is None:
             raise ValueError(_CLOSED)
         return self._engine
+
+
+def _name_or_absolute(model: str | Path, path: Path) -> str | Path:
+    """Return a name as it is, and the path of a model file such that it means the same in every folder."""
+    is_name = isinstance(model, str) and Path(model).expanduser() != path
+    return model if is_name else path.absolute()
 
 
 def _check_effect(options: DenoiserOptions, backend: Backend) -> None:

@@ -28,7 +28,9 @@ class InUse:
     def __init__(self, message: str) -> None:
         self._message = message
         self._changed = threading.Condition()
-        self._calls: list[tuple[int, int]] = []  # process and thread of each: after a fork, those of the parent are gone
+        self._calls: list[
+            tuple[int, int]
+        ] = []  # process and thread of each: after a fork, those of the parent are gone
         self._is_closed = False
 
     def __enter__(self) -> None:
