@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.backends import StepSession
 from frcrn_accel.errors import EngineError
+from frcrn_accel.in_use import InUse
 from frcrn_accel.models import ModelMetadata
 from frcrn_accel.network.topology import AVERAGING_INPUT, SE_LAYERS, Config
 from frcrn_accel.streaming.averaging import Averaging, Statistics, shares
@@ -54,14 +55,16 @@ class StreamEngine:
     Args:
         session: The loaded step.
         metadata: Metadata of the model.
+        in_use: Counts the calls that use the session, so that it is closed after them.
 
     Attributes:
-        session, metadata: See above.
+        session, metadata, in_use: See above.
         lag: Frames by which the output lags behind the input: the look-ahead of all U-Nets.
     """
 
-    def __init__(self, session: StepSession, metadata: ModelMetadata) -> None:
+    def __init__(self, session: StepSession, metadata: ModelMetadata, in_use: InUse | None = None) -> None:
         self.session = session
+        self.in_use = in_use or InUse("this engine is closed")
         self.metadata = metadata
         self.lag = session.inputs[AVERAGING_INPUT][1] - 1
         audio, *others = session.inputs

@@ -6,7 +6,7 @@ import math
 import threading
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ from frcrn_accel.streaming.resampling import StreamResampler
 __all__ = ["Stream", "check_stream_options", "process_streams"]
 
 ChunkT = TypeVar("ChunkT")
+Pack = Callable[[NDArray[np.float32]], Any]
 _LEVEL_HORIZON_S = 20.0
 _MAX_STEP_HOPS = 50
 
@@ -152,20 +153,27 @@ class Stream:
             AudioError: The type, dtype or number of channels is wrong, or the audio has NaN or infinity. The stream
                 is unchanged.
             EngineError: The engine failed. Part of the chunk is lost: call `reset`.
-            ValueError: The stream was flushed: call `reset` first.
+            ValueError: The stream was flushed: call `reset` first. Or its `Denoiser` is closed.
             RuntimeError: Another thread is using this stream.
         """
         (result,) = process_streams([self], [chunk])
         return result
 
-    def flush(self) -> NDArray[np.float32]:
+    def flush(self) -> Any:
         """End the signal and return the rest of the output.
 
+        >>> stream = denoiser.stream(16_000)
+        >>> parts = [stream.process(np.zeros(320, np.int16)), stream.flush()]
+        >>> np.concatenate(parts).dtype
+        dtype('int16')
+
         Returns:
-            `float32 (channels, latency_samples)`. Before the next signal, call `reset`.
+            `latency_samples` samples in the form of the last chunk, to be joined to what `process` returned: an array
+            or tensor of its dtype and number of dimensions, or `bytes`. Without a chunk, `float32 (channels,
+            samples)`. Before the next signal, call `reset`.
 
         Raises:
-            ValueError: The stream was flushed already.
+            ValueError: The stream was flushed already, or its `Denoiser` is closed.
             RuntimeError: Another thread is using this stream.
             EngineError: The engine failed.
         """
@@ -174,12 +182,13 @@ class Stream:
             _compute([self])
             out = self._pop(self._delay)
             self._is_flushed = True
-        return out
+            return self._pack(out)
 
     def reset(self) -> None:
         """Start a new signal, as a new stream with the same arguments would.
 
         Raises:
+            ValueError: Its `Denoiser` is closed.
             RuntimeError: Another thread is using this stream.
         """
         with self._alone(even_flushed=True):
@@ -202,6 +211,7 @@ class Stream:
             self._gains = np.ones((self.channels, self._held_back // metadata.hop_samples), np.float32)
             self._skip = self._held_back
             self._share: float | None = None  # of the input in the last step
+            self._pack: Pack = Layout(np.dtype(np.float32), mono=False).pack  # to the form of the last chunk
             self._is_flushed = False
 
     # Samples pass through `_push`, then `_next_step` and `_finish` for each full step, then `_pop`.
@@ -262,17 +272,18 @@ class Stream:
         self._out = [out[:, samples:]]
         return out[:, :samples]
 
-    def _unpacked(self, chunk: object) -> tuple[NDArray[np.float32], Layout | None]:
-        """Return a chunk as `float32 (channels, samples)`, and its layout; None for a buffer of 16-bit samples."""
-        layout = None
+    def _unpacked(self, chunk: object) -> tuple[NDArray[np.float32], Pack]:
+        """Return a chunk as `float32 (channels, samples)`, and the function that brings a result to its form."""
         if isinstance(chunk, bytes | bytearray | memoryview | array):
-            samples, _ = unpack(from_pcm(chunk, self.channels))
+            samples, layout = unpack(from_pcm(chunk, self.channels))
+            pack: Pack = lambda out: to_pcm(layout.pack(out))  # noqa: E731
         else:
             samples, layout = unpack(chunk)
+            pack = layout.pack
         if len(samples) != self.channels:
             raise AudioError(f"the stream has {self.channels} channel(s), the chunk has {len(samples)}")
         check_finite(samples, 0)
-        return samples, layout
+        return samples, pack
 
     @contextmanager
     def _alone(self, *, even_flushed: bool = False) -> Iterator[None]:
@@ -281,7 +292,8 @@ class Stream:
         try:
             if not even_flushed and self._is_flushed:
                 raise ValueError("this stream was flushed: call reset() or create a new stream")
-            yield
+            with self._engine.in_use:
+                yield
         finally:
             self._lock.release()
 
@@ -371,7 +383,7 @@ def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list
 
     Raises:
         ValueError: The streams belong to different denoisers or have different look-aheads, a stream is given twice,
-            or the numbers of streams and chunks differ.
+            or the numbers of streams and chunks differ. Or a stream was flushed, or its denoiser is closed.
         AudioError: A chunk is not valid, see `Stream.process`. All streams are unchanged.
         RuntimeError, EngineError: See `Stream.process`.
     """
@@ -385,17 +397,13 @@ def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list
         for stream in streams:
             stack.enter_context(stream._alone())
         unpacked = [stream._unpacked(chunk) for stream, chunk in zip(streams, chunks, strict=True)]
-        for stream, (samples, _) in zip(streams, unpacked, strict=True):
+        for stream, (samples, pack) in zip(streams, unpacked, strict=True):
+            stream._pack = pack
             stream._push(samples)
         _compute(streams)
-        results: list[Any] = []
-        for stream, (samples, layout) in zip(streams, unpacked, strict=True):
-            out = stream._pop(samples.shape[1])
-            if layout is None:
-                results.append(to_pcm(Layout(np.dtype(np.int16), mono=False).pack(out)))
-            else:
-                results.append(layout.pack(out))
-        return results
+        return [
+            pack(stream._pop(samples.shape[1])) for stream, (samples, pack) in zip(streams, unpacked, strict=True)
+        ]
 
 
 def _compute(streams: Sequence[Stream]) -> None:

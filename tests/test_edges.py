@@ -1,0 +1,197 @@
+"""Streams and denoisers at their edges: forms of audio, closing, pickling, changes while they run."""
+
+import multiprocessing
+import pickle
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from delaying import DelayingBackend
+from frcrn_accel import AudioError, Denoiser
+from frcrn_accel.backends import StepSession
+from frcrn_accel.models import DEFAULT_MODEL, ModelFile, find_model
+from frcrn_accel.testing import FunctionBackend
+
+
+@pytest.fixture(scope="module")
+def delay() -> Iterator[Denoiser]:
+    with Denoiser(backend=DelayingBackend()) as denoiser:
+        yield denoiser
+
+
+def signal(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    audio = 0.1 * np.random.default_rng(0).standard_normal(shape)
+    kind = np.dtype(dtype)
+    return (audio * np.iinfo(kind).max).astype(kind) if kind.kind == "i" else audio.astype(kind)
+
+
+class TestFlush:
+    @given(
+        dtype=st.sampled_from(["f4", "f8", "i2", "i4", ">i2", ">f4"]),
+        channels=st.sampled_from([None, 1, 2]),
+        rate=st.sampled_from([8_000, 16_000, 44_100]),
+        sizes=st.lists(st.integers(0, 900), min_size=1, max_size=4),
+    )
+    def test_it_joins_what_process_gave(
+        self, delay: Denoiser, dtype: str, channels: int | None, rate: int, sizes: list[int]
+    ) -> None:
+        audio = signal((*([] if channels is None else [channels]), sum(sizes)), dtype)
+        stream = delay.stream(rate, channels=channels or 1)
+        chunks = np.split(audio, np.cumsum(sizes)[:-1], axis=-1)
+        whole = np.concatenate([*map(stream.process, chunks), stream.flush()], axis=-1)
+        assert whole.dtype == audio.dtype.newbyteorder("=")
+        assert whole.shape == (*audio.shape[:-1], audio.shape[-1] + stream.latency_samples)
+        if rate == 16_000:
+            exact = 1 if audio.dtype.kind == "i" else 1e-6
+            error = whole[..., stream.latency_samples :].astype(float) - audio
+            assert np.abs(error).max(initial=0) <= (300 if dtype == "i4" else exact)
+
+    def test_bytes(self, delay: Denoiser) -> None:
+        pcm = signal((2_000, 2), "i2")
+        stream = delay.stream(16_000, channels=2)
+        whole = b"".join([stream.process(pcm.tobytes()), stream.flush()])
+        found = np.frombuffer(whole, np.int16).reshape(-1, 2)[stream.latency_samples :]
+        assert np.abs(found.astype(int) - pcm).max() <= 1
+
+    def test_a_tensor(self, delay: Denoiser) -> None:
+        torch = pytest.importorskip("torch")
+        stream = delay.stream(16_000)
+        whole = torch.cat([stream.process(torch.zeros(700, dtype=torch.int16)), stream.flush()])
+        assert whole.dtype == torch.int16
+        assert whole.shape == (700 + stream.latency_samples,)
+
+    def test_the_form_is_that_of_the_last_good_chunk_of_this_signal(self, delay: Denoiser) -> None:
+        stream = delay.stream(16_000)
+        stream.process(np.zeros(10, np.float64))
+        stream.process(np.zeros(10, np.int16))
+        with pytest.raises(AudioError, match="NaN"):
+            stream.process(np.full((1, 10), np.nan))
+        rest = stream.flush()
+        assert (rest.dtype, rest.ndim) == (np.int16, 1)
+        stream.reset()
+        rest = stream.flush()
+        assert (rest.dtype, rest.shape) == (np.float32, (1, stream.latency_samples))
+
+
+class FunctionBackendByClass(FunctionBackend):
+    """A backend that the class opens, which gives it no function."""
+
+    def __init__(self, precision: str | None = None) -> None:
+        super().__init__(precision=precision)
+
+
+class Slow(DelayingBackend):
+    """A backend that makes the step with look-ahead 0 while its gate is open."""
+
+    def load_step(self, model: ModelFile, threads: int, lookahead: int = 7) -> StepSession:
+        if lookahead == 0:
+            self.entered.set()
+            assert self.gate.wait(60)
+        return super().load_step(model, threads, lookahead)
+
+
+class TestClosing:
+    def test_it_waits_for_a_stream_of_another_thread(self) -> None:
+        backend = DelayingBackend()
+        denoiser = Denoiser(backend=backend)
+        stream = denoiser.stream(16_000)
+        backend.gate.clear()
+        with ThreadPoolExecutor(2) as pool:
+            result = pool.submit(stream.process, np.ones(640, np.float32))
+            assert backend.entered.wait(60)
+            closed = pool.submit(denoiser.close)
+            with pytest.raises(FutureTimeoutError):
+                closed.result(0.05)
+            with pytest.raises(ValueError, match="this Denoiser is closed"):
+                denoiser(np.zeros(320, np.float32), 16_000)
+            backend.gate.set()
+            assert result.result(60).shape == (640,)
+            closed.result(60)
+
+    def test_it_waits_for_a_call_of_another_thread(self) -> None:
+        entered, gate = threading.Event(), threading.Event()
+
+        def slowly(audio: np.ndarray) -> np.ndarray:
+            entered.set()
+            assert gate.wait(60)
+            return audio
+
+        denoiser = Denoiser(backend=FunctionBackend(slowly))
+        audio = signal((1_000,), "f4")
+        with ThreadPoolExecutor(2) as pool:
+            result = pool.submit(denoiser, audio, 16_000)
+            assert entered.wait(60)
+            closed = pool.submit(denoiser.close)
+            gate.set()
+            np.testing.assert_allclose(result.result(60), audio, atol=1e-6)
+            closed.result(60)
+        denoiser.close()
+
+    def test_a_call_cannot_close_what_it_uses(self) -> None:
+        denoiser = Denoiser(backend=FunctionBackend(lambda audio: denoiser.close() or audio))
+        with pytest.raises(RuntimeError, match="close it after the call"):
+            denoiser(np.ones(320, np.float32), 16_000)
+        denoiser.close()
+
+    def test_streams_of_a_closed_denoiser(self) -> None:
+        denoiser = Denoiser(backend=DelayingBackend())
+        stream = denoiser.stream(16_000)
+        denoiser.close()
+        for call in (lambda: stream.process(np.zeros(1, np.float32)), stream.flush, stream.reset):
+            with pytest.raises(ValueError, match="this Denoiser is closed"):
+                call()
+
+    def test_making_a_step_does_not_block_other_lookaheads(self) -> None:
+        pytest.importorskip("onnx")
+        backend = Slow()
+        with Denoiser(backend=backend) as denoiser, ThreadPoolExecutor(1) as pool:
+            denoiser.stream(16_000)
+            backend.gate.clear()
+            first = pool.submit(denoiser.stream, 16_000, lookahead_s=0.0)
+            assert backend.entered.wait(60)
+            denoiser.stream(16_000)
+            backend.gate.set()
+            first.result(60)
+
+
+class TestPickling:
+    def test_a_pool_of_new_processes(self) -> None:
+        pytest.importorskip("onnxruntime")
+        audio = signal((8_000,), "f4")
+        with Denoiser(backend="ort", threads=1, attenuation_limit_db=6) as denoiser:
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                found = pool.submit(denoiser, audio, 16_000).result(120)
+            np.testing.assert_allclose(found, denoiser(audio, 16_000), atol=1e-6)
+
+    @pytest.mark.parametrize("is_path", [False, True])
+    def test_it_keeps_the_options(self, is_path: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """And those changed since; a path of a model means the same in another folder."""
+        model: str | Path = DEFAULT_MODEL
+        if is_path:
+            path = find_model(DEFAULT_MODEL).path
+            monkeypatch.chdir(path.parent)
+            model = Path(path.name)
+        denoiser = Denoiser(model, backend=FunctionBackendByClass, batch_size=3)
+        denoiser.attenuation_limit_db = 12.0
+        monkeypatch.chdir(tmp_path)
+        copy = pickle.loads(pickle.dumps(denoiser))
+        assert copy.model == denoiser.model
+        assert (copy.options.batch_size, copy.attenuation_limit_db, copy.backend) == (3, 12.0, "function")
+
+    def test_what_cannot_be_pickled(self) -> None:
+        with pytest.raises(TypeError, match="an instance of a backend cannot be pickled: open one in each process"):
+            pickle.dumps(Denoiser(backend=FunctionBackend()))
+        wrapped = Denoiser(backend=FunctionBackendByClass, wrap_session=lambda session: session)
+        with pytest.raises(TypeError, match="wrap_session cannot be pickled"):
+            pickle.dumps(wrapped)
+        closed = Denoiser(backend=FunctionBackendByClass)
+        closed.close()
+        with pytest.raises(ValueError, match="this Denoiser is closed"):
+            pickle.dumps(closed)
