@@ -148,7 +148,7 @@ def test_help_texts_are_sentences_with_units(name, option):
 
 
 SUMMARIES = {
-    "denoise": "Denoise audio files: WAV, FLAC, OGG, Opus, MP3 and more, at any rate, with any number of channels.",
+    "denoise": "Denoise recordings and films: WAV, FLAC, MP3, Ogg, M4A, MP4, MKV and more, with all their channels.",
     "backends": "List the backends: which can run here, and what the others need.",
     "export": "Convert a checkpoint to a model file for every backend, verified against PyTorch.",
     "quantize": "Quantize a model, and check that it still sounds the same. Exit code 1 if it does not.",
@@ -340,8 +340,7 @@ class TestDenoise:
         assert to_file.stdout == done.stdout
 
     def test_standard_input_has_a_limit(self, run, monkeypatch):
-        # The module, which in the package is hidden by the command of its name.
-        monkeypatch.setattr(sys.modules["frcrn_accel.cli.denoise"], "MAX_STDIN_BYTES", 1_000)
+        monkeypatch.setattr("frcrn_accel.cli.inputs.MAX_STDIN_BYTES", 1_000)
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes(1_001))))
         assert "larger than the limit" in the_error(run("denoise", "-", "-o", "x.wav"))
 

@@ -490,10 +490,10 @@ class TestWorker:
         assert (entry.error, entry.duration_s, entry.real_time_factor) == (None, 0, None)
 
     def test_errors_name_the_files_of_the_job(self, worker, tmp_path):
-        soundfile.write(tmp_path / "fast.wav", np.zeros(1_000), 96_000)
-        task = Task("x/fast.mp3", (Recording(str(tmp_path / "fast.wav"), "x/fast.mp3"),))
+        soundfile.write(tmp_path / "six.wav", np.zeros((1_000, 6)), 48_000)
+        task = Task("x/six.mp3", (Recording(str(tmp_path / "six.wav"), "x/six.mp3"),))
         result = worker().do(task)
-        assert result.entries[0].error.startswith("'x/fast.mp3' cannot be written: ")
+        assert result.entries[0].error.startswith("'x/six.mp3' cannot hold 6 channels: ")
         assert not result.is_made
         assert list((tmp_path / "parts").iterdir()) == []
 

@@ -837,6 +837,16 @@ def resident_bytes() -> int:
     return 1024 * int(status.read_text().split("VmRSS:")[1].split()[0])
 
 
+def test_the_end_of_an_answer_does_not_wait_for_an_acknowledgement() -> None:
+    """Of its start, which the system of a client delays by some 40 ms."""
+    with (
+        listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 class TestProcess:
     """`frcrn-accel serve`, as a process."""
 

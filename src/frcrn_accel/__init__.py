@@ -11,6 +11,7 @@ from frcrn_accel.denoiser import Denoiser, DenoiserOptions, FileReport, StreamOp
 from frcrn_accel.errors import (
     AudioError,
     AudioTooLongError,
+    AudioWarning,
     BackendError,
     BackendUnavailable,
     BenchError,
@@ -36,6 +37,7 @@ from frcrn_accel.windows import Windowing
 __all__ = [
     "AudioError",
     "AudioTooLongError",
+    "AudioWarning",
     "Backend",
     "BackendError",
     "BackendStatus",

@@ -2,42 +2,167 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import os
+import re
 import secrets
+import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from frcrn_accel.errors import OutputExistsError
 
-__all__ = ["replacing"]
+__all__ = ["copy_to_device", "is_device", "remove_leftovers", "replacing"]
+
+# A temporary file says which process writes it: the machine with its boot and process namespace, the process, and
+# when that started. So the file of a killed process is told from one that is being written.
+_TEMPORARY = re.compile(
+    r"\..*-frcrn-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-(?P<start>\d+)-[0-9a-f]{8}(\.[^.]*)?", re.S
+)
+_DESCRIPTOR = re.compile(r"/dev/(?P<name>stdout|stderr)|/(dev|proc/self)/fd/(?P<number>\d+)")
+_STANDARD = {"stdout": 1, "stderr": 2}
+_UNKNOWN = "0" * 8
+_MAX_PART_BYTES = 64  # of the stem and of the suffix, so that the longest legal name stays legal
 
 
 @contextmanager
-def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
+def replacing(path: Path, *, overwrite: bool, like: Path | None = None) -> Iterator[Path]:
     """Create an empty temporary file next to `path`, and move it to `path` when the block ends without an error.
+
+    A symbolic link is written through: the link stays, and the file that it names is replaced. To a device or a FIFO
+    the result is copied. The file gets the mode of the user's umask, without the permissions that `like`, or the file
+    that is replaced, does not have.
 
     Args:
         path: The file to write.
         overwrite: Replace an existing file.
+        like: The file whose permissions the new one must not exceed, such as the source of the audio.
 
     Raises:
         OutputExistsError: `path` is a folder; or it exists, before or after the block, and `overwrite` is false.
         OSError: The folder does not exist or is not writable.
     """
     _refuse_existing(path, overwrite)
-    # The stem is cut so that the longest legal name stays legal. The file gets the mode of the user's umask.
-    temporary = path.with_name(f".{path.stem[:32]}-{secrets.token_hex(4)}{path.suffix}")
-    temporary.touch(exist_ok=False)
+    if is_device(path):
+        with tempfile.TemporaryDirectory(prefix="frcrn-accel-") as folder:
+            temporary = Path(folder) / f"device{_cut(path.suffix)}"
+            temporary.touch()
+            yield temporary
+            copy_to_device(temporary, path)
+        return
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    temporary = _temporary_name(target)
+    temporary.touch(mode=_mode(target, like) | stat.S_IRUSR | stat.S_IWUSR, exist_ok=False)
     try:
         yield temporary
         _refuse_existing(path, overwrite)
-        temporary.replace(path)
+        temporary.chmod(stat.S_IMODE(temporary.stat().st_mode) & _mode(target, like))
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_device(path: Path) -> bool:
+    """Return whether a path is something to write to and not to replace: a device, a FIFO or a socket."""
+    if _descriptor(path) is not None:
+        return True
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def copy_to_device(source: Path, device: Path) -> None:
+    """Copy a file to a device or a FIFO.
+
+    Raises:
+        OSError: The device refuses, or the reader of the FIFO has gone.
+    """
+    descriptor = _descriptor(device)
+    # A descriptor is used as it is: opened again by its name, a file would be cut to nothing.
+    number = os.open(device, os.O_WRONLY) if descriptor is None else os.dup(descriptor)
+    with os.fdopen(number, "wb") as out, source.open("rb") as file:
+        shutil.copyfileobj(file, out)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of killed processes of this machine from a folder; leave all others alone."""
+    machine = _machine()
+    if machine is None:
+        return
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = _TEMPORARY.fullmatch(entry.name)
+            if found is None or found["machine"] != machine or not entry.is_file(follow_symlinks=False):
+                continue
+            is_own = entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+            if is_own and _start_of(int(found["process"])) != int(found["start"]):
+                Path(entry.path).unlink()
+
+
+def _descriptor(path: Path) -> int | None:
+    """Return the number of the open file that a path such as `/dev/stdout` stands for; None for other paths."""
+    found = _DESCRIPTOR.fullmatch(str(path))
+    if found is None:
+        return None
+    return _STANDARD[found["name"]] if found["name"] else int(found["number"])
 
 
 def _refuse_existing(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise OutputExistsError(f"{str(path)!r} is a folder")
-    if path.exists() and not overwrite:
+    if path.exists() and not overwrite and not is_device(path):
         raise OutputExistsError(f"{str(path)!r} exists: choose another name, or overwrite it")
+
+
+def _mode(target: Path, like: Path | None) -> int:
+    """Return the permissions that a new file may have, before the umask."""
+    mode = 0o666
+    for path in (like, target):
+        if path is not None:
+            with suppress(OSError):
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode):
+                    mode &= status.st_mode
+    return mode
+
+
+def _temporary_name(path: Path) -> Path:
+    process = os.getpid()
+    owner = f"{_machine() or _UNKNOWN}-{process}-{_start_of(process) or 0}"
+    return path.with_name(f".{_cut(path.stem)}-frcrn-{owner}-{secrets.token_hex(4)}{_cut(path.suffix)}")
+
+
+def _cut(text: str) -> str:
+    """Cut a part of a name at a whole character."""
+    while len(os.fsencode(text)) > _MAX_PART_BYTES:
+        text = text[:-1]
+    return text
+
+
+@cache
+def _machine() -> str | None:
+    """Return a digest of what makes process numbers unique, the boot of the machine and the namespace; Linux only."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        namespace = Path("/proc/self/ns/pid").readlink()
+    except OSError:
+        return None
+    return hashlib.sha256(f"{boot}{namespace}".encode()).hexdigest()[:8]
+
+
+def _start_of(process: int) -> int | None:
+    """Return when a process started, in clock ticks after the boot; None if there is no such process."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_bytes()
+    except OSError:
+        return None
+    return int(status.rpartition(b")")[2].split()[19])

@@ -28,6 +28,7 @@ __all__ = [
     "STEEPNESS",
     "Blocks",
     "Layout",
+    "Resampler",
     "beside",
     "ceiling_of",
     "check_attenuation_limit",
@@ -191,6 +192,29 @@ def check_finite(block: NDArray[np.float32], offset: int) -> None:
         raise AudioError(f"audio contains NaN or infinity, first in channel {channel} at sample {offset + sample}")
 
 
+class Resampler:
+    """Resamples a signal that arrives in blocks. The result does not depend on the block sizes.
+
+    Args:
+        from_hz: The rate of the signal.
+        to_hz: The rate of the result.
+        channels: Number of channels.
+    """
+
+    def __init__(self, from_hz: int, to_hz: int, channels: int) -> None:
+        self._stream = soxr.ResampleStream(from_hz, to_hz, channels, dtype="float32", quality="HQ")
+        self._tail = np.zeros((channels, -(-from_hz // to_hz)), np.float32)
+
+    def push(self, block: NDArray[np.float32], *, last: bool = False) -> NDArray[np.float32]:
+        """Take a block, `float32 (channels, samples)`, and return the samples that are ready."""
+        out = self._stream.resample_chunk(block.T, last=last)
+        return np.ascontiguousarray(out.reshape(-1, len(self._tail)).T)
+
+    def finish(self) -> NDArray[np.float32]:
+        """Return the samples that are left, and a few more: see `resample`."""
+        return self.push(self._tail, last=True)
+
+
 def resample(blocks: Blocks, from_hz: int, to_hz: int, channels: int) -> Iterator[NDArray[np.float32]]:
     """Resample a signal in blocks. The result does not depend on the block sizes.
 
@@ -206,15 +230,10 @@ def resample(blocks: Blocks, from_hz: int, to_hz: int, channels: int) -> Iterato
     if from_hz == to_hz:
         yield from blocks
         return
-    stream = soxr.ResampleStream(from_hz, to_hz, channels, dtype="float32", quality="HQ")
-
-    def step(block: NDArray[np.float32], last: bool) -> NDArray[np.float32]:
-        out = stream.resample_chunk(block.T, last=last)
-        return np.ascontiguousarray(out.reshape(-1, channels).T)
-
+    resampler = Resampler(from_hz, to_hz, channels)
     for block in blocks:
-        yield step(block, last=False)
-    yield step(np.zeros((channels, -(-from_hz // to_hz)), np.float32), last=True)
+        yield resampler.push(block)
+    yield resampler.finish()
 
 
 def fit_length(blocks: Blocks, samples: int, channels: int) -> Iterator[NDArray[np.float32]]:

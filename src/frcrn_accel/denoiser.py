@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from typing_extensions import Self
 
 from frcrn_accel.audio import check_attenuation_limit, check_format, dry_share_of, unpack, whole_hz
 from frcrn_accel.backends import Backend, Session, resolve_backend
 from frcrn_accel.cpu import available_cpus
+from frcrn_accel.errors import AudioWarning
+from frcrn_accel.file_denoising import KEEPS, FileJob, FileReport, Keep, check_keep
 from frcrn_accel.high_band import HighBandMode, check_high_band
 from frcrn_accel.models import DEFAULT_MODEL, ModelMetadata, find_model, usual_lookahead
 from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
-from frcrn_accel.pipeline import Engine, Signal, Treatment, denoise_signal, split_signal
+from frcrn_accel.pipeline import Engine, Signal, Treatment, denoise_signal
 from frcrn_accel.prepare import prepare, prepare_step
 from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.streaming.averaging import Averaging
@@ -37,8 +36,6 @@ MAX_DURATION_S = 24 * 3600.0
 _ARRAY_BLOCK_SAMPLES = 1 << 20
 
 AudioT = TypeVar("AudioT")
-Keep = Literal["speech", "noise"]
-KEEPS: tuple[str, ...] = get_args(Keep)
 
 
 @dataclass(frozen=True)
@@ -135,34 +132,6 @@ class StreamOptions:
         """
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return denoiser.stream(sample_rate, channels=channels, **options)
-
-
-@dataclass(frozen=True)
-class FileReport:
-    """Result of `Denoiser.denoise_file`.
-
-    Attributes:
-        source: The file that was read.
-        target: The file that was written.
-        sample_rate_hz: Sample rate of both.
-        channels: Channels of both.
-        duration_s: Duration of the audio.
-        processing_s: Time taken, reading and writing included.
-        clipped_samples: Samples beyond full scale that an integer encoding clipped, in all files written.
-    """
-
-    source: Path
-    target: Path
-    sample_rate_hz: int
-    channels: int
-    duration_s: float
-    processing_s: float
-    clipped_samples: int
-
-    @property
-    def real_time_factor(self) -> float:
-        """Processing time over duration (RTF); NaN for a file without audio."""
-        return self.processing_s / self.duration_s if self.duration_s else math.nan
 
 
 class Denoiser:
@@ -292,7 +261,7 @@ class Denoiser:
             ValueError: The attenuation limit is out of range, or `high_band` or `keep` is unknown.
         """
         treatment = self._treatment(attenuation_limit_db, high_band)
-        _check_keep(keep)
+        check_keep(keep)
         samples, layout = unpack(audio)
         rate_hz = whole_hz(sample_rate)
         check_format(rate_hz, samples.shape[0])
@@ -319,13 +288,16 @@ class Denoiser:
         high_band: HighBandMode | None = None,
         keep: Keep = "speech",
         noise_target: str | Path | None = None,
+        track: int | None = None,
     ) -> FileReport:
         """Denoise a file, from disk to disk, in memory that does not grow with its length.
 
         Args:
-            source: Any file that libsndfile reads: WAV, FLAC, OGG, Opus, MP3, AIFF and more.
+            source: Any file that libsndfile or FFmpeg reads: WAV, FLAC, MP3, Ogg, M4A, WMA, AIFF and more, a film, or
+                a pipe.
             target: The file to write, in the format of its suffix. Rate, channels, tags and, where the format has
-                it, encoding are those of the source. The file appears once it is complete.
+                it, encoding are those of the source. From a film to a film (MP4, MOV, MKV, WebM, TS), the sound is
+                replaced, and everything else is copied. The file appears once it is complete.
             overwrite: Replace `target` if it exists.
             progress: Called regularly with the seconds of audio that are done and the total. An exception from it
                 stops the work, and nothing is written.
@@ -334,7 +306,9 @@ class Denoiser:
             high_band: What to do with the band above 8 kHz of this file; None for the denoiser's own choice.
             keep: What to write to `target`: `"speech"`, or `"noise"` for what was taken away, the input minus the
                 speech.
-            noise_target: Also write the noise, to this file; only with `keep="speech"`.
+            noise_target: Also write the noise, to this file; only with `keep="speech"`, and not of films.
+            track: Number of the audio track to denoise, from 0. None for all tracks of a film, and for the first one
+                if only sound is written.
 
         Raises:
             AudioTooLongError: `source` is longer than `max_duration_s`.
@@ -344,44 +318,23 @@ class Denoiser:
             ValueError: The attenuation limit is out of range, `high_band` or `keep` is unknown, or `noise_target` is
                 given with `keep="noise"` or is the same file as `target`.
         """
-        from frcrn_accel.files import create_audio, open_audio
-
-        began = time.perf_counter()
-        treatment = self._treatment(attenuation_limit_db, high_band)
-        _check_keep(keep, target, noise_target)
-        file = open_audio(Path(source))
-        rate_hz = file.sample_rate_hz
-        samples = 0
-
-        def report_progress() -> None:
-            if progress is not None:
-                progress(samples / rate_hz, max(samples, file.samples) / rate_hz)
-
-        def blocks() -> Iterator[NDArray[np.float32]]:
-            for block in file.blocks():
-                report_progress()  # while the level is measured, too: a long file is read twice before denoising
-                yield block
-
-        signal = Signal(blocks, rate_hz, file.channels, max_samples=int(max_duration_s * rate_hz))
-        with ExitStack() as stack:
-            writer = stack.enter_context(create_audio(Path(target), file, overwrite=overwrite))
-            writers = {keep: writer}
-            if noise_target is not None:
-                writers["noise"] = stack.enter_context(create_audio(Path(noise_target), file, overwrite=overwrite))
-            for parts in self._parts(signal, treatment, with_noise="noise" in writers):
-                for name, one in writers.items():
-                    one.write(parts[name])
-                samples += parts["speech"].shape[1]
-                report_progress()
-        return FileReport(
-            source=file.path,
+        check_keep(keep, target, noise_target)
+        job = FileJob(
+            engine=self._open(),
+            treatment=self._treatment(attenuation_limit_db, high_band),
+            source=Path(source),
             target=Path(target),
-            sample_rate_hz=rate_hz,
-            channels=file.channels,
-            duration_s=samples / rate_hz,
-            processing_s=time.perf_counter() - began,
-            clipped_samples=sum(one.clipped_samples for one in writers.values()),
+            overwrite=overwrite,
+            progress=progress,
+            max_duration_s=max_duration_s,
+            keep=keep,
+            noise_target=None if noise_target is None else Path(noise_target),
+            track=track,
         )
+        report = job.run()
+        for warning in report.warnings:
+            warnings.warn(warning, AudioWarning, stacklevel=2)
+        return report
 
     def stream(
         self,
@@ -464,17 +417,6 @@ class Denoiser:
         check_high_band(mode)
         return Treatment(dry_share_of(self._limit_db(limit_db)), mode)
 
-    def _parts(
-        self, signal: Signal, treatment: Treatment, *, with_noise: bool
-    ) -> Iterator[dict[Keep, NDArray[np.float32]]]:
-        """Yield the blocks of the speech, and of the noise if it is wanted."""
-        if not with_noise:
-            for speech in denoise_signal(signal, self._open(), treatment):
-                yield {"speech": speech}
-        else:
-            for speech, noise in split_signal(signal, self._open(), treatment):
-                yield {"speech": speech, "noise": noise}
-
     def _lookahead_frames(self, lookahead_s: float | None) -> int:
         """Convert a look-ahead to frames of each U-Net."""
         if lookahead_s is None:
@@ -493,17 +435,6 @@ class Denoiser:
         if self._engine is None:
             raise ValueError("this Denoiser is closed: open a new one")
         return self._engine
-
-
-def _check_keep(keep: Keep, target: str | Path = "", noise_target: str | Path | None = None) -> None:
-    """Check what to keep of a signal, and where."""
-    if keep not in KEEPS:
-        raise ValueError(f"keep must be one of {', '.join(KEEPS)}, got {keep!r}")
-    if noise_target is not None:
-        if keep == "noise":
-            raise ValueError("noise_target needs keep='speech': with keep='noise' the noise goes to target")
-        if Path(noise_target).absolute() == Path(target).absolute():
-            raise ValueError("noise_target must not be the same file as target")
 
 
 def _check_effect(options: DenoiserOptions, backend: Backend) -> None:

@@ -21,6 +21,8 @@
         ├── UnsupportedPrecisionError   the backend does not compute in that number format (also a ValueError)
         ├── BackendUnavailable     the backend is installed but cannot run here
         └── EngineError            the engine failed at run time, or returned NaN or infinity
+
+`AudioWarning`, a `UserWarning`, says what is missing in a file or cannot be kept.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from typing import Any
 __all__ = [
     "AudioError",
     "AudioTooLongError",
+    "AudioWarning",
     "BackendError",
     "BackendUnavailable",
     "BenchError",
@@ -61,6 +64,10 @@ class AudioError(FrcrnAccelError, ValueError):
 
 class AudioTooLongError(AudioError):
     """The audio is longer than the limit."""
+
+
+class AudioWarning(UserWarning):
+    """Part of a file is missing, was repaired or cannot be kept; the rest is right. Its message is one line."""
 
 
 class OutputExistsError(FrcrnAccelError, FileExistsError):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["handled"]
+__all__ = ["Stopped", "handled", "stopping"]
 
 
 @contextmanager
@@ -26,3 +27,41 @@ def handled(handler: Callable[[int, FrameType | None], object], *signals: signal
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
+
+
+class Stopped(BaseException):
+    """A signal asked this process to stop; raised by `stopping`.
+
+    Attributes:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.number = number
+
+
+@contextmanager
+def stopping() -> Iterator[Callable[[], None]]:
+    """Raise `Stopped` on SIGTERM and SIGHUP until the block ends, so that everything is cleaned up on the way out.
+
+    The block gets a function that raises it, too, if a signal came: an exception that is raised while a C library
+    calls Python gets lost. A signal that the process ignores (`nohup`) stays ignored. Outside the main thread, where
+    Python handles no signals, nothing changes.
+    """
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise Stopped(number)
+
+    def check() -> None:
+        if received:
+            raise Stopped(received[0])
+
+    names = ("SIGTERM", "SIGHUP")
+    found = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has no SIGHUP
+    if threading.current_thread() is not threading.main_thread():
+        found = []
+    with handled(stop, *(number for number in found if signal.getsignal(number) != signal.SIG_IGN)):
+        yield check

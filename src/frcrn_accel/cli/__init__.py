@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated, NoReturn
 
@@ -18,10 +19,13 @@ from frcrn_accel.cli.evaluate import evaluate
 from frcrn_accel.cli.export import export
 from frcrn_accel.cli.live import live
 from frcrn_accel.cli.models import models
+from frcrn_accel.cli.output import printable
 from frcrn_accel.cli.quantize import quantize
 from frcrn_accel.cli.serve import serve
 from frcrn_accel.cli.train import train
+from frcrn_accel.cli.usage import check_numbers
 from frcrn_accel.errors import FrcrnAccelError
+from frcrn_accel.posix_signals import Stopped
 
 __all__ = ["app", "main"]
 
@@ -65,12 +69,23 @@ def _options(
 
 
 def main() -> NoReturn:
-    """Run the command line. An error is one line on stderr and exit code 2, without a traceback."""
+    """Run the command line. An error is one line on stderr and exit code 2, without a traceback.
+
+    A signal ends it with 128 plus its number, as a shell reports it. A closed pipe ends it without a message
+    (click does that).
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that a terminal cannot show is no error
+    command = typer.main.get_command(app)
+    check_numbers(command)
     try:
         # Without "standalone mode" usage errors are raised too, and can be printed on one line like all others.
-        code = app(standalone_mode=False)
+        code = command(prog_name="frcrn-accel", standalone_mode=False)
     except FrcrnAccelError as error:
         code = _fail(str(error))
+    except Stopped as stopped:
+        print("frcrn-accel: stopped", file=sys.stderr)
+        code = 128 + stopped.number
     except OSError as error:
         code = _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
     except Exception as error:
@@ -82,5 +97,5 @@ def main() -> NoReturn:
 
 
 def _fail(message: str) -> int:
-    print(f"frcrn-accel: error: {message}", file=sys.stderr)
+    print(f"frcrn-accel: error: {printable(message)}", file=sys.stderr)
     return 2

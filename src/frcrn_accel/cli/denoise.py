@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +16,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from frcrn_accel.atomic import remove_leftovers
+from frcrn_accel.cli.inputs import Job, Plan, Ready, make_plan
 from frcrn_accel.cli.options import (
     AttenuationLimit,
     BackendName,
@@ -26,32 +27,17 @@ from frcrn_accel.cli.options import (
     Precision,
     Threads,
 )
+from frcrn_accel.cli.output import printable
 from frcrn_accel.cli.progress import preparation
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.denoiser import Denoiser, DenoiserOptions
-from frcrn_accel.errors import AudioError, FrcrnAccelError
+from frcrn_accel.errors import AudioError, AudioWarning, FrcrnAccelError
 from frcrn_accel.models import DEFAULT_MODEL
+from frcrn_accel.posix_signals import stopping
 
 __all__ = ["denoise"]
 
 Keep = Literal["speech", "noise", "both"]
-STANDARD_STREAM = "-"
-MAX_STDIN_BYTES = 4 << 30
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A file to denoise.
-
-    Attributes:
-        source: The file to read.
-        target: The file to write.
-        noise_target: Where to write the noise besides; None to leave it out.
-    """
-
-    source: Path
-    target: Path
-    noise_target: Path | None = None
 
 
 def denoise(
@@ -81,156 +67,166 @@ def denoise(
             help="What to write: speech, what was taken away (NAME.noise.wav), or both (with -o X, X.noise.wav)."
         ),
     ] = "speech",
+    track: Annotated[
+        int | None,
+        typer.Option(min=0, help="Audio track to denoise, from 0. [default: all of a film, the first of sound]"),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Denoise audio files: WAV, FLAC, OGG, Opus, MP3 and more, at any rate, with any number of channels."""
+    """Denoise recordings and films: WAV, FLAC, MP3, Ogg, M4A, MP4, MKV and more, with all their channels.
+
+    From a film to a film, the sound is replaced, and picture, subtitles and the rest are copied.
+    """
     console = Console(stderr=True, highlight=False)
-    with ExitStack() as stack:
-        paths, target = stack.enter_context(_standard_streams(inputs, output, keep))
-        with usage_errors(), preparation(console) as progress:
-            options = DenoiserOptions(
-                model,
-                backend=backend,
-                precision=precision,
-                calibration=calibration,
-                threads=threads,
-                attenuation_limit_db=attenuation_limit_db,
-                high_band=high_band,
-            )
-            denoiser = stack.enter_context(options.open(progress=progress))
-        jobs = _plan(paths, target, keep)
-        console.print(
-            escape(f"{denoiser.model.name} on {denoiser.backend}, {denoiser.precision} ({denoiser.device})")
+    with usage_errors():
+        options = DenoiserOptions(
+            model,
+            backend=backend,
+            precision=precision,
+            calibration=calibration,
+            threads=threads,
+            attenuation_limit_db=attenuation_limit_db,
+            high_band=high_band,
         )
-        failed = _run(jobs, denoiser, keep, overwrite, console, single=len(inputs) == 1 and not paths[0].is_dir())
-    for source, error in failed:
-        console.print(f"failed: {source}: {error}", markup=False, soft_wrap=True)
-    if failed:
-        console.print(f"{len(failed)} of {len(jobs)} files failed")
-        raise typer.Exit(1)
+    with stopping() as check_stop, tempfile.TemporaryDirectory(prefix="frcrn-accel-") as folder:
+        run = _Run(make_plan(inputs, output, keep, track), Path(folder), overwrite, console, check_stop)
+        run.check_named()
+        run.denoise(options)
+    run.report()
 
 
-def _run(
-    jobs: list[_Job], denoiser: Denoiser, keep: Keep, overwrite: bool, console: Console, *, single: bool
-) -> list[tuple[Path, FrcrnAccelError]]:
-    """Run the jobs in turn. Return the failures, or raise the error of a `single` job."""
-    failed: list[tuple[Path, FrcrnAccelError]] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), _RealTimeFactor(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        for number, job in enumerate(jobs, 1):
-            count = f"{number}/{len(jobs)} " if len(jobs) > 1 else ""
-            bar = bars.add_task(escape(count + job.source.name), total=None)
+@dataclass
+class _Run:
+    """Denoises the files of a plan in turn. The error of a single file is raised, others are collected."""
 
-            def show(done_s: float, total_s: float, bar: int = bar) -> None:
-                bars.update(bar, completed=done_s, total=total_s)  # type: ignore[arg-type]
+    plan: Plan
+    folder: Path
+    overwrite: bool
+    console: Console
+    check_stop: Callable[[], None]
+    ready: dict[Job, Ready] = field(default_factory=dict)
+    failed: dict[Job, FrcrnAccelError] = field(default_factory=dict)
+    cleaned: set[Path] = field(default_factory=set)
 
-            try:
-                _make_folder(job.target.parent)
+    def check_named(self) -> None:
+        """Check what was named before anything takes time. What was found in folders is checked in its turn."""
+        for job in self.plan.jobs:
+            if not job.is_found:
+                self._check(job)
+
+    def denoise(self, options: DenoiserOptions) -> None:
+        """Denoise the files; the model is loaded for the first that can be read and written."""
+        jobs = self.plan.jobs
+        columns = (TextColumn("{task.description}"), BarColumn(), _RealTimeFactor(), TimeRemainingColumn())
+        denoiser: Denoiser | None = None
+        with ExitStack() as stack:
+            bars = None
+            for number, job in enumerate(jobs, 1):
+                ready = self._check(job)
+                if ready is None:
+                    continue
+                if denoiser is None:
+                    denoiser = stack.enter_context(self._open(options))
+                if bars is None:
+                    bars = stack.enter_context(
+                        Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+                    )
+                self._denoise(job, ready, denoiser, bars, f"{number}/{len(jobs)} " if len(jobs) > 1 else "")
+
+    def report(self) -> None:
+        """Name what failed and what was left out.
+
+        Raises:
+            typer.Exit: Something failed, could not be read, or nothing was done.
+        """
+        plan = self.plan
+        for path, reason, _ in plan.left_out:
+            self._print(f"left out: {path}: {reason}")
+        if plan.left_out:
+            self._print(f"{len(plan.left_out)} left out")
+        if plan.other_suffixes:
+            counts = ", ".join(f"{suffix or 'no suffix'} {n}" for suffix, n in sorted(plan.other_suffixes.items()))
+            self._print(f"not audio: {counts}")
+        for job, error in self.failed.items():
+            self._print(f"failed: {job.source}: {error}")
+        if self.failed:
+            self._print(f"{len(self.failed)} of {len(plan.jobs)} files failed")
+        if not plan.jobs:
+            raise AudioError("there are no audio files to denoise: the input contains no audio files")
+        if self.failed or any(is_error for *_, is_error in plan.left_out):
+            raise typer.Exit(1)
+
+    def _print(self, line: str) -> None:
+        self.console.print(printable(line), markup=False, soft_wrap=True)
+
+    def _check(self, job: Job) -> Ready | None:
+        """Return a checked job; None if it failed."""
+        if job not in self.ready and job not in self.failed:
+            with self._collecting(job):
+                self.ready[job] = job.check(self.folder, overwrite=self.overwrite)
+        return self.ready.get(job)
+
+    @contextmanager
+    def _collecting(self, job: Job) -> Iterator[None]:
+        try:
+            yield
+        except FrcrnAccelError as error:
+            if self.plan.is_single:
+                raise
+            self.failed[job] = error
+
+    @contextmanager
+    def _open(self, options: DenoiserOptions) -> Iterator[Denoiser]:
+        with ExitStack() as stack:
+            with usage_errors(), preparation(self.console) as progress:
+                denoiser = stack.enter_context(options.open(progress=progress))
+            self._print(f"{denoiser.model.name} on {denoiser.backend}, {denoiser.precision} ({denoiser.device})")
+            yield denoiser
+
+    def _denoise(self, job: Job, ready: Ready, denoiser: Denoiser, bars: Progress, count: str) -> None:
+        name, output = Path(job.source).name, ready.target.name if ready.device is None else ready.device
+        if ready.noise_target is not None:
+            output = f"{output} and {ready.noise_target.name}"
+        bar = bars.add_task(escape(printable(count + name)), total=None)
+
+        def show(done_s: float, total_s: float) -> None:
+            self.check_stop()
+            bars.update(bar, completed=done_s, total=total_s)
+
+        try:
+            with self._collecting(job), warnings.catch_warnings():
+                warnings.simplefilter("ignore", AudioWarning)  # the report has them
+                self._prepare_folder(ready.target.parent)
                 report = denoiser.denoise_file(
-                    job.source,
-                    job.target,
-                    overwrite=overwrite,
+                    ready.source,
+                    ready.target,
+                    overwrite=self.overwrite,
                     progress=show,
-                    keep="noise" if keep == "noise" else "speech",
-                    noise_target=job.noise_target,
+                    keep="noise" if job.keep == "noise" else "speech",
+                    noise_target=ready.noise_target,
+                    track=job.track,
                 )
-            except FrcrnAccelError as error:
-                if single:
-                    raise
-                failed.append((job.source, error))
-                continue
-            finally:
-                bars.remove_task(bar)
-            clipped = f", {report.clipped_samples} samples clipped" if report.clipped_samples else ""
-            noise = "" if job.noise_target is None else f" and {job.noise_target.name}"
-            console.print(
-                f"{count}{job.source.name} -> {job.target.name}{noise}: {report.duration_s:.1f} s in "
-                f"{report.processing_s:.1f} s, real-time factor {report.real_time_factor:.3f}{clipped}",
-                markup=False,
-                soft_wrap=True,
-            )
-    return failed
+                ready.deliver()
+                clipped = f", {report.clipped_samples} samples clipped" if report.clipped_samples else ""
+                self._print(
+                    f"{count}{name} -> {output}: {report.duration_s:.1f} s in {report.processing_s:.1f} s, "
+                    f"real-time factor {report.real_time_factor:.3f}{clipped}"
+                )
+                for notice in report.warnings:
+                    self._print(f"warning: {notice}")
+        finally:
+            bars.remove_task(bar)
 
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AudioError(f"cannot create folder {str(path)!r}: {error.strerror}") from error
-
-
-def _plan(paths: list[Path], output: Path | None, keep: Keep) -> list[_Job]:
-    """Pair each input file with its outputs."""
-    from frcrn_accel.files import audio_files, check_targets
-
-    jobs: list[_Job] = []
-    several = len(paths) > 1 or paths[0].is_dir()
-    to_folder = output is not None and (several or output.is_dir())
-    if to_folder and output is not None and output.exists() and not output.is_dir():
-        raise AudioError(f"{str(output)!r} is a file: several inputs need a folder")
-    for path in paths:
-        if path.is_dir():
-            if output is None:
-                raise AudioError(f"{str(path)!r} is a folder: give an output folder with -o")
-            found = audio_files(path, but_not_in=output)
-            if not found:
-                raise AudioError(f"folder {str(path)!r} contains no audio files")
-            jobs += [_Job(file, output / file.relative_to(path)) for file in found]
-        elif output is None:
-            noise = _noise_path(path)
-            speech = path.with_name(f"{path.stem}.denoised{path.suffix}")
-            jobs.append(_Job(path, noise if keep == "noise" else speech, noise if keep == "both" else None))
-        else:
-            jobs.append(_Job(path, output / path.name if to_folder else output))
-    if keep == "both" and output is not None:
-        jobs = [replace(job, noise_target=_noise_path(job.target)) for job in jobs]
-    targets = [
-        (job.source, target) for job in jobs for target in (job.target, job.noise_target) if target is not None
-    ]
-    check_targets((str(source), str(target)) for source, target in targets)
-    return jobs
-
-
-def _noise_path(path: Path) -> Path:
-    """Return the path of the noise beside a path of speech."""
-    return path.with_name(f"{path.stem}.noise{path.suffix}")
-
-
-@contextmanager
-def _standard_streams(inputs: list[str], output: str | None, keep: Keep) -> Iterator[tuple[list[Path], Path | None]]:
-    """Replace `-` by temporary files, because reading and writing audio formats needs seeking."""
-    reads = STANDARD_STREAM in inputs
-    writes = output == STANDARD_STREAM or (reads and output is None)
-    if writes and keep == "both":
-        raise AudioError("standard output takes one signal: name a file with -o to keep both")
-    if (reads or writes) and len(inputs) != 1:
-        raise AudioError("- cannot be combined with other inputs")
-    if not reads and not writes:
-        yield [Path(name) for name in inputs], Path(output) if output is not None else None
-        return
-    with tempfile.TemporaryDirectory(prefix="frcrn-accel-") as folder:
-        source = Path(folder) / "stdin" if reads else Path(inputs[0])
-        if reads:
-            _spool(source)
-        # The same suffix on both sides keeps the format of the input.
-        target = Path(folder) / f"stdout{source.suffix}" if writes else Path(str(output))
-        if writes and sys.stdout.isatty():
-            raise AudioError("standard output is a terminal: redirect it, or name a file with -o")
-        yield [source], target
-        if writes:
-            with target.open("rb") as file:
-                shutil.copyfileobj(file, sys.stdout.buffer)
-
-
-def _spool(path: Path) -> None:
-    """Copy standard input to a file."""
-    size = 0
-    with path.open("wb") as file:
-        while chunk := sys.stdin.buffer.read(1 << 20):
-            size += len(chunk)
-            if size > MAX_STDIN_BYTES:
-                raise AudioError(f"standard input is larger than the limit of {MAX_STDIN_BYTES >> 30} GiB")
-            file.write(chunk)
+    def _prepare_folder(self, folder: Path) -> None:
+        """Create the folder of an output. Remove from it what a killed process has left there."""
+        if folder in self.cleaned:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AudioError(f"cannot create folder {str(folder)!r}: {error.strerror}") from error
+        remove_leftovers(folder)
+        self.cleaned.add(folder)
 
 
 class _RealTimeFactor(ProgressColumn):

@@ -21,6 +21,7 @@ from frcrn_accel.adapters.background import HEADROOM_S
 from frcrn_accel.adapters.feed import Feed, LiveStatus, Sink, aligned, denoise_live, first_samples
 from frcrn_accel.adapters.playout import Playout
 from frcrn_accel.adapters.sound_card import Device, find_device, list_devices, sound_card
+from frcrn_accel.audio import check_format
 from frcrn_accel.cli.options import AttenuationLimit, BackendName, HighBandOption, Model, Precision, Threads
 from frcrn_accel.cli.progress import preparation
 from frcrn_accel.cli.usage import usage_errors
@@ -28,7 +29,7 @@ from frcrn_accel.denoiser import DenoiserOptions, StreamOptions
 from frcrn_accel.errors import SoundCardError
 from frcrn_accel.files import AudioFile, AudioWriter, create_audio
 from frcrn_accel.models import LIVE_MODEL
-from frcrn_accel.posix_signals import handled
+from frcrn_accel.posix_signals import handled, stopping
 
 __all__ = ["live"]
 
@@ -78,18 +79,21 @@ def live(
     if devices:
         _show_devices(list_devices())
         return
-    options = DenoiserOptions(
-        model,
-        backend=backend,
-        precision=precision,
-        threads=threads,
-        attenuation_limit_db=attenuation_limit_db,
-        high_band=high_band,
-    )
-    stream_options = StreamOptions(lookahead_s=lookahead_s)
+    with usage_errors():
+        options = DenoiserOptions(
+            model,
+            backend=backend,
+            precision=precision,
+            threads=threads,
+            attenuation_limit_db=attenuation_limit_db,
+            high_band=high_band,
+        )
+        stream_options = StreamOptions(lookahead_s=lookahead_s)
+    if sample_rate is not None:
+        check_format(sample_rate, channels)
     source = find_device(input_device, "input")
     speaker = find_device(output_device, "output") if output is None or output_device is not None else None
-    rate_hz = sample_rate or source.sample_rate_hz
+    rate_hz = source.sample_rate_hz if sample_rate is None else sample_rate
     console = Console(stderr=True, highlight=False)
     status, feed = LiveStatus(rate_hz), Feed(_MAX_WAITING_BLOCKS)
     playout = None if speaker is None else Playout(channels, hold=round(HEADROOM_S * rate_hz), dtype=np.float32)
@@ -97,7 +101,7 @@ def live(
     chunks: Iterable[NDArray[np.float32]] = feed if samples is None else first_samples(feed, samples)
     # Everything that can fail is opened before recording starts. The sound card is closed last, after the file is
     # complete, because some drivers end the process when the card is gone.
-    with ExitStack() as stack:
+    with stopping(), ExitStack() as stack:
         start = stack.enter_context(sound_card(source, speaker, feed, playout, rate_hz, channels))
         writer = None
         if output is not None:
@@ -129,7 +133,7 @@ def live(
 
 @contextmanager
 def _ending(feed: Feed) -> Iterator[Callable[[], bool]]:
-    """Close the feed on Ctrl-C or SIGTERM, which ends everything in order; a second signal kills the process."""
+    """Close the feed on Ctrl-C, SIGTERM or SIGHUP, which ends everything in order; a second signal kills."""
     is_ended = False
     with ExitStack() as stack:
 
@@ -139,7 +143,10 @@ def _ending(feed: Feed) -> Iterator[Callable[[], bool]]:
             stack.close()
             feed.close()
 
-        stack.enter_context(handled(end, signal.SIGINT, signal.SIGTERM))
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)  # the terminal was closed
+        stack.enter_context(handled(end, *numbers))
         yield lambda: is_ended
 
 
@@ -147,7 +154,7 @@ def _ending(feed: Feed) -> Iterator[Callable[[], bool]]:
 def _recording(
     path: Path, rate_hz: int, channels: int, samples: int | None, overwrite: bool
 ) -> Iterator[AudioWriter]:
-    like = AudioFile(Path(), rate_hz, channels, samples or 0, "", _SUBTYPE, {})
+    like = AudioFile(Path(), rate_hz, channels, samples or 0, "", _SUBTYPE)
     with create_audio(path, like, overwrite=overwrite) as writer:
         yield writer
 

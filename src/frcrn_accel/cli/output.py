@@ -1,4 +1,4 @@
-"""The JSON report that a command can write in addition to what it prints."""
+"""What commands print, and the JSON report that they can write in addition."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from frcrn_accel.atomic import replacing
 
-__all__ = ["report_file"]
+__all__ = ["printable", "report_file"]
 
 
 def report_file(path: Path | None, overwrite: bool) -> AbstractContextManager[Path | None]:
@@ -20,3 +20,14 @@ def report_file(path: Path | None, overwrite: bool) -> AbstractContextManager[Pa
         overwrite: Replace an existing file.
     """
     return nullcontext() if path is None else replacing(path, overwrite=overwrite)
+
+
+def printable(text: object) -> str:
+    """Return a text for the terminal, with escapes for control characters and bytes that are not text.
+
+    A file name may hold any byte but a slash and a zero.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for character in str(text)
+    )

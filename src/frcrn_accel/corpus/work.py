@@ -192,13 +192,13 @@ def _copy(source: Path, target: Path) -> float:
     if source.suffix.lower() == target.suffix.lower():
         with replacing(target, overwrite=True) as temporary:
             shutil.copyfile(source, temporary)
-        return file.samples / file.sample_rate_hz
+        return float(sum(block.shape[1] for block in file.blocks()) / file.sample_rate_hz)
     samples = 0
     with create_audio(target, file, overwrite=True) as writer:
         for block in file.blocks():
             writer.write(block)
             samples += block.shape[1]
-    return samples / file.sample_rate_hz
+    return float(samples / file.sample_rate_hz)
 
 
 def _dnsmos(path: Path) -> tuple[dict[str, float], float]:

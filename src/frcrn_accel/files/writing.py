@@ -6,50 +6,70 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
 from frcrn_accel.atomic import replacing
-from frcrn_accel.audio import float_to_int
+from frcrn_accel.audio import Resampler
 from frcrn_accel.errors import AudioError, OutputExistsError
-from frcrn_accel.files.names import CONTAINERS
+from frcrn_accel.files.encode_sndfile import SndfileEncoder
+from frcrn_accel.files.formats import Target, plan_target
+from frcrn_accel.files.holding import keep
 from frcrn_accel.files.reading import AudioFile
 from frcrn_accel.files.reasons import reason_of
-from frcrn_accel.ogg import number_stream
+from frcrn_accel.notices import notify
 
 __all__ = ["AudioWriter", "create_audio"]
 
-_WAV_LIMIT_BYTES = 1 << 32
-_PROBE_BYTES = 1 << 20  # about as much as libsndfile writes at once
-_INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
-# libsndfile lists these encodings, but can only read them.
-_READ_ONLY = {("MP3", "MPEG_LAYER_I"), ("MP3", "MPEG_LAYER_II"), ("WAV", "MPEG_LAYER_III")}
+
+class _Encoder(Protocol):
+    @property
+    def clipped_samples(self) -> int: ...
+
+    def write(self, block: NDArray[np.float32]) -> None: ...
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
 
 
 class AudioWriter:
-    """Writes blocks to an audio file.
+    """Writes blocks to an audio file."""
 
-    Attributes:
-        clipped_samples: Number of samples beyond full scale that an integer encoding has clipped so far.
-    """
+    def __init__(self, encoder: _Encoder, target: Target, like: AudioFile) -> None:
+        self._encoder, self._target = encoder, target
+        self._from_hz, self._to_hz = like.sample_rate_hz, target.rate_hz
+        self._moved = target.sources != tuple(range(like.channels))
+        self._resampler = (
+            Resampler(self._from_hz, self._to_hz, len(target.sources)) if self._from_hz != self._to_hz else None
+        )
+        self._taken = self._written = 0
 
-    def __init__(self, file: soundfile.SoundFile) -> None:
-        self._file = file
-        self._bits = _INTEGER_BITS.get(file.subtype)
-        self.clipped_samples = 0
+    @property
+    def clipped_samples(self) -> int:
+        """Number of samples beyond full scale that an integer encoding has clipped so far."""
+        return self._encoder.clipped_samples
 
     def write(self, block: NDArray[np.float32]) -> None:
         """Append a block, `float32 (channels, samples)`."""
-        if self._bits is None:
-            self._file.write(block.T)
-            return
-        # libsndfile reads full scale as 1.0, but writes 1.0 as one integer less. Integers are therefore made here, in
-        # the upper bits of an int32, so that unchanged samples are written bit for bit.
-        self.clipped_samples += int(np.count_nonzero(np.abs(block) > 1.0))
-        shifted = float_to_int(block, self._bits) << (32 - self._bits)
-        self._file.write(shifted.T.astype(np.int32))
+        if self._moved:
+            silence = np.zeros(block.shape[1], np.float32)
+            block = np.stack([silence if row is None else block[row] for row in self._target.sources])
+        self._taken += block.shape[1]
+        self._pass_on(block if self._resampler is None else self._resampler.push(block))
+
+    def _finish(self) -> None:
+        if self._resampler is not None:
+            wanted = round(self._taken * self._to_hz / self._from_hz)
+            self._pass_on(self._resampler.finish()[:, : max(0, wanted - self._written)])
+        self._encoder.close()
+
+    def _pass_on(self, block: NDArray[np.float32]) -> None:
+        self._written += block.shape[1]
+        self._encoder.write(block)
 
 
 @contextmanager
@@ -58,63 +78,51 @@ def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[Au
 
     Args:
         path: The file to write; its suffix selects the format.
-        like: Source of rate, channels, tags and, if the format supports it, encoding.
+        like: Source of rate, channels, belongings and, if the format supports it, encoding and bit rate. What the
+            file cannot keep is named in an `AudioWarning`.
         overwrite: Replace an existing file.
 
     Raises:
         AudioError: The format is unknown or cannot store this audio, or the folder is not writable.
         OutputExistsError: `path` exists and `overwrite` is false.
     """
-    file_format, subtype = _target_format(path, like)
-    with _writing(path), replacing(path, overwrite=overwrite) as temporary:
+    target = plan_target(path, like)
+    belongings, left_out = keep(like.belongings, target)
+    notes = list(target.notes)
+    if left_out:
+        notes.append(f"left out, the format cannot hold it: {', '.join(left_out)}")
+    with (
+        _writing(path),
+        replacing(path, overwrite=overwrite, like=like.path) as temporary,
+        temporary.open("w+b") as file,
+    ):
+        encoder: _Encoder
+        if target.by_ffmpeg:
+            from frcrn_accel.files.encode_file import FfmpegEncoder
+
+            encoder = FfmpegEncoder(file, target, like, belongings)
+        else:
+            encoder = SndfileEncoder(file, target, like, belongings)
+        for note in notes:
+            notify(f"{str(path)!r}: {note}")
+        writer = AudioWriter(encoder, target, like)
         try:
-            file = soundfile.SoundFile(
-                temporary, "w", like.sample_rate_hz, like.channels, subtype, format=file_format
-            )
-            with file:
-                for tag, text in like.tags.items():
-                    setattr(file, tag, text)
-                yield AudioWriter(file)
-        except soundfile.SoundFileError:
-            _try_to_write(temporary)
+            yield writer
+            writer._finish()
+            if not file.seek(0, os.SEEK_END):
+                raise AudioError(f"{str(path)!r} cannot be written: there are no samples, and the format needs some")
+        except BaseException:
+            encoder.abort()
             raise
-        if file_format == "OGG":
-            number_stream(temporary)
-
-
-def _try_to_write(path: Path) -> None:
-    """Write to a file to get the system's reason for an error of libsndfile, such as a full disk.
-
-    Raises:
-        OSError: Writing fails.
-    """
-    with path.open("ab") as file:
-        file.write(bytes(_PROBE_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _target_format(path: Path, like: AudioFile) -> tuple[str, str]:
-    """Return libsndfile's container and encoding for a new file."""
-    suffix = path.suffix.lower()
-    same_suffix = suffix == like.path.suffix.lower()
-    file_format = like.format if same_suffix else CONTAINERS.get(suffix, suffix[1:].upper())
-    if file_format == "RAW" or file_format not in soundfile.available_formats():
-        raise AudioError(f"{str(path)!r}: unknown audio format {suffix!r}; try .wav, .flac, .ogg or .mp3")
-    if file_format in ("WAV", "WAVEX") and like.samples * like.channels * 8 >= _WAV_LIMIT_BYTES:
-        file_format = "RF64"  # WAV with 64-bit sizes
-    subtypes = soundfile.available_subtypes(file_format)
-    if suffix == ".opus":
-        return file_format, "OPUS"
-    can_be_kept = like.subtype in subtypes and (file_format, like.subtype) not in _READ_ONLY
-    return file_format, like.subtype if can_be_kept else soundfile.default_subtype(file_format)
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
+    import av
+
     try:
         yield
-    except OutputExistsError:
+    except (OutputExistsError, AudioError):
         raise
-    except (OSError, soundfile.SoundFileError) as error:
+    except (OSError, soundfile.SoundFileError, av.FFmpegError) as error:
         raise AudioError(f"{str(path)!r} cannot be written: {reason_of(error)}") from error

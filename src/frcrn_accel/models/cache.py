@@ -61,9 +61,15 @@ log = logging.getLogger("frcrn_accel")
 
 
 def cache_folder() -> Path:
-    """Return the cache folder: `FRCRN_ACCEL_CACHE_DIR` if it is set, else the user's cache folder."""
+    """Return the cache folder: `FRCRN_ACCEL_CACHE_DIR` if it is set, else the user's cache folder.
+
+    A user without a home, as in some containers, gets a temporary folder that lasts as long as this process.
+    """
     named = os.environ.get(CACHE_DIR_VARIABLE)
-    return Path(named).expanduser() if named else user_cache_path("frcrn-accel", appauthor=False)
+    try:
+        return Path(named).expanduser() if named else user_cache_path("frcrn-accel", appauthor=False)
+    except RuntimeError:
+        return _folder_without_home()
 
 
 def cached_variant(source: ModelFile, key: Mapping[str, str], build: Callable[[Path], None]) -> ModelFile:
@@ -245,6 +251,12 @@ def _make(folder: Path, stem: str, build: Callable[[Path], None], suffix: str) -
 
 
 @cache
+@cache
+def _folder_without_home() -> Path:
+    log.warning("this user has no home folder: files are made again by every process; set %s", CACHE_DIR_VARIABLE)
+    return _process_folder()
+
+
 def _process_folder() -> Path:
     """Return a folder that is deleted when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="frcrn-accel-"))

@@ -54,7 +54,10 @@ def read_clips(folder: Path, sample_rate_hz: int, clean_folder: Path | None = No
         noisy_folder = folder / "noisy"
         clean_folder = folder / "clean" if (folder / "clean").is_dir() else None
     clips: list[Clip] = []
-    for path in audio_files(noisy_folder):
+    files = audio_files(noisy_folder)
+    if not files:
+        raise AudioError(f"folder {str(noisy_folder)!r} contains no audio files")
+    for path in files:
         name = path.relative_to(noisy_folder)
         noisy = read_channels(path, sample_rate_hz)
         clean = None
@@ -77,7 +80,7 @@ def read_clips(folder: Path, sample_rate_hz: int, clean_folder: Path | None = No
             )
     clips = [clip for clip in clips if clip.noisy.any()]
     if not clips:
-        raise AudioError(f"folder {str(folder)!r} has no audio, or only silence")
+        raise AudioError(f"folder {str(folder)!r} has only silence")
     return clips
 
 

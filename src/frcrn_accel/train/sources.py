@@ -98,7 +98,7 @@ def _decode(path: Path) -> NDArray[np.int16]:
         float_to_int(block, 16).astype(np.int16)
         for block in resample(audio.blocks(), audio.sample_rate_hz, SAMPLE_RATE_HZ, audio.channels)
     ]
-    if audio.samples == 0 or not blocks:
+    if not any(block.size for block in blocks):
         raise TrainingError(f"{str(path)!r} holds no audio: remove it from the training data")
     # One after the other, so that no channel is lost and none are mixed.
     return np.concatenate(blocks, axis=1).reshape(-1)

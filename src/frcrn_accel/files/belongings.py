@@ -1,0 +1,240 @@
+"""What goes with the audio in a file: text tags, pictures, chapters, and the chunks of broadcast recordings."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from frcrn_accel.files.chunks import Chunk, caf_info, read_chunks, wav_of
+from frcrn_accel.files.ffmpeg import open_input
+from frcrn_accel.notices import notify
+
+__all__ = ["MAX_PICTURE_BYTES", "Belongings", "Chapter", "Picture", "belongings_of", "read_belongings"]
+
+MAX_PICTURE_BYTES = 1 << 24  # what the picture block of FLAC can hold
+_MAX_TEXT = 1 << 20
+_MAX_TAGS, _MAX_PICTURES, _MAX_CHAPTERS = 1_000, 32, 10_000
+
+# One name for each field, as FFmpeg spells it. The other names are those of ID3v2, MP4, Vorbis comments, APE and ASF.
+_NAMES = {
+    "album artist": "album_artist",
+    "albumartist": "album_artist",
+    "wm/albumartist": "album_artist",
+    "tbpm": "bpm",
+    "tmpo": "bpm",
+    "wm/beatsperminute": "bpm",
+    "disk": "disc",
+    "discnumber": "disc",
+    "wm/partofset": "disc",
+    "tracknumber": "track",
+    "wm/tracknumber": "track",
+    "year": "date",
+    "wm/year": "date",
+    "tdrc": "date",
+    "wm/genre": "genre",
+    "wm/composer": "composer",
+    "wm/publisher": "publisher",
+    "organization": "publisher",
+    "tpub": "publisher",
+    "tsrc": "isrc",
+    "description": "description",
+    "author": "artist",
+}
+_KNOWN = {
+    *_NAMES.values(),
+    *(
+        "title",
+        "artist",
+        "album",
+        "comment",
+        "copyright",
+        "composer",
+        "performer",
+        "lyrics",
+        "language",
+        "encoded_by",
+    ),
+    *("grouping", "compilation", "license"),
+}
+# What an encoder or a container says about the coded audio: it does not hold for the new file.
+_ABOUT_CODING = re.compile(
+    r"(encoder|encoder_options|encoding_params|tool|software|major_brand|minor_version|compatible_brands|handler_name"
+    r"|vendor_id|duration|bps|number_of_(frames|bytes)|_statistics_.*|itunsmpb|itunnorm|gapless_playback|iscompilation"
+    r"|waveformatextensible_channel_mask|id3v2_priv\..*|device ?conformance.*|wmfsdk.*|isvbr|source_id|timecode"
+    r"|deviceconformancetemplate|iswmsomething)(-[a-z]{3})?",
+    re.IGNORECASE,
+)
+# FFmpeg names the kind of a picture in the comment of its stream; these are the kinds of ID3v2, in their order.
+PICTURE_KINDS = (
+    *("Other", "32x32 pixels 'file icon'", "Other file icon", "Cover (front)", "Cover (back)", "Leaflet page"),
+    *("Media (e.g. label side of CD)", "Lead artist/lead performer/soloist", "Artist/performer", "Conductor"),
+    *("Band/Orchestra", "Composer", "Lyricist/text writer", "Recording Location", "During recording"),
+    *("During performance", "Movie/video screen capture", "A bright coloured fish", "Illustration"),
+    *("Band/artist logotype", "Publisher/Studio logotype"),
+)
+_FRONT_COVER = 3
+_MAGIC = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\0", "image/tiff"),
+    (b"MM\0*", "image/tiff"),
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, such as the cover.
+
+    Attributes:
+        data: The image file.
+        mime: Its type, e.g. `"image/jpeg"`.
+        kind: What it shows, by the numbers of ID3v2; 3 is the front cover.
+        description: Text about it.
+    """
+
+    data: bytes = field(repr=False)
+    mime: str
+    kind: int = _FRONT_COVER
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A part of the audio with a title."""
+
+    start_s: Fraction
+    end_s: Fraction
+    title: str
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """What goes with the audio in a file.
+
+    Attributes:
+        tags: Text, by FFmpeg's names in lower case: `title`, `artist`, `album_artist`, `track`, ... Other fields keep
+            the name that they have in the file.
+        pictures: Cover and other pictures.
+        chapters: Chapters, in their order.
+        chunks: Chunks of a WAV, AIFF or CAF file that do not describe the samples: `bext`, `iXML`, `cue `, ...
+    """
+
+    tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    pictures: tuple[Picture, ...] = ()
+    chapters: tuple[Chapter, ...] = ()
+    chunks: tuple[Chunk, ...] = ()
+
+
+def read_belongings(path: Path, track: int = 0) -> Belongings:
+    """Read what goes with the audio in a file. What cannot be read is named in an `AudioWarning`.
+
+    Args:
+        path: The file.
+        track: Index of the audio stream among the audio streams.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    import av
+
+    chunks, dropped = read_chunks(path)
+    if dropped:
+        notify(f"{str(path)!r}: chunks left out, cut off or too large: {', '.join(dropped)}")
+    try:
+        with path.open("rb") as file:
+            # FFmpeg reads such chunks in WAV files only.
+            source = io.BytesIO(wav_of(chunks)) if chunks and file.read(4) == b"riff" else file
+            file.seek(0)
+            with open_input(source) as container:
+                found = belongings_of(container, track)
+    except (av.FFmpegError, ValueError):  # a format of libsndfile that FFmpeg does not know: it has no such things
+        found = Belongings()
+    tags = found.tags
+    for chunk in chunks:
+        if chunk.family == "CAF" and chunk.id == b"info":  # FFmpeg cuts such text after 1,023 bytes
+            tags = MappingProxyType({**tags, **_tags(caf_info(chunk.data))})
+    return Belongings(tags, found.pictures, found.chapters, chunks)
+
+
+def belongings_of(container: Any, track: int = 0) -> Belongings:
+    """Return tags, pictures and chapters of an open input container of PyAV.
+
+    Open it with `open_input`: text that is not UTF-8 is then read as Latin-1. The pictures are
+    read from packets; seek to the start before demuxing again.
+    """
+    audio = container.streams.audio
+    own = dict(audio[track].metadata) if track < len(audio) else {}
+    own.pop("language", None) if own.get("language") == "und" else None
+    pictures = tuple(_pictures(container))
+    chapters = tuple(_chapters(container)) if hasattr(container, "chapters") else ()
+    return Belongings(MappingProxyType(_tags({**own, **container.metadata})), pictures, chapters)
+
+
+def _tags(found: Mapping[str, str]) -> dict[str, str]:
+    """Return tags under one name for each field, without those about the coding."""
+    tags: dict[str, str] = {}
+    for raw_name, raw_text in found.items():
+        name, text = _unicode(raw_name).strip(), _unicode(raw_text).strip("\0")
+        lower = name.lower()
+        if lower == "creation_time" and text.startswith("1970-01-01T00:00:00"):
+            continue  # none
+        if _ABOUT_CODING.fullmatch(lower) or not name or not text or len(text) > _MAX_TEXT or len(tags) >= _MAX_TAGS:
+            continue
+        lower = "lyrics" if re.fullmatch("lyrics-[a-z]{3}", lower) else _NAMES.get(lower, lower)
+        tags.setdefault(lower if lower in _KNOWN else name, text)
+    return tags
+
+
+def _unicode(text: str) -> str:
+    """Return text that was read with `surrogateescape`; bytes that are not UTF-8 are Latin-1."""
+    raw = text.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        # A field of fixed size can end within a character.
+        cut = error.end == len(raw) and error.start >= len(raw) - 3 and not raw[: error.start].isascii()
+        return raw[: error.start].decode("utf-8") if cut else raw.decode("latin-1")
+
+
+def _pictures(container: Any) -> Iterator[Picture]:
+    from av.stream import Disposition
+
+    wanted: dict[int, Any] = {}
+    for stream in container.streams.video:
+        if stream.disposition & Disposition.attached_pic and len(wanted) < _MAX_PICTURES:
+            wanted[stream.index] = stream
+    left = set(wanted)
+    for packet in container.demux(list(wanted.values())) if wanted else ():
+        if packet.size and packet.stream.index in left:
+            left.discard(packet.stream.index)
+            data = bytes(packet)
+            if len(data) <= MAX_PICTURE_BYTES:
+                yield _picture(data, wanted[packet.stream.index])
+            else:
+                notify(f"a picture of {len(data):,} bytes is left out: it is too large")
+        if not left:
+            break
+
+
+def _picture(data: bytes, stream: Any) -> Picture:
+    mime = next((mime for magic, mime in _MAGIC if data.startswith(magic)), f"image/{stream.codec_context.name}")
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        mime = "image/webp"
+    kind = _unicode(stream.metadata.get("comment", ""))
+    number = PICTURE_KINDS.index(kind) if kind in PICTURE_KINDS else _FRONT_COVER
+    return Picture(data, mime, number, _unicode(stream.metadata.get("title", "")))
+
+
+def _chapters(container: Any) -> Iterator[Chapter]:
+    for chapter in container.chapters()[:_MAX_CHAPTERS]:
+        base = chapter["time_base"] or Fraction(1)
+        title = _unicode(chapter["metadata"].get("title", ""))
+        yield Chapter(chapter["start"] * base, chapter["end"] * base, title)

@@ -1,0 +1,146 @@
+"""Chunks of WAV (RIFF, RF64, W64), AIFF and CAF files: what an audio file holds besides its samples.
+
+Sources: EBU Tech 3285 (BWF), EBU Tech 3306 (RF64), Sony's "Wave 64" note, Apple's AIFF-C and CAF specifications.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = ["MAX_CHUNK_BYTES", "W64_TAIL", "Chunk", "caf_info", "family_of", "read_chunks", "walk", "wav_of"]
+
+MAX_CHUNK_BYTES = 1 << 26
+_MAX_CHUNKS = 1_000
+
+# The chunks that describe the samples. The writer makes them again.
+_STRUCTURE = {
+    "RIFF": {b"fmt ", b"data", b"fact", b"PEAK", b"ds64", b"JUNK", b"junk", b"PAD ", b"FLLR", b"levl", b"LEVL"},
+    "AIFF": {b"COMM", b"SSND", b"FVER", b"PEAK", b"CHAN", b"FLLR"},
+    "CAF": {b"desc", b"data", b"pakt", b"kuki", b"chan", b"free", b"peak", b"ovvw"},
+}
+_W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
+W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
+_UNKNOWN = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk of a WAV, AIFF or CAF file, as it is in the file.
+
+    Attributes:
+        family: `"RIFF"` (WAV, RF64, W64), `"AIFF"` or `"CAF"`.
+        id: Its four bytes.
+        data: Its content.
+    """
+
+    family: str
+    id: bytes
+    data: bytes
+
+    @property
+    def name(self) -> str:
+        """Return the name that users know, such as `bext` or `LIST adtl`."""
+        parts = [self.id, self.data[:4]] if self.id == b"LIST" else [self.id]
+        return " ".join(part.decode("latin-1").strip() for part in parts)
+
+
+def family_of(start: bytes) -> str:
+    """Return the family of chunks in a file that starts with these bytes, or an empty string."""
+    if (start[:4] in (b"RIFF", b"RF64", b"BW64") and start[8:12] == b"WAVE") or start[:16] == _W64_RIFF:
+        return "RIFF"
+    if start[:4] == b"FORM" and start[8:12] in (b"AIFF", b"AIFC"):
+        return "AIFF"
+    return "CAF" if start[:4] == b"caff" else ""
+
+
+def walk(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Walk over the chunks of a file.
+
+    Yields:
+        Four bytes, position of the content, and its size. A size may reach beyond the end of a damaged file.
+    """
+    start = file.read(16)
+    end = file.seek(0, os.SEEK_END)
+    family, w64 = family_of(start), start[:16] == _W64_RIFF
+    position = 40 if w64 else 8 if family == "CAF" else 12
+    long_data = None
+    for _ in range(_MAX_CHUNKS):
+        if position >= end:
+            return
+        file.seek(position)
+        if w64:
+            head = file.read(24)
+            identity, size, header = head[:4], int.from_bytes(head[16:24], "little") - 24, 24
+            if len(head) == header and head[4:16] != W64_TAIL:
+                identity = b"\0\0\0\0"  # not the GUID of a RIFF chunk
+        elif family == "CAF":
+            head, header = file.read(12), 12
+            identity, size = head[:4], int.from_bytes(head[4:12], "big", signed=True)
+        else:
+            head, header = file.read(8), 8
+            identity, size = head[:4], int.from_bytes(head[4:8], "big" if family == "AIFF" else "little")
+        if len(head) < header:
+            return
+        if identity == b"ds64":
+            long_data = struct.unpack("<8xQ", file.read(16).ljust(16, b"\0"))[0]
+        if identity == b"data" and size == _UNKNOWN and long_data is not None:
+            size = long_data
+        if size < 0:
+            return  # unknown: up to the end of the file
+        yield identity, position + header, size
+        align = 8 if w64 else 1 if family == "CAF" else 2
+        position += header + -(-size // align) * align
+
+
+def read_chunks(path: Path) -> tuple[tuple[Chunk, ...], list[str]]:
+    """Read the chunks of a file besides those that describe its samples.
+
+    Returns:
+        The chunks in their order, and the names of those that are left out because they are too large or cut off.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        family = family_of(file.read(16))
+        if not family:
+            return (), []
+        file.seek(0)
+        chunks, dropped, total = [], [], 0
+        for identity, position, size in walk(file):
+            if identity in _STRUCTURE[family] or not all(32 <= byte < 127 for byte in identity) or identity.isspace():
+                continue
+            data = b""
+            if total + size <= MAX_CHUNK_BYTES:
+                file.seek(position)
+                data = file.read(size)
+                total += len(data)
+            if len(data) < size:
+                dropped.append(Chunk(family, identity, b"").name)
+                continue
+            chunks.append(Chunk(family, identity, data))
+    return tuple(chunks), dropped
+
+
+def wav_of(chunks: Sequence[Chunk]) -> bytes:
+    """Return a WAV file of a single sample with these chunks."""
+    parts = [
+        (b"fmt ", struct.pack("<HHIIHH", 1, 1, 8_000, 8_000, 1, 8)),
+        (b"data", b"\x80\0"),
+        *((c.id, c.data) for c in chunks),
+    ]
+    body = b"WAVE" + b"".join(
+        key + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2) for key, data in parts
+    )
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def caf_info(data: bytes) -> dict[str, str]:
+    """Return the text in an `info` chunk of CAF."""
+    parts = data[4:].decode("utf-8", "surrogateescape").split("\0")
+    return dict(zip(parts[::2], parts[1::2], strict=False))

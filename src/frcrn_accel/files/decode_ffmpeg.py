@@ -1,0 +1,386 @@
+"""Decode audio with FFmpeg's libraries: all that libsndfile does not read fully and rightly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frcrn_accel.errors import AudioError
+from frcrn_accel.files.ffmpeg import open_input
+from frcrn_accel.files.ogg_chain import Link, find_links
+from frcrn_accel.files.reasons import reason_of
+from frcrn_accel.notices import notify
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+
+__all__ = ["Form", "decode", "probe"]
+
+_PLAYLISTS = {"concat", "hls", "dash", "imf", "sdp", "rtsp", "webm_dash_manifest", "lrc", "tty"}
+_FIRST_FRAME_PACKETS = 5_000  # how far to look for a frame that can be decoded
+_MAX_TAIL_SAMPLES = 4_096  # two frames of AAC: what older versions of FFmpeg leave beyond the end of an edit list
+_MAX_GAP_S = 3_600
+_TOLERANCE_S = 0.2  # Matroska and ASF count milliseconds, and frames need not be whole
+_FULL_SCALE = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}
+_USUAL_LAYOUTS = {1: "mono", 2: "stereo"}
+_MIN_GAP_S = 0.0195  # less than a frame is rounding of time stamps, and up to half a block in Vorbis
+# Raw streams of frames have no time stamps: FFmpeg counts the frames that it finds.
+_WITHOUT_TIMES = ("mp3", "aac", "ac3", "eac3", "dts", "loas", "amr", "sbc", "gsm")
+_TIMES_ARE_SAMPLES = ("flac", "ogg")  # where a gap between frames is data that FFmpeg dropped without an error
+_EXACT_DURATION = ("mov,mp4", "flac", "wv", "tta", "ape", "aiff", "wav", "w64", "caf", "au")
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form of the audio of a file, as its first frame has it.
+
+    Attributes:
+        container: FFmpeg's name of the container.
+        codec: FFmpeg's name of the decoder.
+        sample_rate_hz: Sample rate.
+        channels: Number of channels.
+        layout: FFmpeg's name of the channel layout; empty if unknown.
+        bits: Bits per sample of an integer encoding; None for others.
+        bit_rate_bps: Bits per second; None if unknown.
+        expected_samples: Length by the header; None if the header does not say it exactly.
+        likely_samples: Estimate of the length, for progress; 0 if there is none.
+        start_s: Position of the first sample on the container's time line.
+        tracks: Number of audio tracks.
+    """
+
+    container: str
+    codec: str
+    sample_rate_hz: int
+    channels: int
+    layout: str
+    bits: int | None
+    bit_rate_bps: int | None
+    expected_samples: int | None
+    likely_samples: int
+    start_s: Fraction
+    tracks: int
+
+
+def probe(path: Path, track: int) -> Form:
+    """Read the form of a track.
+
+    Raises:
+        AudioError: FFmpeg does not know the file, it has no such track, or its codec cannot be decoded.
+        OSError: The file cannot be read.
+    """
+    with _opened(path, None) as (container, file):
+        stream = _stream(path, container, track)
+        frame = _first_frame(path, container, stream)
+        context = stream.codec_context
+        rate = frame.sample_rate if frame else context.sample_rate
+        layout = frame.layout if frame else context.layout
+        format_name = frame.format.name if frame else (context.format.name if context.format else "")
+        duration = stream.duration * stream.time_base if stream.duration and stream.time_base else None
+        if duration is None and container.duration:
+            duration = Fraction(container.duration, 1_000_000)
+        samples = round(duration * rate) if duration else 0
+        name = container.format.name
+        exact = samples if name.startswith(_EXACT_DURATION) and stream.duration else None
+        if name == "mp3":
+            exact = _declared_samples(file)
+        start = stream.start_time * stream.time_base if stream.start_time and stream.time_base else Fraction(0)
+        return Form(
+            container=name,
+            codec=context.name,
+            sample_rate_hz=rate,
+            channels=layout.nb_channels,
+            layout=_USUAL_LAYOUTS.get(layout.nb_channels, "") if "channels" in layout.name else layout.name,
+            bits=_bits(context, format_name),
+            bit_rate_bps=_bit_rate(container, context, stream),
+            expected_samples=exact or None,
+            likely_samples=samples,
+            start_s=start,
+            tracks=len(container.streams.audio),
+        )
+
+
+def decode(path: Path, track: int, form: Form) -> Iterator[NDArray[np.float32]]:
+    """Decode a track to its end.
+
+    Parts that have another rate or other channels than the first are converted to its form.
+
+    Yields:
+        Blocks of `float32 (channels, samples)`.
+
+    Raises:
+        AudioError: The file cannot be decoded to its end, or no audio was found in it.
+        OSError: The file cannot be read.
+    """
+    # FFmpeg follows a chain by itself, but not to another form, nor does it end each link to the sample.
+    links: Sequence[Link | None] = (_links(path) if form.container == "ogg" else []) or [None]
+    decoder = _Decoder(path, form)
+    for link in links:
+        with _opened(path, link) as (container, _):
+            stream = _stream(path, container, track)
+            yield from decoder.decode(container, stream)
+    yield from decoder.finish()
+    last = links[-1]
+    if last is not None and not last.is_ended:
+        if not decoder.samples:
+            raise AudioError(f"{str(path)!r} cannot be read as audio: it is cut off before its first sample")
+        notify(f"{str(path)!r} ends without the mark of an end: it may have been cut off")
+    if any(link is not None and link.is_ended and not link.is_whole for link in links):
+        notify(f"{str(path)!r} is damaged: it has pages with wrong checksums, or other data between its pages")
+
+
+class _Decoder:
+    """Decodes streams one after the other, and gives them one form.
+
+    Attributes:
+        samples: Number of samples so far.
+    """
+
+    def __init__(self, path: Path, form: Form) -> None:
+        self.samples = 0
+        self._gaps_are_errors = form.container in _TIMES_ARE_SAMPLES
+        self._gaps_are_filled = form.container not in _WITHOUT_TIMES
+        self._path, self._form = path, form
+        self._converter: Any = None
+        self._converted: tuple[str, str, int] | None = None
+        self._held: list[NDArray[np.float32]] = []  # what lies beyond the length that an MP4 file declares
+        self._held_samples = 0
+        self._errors = self._new_errors = self._concealed = self._packets = 0
+
+    def decode(self, container: InputContainer, stream: av.AudioStream) -> Iterator[NDArray[np.float32]]:
+        start = self.samples
+        origin: float | None = None
+        for packet in self._packets_of(container, stream):
+            for frame in self._frames_of(packet):
+                if origin is None and frame.time is not None:
+                    origin = frame.time
+                if self._gaps_are_errors or (self._new_errors and self._gaps_are_filled):
+                    yield from self._conceal(frame, origin, start)
+                for block in self._blocks_of(frame):
+                    yield from self._limited(block)
+
+    def finish(self) -> Iterator[NDArray[np.float32]]:
+        """Give what is left, and report what was missing.
+
+        Raises:
+            AudioError: There is data, but not one sample could be decoded.
+        """
+        for block in self._flush():
+            yield from self._limited(block)
+        form, rate = self._form, self._form.sample_rate_hz
+        if self._packets and not self.samples:
+            raise AudioError(f"{str(self._path)!r} cannot be read as audio: not one frame of {form.codec} is whole")
+        if self._errors or self._concealed:
+            lost = f"{self._concealed / rate:.2f} s are silent instead" if self._concealed else "they are skipped"
+            notify(f"{str(self._path)!r} is damaged: {self._errors or 'some'} of its frames are not whole, {lost}")
+        missing = (form.expected_samples or 0) - self.samples
+        if missing > _TOLERANCE_S * rate:
+            notify(f"{str(self._path)!r} is cut off: {missing / rate:.1f} s at its end are missing")
+
+    def _packets_of(self, container: InputContainer, stream: av.AudioStream) -> Iterator[Any]:
+        import av
+
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError as error:
+                if not self.samples:
+                    raise
+                position_s = self.samples / self._form.sample_rate_hz
+                text = f"{str(self._path)!r} cannot be read past {position_s:.1f} s: {reason_of(error)}"
+                if not isinstance(error, av.error.InvalidDataError | EOFError):
+                    raise AudioError(text) from error
+                notify(f"{text}; it is damaged or cut off")
+                return
+            if packet is None:
+                return
+            yield packet
+
+    def _frames_of(self, packet: Any) -> Sequence[Any]:
+        import av
+
+        self._packets += bool(packet.size)
+        try:
+            frames: list[Any] = packet.decode()
+            return frames
+        except EOFError:
+            return []
+        except av.FFmpegError:
+            self._errors += 1
+            self._new_errors += 1
+            return []
+
+    def _conceal(self, frame: Any, origin: float | None, start: int) -> Iterator[NDArray[np.float32]]:
+        """Put silence in the place of packets that could not be decoded, so that what follows is in its place."""
+        self._new_errors = 0
+        if frame.time is None or origin is None:
+            return
+        rate = self._form.sample_rate_hz
+        gap = round((frame.time - origin) * rate) - (self.samples - start)
+        if _MIN_GAP_S * rate < gap < _MAX_GAP_S * rate:
+            self._concealed += gap
+            while gap:
+                size = min(gap, 1 << 16)
+                yield from self._limited(np.zeros((self._form.channels, size), np.float32))
+                gap -= size
+
+    def _blocks_of(self, frame: Any) -> Iterator[NDArray[np.float32]]:
+        import av
+
+        form = self._form
+        if frame.sample_rate == form.sample_rate_hz and frame.layout.nb_channels == form.channels:
+            yield from self._flush()
+            yield _samples_of(frame)
+            return
+        kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if self._converted != kind:
+            yield from self._flush()
+            notify(
+                f"{str(self._path)!r} changes to {frame.sample_rate:,} Hz, {frame.layout.name}, on the way: all of "
+                f"it is brought to {form.sample_rate_hz:,} Hz, {form.layout or form.channels}, as it begins"
+            )
+            if not form.layout:
+                raise AudioError(f"{str(self._path)!r} changes its channels on the way, and their places are unknown")
+            self._converter = av.AudioResampler(format="fltp", layout=form.layout, rate=form.sample_rate_hz)
+            self._converted = kind
+        frame.pts = None
+        for converted in self._converter.resample(frame):
+            yield _samples_of(converted)
+
+    def _flush(self) -> Iterator[NDArray[np.float32]]:
+        if self._converter is not None:
+            for frame in self._converter.resample(None):
+                yield _samples_of(frame)
+            self._converter = self._converted = None
+
+    def _limited(self, block: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """Hold back what lies beyond the end of an edit list: older versions of FFmpeg do not cut it off."""
+        form = self._form
+        limit = form.expected_samples if form.container.startswith("mov,mp4") else None
+        if limit is None or self._held_samples < 0:
+            self.samples += block.shape[1]
+            yield block
+            return
+        room = max(0, limit - self.samples)
+        if room:
+            self.samples += block[:, :room].shape[1]
+            yield block[:, :room]
+        if block.shape[1] > room:
+            self._held.append(block[:, room:])
+            self._held_samples += block.shape[1] - room
+            if self._held_samples > _MAX_TAIL_SAMPLES:  # the header is wrong
+                held, self._held, self._held_samples = self._held, [], -1
+                for part in held:
+                    self.samples += part.shape[1]
+                    yield part
+
+
+@contextmanager
+def _opened(path: Path, link: Link | None) -> Iterator[tuple[InputContainer, BinaryIO]]:
+    import av
+
+    with path.open("rb") as file:
+        source = file if link is None else link.view(file)
+        try:
+            with open_input(source) as container:
+                if container.format.name in _PLAYLISTS:
+                    raise AudioError(f"{str(path)!r} is a playlist or text, not audio")
+                yield container, file
+        except av.FFmpegError as error:
+            raise AudioError(f"{str(path)!r} cannot be read as audio: {reason_of(error)}") from error
+
+
+def _stream(path: Path, container: InputContainer, track: int) -> av.AudioStream:
+    streams = container.streams.audio
+    if not streams:
+        raise AudioError(f"{str(path)!r} holds no audio")
+    if not 0 <= track < len(streams):
+        there = "only track 0" if len(streams) == 1 else f"tracks 0 to {len(streams) - 1}"
+        raise AudioError(f"{str(path)!r} has {there}, not {track}")
+    stream = streams[track]
+    if stream.codec_context is None:
+        raise AudioError(f"{str(path)!r} cannot be read as audio: its codec is unknown, or it is encrypted")
+    if stream.codec_context.name == "flac":
+        stream.codec_context.options = {"err_detect": "crccheck+explode"}  # else damage is decoded as noise
+    return stream
+
+
+def _first_frame(path: Path, container: InputContainer, stream: av.AudioStream) -> Any:
+    """Return the first frame that can be decoded; None for a track without any data."""
+    import av
+
+    packets = 0
+    with suppress(EOFError):
+        for packet in container.demux(stream):
+            packets += bool(packet.size)
+            with suppress(av.FFmpegError):
+                for frame in packet.decode():
+                    if frame.samples:
+                        return frame
+            if packets > _FIRST_FRAME_PACKETS:
+                break
+    if packets:
+        raise AudioError(f"{str(path)!r} cannot be read as audio: no frame of {stream.codec_context.name} is whole")
+    return None
+
+
+def _samples_of(frame: Any) -> NDArray[np.float32]:
+    """Return the samples of a frame with full scale at 1.0, `(channels, samples)`."""
+    array = frame.to_ndarray()
+    if not frame.format.is_planar:
+        array = array.reshape(-1, frame.layout.nb_channels).T
+    if array.dtype.kind == "f":
+        return np.ascontiguousarray(array, np.float32)
+    full_scale = _FULL_SCALE[array.dtype.str[1:]]
+    if array.dtype.kind == "u":
+        array = array.astype(np.int16) - 128
+    return np.ascontiguousarray(array, np.float32) / np.float32(full_scale)
+
+
+def _bits(context: Any, format_name: str) -> int | None:
+    """Return the bits per sample of an integer format; FLAC's are in its header, since FFmpeg widens 24 to 32."""
+    if context.name == "flac" and context.extradata and len(context.extradata) >= 14:
+        return int((context.extradata[12] & 1) << 4 | context.extradata[13] >> 4) + 1
+    if format_name[:1] not in ("s", "u"):
+        return None
+    width = int("".join(filter(str.isdigit, format_name)))
+    return min(width, getattr(context, "bits_per_coded_sample", 0) or width)
+
+
+def _bit_rate(container: InputContainer, context: Any, stream: av.AudioStream) -> int | None:
+    """Return the bit rate: that of the whole file where nothing else is in it. A decoder knows the first frame's."""
+    if len(container.streams) == 1 and container.size and container.duration:
+        whole = int(container.size * 8_000_000 / container.duration)
+        if not context.bit_rate or whole < context.bit_rate:
+            return whole
+    return context.bit_rate or None
+
+
+def _declared_samples(file: BinaryIO) -> int | None:
+    """Return how long an MP3 file says that it is, in the Xing header of its first frame; None if it does not.
+
+    FFmpeg's duration is an estimate when files were joined, and whenever there is no such header.
+    """
+    file.seek(0)
+    head = file.read(10)
+    start = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if head[:3] == b"ID3" else 0
+    file.seek(start)
+    first = file.read(256)
+    at = max(first.find(b"Xing"), first.find(b"Info"))
+    if at < 0 or len(first) < at + 12 or not first[at + 7] & 1:
+        return None
+    samples_per_frame = 1_152 if first[1] & 8 else 576
+    return int.from_bytes(first[at + 8 : at + 12], "big") * samples_per_frame
+
+
+def _links(path: Path) -> Sequence[Link]:
+    with path.open("rb") as file:
+        return find_links(file)

@@ -1,0 +1,295 @@
+"""Replace the sound of films: picture, subtitles, chapters and the rest are copied, packet by packet."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frcrn_accel.atomic import replacing
+from frcrn_accel.audio import Resampler
+from frcrn_accel.errors import AudioError, OutputExistsError
+from frcrn_accel.files.encode_ffmpeg import TrackEncoder, coding_for
+from frcrn_accel.files.ffmpeg import open_input
+from frcrn_accel.files.formats import Target, plan_track
+from frcrn_accel.files.reading import AudioFile
+from frcrn_accel.files.reasons import reason_of
+from frcrn_accel.notices import notify
+
+__all__ = ["FILM_SUFFIXES", "Sound", "check_track", "film_suffix", "is_film", "write_film"]
+
+# The muxer for each suffix: the containers that keep sound in step to the sample. Others (AVI, FLV, WMV) can be read,
+# but do not say how much an encoder puts before the sound.
+_MUXERS = {
+    ".mp4": "mp4",
+    ".m4v": "mp4",
+    ".mov": "mov",
+    ".mkv": "matroska",
+    ".webm": "webm",
+    ".ts": "mpegts",
+    ".mts": "mpegts",
+    ".m2ts": "mpegts",
+}
+FILM_SUFFIXES = frozenset(_MUXERS)
+_MP4 = ("mp4", "mov")
+_MATROSKA = ("matroska", "webm")
+_MILLISECOND = Fraction(1, 1_000)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """New sound for a track.
+
+    Attributes:
+        like: The track as it is in the source.
+        blocks: The sound, `float32 (channels, samples)` each, at the rate and with the length of the track.
+    """
+
+    like: AudioFile
+    blocks: Iterator[NDArray[np.float32]]
+
+
+def is_film(path: Path) -> bool:
+    """Return whether a file holds moving pictures; a cover of music does not count.
+
+    Raises:
+        AudioError: The file cannot be read.
+    """
+    import av
+
+    try:
+        with path.open("rb") as file, open_input(file) as container:
+            return any(not _is_cover(stream) for stream in container.streams.video)
+    except av.FFmpegError:
+        return False
+    except OSError as error:
+        raise AudioError(f"{str(path)!r} cannot be read: {reason_of(error)}") from error
+
+
+def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overwrite: bool) -> int:
+    """Write a film with new sound, and everything else copied.
+
+    Times are those of the source: each sound starts where its track does.
+
+    Args:
+        target: The file to write; its suffix selects the container.
+        source: The film.
+        sounds: New sound by the number of the audio track; the other tracks are copied.
+        overwrite: Replace an existing file.
+
+    Returns:
+        The number of samples that an integer encoding has clipped.
+
+    Raises:
+        AudioError: The source cannot be read, or the container cannot hold one of its streams.
+        OutputExistsError: `target` exists and `overwrite` is false.
+    """
+    import av
+
+    muxer = _MUXERS.get(target.suffix.lower())
+    if muxer is None:
+        raise AudioError(f"{str(target)!r}: films are written as {', '.join(sorted(FILM_SUFFIXES))}")
+    try:
+        with ExitStack() as stack:
+            temporary = stack.enter_context(replacing(target, overwrite=overwrite))
+            film = open_input(stack.enter_context(source.open("rb")))
+            stack.enter_context(film)
+            out = av.open(os.fspath(temporary), "w", format=muxer, container_options=_options(muxer, sounds))
+            with out:
+                return _Remux(film, out, source, target, muxer, sounds).run()
+    except (AudioError, OutputExistsError):
+        raise
+    except (OSError, av.FFmpegError) as error:
+        raise AudioError(f"{str(target)!r} cannot be written: {reason_of(error)}") from error
+
+
+def film_suffix(path: Path) -> str:
+    """Return the suffix for a new film: that of this one, or of Matroska, which holds nearly everything."""
+    return path.suffix if path.suffix.lower() in FILM_SUFFIXES else ".mkv"
+
+
+def check_track(target: Path, like: AudioFile) -> None:
+    """Check that the sound of a film can be written.
+
+    Raises:
+        AudioError: The container cannot hold it.
+    """
+    plan_track(target, _MUXERS[target.suffix.lower()], like)
+
+
+def sound_start_s(path: Path, track: int) -> Fraction:
+    """Return where the first sample of a track that is heard lies on the time line of its film, in seconds.
+
+    Raises:
+        AudioError: The film cannot be read.
+        OSError: The same.
+    """
+    import av
+
+    with path.open("rb") as file, open_input(file) as film:
+        for packet in film.demux(film.streams.audio[track]):
+            with suppress(av.FFmpegError, EOFError):
+                for frame in packet.decode():
+                    if frame.pts is not None:
+                        return Fraction(frame.pts * frame.time_base)
+    return Fraction(0)
+
+
+class _Remux:
+    """Writes the packets of a film and of its new sound in the order of their times."""
+
+    def __init__(
+        self, film: Any, out: Any, source: Path, target: Path, muxer: str, sounds: Mapping[int, Sound]
+    ) -> None:
+        self._film, self._out, self._target, self._muxer = film, out, target, muxer
+        self._tracks: list[_Track] = []
+        self._copies: dict[int, Any] = {}  # output streams by the index of the source's
+        audio = list(film.streams.audio)
+        for stream in film.streams:
+            number = audio.index(stream) if stream.type == "audio" else None
+            if number is not None and number in sounds:
+                plan = plan_track(target, muxer, sounds[number].like)
+                for note in plan.notes:
+                    notify(f"{str(target)!r}: {note}")
+                self._tracks.append(_Track(out, plan, sounds[number], source))
+                _describe(self._tracks[-1].encoder.stream, stream)
+            else:
+                self._copy(stream)
+        out.metadata.update({key: text for key, text in film.metadata.items() if key.lower() not in _OWN_METADATA})
+        if film.chapters():
+            out.set_chapters(film.chapters())
+
+    def _copy(self, stream: Any) -> None:
+        import av
+
+        if stream.type == "attachment":
+            name, mime = stream.metadata.get("filename", "attachment"), stream.metadata.get("mimetype", "")
+            if self._muxer not in _MATROSKA:
+                notify(f"{str(self._target)!r}: left out, the container cannot hold it: attachment {name!r}")
+                return
+            self._out.add_attachment(name, mime or "application/octet-stream", bytes(stream.data or b""))
+            return
+        if stream.type == "data" and (self._film.chapters() or "timecode" in stream.metadata):
+            return  # the muxer writes the tracks of chapters and time codes itself
+        try:
+            copied = self._out.add_stream_from_template(stream, opaque=True)
+        except (ValueError, TypeError, NotImplementedError, av.FFmpegError) as error:
+            codec = stream.codec_context.name if stream.codec_context else "unknown"
+            what = f"{stream.type} stream {stream.index} ({codec})"
+            if stream.type in ("video", "audio", "subtitle"):
+                raise AudioError(f"{str(self._target)!r} cannot hold {what}: {error}") from error
+            notify(f"{str(self._target)!r}: left out, the container cannot hold it: {what}")
+            return
+        _describe(copied, stream)
+        self._copies[stream.index] = copied
+
+    def run(self) -> int:
+        """Write the film. Return the number of clipped samples."""
+        self._out.start_encoding()
+        copied = [stream for stream in self._film.streams if stream.index in self._copies]
+        for packet in self._film.demux(copied) if copied else ():
+            if packet.dts is None and packet.pts is None and not packet.size:
+                continue  # the end of a stream
+            time = packet.dts if packet.dts is not None else packet.pts
+            if time is not None:
+                self._encode_until(time * packet.time_base)
+            packet.stream = self._copies[packet.stream.index]
+            self._out.mux(packet)
+        self._encode_until(None)
+        return sum(track.encoder.clipped_samples for track in self._tracks)
+
+    def _encode_until(self, time_s: Fraction | None) -> None:
+        for track in self._tracks:
+            for packet in track.packets(time_s):
+                self._out.mux(packet)
+
+
+class _Track:
+    """New sound on its way into a film."""
+
+    def __init__(self, out: Any, plan: Target, sound: Sound, source: Path) -> None:
+        self.encoder = TrackEncoder(out, coding_for(plan, sound.like))
+        self._plan, self._like, self._blocks = plan, sound.like, sound.blocks
+        self._start_s = sound_start_s(source, sound.like.track)
+        self._given = self._taken = 0
+        self._resampler = None
+        if plan.rate_hz != sound.like.sample_rate_hz:
+            self._resampler = Resampler(sound.like.sample_rate_hz, plan.rate_hz, len(plan.sources))
+        self._ended = self._is_aligned = False
+
+    def packets(self, time_s: Fraction | None) -> Iterator[Any]:
+        """Yield the packets up to a time on the film's time line; None for all that are left."""
+        rate_hz = self._plan.rate_hz
+        while not self._ended and (time_s is None or self._start_s + Fraction(self._given, rate_hz) < time_s):
+            block = next(self._blocks, None)
+            if block is None:
+                self._ended = True
+                if self._resampler is not None:
+                    wanted = round(self._taken * rate_hz / self._like.sample_rate_hz)
+                    yield from self._encoded(self._resampler.finish()[:, : max(0, wanted - self._given)])
+                yield from self._shifted(self.encoder.finish())
+                return
+            self._taken += block.shape[1]
+            silence = np.zeros(block.shape[1], np.float32)
+            block = np.stack([silence if row is None else block[row] for row in self._plan.sources])
+            yield from self._encoded(block if self._resampler is None else self._resampler.push(block))
+
+    def _encoded(self, block: NDArray[np.float32]) -> Iterator[Any]:
+        self._given += block.shape[1]
+        yield from self._shifted(self.encoder.encode(block))
+
+    def _shifted(self, packets: Iterator[Any]) -> Iterator[Any]:
+        for packet in packets:
+            if not self._is_aligned:
+                self._is_aligned = True
+                self._align(-packet.pts * packet.time_base)
+            shift = round(self._start_s / packet.time_base)
+            packet.pts += shift
+            packet.dts += shift
+            yield packet
+
+    def _align(self, lead_s: Fraction) -> None:
+        """Move the start to where a player of Matroska puts it, which counts milliseconds.
+
+        It adds what the encoder puts before the sound to a rounded time, and rounds again.
+        """
+        if self._plan.container not in _MATROSKA:
+            return
+        wanted = round(self._start_s / _MILLISECOND)
+        first = math.floor(wanted - lead_s / _MILLISECOND)
+        while math.floor(first + lead_s / _MILLISECOND + Fraction(1, 2)) < wanted:
+            first += 1
+        self._start_s = first * _MILLISECOND + lead_s
+
+
+# Written by the muxer.
+_OWN_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "creation_time"}
+
+
+def _describe(new: Any, old: Any) -> None:
+    """Give a stream the language, title and other text of another one, and its disposition."""
+    skipped = {*_OWN_METADATA, "duration", "handler_name", "vendor_id"}
+    new.metadata.update({key: text for key, text in old.metadata.items() if key.lower() not in skipped})
+    new.disposition = old.disposition
+
+
+def _is_cover(stream: Any) -> bool:
+    return bool(stream.disposition & type(stream.disposition).attached_pic)
+
+
+def _options(muxer: str, sounds: Mapping[int, Sound]) -> dict[str, str]:
+    # Sound comes in pieces of up to a window, which is longer than FFmpeg waits for the other streams.
+    options = {"fflags": "+bitexact", "max_interleave_delta": "0"}
+    if muxer in _MP4:
+        options["movflags"] = "+faststart+use_metadata_tags"
+        # The unit that MP4 counts the start of a track in: samples of all tracks, and the usual milliseconds.
+        options["movie_timescale"] = str(math.lcm(1_000, *(sound.like.sample_rate_hz for sound in sounds.values())))
+    return options

@@ -1,0 +1,145 @@
+"""Find the links of chained Ogg files: recordings of radio, in which one logical stream follows another.
+
+Source: RFC 3533, "The Ogg Encapsulation Format", sections 4 and 6.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from frcrn_accel.ogg import is_page_right
+
+__all__ = ["FilePart", "Link", "find_links"]
+
+_HEADER = struct.Struct("<4sBBqIIIB")  # pattern, version, type, position, serial number, page, checksum, segments
+_PATTERN = b"OggS"
+_FIRST_PAGE, _LAST_PAGE = 2, 4
+_MAX_LINKS = 10_000
+
+
+@dataclass(frozen=True)
+class Link:
+    """One link of a chain.
+
+    Attributes:
+        start: Position of its first byte.
+        end: Position after its last byte.
+        form: What its first packets say about codec, rate and channels.
+        is_ended: Whether the last page is marked as such.
+        is_whole: Whether it is ended, all checksums of its pages are right, and nothing lies between them.
+    """
+
+    start: int
+    end: int
+    form: tuple[bytes, ...]
+    is_ended: bool
+    is_whole: bool
+
+    def view(self, file: BinaryIO) -> FilePart:
+        """Return the link as a file of its own."""
+        return FilePart(file, self.start, self.end)
+
+
+class FilePart:
+    """Part of a file, to be read as a file of its own."""
+
+    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
+        self._file, self._start, self._size = file, start, end - start
+        self._position = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes."""
+        left = max(0, self._size - self._position)
+        self._file.seek(self._start + self._position)
+        data = self._file.read(left if size < 0 else min(size, left))
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+
+def find_links(file: BinaryIO) -> list[Link]:
+    """Return the links of an Ogg file; one for a file that is not chained.
+
+    What lies between pages and is none is skipped, as decoders do.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    size = file.seek(0, os.SEEK_END)
+    starts: list[int] = []
+    forms: list[list[bytes]] = []
+    ended: list[bool] = []
+    whole: list[bool] = []
+    position, in_headers = 0, False
+    while len(starts) <= _MAX_LINKS:
+        file.seek(position)
+        header = file.read(_HEADER.size)
+        if header[:4] != _PATTERN or len(header) < _HEADER.size:
+            if whole:
+                whole[-1] &= not header
+            position = _next_page(file, position + 1)
+            if position < 0:
+                break
+            continue
+        kind, segments = header[5], header[-1]
+        lengths = file.read(segments)
+        body = file.read(sum(lengths))
+        is_right = len(body) == sum(lengths) and is_page_right(header + lengths + body)
+        if kind & _FIRST_PAGE and is_right:
+            if not in_headers:
+                starts.append(position)
+                forms.append([])
+                ended.append(False)
+                whole.append(True)
+            forms[-1].append(_form(body))
+        if whole:
+            whole[-1] &= is_right
+            ended[-1] = bool(kind & _LAST_PAGE) and len(body) == sum(lengths)
+        in_headers = bool(kind & _FIRST_PAGE)
+        position += _HEADER.size + segments + sum(lengths) if is_right else len(_PATTERN)
+    ends = [*starts[1:], size]
+    return [
+        Link(start, end, tuple(form), is_ended, is_ended and is_whole)
+        for start, end, form, is_ended, is_whole in zip(starts, ends, forms, ended, whole, strict=True)
+    ]
+
+
+def _next_page(file: BinaryIO, start: int) -> int:
+    """Return where the next page starts, -1 for none."""
+    before = b""
+    file.seek(start)
+    while chunk := file.read(1 << 16):
+        if (at := (before + chunk).find(_PATTERN)) >= 0:
+            return start + at - len(before)
+        start += len(chunk)
+        before = chunk[1 - len(_PATTERN) :]
+    return -1
+
+
+def _form(packet: bytes) -> bytes:
+    """Return codec, rate and channels from the first packet of a logical stream."""
+    if packet[:7] == b"\x01vorbis":
+        return packet[:7] + packet[11:16]
+    if packet[:8] == b"OpusHead":
+        return packet[:8] + packet[9:10]
+    if packet[:5] == b"\x7fFLAC":
+        return packet[:5] + packet[27:30]
+    if packet[:8] == b"Speex   ":
+        return packet[:8] + packet[36:40] + packet[48:52]
+    return packet[:16]

@@ -1,0 +1,59 @@
+"""Copy what can be read only once, such as a pipe, to a file that can be read again."""
+
+from __future__ import annotations
+
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from frcrn_accel.errors import AudioError
+from frcrn_accel.files.reasons import reason_of
+
+__all__ = ["MAX_SPOOLED_BYTES", "local_file", "spool"]
+
+MAX_SPOOLED_BYTES = 4 << 30
+
+
+@contextmanager
+def local_file(path: Path) -> Iterator[Path]:
+    """Give a file that can be read repeatedly: `path` itself, or a temporary copy of a pipe.
+
+    Raises:
+        AudioError: `path` is a device or a socket, or the pipe holds too much or cannot be read.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        mode = stat.S_IFREG  # opening it says why
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
+        raise AudioError(f"{str(path)!r} is a device or a socket, not a file")
+    if not stat.S_ISFIFO(mode):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="frcrn-accel-") as folder:
+        copy = Path(folder) / f"pipe{path.suffix}"
+        try:
+            with path.open("rb") as pipe:
+                spool(pipe, copy, str(path))
+        except OSError as error:
+            raise AudioError(f"{str(path)!r} cannot be read: {reason_of(error)}") from error
+        yield copy
+
+
+def spool(source: BinaryIO, target: Path, name: str) -> None:
+    """Copy a stream to a file.
+
+    Raises:
+        AudioError: It is longer than `MAX_SPOOLED_BYTES`.
+        OSError: Reading or writing failed.
+    """
+    size = 0
+    with target.open("wb") as file:
+        while chunk := source.read(1 << 20):
+            size += len(chunk)
+            if size > MAX_SPOOLED_BYTES:
+                raise AudioError(f"{name!r} is larger than the limit of {MAX_SPOOLED_BYTES >> 30} GiB")
+            file.write(chunk)

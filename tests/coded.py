@@ -1,0 +1,84 @@
+"""Decode what was written with FFmpeg itself, and compare it with what went in."""
+
+from __future__ import annotations
+
+import subprocess
+import warnings
+from pathlib import Path
+
+import av
+import imageio_ffmpeg
+import numpy as np
+
+from frcrn_accel.errors import AudioWarning
+from frcrn_accel.files import AudioFile, create_audio
+from frcrn_accel.files.belongings import Belongings
+
+
+def source(
+    suffix: str = ".wav",
+    rate: int = 44_100,
+    channels: int = 2,
+    *,
+    format: str = "WAV",
+    subtype: str = "PCM_16",
+    samples: int = 0,
+    layout: str = "",
+    bit_rate: int | None = None,
+    bits: int | None = None,
+    belongings: Belongings | None = None,
+) -> AudioFile:
+    """A source as the reader describes it."""
+    return AudioFile(
+        Path(f"source{suffix}"),
+        rate,
+        channels,
+        samples,
+        format,
+        subtype,
+        bit_rate_bps=bit_rate,
+        channel_layout=layout,
+        bits=bits,
+        belongings=belongings or Belongings(),
+    )
+
+
+def noise(samples: int, channels: int = 2, seed: int = 0) -> np.ndarray:
+    """Noise that every codec keeps: nothing above a quarter of the rate."""
+    white = np.random.default_rng(seed).standard_normal((channels, max(samples, 64)))
+    spectrum = np.fft.rfft(white)
+    spectrum[:, spectrum.shape[1] // 4 :] = 0
+    low = np.fft.irfft(spectrum, white.shape[1])
+    return (0.1 * low / low.std())[:, :samples].astype(np.float32)
+
+
+def write(path: Path, like: AudioFile, audio: np.ndarray, block: int = 7_001) -> list[str]:
+    """Write a file in blocks, and return its warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", AudioWarning)
+        with create_audio(path, like, overwrite=True) as writer:
+            for start in range(0, audio.shape[1], block):
+                writer.write(audio[:, start : start + block])
+    return [str(found.message) for found in caught]
+
+
+def decode(path: Path, channels: int) -> np.ndarray:
+    """Decode with FFmpeg's command."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", path, "-map", "0:a:0", "-f", "f32le", "-"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    return np.frombuffer(done.stdout, np.float32).reshape(-1, channels).T
+
+
+def stated_samples(path: Path) -> int:
+    """How many samples the container says there are."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        return round(stream.duration * stream.time_base * stream.rate)
+
+
+def lag(one: np.ndarray, other: np.ndarray) -> int:
+    """By how many samples the other signal is later."""
+    size = min(len(one), len(other))
+    product = np.fft.rfft(other[:size], 2 * size) * np.fft.rfft(one[:size], 2 * size).conj()
+    shift = int(np.argmax(np.fft.irfft(product)))
+    return shift - 2 * size if shift > size else shift

@@ -1,0 +1,227 @@
+"""The sound of films is replaced in step to the sample, and everything else is copied."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from frcrn_accel import AudioError, AudioWarning, Denoiser, OutputExistsError
+from frcrn_accel.files import Sound, is_film, open_audio, write_film
+from frcrn_accel.testing import FunctionBackend
+
+FFMPEG = pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
+RATE_HZ = 48_000
+SECONDS = 4
+PICTURE = ("-f", "lavfi", "-i", f"testsrc=size=96x64:rate=24000/1001:duration={SECONDS}")
+SUBTITLES = "1\n00:00:00,500 --> 00:00:02,000\nHello\n\n2\n00:00:03,000 --> 00:00:03,500\nThere\n"
+METADATA = (
+    ";FFMETADATA1\ntitle=Ein Käse\nartist=Somebody\n"
+    "[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=2000\ntitle=One\n"
+    "[CHAPTER]\nTIMEBASE=1/1000\nSTART=2000\nEND=4000\ntitle=Two\n"
+)
+H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2")
+FILMS = {
+    "plain.mp4": ((), (*H264, "-c:a", "aac")),
+    "plain.mov": ((), (*H264, "-c:a", "aac", "-timecode", "01:00:00:00")),
+    "plain.mkv": ((), (*H264, "-c:a", "aac")),
+    "plain.webm": ((), ("-c:v", "libvpx", "-deadline", "realtime", "-c:a", "libopus")),
+    "plain.ts": ((), (*H264, "-c:a", "mp2")),
+    "pcm.mov": ((), (*H264, "-c:a", "pcm_s16le")),
+    "flac.mkv": ((), (*H264, "-c:a", "flac")),
+    "late.mp4": (("-itsoffset", "0.5"), (*H264, "-c:a", "aac")),
+    "late.mov": (("-itsoffset", "0.123"), (*H264, "-c:a", "aac")),
+    "late.mkv": (("-itsoffset", "0.5"), (*H264, "-c:a", "libopus")),
+    "late.webm": (("-itsoffset", "0.123"), ("-c:v", "libvpx", "-deadline", "realtime", "-c:a", "libopus")),
+}
+
+
+@pytest.fixture(scope="module")
+def clicks(tmp_path_factory) -> Path:
+    """Noise with a click near its start and one near its end, at 48 kHz."""
+    audio = 0.01 * np.random.default_rng(0).standard_normal(3 * RATE_HZ)
+    audio[[4_801, len(audio) - 9_601]] = 0.9
+    path = tmp_path_factory.mktemp("clicks") / "clicks.wav"
+    soundfile.write(path, audio, RATE_HZ)
+    return path
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory, clicks):
+    """Return a function that makes one of the films, once."""
+    folder = tmp_path_factory.mktemp("films")
+
+    def made(name: str) -> Path:
+        path = folder / name
+        if not path.exists():
+            before, coding = FILMS[name]
+            ffmpeg(*PICTURE, *before, "-i", clicks, "-map", "0:v", "-map", "1:a", *coding, path)
+        return path
+
+    return made
+
+
+def ffmpeg(*arguments: object) -> bytes:
+    command = [FFMPEG, "-v", "error", "-y", *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def replaced(source: Path, target: Path) -> None:
+    """Write a film with the sound that it has: what differs then is the fault of writing."""
+    first = open_audio(source)
+    sounds = {}
+    for number in range(first.tracks):
+        file = open_audio(source, number)
+        sounds[number] = Sound(file, file.blocks())
+    write_film(target, source, sounds, overwrite=False)
+
+
+def copied(path: Path) -> dict[str, tuple[int, str]]:
+    """Number and digest of the packets of each kind of stream but sound."""
+    digests: dict[str, list[bytes]] = defaultdict(list)
+    with av.open(path) as film:
+        streams = [stream for stream in film.streams if stream.type in ("video", "subtitle")]
+        for packet in film.demux(streams):
+            if packet.size:
+                digests[packet.stream.type].append(bytes(packet))
+    return {kind: (len(found), hashlib.sha256(b"".join(found)).hexdigest()) for kind, found in digests.items()}
+
+
+def picture_times(path: Path) -> np.ndarray:
+    with av.open(path) as film:
+        times = [packet.pts * packet.time_base for packet in film.demux(film.streams.video[0]) if packet.size]
+    return np.array(sorted(times), float)
+
+
+def heard(path: Path, track: int = 0) -> np.ndarray:
+    """The sound as a player puts it on the time line."""
+    options = (
+        "-map",
+        f"0:a:{track}",
+        "-af",
+        "aresample=async=1:first_pts=0",
+        "-ac",
+        1,
+        "-ar",
+        RATE_HZ,
+        "-f",
+        "f32le",
+    )
+    return np.frombuffer(ffmpeg("-copyts", "-i", path, *options, "-"), np.float32)
+
+
+def lags(expected: np.ndarray, found: np.ndarray) -> list[int]:
+    """Delay in samples around the first and the last click, the two loudest places that are far from each other."""
+    first = int(np.abs(expected).argmax())
+    others = np.abs(expected).copy()
+    others[max(0, first - RATE_HZ // 2) : first + RATE_HZ // 2] = 0
+    result = []
+    for at in sorted((first, int(others.argmax()))):
+        piece = expected[max(0, at - 2_000) : at + 2_000]
+        around = found[max(0, at - 4_000) : at + 4_000]
+        start = max(0, at - 2_000) - max(0, at - 4_000)
+        result.append(int(np.correlate(around, piece).argmax()) - start)
+    return result
+
+
+@pytest.mark.parametrize("name", FILMS)
+def test_the_picture_is_copied_and_the_sound_stays_in_step(make, tmp_path, name):
+    source, target = make(name), tmp_path / f"new{Path(name).suffix}"
+    assert is_film(source)
+    replaced(source, target)
+    assert copied(target) == copied(source)
+    np.testing.assert_allclose(np.diff(picture_times(target)), np.diff(picture_times(source)), atol=1e-6)
+    assert picture_times(target)[0] == pytest.approx(picture_times(source)[0], abs=1e-6)
+    expected, found = heard(source), heard(target)
+    assert np.abs(lags(expected, found)).max() <= 1
+    with av.open(source) as old, av.open(target) as new:
+        if name != "plain.ts":  # its sound is MP2 in both
+            assert new.streams.audio[0].codec_context.name == old.streams.audio[0].codec_context.name
+        assert [stream.type for stream in new.streams] == [stream.type for stream in old.streams]
+
+
+@pytest.mark.parametrize(("suffix", "subtitles"), [(".mp4", "mov_text"), (".mkv", "srt")])
+def test_subtitles_chapters_attachments_and_text_come_along(tmp_path, clicks, suffix, subtitles):
+    (tmp_path / "s.srt").write_text(SUBTITLES)
+    (tmp_path / "m.txt").write_text(METADATA)
+    source, target = tmp_path / f"film{suffix}", tmp_path / f"new{suffix}"
+    inputs = (*PICTURE, "-i", clicks, "-i", tmp_path / "s.srt", "-i", tmp_path / "m.txt")
+    maps = ("-map", "0:v", "-map", "1:a", "-map", "2:s", "-map_metadata", 3, "-map_chapters", 3)
+    language = ("-metadata:s:a:0", "language=deu", "-metadata:s:s:0", "language=fra", "-disposition:s:0", "forced")
+    attached = ("-attach", tmp_path / "s.srt", "-metadata:s:t", "mimetype=text/plain") if suffix == ".mkv" else ()
+    ffmpeg(*inputs, *maps, *H264, "-c:a", "aac", "-c:s", subtitles, *language, *attached, source)
+    replaced(source, target)
+    assert copied(target) == copied(source)
+    with av.open(source) as old, av.open(target) as new:
+        titles = [[chapter["metadata"]["title"] for chapter in film.chapters()] for film in (old, new)]
+        assert titles == [["One", "Two"]] * 2
+        starts = [[chapter["start"] * chapter["time_base"] for chapter in film.chapters()] for film in (old, new)]
+        assert starts == [[0, 2]] * 2
+        assert new.metadata["title"] == "Ein Käse"
+        assert new.streams.audio[0].metadata["language"] == "deu"
+        assert new.streams.subtitles[0].metadata["language"] == "fra"
+        assert new.streams.subtitles[0].disposition == old.streams.subtitles[0].disposition
+        assert [stream.data for stream in new.streams if stream.type == "attachment"] == [
+            stream.data for stream in old.streams if stream.type == "attachment"
+        ]
+
+
+def test_several_tracks_and_a_choice(tmp_path, clicks):
+    source = tmp_path / "two.mkv"
+    tracks = ("-i", clicks, "-i", clicks, "-map", "0:v", "-map", "1:a", "-map", "2:a")
+    ffmpeg(*PICTURE, *tracks, *H264, "-c:a:0", "aac", "-c:a:1", "ac3", "-metadata:s:a:1", "language=ita", source)
+    silent = Denoiser(backend=FunctionBackend(np.zeros_like))
+    both = silent.denoise_file(source, tmp_path / "both.mkv", high_band="drop")
+    assert both.tracks == (0, 1)
+    assert both.warnings == ()
+    assert [np.abs(heard(both.target, track)).max() < 1e-3 for track in (0, 1)] == [True, True]
+    one = silent.denoise_file(source, tmp_path / "one.mkv", track=1, high_band="drop")
+    assert one.tracks == (1,)
+    np.testing.assert_array_equal(heard(one.target, 0), heard(source, 0))
+    assert np.abs(heard(one.target, 1)).max() < 1e-3
+    with av.open(one.target) as film:
+        assert [stream.codec_context.name for stream in film.streams.audio] == ["aac", "ac3"]
+        assert film.streams.audio[1].metadata["language"] == "ita"
+    with pytest.raises(AudioError, match=r"two\.mkv' has tracks 0 to 1, not 2"):
+        silent.denoise_file(source, tmp_path / "x.mkv", track=2)
+    with pytest.warns(AudioWarning, match="has 2 audio tracks: the first is taken"):
+        report = silent.denoise_file(source, tmp_path / "sound.wav")
+    assert report.tracks == (0,)
+    assert soundfile.info(tmp_path / "sound.wav").frames == open_audio(source, 0).samples or report.duration_s > 2.9
+
+
+def test_the_model_hears_it_as_it_hears_a_recording(make, tmp_path, denoiser):
+    report = denoiser.denoise_file(make("pcm.mov"), tmp_path / "new.mov")
+    denoiser.denoise_file(make("pcm.mov"), tmp_path / "new.wav")
+    expected, _ = soundfile.read(tmp_path / "new.wav", dtype="float32")
+    assert report.duration_s == len(expected) / RATE_HZ == 3
+    np.testing.assert_allclose(heard(tmp_path / "new.mov"), expected, atol=2e-4)
+
+
+def test_what_cannot_be_written_is_an_error_and_leaves_nothing(make, tmp_path, identity):
+    film = make("plain.mp4")
+    (tmp_path / "there.mp4").write_bytes(b"x")
+    with pytest.raises(OutputExistsError, match=r"there\.mp4' exists"):
+        identity.denoise_file(film, tmp_path / "there.mp4")
+    with pytest.raises(AudioError, match=r"new\.webm' cannot hold video stream 0 \(h264\)"):
+        identity.denoise_file(film, tmp_path / "new.webm")
+    with pytest.raises(AudioError, match="its noise goes to a film of its own"):
+        identity.denoise_file(film, tmp_path / "new.mp4", noise_target=tmp_path / "noise.mp4")
+    ffmpeg(*PICTURE, *H264, tmp_path / "mute.mp4")
+    with pytest.raises(AudioError, match=r"mute\.mp4' holds no audio"):
+        identity.denoise_file(tmp_path / "mute.mp4", tmp_path / "new.mp4")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mute.mp4", "there.mp4"]
+
+
+def test_the_cover_of_music_makes_no_film(tmp_path, clicks):
+    ffmpeg(*PICTURE, "-frames:v", 1, tmp_path / "cover.png")
+    picture = ("-map", 0, "-map", 1, "-c:v", "copy", "-disposition:v", "attached_pic")
+    ffmpeg("-i", clicks, "-i", tmp_path / "cover.png", *picture, tmp_path / "song.m4a")
+    assert not is_film(tmp_path / "song.m4a")
+    assert not is_film(clicks)

@@ -1,0 +1,329 @@
+"""Reading: all the audio of a file, or an error, or a notice of what is missing."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+import subprocess
+import threading
+from fractions import Fraction
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import coded
+from frcrn_accel.errors import AudioError, AudioWarning
+from frcrn_accel.files import AudioFile, open_audio
+from frcrn_accel.notices import collected_notices
+
+SAMPLES, RATE = 40_000, 16_000
+PAGES = dict.fromkeys((".ogg", ".oga", ".opus"), ("-page_duration", "100000"))
+
+
+def ffmpeg(*arguments: str | Path, data: bytes | None = None) -> bytes:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-bitexact", *map(str, arguments)]
+    return subprocess.run(command, input=data, capture_output=True, check=True).stdout
+
+
+def read(path: Path, track: int | None = None) -> tuple[AudioFile, np.ndarray, list[str]]:
+    with collected_notices() as notices:
+        file = open_audio(path, track)
+        blocks = [np.zeros((file.channels, 0), np.float32), *file.blocks()]
+    return file, np.concatenate(blocks, axis=1), notices
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Make a file of noise in the format of its name, once."""
+    folder = tmp_path_factory.mktemp("made")
+    audio = coded.noise(SAMPLES, 1)
+
+    def make(name: str, *arguments: str, rate: int = RATE, channels: int = 1) -> Path:
+        path = folder / f"{rate}-{channels}-{'-'.join(arguments)}{name}"
+        if not path.exists():
+            wav = folder / f"{rate}-{channels}.wav"
+            soundfile.write(wav, np.repeat(audio.T, channels, axis=1), rate, subtype="PCM_16")
+            if path != wav:
+                ffmpeg("-i", wav, *arguments, path)
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        *(
+            (name, ())
+            for name in (".wav", ".aiff", ".au", ".caf", ".w64", ".voc", ".flac", ".tta", ".wv", ".mp3", ".mp2")
+        ),
+        *((name, ()) for name in (".m4a", ".aac", ".ac3", ".eac3", ".mka", ".webm", ".wma", ".opus", ".oga", ".mov")),
+        (".m4a", ("-c:a", "alac")),
+        (".ogg", ("-c:a", "libvorbis")),
+        (".ogg", ("-c:a", "libspeex")),
+        (".mp3", ("-q:a", "2", "-write_xing", "0")),
+        (".wav", ("-c:a", "libmp3lame")),
+        (".wav", ("-c:a", "adpcm_ms")),
+        (".wav", ("-c:a", "adpcm_ima_wav")),
+        (".wav", ("-c:a", "pcm_mulaw")),
+        (".wav", ("-c:a", "pcm_f32le")),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else value,
+)
+def test_as_many_samples_as_ffmpeg_decodes(made, name, arguments):
+    try:
+        path = made(name, *arguments)
+    except subprocess.CalledProcessError:
+        pytest.skip("this build of FFmpeg lacks the encoder")
+    file, audio, notices = read(path)
+    expected = coded.decode(path, 1)
+    if file.subtype.endswith("ADPCM"):  # FFmpeg gives whole blocks
+        assert audio.shape[1] == SAMPLES
+    elif file.subtype != "OPUS":  # libsndfile gives it at the rate of its source
+        assert audio.shape == expected.shape
+        np.testing.assert_allclose(audio, expected, atol=2e-3)
+    assert audio.shape[1] >= SAMPLES * file.sample_rate_hz // RATE - 1_000
+    assert notices == []
+    if name in (".flac", ".tta", ".wv", ".oga", ".aiff", ".w64", ".opus", ".m4a", ".mp3") and "0" not in arguments:
+        assert audio.shape[1] == SAMPLES * file.sample_rate_hz // RATE
+
+
+@pytest.mark.parametrize("inside", [".mp3", ".m4a", ".flac", ".ogg"])
+@pytest.mark.parametrize("suffix", [".wav", ".mp3", ""])
+def test_the_content_decides_and_not_the_suffix(made, tmp_path, inside, suffix):
+    path = tmp_path / f"name{suffix}"
+    path.write_bytes(made(inside).read_bytes())
+    assert read(path)[1].shape == (1, SAMPLES)
+
+
+class TestJoined:
+    @pytest.mark.parametrize("parts", [2, 3])
+    @pytest.mark.parametrize("between", [b"", b"TAG" + bytes(125), b"ID3\x03\0\0\0\0\0\x0a" + bytes(10), bytes(700)])
+    def test_mp3(self, made, tmp_path, parts, between):
+        path = tmp_path / "joined.mp3"
+        path.write_bytes(between.join([made(".mp3").read_bytes()] * parts))
+        audio = read(path)[1]
+        assert audio.shape == coded.decode(path, 1).shape
+        assert audio.shape[1] >= parts * SAMPLES
+
+    @pytest.mark.parametrize(("rate", "channels"), [(RATE, 2), (44_100, 1), (48_000, 2)])
+    @pytest.mark.parametrize("name", [".mp3", ".ogg", ".oga"])
+    def test_a_change_of_form(self, made, tmp_path, name, rate, channels):
+        first, second = made(name), made(name, rate=rate, channels=channels)
+        path = tmp_path / f"joined{name}"
+        path.write_bytes(first.read_bytes() + second.read_bytes())
+        file, audio, notices = read(path)
+        assert (file.sample_rate_hz, file.channels) == (RATE, 1)
+        expected = SAMPLES + SAMPLES * RATE / rate
+        assert audio.shape[1] == pytest.approx(expected, abs=2_500 if name == ".mp3" else 64)
+        assert "on the way: all of it is brought to 16,000 Hz, mono" in notices[0]
+        assert audio[0, -8_000:].std() > 0.05
+
+    @pytest.mark.parametrize("name", [".ogg", ".oga", ".opus"])
+    def test_chained_ogg(self, made, tmp_path, name):
+        path = tmp_path / f"chain{name}"
+        path.write_bytes(made(name).read_bytes() * 3)
+        file, audio, notices = read(path)
+        assert audio.shape[1] == 3 * SAMPLES * file.sample_rate_hz // RATE
+        assert notices == []
+
+
+class TestWrongSizes:
+    @pytest.mark.parametrize("riff", [None, 0, 0xFFFFFFFF, 100])
+    @pytest.mark.parametrize("data", [0, 0xFFFFFFFF, 0x7FFFFFFF, 2_000, 2 * SAMPLES + 1_000, 2 * SAMPLES])
+    def test_wav(self, made, tmp_path, riff, data):
+        content = bytearray(made(".wav").read_bytes())
+        at = content.index(b"data")
+        struct.pack_into("<I", content, at + 4, data)
+        if riff is not None:
+            struct.pack_into("<I", content, 4, riff)
+        path = tmp_path / "wrong.wav"
+        path.write_bytes(content)
+        _, audio, notices = read(path)
+        np.testing.assert_array_equal(audio, read(made(".wav"))[1])
+        assert len(notices) == (data in (0, 2_000, 2 * SAMPLES + 1_000))
+
+    @pytest.mark.parametrize(
+        "after",
+        [b"LIST\x04\0\0\0INFO", b"junk" + struct.pack("<I", 1_000) + bytes(1_000), bytes(3_000), b"TAG" + bytes(125)],
+    )
+    def test_what_follows_the_audio_is_not_read_as_audio(self, made, tmp_path, after):
+        path = tmp_path / "after.wav"
+        path.write_bytes(made(".wav").read_bytes() + after)
+        assert read(path)[1].shape == (1, SAMPLES)
+
+    def test_empty_files_stay_empty(self, tmp_path):
+        soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
+        assert read(tmp_path / "empty.wav")[1].shape == (1, 0)
+
+    @pytest.mark.parametrize(("name", "at"), [(".au", 8), (".w64", -8)])
+    def test_other_containers_with_a_size_of_0(self, made, tmp_path, name, at):
+        content = bytearray(made(name).read_bytes())
+        if at < 0:
+            at = content.index(b"data\xf3\xac") + 16
+            struct.pack_into("<Q", content, at, 24)
+        else:
+            struct.pack_into(">I", content, at, 0)
+        path = tmp_path / f"crashed{name}"
+        path.write_bytes(content)
+        _, audio, notices = read(path)
+        assert audio.shape == (1, SAMPLES)
+        assert "says that it is empty" in notices[0]
+
+    def test_flac_without_a_length(self, made, tmp_path):
+        path = tmp_path / "pipe.flac"
+        path.write_bytes(ffmpeg("-i", made(".wav"), "-f", "flac", "-"))
+        np.testing.assert_array_equal(read(path)[1], read(made(".wav"))[1])
+
+    @pytest.mark.parametrize(
+        "name", [".wav", ".aiff", ".au", ".caf", ".w64", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".wv"]
+    )
+    def test_a_truncated_file_is_read_to_its_end_with_a_notice(self, made, tmp_path, name):
+        content = made(name, *PAGES.get(name, ())).read_bytes()
+        path = tmp_path / f"cut{name}"
+        path.write_bytes(content[: len(content) * 3 // 5])
+        file, audio, notices = read(path)
+        assert audio.shape[1] / file.sample_rate_hz == pytest.approx(0.6 * SAMPLES / RATE, rel=0.45)
+        assert any("cut off" in notice for notice in notices)
+
+    def test_a_truncated_m4a_is_an_error(self, made, tmp_path):
+        path = tmp_path / "cut.m4a"
+        path.write_bytes(made(".m4a").read_bytes()[:5_000])
+        with pytest.raises(AudioError, match="cannot be read as audio"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", [".flac", ".ogg", ".oga", ".opus"])
+def test_audio_after_damage_is_in_its_place(made, tmp_path, name):
+    source = made(name, *PAGES.get(name, ()))
+    whole, audio, _ = read(source)
+    content = bytearray(source.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 40] = bytes(40)
+    path = tmp_path / f"damaged{name}"
+    path.write_bytes(content)
+    file, damaged, notices = read(path)
+    assert "is damaged" in notices[0]
+    assert damaged.shape[1] / file.sample_rate_hz == pytest.approx(audio.shape[1] / whole.sample_rate_hz, abs=0.01)
+    if file.sample_rate_hz == whole.sample_rate_hz:
+        end = slice(-2_000, None)
+        assert coded.lag(audio[0, end], damaged[0, end]) == 0
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+)
+@given(
+    name=st.sampled_from(
+        [".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".oga", ".wma", ".mka", ".aac", ".ac3", ".caf"]
+    ),
+    seed=st.integers(0, 1_000),
+    kind=st.sampled_from(["cut", "zeros", "bits", "joined"]),
+)
+@example(".ogg", 1, "zeros")
+def test_damage_is_never_silent(made, tmp_path, name, seed, kind):
+    draw = random.Random(seed)
+    content = bytearray(made(name).read_bytes())
+    at = draw.randrange(len(content))
+    if kind == "cut":
+        del content[at:]
+    elif kind == "zeros":
+        content[at : at + 100] = bytes(len(content[at : at + 100]))
+    elif kind == "bits":
+        content[at] ^= 1 << draw.randrange(8)
+    else:
+        content = content * 2
+    path = tmp_path / f"damaged{name}"
+    path.write_bytes(content)
+    try:
+        file, audio, notices = read(path)
+    except AudioError:
+        return
+    assert np.isfinite(audio).all() or file.subtype == "FLOAT"
+    if notices:
+        return
+    try:
+        expected = coded.decode(path, file.channels).shape[1]
+    except subprocess.CalledProcessError:
+        expected = 0
+    rate = 48_000 if file.subtype == "OPUS" else file.sample_rate_hz
+    assert audio.shape[1] * rate // file.sample_rate_hz >= expected - 1_024
+
+
+class TestWhatIsNoAudio:
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("a.ffconcat", "ffconcat version 1.0\nfile {secret}\n"),
+            ("a.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{secret}\n#EXT-X-ENDLIST\n"),
+            ("a.m3u8", "#EXTM3U\n#EXTINF:9,\nfile:{secret}\n"),
+            ("a.wav", "hello, world\n" * 100),
+            ("a.mp3", "<html>not found</html>" * 100),
+            ("a.wav", ""),
+        ],
+    )
+    def test_text_and_playlists(self, made, tmp_path, capfd, name, text):
+        path = tmp_path / name
+        path.write_text(text.format(secret=made(".wav")))
+        with pytest.raises(AudioError):
+            read(path)
+        assert capfd.readouterr().err == ""
+
+    def test_a_film_without_sound(self, tmp_path):
+        path = tmp_path / "silent.mp4"
+        ffmpeg("-f", "lavfi", "-i", "color=size=32x32:rate=5:duration=1", path)
+        with pytest.raises(AudioError, match="holds no audio"):
+            open_audio(path)
+
+
+def test_tracks(made, tmp_path):
+    path = tmp_path / "two.mka"
+    ffmpeg("-i", made(".wav"), "-i", made(".wav", channels=2), "-map", "0", "-map", "1", "-c", "flac", path)
+    assert [read(path, track)[1].shape for track in (None, 0, 1)] == [(1, SAMPLES), (1, SAMPLES), (2, SAMPLES)]
+    file = open_audio(path, 1)
+    assert (file.tracks, file.track, file.start_s) == (2, 1, Fraction(0))
+    with pytest.raises(AudioError, match="has tracks 0 to 1, not 2"):
+        open_audio(path, 2)
+    with pytest.raises(AudioError, match="has only track 0, not 1"):
+        open_audio(made(".wav"), 1)
+
+
+def test_a_file_that_changes_is_an_error(made, tmp_path):
+    for name in (".wav", ".flac", ".mp3"):
+        path = tmp_path / f"changing{name}"
+        path.write_bytes(made(name).read_bytes())
+        file = open_audio(path)
+        path.write_bytes(path.read_bytes()[:-1_000])
+        with pytest.raises(AudioError, match="changed while it was read"):
+            list(file.blocks())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
+@pytest.mark.parametrize("name", [".wav", ".flac", ".mp3"])
+def test_fifos(made, tmp_path, identity, name):
+    fifo = tmp_path / f"fifo{name}"
+    os.mkfifo(fifo)
+    feeder = threading.Thread(target=lambda: fifo.write_bytes(made(name).read_bytes()))
+    feeder.start()
+    report = identity.denoise_file(fifo, tmp_path / "out.wav")
+    feeder.join()
+    assert (report.source, report.duration_s) == (fifo, SAMPLES / RATE)
+    assert soundfile.info(tmp_path / "out.wav").frames == SAMPLES
+
+
+def test_the_report_has_the_warnings(made, tmp_path, identity):
+    content = bytearray(made(".wav").read_bytes())
+    struct.pack_into("<I", content, content.index(b"data") + 4, 0)
+    path = tmp_path / "crashed.wav"
+    path.write_bytes(content)
+    with pytest.warns(AudioWarning) as caught:
+        report = identity.denoise_file(path, tmp_path / "out.wav")
+    assert [str(warning.message) for warning in caught] == list(report.warnings)
+    assert len(report.warnings) == 1  # though the file is read more than once
+    assert soundfile.info(tmp_path / "out.wav").frames == SAMPLES
