@@ -3,8 +3,8 @@
 `python benchmarks/high_band.py WIDE_DIR [--spectrograms DIR]`: WIDE_DIR has noisy/ and clean/, pairs of 48 kHz. The
 rules are: noisy, the input as it came; dropped and followed, the two modes of `high_band`; passed, the model's output
 below and the input above; and streamed, followed in a stream. Distances and SI-SDR are those of 8 to 20 kHz; means
-with 95 % intervals from a bootstrap over the pairs. With `--visqol`, and `visqol-python` installed, ViSQOL's audio
-mode, which hears 48 kHz, rates whole signals; it takes many seconds for each.
+with 95 % intervals from a bootstrap over the pairs. With `--visqol` and `visqol-python` installed, ViSQOL's audio
+mode, which covers 48 kHz, rates whole signals; it takes many seconds for each.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def streamed(denoiser: Denoiser, x: np.ndarray) -> np.ndarray:
 def above(x: np.ndarray) -> np.ndarray:
     """Return what the model cannot hold of a signal."""
     down = resample([x[None].astype(np.float32)], RATE_HZ, 16_000, 1)
-    low: np.ndarray = np.concatenate(list(resample(down, 16_000, RATE_HZ, 1)), axis=1)[0, : len(x)]
-    rest: np.ndarray = x - low
+    kept: np.ndarray = np.concatenate(list(resample(down, 16_000, RATE_HZ, 1)), axis=1)[0, : len(x)]
+    rest: np.ndarray = x - kept
     return rest
 
 
