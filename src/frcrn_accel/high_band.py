@@ -9,11 +9,11 @@ back loses. It is added to the model's output again, after noise is attenuated i
   there is speech, and a poor one of how much noise there is above.
 - The *floor*, the power of the noise in each bin, averaged over frames in which the model hears no speech, as in
   I. Cohen, B. Berdugo, "Noise estimation by minima controlled recursive averaging", IEEE Signal Processing Letters
-  9(1), 2002, with the model in place of its detector. It is at least twice the lowest power of the last second, for
-  noise that begins with the speech (R. Martin, "Noise power spectral density estimation based on optimal smoothing and
-  minimum statistics", IEEE Trans. Speech and Audio Processing 9(5), 2001). The square root of a Wiener filter over the
-  floor is the gain of a bin (J. S. Lim, A. V. Oppenheim, "Enhancement and bandwidth compression of noisy speech",
-  Proc. IEEE 67(12), 1979).
+  9(1), 2002, with the model in place of its detector. It is at least twice the lowest power of the last second, less
+  where the model takes little away, for speech without pauses (R. Martin, "Noise power spectral density estimation
+  based on optimal smoothing and minimum statistics", IEEE Trans. Speech and Audio Processing 9(5), 2001). The square
+  root of a Wiener filter over the floor is the gain of a bin (J. S. Lim, A. V. Oppenheim, "Enhancement and bandwidth
+  compression of noisy speech", Proc. IEEE 67(12), 1979).
 
 RNNoise and later networks of the full band predict gains of up to 20 kHz themselves (J.-M. Valin, "A hybrid DSP/deep
 learning approach to real-time full-band speech enhancement", MMSP 2018). X. Zhang et al. train a second network for
@@ -220,7 +220,8 @@ class _Channel:
         self._sum = np.zeros(bins, np.float32)  # over the quiet frames of this block
         self._quiet = self._position = 0
         self._block = np.zeros(bins, np.float32)  # the power of all frames of this block
-        self._lowest: deque[NDArray[np.float32]] = deque(maxlen=_LOWEST_PARTS)
+        self._lowest: deque[tuple[float, NDArray[np.float32]]] = deque(maxlen=_LOWEST_PARTS)
+        self._least = 1.0  # the smallest gain of the model in this part
         self._part = np.full(bins, np.inf, np.float32)  # the lowest power of the blocks of this part
         self._part_blocks = 0
         self._used = self._floor
@@ -243,6 +244,7 @@ class _Channel:
                 self._sum += power[frame]
                 self._quiet += 1
             self._block += power[frame]
+            self._least = min(gain, self._least)
             self._position += 1
             if self._position == _BLOCK_FRAMES:
                 np.divide(self._used, share[block : frame + 1], out=share[block : frame + 1])
@@ -269,11 +271,14 @@ class _Channel:
         self._block = np.zeros_like(self._block)
         self._part_blocks += 1
         if self._part_blocks == _LOWEST_BLOCKS:
-            self._lowest.append(self._part * np.float32(_LOWEST_BIAS / _BLOCK_FRAMES))
-            self._part, self._part_blocks = np.full_like(self._part, np.inf), 0
+            self._lowest.append((self._least, self._part * np.float32(_LOWEST_BIAS / _BLOCK_FRAMES)))
+            self._part, self._part_blocks, self._least = np.full_like(self._part, np.inf), 0, 1.0
         self._used = self._floor
         if len(self._lowest) >= _LOWEST_PARTS_AT_LEAST:
-            self._used = np.maximum(self._floor, np.minimum.reduce(self._lowest))
+            # Where the model never takes anything away, what stays the same is no noise.
+            share = 1 - min(least for least, _ in self._lowest) ** 2
+            lowest = np.minimum.reduce([part for _, part in self._lowest])
+            self._used = np.maximum(self._floor, lowest * np.float32(share))
 
 
 def _sine_window(hop: int) -> NDArray[np.float32]:
