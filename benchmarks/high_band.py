@@ -72,7 +72,7 @@ def streamed(denoiser: Denoiser, x: np.ndarray) -> np.ndarray:
 
 def above(x: np.ndarray) -> np.ndarray:
     """Return what the model cannot hold of a signal."""
-    down = resample([x[None]], RATE_HZ, 16_000, 1)
+    down = resample([x[None].astype(np.float32)], RATE_HZ, 16_000, 1)
     kept: np.ndarray = np.concatenate(list(resample(down, 16_000, RATE_HZ, 1)), axis=1)[0, : len(x)]
     rest: np.ndarray = x - kept
     return rest

@@ -7,11 +7,13 @@ back loses. It is added to the model's output again, after noise is attenuated i
   own bands, there is no speech above them either. WebRTC's noise suppressor treats its upper bands in this way
   (`modules/audio_processing/ns/noise_suppressor.cc`, `ComputeUpperBandsGain`). The gain below is a good judge of when
   there is speech, and a poor one of how much noise there is above.
-- The *floor*, the power of the noise in each bin, averaged over frames in which the model hears no speech. The square
-  root of a Wiener filter over that floor is the gain of a bin (J. S. Lim, A. V. Oppenheim, "Enhancement and bandwidth
-  compression of noisy speech", Proc. IEEE 67(12), 1979). A floor that is followed in the absence of speech is that of
+- The *floor*, the power of the noise in each bin, averaged over frames in which the model hears no speech, as in
   I. Cohen, B. Berdugo, "Noise estimation by minima controlled recursive averaging", IEEE Signal Processing Letters
-  9(1), 2002, with the model in place of its detector.
+  9(1), 2002, with the model in place of its detector. It is at least twice the lowest power of the last second, less
+  where the model takes little away, for speech without pauses (R. Martin, "Noise power spectral density estimation
+  based on optimal smoothing and minimum statistics", IEEE Trans. Speech and Audio Processing 9(5), 2001). The square
+  root of a Wiener filter over the floor is the gain of a bin (J. S. Lim, A. V. Oppenheim, "Enhancement and bandwidth
+  compression of noisy speech", Proc. IEEE 67(12), 1979).
 
 RNNoise and later networks of the full band predict gains of up to 20 kHz themselves (J.-M. Valin, "A hybrid DSP/deep
 learning approach to real-time full-band speech enhancement", MMSP 2018). X. Zhang et al. train a second network for
@@ -21,6 +23,7 @@ needs no training. `benchmarks/high_band.py` measures it.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Literal, get_args
 
 import numpy as np
@@ -48,9 +51,14 @@ _OPEN_LATELY = 0.3  # the same for the largest gain of late; below, the gate clo
 _RELEASE_S = 0.05  # time constant with which a gain is forgotten
 _LATE_RELEASE_S = 0.4
 _FLOOR_S = 0.5  # time constant of the floor
+_LOWEST_BLOCKS = 10  # in a part of the time over which the lowest power is looked for
+_LOWEST_PARTS = 5
+_LOWEST_PARTS_AT_LEAST = 2
+_LOWEST_BIAS = 2.0  # by which the floor is above the lowest power of a block
 _BLOCK_FRAMES = 5  # frames for which the floor stays the same
 _SMOOTHED_BINS = 9  # over which power is averaged: single bins would flicker, which is heard as musical noise
 _FRAMES_AT_A_TIME = 250  # their spectra stay in the cache
+_SILENT_ENERGY = 2e-6  # of a band: noise at -90 dBFS, where the model's output is no judge
 _TINY_POWER = 1e-20
 
 
@@ -125,7 +133,7 @@ class HighBand:
                 (self._energy[:, :, first : first + count] for first in range(1, _SMOOTHED_FRAMES)),
                 start=self._energy[:, :, :count],
             )
-            largest = (wet_energy / (dry_energy + np.float32(_TINY_POWER))).max(axis=2)
+            largest = (wet_energy / (dry_energy + np.float32(_SILENT_ENERGY))).max(axis=2)
             self._gains = np.concatenate([self._gains, np.sqrt(np.minimum(largest, 1))], axis=1)
             self._energy = self._energy[:, :, count:]
 
@@ -211,6 +219,12 @@ class _Channel:
         self._weight = 0.0  # of the frames in the floor; 1 once it is as old as its time constant
         self._sum = np.zeros(bins, np.float32)  # over the quiet frames of this block
         self._quiet = self._position = 0
+        self._block = np.zeros(bins, np.float32)  # the power of all frames of this block
+        self._lowest: deque[tuple[float, NDArray[np.float32]]] = deque(maxlen=_LOWEST_PARTS)
+        self._least = 1.0  # the smallest gain of the model in this part
+        self._part = np.full(bins, np.inf, np.float32)  # the lowest power of the blocks of this part
+        self._part_blocks = 0
+        self._used = self._floor
 
     def gains(self, power: NDArray[np.float32], heard: list[float]) -> NDArray[np.float32]:
         """Return the gains of the next frames.
@@ -229,12 +243,14 @@ class _Channel:
             if gain < _QUIET:
                 self._sum += power[frame]
                 self._quiet += 1
+            self._block += power[frame]
+            self._least = min(gain, self._least)
             self._position += 1
             if self._position == _BLOCK_FRAMES:
-                np.divide(self._floor, share[block : frame + 1], out=share[block : frame + 1])
+                np.divide(self._used, share[block : frame + 1], out=share[block : frame + 1])
                 block = frame + 1
                 self._end_block()
-        np.divide(self._floor, share[block:], out=share[block:])
+        np.divide(self._used, share[block:], out=share[block:])
         np.subtract(1, share, out=share)
         np.maximum(share, 0, out=share)
         np.sqrt(share, out=share)
@@ -242,7 +258,7 @@ class _Channel:
         return share
 
     def _end_block(self) -> None:
-        """Add the quiet frames of a block to the floor."""
+        """Add a block to the floor: its quiet frames, and what it has less of than others."""
         if self._quiet:
             weight = self._weight * self._keep**self._quiet
             added = 1 - self._keep**self._quiet
@@ -251,6 +267,18 @@ class _Channel:
             self._floor += self._sum * np.float32(added / self._quiet / self._weight)
             self._sum = np.zeros_like(self._sum)
         self._quiet = self._position = 0
+        np.minimum(self._part, self._block, out=self._part)
+        self._block = np.zeros_like(self._block)
+        self._part_blocks += 1
+        if self._part_blocks == _LOWEST_BLOCKS:
+            self._lowest.append((self._least, self._part * np.float32(_LOWEST_BIAS / _BLOCK_FRAMES)))
+            self._part, self._part_blocks, self._least = np.full_like(self._part, np.inf), 0, 1.0
+        self._used = self._floor
+        if len(self._lowest) >= _LOWEST_PARTS_AT_LEAST:
+            # Where the model never takes anything away, what stays the same is no noise.
+            share = 1 - min(least for least, _ in self._lowest) ** 2
+            lowest = np.minimum.reduce([part for _, part in self._lowest])
+            self._used = np.maximum(self._floor, lowest * np.float32(share))
 
 
 def _sine_window(hop: int) -> NDArray[np.float32]:
