@@ -1,7 +1,7 @@
 """Run two hours of stream, fast-forward, with an engine that changes nothing.
 
-`python benchmarks/stream_hours.py [HOURS]`. At each rate and chunk size, every call has to return as many samples as it
-gets, and a tone has to come out `latency_samples` later, all the time. Chunks of one sample run for 10 s.
+`python benchmarks/stream_hours.py [HOURS]`. At each rate and chunk size, every call has to return as many samples as
+it gets, and a tone has to come out `latency_samples` later, all the time. Chunks of one sample run for 10 s.
 """
 
 from __future__ import annotations

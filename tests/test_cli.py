@@ -19,7 +19,7 @@ import soundfile
 import typer
 from rich.console import Console
 
-from frcrn_accel import __version__, cli
+from frcrn_accel import Denoiser, __version__, cli
 from frcrn_accel.backends import registry
 from frcrn_accel.cli.progress import preparation
 from frcrn_accel.digest import sha256_of
@@ -148,7 +148,7 @@ def test_help_texts_are_sentences_with_units(name, option):
 
 
 SUMMARIES = {
-    "denoise": "Denoise audio files: WAV, FLAC, OGG, Opus, MP3 and more, at any rate, with any number of channels.",
+    "denoise": "Denoise recordings and films: WAV, FLAC, MP3, Ogg, M4A, MP4, MKV and more, at any rate, with all channels.",
     "backends": "List the backends: which can run here, and what the others need.",
     "export": "Convert a checkpoint to a model file for every backend, verified against PyTorch.",
     "quantize": "Quantize a model, and check that it still sounds the same. Exit code 1 if it does not.",
@@ -231,6 +231,44 @@ class TestDenoise:
         shutil.copy(noisy_path, tmp_path / "talk.wav")
         assert run("denoise", tmp_path / "talk.wav").code == 0
         assert sorted(path.name for path in tmp_path.iterdir()) == ["talk.denoised.wav", "talk.wav"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "written"),
+        [
+            (("--keep", "noise"), {"talk.noise.wav"}),
+            (("--keep", "both"), {"talk.denoised.wav", "talk.noise.wav"}),
+            (("--keep", "both", "-o", "x.wav"), {"x.wav", "x.noise.wav"}),
+            (("--keep", "noise", "-o", "x.wav"), {"x.wav"}),
+            (("--keep", "both", "-o", "out/"), {"out"}),
+        ],
+    )
+    def test_what_was_taken_away_has_a_name(self, run, tmp_path, noisy, monkeypatch, arguments, written):
+        monkeypatch.chdir(tmp_path)
+        soundfile.write("talk.wav", noisy[:8_000], 16_000)
+        if "out/" in arguments:
+            Path("out").mkdir()
+        assert run("denoise", "talk.wav", *arguments).code == 0
+        assert {path.name for path in tmp_path.iterdir()} == {"talk.wav", *written}
+        if "both" in arguments:
+            speech, taken = sorted(path for path in tmp_path.rglob("*.wav") if path != tmp_path / "talk.wav")
+            whole = soundfile.read(speech, dtype="int16")[0].astype(int) + soundfile.read(taken, dtype="int16")[0]
+            np.testing.assert_allclose(whole, soundfile.read("talk.wav", dtype="int16")[0], atol=1)
+
+    def test_both_do_not_fit_into_standard_output(self, run, noisy_path):
+        assert "name a file with -o" in the_error(run("denoise", noisy_path, "-o", "-", "--keep", "both"))
+
+    def test_the_high_band_is_kept_or_dropped(self, run, tmp_path, noisy):
+        hiss = (0.1 * np.random.default_rng(0).standard_normal(24_000)).astype(np.float32)
+        soundfile.write(tmp_path / "a.wav", hiss, 48_000, subtype="FLOAT")
+        for mode in ("follow", "drop"):
+            out = tmp_path / f"{mode}.wav"
+            result = run(
+                *("denoise", tmp_path / "a.wav", "-o", out, "--backend", "ort", "--high-band", mode),
+                *("--attenuation-limit-db", 20),
+            )
+            assert result.code == 0
+            expected = Denoiser(backend="ort", attenuation_limit_db=20, high_band=mode)(hiss, 48_000)
+            np.testing.assert_allclose(soundfile.read(out, dtype="float32")[0], expected, atol=1e-5)
 
     def test_options_reach_the_denoiser(self, run, tmp_path, noisy_path, noisy):
         model = tmp_path / "m.onnx"

@@ -259,7 +259,7 @@ class TestJob:
 
     def test_settings_stay_what_they_were(self, tree, tmp_path):
         """Jobs that version 0.1.0 began must find the same keys and values."""
-        denoiser = dataclasses.replace(PLAIN, attenuation_limit_db=6.0, batch_size=2)
+        denoiser = dataclasses.replace(PLAIN, attenuation_limit_db=6.0, batch_size=2, high_band="drop")
         denoise(tree, tmp_path, denoiser, shard=Shard(1, 2), files_per_tar=9, **ONE)
         head = json.loads((tmp_path / "corpus-1-of-2.jsonl").read_text().splitlines()[0])
         tars = head["settings"].pop("tars")
@@ -283,6 +283,11 @@ class TestJob:
         }
         other = dataclasses.replace(denoiser, threads=2, batch_size=1)  # the outputs do not depend on these
         denoise(tree, tmp_path, other, shard=Shard(1, 2), files_per_tar=9, workers=2)
+
+    def test_a_job_that_dropped_the_high_band_is_not_resumed_with_it(self, tree, tmp_path):
+        denoise(tree, tmp_path, dataclasses.replace(PLAIN, high_band="drop"), **ONE)
+        with pytest.raises(CorpusError, match=r"other settings: high_band was None, now 'follow'"):
+            denoise(tree, tmp_path, PLAIN, **ONE)
 
     def test_outputs_of_others_are_not_replaced_unasked(self, tree, expected, tmp_path):
         (tmp_path / "one.wav").write_bytes(b"precious")

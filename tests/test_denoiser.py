@@ -4,8 +4,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import soundfile
 
-from frcrn_accel import AudioError, BackendUnavailable, Denoiser, ModelError, UnknownBackendError
+from frcrn_accel import (
+    AudioError,
+    BackendUnavailable,
+    Denoiser,
+    ModelError,
+    OutputExistsError,
+    UnknownBackendError,
+)
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.testing import FunctionBackend
 
@@ -81,6 +89,34 @@ def test_attenuation_limit_keeps_that_much_noise(denoiser, noisy):
     limited = Denoiser(backend="ort", attenuation_limit_db=12)
     expected = 0.7488 * denoiser(noisy, 16_000) + 0.2512 * noisy
     np.testing.assert_allclose(limited(noisy, 16_000), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_speech_and_noise_files_are_the_input(tmp_path, rate):
+    """To the sample, with the attenuation limit; both are written at once, or one of them."""
+    audio = (0.1 * np.random.default_rng(0).standard_normal((9_000, 2))).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", audio, rate, subtype="FLOAT")
+    halving = Denoiser(backend=FunctionBackend(lambda batch: batch * np.float32(0.5)), attenuation_limit_db=20)
+    halving.denoise_file(tmp_path / "a.wav", tmp_path / "s.wav", noise_target=tmp_path / "n.wav")
+    halving.denoise_file(tmp_path / "a.wav", tmp_path / "only.wav", keep="noise")
+    speech, noise, only = (
+        soundfile.read(tmp_path / f"{name}.wav", dtype="float32")[0] for name in ("s", "n", "only")
+    )
+    np.testing.assert_allclose(speech + noise, audio, atol=1e-7)
+    np.testing.assert_array_equal(noise, only)
+    np.testing.assert_array_equal(speech, halving(audio.T.copy(), rate).T)
+
+
+def test_a_noise_file_beside_nothing_else_is_refused(tmp_path, noisy_path):
+    denoiser = Denoiser(backend=FunctionBackend())
+    with pytest.raises(ValueError, match="with keep='noise' the noise goes to target"):
+        denoiser.denoise_file(noisy_path, tmp_path / "a.wav", keep="noise", noise_target=tmp_path / "b.wav")
+    with pytest.raises(ValueError, match="must not be the same file"):
+        denoiser.denoise_file(noisy_path, tmp_path / "a.wav", noise_target=tmp_path / "a.wav")
+    (tmp_path / "b.wav").write_bytes(b"precious")
+    with pytest.raises(OutputExistsError):
+        denoiser.denoise_file(noisy_path, tmp_path / "a.wav", noise_target=tmp_path / "b.wav")
+    assert [path.name for path in tmp_path.iterdir()] == ["b.wav"]
 
 
 def test_it_says_what_it_runs(denoiser):

@@ -62,11 +62,13 @@ def test_up_to_16_khz_nothing_changes_by_a_bit(rate_hz):
     np.testing.assert_array_equal(denoiser(audio, rate_hz), denoiser(audio, rate_hz, high_band="drop"))
 
 
-def test_dropped_is_the_model_alone_bit_for_bit():
+def test_dropped_leaves_the_model_alone():
     audio = white(1, 48_000)
     denoiser = Denoiser(backend=FunctionBackend(), high_band="drop")
     dropped = denoiser(audio, RATE_HZ)
-    assert power_db(above_8_khz(dropped, RATE_HZ), above_8_khz(audio, RATE_HZ)) < -60
+    down = resample([audio], RATE_HZ, MODEL_RATE_HZ, 1)
+    expected = np.concatenate(list(resample(down, MODEL_RATE_HZ, RATE_HZ, 1)), axis=1)[:, :48_000]
+    np.testing.assert_allclose(dropped, expected, atol=1e-6)
     np.testing.assert_array_equal(dropped, denoiser(audio, RATE_HZ, high_band="drop"))
     assert power_db(above_8_khz(denoiser(audio, RATE_HZ, high_band="follow"), RATE_HZ), audio) > -3
 

@@ -179,6 +179,11 @@ class TestFiles:
             out, _ = read(post(server, wav(NOISE), f"?attenuation_limit_db={limit_db}"))
             np.testing.assert_allclose(out, (share + (1 - share) * 0.5) * NOISE, atol=1)
 
+    def test_the_noise_is_what_was_taken_away(self, server: Running) -> None:
+        speech, _ = read(post(server, wav(NOISE), "?attenuation_limit_db=20"))
+        taken, _ = read(post(server, wav(NOISE), "?keep=noise&attenuation_limit_db=20"))
+        np.testing.assert_allclose(speech.astype(int) + taken, NOISE, atol=1)
+
     @pytest.mark.parametrize(
         ("query", "detail"),
         [
@@ -187,7 +192,9 @@ class TestFiles:
             ("?attenuation_limit_db=-1", "a number, 0 or more, got '-1'"),
             ("?attenuation_limit_db=nan", "a number, 0 or more, got 'nan'"),
             ("?attenuation_limit_db=lots", "a number, 0 or more, got 'lots'"),
-            ("?limit=3", "unknown option 'limit': the options are format and attenuation_limit_db"),
+            ("?limit=3", "unknown option 'limit': the options are format, high_band, keep and attenuation_limit_db"),
+            ("?high_band=up", "high_band must be one of follow, drop, got 'up'"),
+            ("?keep=both", "keep must be one of speech, noise, got 'both'"),
             ("?format=wav&format=wav", "twice"),
         ],
     )

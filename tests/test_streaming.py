@@ -339,6 +339,35 @@ class TestLife:
             denoiser.stream(16_000)
 
 
+class TestHighBand:
+    @pytest.mark.parametrize("rate", [16_001, 22_050, 44_100, 48_000, 96_000])
+    def test_an_engine_that_changes_nothing_gives_back_the_signal(self, delay: Denoiser, rate: int) -> None:
+        """Both bands, through the cross-over, and with no more delay than without the upper one."""
+        audio = noise(0.5, rate)[0]
+        stream = delay.stream(rate)
+        out = np.concatenate([stream.process(audio), stream.flush().reshape(-1)])
+        assert stream.latency_samples == delay.stream(rate, high_band="drop").latency_samples
+        np.testing.assert_allclose(out[stream.latency_samples :], audio, atol=1e-5)
+
+    def test_chunks_do_not_change_a_bit(self, denoiser: Denoiser) -> None:
+        audio = noise(0.4, 48_000)[0]
+        whole = denoiser.stream(48_000).process(audio)
+        for size in (1_023, 480):
+            stream = denoiser.stream(48_000)
+            parts = [stream.process(audio[at : at + size]) for at in range(0, len(audio), size)]
+            np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+    def test_it_can_be_dropped(self, delay: Denoiser) -> None:
+        audio = noise(0.5, 48_000)[0]
+        power = {}
+        for mode in ("follow", "drop"):
+            out = delay.stream(48_000, high_band=mode).process(audio)
+            power[mode] = np.mean(np.abs(np.fft.rfft(out)[np.fft.rfftfreq(len(out), 1 / 48_000) > 9_000]) ** 2)
+        assert power["drop"] < 1e-4 * power["follow"]
+        with pytest.raises(ValueError, match="high_band must be one of"):
+            delay.stream(48_000, high_band="up")
+
+
 class TestLevel:
     def test_the_attenuation_limit_mixes_in_the_input(self, delay: Denoiser) -> None:
         """The input is aligned: if the engine changes nothing, no limit, nor a change of it, has an effect."""

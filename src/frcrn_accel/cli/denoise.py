@@ -64,8 +64,7 @@ def denoise(
     keep: Annotated[
         Keep,
         typer.Option(
-            help="What to write: speech; noise, which is what was taken away, to NAME.noise.wav and so on; or both. "
-            "With both and -o X.wav, the noise goes to X.noise.wav.",
+            help="What to write: speech, what was taken away (NAME.noise.wav), or both (with -o X, X.noise.wav)."
         ),
     ] = "speech",
     track: Annotated[

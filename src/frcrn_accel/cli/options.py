@@ -40,9 +40,7 @@ AttenuationLimit = Annotated[
 ]
 HighBandOption = Annotated[
     Literal["follow", "drop"],
-    typer.Option(
-        help="Sound above 8 kHz, which is beyond the model: attenuate its noise as the model does below, or drop it."
-    ),
+    typer.Option(help="Sound above 8 kHz, unheard by the model: follow it there and attenuate noise, or drop all."),
 ]
 GateAudio = Annotated[
     Path | None,

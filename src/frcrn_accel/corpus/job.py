@@ -132,7 +132,7 @@ class CorpusJob:
         chosen = {
             "calibration": options.calibration,
             "attenuation_limit_db": options.attenuation_limit_db,
-            "high_band": options.high_band,
+            "high_band": None if options.high_band == "drop" else options.high_band,  # 0.1.0 dropped it
             "windowing": None if options.windowing == Windowing() else options.windowing,
         }
         files = self.files_per_tar

@@ -128,8 +128,8 @@ def _denoise(denied: tuple[int, ...]) -> dict[str, Any]:
             {
                 "name": "high_band",
                 "in": "query",
-                "description": "Sound above 8 kHz: attenuate its noise as the model does below, or drop it; by default "
-                "as the server was started.",
+                "description": "Sound above 8 kHz, which the model does not hear: follow the model and attenuate "
+                "noise there, or drop all; by default as the server was started.",
                 "schema": {"type": "string", "enum": list(HIGH_BANDS)},
             },
             {
