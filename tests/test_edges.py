@@ -195,3 +195,29 @@ class TestPickling:
         closed.close()
         with pytest.raises(ValueError, match="this Denoiser is closed"):
             pickle.dumps(closed)
+
+
+class TestChangesOfTheLimit:
+    @pytest.mark.parametrize("rate", [16_000, 48_000])
+    @pytest.mark.parametrize("step_s", [0.02, 0.1])
+    def test_they_do_not_click(self, rate: int, step_s: float) -> None:
+        """A hum that the engine takes away is switched on and off every 0.5 s, at all its phases."""
+        hum = (0.3 * np.sin(2 * np.pi * 113 * np.arange(4 * rate) / rate)).astype(np.float32)
+        with Denoiser(backend=DelayingBackend(gain=0.0)) as denoiser:
+            stream = denoiser.stream(rate, step_s=step_s)
+            parts = []
+            for number, chunk in enumerate(np.split(hum, 8)):
+                stream.attenuation_limit_db = 0.0 if number % 2 else None
+                parts.append(stream.process(chunk))
+        out = np.concatenate(parts)
+        assert np.abs(out).max() == pytest.approx(0.3, abs=0.003)
+        assert np.abs(np.diff(out)).max() <= 1.2 * np.abs(np.diff(hum)).max()
+
+    def test_they_take_20_ms(self) -> None:
+        with Denoiser(backend=DelayingBackend(gain=0.0)) as denoiser:
+            stream = denoiser.stream(16_000)
+            stream.process(np.ones(16_000, np.float32))
+            stream.attenuation_limit_db = 0.0
+            out = stream.process(np.ones(640, np.float32))
+        first = int(np.flatnonzero(out)[0])
+        np.testing.assert_allclose(out[first : first + 320], np.arange(1, 321) / 320, atol=1e-6)

@@ -246,15 +246,15 @@ def fit_length(blocks: Blocks, samples: int, channels: int) -> Iterator[NDArray[
         yield np.zeros((channels, left), np.float32)
 
 
-def mix_dry(wet: Blocks, dry: Blocks, dry_share: float) -> Iterator[NDArray[np.float32]]:
+def mix_dry(wet: Blocks, dry: Blocks, dry_share: float | NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
     """Mix two signals of equal length, which may have different block sizes.
 
     Args:
         wet: The denoised signal.
         dry: The input signal.
-        dry_share: Share of the input, as amplitude, 0 to 1.
+        dry_share: Share of the input, as amplitude, 0 to 1; for signals of a single block also that of each sample.
     """
-    share = np.float32(dry_share)
+    share = np.asarray(dry_share, np.float32)
     for wet_block, dry_block in beside(wet, dry):
         yield wet_block * (1 - share) + dry_block * share
 

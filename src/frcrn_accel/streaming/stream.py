@@ -124,7 +124,8 @@ class Stream:
         """Maximum noise attenuation, dB, reached by mixing in some of the input; None for no limit.
 
         The input is mixed in at the model's rate, aligned to the sample, and above 8 kHz unless that band is dropped.
-        The limit can be changed at any time, even from another thread; the next step uses it.
+        The limit can be changed at any time, even from another thread; the next step fades to it over 20 ms, without a
+        click.
         """
         return self._attenuation_limit_db
 
@@ -210,6 +211,7 @@ class Stream:
             self._dry = np.zeros((self.channels, self._held_back), np.float32)
             self._gains = np.ones((self.channels, self._held_back // metadata.hop_samples), np.float32)
             self._skip = self._held_back
+            self._dry_share = dry_share_of(self._attenuation_limit_db)  # of the last sample
             self._pack: Pack = Layout(np.dtype(np.float32), mono=False).pack  # to the form of the last chunk
             self._is_flushed = False
 
@@ -251,10 +253,16 @@ class Stream:
         dry = dry[:, : self._step_samples]
         skipped = min(self._skip, wet.shape[1])
         self._skip -= skipped
-        share = dry_share_of(self._attenuation_limit_db)
+        before, share = self._dry_share, dry_share_of(self._attenuation_limit_db)
+        self._dry_share = share
         if self._high is not None:
             self._high.write_model(dry[:, skipped:], wet[:, skipped:], share)
-        if share > 0:
+        if share != before:  # a jump would click
+            hop = self._engine.metadata.hop_samples
+            ramp = np.full(self._step_samples, share, np.float32)
+            ramp[:hop] = np.linspace(before, share, hop, endpoint=False)
+            (wet,) = mix_dry([wet], [dry], ramp)
+        elif share > 0:
             (wet,) = mix_dry([wet], [dry], share)
         if skipped < wet.shape[1]:
             self._from_model.write(wet[:, skipped:])
