@@ -63,6 +63,7 @@ FAINT_POWER = 10 ** (-55 / 10)  # speech below this level cannot be told from th
 
 # The supported dtypes, and the value that stands for 1.0.
 _FULL_SCALE: Mapping[np.dtype[Any], float] = {
+    np.dtype(np.float16): 1.0,
     np.dtype(np.float32): 1.0,
     np.dtype(np.float64): 1.0,
     np.dtype(np.int16): 2.0**15,
@@ -77,7 +78,7 @@ class Layout:
     """The form of an array or tensor, to return the result in the same form.
 
     Attributes:
-        dtype: float32, float64, int16 or int32.
+        dtype: float16, float32, float64, int16 or int32.
         mono: Whether the shape was `(samples,)`.
         torch_device: Device of a torch tensor; None for a numpy array.
     """
@@ -91,6 +92,9 @@ class Layout:
         out: Any = audio[0] if self.mono else audio
         if self.dtype.kind == "i":
             out = float_to_int(out, 8 * self.dtype.itemsize)
+        elif self.dtype == np.float16:
+            largest = np.finfo(np.float16).max
+            out = np.clip(out, -largest, largest)
         out = out.astype(self.dtype)
         if self.torch_device is not None:
             return sys.modules["torch"].from_numpy(np.ascontiguousarray(out)).to(self.torch_device)
@@ -101,27 +105,33 @@ def unpack(audio: Any) -> tuple[NDArray[np.float32], Layout]:
     """Convert an array or tensor to `float32 (channels, samples)`.
 
     Args:
-        audio: numpy array or torch tensor, `(samples,)` or `(channels, samples)`, float32, float64, int16 or int32.
+        audio: numpy array or torch tensor, `(samples,)` or `(channels, samples)`, float16, float32, float64, int16 or
+            int32. Subclasses of numpy's array, such as `np.matrix`, count as plain arrays.
 
     Returns:
         The samples, and the layout that converts a result back.
 
     Raises:
-        AudioError: The type, dtype or shape is not supported.
+        AudioError: The type, dtype or shape is not supported, or it is a masked array.
     """
     torch = sys.modules.get("torch")  # whoever passes a tensor has imported torch
     device = None
     if torch is not None and isinstance(audio, torch.Tensor):
         device = audio.device
-        if audio.dtype not in (torch.float32, torch.float64, torch.int16, torch.int32):
-            raise AudioError(f"audio must be float32, float64, int16 or int32, got a tensor of {audio.dtype}")
+        if audio.dtype not in (torch.float16, torch.float32, torch.float64, torch.int16, torch.int32):
+            raise AudioError(
+                f"audio must be float16, float32, float64, int16 or int32, got a tensor of {audio.dtype}"
+            )
         audio = audio.detach().cpu().numpy()
     if not isinstance(audio, np.ndarray):
         raise AudioError(f"audio must be a numpy array or a torch tensor, got {type(audio).__name__}")
+    if isinstance(audio, np.ma.MaskedArray):
+        raise AudioError("audio is a masked array: fill the masked samples first, for example with audio.filled(0)")
+    audio = np.asarray(audio)  # a matrix would stay 2-D when a row is taken
     native = audio.dtype.newbyteorder("=")
     full_scale = _FULL_SCALE.get(native)
     if full_scale is None:
-        raise AudioError(f"audio must be float32, float64, int16 or int32, got {audio.dtype}")
+        raise AudioError(f"audio must be float16, float32, float64, int16 or int32, got {audio.dtype}")
     if audio.ndim not in (1, 2) or (audio.ndim == 2 and not 1 <= audio.shape[0] <= MAX_CHANNELS):
         raise AudioError(
             f"audio must be (samples,) or (channels, samples) with 1 to {MAX_CHANNELS} channels, got shape "
