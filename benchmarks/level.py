@@ -29,7 +29,7 @@ def plain_file(x: np.ndarray) -> float:
 
 
 def file(x: np.ndarray) -> float:
-    _, (gain,) = measure_levels(lambda: [x[None]], 1)
+    gain = measure_levels(lambda: [x[None]], 1).gains[0]
     return -25 - 20 * float(np.log10(gain))
 
 

@@ -16,7 +16,7 @@ import soxr
 from frcrn_accel import Denoiser
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from delaying import DelayingBackend  # type: ignore[import-not-found]
+from delaying import DelayingBackend
 
 RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_056, 44_100, 47_999, 48_000, 96_000)
 

@@ -9,7 +9,7 @@ import secrets
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -95,13 +95,21 @@ class Running:
 
 
 @contextmanager
-def running(denoiser: Denoiser, folder: Path, limits: Limits | None = None, **options: Any) -> Iterator[Running]:
+def running(
+    denoiser: Denoiser,
+    folder: Path,
+    limits: Limits | None = None,
+    *,
+    trusted_proxies: Sequence[str] = (),
+    **options: Any,
+) -> Iterator[Running]:
     """Run a server, warmed up, until the block ends.
 
     Args:
         denoiser: Its denoiser; it stays open.
         folder: Folder for its temporary files.
         limits: See `Service`.
+        trusted_proxies: See `run_server`.
         options: See `create_app`.
     """
     lines: queue.Queue[str] = queue.Queue()
@@ -115,7 +123,7 @@ def running(denoiser: Denoiser, folder: Path, limits: Limits | None = None, **op
     service = Service(denoiser, limits)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
-    server = Server(create_app(service, **options), service)
+    server = Server(create_app(service, **options), service, trusted_proxies)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:

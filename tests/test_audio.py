@@ -23,25 +23,25 @@ class TestLevels:
     def test_gain_is_that_of_upstreams_two_stages(self):
         x = RNG.standard_normal(50_000) * np.linspace(0, 1, 50_000) ** 3
         blocks = [x[None, :777].astype(np.float32), x[None, 777:].astype(np.float32)]
-        samples, gains = measure_levels(lambda: blocks, 1)
+        samples, gains, _ = measure_levels(lambda: blocks, 1)
         assert samples == 50_000
         np.testing.assert_allclose(gains, upstream_gain(x), rtol=1e-6)
 
     def test_channels_have_gains_of_their_own(self):
         x = RNG.standard_normal((2, 10_000)).astype(np.float32) * np.array([[0.5], [0.001]], np.float32)
-        _, gains = measure_levels(lambda: [x], 2)
+        _, gains, _ = measure_levels(lambda: [x], 2)
         np.testing.assert_allclose(
             gains, [upstream_gain(x[0].astype(float)), upstream_gain(x[1].astype(float))], rtol=1e-5
         )
 
     def test_constant_power_uses_the_plain_rms(self):
         square = np.tile(np.array([0.5, -0.5], np.float32), 500)[None]
-        _, gains = measure_levels(lambda: [square], 1)
+        _, gains, _ = measure_levels(lambda: [square], 1)
         np.testing.assert_allclose(gains, 10 ** (-25 / 20) / 0.5)
 
     @pytest.mark.parametrize("level", [0.0, 1e-8])
     def test_silence_has_gain_one(self, level):
-        _, gains = measure_levels(lambda: [np.full((1, 100), level, np.float32)], 1)
+        _, gains, _ = measure_levels(lambda: [np.full((1, 100), level, np.float32)], 1)
         assert gains.tolist() == [1.0]
 
     def test_no_samples(self):

@@ -148,7 +148,6 @@ class TestInputs:
             ("f.txt", b"a.wav\na.wav", r"would both become 'a\.wav'"),
             ("f.txt", b"a/../../b.wav", "is not a path below the output folder"),
             ("f.txt", b".corpus/lock.wav", "is not a path below the output folder"),
-            ("f.jsonl", b'{"input": "a.wav"}\n{"input": ', "line 2: invalid JSON"),
             ("f.jsonl", b"[" * 100_000, "line 1: invalid JSON"),
             ("f.jsonl", b'["a.wav"]', r'line 1: expected {"input": PATH}'),
             ("f.jsonl", b'{"input": 3}', r'line 1: expected {"input": PATH}'),

@@ -35,6 +35,7 @@ FILMS = {
     "plain.ts": ((), (*H264, "-c:a", "mp2")),
     "pcm.mov": ((), (*H264, "-c:a", "pcm_s16le")),
     "flac.mkv": ((), (*H264, "-c:a", "flac")),
+    "pause.mkv": ((), (*H264, "-af", "aselect=not(between(t\\,1\\,1.5))", "-c:a", "pcm_s16le")),
     "late.mp4": (("-itsoffset", "0.5"), (*H264, "-c:a", "aac")),
     "late.mov": (("-itsoffset", "0.123"), (*H264, "-c:a", "aac")),
     "late.mkv": (("-itsoffset", "0.5"), (*H264, "-c:a", "libopus")),

@@ -28,7 +28,7 @@ def plain_db(x: np.ndarray) -> float:
 
 
 def file_db(x: np.ndarray) -> float:
-    _, (gain,) = measure_levels(lambda: np.array_split(x[None], [777, 50_000], axis=1), 1)
+    _, (gain,), _ = measure_levels(lambda: np.array_split(x[None], [777, 50_000], axis=1), 1)
     return -25 - 20 * float(np.log10(gain))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from frcrn_accel import Denoiser, EngineError, Windowing
+from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.testing import FunctionBackend
 
 RNG = np.random.default_rng(0)
@@ -141,3 +142,11 @@ def test_attenuation_limit_zero_is_the_input_at_any_rate():
 def test_an_engine_that_fails_is_an_error(engine, message):
     with pytest.raises(EngineError, match=message):
         Denoiser(backend=FunctionBackend(engine))(noise(8_000), 16_000)
+
+
+@pytest.mark.parametrize("offset", [0.02, 0.1, 0.3, -0.5])
+def test_a_constant_offset_changes_the_result_by_hardly_anything(noisy, denoiser, offset):
+    audio = noisy[:64_000]
+    found = denoiser(audio + np.float32(offset), 16_000)
+    assert si_sdr_db(denoiser(audio, 16_000), found) > 35
+    assert abs(found.mean()) < 1e-3

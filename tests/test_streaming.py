@@ -397,7 +397,7 @@ class TestLevel:
         level = RunningLevel.silent(1, 1e9)
         for first in range(0, audio.shape[1], 320):
             gains, level = level.update(audio[:, None, first : first + 320])
-        _, expected = measure_levels(lambda: [audio], 1)
+        _, expected, _ = measure_levels(lambda: [audio], 1)
         assert 20 * abs(np.log10(gains[:, 0] / expected)) < 1.5
 
     def test_the_gain_does_not_depend_on_the_number_of_hops_per_update(self) -> None:

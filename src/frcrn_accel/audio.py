@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soxr
@@ -28,6 +28,7 @@ __all__ = [
     "STEEPNESS",
     "Blocks",
     "Layout",
+    "Levels",
     "Resampler",
     "beside",
     "ceiling_of",
@@ -52,6 +53,8 @@ MAX_CHANNELS = 64  # with more, it is nearly always an array of (samples, channe
 
 TARGET_LEVEL = 10 ** (-25 / 20)  # upstream's pipelines bring active speech to -25 dBFS RMS (FRCRN's `audio_norm`)
 SILENCE_LEVEL = 10 ** (-140 / 20)  # signals below this RMS are not scaled
+OFFSET_SAMPLES = 16_000  # a second at the model's rate: in less, an offset may be part of a low tone
+OFFSET_SHARE = 0.03  # an offset of less power than this, compared with the rest, changes the result by -35 dB or less
 
 LEVEL_FRAME_SAMPLES = 320  # 20 ms at the model's rate
 EVENT_FRAMES = 28  # of 100: an event of half a second touches 26, and may echo
@@ -281,7 +284,21 @@ def beside(blocks: Blocks, others: Blocks) -> Iterator[tuple[NDArray[np.float32]
         kept = kept[:, block.shape[1] :]
 
 
-def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> tuple[int, NDArray[np.float64]]:
+class Levels(NamedTuple):
+    """Length and levels of a signal.
+
+    Attributes:
+        samples: Number of samples.
+        gains: Gain of each channel, `(channels,)`.
+        offsets: Constant offset of each channel, `(channels,)`; 0 where it is too small to matter to the model.
+    """
+
+    samples: int
+    gains: NDArray[np.float64]
+    offsets: NDArray[np.float64]
+
+
+def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> Levels:
     """Measure the length of a signal, and the gain that brings each channel to the level the model was trained at.
 
     Upstream scales in two stages: first to -25 dBFS over all samples, then so that the samples above the mean power
@@ -299,7 +316,7 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> tuple[in
         channels: Number of channels.
 
     Returns:
-        The number of samples, and the gains, shape `(channels,)`.
+        Length, gains and offsets.
     """
     samples = 0
     parts = [np.zeros((3, channels, 0))]
@@ -327,7 +344,10 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> tuple[in
         first += frames.shape[1]
     levels = np.where(active_samples > 0, active_energy / np.where(active_samples > 0, active_samples, 1), mean_power)
     plain, robust = levels[0], levels[-1]
-    return samples, gain_of(np.sqrt(np.where(is_event_only(plain, robust), plain, robust)))
+    gains = gain_of(np.sqrt(np.where(is_event_only(plain, robust), plain, robust)))
+    total = np.sum(energy, axis=1) / max(samples, 1)
+    matters = (offset**2 > OFFSET_SHARE * total) & (samples >= OFFSET_SAMPLES)
+    return Levels(samples, gains, np.where(matters, offset, 0.0))
 
 
 def ceiling_of(power: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel.audio import Blocks, beside, check_finite, fit_length, measure_levels, mix_dry, resample
+from frcrn_accel.audio import Blocks, Levels, beside, check_finite, fit_length, measure_levels, mix_dry, resample
 from frcrn_accel.backends import Session
 from frcrn_accel.errors import AudioTooLongError, EngineError
 from frcrn_accel.high_band import HighBand, HighBandMode, has_high_band
@@ -111,17 +111,17 @@ def denoise_signal(signal: Signal, engine: Engine, treatment: Treatment) -> Iter
     def at_model_rate(blocks: Blocks) -> Iterator[NDArray[np.float32]]:
         return resample(blocks, signal.sample_rate_hz, rate_hz, signal.channels)
 
-    model_samples, gains = measure_levels(lambda: at_model_rate(source()), signal.channels)
+    levels = measure_levels(lambda: at_model_rate(source()), signal.channels)
     total = samples  # from here on `samples` counts the third reading
     if total == 0:
         return
     if treatment.high_band == "follow" and has_high_band(signal.sample_rate_hz, rate_hz):
         held, held_dry = _Held(signal.channels), _Held(signal.channels)
         dry = held_dry.kept(at_model_rate(held.kept(source())))
-        wet = _enhance(dry, model_samples, gains, engine)
+        wet = _enhance(dry, levels, engine)
         wet = _add_high_band(wet, held, held_dry, signal.sample_rate_hz, rate_hz)
     else:
-        wet = _enhance(at_model_rate(source()), model_samples, gains, engine)
+        wet = _enhance(at_model_rate(source()), levels, engine)
         wet = resample(wet, rate_hz, signal.sample_rate_hz, signal.channels)
     wet = fit_length(wet, total, signal.channels)
     if treatment.dry_share > 0:
@@ -185,10 +185,12 @@ def _add_high_band(
     yield rest + high[:, : rest.shape[1]]
 
 
-def _enhance(
-    blocks: Blocks, samples: int, gains: NDArray[np.float64], engine: Engine
-) -> Iterator[NDArray[np.float32]]:
+def _enhance(blocks: Blocks, levels: Levels, engine: Engine) -> Iterator[NDArray[np.float32]]:
     """Cut a signal at the model's rate into windows, denoise them and join the results."""
+    samples, gains, offsets = levels
+    if offsets.any():  # the model takes an offset away, and sounds worse for it
+        shift = offsets.astype(np.float32)[:, None]
+        blocks = (block - shift for block in blocks)
     hop = engine.metadata.hop_samples
     # With silence around the signal, all of its samples are part of equally many STFT frames. The model's first and
     # last hop of output are not reliable.

@@ -22,7 +22,7 @@ from frcrn_accel.cli.options import (
     Model,
     Precision,
 )
-from frcrn_accel.cli.output import report_file
+from frcrn_accel.cli.output import printable, report_file
 from frcrn_accel.cli.progress import preparation_log
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.models import DEFAULT_MODEL
@@ -81,6 +81,10 @@ def corpus(
         Path | None, typer.Option(metavar="J.jsonl", help="The journal, if OUT is a URL. [default: in OUT]")
     ] = None,
     report: Annotated[Path | None, typer.Option("--json", metavar="R.json", help="Write the final report.")] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Check the digests of outputs of earlier runs first; make damaged ones again."),
+    ] = False,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace existing outputs, the journal and R.json: start over."),
@@ -113,6 +117,7 @@ def corpus(
         workers=workers,
         gpus=gpus,
         journal=journal,
+        verify=verify,
         overwrite=overwrite,
     )
     console = Console(stderr=True, highlight=False)
@@ -141,8 +146,10 @@ def corpus(
             raise typer.Exit(_INTERRUPTED) from None
         if path is not None:
             path.write_text(json.dumps(latest.to_json(), indent=2) + "\n", encoding="utf-8")
+    for output in latest.damaged:
+        console.print(printable(f"damaged: {output}: made again"), markup=False, soft_wrap=True)
     for output, error in latest.failed.items():
-        console.print(f"failed: {output}: {error}", markup=False, soft_wrap=True)
+        console.print(printable(f"failed: {output}: {error}"), markup=False, soft_wrap=True)
     _print_summary(latest, console)
     if latest.failed:
         raise typer.Exit(1)
@@ -183,7 +190,7 @@ def job_progress(console: Console) -> Iterator[tuple[Callable[[CorpusReport], No
             if is_first:
                 is_first = False
                 described = [text for text in (report.denoiser, report.workers) if text]
-                console.print(", ".join(described), markup=False, soft_wrap=True)
+                console.print(printable(", ".join(described)), markup=False, soft_wrap=True)
             factor = report.real_time_factor
             texts = [f"RTF {factor:.4f}"] if factor is not None else []
             texts += [f"{len(report.failed)} failed"] if report.failed else []

@@ -49,6 +49,17 @@ def serve(
         list[str] | None,
         typer.Option(metavar="ORIGIN", help="Let web pages of this origin use the server; * for all."),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Host name under which clients may reach the server, besides localhost and IP addresses; * for all.",
+        ),
+    ] = None,
+    trust_proxy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="Proxy, or network, whose X-Forwarded-For names the client in the log."),
+    ] = None,
     max_body_mib: Annotated[float, typer.Option(min=0, help="Largest request body, MiB.")] = 128,
     max_duration_s: Annotated[float, typer.Option(min=0, help="Longest audio, s.")] = 1800,
     max_decoded_mib: Annotated[
@@ -112,10 +123,15 @@ def serve(
         with usage_errors():
             denoiser = stack.enter_context(open_denoiser(metrics, options))
         service = Service(denoiser, limits, metrics)
-        app = create_app(service, tokens=tokens, allowed_origins=allow_origin or [])
+        app = create_app(
+            service,
+            tokens=tokens,
+            allowed_origins=allow_origin or [],
+            allowed_hosts=[host, *(allow_host or [])],
+        )
         address, bound_port = listener.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
         log.info("%s on %s, %s (%s)", denoiser.model.name, denoiser.backend, denoiser.precision, denoiser.device)
         log.info("listening on http://%s:%d/ %s", shown, bound_port, "with tokens" if tokens else "without tokens")
-        run_server(app, service, listener)
+        run_server(app, service, listener, trusted_proxies=trust_proxy or [])
     log.info("shut down")

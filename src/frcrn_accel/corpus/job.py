@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from frcrn_accel._version import __version__
-from frcrn_accel.corpus.plan import JOURNAL_NAME, Recording, Shard, Task, digest_of, in_tars, one_by_one, read_inputs
+from frcrn_accel.corpus.plan import (
+    JOURNAL_NAME,
+    Recording,
+    Shard,
+    Task,
+    accepted,
+    digest_of,
+    in_tars,
+    one_by_one,
+    read_inputs,
+)
 from frcrn_accel.corpus.storage import check_protocols, is_remote
 from frcrn_accel.denoiser import Denoiser, DenoiserOptions
 from frcrn_accel.digest import sha256_of
@@ -42,6 +52,7 @@ class CorpusJob:
         workers: Workers, each with a denoiser of its own; None for as many as suit the machine or cluster.
         gpus: GPUs of each Ray actor; may be a fraction.
         journal: Path of the journal, where `out` is a URL; otherwise the journal is in `out`.
+        verify: Whether to check the digests of the outputs of earlier runs; otherwise only their sizes are checked.
         overwrite: Whether to start over: drop the journal of an earlier run, and replace existing outputs.
     """
 
@@ -56,6 +67,7 @@ class CorpusJob:
     workers: int | None = None
     gpus: float = 0
     journal: str | Path | None = None
+    verify: bool = False
     overwrite: bool = False
 
     def check(self) -> None:
@@ -148,5 +160,5 @@ class CorpusJob:
             "dnsmos": self.dnsmos,
             "skip_clean": self.skip_clean,
             # The content of a tar depends on all files before it.
-            "tars": None if files is None else f"{files} files each of {digest_of(recordings)}",
+            "tars": None if files is None else f"{files} files each of {digest_of(accepted(recordings))}",
         }

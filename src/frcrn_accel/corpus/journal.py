@@ -31,15 +31,24 @@ from typing_extensions import Self
 
 from frcrn_accel.atomic import replacing
 from frcrn_accel.corpus.plan import Task
+from frcrn_accel.corpus.storage import names_refused
 from frcrn_accel.digest import sha256_of
-from frcrn_accel.errors import CorpusError, OutputExistsError
+from frcrn_accel.errors import AudioError, CorpusError, OutputExistsError
 
 __all__ = ["Entry", "Journal", "part_name"]
 
 SCHEMA_VERSION = 1
 _LOCK = "lock"
 _HEAD = "corpus"
-_FIELDS = {"output", "sha256", "member", "members", "error"}  # needed to resume
+_TEXT, _COUNT, _NOTHING = (str,), (int,), (type(None),)
+_HEAD_TYPES = {"replaces": (bool,), "others": (list,), "settings": (dict,)}
+_LINE_TYPES = {  # what is needed to resume
+    "output": _TEXT,
+    "sha256": _TEXT + _NOTHING,
+    "member": _TEXT + _NOTHING,
+    "members": _COUNT + _NOTHING,
+    "error": _TEXT + _NOTHING,
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ class Entry:
         output: Path of the output, or of the tar that contains it, relative to the output folder.
         member: Name of the output in the tar; None outside of tars.
         sha256: Digest of the file at `output`; None if the file was not made.
+        bytes: Size of that file; None if it was not made, or in journals of earlier versions.
         duration_s: Length of the audio; None if the recording failed.
         processing_s: Time to denoise it, including reading and writing.
         real_time_factor: Processing time over audio time; None for a file without audio.
@@ -66,6 +76,7 @@ class Entry:
     output: str
     member: str | None = None
     sha256: str | None = None
+    bytes: int | None = None
     duration_s: float | None = None
     processing_s: float | None = None
     real_time_factor: float | None = None
@@ -117,6 +128,9 @@ class Journal:
         self.path, self._out = path, out
         self.parts = path.with_name(f".{path.stem}")
         self._digests: dict[str, str] = {}  # by complete output
+        self._sizes: dict[str, int] = {}  # likewise, in bytes, where it is known
+        self._made: set[str] = set()  # outputs that this job has made at some time
+        self._damaged: set[str] = set()
         self._members: dict[str, dict[str, bool]] = {}  # by tar: whether each member succeeded
         with ExitStack() as stack:
             self._lock(stack)
@@ -140,17 +154,48 @@ class Journal:
         self._stack.close()
 
     def has(self, task: Task) -> bool:
-        """Return whether a task is done completely, and its output exists."""
-        if task.output not in self._digests or not (self._out is None or (self._out / task.output).exists()):
+        """Return whether a task is done completely, and its output exists in its full size."""
+        if task.output not in self._digests:
+            return False
+        if self._out is not None and not self._is_whole(self._out / task.output, self._sizes.get(task.output)):
+            self._damaged.add(task.output)
+        if task.output in self._damaged:
             return False
         members = self._members.get(task.output, {})
         return not task.is_tar or all(members.get(part.output, False) for part in task.recordings)
 
+    def verify(self, digest_of: Callable[[str], str | None] | None = None) -> None:
+        """Check the digests of all outputs that are done. `has` is false for those that are lost or damaged.
+
+        Args:
+            digest_of: Returns the digest of an output, or None if it does not exist; needed where `out` is a URL.
+        """
+        if digest_of is None:
+            assert self._out is not None
+            out = self._out
+
+            def digest_of(output: str) -> str | None:
+                return sha256_of(out / output) if (out / output).is_file() else None
+
+        self._damaged |= {output for output, digest in self._digests.items() if digest_of(output) != digest}
+
+    def is_damaged(self, output: str) -> bool:
+        """Return whether an output of this job was found to be lost, cut or damaged, by `has` or `verify`."""
+        return output in self._damaged
+
     def would_overwrite(self, output: str) -> bool:
-        """Return whether an output exists that this job has not made and must not replace."""
+        """Return whether an output exists that this job has not made and must not replace.
+
+        Raises:
+            AudioError: The file system cannot hold an output of this name.
+        """
         if self._out is None:  # outputs of this job can exist without a line, so the list of its first run decides
             return output in self._existing
-        return not self._head["replaces"] and output not in self._digests and (self._out / output).exists()
+        exists = False
+        with names_refused(output), suppress(FileNotFoundError):
+            (self._out / output).lstat()
+            exists = True
+        return not self._head["replaces"] and output not in self._made and exists
 
     def add(self, entries: Sequence[Entry]) -> None:
         """Append the lines of a task, with one write.
@@ -179,14 +224,20 @@ class Journal:
         """Move an output whose lines are in the journal to its name.
 
         Raises:
+            AudioError: The file system cannot hold an output of this name; it is deleted.
             CorpusError: The folder cannot be created or written.
         """
         if self._out is None:
             return
-        target = self._out / output
+        target, part = self._out / output, self.parts / part_name(output)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (self.parts / part_name(output)).replace(target)
+            with names_refused(output):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part.replace(target)
+        except AudioError:
+            part.unlink(missing_ok=True)
+            self._forget(output)
+            raise
         except OSError as error:
             raise CorpusError(f"{str(target)!r} cannot be written: {error.strerror}") from error
 
@@ -228,7 +279,7 @@ class Journal:
                     for line in reader if head is not None and not restart else ():
                         if not line.endswith(b"\n"):
                             break
-                        self._note(self._parse(line))
+                        self._note(self._parse_line(line))
                         whole += len(line)
             if head is None or restart:
                 head = {
@@ -266,18 +317,28 @@ class Journal:
         if not line.endswith(b"\n") and f'{{"{_HEAD}": '.encode().startswith(line[: len(_HEAD) + 5]):
             return None
         head = self._parse(line)
-        if head.get(_HEAD) != SCHEMA_VERSION or not head.keys() >= {"replaces", "others", "settings"}:
+        if head.get(_HEAD) != SCHEMA_VERSION or not _has_types(head, _HEAD_TYPES):
             raise CorpusError(f"{str(self.path)!r} is not a journal of this version: move it away")
         return head
 
     def _parse(self, line: bytes) -> dict[str, Any]:
         try:
             values = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             values = None
-        if not isinstance(values, dict) or (_HEAD not in values and not values.keys() >= _FIELDS):
-            raise CorpusError(f"{str(self.path)!r} is damaged, or not a journal: move it away")
+        if not isinstance(values, dict):
+            raise self._damage()
         return values
+
+    def _parse_line(self, line: bytes) -> dict[str, Any]:
+        values = self._parse(line)
+        is_member = values.get("member") is not None
+        if not _has_types(values, _LINE_TYPES) or is_member != (values["members"] is not None):
+            raise self._damage()
+        return values
+
+    def _damage(self) -> CorpusError:
+        return CorpusError(f"{str(self.path)!r} is damaged, or not a journal: move it away")
 
     def _note(self, line: Mapping[str, Any]) -> None:
         """Remember a line. Of several lines for one file the last counts."""
@@ -288,9 +349,26 @@ class Journal:
             if len(members) < line["members"]:
                 return
         if sha256 is None:
-            self._digests.pop(output, None)
-        else:
-            self._digests[output] = sha256
+            self._forget(output)
+            return
+        self._digests[output] = sha256
+        self._made.add(output)
+        self._damaged.discard(output)
+        if line.get("bytes") is not None:
+            self._sizes[output] = line["bytes"]
+
+    def _forget(self, output: str) -> None:
+        self._digests.pop(output, None)
+        self._sizes.pop(output, None)
+
+    @staticmethod
+    def _is_whole(path: Path, size: int | None) -> bool:
+        """Return whether an output exists in its size; where that is unknown, it must not be empty."""
+        try:
+            found = path.stat().st_size
+        except OSError:
+            return False
+        return found == size if size is not None else found > 0
 
     def _unplaced(self) -> list[tuple[Path, str | None]]:
         """Return the files that are not at their names, with their outputs where the journal has lines for them."""
@@ -301,9 +379,15 @@ class Journal:
         """Move outputs that a killed job had not moved yet, and delete those that it had not finished."""
         for path, output in self._unplaced():
             if output is not None and sha256_of(path) == self._digests[output]:
-                self.place(output)
+                with suppress(AudioError):
+                    self.place(output)
             else:
                 _drop(path)
+
+
+def _has_types(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> bool:
+    """Return whether values have exactly these types, so that no bool is a number."""
+    return values.keys() >= types.keys() and all(type(values[name]) in allowed for name, allowed in types.items())
 
 
 def _drop(path: Path) -> None:

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
 
-from frcrn_accel.corpus.storage import is_remote, list_remote
+from frcrn_accel.corpus.storage import is_remote, key_of, list_remote
 from frcrn_accel.errors import CorpusError
 from frcrn_accel.files import audio_files, check_targets
 
-__all__ = ["JOURNAL_NAME", "Recording", "Shard", "Task", "digest_of", "in_tars", "one_by_one", "read_inputs"]
+__all__ = [
+    "JOURNAL_NAME",
+    "Recording",
+    "Shard",
+    "Task",
+    "accepted",
+    "digest_of",
+    "in_tars",
+    "one_by_one",
+    "read_inputs",
+]
 
 JOURNAL_NAME = "corpus"
 LIST_SUFFIX, MANIFEST_SUFFIX = ".txt", ".jsonl"
 _TAR_DIGITS = 6
+_BLANKS = " \t\r\n"
+_MAX_KEY_BYTES = 1024  # of object stores
+# The folder of unfinished files, and the journal.
+_OURS = re.compile(rf"\.{JOURNAL_NAME}|{JOURNAL_NAME}(-\d+-of-\d+)?\.jsonl\Z")
+_UNFINISHED = re.compile(rf"\.{JOURNAL_NAME}(-\d+-of-\d+)?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +44,12 @@ class Recording:
     Attributes:
         source: Path or URL of the recording.
         output: Path of the output, relative to the output folder, with `/`.
+        refusal: Why it cannot be done, whatever it contains; None if it can be tried.
     """
 
     source: str
     output: str
+    refusal: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,26 +116,37 @@ def read_inputs(inputs: str, out: str) -> list[Recording]:
             relative to its folder. Folders and files can be URLs.
         out: The output folder; files in it are not inputs.
 
+    What cannot be done, such as a line that is wrong or a name that leads out of the output folder, is refused alone:
+    see `Recording.refusal`.
+
     Raises:
-        CorpusError: `inputs` does not exist, names no audio files, or has a line that is wrong.
+        CorpusError: `inputs` does not exist, names no audio files, or nothing in it can be done.
         AudioError: Two inputs have the same output.
     """
     suffix = PurePosixPath(inputs).suffix.lower()
     if suffix in (LIST_SUFFIX, MANIFEST_SUFFIX) and not Path(inputs).is_dir():
         recordings = _read_manifest(inputs, suffix)
     elif is_remote(inputs):
-        recordings = [Recording(source, name) for source, name in list_remote(inputs)]
+        recordings = [Recording(source, name) for source, name in list_remote(inputs) if not _is_unfinished(name)]
     else:
         recordings = _in_folder(Path(inputs), out)
     if not recordings:
         raise CorpusError(f"{inputs!r} names no audio files")
-    check_targets((recording.source, recording.output) for recording in recordings)
+    recordings = _refuse_nested([_checked(recording, is_remote(out)) for recording in recordings])
+    if not accepted(recordings):
+        raise CorpusError(str(recordings[0].refusal))
+    check_targets((recording.source, recording.output) for recording in accepted(recordings))
     return sorted(recordings, key=lambda recording: recording.output)
+
+
+def accepted(recordings: Iterable[Recording]) -> list[Recording]:
+    """Return the recordings that are not refused."""
+    return [recording for recording in recordings if recording.refusal is None]
 
 
 def one_by_one(recordings: Iterable[Recording]) -> Iterator[Task]:
     """Make a task of each recording."""
-    return (Task(recording.output, (recording,)) for recording in recordings)
+    return (Task(recording.output, (recording,)) for recording in accepted(recordings))
 
 
 def in_tars(recordings: Sequence[Recording], per_tar: int, shard: Shard) -> Iterator[Task]:
@@ -129,7 +157,7 @@ def in_tars(recordings: Sequence[Recording], per_tar: int, shard: Shard) -> Iter
     Raises:
         AudioError: Two files would be one sample.
     """
-    named = [Recording(recording.source, _sample_name(recording.output)) for recording in recordings]
+    named = [Recording(recording.source, _sample_name(recording.output)) for recording in accepted(recordings)]
     check_targets((recording.source, str(PurePosixPath(recording.output).with_suffix(""))) for recording in named)
     rest = iter(named)
     number = 0
@@ -159,7 +187,41 @@ def _in_folder(folder: Path, out: str) -> list[Recording]:
     if target == folder.resolve():
         raise CorpusError("the input and output folders are the same: choose another output folder")
     files = audio_files(folder, but_not_in=target)
-    return [Recording(str(file), file.relative_to(folder).as_posix()) for file in files]
+    named = [Recording(str(file), file.relative_to(folder).as_posix()) for file in files]
+    return [recording for recording in named if not _is_unfinished(recording.output)]
+
+
+def _is_unfinished(name: str) -> bool:
+    """Return whether a file is in the folder of unfinished files of a job that was killed."""
+    return any(_UNFINISHED.match(part) for part in PurePosixPath(name).parts[:-1])
+
+
+def _checked(recording: Recording, is_key: bool) -> Recording:
+    """Refuse a recording whose output would not be in the output folder under this very name."""
+    if recording.refusal is not None:
+        return recording
+    try:
+        name = _checked_output(recording.output, repr(recording.source))
+    except CorpusError as error:
+        return replace(recording, refusal=str(error))
+    if name != recording.output:
+        return replace(recording, refusal=f"{recording.output!r} is another spelling of {name!r}")
+    if is_key and len(name.encode("utf-8", "surrogateescape")) > _MAX_KEY_BYTES:
+        return replace(recording, refusal=f"the name of the output is longer than {_MAX_KEY_BYTES} bytes")
+    return recording
+
+
+def _refuse_nested(recordings: Sequence[Recording]) -> list[Recording]:
+    """Refuse recordings whose output is below that of another, which would have to be a file and a folder."""
+    outputs = {recording.output for recording in accepted(recordings)}
+
+    def checked(recording: Recording) -> Recording:
+        above = [str(path) for path in PurePosixPath(recording.output).parents if str(path) in outputs]
+        if recording.refusal is not None or not above:
+            return recording
+        return replace(recording, refusal=f"{recording.output!r} is below {above[0]!r}, which is an output too")
+
+    return [checked(recording) for recording in recordings]
 
 
 def _read_manifest(path: str, suffix: str) -> list[Recording]:
@@ -176,16 +238,22 @@ def _read_manifest(path: str, suffix: str) -> list[Recording]:
             raise CorpusError(f"{path!r} cannot be read: {error.strerror}") from error
         folder = str(Path(path).parent)
     try:
-        lines = content.decode("utf-8-sig").splitlines()
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path!r} is not UTF-8 text: {error.reason} at byte {error.start}") from error
     recordings = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):  # `splitlines` would split names at U+2028
+        stripped = line.strip(_BLANKS)
+        if not stripped:
             continue
         where = f"{path!r}, line {number}"
-        source, output = _parse_manifest_line(line, where) if suffix == MANIFEST_SUFFIX else (line.strip(), None)
-        recordings.append(Recording(_from(folder, source), _checked_output(output or _mirrored(source), where)))
+        try:
+            source, output = _parse_manifest_line(line, where) if suffix == MANIFEST_SUFFIX else (stripped, None)
+            output = _checked_output(output or _mirrored(source), where)
+        except CorpusError as error:
+            recordings.append(Recording(path, f"line {number}", str(error)))
+        else:
+            recordings.append(Recording(_from(folder, source), output))
     return recordings
 
 
@@ -212,17 +280,17 @@ def _from(folder: str, source: str) -> str:
 def _mirrored(source: str) -> str:
     """Return the output of an input in a list: its path below the folder of the list, or below the root."""
     if is_remote(source):
-        parts = urlsplit(source)
-        return f"{parts.netloc}{parts.path}"
+        return key_of(source)
     path = Path(source)
     return path.relative_to(path.anchor).as_posix()
 
 
 def _checked_output(output: str, where: str) -> str:
     """Check that an output stays in the output folder, and return it normalized."""
-    path = PurePosixPath(output)
-    hidden = path.parts and path.parts[0].startswith(f".{JOURNAL_NAME}")  # the folder of unfinished files
-    if path.is_absolute() or ".." in path.parts or not path.name or hidden or "\0" in output:
+    path, here = PurePosixPath(output), Path(output)  # on Windows, drives and backslashes lead out too
+    is_ours = path.parts and _OURS.match(path.parts[0])
+    leads_out = path.is_absolute() or bool(here.anchor) or ".." in path.parts or ".." in here.parts
+    if leads_out or not path.name or is_ours or "\0" in output:
         raise CorpusError(
             f'{where}: {output!r} is not a path below the output folder: use a manifest with another "output"'
         )

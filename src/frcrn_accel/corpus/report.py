@@ -22,6 +22,7 @@ class CorpusReport:
         done: Files done by this run.
         copied: Of these, files that were clean already and were copied unchanged.
         failed: Outputs that failed in this run, in a tar its members, with the reason.
+        damaged: Outputs of earlier runs that were cut, damaged or lost, and are made again.
         audio_s: Length of the audio that this run has done.
         clipped_files: Files in which samples were clipped.
         clipped_samples: Samples that were clipped.
@@ -35,6 +36,7 @@ class CorpusReport:
     done: int = 0
     copied: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    damaged: list[str] = field(default_factory=list)
     audio_s: float = 0.0
     clipped_files: int = 0
     clipped_samples: int = 0

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from frcrn_accel.corpus.job import RAY, CorpusJob
@@ -14,9 +15,9 @@ from frcrn_accel.corpus.local import run_local
 from frcrn_accel.corpus.plan import Task
 from frcrn_accel.corpus.report import CorpusReport
 from frcrn_accel.corpus.sizing import choose_sharing, with_threads
-from frcrn_accel.corpus.storage import names_in
+from frcrn_accel.corpus.storage import digest_of_remote, names_in
 from frcrn_accel.corpus.work import Result, Work, failed
-from frcrn_accel.errors import CorpusError
+from frcrn_accel.errors import AudioError, CorpusError
 from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.quality.ratings import load_dnsmos
 
@@ -49,10 +50,15 @@ def denoise_corpus(
     with with_threads(job.denoiser, 1).open(progress=preparing) as denoiser:  # here first, to report its errors
         about = f"{denoiser.model.name} on {denoiser.backend}, {denoiser.precision} ({denoiser.device})"
         settings = job.settings(recordings, denoiser)
+    refused = [recording for recording in recordings if recording.refusal is not None]
     with _open_journal(job, tasks, settings) as journal:
+        if job.verify:
+            journal.verify(None if job.out_url is None else partial(digest_of_remote, job.out_url))
         left = [task for task in tasks if not journal.has(task)]
-        before = len(recordings) - sum(len(task.recordings) for task in left)
+        before = len(recordings) - len(refused) - sum(len(task.recordings) for task in left)
         report = CorpusReport(about, len(recordings), before)
+        report.damaged = [task.output for task in left if journal.is_damaged(task.output)]
+        _record([failed(Task(one.output, (one,)), str(one.refusal)) for one in refused], journal, report)
         _run(job, left, journal, report, progress)
     return report
 
@@ -92,12 +98,18 @@ def _run(
 
 
 def _refuse_existing(tasks: Sequence[Task], journal: Journal, report: CorpusReport) -> list[Task]:
-    """Record tasks whose output exists and is not of this job as failed; return the others."""
-    existing = {task.output for task in tasks if journal.would_overwrite(task.output)}
-    message = "exists already: start over with --overwrite to replace it"
-    refused = [failed(task, f"{task.output!r} {message}") for task in tasks if task.output in existing]
+    """Record tasks whose output exists and is not of this job, or cannot exist, as failed; return the others."""
+    refused = []
+    for task in tasks:
+        try:
+            if journal.would_overwrite(task.output):
+                message = "exists already: start over with --overwrite to replace it"
+                refused.append(failed(task, f"{task.output!r} {message}"))
+        except AudioError as error:
+            refused.append(failed(task, str(error)))
     _record(refused, journal, report)
-    return [task for task in tasks if task.output not in existing]
+    outputs = {result.output for result in refused}
+    return [task for task in tasks if task.output not in outputs]
 
 
 def _start_workers(
@@ -126,9 +138,14 @@ def _record(results: Sequence[Result], journal: Journal, report: CorpusReport) -
         journal.add(result.entries)
     journal.sync()
     for result in results:
+        entries = result.entries
         if result.is_made:
-            journal.place(result.output)
-        for entry in result.entries:
+            try:
+                journal.place(result.output)
+            except AudioError as error:
+                entries = tuple(replace(entry, sha256=None, bytes=None, error=str(error)) for entry in entries)
+                journal.add(entries)
+        for entry in entries:
             report.count(entry)
     for result in results:
         if result.stop is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,22 +17,45 @@ from frcrn_accel.files import audio_suffixes
 
 __all__ = [
     "check_protocols",
+    "digest_of_remote",
     "fetch",
     "is_remote",
+    "key_of",
     "list_remote",
     "local_path",
     "names_in",
+    "names_refused",
     "put",
     "read_remote",
 ]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # at least two letters; one is a drive on Windows
+# A name is too long, has characters that are not allowed, or needs a folder where a file is, or the reverse.
+_NAME_ERRORS = (
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+    *(errno.EINVAL, errno.EILSEQ, errno.ELOOP),
+)
+_CHUNK_BYTES = 1 << 20
+_WEB = ("http", "https")
 _MAX_LIST_BYTES = 1 << 30
 
 
 def is_remote(path: str) -> bool:
     """Return whether a path is a URL."""
     return _URL.match(path) is not None
+
+
+def key_of(url: str) -> str:
+    """Return what a URL names, without its protocol.
+
+    Only addresses of the web have queries and fragments. In names of storages `#`, `?` and `%` are characters like
+    others.
+    """
+    protocol, _, key = url.partition("://")
+    if protocol.lower() in _WEB:
+        parts = urlsplit(url)
+        return f"{parts.netloc}{parts.path}"
+    return key
 
 
 def check_protocols(paths: Iterable[str]) -> None:
@@ -55,7 +80,11 @@ def list_remote(folder: str) -> list[tuple[str, str]]:
     suffixes = audio_suffixes()
     with _refusals(folder):
         files, root = _filesystem(folder)
-        names = [name for name in files.find(root) if PurePosixPath(urlsplit(name).path).suffix.lower() in suffixes]
+        names = [
+            name
+            for name in files.find(root)
+            if PurePosixPath(key_of(files.unstrip_protocol(name))).suffix.lower() in suffixes
+        ]
         return [(files.unstrip_protocol(name), _below(name, root)) for name in sorted(names)]
 
 
@@ -92,7 +121,7 @@ def read_remote(url: str) -> bytes:
 
 def local_path(source: str, folder: Path) -> Path:
     """Return the path of a recording: its own, or for a URL the one in `folder` where `fetch` puts it."""
-    return folder / f"fetched{PurePosixPath(urlsplit(source).path).suffix}" if is_remote(source) else Path(source)
+    return folder / f"fetched{PurePosixPath(key_of(source)).suffix}" if is_remote(source) else Path(source)
 
 
 def fetch(source: str, local: Path) -> None:
@@ -121,9 +150,10 @@ def put(local: Path, folder: str, name: str) -> None:
 
     Raises:
         MissingExtraError: See `list_remote`.
+        AudioError: The storage cannot hold a file of this name.
         CorpusError: The storage refuses.
     """
-    with _refusals(folder):  # a storage that refuses one output refuses all
+    with _refusals(folder), names_refused(name):  # a storage that refuses one output refuses all
         files, path = _filesystem(f"{folder}/{name}")
         parents = [folder, *(f"{folder}/{parent}" for parent in reversed(PurePosixPath(name).parents[:-1]))]
         for parent in parents:
@@ -137,6 +167,40 @@ def _make_folder(url: str) -> None:
     files, path = _filesystem(url)
     with suppress(FileExistsError):
         files.mkdir(path, create_parents=False)
+
+
+@contextmanager
+def names_refused(name: str) -> Iterator[None]:
+    """Turn the error of a file system that cannot hold a file of this name into `AudioError`: others can be made.
+
+    Raises:
+        AudioError: See above.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NAME_ERRORS:
+            raise
+        raise AudioError(f"{name!r} cannot be the name of an output: {error.strerror}") from error
+
+
+def digest_of_remote(folder: str, name: str) -> str | None:
+    """Return the SHA-256 of a file in a folder; None if it does not exist.
+
+    Raises:
+        MissingExtraError: See `list_remote`.
+        CorpusError: The storage refuses.
+    """
+    with _refusals(folder):
+        files, path = _filesystem(f"{folder}/{name}")
+        try:
+            with files.open(path, "rb") as file:
+                digest = hashlib.sha256()
+                while chunk := file.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                return digest.hexdigest()
+        except FileNotFoundError:
+            return None
 
 
 def _below(name: str, root: str) -> str:
@@ -161,7 +225,7 @@ def _refusals(url: str) -> Iterator[None]:
     """Turn whatever a storage raises into `CorpusError`: clients and protocols have exceptions of their own."""
     try:
         yield
-    except (CorpusError, MissingExtraError):
+    except (AudioError, CorpusError, MissingExtraError):
         raise
     except ImportError as error:  # names the package for this protocol
         raise CorpusError(f"{url!r}: {error}") from error

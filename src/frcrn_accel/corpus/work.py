@@ -97,17 +97,17 @@ class Worker:
                     for recording in task.recordings
                 ]
                 if all(entry.error is not None for entry in entries):
-                    return Result(task.output, tuple(_in_output(entry, task, None) for entry in entries))
+                    return Result(task.output, tuple(_in_output(entry, task) for entry in entries))
                 if task.is_tar:
                     _write_tar(made, scratch, entries)
-                digest = _sync(made)
+                digest, size = _sync(made)
                 if work.url is not None:
                     put(made, work.url, task.output)
         except Exception as error:
             if _concerns_all(error):
                 return Result(task.output, (), stop=text_of(error))
             return failed(task, text_of(error))
-        return Result(task.output, tuple(_in_output(entry, task, digest) for entry in entries))
+        return Result(task.output, tuple(_in_output(entry, task, digest, size) for entry in entries))
 
     def _try(self, recording: Recording, scratch: Path, target: Path) -> Entry:
         source = local_path(recording.source, scratch)
@@ -149,7 +149,7 @@ class Worker:
 def failed(task: Task, error: str) -> Result:
     """Return the result of a task that failed as a whole."""
     entries = [Entry(recording.source, recording.output, error=error) for recording in task.recordings]
-    return Result(task.output, tuple(_in_output(entry, task, None) for entry in entries))
+    return Result(task.output, tuple(_in_output(entry, task) for entry in entries))
 
 
 def text_of(error: Exception) -> str:
@@ -159,12 +159,12 @@ def text_of(error: Exception) -> str:
     return one_line(error, with_type=True)
 
 
-def _in_output(entry: Entry, task: Task, digest: str | None) -> Entry:
+def _in_output(entry: Entry, task: Task, digest: str | None = None, size: int | None = None) -> Entry:
     """Complete the entry of a file when the output is made."""
     if not task.is_tar:
-        return dataclasses.replace(entry, sha256=digest)
+        return dataclasses.replace(entry, sha256=digest, bytes=size)
     return dataclasses.replace(
-        entry, sha256=digest, output=task.output, member=entry.output, members=len(task.recordings)
+        entry, sha256=digest, bytes=size, output=task.output, member=entry.output, members=len(task.recordings)
     )
 
 
@@ -179,11 +179,11 @@ def _concerns_all(error: BaseException | None) -> bool:
     return False
 
 
-def _sync(path: Path) -> str:
-    """Sync a file to disk; return its digest."""
+def _sync(path: Path) -> tuple[str, int]:
+    """Sync a file to disk; return its digest and its size in bytes."""
     with path.open("r+b") as file:
         os.fsync(file.fileno())
-    return sha256_of(path)
+    return sha256_of(path), path.stat().st_size
 
 
 def _copy(source: Path, target: Path) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.errors import AudioError
-from frcrn_accel.files.ffmpeg import open_input
+from frcrn_accel.files.ffmpeg import has_picture, open_input
 from frcrn_accel.files.ogg_chain import Link, find_links
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.notices import notify
@@ -32,6 +32,7 @@ _TOLERANCE_S = 0.2  # Matroska and ASF count milliseconds, and frames need not b
 _FULL_SCALE = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo"}
 _MIN_GAP_S = 0.0195  # less than a frame is rounding of time stamps, and up to half a block in Vorbis
+_MIN_PAUSE_S = 0.05  # less may be the drift of a clock
 # Raw streams of frames have no time stamps: FFmpeg counts the frames that it finds.
 _WITHOUT_TIMES = ("mp3", "aac", "ac3", "eac3", "dts", "loas", "amr", "sbc", "gsm")
 _TIMES_ARE_SAMPLES = ("flac", "ogg")  # where a gap between frames is data that FFmpeg dropped without an error
@@ -54,6 +55,7 @@ class Form:
         likely_samples: Estimate of the length, for progress; 0 if there is none.
         start_s: Position of the first sample on the container's time line.
         tracks: Number of audio tracks.
+        is_film: Whether there is a picture that the sound has to stay in step with.
     """
 
     container: str
@@ -67,6 +69,7 @@ class Form:
     likely_samples: int
     start_s: Fraction
     tracks: int
+    is_film: bool
 
 
 def probe(path: Path, track: int) -> Form:
@@ -104,6 +107,7 @@ def probe(path: Path, track: int) -> Form:
             likely_samples=samples,
             start_s=start,
             tracks=len(container.streams.audio),
+            is_film=has_picture(container),
         )
 
 
@@ -161,7 +165,9 @@ class _Decoder:
             for frame in self._frames_of(packet):
                 if origin is None and frame.time is not None:
                     origin = frame.time
-                if self._gaps_are_errors or (self._new_errors and self._gaps_are_filled):
+                if self._form.is_film and not self._new_errors:
+                    yield from self._pause(frame, origin, start)
+                elif self._gaps_are_errors or (self._new_errors and self._gaps_are_filled):
                     yield from self._conceal(frame, origin, start)
                 for block in self._blocks_of(frame):
                     yield from self._limited(block)
@@ -221,16 +227,25 @@ class _Decoder:
     def _conceal(self, frame: Any, origin: float | None, start: int) -> Iterator[NDArray[np.float32]]:
         """Put silence in the place of packets that could not be decoded, so that what follows is in its place."""
         self._new_errors = 0
+        gap = self._gap(frame, origin, start, _MIN_GAP_S)
+        self._concealed += gap
+        yield from self._silence(gap)
+
+    def _pause(self, frame: Any, origin: float | None, start: int) -> Iterator[NDArray[np.float32]]:
+        """Put silence where the sound of a film pauses, so that what follows stays in step with the picture."""
+        return self._silence(self._gap(frame, origin, start, _MIN_PAUSE_S))
+
+    def _gap(self, frame: Any, origin: float | None, start: int, least_s: float) -> int:
+        """Return the samples that are missing before a frame by its time stamp; 0 if it is less than `least_s`."""
         if frame.time is None or origin is None:
-            return
+            return 0
         rate = self._form.sample_rate_hz
         gap = round((frame.time - origin) * rate) - (self.samples - start)
-        if _MIN_GAP_S * rate < gap < _MAX_GAP_S * rate:
-            self._concealed += gap
-            while gap:
-                size = min(gap, 1 << 16)
-                yield from self._limited(np.zeros((self._form.channels, size), np.float32))
-                gap -= size
+        return gap if least_s * rate < gap < _MAX_GAP_S * rate else 0
+
+    def _silence(self, samples: int) -> Iterator[NDArray[np.float32]]:
+        for first in range(0, samples, 1 << 16):
+            yield from self._limited(np.zeros((self._form.channels, min(samples - first, 1 << 16)), np.float32))
 
     def _blocks_of(self, frame: Any) -> Iterator[NDArray[np.float32]]:
         import av

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["open_input"]
+__all__ = ["has_picture", "open_input"]
 
 _METADATA_OPTION_LEFT = (
     19  # PyAV decodes text as UTF-8 with `surrogateescape` from this version on, and has no option
@@ -28,3 +28,8 @@ def open_input(source: Any, **options: Any) -> Any:
     given: Mapping[str, str] = options.pop("container_options", {})
     protocols = "file" if isinstance(source, str) else "none"
     return av.open(source, "r", container_options={"protocol_whitelist": protocols, **given}, **options)
+
+
+def has_picture(container: Any) -> bool:
+    """Return whether an input container holds moving pictures; a cover of music does not count."""
+    return any(not stream.disposition & type(stream.disposition).attached_pic for stream in container.streams.video)

@@ -18,7 +18,7 @@ from frcrn_accel.atomic import replacing
 from frcrn_accel.audio import Resampler
 from frcrn_accel.errors import AudioError, OutputExistsError
 from frcrn_accel.files.encode_ffmpeg import TrackEncoder, coding_for
-from frcrn_accel.files.ffmpeg import open_input
+from frcrn_accel.files.ffmpeg import has_picture, open_input
 from frcrn_accel.files.formats import Target, plan_track
 from frcrn_accel.files.reading import AudioFile
 from frcrn_accel.files.reasons import reason_of
@@ -67,7 +67,7 @@ def is_film(path: Path) -> bool:
 
     try:
         with path.open("rb") as file, open_input(file) as container:
-            return any(not _is_cover(stream) for stream in container.streams.video)
+            return has_picture(container)
     except av.FFmpegError:
         return False
     except OSError as error:
@@ -279,10 +279,6 @@ def _describe(new: Any, old: Any) -> None:
     skipped = {*_OWN_METADATA, "duration", "handler_name", "vendor_id"}
     new.metadata.update({key: text for key, text in old.metadata.items() if key.lower() not in skipped})
     new.disposition = old.disposition
-
-
-def _is_cover(stream: Any) -> bool:
-    return bool(stream.disposition & type(stream.disposition).attached_pic)
 
 
 def _options(muxer: str, sounds: Mapping[int, Sound]) -> dict[str, str]:

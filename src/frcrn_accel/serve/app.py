@@ -17,16 +17,16 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.routing import Mount, Route, Router, WebSocketRoute
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import BackendUnavailable
 from frcrn_accel.serve import metrics as _metrics
 from frcrn_accel.serve.denoise import Files
-from frcrn_accel.serve.guard import Guard, SafeHeaders
+from frcrn_accel.serve.guard import Guard, Hosts, SafeHeaders, allowed_host_names
 from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.live import Streams
 from frcrn_accel.serve.metrics import Metrics, Observed
@@ -67,6 +67,7 @@ class Service:
         self.failure: Exception | None = None
         self._not_ready = "the model is warming up"
         self._has_streams = True
+        self._warm_up: asyncio.Task[None] | None = None
         self._sha256 = sha256_of(denoiser.model_path)
 
     @property
@@ -90,6 +91,25 @@ class Service:
             if self._not_ready and not self.files.is_draining:
                 self._not_ready = ""
                 _log.info("ready")
+
+    def start(self) -> asyncio.Task[None]:
+        """Start the warm-up in the background, if it was not started before; return its task."""
+        if self._warm_up is None:
+            self._warm_up = asyncio.create_task(self.warm_up())
+        return self._warm_up
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Warm up in the background, and close at the end of the block.
+
+        This is the lifespan of the application. Where it is mounted in another one, use it in the lifespan of that.
+        """
+        warm_up = self.start()
+        try:
+            yield
+        finally:
+            await warm_up
+            self.close()
 
     def drain(self) -> None:
         """Admit no more requests, finish those in progress, and end the streams."""
@@ -130,13 +150,27 @@ class Service:
             _log.warning("live streams are not available: %s", error)
 
 
-def create_app(service: Service, *, tokens: Iterable[str] = (), allowed_origins: Iterable[str] = ()) -> Starlette:
-    """Create the ASGI application. Its lifespan warms the service up and closes it.
+def create_app(
+    service: Service,
+    *,
+    tokens: Iterable[str] = (),
+    allowed_origins: Iterable[str] = (),
+    allowed_hosts: Iterable[str] = (),
+) -> Starlette:
+    """Create the ASGI application. Its lifespan is `Service.running`, which warms the service up and closes it.
+
+    It can be mounted in another application. Starlette does not run the lifespan of a mounted one: use
+    `Service.running` in that of the other. Otherwise the first request starts the warm-up.
 
     Args:
         service: What it serves.
         tokens: Tokens of which requests to `/v1/` must have one; none to require no token.
         allowed_origins: Origins, besides the server's own, whose web pages may use it; "*" for all.
+        allowed_hosts: Host names, besides those of loopback, that requests may be addressed to; "*" for all. IP
+            addresses are always allowed.
+
+    Raises:
+        ServeError: An allowed host is not a name.
     """
 
     async def models(request: Request) -> Response:
@@ -163,20 +197,15 @@ def create_app(service: Service, *, tokens: Iterable[str] = (), allowed_origins:
     async def page(request: Request) -> Response:
         return await page_files.get_response("index.html", request.scope)
 
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        warm_up = asyncio.create_task(service.warm_up())
-        try:
-            yield
-        finally:
-            await warm_up
-            service.close()
-
     origins = frozenset(allowed_origins)
+    # The guard is part of the mount, so it protects what is below it wherever the application itself is mounted.
+    protected = {
+        "/denoise": Route("/denoise", service.files, methods=["POST"]),
+        "/stream": WebSocketRoute("/stream", service.streams.serve),
+        "/models": Route("/models", models),
+    }
+    v1 = Router(list(protected.values()), redirect_slashes=False)
     routes = {
-        "/v1/denoise": Route("/v1/denoise", service.files, methods=["POST"]),
-        "/v1/stream": WebSocketRoute("/v1/stream", service.streams.serve),
-        "/v1/models": Route("/v1/models", models),
         "/health": Route("/health", health),
         "/ready": Route("/ready", ready),
         "/metrics": Route("/metrics", metrics),
@@ -191,21 +220,40 @@ def create_app(service: Service, *, tokens: Iterable[str] = (), allowed_origins:
         expose_headers=[header.name for header in RESULT_HEADERS],
     )
     app = Starlette(
-        routes=[*routes.values(), Mount("/page", page_files)],
+        routes=[
+            Mount("/v1", v1, middleware=[Middleware(Guard, known_tokens, origins)]),
+            *routes.values(),
+            Mount("/page", page_files),
+        ],
         middleware=[
-            Middleware(Observed, service.metrics, frozenset(routes)),
+            Middleware(Observed, service.metrics, frozenset((*routes, *(f"/v1{path}" for path in protected)))),
             Middleware(SafeHeaders),
+            Middleware(Hosts, allowed_host_names(allowed_hosts)),
             *([cors] if origins else []),
-            Middleware(Guard, known_tokens, origins),
+            Middleware(_Started, service),
         ],
         exception_handlers={
             Problem: handle_problem,
             HTTPException: handle_http_exception,
         },
-        lifespan=lifespan,
+        lifespan=lambda app: service.running(),
     )
     app.router.redirect_slashes = False
     return app
+
+
+class _Started:
+    """Middleware that starts the warm-up with the first request, unless a lifespan has started it."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request, see ASGI."""
+        if scope["type"] in ("http", "websocket"):
+            self._service.start()
+        await self._app(scope, receive, send)
 
 
 class _PageFiles(StaticFiles):

@@ -1,18 +1,23 @@
-"""Access control: tokens and origins; and security headers."""
+"""Access control: tokens, origins and host names; and security headers."""
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+import re
+from collections.abc import Iterable
+from ipaddress import ip_address
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from frcrn_accel.errors import ServeError
 from frcrn_accel.serve.problems import Problem
 from frcrn_accel.serve.tokens import TokenSet
 
-__all__ = ["Guard", "SafeHeaders", "subprotocols_of"]
+__all__ = ["Guard", "Hosts", "SafeHeaders", "allowed_host_names", "subprotocols_of"]
 
-_PROTECTED = "/v1/"
+_ANY = "*"
+_LOOPBACK = "localhost"
+_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]\\]+)(:[0-9]{0,5})?", re.ASCII)
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "media-src 'self' blob:; connect-src 'self'; worker-src 'self'; manifest-src 'self'; base-uri 'none'; "
@@ -24,7 +29,7 @@ _HEADERS = {
 
 
 class Guard:
-    """Middleware that protects `/v1/`: it requires a token, if there are tokens, and refuses other origins.
+    """Middleware that requires a token, if there are tokens, and refuses other origins.
 
     A web page can send requests to any address that its browser reaches, including the loopback of this machine. So
     every request with a foreign `Origin` is refused.
@@ -42,9 +47,6 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request, see ASGI."""
-        if scope["type"] not in ("http", "websocket") or not scope["path"].startswith(_PROTECTED):
-            await self._app(scope, receive, send)
-            return
         problem = self._problem(scope)
         if problem is None:
             await self._app(scope, receive, send)
@@ -62,8 +64,44 @@ class Guard:
         return None
 
     def _is_allowed(self, origin: str, host: str) -> bool:
-        is_own = host != "" and urlsplit(origin).netloc == host
-        return is_own or not self._allowed_origins.isdisjoint((origin, "*"))
+        is_own = host != "" and origin.partition("://")[2] == host
+        return is_own or not self._allowed_origins.isdisjoint((origin, _ANY))
+
+
+class Hosts:
+    """Middleware that refuses requests that are addressed to unknown host names.
+
+    A web page can have its own name resolve to the address of this server (DNS rebinding). Its requests then have the
+    origin of the server, but still its name. IP addresses and names of loopback cannot be used for that.
+
+    Args:
+        app: The application to protect.
+        allowed: Other names that are allowed, from `allowed_host_names`.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
+        self._app = app
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request, see ASGI."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        for host in Headers(scope=scope).getlist("host"):  # HTTP/1.0 needs none; browsers always send one
+            if not self._is_allowed(host):
+                text = f"requests to the host {host[:80]!a} are not allowed: allow its name with --allow-host"
+                await Problem(403, text).response()(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _is_allowed(self, host: str) -> bool:
+        if _ANY in self._allowed:
+            return True
+        name = _host_name(host)
+        if name is None:
+            return False
+        return name in self._allowed or name.endswith(f".{_LOOPBACK}") or name == _LOOPBACK or _is_address(name)
 
 
 class SafeHeaders:
@@ -87,3 +125,36 @@ class SafeHeaders:
 def subprotocols_of(scope: Scope) -> list[str]:
     """Return the subprotocols that a client offers; some servers pass the header on unparsed."""
     return [name.strip() for text in scope.get("subprotocols", []) for name in text.split(",")]
+
+
+def allowed_host_names(names: Iterable[str]) -> frozenset[str]:
+    """Return host names in the form that `Hosts` compares.
+
+    Raises:
+        ServeError: One is not a host name.
+    """
+    found = set()
+    for text in names:
+        match = _HOST.fullmatch(text)
+        if not _is_address(text) and (match is None or match["name"] != text):
+            raise ServeError(f"invalid host name {text!r}: give a name such as denoiser.example.org, or * for all")
+        found.add(_normalized(text))
+    return frozenset(found)
+
+
+def _host_name(host: str) -> str | None:
+    """Return the name in a `Host` header, without the port; None if it is not valid."""
+    match = _HOST.fullmatch(host)
+    return None if match is None else _normalized(match["name"])
+
+
+def _normalized(name: str) -> str:
+    return name.lower().removesuffix(".").removeprefix("[").removesuffix("]")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -19,6 +19,7 @@ _FACTS = "frcrn_accel.facts"
 _GONE = 499  # nginx's status for a client that closed the connection before the answer
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
 _REAL_TIME_FACTORS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_SHOWN = 100  # characters of a text from outside in the log
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 _log = logging.getLogger("frcrn_accel.serve")
@@ -99,6 +100,8 @@ class Observed:
             await send(message)
 
         began = time.perf_counter()
+        # Where the application is mounted, the path includes the prefix; routing changes `root_path`.
+        route = scope["path"].removeprefix(scope.get("root_path", ""))
         try:
             await self._app(scope, receive, observed_send)
         except asyncio.CancelledError:  # by the server, at the end of its shutdown
@@ -110,12 +113,16 @@ class Observed:
                 await unexpected_problem().response()(scope, receive, observed_send)
         finally:
             seconds = time.perf_counter() - began
-            path = scope["path"] if scope["path"] in self._paths else "other"
+            path = route if route in self._paths else "other"
             self._metrics.requests.labels(path, status).inc()
             self._metrics.request_seconds.labels(path).observe(seconds)
-            client = (scope.get("client") or ["-"])[0]
             facts = "".join(f", {fact}" for fact in scope.get(_FACTS, []))
-            method = scope.get("method", "WS")
             level = logging.DEBUG if path in ("/health", "/ready", "/metrics") else logging.INFO
-            shown = scope["path"] if path != "other" else ascii(scope["path"][:100])
+            shown = route if path != "other" else ascii(route[:_SHOWN])
+            client, method = _plain((scope.get("client") or ["-"])[0]), _plain(scope.get("method", "WS"))
             _log.log(level, "%s %s %s %d %.3f s%s", client, method, shown, status, seconds, facts)
+
+
+def _plain(text: str) -> str:
+    """Return text of a client or proxy for the log: short, on one line, and without control characters."""
+    return ascii(text[:_SHOWN])[1:-1]

@@ -18,7 +18,7 @@ _AUDIO = {"type": "string", "format": "binary"}
 _PROBLEMS = {
     400: "The query or the form is invalid.",
     401: "The token is missing or unknown.",
-    403: "The request comes from a web page of another origin.",
+    403: "The request comes from a web page of another origin, or is addressed to an unknown host name.",
     408: "The body arrived too slowly.",
     413: "The body is too large, or its audio too long.",
     415: "The body is compressed.",
@@ -66,14 +66,18 @@ def openapi_document(*, has_tokens: bool) -> dict[str, Any]:
                 "get": {
                     "operationId": "health",
                     "summary": "Check that the process is alive.",
-                    "responses": {"200": _json("It is.", "Status")},
+                    "responses": {"200": _json("It is.", "Status"), **_problems(403)},
                 }
             },
             "/ready": {
                 "get": {
                     "operationId": "ready",
                     "summary": "Check that the server takes requests: it is warm and not shutting down.",
-                    "responses": {"200": _json("It does.", "Status"), "503": _problem("It does not.", True)},
+                    "responses": {
+                        "200": _json("It does.", "Status"),
+                        **_problems(403),
+                        "503": _problem("It does not.", True),
+                    },
                 }
             },
             "/metrics": {
@@ -84,7 +88,8 @@ def openapi_document(*, has_tokens: bool) -> dict[str, Any]:
                         "200": {
                             "description": "The metrics in the text format.",
                             "content": {"text/plain": {"schema": {"type": "string"}}},
-                        }
+                        },
+                        **_problems(403),
                     },
                 }
             },
@@ -96,7 +101,8 @@ def openapi_document(*, has_tokens: bool) -> dict[str, Any]:
                         "200": {
                             "description": "OpenAPI 3.1.",
                             "content": {"application/json": {"schema": {"type": "object"}}},
-                        }
+                        },
+                        **_problems(403),
                     },
                 }
             },

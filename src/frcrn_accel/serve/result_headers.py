@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from frcrn_accel.denoiser import Denoiser, FileReport
 
 __all__ = ["RESULT_HEADERS", "ResultHeader", "result_headers"]
 
 _NUMBER = {"type": "number", "minimum": 0}
+_PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")  # what a header may hold as it is
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,13 @@ RESULT_HEADERS = (
     ),
     ResultHeader(
         "X-Model",
-        "Name of the model.",
+        "Name of the model; characters other than ASCII are percent-encoded as UTF-8.",
         {"type": "string"},
         lambda denoiser, report: denoiser.model.name,
     ),
     ResultHeader(
         "X-Backend",
-        "Name of the backend.",
+        "Name of the backend, encoded likewise.",
         {"type": "string"},
         lambda denoiser, report: denoiser.backend,
     ),
@@ -74,6 +76,9 @@ RESULT_HEADERS = (
 
 
 def result_headers(denoiser: Denoiser, report: FileReport) -> dict[str, str]:
-    """Return the headers of a denoised file, by name."""
+    """Return the headers of a denoised file, by name.
+
+    Names of models and backends may hold any character: those that are not ASCII are percent-encoded as UTF-8.
+    """
     values = {header.name: header.value(denoiser, report) for header in RESULT_HEADERS}
-    return {name: value for name, value in values.items() if value}
+    return {name: quote(value, safe=_PLAIN, errors="replace") for name, value in values.items() if value}

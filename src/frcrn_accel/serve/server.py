@@ -9,11 +9,14 @@ import math
 import os
 import signal
 import socket
+from collections.abc import Iterable
+from ipaddress import ip_network
 from typing import Any
 
 import h11
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -31,6 +34,7 @@ from frcrn_accel.serve.metrics import Metrics
 __all__ = ["Server", "listen", "open_denoiser", "run_server"]
 
 _KEEP_ALIVE_S = 10
+_MAX_HEAD_BYTES = 1 << 16
 _FLUSH_S = 5  # for the buffers of connections, after all requests are answered
 _TICK_S = 0.05
 
@@ -92,19 +96,22 @@ def listen(host: str, port: int) -> socket.socket:
         raise ServeError(f"cannot listen on {host}, port {port}: {reason}; choose another host or port") from error
 
 
-def run_server(app: Starlette, service: Service, listener: socket.socket) -> None:
+def run_server(
+    app: Starlette, service: Service, listener: socket.socket, *, trusted_proxies: Iterable[str] = ()
+) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish the requests in progress and return.
 
     Args:
         app: The application, from `create_app`.
         service: The service of the application.
         listener: The socket, from `listen`; it is closed.
+        trusted_proxies: Addresses or networks of proxies. Only from these, `X-Forwarded-For` names the client.
 
     Raises:
-        ServeError: Requests or streams did not finish in time.
+        ServeError: Requests or streams did not finish in time, or a proxy is not an address or a network.
         Exception: The warm-up failed.
     """
-    server = Server(app, service)
+    server = Server(app, service, trusted_proxies)
     # Uvicorn raises the signal again when it has ended; here that must not end the process.
     with handled(lambda *_: None, signal.SIGTERM, signal.SIGINT):
         server.run(sockets=[listener])
@@ -123,13 +130,15 @@ class Server(uvicorn.Server):
     Args:
         app: The application.
         service: The service of the application.
+        trusted_proxies: See `run_server`.
 
     Attributes:
         unanswered: Number of requests and streams that were cut off by the shutdown.
     """
 
-    def __init__(self, app: Starlette, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Service, trusted_proxies: Iterable[str] = ()) -> None:
         limits = service.limits
+        proxies = _networks(trusted_proxies)
         config = uvicorn.Config(
             app,
             http=type("_Connection", (_Connection,), {"slow_s": limits.slow_s}),
@@ -143,6 +152,8 @@ class Server(uvicorn.Server):
             log_level=logging.WARNING,
             access_log=False,
             server_header=False,
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=proxies,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_FLUSH_S,
         )
@@ -173,8 +184,24 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+class _Requests(h11.Connection):
+    """An HTTP parser that refuses requests whose end is ambiguous, which h11 accepts.
+
+    A proxy in front may find another end, and take what follows for a request of somebody else.
+    """
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            headers = dict(event.headers)
+            is_chunked, has_length = b"transfer-encoding" in headers, b"content-length" in headers
+            if is_chunked and (has_length or event.http_version < b"1.1"):
+                raise h11.RemoteProtocolError("the length of the body is ambiguous")
+        return event
+
+
 class _Connection(H11Protocol):
-    """A connection with a time limit for the head of a request, which uvicorn lacks.
+    """A connection with a time limit for the head of a request and for a handshake, which uvicorn lacks.
 
     The limit also holds for the rest of a body that was answered before it was complete.
 
@@ -184,6 +211,10 @@ class _Connection(H11Protocol):
 
     slow_s: float
     _timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.conn = _Requests(h11.SERVER, _MAX_HEAD_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -200,6 +231,12 @@ class _Connection(H11Protocol):
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         super().handle_websocket_upgrade(event)
         self._unwatch()
+        protocol = self.transport.get_protocol()
+        if not getattr(protocol, "handshake_initiated", False):
+            # The parser of WebSockets takes a GET without a body, within limits of its own, and is silent otherwise.
+            self.send_400_response("Invalid WebSocket handshake.")
+        else:
+            self.loop.call_later(self.slow_s, _end_handshake, protocol)
 
     def _watch(self) -> None:
         is_upgraded = self.transport.get_protocol() is not self
@@ -222,6 +259,27 @@ class _WebSocket(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True
+
+
+def _end_handshake(protocol: asyncio.BaseProtocol) -> None:
+    """Close a connection whose handshake was not answered in time."""
+    if isinstance(protocol, WebSocketsSansIOProtocol) and not protocol.handshake_complete:
+        protocol.transport.close()
+
+
+def _networks(proxies: Iterable[str]) -> list[str]:
+    """Check the addresses of proxies.
+
+    Raises:
+        ServeError: One is neither an address nor a network.
+    """
+    checked = list(proxies)
+    for proxy in checked:
+        try:
+            ip_network(proxy)
+        except ValueError as error:
+            raise ServeError(f"invalid proxy {proxy!r}: give an address or a network, e.g. 10.0.0.0/8") from error
+    return checked
 
 
 def _bound_silence(listener: socket.socket, limits: Limits) -> None:

@@ -72,12 +72,18 @@ async def send_file(source: Path, headers: Mapping[str, str], send: Send, limits
 
 
 async def _receive_form(request: Request, target: Path) -> None:
-    async with request.form(max_files=1, max_fields=0) as form:
+    try:
+        form = await request.form(max_files=1, max_fields=0)
+    except (LookupError, ValueError) as error:  # e.g. names that cannot be decoded with the charset of the form
+        raise Problem(400, "the form is invalid: send it as RFC 7578 says, in UTF-8") from error
+    try:
         upload = form.get(_FILE_PART)
         if not isinstance(upload, UploadFile):
             raise Problem(400, f"the form has no file named {_FILE_PART!r}")
         with target.open("wb") as file:
             await anyio.to_thread.run_sync(partial(shutil.copyfileobj, upload.file, file))
+    finally:
+        await form.close()
 
 
 class _Paced:

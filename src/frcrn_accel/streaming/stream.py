@@ -211,7 +211,7 @@ class Stream:
             self._dry = np.zeros((self.channels, self._held_back), np.float32)
             self._gains = np.ones((self.channels, self._held_back // metadata.hop_samples), np.float32)
             self._skip = self._held_back
-            self._dry_share = dry_share_of(self._attenuation_limit_db)  # of the last sample
+            self._share: float | None = None  # of the input in the last step
             self._pack: Pack = Layout(np.dtype(np.float32), mono=False).pack  # to the form of the last chunk
             self._is_flushed = False
 
@@ -253,10 +253,10 @@ class Stream:
         dry = dry[:, : self._step_samples]
         skipped = min(self._skip, wet.shape[1])
         self._skip -= skipped
-        before, share = self._dry_share, dry_share_of(self._attenuation_limit_db)
-        self._dry_share = share
+        share = dry_share_of(self._attenuation_limit_db)
         if self._high is not None:
             self._high.write_model(dry[:, skipped:], wet[:, skipped:], share)
+        before, self._share = share if self._share is None else self._share, share
         if share != before:  # a jump would click
             hop = self._engine.metadata.hop_samples
             ramp = np.full(self._step_samples, share, np.float32)
@@ -325,8 +325,8 @@ def _dtype_of(view: memoryview) -> np.dtype[Any]:
     if kind in "hf" and order in {"", "@", "=", "<", ">"}:
         return np.dtype(order.replace("@", "=") + kind)
     raise AudioError(
-        f"a buffer must hold bytes, 16-bit integers or 32-bit floats, got items of format {view.format!r}: pass a numpy "
-        "array"
+        f"a buffer must hold bytes, 16-bit integers or 32-bit floats, got items of format {view.format!r}: pass a "
+        "numpy array"
     )
 
 

@@ -83,7 +83,7 @@ class Mixer:
         if rng.random() < mixing.band_limit:
             edge_hz = rng.uniform(3000, 7000)
             noisy, target = _low_pass(noisy, edge_hz), _low_pass(target, edge_hz)
-        _, (gain,) = measure_levels(lambda: [noisy[None]], channels=1)
+        gain = measure_levels(lambda: [noisy[None]], channels=1).gains[0]
         gain *= 10 ** (np.clip(rng.normal(0, mixing.level_jitter_db), -12, 12) / 20)
         return Example((noisy * gain).astype(np.float32), (target * gain).astype(np.float32))
 

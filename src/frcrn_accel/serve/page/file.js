@@ -124,8 +124,8 @@ function facts(answer, { rateHz, channels }) {
     ["Length", `${duration(answer).toFixed(2)} s`],
     ["Processing time", `${processingTime(answer).toFixed(2)} s`],
     ["Real-time factor", factor && Number(factor).toFixed(3)],
-    ["Model", header("X-Model")],
-    ["Backend", header("X-Backend")],
+    ["Model", decodeURIComponent(header("X-Model"))],
+    ["Backend", decodeURIComponent(header("X-Backend"))],
     ["Audio", `${rateHz / 1000} kHz, ${channels === 1 ? "mono" : channels === 2 ? "stereo" : `${channels} channels`}`],
     ["Clipped samples", clipped ? String(clipped) : ""],
   ];
