@@ -261,12 +261,12 @@ class Denoiser:
             keep: `"speech"`, or `"noise"` for what was taken away: the input minus the speech, sample by sample.
 
         Returns:
-            The same kind of object: type, dtype, shape, rate and level. Integers are clipped, never wrapped. Subclasses
-            of numpy's array, such as `np.matrix`, come back as plain arrays.
+            The same kind of object: type, dtype, shape, rate and level. Integers are clipped, never wrapped.
+            Subclasses of numpy's array, such as `np.matrix`, come back as plain arrays.
 
         Raises:
-            AudioError: The type, dtype, shape or sample rate is not supported, a sample is NaN or infinite, or it is a
-                masked array.
+            AudioError: The type, dtype, shape or sample rate is not supported, a sample is NaN or infinite, or the
+                array is masked.
             EngineError: The engine failed.
             ValueError: The attenuation limit is out of range, or `high_band` or `keep` is unknown.
         """

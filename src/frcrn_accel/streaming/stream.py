@@ -123,8 +123,8 @@ class Stream:
         """Maximum noise attenuation, dB, reached by mixing in some of the input; None for no limit.
 
         The input is mixed in at the model's rate, aligned to the sample, and above 8 kHz unless that band is dropped.
-        The limit can be changed at any time, even from another thread; the next step fades to it over 20 ms, without a
-        click.
+        The limit can be changed at any time, even from another thread; the next step fades to it over 20 ms,
+        without a click.
         """
         return self._attenuation_limit_db
 
@@ -143,7 +143,7 @@ class Stream:
 
         Args:
             chunk: An array or tensor as for `Denoiser`, `(samples,)` for a single channel or `(channels, samples)`;
-                or `bytes`, `bytearray`, `memoryview`, `array.array` or another buffer of interleaved samples. Its items
+                or `bytes`, `bytearray`, `memoryview`, `array.array` or another buffer of interleaved samples. Items
                 are bytes of 16-bit samples in native byte order, 16-bit integers or 32-bit floats. Any length is
                 allowed, including 0.
 
