@@ -100,7 +100,7 @@ class TestUnpack:
         assert back.dtype == torch.float64
         assert torch.equal(back, audio)
         with pytest.raises(AudioError, match=r"torch\.bfloat16"):
-            unpack(audio.half())
+            unpack(audio.bfloat16())
 
 
 class TestIntegers:
