@@ -1,9 +1,11 @@
 """Streams and denoisers at their edges: forms of audio, closing, pickling, changes while they run."""
 
+import ctypes
 import multiprocessing
 import pickle
 import threading
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
@@ -17,6 +19,7 @@ from delaying import DelayingBackend
 from frcrn_accel import AudioError, Denoiser
 from frcrn_accel.backends import StepSession
 from frcrn_accel.models import DEFAULT_MODEL, ModelFile, find_model
+from frcrn_accel.streaming import Averaging, Statistics, process_streams
 from frcrn_accel.testing import FunctionBackend
 
 
@@ -195,3 +198,113 @@ class TestPickling:
         closed.close()
         with pytest.raises(ValueError, match="this Denoiser is closed"):
             pickle.dumps(closed)
+
+
+class TestChangesOfTheLimit:
+    @pytest.mark.parametrize("rate", [16_000, 48_000])
+    @pytest.mark.parametrize("step_s", [0.02, 0.1])
+    def test_they_do_not_click(self, rate: int, step_s: float) -> None:
+        """A hum that the engine takes away is switched on and off every 0.5 s, at all its phases."""
+        hum = (0.3 * np.sin(2 * np.pi * 113 * np.arange(4 * rate) / rate)).astype(np.float32)
+        with Denoiser(backend=DelayingBackend(gain=0.0)) as denoiser:
+            stream = denoiser.stream(rate, step_s=step_s)
+            parts = []
+            for number, chunk in enumerate(np.split(hum, 8)):
+                stream.attenuation_limit_db = 0.0 if number % 2 else None
+                parts.append(stream.process(chunk))
+        out = np.concatenate(parts)
+        assert np.abs(out).max() == pytest.approx(0.3, abs=0.003)
+        assert np.abs(np.diff(out)).max() <= 1.2 * np.abs(np.diff(hum)).max()
+
+    def test_they_take_20_ms(self) -> None:
+        with Denoiser(backend=DelayingBackend(gain=0.0)) as denoiser:
+            stream = denoiser.stream(16_000)
+            stream.process(np.ones(16_000, np.float32))
+            stream.attenuation_limit_db = 0.0
+            out = stream.process(np.ones(640, np.float32))
+        first = int(np.flatnonzero(out)[0])
+        np.testing.assert_allclose(out[first : first + 320], np.arange(1, 321) / 320, atol=1e-6)
+
+
+class TestForms:
+    def test_a_masked_array_is_an_error(self, delay: Denoiser) -> None:
+        for audio in (np.ma.masked_array(np.zeros(400), np.zeros(400, bool)), np.ma.zeros((1, 400))):
+            for call in (lambda audio: delay(audio, 16_000), delay.stream(16_000).process):
+                with pytest.raises(
+                    AudioError, match=r"fill the masked samples first, for example with audio.filled\(0\)"
+                ):
+                    call(audio)
+
+    @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+    @pytest.mark.parametrize("kind", [np.matrix, lambda audio: audio.view(np.recarray)])
+    def test_subclasses_count_as_plain_arrays(self, delay: Denoiser, kind: Callable) -> None:
+        audio = signal((2, 900), "f4")
+        expected = delay(audio, 16_000)
+        assert type(delay(kind(audio), 16_000)) is np.ndarray
+        np.testing.assert_array_equal(delay(kind(audio), 16_000), expected)
+
+    @pytest.mark.parametrize("shape", [(900,), (2, 900)])
+    def test_half_precision(self, delay: Denoiser, shape: tuple[int, ...]) -> None:
+        audio = signal(shape, "f2")
+        out = delay(audio, 16_000)
+        assert (out.dtype, out.shape) == (np.float16, shape)
+        np.testing.assert_allclose(out, audio, rtol=2e-3)
+        loud = delay(np.full(900, np.finfo(np.float16).max), 44_100)
+        assert np.isfinite(loud).all()
+
+    @pytest.mark.parametrize("channels", [1, 2])
+    @pytest.mark.parametrize("dtype", ["<i2", ">i2", "<f4", ">f4"])
+    def test_buffers_by_the_format_of_their_items(self, delay: Denoiser, dtype: str, channels: int) -> None:
+        audio = signal((2_001, channels), dtype[1:]).astype(dtype)
+        stream = delay.stream(16_000, channels=channels)
+        whole = stream.process(memoryview(audio)) + stream.flush()
+        found = np.frombuffer(whole, dtype).reshape(-1, channels)[stream.latency_samples :]
+        assert np.abs(found.astype(float) - audio).max() <= (1 if dtype[1] == "i" else 1e-6)
+
+    @pytest.mark.parametrize("kind", ["h", "f"])
+    def test_arrays_and_ctypes(self, delay: Denoiser, kind: str) -> None:
+        pcm = signal((441,), "i2" if kind == "h" else "f4")
+        expected = delay.stream(16_000).process(pcm).tobytes()
+        items = ctypes.c_int16 if kind == "h" else ctypes.c_float
+        for buffer in (array(kind, pcm.tobytes()), (items * 441).from_buffer_copy(pcm.tobytes())):
+            assert delay.stream(16_000).process(buffer) == expected
+
+    def test_cffi_buffers_are_bytes(self, delay: Denoiser) -> None:
+        cffi = pytest.importorskip("cffi")
+        pcm = signal((441,), "i2")
+        ffi = cffi.FFI()
+        buffer = ffi.buffer(ffi.new("int16_t[]", pcm.tolist()))
+        assert delay.stream(16_000).process(buffer) == delay.stream(16_000).process(pcm).tobytes()
+
+    @pytest.mark.parametrize("dtype", ["u2", "i4", "f2", "f8", "?"])
+    def test_other_items_are_an_error(self, delay: Denoiser, dtype: str) -> None:
+        with pytest.raises(AudioError, match="a buffer must hold bytes, 16-bit integers or 32-bit floats"):
+            delay.stream(16_000).process(memoryview(np.zeros(4, dtype)))
+
+
+class TestStatistics:
+    def test_those_of_another_model_are_refused(self) -> None:
+        pytest.importorskip("onnxruntime")
+        with (
+            Denoiser("frcrn-small", backend="ort", threads=1) as one,
+            Denoiser("frcrn-small-stream", backend="ort", threads=1) as other,
+        ):
+            statistics = one.stream(16_000).statistics
+            with pytest.raises(ValueError, match=r"averaging\.start is of another model"):
+                other.stream(16_000, averaging=Averaging(start=statistics))
+            again = one.stream(16_000, averaging=Averaging(start=statistics)).statistics
+            np.testing.assert_array_equal(again.means, statistics.means)
+            broken = Statistics(np.full_like(statistics.means, np.nan), 1.0)
+            with pytest.raises(ValueError, match=r"averaging\.start has NaN or infinity"):
+                one.stream(16_000, averaging=Averaging(start=broken))
+
+    @pytest.mark.parametrize("duration_s", [-1.0, np.nan, np.inf])
+    def test_durations(self, duration_s: float) -> None:
+        with pytest.raises(ValueError, match="duration_s of statistics must be finite"):
+            Statistics(np.zeros((1, 1), np.float32), duration_s)
+
+    def test_process_streams_names_the_chunk(self, delay: Denoiser) -> None:
+        streams = [delay.stream(16_000), delay.stream(16_000)]
+        chunks = [np.zeros(10), np.full(10, np.nan)]
+        with pytest.raises(AudioError, match=r"chunks\[1\]: audio contains NaN or infinity, first in channel 0"):
+            process_streams(streams, chunks)

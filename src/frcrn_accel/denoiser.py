@@ -253,8 +253,8 @@ class Denoiser:
         """Denoise audio in memory.
 
         Args:
-            audio: numpy array or torch tensor, `(samples,)` or `(channels, samples)`; float32 or float64 with full
-                scale at 1.0, or int16 or int32. Each channel is denoised by itself.
+            audio: numpy array or torch tensor, `(samples,)` or `(channels, samples)`; float16, float32 or float64
+                with full scale at 1.0, or int16 or int32. Each channel is denoised by itself.
             sample_rate: Its sample rate, 8,000 to 192,000 Hz. The model hears up to 8 kHz, see `high_band`.
             attenuation_limit_db: Limit for this signal alone, `math.inf` for none; None for the denoiser's own.
             high_band: What to do with the band above 8 kHz of this signal; None for the denoiser's own choice.
@@ -262,9 +262,11 @@ class Denoiser:
 
         Returns:
             The same kind of object: type, dtype, shape, rate and level. Integers are clipped, never wrapped.
+            Subclasses of numpy's array, such as `np.matrix`, come back as plain arrays.
 
         Raises:
-            AudioError: The type, dtype, shape or sample rate is not supported, or a sample is NaN or infinite.
+            AudioError: The type, dtype, shape or sample rate is not supported, a sample is NaN or infinite, or the
+                array is masked.
             EngineError: The engine failed.
             ValueError: The attenuation limit is out of range, or `high_band` or `keep` is unknown.
         """

@@ -84,16 +84,21 @@ class StreamEngine:
         """Return the state before the first sample.
 
         Raises:
-            ValueError: `averaging.start` belongs to another model, or has another number of channels.
+            ValueError: `averaging.start` belongs to another model, has another number of channels, or is not finite.
         """
         shapes = [(channels, *self.session.inputs[name][1:]) for name in self._states]
         tensors = [np.zeros(shape, np.float32) for shape in shapes]
-        means = (averaging.start or self._typical).means
+        start = averaging.start or self._typical
+        means = np.asarray(start.means)
+        if start.model and start.model != self.metadata.checkpoint_sha256:
+            raise ValueError("averaging.start is of another model: its means do not fit this one")
         if means.shape not in {(1, self._mean_values), (channels, self._mean_values)}:
             raise ValueError(
                 f"averaging.start is of another model or number of channels: its means are {means.shape}, expected "
                 f"{(channels, self._mean_values)} or {(1, self._mean_values)}"
             )
+        if not np.isfinite(means).all():
+            raise ValueError("averaging.start has NaN or infinity in its means")
         first = 0
         for i in self._means:
             last = first + tensors[i][0].size
@@ -109,7 +114,8 @@ class StreamEngine:
         """Return the running means of a stream."""
         means = [state.tensors[i].reshape(len(state.tensors[i]), -1) for i in self._means]
         duration_s = self._start_s(averaging) + state.frames / self._frames_per_second
-        return Statistics(np.concatenate(means, axis=1) if means else self._typical.means, duration_s)
+        joined = np.concatenate(means, axis=1) if means else self._typical.means
+        return Statistics(joined, duration_s, self.metadata.checkpoint_sha256)
 
     def run(self, steps: Sequence[Step]) -> list[tuple[NDArray[np.float32], StreamState]]:
         """Run steps of equal length.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -124,7 +123,8 @@ class Stream:
         """Maximum noise attenuation, dB, reached by mixing in some of the input; None for no limit.
 
         The input is mixed in at the model's rate, aligned to the sample, and above 8 kHz unless that band is dropped.
-        The limit can be changed at any time, even from another thread; the next step moves to it in a ramp.
+        The limit can be changed at any time, even from another thread; the next step fades to it over 20 ms,
+        without a click.
         """
         return self._attenuation_limit_db
 
@@ -143,11 +143,12 @@ class Stream:
 
         Args:
             chunk: An array or tensor as for `Denoiser`, `(samples,)` for a single channel or `(channels, samples)`;
-                or `bytes`, `bytearray`, `memoryview` or `array.array` with interleaved 16-bit samples in native byte
-                order. Any length is allowed, including 0.
+                or `bytes`, `bytearray`, `memoryview`, `array.array` or another buffer of interleaved samples. Items
+                are bytes of 16-bit samples in native byte order, 16-bit integers or 32-bit floats. Any length is
+                allowed, including 0.
 
         Returns:
-            The same type with the same number of samples; `bytes` for the buffers of 16-bit samples.
+            The same type with the same number of samples; for buffers, `bytes` of the same kind of samples.
 
         Raises:
             AudioError: The type, dtype or number of channels is wrong, or the audio has NaN or infinity. The stream
@@ -256,9 +257,11 @@ class Stream:
         if self._high is not None:
             self._high.write_model(dry[:, skipped:], wet[:, skipped:], share)
         before, self._share = share if self._share is None else self._share, share
-        if share != before:  # a ramp over the step: a jump would click
-            shares = np.linspace(before, share, self._step_samples + 1, dtype=np.float32)[1:]
-            wet += shares * (dry - wet)
+        if share != before:  # a jump would click
+            hop = self._engine.metadata.hop_samples
+            ramp = np.full(self._step_samples, share, np.float32)
+            ramp[:hop] = np.linspace(before, share, hop, endpoint=False)
+            (wet,) = mix_dry([wet], [dry], ramp)
         elif share > 0:
             (wet,) = mix_dry([wet], [dry], share)
         if skipped < wet.shape[1]:
@@ -274,9 +277,11 @@ class Stream:
 
     def _unpacked(self, chunk: object) -> tuple[NDArray[np.float32], Pack]:
         """Return a chunk as `float32 (channels, samples)`, and the function that brings a result to its form."""
-        if isinstance(chunk, bytes | bytearray | memoryview | array):
-            samples, layout = unpack(from_pcm(chunk, self.channels))
-            pack: Pack = lambda out: to_pcm(layout.pack(out))  # noqa: E731
+        view = _buffer(chunk)
+        if view is not None:
+            dtype = _dtype_of(view)
+            samples, layout = unpack(from_pcm(view.tobytes(), self.channels, dtype))
+            pack: Pack = lambda out: to_pcm(layout.pack(out), dtype)  # noqa: E731
         else:
             samples, layout = unpack(chunk)
             pack = layout.pack
@@ -296,6 +301,33 @@ class Stream:
                 yield
         finally:
             self._lock.release()
+
+
+def _buffer(chunk: Any) -> memoryview | None:
+    """Return a view of a chunk that is a buffer, and no array."""
+    if isinstance(chunk, np.ndarray | np.generic):
+        return None
+    try:
+        return memoryview(chunk)
+    except TypeError:
+        return None
+
+
+def _dtype_of(view: memoryview) -> np.dtype[Any]:
+    """Return the dtype of the samples in a buffer.
+
+    Raises:
+        AudioError: It holds items of another type.
+    """
+    order, kind = view.format[:-1], view.format[-1:]
+    if kind in "bBc" and view.itemsize == 1:
+        return np.dtype(np.int16)
+    if kind in "hf" and order in {"", "@", "=", "<", ">"}:
+        return np.dtype(order.replace("@", "=") + kind)
+    raise AudioError(
+        f"a buffer must hold bytes, 16-bit integers or 32-bit floats, got items of format {view.format!r}: pass a "
+        "numpy array"
+    )
 
 
 class _StreamHighBand:
@@ -384,7 +416,7 @@ def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list
     Raises:
         ValueError: The streams belong to different denoisers or have different look-aheads, a stream is given twice,
             or the numbers of streams and chunks differ. Or a stream was flushed, or its denoiser is closed.
-        AudioError: A chunk is not valid, see `Stream.process`. All streams are unchanged.
+        AudioError: A chunk is not valid, see `Stream.process`; the message names it. All streams are unchanged.
         RuntimeError, EngineError: See `Stream.process`.
     """
     if len(streams) != len(chunks):
@@ -396,7 +428,12 @@ def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list
     with ExitStack() as stack:
         for stream in streams:
             stack.enter_context(stream._alone())
-        unpacked = [stream._unpacked(chunk) for stream, chunk in zip(streams, chunks, strict=True)]
+        unpacked = []
+        for number, (stream, chunk) in enumerate(zip(streams, chunks, strict=True)):
+            try:
+                unpacked.append(stream._unpacked(chunk))
+            except AudioError as error:
+                raise error if len(streams) == 1 else AudioError(f"chunks[{number}]: {error}") from error
         for stream, (samples, pack) in zip(streams, unpacked, strict=True):
             stream._pack = pack
             stream._push(samples)
