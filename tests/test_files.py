@@ -307,6 +307,7 @@ class TestBadFiles:
                 file.write(hour)
         code = (
             "from pathlib import Path\n"
+            "import av, soundfile, soxr\n"  # code takes memory, too, when it is first used
             "from frcrn_accel import Denoiser\n"
             "from frcrn_accel.testing import FunctionBackend\n"
             # Not getrusage: its peak includes the process that started this one.

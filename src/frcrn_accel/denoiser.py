@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ from typing_extensions import Self
 from frcrn_accel.audio import check_attenuation_limit, check_format, dry_share_of, unpack, whole_hz
 from frcrn_accel.backends import Backend, Session, resolve_backend
 from frcrn_accel.cpu import available_cpus
-from frcrn_accel.errors import AudioWarning
 from frcrn_accel.file_denoising import KEEPS, FileJob, FileReport, Keep, check_keep
 from frcrn_accel.high_band import HighBandMode, check_high_band
 from frcrn_accel.in_use import InUse
 from frcrn_accel.models import DEFAULT_MODEL, ModelMetadata, find_model, usual_lookahead
 from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
+from frcrn_accel.notices import notify
 from frcrn_accel.pipeline import Engine, Signal, Treatment, denoise_signal
 from frcrn_accel.prepare import prepare, prepare_step
 from frcrn_accel.progress import Progress, no_progress
@@ -345,7 +344,7 @@ class Denoiser:
         with self._in_use:
             report = job.run()
         for warning in report.warnings:
-            warnings.warn(warning, AudioWarning, stacklevel=2)
+            notify(warning)
         return report
 
     def stream(

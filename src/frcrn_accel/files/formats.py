@@ -57,6 +57,7 @@ _MP4 = ("aac", "alac", "ac3", "eac3", "opus", "flac")
 # picture.
 _USUAL_SUFFIXES = {"wavex": ".wav", "mov": ".m4a", "matroska": ".mka", "asf": ".wma"}
 _OGG = (".ogg", ".oga")
+_OGG_CODECS = ("opus", "flac")
 _PCM = ("pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le", "pcm_s16be", "pcm_s24be", "pcm_s32be")
 _MATROSKA = ("opus", "flac", "aac", "mp3", "mp2", "ac3", "eac3", "alac", "wavpack", *_PCM[:5])
 _FFMPEG = {
@@ -70,8 +71,8 @@ _FFMPEG = {
     ".mov": _Container("mov", ("aac", "alac", "ac3", "eac3", *_PCM)),
     ".3gp": _Container("3gp", ("amr_nb", "aac")),
     ".aac": _Container("adts", ("aac",)),
-    ".ogg": _Container("ogg", ("opus", "flac")),  # Vorbis is libsndfile's: FFmpeg's own encoder sounds far worse
-    ".oga": _Container("ogg", ("opus", "flac")),
+    ".ogg": _Container("ogg", _OGG_CODECS),  # Vorbis is libsndfile's: FFmpeg's own encoder sounds far worse
+    ".oga": _Container("ogg", _OGG_CODECS),
     ".opus": _Container("opus", ("opus",)),
     ".webm": _Container("webm", ("opus",)),
     ".weba": _Container("webm", ("opus",)),
@@ -218,7 +219,9 @@ def plan_target(path: Path, like: AudioFile) -> Target:
     codec = codec_of(like)
     notes: list[str] = []
     container = _container_of(suffix)
-    if container is None or (suffix in _OGG and codec not in container.codecs):
+    # Players that take Ogg take Vorbis; few take FLAC in it.
+    is_vorbis = suffix in _OGG and (codec not in _OGG_CODECS or (codec == "flac" and like.format == "FLAC"))
+    if container is None or is_vorbis:
         file_format = _sndfile_format(suffix, like)
         if file_format is None:
             raise AudioError(_unknown(path, like))

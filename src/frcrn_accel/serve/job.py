@@ -13,7 +13,9 @@ from pathlib import Path
 from frcrn_accel.denoiser import Denoiser, FileReport, Keep
 from frcrn_accel.errors import AudioError, AudioTooLongError
 from frcrn_accel.files import AudioFile, audio_suffixes, open_audio
+from frcrn_accel.files.formats import writable_suffix
 from frcrn_accel.high_band import HighBandMode
+from frcrn_accel.notices import collected_notices
 from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.problems import Problem
 
@@ -22,14 +24,15 @@ __all__ = ["FORMATS", "MEDIA_TYPES", "Job", "JobOptions", "storage_problems"]
 MEDIA_TYPES = {
     "aiff": "audio/aiff",
     "flac": "audio/flac",
+    "m4a": "audio/mp4",
     "mp3": "audio/mpeg",
     "ogg": "audio/ogg",
     "opus": "audio/ogg",
     "wav": "audio/wav",
+    "webm": "audio/webm",
 }
-"""Media types by suffix. libsndfile has more formats; they are returned only for inputs of the same format."""
+"""Media types by suffix. There are more formats; they are returned only for inputs of the same format."""
 FORMATS = tuple(suffix for suffix in MEDIA_TYPES if f".{suffix}" in audio_suffixes())
-_SUFFIX_OF_FORMAT = {"RF64": "wav", "WAVEX": "wav"}  # of the other formats, their names in lower case
 _SAMPLE_BYTES = 4
 _SYSTEM_ERROR = 2  # libsndfile's SF_ERR_SYSTEM, e.g. a full disk
 
@@ -123,24 +126,23 @@ class Job:
             raise AudioError(f"audio must have up to {self._limits.max_channels} channels, got {file.channels}")
         self._choose_format(file)
         bytes_per_s = file.sample_rate_hz * file.channels * _SAMPLE_BYTES
-        return self._denoiser.denoise_file(
-            self._source,
-            self._target(),
-            progress=self._check,
-            max_duration_s=min(self._limits.max_duration_s, self._limits.max_decoded_bytes / bytes_per_s),
-            attenuation_limit_db=self._options.attenuation_limit_db,
-            high_band=self._options.high_band,
-            keep=self._options.keep,
-        )
+        with collected_notices():  # they name files of this machine
+            return self._denoiser.denoise_file(
+                self._source,
+                self._target(),
+                progress=self._check,
+                max_duration_s=min(self._limits.max_duration_s, self._limits.max_decoded_bytes / bytes_per_s),
+                attenuation_limit_db=self._options.attenuation_limit_db,
+                high_band=self._options.high_band,
+                keep=self._options.keep,
+            )
 
     def _choose_format(self, file: AudioFile) -> None:
-        self.suffix = self._options.format or _SUFFIX_OF_FORMAT.get(file.format, file.format.lower())
+        self.suffix = self._options.format or writable_suffix(file).removeprefix(".")
         self.media_type = MEDIA_TYPES.get(self.suffix, "application/octet-stream")
 
     def _target(self) -> Path:
-        # With the same suffix as the source, which is none, the result gets its format.
-        suffix = "" if self._options.format is None else f".{self._options.format}"
-        return self._source.with_name(f"denoised{suffix}")
+        return self._source.with_name(f"denoised.{self.suffix}")
 
     def _check(self, done_s: float, total_s: float) -> None:
         if self._stop.is_set() or time.monotonic() > self._deadline:
