@@ -67,7 +67,7 @@ def interval(values: list[float]) -> str:
 
 def streamed(denoiser: Denoiser, x: np.ndarray) -> np.ndarray:
     stream = denoiser.stream(RATE_HZ)
-    return np.concatenate([stream.process(x), stream.flush().reshape(-1)])[stream.latency_samples :]
+    return np.concatenate([stream.process(x), stream.flush()])[stream.latency_samples :]
 
 
 def above(x: np.ndarray) -> np.ndarray:

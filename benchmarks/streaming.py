@@ -127,7 +127,7 @@ def level_db(audio: Audio) -> float:
 
 def through(stream: Stream, audio: Audio) -> Audio:
     """Send a whole signal through a stream, and remove the delay."""
-    out = np.concatenate([stream.process(audio), stream.flush()[0]])
+    out = np.concatenate([stream.process(audio), stream.flush()])
     return out[stream.latency_samples :]
 
 

@@ -24,6 +24,7 @@ class DelayingBackend(FunctionBackend):
         gate: Steps wait for it.
         entered: Set by each step.
         broken: Return NaN.
+        error: Raised by each step; None to compute.
     """
 
     def __init__(self, gain: float = 1.0) -> None:
@@ -33,6 +34,7 @@ class DelayingBackend(FunctionBackend):
         self.gate.set()
         self.entered = threading.Event()
         self.broken = False
+        self.error: BaseException | None = None
 
     def load_step(self, model: ModelFile, threads: int, lookahead: int = 7) -> StepSession:
         return _DelayingStep(self, model.metadata)
@@ -49,6 +51,8 @@ class _DelayingStep(StepSession):
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         self._backend.entered.set()
         assert self._backend.gate.wait(60)
+        if self._backend.error is not None:
+            raise self._backend.error
         joined = np.concatenate([feeds["state_0/lag"], feeds["audio"]], axis=1)
         kept = joined.shape[1] - self.inputs["state_0/lag"][1]
         gain = np.float32(np.nan if self._backend.broken else self._backend.gain)

@@ -225,3 +225,56 @@ def test_the_cover_of_music_makes_no_film(tmp_path, clicks):
     ffmpeg("-i", clicks, "-i", tmp_path / "cover.png", *picture, tmp_path / "song.m4a")
     assert not is_film(tmp_path / "song.m4a")
     assert not is_film(clicks)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "aac"), (".mkv", "flac")])
+def test_gaps_in_the_sound_stay_gaps(tmp_path, clicks, suffix, codec):
+    source, target = tmp_path / f"film{suffix}", tmp_path / f"new{suffix}"
+    cut = ("-af", "aselect='not(between(t,1,1.5))'")
+    ffmpeg(*PICTURE, "-i", clicks, "-map", "0:v", "-map", "1:a", *cut, *H264, "-c:a", codec, source)
+    with pytest.warns(AudioWarning, match=r"has gaps in its sound: 0\.5\d s are silent"):
+        replaced(source, target)
+    assert np.flatnonzero(np.abs(heard(target)) > 0.5).tolist() == [4_801, 3 * RATE_HZ - 9_601]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_covers_stay_covers(tmp_path, clicks, suffix):
+    image, source, target = tmp_path / "c.jpg", tmp_path / f"film{suffix}", tmp_path / f"new{suffix}"
+    ffmpeg(*PICTURE, "-frames:v", 1, image)
+    if suffix == ".mkv":
+        cover = (*H264, "-attach", image, "-metadata:s:t", "mimetype=image/jpeg")
+    else:
+        streams = ("-map", 0, "-map", 1, "-map", 2)
+        cover = ("-i", image, *streams, *H264, "-c:v:1", "copy", "-disposition:v:1", "attached_pic")
+    ffmpeg(*PICTURE, "-i", clicks, *cover, "-c:a", "aac", source)
+    replaced(source, target)
+    assert copied(target) == copied(source)
+    with av.open(source) as old, av.open(target) as new:
+        assert new.streams.video[1].disposition == old.streams.video[1].disposition
+        assert new.streams.video[1].disposition & av.stream.Disposition.attached_pic
+
+
+def test_hevc_keeps_the_name_that_apple_plays(tmp_path, clicks):
+    hevc = ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=error", "-tag:v", "hvc1")
+    ffmpeg(*PICTURE, "-i", clicks, *hevc, "-c:a", "aac", tmp_path / "film.mp4")
+    replaced(tmp_path / "film.mp4", tmp_path / "new.mp4")
+    assert b"hvc1" in (tmp_path / "new.mp4").read_bytes()
+
+
+def test_a_film_is_not_held_in_memory_until_its_only_subtitle(tmp_path):
+    (tmp_path / "s.srt").write_text("1\n00:01:39,000 --> 00:01:39,500\nBye\n")
+    sound = ("-f", "lavfi", "-i", "anoisesrc=r=48000:d=100", "-i", tmp_path / "s.srt")
+    picture = ("-f", "lavfi", "-i", "testsrc=size=32x32:rate=1:duration=100")
+    coding = ("-map", 0, "-map", 1, "-map", 2, *H264, "-c:a", "pcm_s16le", "-c:s", "srt")
+    source, target = tmp_path / "film.mkv", tmp_path / "new.mkv"
+    ffmpeg(*picture, *sound, *coding, source)
+    file = open_audio(source)
+    before, sizes = set(tmp_path.iterdir()), []
+
+    def watched():
+        for block in file.blocks():
+            sizes.append(sum(path.stat().st_size for path in tmp_path.iterdir() if path not in before))
+            yield block
+
+    write_film(target, source, {0: Sound(file, watched())}, overwrite=False)
+    assert sizes[len(sizes) * 9 // 10] > 2_000_000  # bytes of 9.6 million, after 90 s

@@ -7,6 +7,7 @@ import io
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def folder(tmp_path, monkeypatch, noisy, short_audio, training_data) -> Path:
     """A folder with all that the commands name."""
     monkeypatch.chdir(tmp_path)
     soundfile.write("talk.mp3", noisy[:32_000], 16_000)
+    make_film("talk.mp3", "film.mp4")
     shutil.copytree(short_audio, "recordings")
     shutil.copytree(REPOSITORY / "examples", "examples", ignore=shutil.ignore_patterns("train", "plugin"))
     shutil.copy(find_model(DEFAULT_MODEL).path, "frcrn-16k.onnx")
@@ -56,6 +58,12 @@ def folder(tmp_path, monkeypatch, noisy, short_audio, training_data) -> Path:
     for path in training_data.iterdir():
         (shutil.copytree if path.is_dir() else shutil.copy)(path, path.name)
     return tmp_path
+
+
+def make_film(sound: str, path: str) -> None:
+    ffmpeg = pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
+    picture = ("-f", "lavfi", "-i", "testsrc=size=32x32:rate=5:duration=2")
+    subprocess.run([ffmpeg, "-v", "error", *picture, "-i", sound, path], check=True)
 
 
 def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

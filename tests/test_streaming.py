@@ -226,9 +226,11 @@ class TestForms:
         every_second = delay.stream(16_000).process(pcm[::2, 0].copy()).tobytes()
         assert delay.stream(16_000).process(memoryview(pcm)[::2]) == every_second
 
-    @pytest.mark.parametrize("chunk", [memoryview(np.zeros(9, np.float32)), array("f", [0.0])])
+    @pytest.mark.parametrize("chunk", [memoryview(np.zeros(9, np.float64)), array("d", [0.0])])
     def test_other_buffers_are_an_error(self, delay: Denoiser, chunk: object) -> None:
-        message = "a buffer must hold bytes or 16-bit integers, got items of format 'f': pass a numpy array"
+        message = (
+            "a buffer must hold bytes, 16-bit integers or 32-bit floats, got items of format 'd': pass a numpy array"
+        )
         with pytest.raises(AudioError, match=message):
             delay.stream(16_000).process(chunk)
 

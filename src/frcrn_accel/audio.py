@@ -66,6 +66,7 @@ FAINT_POWER = 10 ** (-55 / 10)  # speech below this level cannot be told from th
 
 # The supported dtypes, and the value that stands for 1.0.
 _FULL_SCALE: Mapping[np.dtype[Any], float] = {
+    np.dtype(np.float16): 1.0,
     np.dtype(np.float32): 1.0,
     np.dtype(np.float64): 1.0,
     np.dtype(np.int16): 2.0**15,
@@ -80,7 +81,7 @@ class Layout:
     """The form of an array or tensor, to return the result in the same form.
 
     Attributes:
-        dtype: float32, float64, int16 or int32.
+        dtype: float16, float32, float64, int16 or int32.
         mono: Whether the shape was `(samples,)`.
         torch_device: Device of a torch tensor; None for a numpy array.
     """
@@ -94,6 +95,9 @@ class Layout:
         out: Any = audio[0] if self.mono else audio
         if self.dtype.kind == "i":
             out = float_to_int(out, 8 * self.dtype.itemsize)
+        elif self.dtype == np.float16:
+            largest = np.finfo(np.float16).max
+            out = np.clip(out, -largest, largest)
         out = out.astype(self.dtype)
         if self.torch_device is not None:
             return sys.modules["torch"].from_numpy(np.ascontiguousarray(out)).to(self.torch_device)
@@ -104,27 +108,33 @@ def unpack(audio: Any) -> tuple[NDArray[np.float32], Layout]:
     """Convert an array or tensor to `float32 (channels, samples)`.
 
     Args:
-        audio: numpy array or torch tensor, `(samples,)` or `(channels, samples)`, float32, float64, int16 or int32.
+        audio: numpy array or torch tensor, `(samples,)` or `(channels, samples)`, float16, float32, float64, int16 or
+            int32. Subclasses of numpy's array, such as `np.matrix`, count as plain arrays.
 
     Returns:
         The samples, and the layout that converts a result back.
 
     Raises:
-        AudioError: The type, dtype or shape is not supported.
+        AudioError: The type, dtype or shape is not supported, or it is a masked array.
     """
     torch = sys.modules.get("torch")  # whoever passes a tensor has imported torch
     device = None
     if torch is not None and isinstance(audio, torch.Tensor):
         device = audio.device
-        if audio.dtype not in (torch.float32, torch.float64, torch.int16, torch.int32):
-            raise AudioError(f"audio must be float32, float64, int16 or int32, got a tensor of {audio.dtype}")
+        if audio.dtype not in (torch.float16, torch.float32, torch.float64, torch.int16, torch.int32):
+            raise AudioError(
+                f"audio must be float16, float32, float64, int16 or int32, got a tensor of {audio.dtype}"
+            )
         audio = audio.detach().cpu().numpy()
     if not isinstance(audio, np.ndarray):
         raise AudioError(f"audio must be a numpy array or a torch tensor, got {type(audio).__name__}")
+    if isinstance(audio, np.ma.MaskedArray):
+        raise AudioError("audio is a masked array: fill the masked samples first, for example with audio.filled(0)")
+    audio = np.asarray(audio)  # a matrix would stay 2-D when a row is taken
     native = audio.dtype.newbyteorder("=")
     full_scale = _FULL_SCALE.get(native)
     if full_scale is None:
-        raise AudioError(f"audio must be float32, float64, int16 or int32, got {audio.dtype}")
+        raise AudioError(f"audio must be float16, float32, float64, int16 or int32, got {audio.dtype}")
     if audio.ndim not in (1, 2) or (audio.ndim == 2 and not 1 <= audio.shape[0] <= MAX_CHANNELS):
         raise AudioError(
             f"audio must be (samples,) or (channels, samples) with 1 to {MAX_CHANNELS} channels, got shape "
@@ -249,15 +259,15 @@ def fit_length(blocks: Blocks, samples: int, channels: int) -> Iterator[NDArray[
         yield np.zeros((channels, left), np.float32)
 
 
-def mix_dry(wet: Blocks, dry: Blocks, dry_share: float) -> Iterator[NDArray[np.float32]]:
+def mix_dry(wet: Blocks, dry: Blocks, dry_share: float | NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
     """Mix two signals of equal length, which may have different block sizes.
 
     Args:
         wet: The denoised signal.
         dry: The input signal.
-        dry_share: Share of the input, as amplitude, 0 to 1.
+        dry_share: Share of the input, as amplitude, 0 to 1; for signals of a single block also that of each sample.
     """
-    share = np.float32(dry_share)
+    share = np.asarray(dry_share, np.float32)
     for wet_block, dry_block in beside(wet, dry):
         yield wet_block * (1 - share) + dry_block * share
 

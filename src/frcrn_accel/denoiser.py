@@ -20,6 +20,7 @@ from frcrn_accel.cpu import available_cpus
 from frcrn_accel.errors import AudioWarning
 from frcrn_accel.file_denoising import KEEPS, FileJob, FileReport, Keep, check_keep
 from frcrn_accel.high_band import HighBandMode, check_high_band
+from frcrn_accel.in_use import InUse
 from frcrn_accel.models import DEFAULT_MODEL, ModelMetadata, find_model, usual_lookahead
 from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
 from frcrn_accel.pipeline import Engine, Signal, Treatment, denoise_signal
@@ -34,6 +35,7 @@ __all__ = ["KEEPS", "MAX_DURATION_S", "Denoiser", "DenoiserOptions", "FileReport
 
 MAX_DURATION_S = 24 * 3600.0
 _ARRAY_BLOCK_SAMPLES = 1 << 20
+_CLOSED = "this Denoiser is closed: open a new one"
 
 AudioT = TypeVar("AudioT")
 
@@ -137,6 +139,8 @@ class StreamOptions:
 class Denoiser:
     """A speech denoiser: one loaded model, for any number of signals and threads.
 
+    It can be pickled, for a pool of processes: each process opens the model again, with the same options.
+
     >>> import numpy as np
     >>> noisy = np.zeros(48_000, np.float32)
     >>> denoiser = Denoiser()
@@ -200,6 +204,7 @@ class Denoiser:
             model, backend, precision, calibration, threads, attenuation_limit_db, windowing, batch_size, high_band
         )
         self._model = find_model(model)
+        self._model_anywhere = _name_or_absolute(model, self._model.path)
         self._backend = resolve_backend(backend, precision, calibration, self._model)
         _check_effect(self.options, self._backend)
         self.backend = self._backend.name
@@ -208,8 +213,11 @@ class Denoiser:
         self.attenuation_limit_db = attenuation_limit_db
         self.high_band: HighBandMode = high_band
         self._progress = progress
+        self._is_wrapped = wrap_session is not None
         self._stream_engines: dict[int, StreamEngine] = {}  # by look-ahead
-        self._stream_lock = threading.Lock()
+        # Making a step can take minutes; those with another look-ahead do not wait for it.
+        self._stream_locks = tuple(threading.Lock() for _ in range(LOOKAHEAD_FRAMES + 1))
+        self._in_use = InUse(_CLOSED)
         session = self._backend.load(prepare(self._model, self._backend, progress), self.threads)
         self._engine: Engine | None = Engine(
             session=session if wrap_session is None else wrap_session(session),
@@ -245,8 +253,8 @@ class Denoiser:
         """Denoise audio in memory.
 
         Args:
-            audio: numpy array or torch tensor, `(samples,)` or `(channels, samples)`; float32 or float64 with full
-                scale at 1.0, or int16 or int32. Each channel is denoised by itself.
+            audio: numpy array or torch tensor, `(samples,)` or `(channels, samples)`; float16, float32 or float64
+                with full scale at 1.0, or int16 or int32. Each channel is denoised by itself.
             sample_rate: Its sample rate, 8,000 to 192,000 Hz. The model hears up to 8 kHz, see `high_band`.
             attenuation_limit_db: Limit for this signal alone, `math.inf` for none; None for the denoiser's own.
             high_band: What to do with the band above 8 kHz of this signal; None for the denoiser's own choice.
@@ -254,9 +262,11 @@ class Denoiser:
 
         Returns:
             The same kind of object: type, dtype, shape, rate and level. Integers are clipped, never wrapped.
+            Subclasses of numpy's array, such as `np.matrix`, come back as plain arrays.
 
         Raises:
-            AudioError: The type, dtype, shape or sample rate is not supported, or a sample is NaN or infinite.
+            AudioError: The type, dtype, shape or sample rate is not supported, a sample is NaN or infinite, or the
+                array is masked.
             EngineError: The engine failed.
             ValueError: The attenuation limit is out of range, or `high_band` or `keep` is unknown.
         """
@@ -271,7 +281,8 @@ class Denoiser:
             rate_hz,
             samples.shape[0],
         )
-        blocks = [samples[:, :0], *denoise_signal(signal, self._open(), treatment)]
+        with self._in_use:
+            blocks = [samples[:, :0], *denoise_signal(signal, self._open(), treatment)]
         result = np.concatenate(blocks, axis=1)
         packed: AudioT = layout.pack(result if keep == "speech" else samples - result)
         return packed
@@ -331,7 +342,8 @@ class Denoiser:
             noise_target=None if noise_target is None else Path(noise_target),
             track=track,
         )
-        report = job.run()
+        with self._in_use:
+            report = job.run()
         for warning in report.warnings:
             warnings.warn(warning, AudioWarning, stacklevel=2)
         return report
@@ -371,14 +383,14 @@ class Denoiser:
         """
         frames = self._lookahead_frames(lookahead_s)
         treatment = self._treatment(attenuation_limit_db, high_band)
-        with self._stream_lock:
-            self._open()
-            if frames not in self._stream_engines:
+        with self._in_use, self._stream_locks[frames]:
+            engine = self._stream_engines.get(frames)
+            if engine is None:
                 step = prepare_step(self._model, self._backend, self.threads, frames, self._progress)
                 session = self._backend.load_step(step, self.threads, frames)
-                self._stream_engines[frames] = StreamEngine(session, self._model.metadata)
+                engine = self._stream_engines[frames] = StreamEngine(session, self._model.metadata, self._in_use)
         return Stream(
-            self._stream_engines[frames],
+            engine,
             sample_rate,
             channels=channels,
             step_s=step_s,
@@ -388,8 +400,39 @@ class Denoiser:
             high_band=treatment.high_band,
         )
 
+    def __reduce__(self) -> tuple[Callable[[DenoiserOptions], Denoiser], tuple[DenoiserOptions]]:
+        """Pickle the options: the copy, for example in a process of a pool, opens the model again.
+
+        `progress` is not kept. Copies of this object (`copy.copy`) open the model again, too.
+
+        Raises:
+            TypeError: It was opened with `wrap_session` or an instance of a backend, which hold what cannot be
+                copied.
+            ValueError: The denoiser is closed.
+        """
+        self._open()
+        if self._is_wrapped or isinstance(self.options.backend, Backend):
+            given = "wrap_session" if self._is_wrapped else "an instance of a backend"
+            raise TypeError(f"a Denoiser with {given} cannot be pickled: open one in each process")
+        options = dataclasses.replace(
+            self.options,
+            model=self._model_anywhere,
+            attenuation_limit_db=self.attenuation_limit_db,
+            high_band=self.high_band,
+        )
+        return DenoiserOptions.open, (options,)
+
     def close(self) -> None:
-        """Free the engine. The denoiser and its streams cannot be used afterwards. Closing twice is allowed."""
+        """Free the engine, once the calls of other threads are done. Closing twice is allowed.
+
+        The denoiser and its streams cannot be used afterwards: from now on, calls are a `ValueError`.
+
+        Raises:
+            RuntimeError: It is called while this thread uses the denoiser, for example by `progress`.
+        """
+        self._in_use.close(self._free)
+
+    def _free(self) -> None:
         if self._engine is not None:
             self._engine.session.close()
             self._engine = None
@@ -433,8 +476,14 @@ class Denoiser:
 
     def _open(self) -> Engine:
         if self._engine is None:
-            raise ValueError("this Denoiser is closed: open a new one")
+            raise ValueError(_CLOSED)
         return self._engine
+
+
+def _name_or_absolute(model: str | Path, path: Path) -> str | Path:
+    """Return a name as it is, and the path of a model file such that it means the same in every folder."""
+    is_name = isinstance(model, str) and Path(model).expanduser() != path
+    return model if is_name else path.absolute()
 
 
 def _check_effect(options: DenoiserOptions, backend: Backend) -> None:

@@ -40,7 +40,10 @@ def from_pcm(pcm: Buffer, channels: int, dtype: DTypeLike = np.int16) -> NDArray
         )
     content = view.tobytes()  # the size in bytes: `len` of a view counts its items
     if len(content) % (np.dtype(dtype).itemsize * channels):
-        raise AudioError(f"{len(content)} bytes are not a whole number of 16-bit samples in {channels} channel(s)")
+        bits = 8 * np.dtype(dtype).itemsize
+        raise AudioError(
+            f"{len(content)} bytes are not a whole number of {bits}-bit samples in {channels} channel(s)"
+        )
     return np.ascontiguousarray(np.frombuffer(content, dtype).reshape(-1, channels).T)
 
 

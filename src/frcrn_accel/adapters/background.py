@@ -12,14 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from frcrn_accel.adapters.fading import Fader, fade_in, ramp_samples
 from frcrn_accel.adapters.playout import DelayLine, Playout
-from frcrn_accel.errors import EngineError
+from frcrn_accel.adapters.recovery import Recovery
 from frcrn_accel.streaming import Stream
 
 __all__ = ["HEADROOM_S", "BackgroundStream"]
 
 HEADROOM_S = 0.04  # two steps of the model: one is computed while the next fills
 _MAX_BACKLOG_S = 1.0
+_SHORT_CHUNK_S = 0.01  # the headroom is meant for these
 
 _log = logging.getLogger(__name__)
 
@@ -32,22 +34,26 @@ class _Run:
         stream: The stream; the worker uses it.
         dry: The unprocessed signal, with the delay of the output.
         denoised: The output of the worker.
-        failed: Whether the engine failed; nothing more is computed then.
+        error: What the engine raised; nothing more is computed then.
+        is_over: Whether the caller knows that nothing more is computed.
     """
 
     stream: Stream
     dry: DelayLine
     denoised: Playout
-    failed: bool = False
+    error: BaseException | None = None
+    is_over: bool = False
 
 
 class BackgroundStream:
     """A live signal that is denoised in its own thread. `process` waits neither for the thread nor for a model.
 
-    The output is `latency_s` behind the input: the latency of the stream plus a headroom, which is the time that the
-    thread has. Samples that it has not computed by then are returned unprocessed, in their place in time, and
-    counted in `late_s`. If the thread falls more than a second behind, the backlog is dropped and the stream starts
-    again. If the engine fails, the rest of the signal is returned unprocessed.
+    The output is `latency_s` behind the input: the latency of the stream plus a headroom, which is the time that
+    the thread has, plus what the longest chunk is longer than 10 ms. Samples that it has not computed by then are
+    returned unprocessed, in their place in time, and counted in `late_s`. If the thread falls more than a second
+    behind, the backlog is dropped and the stream starts again. If the engine fails, whatever it raises, the signal
+    is returned unprocessed, and the stream is tried again after 1 s of audio, then after 2, 4 and so on, up to 30
+    s. Between denoised and unprocessed samples there is a ramp of 20 ms.
 
     Call all methods from one thread.
 
@@ -60,6 +66,10 @@ class BackgroundStream:
         open_stream: Called with a rate in Hz and a number of channels; returns a new stream.
         headroom_s: Time for the worker to compute, and to absorb calls that arrive in bursts.
 
+    Attributes:
+        enabled: Whether to denoise. While it is False, nothing is computed, and the unprocessed signal is returned
+            with the same delay.
+
     Raises:
         ValueError: The headroom is negative.
     """
@@ -70,11 +80,18 @@ class BackgroundStream:
         self._open_stream = open_stream
         self._headroom_s = headroom_s
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="frcrn-accel")
-        self._format: tuple[int, int] | None = None
+        self.enabled = True
+        self._format = (0, 0)  # rate and channels
         self._opening: Future[Stream] | None = None
         self._run: _Run | None = None
         self._pending: deque[tuple[Future[None], int]] = deque()  # with the number of samples
         self._late_s = 0.0
+        self._delay_s = headroom_s
+        self._bridge = DelayLine(1, 0)  # the signal while its stream is being opened
+        self._fader = Fader(1, 0)
+        self._recovery = Recovery(0)
+        self._risen: int | None = None  # samples of the ramp that a restarted signal begins with; None after it
+        self._follows_itself = False  # whether the caller has bypassed this object until now
         self._is_closed = False
 
     @property
@@ -87,8 +104,7 @@ class BackgroundStream:
         """Delay of the output behind the input, s; None while the stream is being opened."""
         if self._run is None:
             return None
-        stream = self._run.stream
-        return (stream.latency_samples + self._headroom_samples(stream)) / stream.sample_rate_hz
+        return self._run.dry.delay_samples / self._run.stream.sample_rate_hz
 
     @property
     def late_s(self) -> float:
@@ -101,54 +117,64 @@ class BackgroundStream:
         Raises:
             AudioError, BackendUnavailable, ValueError: See `Denoiser.stream`.
         """
-        self._format = (sample_rate_hz, channels)
-        self._begin(self._open_stream(sample_rate_hz, channels))
+        stream = self._open_stream(sample_rate_hz, channels)
+        self._start_format(sample_rate_hz, channels)
+        self._begin(stream)
 
     def process(self, samples: NDArray[np.int16], sample_rate_hz: int) -> NDArray[np.int16]:
         """Take in the next samples and return as many, at once.
 
         A change of the rate or of the number of channels starts a new signal: the worker opens a stream for it, and
-        the output is silence until that is done.
+        the unprocessed signal is returned until that is done, with about the delay of the signal before, whose end
+        comes out at the new rate. If it fails, the error is logged, and it is tried again as after a failure of the
+        engine.
 
         Args:
             samples: `int16 (channels, samples)`.
             sample_rate_hz: Rate of the samples.
 
         Raises:
-            AudioError, BackendUnavailable: The stream for this rate and these channels could not be opened.
             RuntimeError: It is closed.
         """
         if self._is_closed:
             raise RuntimeError("this processor is closed: create a new one")
-        backlog = self._backlog_samples()
         if (sample_rate_hz, len(samples)) != self._format:
-            self._end_run()
-            self._format = (sample_rate_hz, len(samples))
-            self._opening = self._worker.submit(self._open_stream, *self._format)
-        if self._opening is not None:
-            if not self._opening.done():
-                return np.zeros_like(samples)
-            self._begin(self._opening.result())
-            self._opening = None
-        assert self._run is not None
-        if backlog > _MAX_BACKLOG_S * sample_rate_hz:
-            _log.warning("denoising is more than %g s behind: dropping the backlog", _MAX_BACKLOG_S)
-            self._reset(self._run.dry)
-        run = self._run
+            self._change_format(sample_rate_hz, len(samples))
+        samples = self._begun(samples)
+        self._receive_stream()
+        denoising = self._run is not None and self._keeps_up(self._run)
+        self._recovery.advance(samples.shape[1], denoising=denoising)
+        run = self._run  # `_keeps_up` may have begun another
+        if run is None:
+            dry = self._bridge.exchange(samples)
+            return self._fader.join(dry, dry[:, :0], 0)
+        self._make_room(run, samples.shape[1])
         dry = run.dry.exchange(samples)
-        if run.failed:
-            return dry
+        if not denoising:
+            return self._fader.join(dry, dry[:, :0], 0)
         self._pending.append((self._worker.submit(self._compute, run, samples), samples.shape[1]))
         return run.denoised.take(dry)
 
-    def restart(self) -> None:
-        """Start a new signal of the same rate and channels; nothing of the previous one is returned."""
-        if self._run is not None:
+    def restart(self, *, bypassed: bool = False) -> None:
+        """Start a new signal of the same rate and channels; the previous one fades out.
+
+        Args:
+            bypassed: The caller has used the signal itself before, without the delay: that fades out.
+        """
+        if bypassed:
+            self._follows_itself = True
+        else:
+            self._fader.cut()
+        self._risen = 0
+        if self._run is None:
+            self._bridge = DelayLine(self._format[1], self._bridge.delay_samples, ramp=ramp_samples(self._format[0]))
+        else:
             self._reset(None)
 
     def wait(self) -> None:
         """Wait until everything taken in so far is computed: for tests, and for audio that is not live."""
-        self._worker.submit(int).result()
+        if not self._is_closed:
+            self._worker.submit(int).result()
 
     def close(self) -> None:
         """End the worker once its current call returns. Closing twice is allowed."""
@@ -156,31 +182,116 @@ class BackgroundStream:
         self._end_run()
         self._worker.shutdown(wait=False, cancel_futures=True)
 
+    # In the worker:
+
     def _compute(self, run: _Run, samples: NDArray[np.int16]) -> None:
-        """Denoise samples, in the worker."""
-        if run is not self._run or run.failed:
+        """Denoise samples."""
+        if run is not self._run or run.error is not None:
             return
         try:
             run.denoised.put(run.stream.process(samples))
-        except EngineError:
-            _log.exception("the engine failed: denoising is off for the rest of this signal")
-            run.failed = True
+        except BaseException as error:  # also the exit of an engine must not end a call
+            run.error = error
 
-    def _begin(self, stream: Stream, dry: DelayLine | None = None) -> None:
+    def _restart_stream(self, run: _Run) -> None:
+        try:
+            run.stream.reset()
+        except BaseException as error:
+            run.error = error
+
+    # In the caller's thread:
+
+    def _start_format(self, sample_rate_hz: int, channels: int) -> None:
+        self._format = (sample_rate_hz, channels)
+        self._fader = Fader(channels, ramp_samples(sample_rate_hz))
+        self._recovery = Recovery(sample_rate_hz)
+        self._opening = None
+
+    def _change_format(self, sample_rate_hz: int, channels: int) -> None:
+        """Go on at another rate or with other channels, unprocessed; what was delayed comes out first."""
+        before, (rate_hz, _) = self._bridge if self._run is None else self._run.dry, self._format
+        fader = self._fader
+        self._end_run()
+        self._start_format(sample_rate_hz, channels)
+        self._fader.continue_from(fader)
+        self._bridge = before.converted(rate_hz, sample_rate_hz, channels, ramp=ramp_samples(sample_rate_hz))
+        self._bridge.lengthen(math.ceil(self._delay_s * sample_rate_hz))
+
+    def _begun(self, samples: NDArray[np.int16]) -> NDArray[np.int16]:
+        """Return samples with the ramp at the beginning of a restarted signal."""
+        if self._follows_itself and samples.shape[1]:
+            self._fader.leave(samples)
+            self._follows_itself = False
+        if self._risen is None:
+            return samples
+        ramp, done = ramp_samples(self._format[0]), self._risen
+        self._risen = done + samples.shape[1] if done + samples.shape[1] < ramp else None
+        return fade_in(samples, done, ramp)
+
+    def _receive_stream(self) -> None:
+        """Take over a stream that was opened in the worker, and have one opened where there is none."""
+        if self._opening is not None and self._opening.done():
+            opening, self._opening = self._opening, None
+            error = opening.exception()
+            if error is None:
+                self._begin(opening.result(), self._bridge)
+            else:
+                self._recovery.fail("no stream for this audio", error)
+        if self._run is None and self._opening is None and self._recovery.is_due:
+            self._opening = self._worker.submit(self._open_stream, *self._format)
+
+    def _keeps_up(self, run: _Run) -> bool:
+        """Return whether to denoise the next samples; reset the stream before, where that is needed."""
+        backlog = self._backlog_samples()
+        if run.error is not None and not run.is_over:
+            run.is_over = True
+            self._recovery.fail("the engine failed", run.error)
+        if not self.enabled:
+            run.is_over = True
+            return False
+        if run.is_over:
+            if not self._recovery.is_due or backlog:
+                return False
+            self._reset(run.dry)
+        elif backlog > _MAX_BACKLOG_S * run.stream.sample_rate_hz:
+            _log.warning("denoising is more than %g s behind: dropping the backlog", _MAX_BACKLOG_S)
+            self._reset(run.dry)
+        return True
+
+    def _begin(self, stream: Stream, dry: DelayLine | None = None) -> _Run:
         delay = stream.latency_samples + self._headroom_samples(stream)
-        self._run = _Run(
-            stream,
-            dry or DelayLine(stream.channels, delay),
-            # A stream starts with silence; after a reset the unprocessed signal takes its place.
-            Playout(stream.channels, hold=delay, drop=stream.latency_samples),
+        silence = stream.latency_samples if dry is None else 0
+        if dry is None:
+            dry = DelayLine(stream.channels, delay, ramp=ramp_samples(stream.sample_rate_hz))
+        dry.lengthen(delay)
+        delay = dry.delay_samples
+        self._delay_s = delay / stream.sample_rate_hz
+        denoised = Playout(
+            stream.channels,
+            hold=delay - silence,
+            drop=stream.latency_samples,  # its silence: the unprocessed signal is returned instead
+            silence=silence,
+            fader=self._fader,
         )
+        self._run = _Run(stream, dry, denoised)
+        return self._run
+
+    def _make_room(self, run: _Run, samples: int) -> None:
+        """Lengthen the delay for a longer chunk: its beginning waits for its end before it can be computed."""
+        rate_hz = run.stream.sample_rate_hz
+        longer = max(0, samples - math.ceil(_SHORT_CHUNK_S * rate_hz))
+        short = run.stream.latency_samples + self._headroom_samples(run.stream) + longer - run.dry.delay_samples
+        if short > 0:
+            run.dry.lengthen(run.dry.delay_samples + short)
+            run.denoised.lengthen(short)
+            self._delay_s = run.dry.delay_samples / rate_hz
 
     def _reset(self, dry: DelayLine | None) -> None:
         run = self._run
         assert run is not None
         self._end_run()
-        self._pending.append((self._worker.submit(run.stream.reset), 0))
-        self._begin(run.stream, dry)
+        new = self._begin(run.stream, dry)
+        self._pending.append((self._worker.submit(self._restart_stream, new), 0))
 
     def _end_run(self) -> None:
         """Make the worker skip what it still has of this run."""
@@ -190,9 +301,9 @@ class BackgroundStream:
         self._pending.clear()
 
     def _backlog_samples(self) -> int:
-        """Count the samples that the worker has not computed; raise here what it raised."""
+        """Count the samples that the worker has not computed."""
         while self._pending and self._pending[0][0].done():
-            self._pending.popleft()[0].result()
+            self._pending.popleft()
         return sum(samples for _, samples in self._pending)
 
     def _headroom_samples(self, stream: Stream) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from frcrn_accel.adapters.background import HEADROOM_S, BackgroundStream
 from frcrn_accel.audio import check_attenuation_limit
 from frcrn_accel.denoiser import Denoiser, StreamOptions
@@ -16,24 +18,31 @@ except ImportError as error:
 
 __all__ = ["FrcrnProcessor"]
 
+_log = logging.getLogger(__name__)
+
 
 class FrcrnProcessor(FrameProcessor[AudioFrame]):
     """Denoises what a LiveKit `AudioStream` receives.
 
     >>> stream = rtc.AudioStream(track, noise_cancellation=FrcrnProcessor(denoiser))
 
-    LiveKit calls a processor for each frame (10 ms) on the event loop and does not await it, so computing there would
-    block everything else. Instead a frame is handed to a thread of this processor, and a frame of the same rate,
-    channels and length is returned at once. It is `latency_s` behind: the latency of the stream plus `headroom_s`,
-    the time that the thread has. Audio that is not denoised by then is returned unprocessed, with the same delay,
-    and counted in `late_s`. See `BackgroundStream`.
+    LiveKit calls a processor for each frame on the event loop and does not await it, so computing there would block
+    everything else. Instead a frame is handed to a thread of this processor, and a frame of the same rate, channels
+    and length is returned at once. It is `latency_s` behind: the latency of the stream plus `headroom_s`, the time
+    that the thread has, plus what the longest frame is longer than 10 ms. Audio that is not denoised by then is
+    returned unprocessed, with the same delay, and counted in `late_s`.
+
+    Nothing that goes wrong ends a call or its audio. If the engine fails, or no stream can be opened, the error is
+    logged, the audio is returned unprocessed with the same delay, and it is tried again after 1 s of audio, then
+    after 2, 4 and so on, up to 30 s. See `BackgroundStream`.
 
     LiveKit bypasses a processor whose `enabled` is False, without the delay. So the audio jumps ahead by the latency
-    when it is disabled, and starts with as much silence when it is enabled, as a new signal. Set
-    `attenuation_limit_db` to 0 instead to get the original signal without a jump.
+    when it is disabled, and fades to as much silence when it is enabled. Set `bypassed` instead to get the original
+    signal without a jump. Every other change is a ramp of 20 ms.
 
     A frame of another rate or number of channels starts a new signal, for which the thread opens another stream. So
-    does another track, which LiveKit reports to the processor.
+    does another track, which LiveKit reports to the processor. A processor denoises one track at a time: create one
+    for each `AudioStream`.
 
     Args:
         denoiser: The denoiser; any number of processors share it. It stays open when the processor is closed. The
@@ -69,6 +78,7 @@ class FrcrnProcessor(FrameProcessor[AudioFrame]):
 
         self._attenuation_limit_db = denoiser.attenuation_limit_db
         self._enabled = True
+        self._has_failed = False
         self._publication: tuple[str, str] | None = None
         self._background = BackgroundStream(open_stream, headroom_s=headroom_s)
         self._background.open(sample_rate, num_channels)
@@ -81,8 +91,17 @@ class FrcrnProcessor(FrameProcessor[AudioFrame]):
     @enabled.setter
     def enabled(self, value: bool) -> None:
         if value and not self._enabled:
-            self._background.restart()
+            self._background.restart(bypassed=True)
         self._enabled = value
+
+    @property
+    def bypassed(self) -> bool:
+        """Whether the unprocessed signal is returned, with the delay of the denoised one."""
+        return not self._background.enabled
+
+    @bypassed.setter
+    def bypassed(self, value: bool) -> None:
+        self._background.enabled = not value
 
     @property
     def attenuation_limit_db(self) -> float | None:
@@ -122,13 +141,16 @@ class FrcrnProcessor(FrameProcessor[AudioFrame]):
         self._publication = publication
 
     def _process(self, frame: AudioFrame) -> AudioFrame:
-        """Take in a frame and return one at once.
+        """Take in a frame and return one at once; after the end, and where anything fails, the frame itself."""
+        try:
+            return self._exchange(frame)
+        except Exception as error:  # LiveKit would log it for each frame
+            if not self._has_failed:
+                _log.warning("frames are returned unprocessed: %s", error, exc_info=error)
+            self._has_failed = True
+            return frame
 
-        Raises:
-            AudioError: The rate or the number of channels is out of range. LiveKit logs this and any other error, and
-                passes the frame on unprocessed.
-            RuntimeError: The processor is closed.
-        """
+    def _exchange(self, frame: AudioFrame) -> AudioFrame:
         if self._background.stream is not None:
             self._background.stream.attenuation_limit_db = self._attenuation_limit_db
         samples = from_pcm(frame.data, frame.num_channels)[:, : frame.samples_per_channel]

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+import logging
+import math
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
+from frcrn_accel.adapters.fading import ramp_samples
+from frcrn_accel.adapters.playout import DelayLine
+from frcrn_accel.adapters.recovery import Recovery
 from frcrn_accel.adapters.switched import SwitchedStream
 from frcrn_accel.audio import check_attenuation_limit
 from frcrn_accel.denoiser import Denoiser, StreamOptions
 from frcrn_accel.errors import MissingExtraError
 from frcrn_accel.pcm import from_pcm, to_pcm
-from frcrn_accel.streaming import Averaging
+from frcrn_accel.streaming import Averaging, Stream
 
 try:
     from pipecat.audio.filters.base_audio_filter import BaseAudioFilter
@@ -21,6 +27,8 @@ except ImportError as error:
 __all__ = ["FrcrnFilter"]
 
 _SETTING = "attenuation_limit_db"
+
+_log = logging.getLogger(__name__)
 
 
 class FrcrnFilter(BaseAudioFilter):
@@ -33,18 +41,30 @@ class FrcrnFilter(BaseAudioFilter):
 
     A `FilterEnableFrame` turns the filter off and on. While it is off nothing is computed, and the unprocessed audio
     has the same delay, so that nothing jumps. A `FilterUpdateSettingsFrame` changes `{"attenuation_limit_db": 12.0}`;
-    None removes the limit. If the engine fails, the error is logged and the filter is off until it is enabled again.
+    None removes the limit. Every change is a ramp of 20 ms.
+
+    Nothing that goes wrong ends a call. If the engine fails, or no stream can be opened at the start, the error is
+    logged, the audio is returned unprocessed, and it is tried again after 1 s of audio, then after 2, 4 and so on, up
+    to 30 s.
+
+    Pipecat does not report pauses to filters, and the last `latency_s` of an utterance are still inside when its last
+    chunk has come. A chunk that comes more than `pause_s` after the end of the one before therefore starts a new
+    signal with silence: what was inside is dropped, and does not come out at the start of the next utterance. So a
+    bot's utterance (`audio_out_filter`) loses its last `latency_s`, unless it ends with as much silence.
 
     Pipecat starts a filter with the transport's sample rate and stops it at the end. It can be started again, with
-    another rate too. A filter denoises one signal: create one per transport; they can share a denoiser.
+    another rate too. A filter denoises one signal: create one per transport; they can share a denoiser. A filter that
+    is started twice without a stop logs an error, and returns the audio of both unprocessed.
 
     Args:
         denoiser: The denoiser; any number of filters share it. It stays open when the filter is stopped.
         channels: Channels of the transport, which Pipecat does not report to filters.
+        pause_s: Time without audio after which a new signal starts; infinity for never, where audio arrives in
+            bursts of which nothing may be lost.
         step_s, lookahead_s, averaging, gain_db: See `Denoiser.stream`.
 
     Raises:
-        ValueError: `step_s` or `gain_db` is out of range.
+        ValueError: `pause_s`, `step_s` or `gain_db` is out of range.
     """
 
     def __init__(
@@ -52,6 +72,7 @@ class FrcrnFilter(BaseAudioFilter):
         denoiser: Denoiser,
         *,
         channels: int = 1,
+        pause_s: float = 0.5,
         step_s: float = 0.02,
         lookahead_s: float | None = None,
         averaging: Averaging | None = None,
@@ -61,52 +82,66 @@ class FrcrnFilter(BaseAudioFilter):
         self._channels = channels
         self._options = StreamOptions(step_s=step_s, lookahead_s=lookahead_s, averaging=averaging, gain_db=gain_db)
         self._attenuation_limit_db = denoiser.attenuation_limit_db
+        if not pause_s > 0:
+            raise ValueError(f"pause_s must be above 0, got {pause_s}")
+        self._pause_s = pause_s
+        self._quiet_since_s = math.inf
         self._enabled = True
-        self._switched: SwitchedStream | None = None
-        self._worker: ThreadPoolExecutor | None = None
+        self._signal: _Signal | None = None
+        self._users = 0  # transports that have started it and not stopped it
+        self._has_warned = False
 
     @property
     def enabled(self) -> bool:
-        """Whether it denoises: as set by the last `FilterEnableFrame`, or False after the engine failed."""
-        return self._enabled if self._switched is None else self._switched.enabled
+        """Whether it shall denoise, as set by the last `FilterEnableFrame`."""
+        return self._enabled
+
+    @property
+    def is_denoising(self) -> bool:
+        """Whether what it returns is denoised: it is started and enabled, and the engine works."""
+        switched = self._switched
+        return switched is not None and switched.is_denoising
 
     @property
     def attenuation_limit_db(self) -> float | None:
         """Most that noise is attenuated, dB, as set by the last `FilterUpdateSettingsFrame`; None for no limit."""
-        return self._attenuation_limit_db if self._switched is None else self._switched.stream.attenuation_limit_db
+        return self._attenuation_limit_db
 
     @property
     def latency_s(self) -> float | None:
-        """Delay of the output behind the input, s, which is constant; None before the start."""
+        """Delay of the output behind the input, s, which is constant; None before the start and without a stream."""
         return None if self._switched is None else self._switched.stream.latency_s
 
+    @property
+    def _switched(self) -> SwitchedStream | None:
+        return None if self._signal is None else self._signal.switched
+
     async def start(self, sample_rate: int) -> None:
-        """Start a signal.
+        """Start a signal. If its stream cannot be opened, that is logged, and the audio is returned unprocessed.
 
         Args:
             sample_rate: Rate of the signal, 8,000 to 192,000 Hz.
-
-        Raises:
-            AudioError, BackendUnavailable, ValueError: See `Denoiser.stream`.
         """
-        await self.stop()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="frcrn-accel")
-        try:
-            switched = await asyncio.get_running_loop().run_in_executor(self._worker, self._open, sample_rate)
-        except BaseException:
-            await self.stop()
-            raise
-        switched.enabled = self._enabled
-        switched.stream.attenuation_limit_db = self._attenuation_limit_db
-        self._switched = switched
+        self._users += 1
+        if self._users > 1:
+            _log.error("a filter denoises one signal, and this one was started twice: create one for each transport")
+            await self._end()
+            return
+        signal = _Signal(self._channels, sample_rate, lambda: self._open(sample_rate))
+        signal.enabled = self._enabled
+        self._signal, self._quiet_since_s = signal, math.inf
+        await asyncio.wrap_future(signal.begin())
 
     async def stop(self) -> None:
         """End the signal and drop what is still inside. Without a start it does nothing."""
-        worker, self._worker, self._switched = self._worker, None, None
-        if worker is not None:
-            worker.shutdown(wait=False, cancel_futures=True)
+        self._users = max(0, self._users - 1)
+        await self._end()
+
+    async def _end(self) -> None:
+        signal, self._signal = self._signal, None
+        if signal is not None:
             # The denoiser may be closed after this, so nothing may be computing then.
-            await asyncio.get_running_loop().run_in_executor(None, worker.shutdown)
+            await asyncio.get_running_loop().run_in_executor(None, signal.close)
 
     async def process_frame(self, frame: FilterControlFrame) -> None:
         """Handle a `FilterEnableFrame` or `FilterUpdateSettingsFrame`, also before the start; ignore other frames.
@@ -116,8 +151,8 @@ class FrcrnFilter(BaseAudioFilter):
         """
         if isinstance(frame, FilterEnableFrame):
             self._enabled = frame.enable
-            if self._switched is not None:
-                self._switched.enabled = frame.enable
+            if self._signal is not None:
+                self._signal.enabled = frame.enable
         elif isinstance(frame, FilterUpdateSettingsFrame):
             unknown = sorted(set(frame.settings) - {_SETTING})
             if unknown:
@@ -128,31 +163,117 @@ class FrcrnFilter(BaseAudioFilter):
     async def filter(self, audio: bytes) -> bytes:
         """Denoise the next samples.
 
+        Nothing is raised for what goes wrong here: a transport would end its call. The audio is returned unprocessed
+        instead, and that is logged.
+
         Args:
             audio: 16-bit samples, channels interleaved, of any length.
 
         Returns:
-            As many bytes.
-
-        Raises:
-            AudioError: The bytes are not a whole number of samples.
-            RuntimeError: The filter is not started.
+            As many samples. The bytes of a sample that is not whole are kept for the next call. Before the start and
+            after the stop, and for anything but bytes, what was given.
         """
-        if self._worker is None or self._switched is None:
-            raise RuntimeError("this filter is not started: await start(sample_rate) first, as transports do")
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._worker, self._filter, self._switched, audio)
+        signal, now_s = self._signal, asyncio.get_running_loop().time()
+        if signal is None or not isinstance(audio, bytes | bytearray | memoryview):
+            if not self._has_warned:
+                reason = "the filter is not started" if signal is None else f"got {type(audio).__name__}, not bytes"
+                _log.warning("%s: audio is returned unprocessed", reason)
+                self._has_warned = True
+            return audio
+        pcm = bytes(audio)
+        paused = now_s - self._quiet_since_s > self._pause_s
+        try:
+            return await asyncio.wrap_future(signal.submit(pcm, paused=paused))
+        finally:
+            duration_s = len(pcm) / (2 * self._channels * signal.sample_rate_hz)
+            self._quiet_since_s = asyncio.get_running_loop().time() + duration_s
 
-    def _open(self, sample_rate: int) -> SwitchedStream:
-        """Open a stream, in the worker."""
-        return SwitchedStream(self._options.open(self._denoiser, sample_rate, channels=self._channels))
-
-    def _filter(self, switched: SwitchedStream, audio: bytes) -> bytes:
-        """Denoise samples, in the worker."""
-        return to_pcm(switched.process(from_pcm(audio, self._channels)))
+    def _open(self, sample_rate: int) -> Stream:
+        """Open a stream, in a thread."""
+        stream = self._options.open(self._denoiser, sample_rate, channels=self._channels)
+        stream.attenuation_limit_db = self._attenuation_limit_db
+        return stream
 
     def _limit_attenuation(self, limit_db: float | None) -> None:
         check_attenuation_limit(limit_db)
         self._attenuation_limit_db = limit_db
-        if self._switched is not None:
-            self._switched.stream.attenuation_limit_db = limit_db
+        if self._signal is not None:
+            self._signal.limit_attenuation(limit_db)
+
+
+class _Signal:
+    """What a filter has of a signal, from its start to its stop. One thread computes, another opens the stream.
+
+    Args:
+        channels: Number of channels.
+        sample_rate_hz: Rate.
+        open_stream: Opens the stream.
+    """
+
+    def __init__(self, channels: int, sample_rate_hz: int, open_stream: Callable[[], Stream]) -> None:
+        self.sample_rate_hz = max(1, sample_rate_hz)  # what a transport says; opening the stream checks it
+        self.switched: SwitchedStream | None = None
+        self.enabled = True
+        self._channels = channels
+        self._open_stream = open_stream
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="frcrn-accel")
+        self._opener = ThreadPoolExecutor(1, thread_name_prefix="frcrn-accel-open")
+        self._opening: Future[Stream] | None = None
+        self._recovery = Recovery(self.sample_rate_hz)
+        self._before = DelayLine(channels, 0, ramp=ramp_samples(self.sample_rate_hz))  # while there is no stream
+        self._rest = b""  # of a sample whose other bytes have not come yet
+        self._is_closed = False
+
+    def begin(self) -> Future[None]:
+        """Open the stream; the future is done when that has worked or failed."""
+        self._opening = self._opener.submit(self._open_stream)
+        return self._worker.submit(self._receive_stream, wait=True)
+
+    def submit(self, pcm: bytes, *, paused: bool) -> Future[bytes]:
+        """Compute the next samples in the worker; never raises."""
+        try:
+            return self._worker.submit(self._filter, pcm, paused)
+        except RuntimeError:  # the worker has ended since the caller looked
+            done: Future[bytes] = Future()
+            done.set_result(pcm)
+            return done
+
+    def limit_attenuation(self, limit_db: float | None) -> None:
+        """Set the limit of the stream, if there is one yet."""
+        if self.switched is not None:
+            self.switched.stream.attenuation_limit_db = limit_db
+
+    def close(self) -> None:
+        """End the threads, and wait for that. Calls that wait get their samples as they are."""
+        self._is_closed = True
+        self._worker.shutdown()
+        self._opener.shutdown()
+
+    def _filter(self, pcm: bytes, paused: bool) -> bytes:
+        if self._is_closed:
+            return pcm
+        pcm = self._rest + pcm
+        whole = len(pcm) - len(pcm) % (2 * self._channels)
+        self._rest = pcm[whole:]
+        samples = from_pcm(pcm[:whole], self._channels)
+        self._receive_stream(wait=False)
+        if self.switched is None:
+            self._recovery.advance(samples.shape[1], denoising=False)
+            return to_pcm(self._before.exchange(samples))
+        if paused:
+            self.switched.begin_anew()
+        self.switched.enabled = self.enabled
+        return to_pcm(self.switched.process(samples))
+
+    def _receive_stream(self, *, wait: bool) -> None:
+        if self.switched is not None:
+            return
+        if self._opening is not None and (wait or self._opening.done()):
+            opening, self._opening = self._opening, None
+            error = opening.exception()
+            if error is None:
+                self.switched = SwitchedStream(opening.result(), None if wait else self._before)
+            else:
+                self._recovery.fail("no stream for this audio", error)
+        if self.switched is None and self._opening is None and self._recovery.is_due:
+            self._opening = self._opener.submit(self._open_stream)

@@ -127,8 +127,10 @@ class Job:
             plan_target(output, file)
         noise = None
         if self.keep == "both":
-            if device is not None or to_film:
-                raise AudioError("--keep both needs files of sound: use --keep noise in a run of its own")
+            if device is not None:
+                raise AudioError("speech and noise do not both fit into one output: name a file with -o")
+            if to_film:
+                raise AudioError("--keep both is for sound: use --keep noise in a run of its own for a film")
             noise = _beside(source if target is None else output, NOISE_NAME, output.suffix)
         for path in (output, noise):
             if path is not None and device is None:

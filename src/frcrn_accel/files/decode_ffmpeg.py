@@ -31,6 +31,7 @@ _MAX_GAP_S = 3_600
 _TOLERANCE_S = 0.2  # Matroska and ASF count milliseconds, and frames need not be whole
 _FULL_SCALE = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo"}
+_MIN_SILENCE_S = 0.1  # a jump of the time stamps that is no rounding or jitter; FFmpeg's aresample takes the same
 _MIN_GAP_S = 0.0195  # less than a frame is rounding of time stamps, and up to half a block in Vorbis
 # Raw streams of frames have no time stamps: FFmpeg counts the frames that it finds.
 _WITHOUT_TIMES = ("mp3", "aac", "ac3", "eac3", "dts", "loas", "amr", "sbc", "gsm")
@@ -152,7 +153,7 @@ class _Decoder:
         self._converted: tuple[str, str, int] | None = None
         self._held: list[NDArray[np.float32]] = []  # what lies beyond the length that an MP4 file declares
         self._held_samples = 0
-        self._errors = self._new_errors = self._concealed = self._packets = 0
+        self._errors = self._new_errors = self._concealed = self._paused = self._packets = 0
 
     def decode(self, container: InputContainer, stream: av.AudioStream) -> Iterator[NDArray[np.float32]]:
         start = self.samples
@@ -163,6 +164,8 @@ class _Decoder:
                     origin = frame.time
                 if self._gaps_are_errors or (self._new_errors and self._gaps_are_filled):
                     yield from self._conceal(frame, origin, start)
+                elif self._gaps_are_filled:
+                    yield from self._fill(frame, origin, start)
                 for block in self._blocks_of(frame):
                     yield from self._limited(block)
 
@@ -180,6 +183,8 @@ class _Decoder:
         if self._errors or self._concealed:
             lost = f"{self._concealed / rate:.2f} s are silent instead" if self._concealed else "they are skipped"
             notify(f"{str(self._path)!r} is damaged: {self._errors or 'some'} of its frames are not whole, {lost}")
+        if self._paused:
+            notify(f"{str(self._path)!r} has gaps in its sound: {self._paused / rate:.2f} s are silent")
         missing = (form.expected_samples or 0) - self.samples
         if missing > _TOLERANCE_S * rate:
             notify(f"{str(self._path)!r} is cut off: {missing / rate:.1f} s at its end are missing")
@@ -221,16 +226,29 @@ class _Decoder:
     def _conceal(self, frame: Any, origin: float | None, start: int) -> Iterator[NDArray[np.float32]]:
         """Put silence in the place of packets that could not be decoded, so that what follows is in its place."""
         self._new_errors = 0
+        gap = self._gap(frame, origin, start, _MIN_GAP_S)
+        self._concealed += gap
+        yield from self._silence(gap)
+
+    def _fill(self, frame: Any, origin: float | None, start: int) -> Iterator[NDArray[np.float32]]:
+        """Put silence where the container has no sound for a while, as a player does."""
+        gap = self._gap(frame, origin, start, _MIN_SILENCE_S)
+        self._paused += gap
+        yield from self._silence(gap)
+
+    def _gap(self, frame: Any, origin: float | None, start: int, shortest_s: float) -> int:
+        """Return how many samples are missing before a frame by its time; 0 if that is too little or too much."""
         if frame.time is None or origin is None:
-            return
+            return 0
         rate = self._form.sample_rate_hz
-        gap = round((frame.time - origin) * rate) - (self.samples - start)
-        if _MIN_GAP_S * rate < gap < _MAX_GAP_S * rate:
-            self._concealed += gap
-            while gap:
-                size = min(gap, 1 << 16)
-                yield from self._limited(np.zeros((self._form.channels, size), np.float32))
-                gap -= size
+        gap = round((frame.time - origin) * rate) - (self.samples + max(0, self._held_samples) - start)
+        return gap if shortest_s * rate < gap < _MAX_GAP_S * rate else 0
+
+    def _silence(self, samples: int) -> Iterator[NDArray[np.float32]]:
+        while samples:
+            size = min(samples, 1 << 16)
+            yield from self._limited(np.zeros((self._form.channels, size), np.float32))
+            samples -= size
 
     def _blocks_of(self, frame: Any) -> Iterator[NDArray[np.float32]]:
         import av

@@ -20,6 +20,7 @@ from frcrn_accel.errors import AudioError, OutputExistsError
 from frcrn_accel.files.encode_ffmpeg import TrackEncoder, coding_for
 from frcrn_accel.files.ffmpeg import open_input
 from frcrn_accel.files.formats import Target, plan_track
+from frcrn_accel.files.mp4 import is_item
 from frcrn_accel.files.reading import AudioFile
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.notices import notify
@@ -42,6 +43,9 @@ FILM_SUFFIXES = frozenset(_MUXERS)
 _MP4 = ("mp4", "mov")
 _MATROSKA = ("matroska", "webm")
 _MILLISECOND = Fraction(1, 1_000)
+_MAX_WAIT_S = 60  # three windows of 20 s
+_IMAGES = {"mjpeg": ("image/jpeg", ".jpg"), "png": ("image/png", ".png"), "bmp": ("image/bmp", ".bmp")}
+_TAGGED = ("h264", "hevc")  # MP4 names them by where their headers are: `hvc1` plays on Apple's, `hev1` does not
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,8 @@ def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overw
             temporary = stack.enter_context(replacing(target, overwrite=overwrite))
             film = open_input(stack.enter_context(source.open("rb")))
             stack.enter_context(film)
-            out = av.open(os.fspath(temporary), "w", format=muxer, container_options=_options(muxer, sounds))
+            options = _options(muxer, sounds, film)
+            out = av.open(os.fspath(temporary), "w", format=muxer, container_options=options)
             with out:
                 return _Remux(film, out, source, target, muxer, sounds).run()
     except (AudioError, OutputExistsError):
@@ -150,6 +155,7 @@ class _Remux:
         self, film: Any, out: Any, source: Path, target: Path, muxer: str, sounds: Mapping[int, Sound]
     ) -> None:
         self._film, self._out, self._target, self._muxer = film, out, target, muxer
+        self._source = source
         self._tracks: list[_Track] = []
         self._copies: dict[int, Any] = {}  # output streams by the index of the source's
         audio = list(film.streams.audio)
@@ -163,7 +169,10 @@ class _Remux:
                 _describe(self._tracks[-1].encoder.stream, stream)
             else:
                 self._copy(stream)
-        out.metadata.update({key: text for key, text in film.metadata.items() if key.lower() not in _OWN_METADATA})
+        out.metadata.update(_text(film))
+        left_out = _text_left_out(muxer, film)
+        if left_out:
+            notify(f"{str(target)!r}: left out, MP4 holds such text only without a cover: {', '.join(left_out)}")
         if film.chapters():
             out.set_chapters(film.chapters())
 
@@ -177,8 +186,14 @@ class _Remux:
                 return
             self._out.add_attachment(name, mime or "application/octet-stream", bytes(stream.data or b""))
             return
-        if stream.type == "data" and (self._film.chapters() or "timecode" in stream.metadata):
-            return  # the muxer writes the tracks of chapters and time codes itself
+        if stream.type == "data" and (self._holds_chapters(stream) or self._holds_time_code(stream)):
+            return  # the muxer writes these tracks itself
+        if _is_cover(stream) and self._muxer in _MATROSKA:  # where a cover is an attachment, not a stream
+            self._attach_cover(stream)
+            return
+        if _is_cover(stream) and self._muxer != "mp4":
+            notify(f"{str(self._target)!r}: left out, the container cannot hold it: cover")
+            return
         try:
             copied = self._out.add_stream_from_template(stream, opaque=True)
         except (ValueError, TypeError, NotImplementedError, av.FFmpegError) as error:
@@ -189,7 +204,30 @@ class _Remux:
             notify(f"{str(self._target)!r}: left out, the container cannot hold it: {what}")
             return
         _describe(copied, stream)
+        if self._muxer in _MP4 and self._is_mp4 and copied.type == "video" and copied.codec_context.name in _TAGGED:
+            copied.codec_context.codec_tag = stream.codec_context.codec_tag
         self._copies[stream.index] = copied
+
+    @property
+    def _is_mp4(self) -> bool:
+        return "mp4" in self._film.format.name.split(",")
+
+    def _holds_chapters(self, stream: Any) -> bool:
+        """Return whether a data stream is the text track of the chapters of MP4: it has a sample for each."""
+        return self._is_mp4 and bool(self._film.chapters()) and stream.frames == len(self._film.chapters())
+
+    def _holds_time_code(self, stream: Any) -> bool:
+        return "timecode" in stream.metadata and self._muxer != "mpegts"
+
+    def _attach_cover(self, stream: Any) -> None:
+        mime, suffix = _IMAGES.get(stream.codec_context.name, ("application/octet-stream", ".bin"))
+        if self._muxer == "webm":
+            notify(f"{str(self._target)!r}: left out, the container cannot hold it: cover")
+            return
+        name = stream.metadata.get("filename", f"cover{suffix}")
+        self._out.add_attachment(
+            name, stream.metadata.get("mimetype", mime), _first_packet(self._source, stream.index)
+        )
 
     def run(self) -> int:
         """Write the film. Return the number of clipped samples."""
@@ -276,20 +314,44 @@ _OWN_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder",
 
 def _describe(new: Any, old: Any) -> None:
     """Give a stream the language, title and other text of another one, and its disposition."""
-    skipped = {*_OWN_METADATA, "duration", "handler_name", "vendor_id"}
-    new.metadata.update({key: text for key, text in old.metadata.items() if key.lower() not in skipped})
+    skipped = ("duration", "handler_name", "vendor_id")
+    new.metadata.update({key: text for key, text in _text(old).items() if key.lower() not in skipped})
     new.disposition = old.disposition
+
+
+def _text(part: Any) -> dict[str, str]:
+    return {key: text for key, text in part.metadata.items() if key.lower() not in _OWN_METADATA}
+
+
+def _text_left_out(muxer: str, film: Any) -> list[str]:
+    """Return the names of text that MP4 cannot hold: it has either a cover, or text with names of its own."""
+    if not _holds_cover(muxer, film):
+        return []
+    return [name for name, text in _text(film).items() if not is_item(name, text)]
+
+
+def _holds_cover(muxer: str, film: Any) -> bool:
+    return muxer == "mp4" and any(_is_cover(stream) for stream in film.streams.video)
+
+
+def _first_packet(path: Path, index: int) -> bytes:
+    with path.open("rb") as file, open_input(file) as film:
+        for packet in film.demux(film.streams[index]):
+            if packet.size:
+                return bytes(packet)
+    return b""
 
 
 def _is_cover(stream: Any) -> bool:
     return bool(stream.disposition & type(stream.disposition).attached_pic)
 
 
-def _options(muxer: str, sounds: Mapping[int, Sound]) -> dict[str, str]:
-    # Sound comes in pieces of up to a window, which is longer than FFmpeg waits for the other streams.
-    options = {"fflags": "+bitexact", "max_interleave_delta": "0"}
+def _options(muxer: str, sounds: Mapping[int, Sound], film: Any) -> dict[str, str]:
+    # Sound comes in pieces of up to a window, which is longer than FFmpeg waits for the other streams by itself. It
+    # must not wait for ever: until the next subtitle it would hold the film in memory.
+    options = {"fflags": "+bitexact", "max_interleave_delta": str(_MAX_WAIT_S * 1_000_000)}
     if muxer in _MP4:
-        options["movflags"] = "+faststart+use_metadata_tags"
+        options["movflags"] = "+faststart" + ("" if _holds_cover(muxer, film) else "+use_metadata_tags")
         # The unit that MP4 counts the start of a track in: samples of all tracks, and the usual milliseconds.
         options["movie_timescale"] = str(math.lcm(1_000, *(sound.like.sample_rate_hz for sound in sounds.values())))
     return options

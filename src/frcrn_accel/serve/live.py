@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any
 
 import anyio
+import numpy as np
 from anyio import CancelScope
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from frcrn_accel.audio import float_to_int
 from frcrn_accel.denoiser import Denoiser, StreamOptions
 from frcrn_accel.errors import AudioError, BackendUnavailable, FrcrnAccelError
 from frcrn_accel.serve.guard import subprotocols_of
@@ -281,4 +281,5 @@ async def _result(future: Future[Any]) -> Any:
 
 
 def _flush(stream: Stream) -> bytes:
-    return write_audio(float_to_int(stream.flush(), 16))
+    stream.process(np.zeros((stream.channels, 0), np.int16))  # without a chunk, the rest would be float32
+    return write_audio(stream.flush())

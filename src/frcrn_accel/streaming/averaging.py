@@ -26,10 +26,20 @@ class Statistics:
         means: Means of all squeeze-and-excitation layers, concatenated, `2 * channels of the model` values each:
             `(channels of the stream, values)`. A single row applies to all channels.
         duration_s: Audio that the means cover, s.
+        model: Digest of the checkpoint that the means were measured with; "" if it is not known.
+
+    Raises:
+        ValueError: `duration_s` is negative or not finite.
     """
 
     means: NDArray[np.float32]
     duration_s: float
+    model: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the duration."""
+        if not 0 <= self.duration_s < math.inf:
+            raise ValueError(f"duration_s of statistics must be finite and 0 s or more, got {self.duration_s}")
 
 
 @dataclass(frozen=True, eq=False)

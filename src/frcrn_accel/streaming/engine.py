@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.backends import StepSession
 from frcrn_accel.errors import EngineError
+from frcrn_accel.in_use import InUse
 from frcrn_accel.models import ModelMetadata
 from frcrn_accel.network.topology import AVERAGING_INPUT, SE_LAYERS, Config
 from frcrn_accel.streaming.averaging import Averaging, Statistics, shares
@@ -54,14 +55,16 @@ class StreamEngine:
     Args:
         session: The loaded step.
         metadata: Metadata of the model.
+        in_use: Counts the calls that use the session, so that it is closed after them.
 
     Attributes:
-        session, metadata: See above.
+        session, metadata, in_use: See above.
         lag: Frames by which the output lags behind the input: the look-ahead of all U-Nets.
     """
 
-    def __init__(self, session: StepSession, metadata: ModelMetadata) -> None:
+    def __init__(self, session: StepSession, metadata: ModelMetadata, in_use: InUse | None = None) -> None:
         self.session = session
+        self.in_use = in_use or InUse("this engine is closed")
         self.metadata = metadata
         self.lag = session.inputs[AVERAGING_INPUT][1] - 1
         audio, *others = session.inputs
@@ -81,16 +84,21 @@ class StreamEngine:
         """Return the state before the first sample.
 
         Raises:
-            ValueError: `averaging.start` belongs to another model, or has another number of channels.
+            ValueError: `averaging.start` belongs to another model, has another number of channels, or is not finite.
         """
         shapes = [(channels, *self.session.inputs[name][1:]) for name in self._states]
         tensors = [np.zeros(shape, np.float32) for shape in shapes]
-        means = (averaging.start or self._typical).means
+        start = averaging.start or self._typical
+        means = np.asarray(start.means)
+        if start.model and start.model != self.metadata.checkpoint_sha256:
+            raise ValueError("averaging.start is of another model: its means do not fit this one")
         if means.shape not in {(1, self._mean_values), (channels, self._mean_values)}:
             raise ValueError(
                 f"averaging.start is of another model or number of channels: its means are {means.shape}, expected "
                 f"{(channels, self._mean_values)} or {(1, self._mean_values)}"
             )
+        if not np.isfinite(means).all():
+            raise ValueError("averaging.start has NaN or infinity in its means")
         first = 0
         for i in self._means:
             last = first + tensors[i][0].size
@@ -106,7 +114,8 @@ class StreamEngine:
         """Return the running means of a stream."""
         means = [state.tensors[i].reshape(len(state.tensors[i]), -1) for i in self._means]
         duration_s = self._start_s(averaging) + state.frames / self._frames_per_second
-        return Statistics(np.concatenate(means, axis=1) if means else self._typical.means, duration_s)
+        joined = np.concatenate(means, axis=1) if means else self._typical.means
+        return Statistics(joined, duration_s, self.metadata.checkpoint_sha256)
 
     def run(self, steps: Sequence[Step]) -> list[tuple[NDArray[np.float32], StreamState]]:
         """Run steps of equal length.

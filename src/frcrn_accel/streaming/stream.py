@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
@@ -36,6 +35,7 @@ from frcrn_accel.streaming.resampling import StreamResampler
 __all__ = ["Stream", "check_stream_options", "process_streams"]
 
 ChunkT = TypeVar("ChunkT")
+Pack = Callable[[NDArray[np.float32]], Any]
 _LEVEL_HORIZON_S = 20.0
 _MAX_STEP_HOPS = 50
 
@@ -123,7 +123,8 @@ class Stream:
         """Maximum noise attenuation, dB, reached by mixing in some of the input; None for no limit.
 
         The input is mixed in at the model's rate, aligned to the sample, and above 8 kHz unless that band is dropped.
-        The limit can be changed at any time, even from another thread; the next step uses it.
+        The limit can be changed at any time, even from another thread; the next step fades to it over 20 ms,
+        without a click.
         """
         return self._attenuation_limit_db
 
@@ -142,30 +143,38 @@ class Stream:
 
         Args:
             chunk: An array or tensor as for `Denoiser`, `(samples,)` for a single channel or `(channels, samples)`;
-                or `bytes`, `bytearray`, `memoryview` or `array.array` with interleaved 16-bit samples in native byte
-                order. Any length is allowed, including 0.
+                or `bytes`, `bytearray`, `memoryview`, `array.array` or another buffer of interleaved samples. Items
+                are bytes of 16-bit samples in native byte order, 16-bit integers or 32-bit floats. Any length is
+                allowed, including 0.
 
         Returns:
-            The same type with the same number of samples; `bytes` for the buffers of 16-bit samples.
+            The same type with the same number of samples; for buffers, `bytes` of the same kind of samples.
 
         Raises:
             AudioError: The type, dtype or number of channels is wrong, or the audio has NaN or infinity. The stream
                 is unchanged.
             EngineError: The engine failed. Part of the chunk is lost: call `reset`.
-            ValueError: The stream was flushed: call `reset` first.
+            ValueError: The stream was flushed: call `reset` first. Or its `Denoiser` is closed.
             RuntimeError: Another thread is using this stream.
         """
         (result,) = process_streams([self], [chunk])
         return result
 
-    def flush(self) -> NDArray[np.float32]:
+    def flush(self) -> Any:
         """End the signal and return the rest of the output.
 
+        >>> stream = denoiser.stream(16_000)
+        >>> parts = [stream.process(np.zeros(320, np.int16)), stream.flush()]
+        >>> np.concatenate(parts).dtype
+        dtype('int16')
+
         Returns:
-            `float32 (channels, latency_samples)`. Before the next signal, call `reset`.
+            `latency_samples` samples in the form of the last chunk, to be joined to what `process` returned: an array
+            or tensor of its dtype and number of dimensions, or `bytes`. Without a chunk, `float32 (channels,
+            samples)`. Before the next signal, call `reset`.
 
         Raises:
-            ValueError: The stream was flushed already.
+            ValueError: The stream was flushed already, or its `Denoiser` is closed.
             RuntimeError: Another thread is using this stream.
             EngineError: The engine failed.
         """
@@ -174,12 +183,13 @@ class Stream:
             _compute([self])
             out = self._pop(self._delay)
             self._is_flushed = True
-        return out
+            return self._pack(out)
 
     def reset(self) -> None:
         """Start a new signal, as a new stream with the same arguments would.
 
         Raises:
+            ValueError: Its `Denoiser` is closed.
             RuntimeError: Another thread is using this stream.
         """
         with self._alone(even_flushed=True):
@@ -201,6 +211,8 @@ class Stream:
             self._dry = np.zeros((self.channels, self._held_back), np.float32)
             self._gains = np.ones((self.channels, self._held_back // metadata.hop_samples), np.float32)
             self._skip = self._held_back
+            self._share: float | None = None  # of the input in the last step
+            self._pack: Pack = Layout(np.dtype(np.float32), mono=False).pack  # to the form of the last chunk
             self._is_flushed = False
 
     # Samples pass through `_push`, then `_next_step` and `_finish` for each full step, then `_pop`.
@@ -244,7 +256,13 @@ class Stream:
         share = dry_share_of(self._attenuation_limit_db)
         if self._high is not None:
             self._high.write_model(dry[:, skipped:], wet[:, skipped:], share)
-        if share > 0:
+        before, self._share = share if self._share is None else self._share, share
+        if share != before:  # a jump would click
+            hop = self._engine.metadata.hop_samples
+            ramp = np.full(self._step_samples, share, np.float32)
+            ramp[:hop] = np.linspace(before, share, hop, endpoint=False)
+            (wet,) = mix_dry([wet], [dry], ramp)
+        elif share > 0:
             (wet,) = mix_dry([wet], [dry], share)
         if skipped < wet.shape[1]:
             self._from_model.write(wet[:, skipped:])
@@ -257,17 +275,20 @@ class Stream:
         self._out = [out[:, samples:]]
         return out[:, :samples]
 
-    def _unpacked(self, chunk: object) -> tuple[NDArray[np.float32], Layout | None]:
-        """Return a chunk as `float32 (channels, samples)`, and its layout; None for a buffer of 16-bit samples."""
-        layout = None
-        if isinstance(chunk, bytes | bytearray | memoryview | array):
-            samples, _ = unpack(from_pcm(chunk, self.channels))
+    def _unpacked(self, chunk: object) -> tuple[NDArray[np.float32], Pack]:
+        """Return a chunk as `float32 (channels, samples)`, and the function that brings a result to its form."""
+        view = _buffer(chunk)
+        if view is not None:
+            dtype = _dtype_of(view)
+            samples, layout = unpack(from_pcm(view.tobytes(), self.channels, dtype))
+            pack: Pack = lambda out: to_pcm(layout.pack(out), dtype)  # noqa: E731
         else:
             samples, layout = unpack(chunk)
+            pack = layout.pack
         if len(samples) != self.channels:
             raise AudioError(f"the stream has {self.channels} channel(s), the chunk has {len(samples)}")
         check_finite(samples, 0)
-        return samples, layout
+        return samples, pack
 
     @contextmanager
     def _alone(self, *, even_flushed: bool = False) -> Iterator[None]:
@@ -276,9 +297,37 @@ class Stream:
         try:
             if not even_flushed and self._is_flushed:
                 raise ValueError("this stream was flushed: call reset() or create a new stream")
-            yield
+            with self._engine.in_use:
+                yield
         finally:
             self._lock.release()
+
+
+def _buffer(chunk: Any) -> memoryview | None:
+    """Return a view of a chunk that is a buffer, and no array."""
+    if isinstance(chunk, np.ndarray | np.generic):
+        return None
+    try:
+        return memoryview(chunk)
+    except TypeError:
+        return None
+
+
+def _dtype_of(view: memoryview) -> np.dtype[Any]:
+    """Return the dtype of the samples in a buffer.
+
+    Raises:
+        AudioError: It holds items of another type.
+    """
+    order, kind = view.format[:-1], view.format[-1:]
+    if kind in "bBc" and view.itemsize == 1:
+        return np.dtype(np.int16)
+    if kind in "hf" and order in {"", "@", "=", "<", ">"}:
+        return np.dtype(order.replace("@", "=") + kind)
+    raise AudioError(
+        f"a buffer must hold bytes, 16-bit integers or 32-bit floats, got items of format {view.format!r}: pass a "
+        "numpy array"
+    )
 
 
 class _StreamHighBand:
@@ -366,8 +415,8 @@ def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list
 
     Raises:
         ValueError: The streams belong to different denoisers or have different look-aheads, a stream is given twice,
-            or the numbers of streams and chunks differ.
-        AudioError: A chunk is not valid, see `Stream.process`. All streams are unchanged.
+            or the numbers of streams and chunks differ. Or a stream was flushed, or its denoiser is closed.
+        AudioError: A chunk is not valid, see `Stream.process`; the message names it. All streams are unchanged.
         RuntimeError, EngineError: See `Stream.process`.
     """
     if len(streams) != len(chunks):
@@ -379,18 +428,19 @@ def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list
     with ExitStack() as stack:
         for stream in streams:
             stack.enter_context(stream._alone())
-        unpacked = [stream._unpacked(chunk) for stream, chunk in zip(streams, chunks, strict=True)]
-        for stream, (samples, _) in zip(streams, unpacked, strict=True):
+        unpacked = []
+        for number, (stream, chunk) in enumerate(zip(streams, chunks, strict=True)):
+            try:
+                unpacked.append(stream._unpacked(chunk))
+            except AudioError as error:
+                raise error if len(streams) == 1 else AudioError(f"chunks[{number}]: {error}") from error
+        for stream, (samples, pack) in zip(streams, unpacked, strict=True):
+            stream._pack = pack
             stream._push(samples)
         _compute(streams)
-        results: list[Any] = []
-        for stream, (samples, layout) in zip(streams, unpacked, strict=True):
-            out = stream._pop(samples.shape[1])
-            if layout is None:
-                results.append(to_pcm(Layout(np.dtype(np.int16), mono=False).pack(out)))
-            else:
-                results.append(layout.pack(out))
-        return results
+        return [
+            pack(stream._pop(samples.shape[1])) for stream, (samples, pack) in zip(streams, unpacked, strict=True)
+        ]
 
 
 def _compute(streams: Sequence[Stream]) -> None:

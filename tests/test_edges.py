@@ -1,0 +1,310 @@
+"""Streams and denoisers at their edges: forms of audio, closing, pickling, changes while they run."""
+
+import ctypes
+import multiprocessing
+import pickle
+import threading
+from array import array
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from delaying import DelayingBackend
+from frcrn_accel import AudioError, Denoiser
+from frcrn_accel.backends import StepSession
+from frcrn_accel.models import DEFAULT_MODEL, ModelFile, find_model
+from frcrn_accel.streaming import Averaging, Statistics, process_streams
+from frcrn_accel.testing import FunctionBackend
+
+
+@pytest.fixture(scope="module")
+def delay() -> Iterator[Denoiser]:
+    with Denoiser(backend=DelayingBackend()) as denoiser:
+        yield denoiser
+
+
+def signal(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    audio = 0.1 * np.random.default_rng(0).standard_normal(shape)
+    kind = np.dtype(dtype)
+    return (audio * np.iinfo(kind).max).astype(kind) if kind.kind == "i" else audio.astype(kind)
+
+
+class TestFlush:
+    @given(
+        dtype=st.sampled_from(["f4", "f8", "i2", "i4", ">i2", ">f4"]),
+        channels=st.sampled_from([None, 1, 2]),
+        rate=st.sampled_from([8_000, 16_000, 44_100]),
+        sizes=st.lists(st.integers(0, 900), min_size=1, max_size=4),
+    )
+    def test_it_joins_what_process_gave(
+        self, delay: Denoiser, dtype: str, channels: int | None, rate: int, sizes: list[int]
+    ) -> None:
+        audio = signal((*([] if channels is None else [channels]), sum(sizes)), dtype)
+        stream = delay.stream(rate, channels=channels or 1)
+        chunks = np.split(audio, np.cumsum(sizes)[:-1], axis=-1)
+        whole = np.concatenate([*map(stream.process, chunks), stream.flush()], axis=-1)
+        assert whole.dtype == audio.dtype.newbyteorder("=")
+        assert whole.shape == (*audio.shape[:-1], audio.shape[-1] + stream.latency_samples)
+        if rate == 16_000:
+            exact = 1 if audio.dtype.kind == "i" else 1e-6
+            error = whole[..., stream.latency_samples :].astype(float) - audio
+            assert np.abs(error).max(initial=0) <= (300 if dtype == "i4" else exact)
+
+    def test_bytes(self, delay: Denoiser) -> None:
+        pcm = signal((2_000, 2), "i2")
+        stream = delay.stream(16_000, channels=2)
+        whole = b"".join([stream.process(pcm.tobytes()), stream.flush()])
+        found = np.frombuffer(whole, np.int16).reshape(-1, 2)[stream.latency_samples :]
+        assert np.abs(found.astype(int) - pcm).max() <= 1
+
+    def test_a_tensor(self, delay: Denoiser) -> None:
+        torch = pytest.importorskip("torch")
+        stream = delay.stream(16_000)
+        whole = torch.cat([stream.process(torch.zeros(700, dtype=torch.int16)), stream.flush()])
+        assert whole.dtype == torch.int16
+        assert whole.shape == (700 + stream.latency_samples,)
+
+    def test_the_form_is_that_of_the_last_good_chunk_of_this_signal(self, delay: Denoiser) -> None:
+        stream = delay.stream(16_000)
+        stream.process(np.zeros(10, np.float64))
+        stream.process(np.zeros(10, np.int16))
+        with pytest.raises(AudioError, match="NaN"):
+            stream.process(np.full((1, 10), np.nan))
+        rest = stream.flush()
+        assert (rest.dtype, rest.ndim) == (np.int16, 1)
+        stream.reset()
+        rest = stream.flush()
+        assert (rest.dtype, rest.shape) == (np.float32, (1, stream.latency_samples))
+
+
+class FunctionBackendByClass(FunctionBackend):
+    """A backend that the class opens, which gives it no function."""
+
+    def __init__(self, precision: str | None = None) -> None:
+        super().__init__(precision=precision)
+
+
+class Slow(DelayingBackend):
+    """A backend that makes the step with look-ahead 0 while its gate is open."""
+
+    def load_step(self, model: ModelFile, threads: int, lookahead: int = 7) -> StepSession:
+        if lookahead == 0:
+            self.entered.set()
+            assert self.gate.wait(60)
+        return super().load_step(model, threads, lookahead)
+
+
+class TestClosing:
+    def test_it_waits_for_a_stream_of_another_thread(self) -> None:
+        backend = DelayingBackend()
+        denoiser = Denoiser(backend=backend)
+        stream = denoiser.stream(16_000)
+        backend.gate.clear()
+        with ThreadPoolExecutor(2) as pool:
+            result = pool.submit(stream.process, np.ones(640, np.float32))
+            assert backend.entered.wait(60)
+            closed = pool.submit(denoiser.close)
+            with pytest.raises(FutureTimeoutError):
+                closed.result(0.05)
+            with pytest.raises(ValueError, match="this Denoiser is closed"):
+                denoiser(np.zeros(320, np.float32), 16_000)
+            backend.gate.set()
+            assert result.result(60).shape == (640,)
+            closed.result(60)
+
+    def test_it_waits_for_a_call_of_another_thread(self) -> None:
+        entered, gate = threading.Event(), threading.Event()
+
+        def slowly(audio: np.ndarray) -> np.ndarray:
+            entered.set()
+            assert gate.wait(60)
+            return audio
+
+        denoiser = Denoiser(backend=FunctionBackend(slowly))
+        audio = signal((1_000,), "f4")
+        with ThreadPoolExecutor(2) as pool:
+            result = pool.submit(denoiser, audio, 16_000)
+            assert entered.wait(60)
+            closed = pool.submit(denoiser.close)
+            gate.set()
+            np.testing.assert_allclose(result.result(60), audio, atol=1e-6)
+            closed.result(60)
+        denoiser.close()
+
+    def test_a_call_cannot_close_what_it_uses(self) -> None:
+        denoiser = Denoiser(backend=FunctionBackend(lambda audio: denoiser.close() or audio))
+        with pytest.raises(RuntimeError, match="close it after the call"):
+            denoiser(np.ones(320, np.float32), 16_000)
+        denoiser.close()
+
+    def test_streams_of_a_closed_denoiser(self) -> None:
+        denoiser = Denoiser(backend=DelayingBackend())
+        stream = denoiser.stream(16_000)
+        denoiser.close()
+        for call in (lambda: stream.process(np.zeros(1, np.float32)), stream.flush, stream.reset):
+            with pytest.raises(ValueError, match="this Denoiser is closed"):
+                call()
+
+    def test_making_a_step_does_not_block_other_lookaheads(self) -> None:
+        pytest.importorskip("onnx")
+        backend = Slow()
+        with Denoiser(backend=backend) as denoiser, ThreadPoolExecutor(1) as pool:
+            denoiser.stream(16_000)
+            backend.gate.clear()
+            first = pool.submit(denoiser.stream, 16_000, lookahead_s=0.0)
+            assert backend.entered.wait(60)
+            denoiser.stream(16_000)
+            backend.gate.set()
+            first.result(60)
+
+
+class TestPickling:
+    def test_a_pool_of_new_processes(self) -> None:
+        pytest.importorskip("onnxruntime")
+        audio = signal((8_000,), "f4")
+        with Denoiser(backend="ort", threads=1, attenuation_limit_db=6) as denoiser:
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                found = pool.submit(denoiser, audio, 16_000).result(120)
+            np.testing.assert_allclose(found, denoiser(audio, 16_000), atol=1e-6)
+
+    @pytest.mark.parametrize("is_path", [False, True])
+    def test_it_keeps_the_options(self, is_path: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """And those changed since; a path of a model means the same in another folder."""
+        model: str | Path = DEFAULT_MODEL
+        if is_path:
+            path = find_model(DEFAULT_MODEL).path
+            monkeypatch.chdir(path.parent)
+            model = Path(path.name)
+        denoiser = Denoiser(model, backend=FunctionBackendByClass, batch_size=3)
+        denoiser.attenuation_limit_db = 12.0
+        monkeypatch.chdir(tmp_path)
+        copy = pickle.loads(pickle.dumps(denoiser))
+        assert copy.model == denoiser.model
+        assert (copy.options.batch_size, copy.attenuation_limit_db, copy.backend) == (3, 12.0, "function")
+
+    def test_what_cannot_be_pickled(self) -> None:
+        with pytest.raises(TypeError, match="an instance of a backend cannot be pickled: open one in each process"):
+            pickle.dumps(Denoiser(backend=FunctionBackend()))
+        wrapped = Denoiser(backend=FunctionBackendByClass, wrap_session=lambda session: session)
+        with pytest.raises(TypeError, match="wrap_session cannot be pickled"):
+            pickle.dumps(wrapped)
+        closed = Denoiser(backend=FunctionBackendByClass)
+        closed.close()
+        with pytest.raises(ValueError, match="this Denoiser is closed"):
+            pickle.dumps(closed)
+
+
+class TestChangesOfTheLimit:
+    @pytest.mark.parametrize("rate", [16_000, 48_000])
+    @pytest.mark.parametrize("step_s", [0.02, 0.1])
+    def test_they_do_not_click(self, rate: int, step_s: float) -> None:
+        """A hum that the engine takes away is switched on and off every 0.5 s, at all its phases."""
+        hum = (0.3 * np.sin(2 * np.pi * 113 * np.arange(4 * rate) / rate)).astype(np.float32)
+        with Denoiser(backend=DelayingBackend(gain=0.0)) as denoiser:
+            stream = denoiser.stream(rate, step_s=step_s)
+            parts = []
+            for number, chunk in enumerate(np.split(hum, 8)):
+                stream.attenuation_limit_db = 0.0 if number % 2 else None
+                parts.append(stream.process(chunk))
+        out = np.concatenate(parts)
+        assert np.abs(out).max() == pytest.approx(0.3, abs=0.003)
+        assert np.abs(np.diff(out)).max() <= 1.2 * np.abs(np.diff(hum)).max()
+
+    def test_they_take_20_ms(self) -> None:
+        with Denoiser(backend=DelayingBackend(gain=0.0)) as denoiser:
+            stream = denoiser.stream(16_000)
+            stream.process(np.ones(16_000, np.float32))
+            stream.attenuation_limit_db = 0.0
+            out = stream.process(np.ones(640, np.float32))
+        first = int(np.flatnonzero(out)[0])
+        np.testing.assert_allclose(out[first : first + 320], np.arange(1, 321) / 320, atol=1e-6)
+
+
+class TestForms:
+    def test_a_masked_array_is_an_error(self, delay: Denoiser) -> None:
+        for audio in (np.ma.masked_array(np.zeros(400), np.zeros(400, bool)), np.ma.zeros((1, 400))):
+            for call in (lambda audio: delay(audio, 16_000), delay.stream(16_000).process):
+                with pytest.raises(
+                    AudioError, match=r"fill the masked samples first, for example with audio.filled\(0\)"
+                ):
+                    call(audio)
+
+    @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+    @pytest.mark.parametrize("kind", [np.matrix, lambda audio: audio.view(np.recarray)])
+    def test_subclasses_count_as_plain_arrays(self, delay: Denoiser, kind: Callable) -> None:
+        audio = signal((2, 900), "f4")
+        expected = delay(audio, 16_000)
+        assert type(delay(kind(audio), 16_000)) is np.ndarray
+        np.testing.assert_array_equal(delay(kind(audio), 16_000), expected)
+
+    @pytest.mark.parametrize("shape", [(900,), (2, 900)])
+    def test_half_precision(self, delay: Denoiser, shape: tuple[int, ...]) -> None:
+        audio = signal(shape, "f2")
+        out = delay(audio, 16_000)
+        assert (out.dtype, out.shape) == (np.float16, shape)
+        np.testing.assert_allclose(out, audio, rtol=2e-3)
+        loud = delay(np.full(900, np.finfo(np.float16).max), 44_100)
+        assert np.isfinite(loud).all()
+
+    @pytest.mark.parametrize("channels", [1, 2])
+    @pytest.mark.parametrize("dtype", ["<i2", ">i2", "<f4", ">f4"])
+    def test_buffers_by_the_format_of_their_items(self, delay: Denoiser, dtype: str, channels: int) -> None:
+        audio = signal((2_001, channels), dtype[1:]).astype(dtype)
+        stream = delay.stream(16_000, channels=channels)
+        whole = stream.process(memoryview(audio)) + stream.flush()
+        found = np.frombuffer(whole, dtype).reshape(-1, channels)[stream.latency_samples :]
+        assert np.abs(found.astype(float) - audio).max() <= (1 if dtype[1] == "i" else 1e-6)
+
+    @pytest.mark.parametrize("kind", ["h", "f"])
+    def test_arrays_and_ctypes(self, delay: Denoiser, kind: str) -> None:
+        pcm = signal((441,), "i2" if kind == "h" else "f4")
+        expected = delay.stream(16_000).process(pcm).tobytes()
+        items = ctypes.c_int16 if kind == "h" else ctypes.c_float
+        for buffer in (array(kind, pcm.tobytes()), (items * 441).from_buffer_copy(pcm.tobytes())):
+            assert delay.stream(16_000).process(buffer) == expected
+
+    def test_cffi_buffers_are_bytes(self, delay: Denoiser) -> None:
+        cffi = pytest.importorskip("cffi")
+        pcm = signal((441,), "i2")
+        ffi = cffi.FFI()
+        buffer = ffi.buffer(ffi.new("int16_t[]", pcm.tolist()))
+        assert delay.stream(16_000).process(buffer) == delay.stream(16_000).process(pcm).tobytes()
+
+    @pytest.mark.parametrize("dtype", ["u2", "i4", "f2", "f8", "?"])
+    def test_other_items_are_an_error(self, delay: Denoiser, dtype: str) -> None:
+        with pytest.raises(AudioError, match="a buffer must hold bytes, 16-bit integers or 32-bit floats"):
+            delay.stream(16_000).process(memoryview(np.zeros(4, dtype)))
+
+
+class TestStatistics:
+    def test_those_of_another_model_are_refused(self) -> None:
+        pytest.importorskip("onnxruntime")
+        with (
+            Denoiser("frcrn-small", backend="ort", threads=1) as one,
+            Denoiser("frcrn-small-stream", backend="ort", threads=1) as other,
+        ):
+            statistics = one.stream(16_000).statistics
+            with pytest.raises(ValueError, match=r"averaging\.start is of another model"):
+                other.stream(16_000, averaging=Averaging(start=statistics))
+            again = one.stream(16_000, averaging=Averaging(start=statistics)).statistics
+            np.testing.assert_array_equal(again.means, statistics.means)
+            broken = Statistics(np.full_like(statistics.means, np.nan), 1.0)
+            with pytest.raises(ValueError, match=r"averaging\.start has NaN or infinity"):
+                one.stream(16_000, averaging=Averaging(start=broken))
+
+    @pytest.mark.parametrize("duration_s", [-1.0, np.nan, np.inf])
+    def test_durations(self, duration_s: float) -> None:
+        with pytest.raises(ValueError, match="duration_s of statistics must be finite"):
+            Statistics(np.zeros((1, 1), np.float32), duration_s)
+
+    def test_process_streams_names_the_chunk(self, delay: Denoiser) -> None:
+        streams = [delay.stream(16_000), delay.stream(16_000)]
+        chunks = [np.zeros(10), np.full(10, np.nan)]
+        with pytest.raises(AudioError, match=r"chunks\[1\]: audio contains NaN or infinity, first in channel 0"):
+            process_streams(streams, chunks)
