@@ -187,6 +187,8 @@ def pytest_configure() -> None:
     """Make a process what the tests take it to be, however they were started."""
     # A shell starts what is to run in the background with Ctrl-C ignored, and so would be all that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):  # ignored below nohup
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

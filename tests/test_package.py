@@ -13,7 +13,8 @@ from frcrn_accel import errors
 ENGINES = ["onnxruntime", "torch", "openvino", "tensorrt", "tensorrt_rtx", "onnx", "scipy", "typer", "rich"]
 
 PUBLIC_NAMES = """
-    AudioError AudioTooLongError Backend BackendError BackendStatus BackendUnavailable BenchError CorpusError
+    AudioError AudioTooLongError AudioWarning
+    Backend BackendError BackendStatus BackendUnavailable BenchError CorpusError
     Denoiser DenoiserOptions EngineError ExportError FileReport FrcrnAccelError KnownModel MissingExtraError
     ModelError ModelFile ModelMetadata OutputExistsError QualityError QuantizeError Recipe ServeError Session
     SoundCardError Stream StreamOptions TrainingError UnknownBackendError UnsupportedPrecisionError Windowing

@@ -327,3 +327,14 @@ def test_the_report_has_the_warnings(made, tmp_path, identity):
     assert [str(warning.message) for warning in caught] == list(report.warnings)
     assert len(report.warnings) == 1  # though the file is read more than once
     assert soundfile.info(tmp_path / "out.wav").frames == SAMPLES
+
+
+@pytest.mark.parametrize("damaged", [range(1), range(2), range(4, 40)])
+def test_ogg_without_a_whole_first_page_is_read_or_refused(tmp_path, damaged):
+    soundfile.write(tmp_path / "a.ogg", np.zeros(20_000), 16_000, format="OGG")
+    content = bytearray((tmp_path / "a.ogg").read_bytes())
+    for at in damaged:
+        content[at] ^= 0x5A
+    (tmp_path / "a.ogg").write_bytes(content)
+    with pytest.raises(AudioError, match=r"a\.ogg"):
+        list(open_audio(tmp_path / "a.ogg").blocks())

@@ -55,6 +55,7 @@ TARGET_LEVEL = 10 ** (-25 / 20)  # upstream's pipelines bring active speech to -
 SILENCE_LEVEL = 10 ** (-140 / 20)  # signals below this RMS are not scaled
 OFFSET_SAMPLES = 16_000  # a second at the model's rate: in less, an offset may be part of a low tone
 _TINY = 1e-30  # instead of zero, in float32, too
+_HUGE = 1e38  # what float32 holds
 OFFSET_SHARE = 0.03  # an offset of less power than this, compared with the rest, changes the result by -35 dB or less
 
 LEVEL_FRAME_SAMPLES = 320  # 20 ms at the model's rate
@@ -327,14 +328,15 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> Levels:
         sums = np.add.reduce(frames, axis=2, dtype=np.float64)
         total += sums.sum(axis=1)
         energy = np.einsum("cfn,cfn->cf", frames, frames, dtype=np.float64)
-        parts.append(np.stack([sums, energy]).astype(np.float32))
+        parts.append(np.clip([sums, energy], -_HUGE, _HUGE).astype(np.float32))
     sums, energy = np.concatenate(parts, axis=2)
     del parts
     offset = total / max(samples, 1)
     counts = np.full(energy.shape[1], LEVEL_FRAME_SAMPLES, np.float32)
     counts[-1:] = last
-    shift = offset[:, None].astype(np.float32)
+    shift = offset[:, None]
     energy = np.maximum(energy - 2 * shift * sums + shift**2 * counts, 0)
+    del sums
     power = energy / counts
     weights = np.stack([np.ones_like(power), *([] if not samples else [_robust_weights(power)])])
     mean_power = np.sum(weights * energy, axis=2, dtype=np.float64)

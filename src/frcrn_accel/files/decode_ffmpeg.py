@@ -352,7 +352,7 @@ def _first_frame(path: Path, container: InputContainer, stream: av.AudioStream) 
 
 def _samples_of(frame: Any) -> NDArray[np.float32]:
     """Return the samples of a frame with full scale at 1.0, `(channels, samples)`."""
-    array = frame.to_ndarray()
+    array = frame.to_ndarray() if frame.format.name[:3] != "s64" else _long_samples_of(frame)
     if not frame.format.is_planar:
         array = array.reshape(-1, frame.layout.nb_channels).T
     if array.dtype.kind == "f":
@@ -361,6 +361,12 @@ def _samples_of(frame: Any) -> NDArray[np.float32]:
     if array.dtype.kind == "u":
         array = array.astype(np.int16) - 128
     return np.ascontiguousarray(array, np.float32) / np.float32(full_scale)
+
+
+def _long_samples_of(frame: Any) -> NDArray[np.int64]:
+    """Return 64-bit samples, which PyAV does not convert, in the form of `to_ndarray`."""
+    count = frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)
+    return np.stack([np.frombuffer(plane, np.int64)[:count] for plane in frame.planes])
 
 
 def _bits(context: Any, format_name: str) -> int | None:

@@ -102,7 +102,7 @@ def find_links(file: BinaryIO) -> list[Link]:
         body = file.read(sum(lengths))
         is_right = len(body) == sum(lengths) and is_page_right(header + lengths + body)
         if kind & _FIRST_PAGE and is_right:
-            if not in_headers:
+            if not in_headers or not starts:
                 starts.append(position)
                 forms.append([])
                 ended.append(False)
@@ -111,9 +111,9 @@ def find_links(file: BinaryIO) -> list[Link]:
         if whole:
             whole[-1] &= is_right
             ended[-1] = bool(kind & _LAST_PAGE) and len(body) == sum(lengths)
-        in_headers = bool(kind & _FIRST_PAGE)
+        in_headers = bool(kind & _FIRST_PAGE) and is_right
         position += _HEADER.size + segments + sum(lengths) if is_right else len(_PATTERN)
-    ends = [*starts[1:], size]
+    ends = [*starts[1:], size][: len(starts)]  # without one right page there is no link
     return [
         Link(start, end, tuple(form), is_ended, is_ended and is_whole)
         for start, end, form, is_ended, is_whole in zip(starts, ends, forms, ended, whole, strict=True)

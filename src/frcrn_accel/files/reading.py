@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -261,3 +262,8 @@ def _reading(path: Path) -> Iterator[None]:
         if isinstance(error, AudioError):
             raise
         raise AudioError(f"{str(path)!r} cannot be read as audio: {reason_of(error)}") from error
+    except (ValueError, ArithmeticError, LookupError, struct.error) as error:
+        # What a damaged or hostile header makes of numbers that the libraries pass on.
+        if isinstance(error, AudioError):
+            raise
+        raise AudioError(f"{str(path)!r} cannot be read as audio: it is damaged ({error})") from error
