@@ -82,7 +82,7 @@ class _FailingStep(StepSession):
 
 @dataclass
 class Call:
-    """What came of a call.
+    """Result of a call.
 
     Attributes:
         seconds: Audio that was sent.

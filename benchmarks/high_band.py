@@ -1,4 +1,4 @@
-"""What is left above 8 kHz of speech, and of noise, under each rule.
+"""Compare rules for the band above 8 kHz on speech and on noise.
 
 `python benchmarks/high_band.py WIDE_DIR [--spectrograms DIR]`: WIDE_DIR has noisy/ and clean/, pairs of 48 kHz. The
 rules are: noisy, the input as it came; dropped and followed, the two modes of `high_band`; passed, the model's output

@@ -340,7 +340,7 @@ class TestDenoise:
         assert to_file.stdout == done.stdout
 
     def test_standard_input_has_a_limit(self, run, monkeypatch):
-        monkeypatch.setattr("frcrn_accel.cli.inputs.MAX_STDIN_BYTES", 1_000)
+        monkeypatch.setattr("frcrn_accel.files.spool.MAX_SPOOLED_BYTES", 1_000)
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes(1_001))))
         assert "larger than the limit" in the_error(run("denoise", "-", "-o", "x.wav"))
 

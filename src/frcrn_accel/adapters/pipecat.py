@@ -202,7 +202,7 @@ class FrcrnFilter(BaseAudioFilter):
 
 
 class _Signal:
-    """What a filter has of a signal, from its start to its stop. One thread computes, another opens the stream.
+    """State of a filter from start to stop. One thread computes, another opens the stream.
 
     Args:
         channels: Number of channels.

@@ -59,7 +59,7 @@ class DelayLine:
         line = DelayLine(channels, 0, self._inside.dtype, ramp=ramp)
         returned = round(self._returned.shape[1] * to_hz / from_hz)
         inside = round(self._inside.shape[1] * to_hz / from_hz)
-        # The signal goes on at both ends. Turned around there, it does so without a step, which would ring.
+        # Mirror the signal at both ends: a step there would ring.
         joined = np.concatenate([self._returned, self._inside], axis=1).astype(np.float32)
         if joined.shape[1] > 1:
             margin = min(joined.shape[1] - 1, from_hz // 100)

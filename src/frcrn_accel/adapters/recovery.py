@@ -1,4 +1,4 @@
-"""What an adapter does when an engine fails in a call: log it once, wait, try again."""
+"""Recover from engine failures during a call: log once, wait, try again."""
 
 from __future__ import annotations
 

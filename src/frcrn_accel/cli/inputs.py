@@ -1,4 +1,4 @@
-"""What `frcrn-accel denoise` reads and writes: everything that can be checked before a model is loaded."""
+"""Plan a run of `frcrn-accel denoise`, and check inputs and outputs before a model is loaded."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from frcrn_accel.atomic import copy_to_device, is_device
 from frcrn_accel.errors import AudioError, OutputExistsError
 
-__all__ = ["MAX_STDIN_BYTES", "STANDARD_STREAM", "Job", "Plan", "Ready", "make_plan"]
+__all__ = ["STANDARD_STREAM", "Job", "Plan", "Ready", "make_plan"]
 
 STANDARD_STREAM = "-"
-MAX_STDIN_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Ready:
     """A job whose input can be read and whose output can be written.
 
     Attributes:
-        source: The file to read: the input, or a copy of what is no file.
+        source: The file to read: the input, or a copy of a pipe or device.
         target: The file to write: the output, or one whose content goes to `device`.
         device: Device, FIFO or `-` for standard output; None if the target is the output.
         noise_target: The file to write the noise to, too; None for none.
@@ -66,7 +64,7 @@ class Job:
 
     Attributes:
         source: The input as it was named, or as it was found in a folder.
-        target: The output; None for one beside the input, or standard output for what is no file.
+        target: The output. None for a file beside the input, or for standard output if the input is a pipe or device.
         is_found: Whether the input was found in a folder, and its format may therefore need another suffix.
         keep: `"speech"`, `"noise"`, or `"both"` for a file each.
         track: Number of the audio track; None for all of a film, and the first of anything else.
@@ -82,7 +80,7 @@ class Job:
         """Open the header of the input and check that the output can be written.
 
         Args:
-            folder: Folder for copies of what is no file.
+            folder: Folder for copies of pipes and devices.
             overwrite: Whether an existing output is replaced.
 
         Raises:
@@ -268,19 +266,15 @@ def _spool(name: str, folder: Path) -> Path:
     Raises:
         AudioError: It cannot be read, or is larger than the limit.
     """
+    from frcrn_accel.files.spool import spool
+
     path = folder / f"input{len(list(folder.iterdir()))}"
-    is_standard = name == STANDARD_STREAM
-    size = 0
     try:
-        with ExitStack() as stack:
-            stream = sys.stdin.buffer if is_standard else stack.enter_context(Path(name).open("rb"))
-            file = stack.enter_context(path.open("wb"))
-            while chunk := stream.read(1 << 20):
-                size += len(chunk)
-                if size > MAX_STDIN_BYTES:
-                    what = "standard input" if is_standard else repr(name)
-                    raise AudioError(f"{what} is larger than the limit of {MAX_STDIN_BYTES >> 30} GiB")
-                file.write(chunk)
+        if name == STANDARD_STREAM:
+            spool(sys.stdin.buffer, path, "standard input")
+        else:
+            with Path(name).open("rb") as stream:
+                spool(stream, path, repr(name))
     except OSError as error:
         raise AudioError(f"{name!r} cannot be read: {error.strerror}") from error
     return path

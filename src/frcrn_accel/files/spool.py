@@ -37,7 +37,7 @@ def local_file(path: Path) -> Iterator[Path]:
         copy = Path(folder) / f"pipe{path.suffix}"
         try:
             with path.open("rb") as pipe:
-                spool(pipe, copy, str(path))
+                spool(pipe, copy, repr(str(path)))
         except OSError as error:
             raise AudioError(f"{str(path)!r} cannot be read: {reason_of(error)}") from error
         yield copy
@@ -45,6 +45,11 @@ def local_file(path: Path) -> Iterator[Path]:
 
 def spool(source: BinaryIO, target: Path, name: str) -> None:
     """Copy a stream to a file.
+
+    Args:
+        source: The stream.
+        target: The file.
+        name: What an error calls the stream.
 
     Raises:
         AudioError: It is longer than `MAX_SPOOLED_BYTES`.
@@ -55,5 +60,5 @@ def spool(source: BinaryIO, target: Path, name: str) -> None:
         while chunk := source.read(1 << 20):
             size += len(chunk)
             if size > MAX_SPOOLED_BYTES:
-                raise AudioError(f"{name!r} is larger than the limit of {MAX_SPOOLED_BYTES >> 30} GiB")
+                raise AudioError(f"{name} is larger than the limit of {MAX_SPOOLED_BYTES >> 30} GiB")
             file.write(chunk)
