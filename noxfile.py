@@ -204,6 +204,14 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def formats(session: nox.Session) -> None:
+    """Write, read, cut, join and damage files of every format, with a hundred times the random examples."""
+    install(session, "ort", groups=("test",))
+    tests = [f"tests/test_{name}.py" for name in ("reading", "writing", "belongings", "places")]
+    session.run("pytest", *PARALLEL, "--examples-times=100", *tests, *session.posargs)
+
+
+@nox.session(default=False)
 def parity(session: nox.Session) -> None:
     """Compare with upstream's numbers at every length and both widths, and streams with the whole pass."""
     install(session, "ort", "export", groups=("test", "upstream"))

@@ -16,9 +16,10 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from example_counts import few
 from frcrn_accel import cli
 from frcrn_accel.atomic import remove_leftovers, replacing
 from frcrn_accel.cli.output import printable
@@ -151,7 +152,7 @@ class TestFolders:
             pytest.skip("this user may read everything")
         assert [item.is_error for item in scan_folder(tmp_path).left_out] == [True]
 
-    @settings(max_examples=50, deadline=None)
+    @few(50)
     @given(
         st.lists(
             st.tuples(st.binary(min_size=1, max_size=8), st.sampled_from(["", ".wav", ".M4A", ".txt", "/x.wav"]))
@@ -363,7 +364,7 @@ class TestSignals:
     @given(
         st.text(min_size=1, max_size=255).filter(lambda s: "/" not in s and "\0" not in s and s not in (".", ".."))
     )
-    @settings(max_examples=50, deadline=None)
+    @few(50)
     def test_temporary_names_fit(self, tmp_path_factory, name):
         try:
             name = os.fsdecode(os.fsencode(name)[:255])
