@@ -51,6 +51,11 @@ class Metrics:
             Histogram, "real_time_factor", "Processing time of a file over its duration.", buckets=_REAL_TIME_FACTORS
         )
         self.batch_size = named(Histogram, "batch_size", "Windows per call of the engine.", buckets=_BATCHES)
+        self.file_processes_died = named(
+            Counter, "file_processes_died", "Processes for files that a file has ended; each was replaced."
+        )
+        self.connections = named(Gauge, "connections", "Connections.")
+        self.refused = named(Counter, "connections_refused", "Connections beyond a limit.")
         self.streams = named(Gauge, "streams", "Live streams.")
         self.streams_waiting = named(Gauge, "streams_waiting", "Live streams with audio waiting to be computed.")
         self.stream_seconds = named(Counter, "stream_audio_seconds", "Duration of the denoised live audio.")
