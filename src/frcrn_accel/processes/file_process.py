@@ -127,8 +127,10 @@ class FileProcess:
 
     def kill(self) -> None:
         """End the process at once, from any thread; a job that it does fails."""
-        if self._process is not None:
-            self._process.kill()
+        process = self._process
+        if process is not None:
+            process.kill()
+            process.wait()
 
     def close(self) -> None:
         """End the process, if it runs."""
@@ -181,11 +183,11 @@ class FileProcess:
                     )
             message = _receive(connection)
             if message["do"] == "run":
-                audio = _receive_audio(connection, message["shape"])
+                audio = _receive_audio(connection, message)
                 denoised = np.ascontiguousarray(job.engine.session.run(audio), np.float32)
                 _send(connection, {"do": "audio", "shape": denoised.shape}, denoised)
             elif message["do"] == "progress":
-                shown = float(message["done_s"]), float(message["total_s"])
+                shown = _times(message)
                 _show(job, shown)
                 _send(connection, {"do": "go"})
             else:
@@ -206,7 +208,7 @@ class FileProcess:
                     # If these crossed, the process forgets the request before its next job.
                     return
                 if message["do"] == "run":
-                    _receive_audio(connection, message["shape"])
+                    _receive_audio(connection, message)
         self.kill()
         self.close()
 
@@ -330,9 +332,14 @@ def _receive(connection: Connection) -> dict[str, Any]:
         return message
 
 
-def _receive_audio(connection: Connection, shape: Any) -> _Audio:
+def _times(message: Mapping[str, Any]) -> tuple[float, float]:
     with _speaking():
-        rows, samples = (int(size) for size in shape)
+        return float(message["done_s"]), float(message["total_s"])
+
+
+def _receive_audio(connection: Connection, message: Mapping[str, Any]) -> _Audio:
+    with _speaking():
+        rows, samples = (int(size) for size in message["shape"])
         if rows < 1 or samples < 1 or rows * samples > _MAX_WINDOW_SAMPLES:
             raise EOFError
         audio = np.empty((rows, samples), np.float32)

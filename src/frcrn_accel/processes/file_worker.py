@@ -147,13 +147,15 @@ def main() -> None:
     os.dup2(null, sys.stdin.fileno())
     os.close(null)
     threading.Thread(target=_end_with, args=(connection.fileno(),), daemon=True).start()
-    import soxr  # noqa: F401 - what jobs need is loaded before the memory is limited
+    # What jobs need is loaded before the memory is limited.
+    import av  # noqa: F401
+    import soxr  # noqa: F401
 
     import frcrn_accel.files  # noqa: F401
 
     _limit(json.loads(sys.argv[1]))
     peer = _Peer(connection)
-    with suppress(EOFError, OSError):
+    with suppress(EOFError, ConnectionError):
         while True:
             peer.tell(_do(peer, *peer.next_job()))
 

@@ -33,7 +33,7 @@ from frcrn_accel.errors import BackendUnavailable, ServeError, one_line
 from frcrn_accel.processes import FileProcesses
 from frcrn_accel.serve import metrics as _metrics
 from frcrn_accel.serve.denoise import FOLDER_NAME, Files
-from frcrn_accel.serve.guard import Guard, Hosts, SafeHeaders, allowed_host_names
+from frcrn_accel.serve.guard import Guard, Hosts, SafeHeaders, allowed_host_names, guess_rates
 from frcrn_accel.serve.job import Workshop
 from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.live import Streams
@@ -257,6 +257,7 @@ def create_app(
     tokens: Iterable[str] = (),
     allowed_origins: Iterable[str] = (),
     allowed_hosts: Iterable[str] = (),
+    open_metrics: bool = False,
 ) -> Starlette:
     """Create the ASGI application. Its lifespan is `Service.running`, which warms the service up and closes it.
 
@@ -265,10 +266,11 @@ def create_app(
 
     Args:
         service: What it serves.
-        tokens: Tokens of which requests to `/v1/` must have one; none to require no token.
+        tokens: Tokens of which requests to `/v1/` and `/metrics` must have one; none to require no token.
         allowed_origins: Origins, besides the server's own, whose web pages may use it; "*" for all.
         allowed_hosts: Host names, besides those of loopback, that requests may be addressed to; "*" for all. IP
             addresses are always allowed.
+        open_metrics: Require no token for `/metrics`.
 
     Raises:
         ServeError: An allowed host is not a name.
@@ -289,7 +291,7 @@ def create_app(
     async def metrics(request: Request) -> Response:
         return Response(service.metrics.text(), media_type=_metrics.CONTENT_TYPE)
 
-    document = openapi_document(has_tokens=bool(known_tokens := TokenSet(tokens)))
+    document = openapi_document(has_tokens=bool(known_tokens := TokenSet(tokens)), open_metrics=open_metrics)
 
     async def openapi(request: Request) -> Response:
         return JSONResponse(document)
@@ -300,6 +302,7 @@ def create_app(
         return await page_files.get_response("index.html", request.scope)
 
     origins = frozenset(allowed_origins)
+    guard = Middleware(Guard, known_tokens, origins, guess_rates())
     # The guard is part of the mount, so it protects what is below it wherever the application itself is mounted.
     protected = {
         "/denoise": Route("/denoise", service.files, methods=["POST"]),
@@ -310,7 +313,7 @@ def create_app(
     routes = {
         "/health": Route("/health", health),
         "/ready": Route("/ready", ready),
-        "/metrics": Route("/metrics", metrics),
+        "/metrics": Route("/metrics", metrics, middleware=[] if open_metrics else [guard]),
         "/openapi.json": Route("/openapi.json", openapi),
         "/": Route("/", page),
     }
@@ -323,7 +326,7 @@ def create_app(
     )
     app = Starlette(
         routes=[
-            Mount("/v1", v1, middleware=[Middleware(Guard, known_tokens, origins)]),
+            Mount("/v1", v1, middleware=[guard]),
             *routes.values(),
             Mount("/page", page_files),
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -85,11 +86,22 @@ class Rates:
         self._clock = clock
         self._levels: dict[str, tuple[float, float]] = {}  # level, and when it was that
 
-    def spend(self, client: str, amount: float = 1.0) -> float:
-        """Use something up; return how long to wait, in seconds, until it is paid for."""
+    @property
+    def known(self) -> int:
+        """Number of clients that are remembered."""
+        return len(self._levels)
+
+    def spend(self, client: str, amount: float = 1.0, *, most_owed: float = math.inf) -> float:
+        """Use something up; return how long to wait, in seconds, until it is paid for.
+
+        Args:
+            client: Who uses it.
+            amount: How much.
+            most_owed: Most that a client can owe; it does not use up more.
+        """
         now = self._clock()
         level, when = self._levels.get(client, (self._most, now))
-        level = min(self._most, level + self._per_s * (now - when)) - amount
+        level = max(min(self._most, level + self._per_s * (now - when)) - amount, -most_owed)
         if client not in self._levels and len(self._levels) >= _MOST_KNOWN:
             self._forget(now)
         self._levels[client] = level, now
