@@ -1,5 +1,6 @@
 // Denoise a signal block by block, as `frcrn_accel/pipeline.py` does.
 
+import { HighBand } from "./high-band.js";
 import { measureLevel } from "./level.js";
 import { Resampler, joined } from "./resample.js";
 import { planWindows, weightsOf } from "./windows.js";
@@ -26,7 +27,8 @@ export class AudioProblem extends Error {}
 export async function* denoiseChannel(source, channel, model, dryShare, onProgress) {
   const level = await measureLevel(() => modelRate(source, channel));
   if (level.samples === 0) return;
-  const wet = sourceRate(enhance(modelRate(source, channel), level, model, onProgress), source);
+  const result = source.rateHz > MODEL_RATE_HZ ? withHighBand : sourceRate;
+  const wet = fitted(result(source, channel, level, model, onProgress), source.samples);
   yield* dryShare > 0 ? mixed(wet, source.blocks(channel), dryShare) : wet;
 }
 
@@ -44,17 +46,87 @@ async function* modelRate(source, channel) {
   yield resampler.read(Math.min(left, resampler.ready));
 }
 
-async function* sourceRate(wet, { rateHz, samples }) {
-  const resampler = new Resampler(MODEL_RATE_HZ, rateHz);
-  let left = samples;
-  for await (const block of wet) {
+async function* sourceRate(source, channel, level, model, onProgress) {
+  const resampler = new Resampler(MODEL_RATE_HZ, source.rateHz);
+  for await (const block of enhance(modelRate(source, channel), level, model, onProgress)) {
     resampler.write(block);
-    const out = resampler.read(Math.min(left, resampler.ready));
-    left -= out.length;
-    yield out;
+    yield resampler.read();
   }
   resampler.finish();
-  yield resampler.read(Math.min(left, resampler.ready));
+  yield resampler.read();
+}
+
+/** The same, and the band above the model's, which is what the signal loses on the way to the model's rate and back. */
+async function* withHighBand(source, channel, level, model, onProgress) {
+  const highBand = new HighBand(source.rateHz);
+  const [wetUp, dryUp] = [new Resampler(MODEL_RATE_HZ, source.rateHz), new Resampler(MODEL_RATE_HZ, source.rateHz)];
+  const signal = new Held(source.blocks(channel));
+  const [dry, low] = [new Held(), new Held()];
+  const scaled = async () => {
+    low.append(wetUp.read());
+    const back = dryUp.read();
+    const band = await signal.take(back.length);
+    highBand.write(band.map((value, index) => value - back[index]));
+    return added(highBand.read());
+  };
+  const added = async (high) => {
+    const below = await low.take(high.length);
+    return below.map((value, index) => value + high[index]);
+  };
+  for await (const wet of enhance(dry.kept(modelRate(source, channel)), level, model, onProgress)) {
+    const input = await dry.take(wet.length);
+    highBand.writeModel(input, wet);
+    wetUp.write(wet);
+    dryUp.write(input);
+    yield await scaled();
+  }
+  wetUp.finish();
+  dryUp.finish();
+  yield await scaled();
+  yield await added(highBand.finish());
+}
+
+async function* fitted(blocks, samples) {
+  let left = samples;
+  for await (const block of blocks) {
+    yield block.subarray(0, left);
+    left -= Math.min(left, block.length);
+  }
+}
+
+/** The part of a signal that was not taken yet. */
+class Held {
+  #blocks;
+  #held = new Float32Array(0);
+
+  /** @param {AsyncIterable<Float32Array>} blocks Where `take` gets more from. */
+  constructor(blocks = []) {
+    this.#blocks = (blocks[Symbol.asyncIterator] ?? blocks[Symbol.iterator]).call(blocks);
+  }
+
+  append(block) {
+    this.#held = joined(this.#held, block);
+  }
+
+  /** Pass blocks on, and append each. */
+  async *kept(blocks) {
+    for await (const block of blocks) {
+      this.append(block);
+      yield block;
+    }
+  }
+
+  /** Remove and return the next samples, fewer at the end of the signal. */
+  async take(samples) {
+    while (this.#held.length < samples) {
+      const { value, done } = await this.#blocks.next();
+      if (done) break;
+      this.append(value);
+    }
+    const out = this.#held.subarray(0, samples);
+    this.#held = this.#held.subarray(samples);
+    return out;
+  }
 }
 
 async function* enhance(blocks, { samples, gain, offset }, model, onProgress) {
@@ -119,12 +191,9 @@ class Feed {
 
 /** Mix two signals of one length; `dryShare` is the share of the second, as amplitude. */
 export async function* mixed(wet, dryBlocks, dryShare) {
-  const dry = dryBlocks[Symbol.asyncIterator]();
-  let held = new Float32Array(0);
+  const dry = new Held(dryBlocks);
   for await (const block of wet) {
-    while (held.length < block.length) held = joined(held, (await dry.next()).value);
-    const before = held;
+    const before = await dry.take(block.length);
     yield block.map((value, index) => value * (1 - dryShare) + before[index] * dryShare);
-    held = held.subarray(block.length);
   }
 }

@@ -1,6 +1,7 @@
 // Denoise a live signal, as `frcrn_accel/streaming/` does.
 
 import { HOP_SAMPLES, MODEL_RATE_HZ } from "./denoise.js";
+import { HighBand } from "./high-band.js";
 import { RunningLevel } from "./level.js";
 import { tensor } from "./model.js";
 import { Resampler, joined, reachSamples } from "./resample.js";
@@ -104,6 +105,7 @@ export class Stream {
   #skip;
   #out;
   #share = null; // of the input in the last step
+  #high = null; // the band above the model's, at higher rates
   /** Share of the input in the result, as amplitude; a change fades in over a hop. */
   dryShare = 0;
 
@@ -115,6 +117,7 @@ export class Stream {
   constructor(session, facts, rateHz) {
     this.#steps = new Steps(session, facts);
     this.#toModel = new Resampler(rateHz, MODEL_RATE_HZ);
+    if (rateHz > MODEL_RATE_HZ) this.#high = new LiveHighBand(rateHz);
     this.#fromModel = new Resampler(MODEL_RATE_HZ, rateHz);
     this.#heldBack = (this.#steps.lag + 1) * HOP_SAMPLES;
     const late = reachSamples(MODEL_RATE_HZ, rateHz) + this.#heldBack + STEP_SAMPLES - 1;
@@ -128,6 +131,7 @@ export class Stream {
   /** Process the next samples, and return as many. @param {Float32Array} chunk */
   async process(chunk) {
     this.#toModel.write(chunk);
+    this.#high?.write(chunk);
     while (this.#toModel.ready >= STEP_SAMPLES) await this.#step(this.#toModel.read(STEP_SAMPLES));
     const out = this.#out.slice(0, chunk.length);
     this.#out = this.#out.subarray(chunk.length);
@@ -139,6 +143,7 @@ export class Stream {
       this.#gains.push(this.#level.update(audio.subarray(at, at + HOP_SAMPLES)));
     }
     this.#dry = joined(this.#dry, audio);
+    this.#high?.writeLow(audio);
     const gains = this.#gains.slice(-STEP_HOPS);
     const denoised = await this.#steps.run(audio.map((value, at) => value * gains[Math.floor(at / HOP_SAMPLES)]));
     const gainsOfOutput = this.#gains.splice(0, STEP_HOPS);
@@ -147,14 +152,58 @@ export class Stream {
     const share = this.dryShare;
     const before = this.#share ?? share;
     this.#share = share;
-    const wet = denoised.map((value, at) => {
+    const undiluted = denoised.map((value, at) => value / gainsOfOutput[Math.floor(at / HOP_SAMPLES)]);
+    const wet = undiluted.map((value, at) => {
       const shareNow = before + (share - before) * Math.min(1, at / HOP_SAMPLES);
-      return (value / gainsOfOutput[Math.floor(at / HOP_SAMPLES)]) * (1 - shareNow) + dry[at] * shareNow;
+      return value * (1 - shareNow) + dry[at] * shareNow;
     });
     const skipped = Math.min(this.#skip, STEP_SAMPLES);
     this.#skip -= skipped;
+    this.#high?.writeModel(dry.subarray(skipped), undiluted.subarray(skipped), share);
     if (skipped === STEP_SAMPLES) return;
     this.#fromModel.write(wet.subarray(skipped));
-    this.#out = joined(this.#out, this.#fromModel.read());
+    const ready = this.#fromModel.read();
+    const high = this.#high?.read(ready.length);
+    this.#out = joined(this.#out, high ? ready.map((value, at) => value + high[at]) : ready);
+  }
+}
+
+/** The band above the model's, of a stream; see `_StreamHighBand` in `frcrn_accel/streaming/stream.py`. */
+class LiveHighBand {
+  #highBand;
+  #low;
+  #signal = new Float32Array(0);
+  #out = new Float32Array(0);
+
+  constructor(rateHz) {
+    this.#highBand = new HighBand(rateHz);
+    this.#low = new Resampler(MODEL_RATE_HZ, rateHz);
+  }
+
+  /** Append to the signal. */
+  write(signal) {
+    this.#signal = joined(this.#signal, signal);
+  }
+
+  /** Append to the signal at the model's rate. */
+  writeLow(audio) {
+    this.#low.write(audio);
+    const low = this.#low.read();
+    this.#highBand.write(low.map((value, at) => this.#signal[at] - value));
+    this.#signal = this.#signal.subarray(low.length);
+  }
+
+  /** Append to the input and the output of the model. */
+  writeModel(dry, wet, dryShare) {
+    this.#highBand.dryShare = dryShare;
+    this.#highBand.writeModel(dry, wet);
+  }
+
+  /** Return the next samples. */
+  read(samples) {
+    this.#out = joined(this.#out, this.#highBand.read());
+    const out = this.#out.subarray(0, samples);
+    this.#out = this.#out.subarray(samples);
+    return out;
   }
 }

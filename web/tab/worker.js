@@ -66,7 +66,6 @@ const TASKS = {
       audioS: source.samples / source.rateHz,
       processingS: (performance.now() - began) / 1000,
       clipped: writer.clipped,
-      isBandLeftOut: source.rateHz > MODEL_RATE_HZ,
     };
   },
 

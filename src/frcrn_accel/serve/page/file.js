@@ -185,7 +185,6 @@ function facts(answer, { rateHz, channels }) {
     ["Model", answer.model],
     ["Backend", answer.backend],
     ["Audio", `${rateHz / 1000} kHz, ${channels === 1 ? "mono" : channels === 2 ? "stereo" : `${channels} channels`}`],
-    ["Above 8 kHz", answer.isBandLeftOut && "left out"],
     ["Clipped samples", answer.clipped ? String(answer.clipped) : ""],
   ];
 }

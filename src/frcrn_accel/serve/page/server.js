@@ -52,7 +52,6 @@ export async function notReady() {
  * @property {number} clipped Number of samples that were beyond full scale.
  * @property {string} model
  * @property {string} backend
- * @property {boolean} [isBandLeftOut] Whether it has nothing above 8 kHz, though the file might.
  */
 export function denoise(file, { format, limitDb, signal, onProgress }) {
   const target = address("v1/denoise");
