@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from frcrn_accel.files import audio_files, open_audio
 from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 from frcrn_accel.train.config import Source
 
-__all__ = ["Corpus", "prepare_source"]
+__all__ = ["Corpus", "draw_weight", "prepare_source"]
 
 _TRIES = 20
 _FROM_INT16 = np.float32(1 / 32768)
@@ -57,6 +58,13 @@ class Corpus:
             if np.sqrt(np.mean(stretch**2)) > _SILENCE:
                 break
         return stretch
+
+
+def draw_weight(source: Source, samples: int) -> float:
+    """Return how often a source of a length is drawn, relative to others: see `Source`."""
+    if source.voices is None:
+        return source.weight
+    return source.weight * math.sqrt(samples / SAMPLE_RATE_HZ / 3600 * source.voices)
 
 
 def prepare_source(source: Source, folder: Path, cache: Path) -> NDArray[np.int16]:
