@@ -82,7 +82,7 @@ class TestConfig:
             read_config(path)
         assert str(path) in str(caught.value)
 
-    @pytest.mark.parametrize("name", ["frcrn-small", "frcrn-small-stream", "full-size"])
+    @pytest.mark.parametrize("name", ["frcrn-small", "frcrn-small-stream", "full-size", "gpu-quarter-hour"])
     def test_the_examples_are_valid(self, name):
         config = read_config(Path(__file__).parents[1] / "examples" / "train" / f"{name}.toml")
         if config.model.start is not None:
@@ -109,6 +109,29 @@ class TestCorpus:
         assert np.array_equal(again, signal)
         soundfile.write(tmp_path / "in" / "a.wav", left, RATE)
         assert len(prepare_source(Source("in"), tmp_path, tmp_path / "cache")) < len(signal)
+
+    def test_decoded_audio_is_mapped_as_it_is(self, tmp_path):
+        signal = np.arange(2 * RATE).astype(np.int16)
+        np.save(tmp_path / "a.npy", signal)
+        assert np.array_equal(prepare_source(Source("a.npy"), tmp_path, tmp_path / "cache"), signal)
+        assert not (tmp_path / "cache").exists()
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (np.zeros(2 * RATE, np.float32), r"float32 \(32000,\), not int16 \(samples,\)"),
+            (np.zeros((2, RATE), np.int16), r"int16 \(2, 16000\), not int16 \(samples,\)"),
+            (np.zeros(10, np.int16), "less than a second"),
+            (None, "cannot be read as a NumPy array"),
+        ],
+    )
+    def test_decoded_audio_of_another_kind(self, tmp_path, content, message):
+        if content is None:
+            (tmp_path / "a.npy").write_bytes(b"damaged")
+        else:
+            np.save(tmp_path / "a.npy", content)
+        with pytest.raises(TrainingError, match=message):
+            prepare_source(Source("a.npy"), tmp_path, tmp_path / "cache")
 
     def test_held_out_parts_are_never_trained_on(self):
         signal = np.concatenate([np.full(900, 1000), np.full(100, -1000)]).astype(np.int16)

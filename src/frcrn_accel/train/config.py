@@ -19,7 +19,18 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Data", "Loss", "Mixing", "Model", "Optimisation", "Source", "TrainingConfig", "Validation", "read_config"]
+__all__ = [
+    "Data",
+    "Loss",
+    "Mixing",
+    "Model",
+    "Optimisation",
+    "Source",
+    "TrainingConfig",
+    "Validation",
+    "parse_config",
+    "read_config",
+]
 
 Range = tuple[float, float]
 
@@ -270,10 +281,19 @@ def read_config(path: Path) -> TrainingConfig:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise TrainingError(f"config {str(path)!r} is not TOML: {error}") from error
     try:
-        config: TrainingConfig = _parse(TrainingConfig, content, "")
-        _check(config)
+        return parse_config(content)
     except TrainingError as error:
         raise TrainingError(f"config {str(path)!r}: {error}") from None
+
+
+def parse_config(content: Mapping[str, Any]) -> TrainingConfig:
+    """Return the config that tables hold, such as those of a TOML file.
+
+    Raises:
+        TrainingError: A key is unknown, missing or out of range.
+    """
+    config: TrainingConfig = _parse(TrainingConfig, content, "")
+    _check(config)
     return config
 
 
@@ -285,7 +305,7 @@ def _parse(kind: Any, value: Any, name: str) -> Any:
             raise TrainingError(f"{name!r} must be a table")
         return _parse_table(kind, value, name)
     if origin is types.UnionType:  # X | None; TOML has no None
-        return _parse(arguments[0], value, name)
+        return None if value is None else _parse(arguments[0], value, name)
     if origin is tuple:
         length = None if arguments[1] is Ellipsis else len(arguments)
         if not isinstance(value, list) or (length is not None and len(value) != length):

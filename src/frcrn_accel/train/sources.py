@@ -71,7 +71,8 @@ def prepare_source(source: Source, folder: Path, cache: Path) -> NDArray[np.int1
     """Read a source: its files and their channels one after the other, int16 `(samples,)`, mapped from a file.
 
     Args:
-        source: A file, or a folder that is read with all folders below it.
+        source: A file, or a folder that is read with all folders below it. A file `.npy` holds decoded audio, int16
+            `(samples,)` at the model's rate, and is mapped as it is.
         folder: Folder that its path is relative to.
         cache: Folder for decoded audio.
 
@@ -80,6 +81,8 @@ def prepare_source(source: Source, folder: Path, cache: Path) -> NDArray[np.int1
         AudioError: A file cannot be read.
     """
     path = folder / source.path
+    if path.suffix == ".npy" and path.is_file():
+        return _checked(path, path)
     files = [path] if path.is_file() else audio_files(path)
     if not files:
         raise TrainingError(f"source {str(path)!r} {'has no audio in it' if path.exists() else 'does not exist'}")
@@ -93,7 +96,17 @@ def prepare_source(source: Source, folder: Path, cache: Path) -> NDArray[np.int1
         signals = [_decode(file) for file in files]
         with replacing(decoded, overwrite=True) as temporary:
             np.save(temporary, np.concatenate(signals))
-    signal: NDArray[np.int16] = np.load(decoded, mmap_mode="r")
+    return _checked(decoded, path)
+
+
+def _checked(decoded: Path, path: Path) -> NDArray[np.int16]:
+    """Map decoded audio, which is from the source at `path`."""
+    try:
+        signal: NDArray[np.int16] = np.load(decoded, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise TrainingError(f"{str(decoded)!r} cannot be read as a NumPy array: {error}") from error
+    if signal.dtype != np.int16 or signal.ndim != 1:
+        raise TrainingError(f"{str(decoded)!r} holds {signal.dtype} {signal.shape}, not int16 (samples,)")
     if len(signal) < SAMPLE_RATE_HZ:
         raise TrainingError(f"source {str(path)!r} holds less than a second of audio")
     return signal
