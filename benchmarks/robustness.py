@@ -55,7 +55,7 @@ def with_rumble(clean: Audio, rng: np.random.Generator) -> Audio:
 def at_level(clean: Audio) -> Audio:
     power = np.square(clean, dtype=np.float64)
     loud = np.sqrt(power[power > power.mean()].mean())
-    return (clean * (10 ** (SPEECH_DBFS / 20) / loud)).astype(np.float32)
+    return clean * np.float32(10 ** (SPEECH_DBFS / 20) / loud)
 
 
 def with_bang(clean: Audio, rng: np.random.Generator) -> tuple[Audio, slice]:
@@ -112,8 +112,8 @@ def main() -> None:
             rumbles["clean"].append(si_sdr_db(clean, denoiser(clean, SAMPLE_RATE_HZ)))
             speech = at_level(clean)
             loud, bang = with_bang(speech, np.random.default_rng((2, i)))
-            outputs = [denoiser(audio, SAMPLE_RATE_HZ) for audio in (speech, loud)]
-            changes.append(change_db(*outputs, bang))
+            quiet_output, loud_output = (denoiser(audio, SAMPLE_RATE_HZ) for audio in (speech, loud))
+            changes.append(change_db(quiet_output, loud_output, bang))
     found["rumble"] = {name: summary(values) for name, values in rumbles.items()}
     found["bang"] = {"change_db": summary(changes), "size_db": summary([abs(change) for change in changes])}
     row("rumble", "SI-SDR, dB", f"{np.mean(rumbles['noisy']):.2f}", found["rumble"]["denoised"])

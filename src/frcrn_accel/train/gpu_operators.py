@@ -20,7 +20,7 @@ __all__ = ["GpuOperators", "gpu_operators"]
 
 _LOG = logging.getLogger(__name__)
 _LENGTH = 32  # positions of a program
-_COLUMNS = 4  # most columns of a program
+_COLUMNS = 2  # most columns of a program: with more, the rows do not fit into registers
 
 
 def gpu_operators() -> Operators:
@@ -53,7 +53,7 @@ class _Filter(Function):
     def forward(ctx: Any, x: Tensor, projected: Tensor, taps: Tensor) -> Tensor:
         from frcrn_accel.train.kernels import filter_forward
 
-        x, projected, taps = x.contiguous(), projected.contiguous(), taps.float().contiguous()
+        x, projected, taps = x.contiguous(), projected.contiguous(), taps.flatten(1).float().t().contiguous()
         y = torch.empty_like(x)
         grid, sizes = _plan(x, taps)
         filter_forward[grid](x, projected, taps, y, *sizes[:3], **sizes[3])
@@ -71,16 +71,16 @@ class _Filter(Function):
         filter_backward[grid](dy, taps, dx, dprojected, *sizes[:3], **sizes[3])
         sums = taps.new_empty(grid[0] * grid[1], *taps.shape)
         filter_backward_taps[grid](projected, dy, sums, *sizes[:3], **sizes[3])
-        return dx, dprojected, sums.sum(0)
+        return dx, dprojected, sums.sum(0).t().reshape(-1, 1, len(taps), 1)
 
 
 def _plan(x: Tensor, taps: Tensor) -> tuple[tuple[int, int], tuple[int, int, int, dict[str, int]]]:
     """Return the grid of programs for a tensor, and the sizes that the kernels take."""
     batch, length, others, _ = x.shape
-    channels = taps.shape[0] // 4
+    channels = taps.shape[1] // 4
     columns = min(_COLUMNS, _power_of_two(others))
     constants = {
-        "TAPS": taps.shape[2],
+        "TAPS": taps.shape[0],
         "LENGTH": _LENGTH,
         "COLUMNS": columns,
         "CHANNELS": _power_of_two(channels),

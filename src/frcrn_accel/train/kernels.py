@@ -2,7 +2,7 @@
 
 A tensor `(batch, length, others, channels)` is read as rows: position `l` of column `o` of an example is its row
 `l * others + o`. A program computes `LENGTH` positions of `COLUMNS` columns, so that the 20 positions that a filter
-needs are read from the cache of a multiprocessor after the first time.
+needs are read from the cache of a multiprocessor after the first time. Taps are `(TAPS, 4 * channels)`.
 """
 
 import triton
@@ -38,8 +38,8 @@ def _store(target, value, example, position, column, length, others, width, firs
 
 
 @triton.jit
-def _tap(taps, group, tap, channel, channels, TAPS: tl.constexpr):
-    return tl.load(taps + (group * channels + channel) * TAPS + tap, mask=channel < channels, other=0.0)[None, :]
+def _tap(taps, group, tap, channel, channels):
+    return tl.load(taps + (tap * 4 + group) * channels + channel, mask=channel < channels, other=0.0)[None, :]
 
 
 @triton.jit
@@ -68,7 +68,7 @@ def filter_forward(
             part = _load(
                 projected, example, then, column, length, others, 4 * channels, group * channels, channel, channels
             )
-            part *= _tap(taps, group, tap, channel, channels, TAPS)
+            part *= _tap(taps, group, tap, channel, channels)
             if group == 0 or group == 3:
                 y_re += part
             else:
@@ -106,10 +106,10 @@ def filter_backward(
         then = position + (TAPS - 1 - tap)
         d_re = _load(dy, example, then, column, length, others, 2 * channels, 0, channel, channels)
         d_im = _load(dy, example, then, column, length, others, 2 * channels, channels, channel, channels)
-        d0 += d_re * _tap(taps, 0, tap, channel, channels, TAPS)
-        d1 += d_im * _tap(taps, 1, tap, channel, channels, TAPS)
-        d2 += d_im * _tap(taps, 2, tap, channel, channels, TAPS)
-        d3 += d_re * _tap(taps, 3, tap, channel, channels, TAPS)
+        d0 += d_re * _tap(taps, 0, tap, channel, channels)
+        d1 += d_im * _tap(taps, 1, tap, channel, channels)
+        d2 += d_im * _tap(taps, 2, tap, channel, channels)
+        d3 += d_re * _tap(taps, 3, tap, channel, channels)
     width = 4 * channels
     _store(dprojected, d0, example, position, column, length, others, width, 0, channel, channels)
     _store(dprojected, d1, example, position, column, length, others, width, channels, channel, channels)
@@ -130,7 +130,7 @@ def filter_backward_taps(
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Sum the gradients of the taps over the rows of a program; `sums` is `(programs, 4 * channels, TAPS)`."""
+    """Sum the gradients of the taps over the rows of a program; `sums` is `(programs, TAPS, 4 * channels)`."""
     example, position, column = _tile(length, others, LENGTH, COLUMNS)
     channel = tl.arange(0, CHANNELS)
     d_re = _load(dy, example, position, column, length, others, 2 * channels, 0, channel, channels)
@@ -147,5 +147,5 @@ def filter_backward_taps(
                 part *= d_re
             else:
                 part *= d_im
-            where = to + (group * channels + channel) * TAPS + tap
+            where = to + (tap * 4 + group) * channels + channel
             tl.store(where, tl.sum(part, axis=0), mask=channel < channels)
