@@ -55,7 +55,7 @@ def test_files(server: Running, caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("head", [b"Host: localhost\r\n", b"Host: elsewhere\r\n"])
 def test_a_body_that_cannot_be_parsed(server: Running, caplog: pytest.LogCaptureFixture, head: bytes) -> None:
-    """Found by fuzzing: the answer of the application came after that of the parser, and was a traceback in the log."""
+    """Found by fuzzing: the application answered after the parser, which was a traceback in the log."""
     content = (
         b"POST /v1/denoise HTTP/1.1\r\n" + head + b"Transfer-Encoding: chunked\r\n\r\n4\r\nR\r\nIFF\r\n0\r\n\r\n"
     )
