@@ -355,6 +355,20 @@ def serving(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Send 90,000 mutated requests, messages and files to a server: `nox -s fuzz -- [--seed 0] [--files 50000]`."""
+    install(session, "ort", "serve", groups=("test",))
+    session.run("python", "scripts/fuzz.py", *session.posargs)
+
+
+@nox.session(default=False)
+def floods(session: nox.Session) -> None:
+    """Flood a server in six ways, and measure what another client notices: `nox -s floods -- [--seconds 60]`."""
+    install(session, "ort", "serve", groups=("test",))
+    session.run("python", "scripts/floods.py", *session.posargs)
+
+
+@nox.session(default=False)
 def corpus(session: nox.Session) -> None:
     """Test killed corpus jobs, full disks and speed, e.g. `nox -s corpus -- kills`; see benchmarks/corpus.py."""
     install(session, "ort", "ray")
