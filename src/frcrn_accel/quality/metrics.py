@@ -119,8 +119,6 @@ def stoi(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
     except ImportError as error:
         raise MissingExtraError("STOI", "eval", error) from error
     _check_pair("STOI", reference, estimate)
-    if is_silent(reference):
-        raise AudioError("STOI cannot score this: the reference is silent")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Not enough STFT frames", RuntimeWarning)
@@ -129,6 +127,8 @@ def stoi(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
         value = _NO_STOI
     if value == _NO_STOI:
         raise AudioError("STOI cannot score this: it needs about half a second of speech")
+    if is_silent(reference):
+        raise AudioError("STOI cannot score this: the reference is silent")
     return value
 
 
