@@ -37,8 +37,9 @@ from platformdirs import user_cache_path
 
 from frcrn_accel._version import __version__
 from frcrn_accel.atomic import remove_leftovers, temporary_path
+from frcrn_accel.cpu import cpu_identity
 from frcrn_accel.digest import sha256_of
-from frcrn_accel.errors import ModelError
+from frcrn_accel.errors import ModelError, one_line
 from frcrn_accel.models.file import FileStatus, ModelFile
 from frcrn_accel.models.recipe import FP32
 
@@ -49,6 +50,7 @@ __all__ = [
     "cached_file",
     "cached_files",
     "cached_variant",
+    "compiled_file",
     "find_cached",
     "find_imported",
     "imported_names",
@@ -131,6 +133,29 @@ def cached_file(
     except OSError as error:
         raise ModelError(f"{stem} cannot be made: no file can be written: {error.strerror}") from error
     return made
+
+
+def compiled_file(
+    source: ModelFile, key: Mapping[str, str], build: Callable[[Path], None], suffix: str
+) -> Path | None:
+    """Return what an engine compiled from a model, the cached file or a new one; None if it cannot be cached.
+
+    It only saves time: an engine can always compile the model itself, and says then what is wrong with it. See
+    `cached_file` for the arguments; this CPU is a part of the key.
+    """
+    folder, stem = cache_folder(), _stem(source, {**key, "cpu": cpu_identity()})
+    found = _find(folder, stem, suffix)
+    if found is not None:
+        return found
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
+        problem = _distrust(folder)
+        if problem is None:
+            return _make(folder, stem, build, suffix)
+    except Exception as error:  # of the engine or the disk
+        problem = one_line(error)
+    log.debug("%s cannot be cached in %s (%s)", stem, folder, problem)
+    return None
 
 
 def find_cached(source: ModelFile, key: Mapping[str, str]) -> ModelFile | None:
@@ -275,7 +300,7 @@ def _stem(source: ModelFile, key: Mapping[str, str]) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', source.metadata.name)[:64]}-{identity}"
 
 
-def _find(folder: Path, stem: str, suffix: str, is_right: Callable[[Path], bool]) -> Path | None:
+def _find(folder: Path, stem: str, suffix: str, is_right: Callable[[Path], bool] = lambda path: True) -> Path | None:
     """Return the intact cached file with that name, if any; delete damaged ones."""
     for path in sorted(folder.glob(f"{stem}-{_CONTENT}{suffix}")):
         try:
