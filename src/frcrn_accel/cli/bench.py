@@ -110,7 +110,7 @@ def bench(
         else:
             found = _measure_speed(to_measure, variant, baseline, length_s, threads, rounds, clips)
         if json_path is not None:
-            json_path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+            json_path.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         if markdown_path is not None:
             markdown_path.write_text(to_markdown(found), encoding="utf-8")
         if plot_path is not None:

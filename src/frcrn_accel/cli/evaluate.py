@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from frcrn_accel.cli.options import BackendName, Model, Precision
-from frcrn_accel.cli.output import report_file
+from frcrn_accel.cli.output import printable, report_file
 from frcrn_accel.cli.progress import preparation
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.models import DEFAULT_MODEL
+from frcrn_accel.notices import collected_notices
 
 __all__ = ["evaluate"]
 
@@ -52,8 +53,11 @@ def evaluate(
     from frcrn_accel.network.topology import SAMPLE_RATE_HZ
     from frcrn_accel.quality.clips import read_clips
 
-    clips = read_clips(noisy, SAMPLE_RATE_HZ, clean)
     console = Console(stderr=True, highlight=False)
+    with collected_notices() as notices:
+        clips = read_clips(noisy, SAMPLE_RATE_HZ, clean)
+    for notice in notices:
+        console.print(printable(f"warning: {notice}"), markup=False, soft_wrap=True)
     with report_file(report, overwrite) as path:
         with usage_errors(), preparation(console) as progress:
             found = evaluate_clips(
@@ -64,7 +68,7 @@ def evaluate(
                 progress=progress,
             )
         if path is not None:
-            path.write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     out = Console(highlight=False)
     out.print(
         f"{found.model} on {found.backend}, {found.precision}, {len(clips)} recordings, mean (95 % interval)",
@@ -77,6 +81,9 @@ def evaluate(
         values = (summary.noisy, summary.denoised, summary.change)
         table.add_row(summary.metric, str(summary.clips), *(_shown(value, digits) for value in values))
     out.print(table)
+    for score in found.scores:
+        for metric, reason in score.not_scored.items():
+            console.print(printable(f"not scored: {score.name}: {metric}: {reason}"), markup=False, soft_wrap=True)
 
 
 def _shown(value: tuple[float, tuple[float, float]] | None, digits: int) -> str:

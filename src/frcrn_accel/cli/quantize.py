@@ -95,7 +95,7 @@ def quantize(
             except QualityError as error:
                 refusal, result = error, error.report
         if report_path is not None:
-            report_path.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+            report_path.write_text(json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     _show(result)
     if refusal is not None:
         console.print(f"refused: {refusal}", markup=False, soft_wrap=True)

@@ -317,7 +317,7 @@ class Journal:
                     "settings": settings,
                 }
                 with replacing(self.path, overwrite=True) as temporary:
-                    temporary.write_text(json.dumps(head) + "\n", encoding="ascii")
+                    temporary.write_text(json.dumps(head, allow_nan=False) + "\n", encoding="ascii")
                 return head
             if head["settings"] != settings:
                 raise CorpusError(

@@ -92,7 +92,9 @@ def find_ranges(channels: int, seen: Mapping[str, Histogram]) -> Ranges:
         to_complex = _complex_channels(name, len(histogram.counts), channels)
         magnitudes = np.zeros(to_complex.max() + 1, np.float32)
         np.maximum.at(magnitudes, to_complex, histogram.channel_quantiles(CHANNEL_QUANTILE))
-        typical = np.median(magnitudes)
+        typical = max(
+            float(np.median(magnitudes)), float(np.finfo(np.float32).tiny)
+        )  # half the channels may be silent
         factors[name] = (magnitudes / typical).clip(1 / _LARGEST_FACTOR, _LARGEST_FACTOR).astype(np.float32)
         limits[name] = histogram.quantile(LIMIT_QUANTILE, factors[name][to_complex])
     return Ranges(limits, factors)
