@@ -78,7 +78,9 @@ def without_sound(notebook: Any) -> None:
     """Remove the players from the results."""
     for cell in notebook.cells:
         if "outputs" in cell:
-            cell.outputs = [one for one in cell.outputs if not PLAYER.search(one.get("data", {}).get("text/html", ""))]
+            cell.outputs = [
+                one for one in cell.outputs if not PLAYER.search(one.get("data", {}).get("text/html", ""))
+            ]
 
 
 def main() -> None:

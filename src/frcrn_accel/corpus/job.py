@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from frcrn_accel._version import __version__
 from frcrn_accel.corpus.plan import (
     JOURNAL_NAME,
+    Inputs,
     Recording,
     Shard,
     Task,
@@ -28,6 +28,8 @@ from frcrn_accel.windows import Windowing
 __all__ = ["LOCAL", "RAY", "CorpusJob"]
 
 LOCAL, RAY = "local", "ray"
+# The version that last changed what a job writes for equal inputs and settings. Later ones resume its journals.
+_OUTPUTS_SINCE = "0.1.0"
 
 
 @dataclass(frozen=True)
@@ -109,17 +111,18 @@ class CorpusJob:
             return Path(self.journal)
         return Path(self.out) / f"{JOURNAL_NAME}{self.shard.suffix}.jsonl"
 
-    def recordings(self) -> list[Recording]:
-        """Read the inputs of this job's shard, sorted by output.
+    def read_inputs(self) -> Inputs:
+        """Read the inputs of this job's shard.
 
         Raises:
             CorpusError: See `plan.read_inputs`, or the package for a kind of storage is missing.
             MissingExtraError: fsspec is not installed, and a path is a URL.
         """
         every = read_inputs(str(self.inputs), str(self.out))
-        recordings = [recording for recording in every if self.shard.holds(recording.output)]
+        recordings = [recording for recording in every.recordings if self.shard.holds(recording.output)]
         check_protocols([*(recording.source for recording in recordings), str(self.out)])
-        return recordings
+        left_out = {path: reason for path, reason in every.left_out.items() if self.shard.holds(path)}
+        return replace(every, recordings=recordings, left_out=left_out)
 
     def tasks(self, recordings: Sequence[Recording]) -> list[Task]:
         """Divide recordings into what workers do at a time: a file, or a tar.
@@ -149,7 +152,7 @@ class CorpusJob:
         }
         files = self.files_per_tar
         return {
-            "version": __version__,
+            "version": _OUTPUTS_SINCE,
             "inputs": str(self.inputs) if is_remote(str(self.inputs)) else str(Path(self.inputs).resolve()),
             "shard": f"{self.shard.number}/{self.shard.count}",
             "model": str(options.model),

@@ -6,17 +6,18 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from frcrn_accel.corpus.storage import is_remote, key_of, list_remote
 from frcrn_accel.errors import CorpusError
-from frcrn_accel.files import audio_files, check_targets
+from frcrn_accel.files import check_targets, scan_folder
 
 __all__ = [
     "JOURNAL_NAME",
+    "Inputs",
     "Recording",
     "Shard",
     "Task",
@@ -34,7 +35,6 @@ _BLANKS = " \t\r\n"
 _MAX_KEY_BYTES = 1024  # of object stores
 # The folder of unfinished files, and the journal.
 _OURS = re.compile(rf"\.{JOURNAL_NAME}|{JOURNAL_NAME}(-\d+-of-\d+)?\.jsonl\Z")
-_UNFINISHED = re.compile(rf"\.{JOURNAL_NAME}(-\d+-of-\d+)?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,21 @@ class Recording:
     source: str
     output: str
     refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a job, or a shard of it, is to do, and what it leaves out.
+
+    Attributes:
+        recordings: The recordings, sorted by output.
+        left_out: Why files and folders are left out, by their paths or URLs.
+        other_suffixes: Number of files that are not audio by their suffix, by suffix in lower case.
+    """
+
+    recordings: list[Recording]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    other_suffixes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +122,8 @@ class Shard:
         return int.from_bytes(digest[:8], "big") % self.count == self.number - 1
 
 
-def read_inputs(inputs: str, out: str) -> list[Recording]:
-    """Read the list of recordings, sorted by output.
+def read_inputs(inputs: str, out: str) -> Inputs:
+    """Read the list of recordings.
 
     Args:
         inputs: A folder, whose tree is mirrored; a `.txt` file with a path or URL on each line; or a `.jsonl` file
@@ -116,8 +131,8 @@ def read_inputs(inputs: str, out: str) -> list[Recording]:
             relative to its folder. Folders and files can be URLs.
         out: The output folder; files in it are not inputs.
 
-    What cannot be done, such as a line that is wrong or a name that leads out of the output folder, is refused alone:
-    see `Recording.refusal`.
+    What cannot be done, such as a line that is wrong, a name that leads out of the output folder, or a folder that
+    cannot be read, is refused alone: see `Recording.refusal`.
 
     Raises:
         CorpusError: `inputs` does not exist, names no audio files, or nothing in it can be done.
@@ -125,18 +140,19 @@ def read_inputs(inputs: str, out: str) -> list[Recording]:
     """
     suffix = PurePosixPath(inputs).suffix.lower()
     if suffix in (LIST_SUFFIX, MANIFEST_SUFFIX) and not Path(inputs).is_dir():
-        recordings = _read_manifest(inputs, suffix)
+        found = Inputs(_read_manifest(inputs, suffix))
     elif is_remote(inputs):
-        recordings = [Recording(source, name) for source, name in list_remote(inputs) if not _is_unfinished(name)]
+        found = _in_storage(inputs)
     else:
-        recordings = _in_folder(Path(inputs), out)
+        found = _in_folder(Path(inputs), out)
+    recordings = found.recordings
     if not recordings:
         raise CorpusError(f"{inputs!r} names no audio files")
     recordings = _refuse_nested([_checked(recording, is_remote(out)) for recording in recordings])
     if not accepted(recordings):
         raise CorpusError(str(recordings[0].refusal))
     check_targets((recording.source, recording.output) for recording in accepted(recordings))
-    return sorted(recordings, key=lambda recording: recording.output)
+    return replace(found, recordings=sorted(recordings, key=lambda recording: recording.output))
 
 
 def accepted(recordings: Iterable[Recording]) -> list[Recording]:
@@ -177,7 +193,18 @@ def _sample_name(output: str) -> str:
     return str(path.with_name(path.stem.replace(".", "_") + path.suffix))
 
 
-def _in_folder(folder: Path, out: str) -> list[Recording]:
+def _in_storage(folder: str) -> Inputs:
+    names = list_remote(folder)
+    hidden = {
+        source for source, name in names if any(part.startswith(".") for part in name.split("/") if part != "..")
+    }
+    return Inputs(
+        [Recording(source, name) for source, name in names if source not in hidden],
+        dict.fromkeys(sorted(hidden), "hidden"),
+    )
+
+
+def _in_folder(folder: Path, out: str) -> Inputs:
     if not folder.is_dir():
         raise CorpusError(
             f"{str(folder)!r} {'is not a folder' if folder.exists() else 'does not exist'}: give a folder, a list "
@@ -186,14 +213,16 @@ def _in_folder(folder: Path, out: str) -> list[Recording]:
     target = None if is_remote(out) else Path(out).resolve()
     if target == folder.resolve():
         raise CorpusError("the input and output folders are the same: choose another output folder")
-    files = audio_files(folder, but_not_in=target)
-    named = [Recording(str(file), file.relative_to(folder).as_posix()) for file in files]
-    return [recording for recording in named if not _is_unfinished(recording.output)]
-
-
-def _is_unfinished(name: str) -> bool:
-    """Return whether a file is in the folder of unfinished files of a job that was killed."""
-    return any(_UNFINISHED.match(part) for part in PurePosixPath(name).parts[:-1])
+    scan = scan_folder(folder, but_not_in=target)
+    recordings = [Recording(str(file), file.relative_to(folder).as_posix()) for file in scan.files]
+    left_out = {}
+    for item in scan.left_out:
+        if item.is_error:
+            name = item.path.relative_to(folder).as_posix()
+            recordings.append(Recording(str(item.path), name, f"{str(item.path)!r} {item.reason}"))
+        else:
+            left_out[str(item.path)] = item.reason
+    return Inputs(recordings, left_out, scan.other_suffixes)
 
 
 def _checked(recording: Recording, is_key: bool) -> Recording:

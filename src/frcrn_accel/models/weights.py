@@ -28,7 +28,7 @@ def read_weights(path: Path) -> Weights:
     from onnx import numpy_helper
 
     try:
-        model: onnx.ModelProto = onnx.load(path)
+        model: onnx.ModelProto = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's DecodeError is not a public class
         raise ModelError(f"{str(path)!r} is not an ONNX file ({error})") from error
     properties = {entry.key: entry.value for entry in model.metadata_props}
@@ -38,6 +38,8 @@ def read_weights(path: Path) -> Weights:
             f"{str(path)!r} is quantized ({method}) and no longer holds the original weights: give the fp32 file "
             f"that it was made from (sha256 {properties.get(f'{METADATA_PREFIX}source_sha256', 'unknown')})"
         )
+    if any(tensor.HasField("data_location") and tensor.data_location for tensor in model.graph.initializer):
+        raise ModelError(f"{str(path)!r} keeps weights in other files: save it as one file")
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     config = config_of(weights)
     shapes = parameter_shapes(config) if config is not None else {}
