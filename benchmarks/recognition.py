@@ -15,6 +15,7 @@ import argparse
 import json
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -162,16 +163,11 @@ def summary(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the rows as Markdown, with the interval of a rate in brackets."""
-    snrs = list(dict.fromkeys(row["snr_db"] for row in rows))
-    heads = [f"{snr:g} dB" if snr is not None else "no noise" for snr in snrs]
-    out = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(snrs)}"]
-    for name in dict.fromkeys((row["recognizer"], row["treatment"]) for row in rows):
-        cells = {row["snr_db"]: row["wer"] for row in rows if (row["recognizer"], row["treatment"]) == name}
-        shown = [f"{rate:.1f} ({low:.1f} to {high:.1f})" for rate, low, high in (cells[snr] for snr in snrs)]
-        out.append(f"| {name[0]}: {name[1]} | {' | '.join(shown)} |")
-    return "\n".join(out)
+def complete(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines of the sentences that all treatments have at all SNRs."""
+    counts = Counter((line["recognizer"], line["file"]) for line in lines)
+    most = max(counts.values(), default=0)
+    return [line for line in lines if counts[line["recognizer"], line["file"]] == most]
 
 
 def main() -> None:
@@ -187,10 +183,11 @@ def main() -> None:
     name, _, folder = arguments.recognizer.partition("=")
     run(arguments, name, whisper(folder) if name == "whisper" else pocketsphinx())
     lines = [json.loads(line) for line in arguments.log.read_text(encoding="utf-8").splitlines()]
-    rows = summary(lines)
+    rows = summary(complete(lines))
     if arguments.json:
         arguments.json.write_text(json.dumps({"model": arguments.model, "rows": rows}, indent=1) + "\n")
-    print(table(rows))
+    for row in rows:
+        print(json.dumps(row))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def execute(notebook: Any) -> None:
     """Run the cells, in the folder of the notebook."""
     from nbclient import NotebookClient
 
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(EXAMPLES)}}).execute()
+    NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": str(EXAMPLES)}}).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # the times of the run
 
