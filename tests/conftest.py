@@ -26,6 +26,7 @@ import numpy as np
 import soundfile
 from filelock import FileLock
 
+from example_counts import load_profile
 from frcrn_accel import Denoiser, ModelFile
 from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, find_model
 from frcrn_accel.network.topology import Config
@@ -183,8 +184,9 @@ def denoiser() -> Denoiser:
     return Denoiser(backend="ort")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Make a process what the tests take it to be, however they were started."""
+    load_profile(config.getoption("examples_times"))
     # A shell starts what is to run in the background with Ctrl-C ignored, and so would be all that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):  # ignored below nohup
@@ -192,6 +194,7 @@ def pytest_configure() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--examples-times", type=int, default=1, metavar="N", help="N times the random examples")
     parser.addoption("--all-lengths", action="store_true", help="exactness at every length and both sizes")
     parser.addoption("--alone", metavar="EXTRA", help="run test_alone.py: this extra is installed without the others")
 

@@ -67,7 +67,7 @@ class TestEvaluation:
         options = DenoiserOptions(backend="ort")
         clips = read_clips(pairs, RATE)
         two = evaluate_clips(clips, options, processes=2, progress=lambda *step: calls.append(step))
-        assert calls == [("evaluate", 1, 2), ("evaluate", 2, 2)]
+        assert calls == [("evaluate", 0, 2), ("evaluate", 1, 2), ("evaluate", 2, 2)]
         assert two.scores == evaluate_clips(clips, options, processes=1).scores
         assert two.backend == "ort"
         assert two.scores[0].denoised["PESQ-WB"] > two.scores[0].noisy["PESQ-WB"]

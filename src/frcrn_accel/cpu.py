@@ -1,15 +1,19 @@
-"""Count the CPUs that this process may use, and measure how busy the machine is."""
+"""Tell which CPU this is, how many of them this process may use, and how busy the machine is."""
 
 from __future__ import annotations
 
 import math
 import os
+import platform
+from functools import cache
 from pathlib import Path
 
-__all__ = ["affinity_cpus", "available_cpus", "busy_cpu_s", "quota_cpus"]
+__all__ = ["affinity_cpus", "available_cpus", "busy_cpu_s", "cpu_identity", "quota_cpus"]
 
 _CGROUP = Path("/sys/fs/cgroup")
 _STAT = Path("/proc/stat")
+_CPUINFO = Path("/proc/cpuinfo")
+_IDENTIFYING = ("model name", "flags", "CPU implementer", "CPU part", "Features")  # of x86, and of Arm
 
 
 def available_cpus(cgroup: Path = _CGROUP) -> int:
@@ -48,6 +52,22 @@ def quota_cpus(cgroup: Path = _CGROUP) -> int | None:
     if not quota.isdecimal() or not period.isdecimal() or int(period) == 0:  # "max" and -1 mean no limit
         return None
     return math.ceil(int(quota) / int(period))
+
+
+@cache
+def cpu_identity(cpuinfo: Path = _CPUINFO) -> str:
+    """Return a text that is the same for CPUs of the same model with the same instructions.
+
+    Args:
+        cpuinfo: The file in which Linux describes its CPUs.
+    """
+    try:
+        lines = cpuinfo.read_text(errors="replace").split("\n\n", 1)[0].splitlines()
+    except OSError:
+        lines = [f"model name: {platform.processor()}"]
+    fields = (line.partition(":") for line in lines)
+    found = [f"{name.strip()}={value.strip()}" for name, _, value in fields if name.strip() in _IDENTIFYING]
+    return "; ".join([platform.machine(), *found])
 
 
 def busy_cpu_s(stat: Path = _STAT) -> float | None:

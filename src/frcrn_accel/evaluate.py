@@ -165,6 +165,7 @@ def evaluate_clips(
     with options.open(progress=progress) as denoiser:  # here first, to report its errors
         scores: list[Score] = []
         workers = min(processes or available_cpus(), len(clips))
+        progress("evaluate", 0, len(clips))
         if workers == 1:
             for clip in clips:
                 scores.append(_score(clip, denoiser, alone))

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from frcrn_accel.cli.options import GateAudio
+from frcrn_accel.cli.options import MODEL_HELP, GateAudio
 from frcrn_accel.cli.output import report_file
 from frcrn_accel.cli.progress import progress_bar
 from frcrn_accel.models import DEFAULT_MODEL
@@ -33,9 +33,7 @@ _THROUGHPUT_LENGTH_S, _THROUGHPUT_ROUNDS = 60.0, 6
 def bench(
     models: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="MODEL", help=f"A name, see 'models list', or a file made by 'export'. [default: {DEFAULT_MODEL}]"
-        ),
+        typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} [default: {DEFAULT_MODEL}]"),
     ] = None,
     released_size: Annotated[
         bool,

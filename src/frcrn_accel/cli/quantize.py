@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from frcrn_accel.cli.options import GateAudio
+from frcrn_accel.cli.options import MODEL_HELP, GateAudio
 from frcrn_accel.cli.output import report_file
 from frcrn_accel.cli.progress import progress_bar
 from frcrn_accel.errors import QualityError
@@ -25,11 +25,15 @@ _SHOWN_GROUPS = 10
 
 
 def quantize(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Model name (see 'models list'), or a file made by 'export'.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The model file to write.")],
-    method: Annotated[str, typer.Option(help="Method: dynamic, static, openvino-int8, tensorrt-int8 or fp16.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="dynamic|static|openvino-int8|tensorrt-int8|fp16",
+            help="dynamic and static: INT8 for ONNX Runtime, static is calibrated; fp16: for GPUs.",
+        ),
+    ],
     calibration: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of noisy speech, for methods that need calibration.")
     ] = None,

@@ -32,8 +32,9 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from frcrn_accel._version import __version__
+from frcrn_accel.cpu import cpu_identity
 from frcrn_accel.digest import sha256_of
-from frcrn_accel.errors import ModelError
+from frcrn_accel.errors import ModelError, one_line
 from frcrn_accel.models.file import FileStatus, ModelFile
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "cached_file",
     "cached_files",
     "cached_variant",
+    "compiled_file",
     "find_cached",
     "find_imported",
     "imported_names",
@@ -107,6 +109,26 @@ def cached_file(source: ModelFile, key: Mapping[str, str], build: Callable[[Path
         log.warning("%s cannot be cached in %s (%s): every process makes it again", stem, folder, error.strerror)
         made = _made_by_this_process[folder, stem] = _make(_process_folder(), stem, build, suffix)
         return made
+
+
+def compiled_file(
+    source: ModelFile, key: Mapping[str, str], build: Callable[[Path], None], suffix: str
+) -> Path | None:
+    """Return what an engine compiled from a model, the cached file or a new one; None if it cannot be cached.
+
+    It only saves time: an engine can always compile the model itself, and says then what is wrong with it. See
+    `cached_file` for the arguments; this CPU is a part of the key.
+    """
+    folder, stem = cache_folder(), _stem(source, {**key, "cpu": cpu_identity()})
+    found = _find(folder, stem, suffix)
+    if found is not None:
+        return found
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _make(folder, stem, build, suffix)
+    except Exception as error:  # of the engine or the disk
+        log.debug("%s cannot be cached in %s (%s)", stem, folder, one_line(error))
+        return None
 
 
 def find_cached(source: ModelFile, key: Mapping[str, str]) -> ModelFile | None:
