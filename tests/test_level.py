@@ -7,6 +7,7 @@ import pytest
 
 from frcrn_accel.audio import measure_levels
 from frcrn_accel.streaming.level import RunningLevel
+from frcrn_accel.streaming.offset import RunningOffset
 
 RATE_HZ = 16_000
 HOP = 320
@@ -33,7 +34,8 @@ def file_db(x: np.ndarray) -> float:
 
 
 def stream_db(x: np.ndarray) -> np.ndarray:
-    gains, _ = RunningLevel.silent(1, 1000).update(x[: len(x) // HOP * HOP].reshape(1, -1, HOP))
+    hops, _ = RunningOffset.none(1).taken_out(x[: len(x) // HOP * HOP].reshape(1, -1, HOP))
+    gains, _ = RunningLevel.silent(1, 1000).update(hops)
     return -25 - 20 * np.log10(gains[0])
 
 
