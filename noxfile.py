@@ -30,7 +30,7 @@ TENSORRT_STUBS = "tensorrt-stubs==10.13.0.35.1"
 # Every extra that runs, or builds its files, on a CPU. They fit into one environment.
 CPU_EXTRAS = (
     *("ort", "openvino", "tensorrt-rtx"),
-    *("export", "quantize", "eval", "train"),
+    *("export", "quantize", "eval", "pesq", "train"),
     *("serve", "live", "livekit", "pipecat", "ray"),
 )
 # The extra [cuda] without CUDA's libraries: several gigabytes that are useless without a card.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from frcrn_accel.backends import resolve_backend
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.denoiser import Denoiser, DenoiserOptions
-from frcrn_accel.errors import AudioError, EngineError
+from frcrn_accel.errors import AudioError, EngineError, MissingExtraError
 from frcrn_accel.models import find_model
 from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 from frcrn_accel.progress import Progress, no_progress
@@ -260,6 +260,10 @@ def _scored(scores: Mapping[str, Callable[[], float]], not_scored: dict[str, str
         try:
             found[name] = required_score(score)
         except AudioError as error:
+            not_scored[name] = str(error)
+        except MissingExtraError as error:
+            if error.extra != "pesq":  # which has no wheels and may be impossible to install
+                raise
             not_scored[name] = str(error)
     return found
 

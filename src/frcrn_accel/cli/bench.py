@@ -83,7 +83,7 @@ def bench(
 ) -> None:
     """Measure speed, memory and sound of every backend and precision, taking turns.
 
-    The sound is compared with that of fp32: SI-SDR, and with the packages of [eval] PESQ-WB and DNSMOS. The machine
+    The sound is compared with that of fp32: SI-SDR, and with the extras eval and pesq DNSMOS and PESQ-WB. The machine
     should be otherwise idle; configurations that do not clearly differ are listed.
     """
     from frcrn_accel.bench import model_to_measure, released_size_model

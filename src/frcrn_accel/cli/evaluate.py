@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +16,9 @@ from frcrn_accel.cli.progress import preparation
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.models import DEFAULT_MODEL
 from frcrn_accel.notices import collected_notices
+
+if TYPE_CHECKING:
+    from frcrn_accel.evaluate import Evaluation
 
 __all__ = ["evaluate"]
 
@@ -81,9 +84,21 @@ def evaluate(
         values = (summary.noisy, summary.denoised, summary.change)
         table.add_row(summary.metric, str(summary.clips), *(_shown(value, digits) for value in values))
     out.print(table)
+    for line in _not_scored(found):
+        console.print(printable(f"not scored: {line}"), markup=False, soft_wrap=True)
+
+
+def _not_scored(found: Evaluation) -> list[str]:
+    """Name what a metric could not score, and why; one line for what holds for all recordings."""
+    recordings: dict[tuple[str, str], list[str]] = {}
     for score in found.scores:
         for metric, reason in score.not_scored.items():
-            console.print(printable(f"not scored: {score.name}: {metric}: {reason}"), markup=False, soft_wrap=True)
+            recordings.setdefault((metric, reason), []).append(score.name)
+    lines = []
+    for (metric, reason), names in recordings.items():
+        named = ["all recordings"] if len(names) == len(found.scores) > 1 else names
+        lines += [f"{name}: {metric}: {reason}" for name in named]
+    return lines
 
 
 def _shown(value: tuple[float, tuple[float, float]] | None, digits: int) -> str:

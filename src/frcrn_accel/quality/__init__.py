@@ -1,4 +1,4 @@
-"""Measures of audio quality. PESQ, STOI and DNSMOS need the `[eval]` extra."""
+"""Measures of audio quality. STOI and DNSMOS need the `[eval]` extra, PESQ the `[pesq]` extra."""
 
 from frcrn_accel.quality.metrics import (
     MAX_AGREEMENT_DB,

@@ -83,13 +83,13 @@ def pesq_wb(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
         estimate: Denoised speech of the same length.
 
     Raises:
-        MissingExtraError: The `[eval]` extra is not installed.
+        MissingExtraError: The `[pesq]` extra is not installed.
         AudioError: PESQ finds no speech in a signal, the signals are too short or differ in length, or hold NaN.
     """
     try:
         from pesq import PesqError, pesq
     except ImportError as error:
-        raise MissingExtraError("PESQ", "eval", error) from error
+        raise MissingExtraError("PESQ", "pesq", error) from error
     _check_pair("PESQ", reference, estimate)
     for what, audio in (("reference", reference), ("estimate", estimate)):
         if not np.any(audio):  # the package fails on silence with one of several errors
