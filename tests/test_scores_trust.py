@@ -12,7 +12,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frcrn_accel import AudioError, AudioWarning, CorpusError, EngineError, ModelError, QuantizeError
+from frcrn_accel import AudioError, AudioWarning, CorpusError, EngineError, ModelError, QuantizeError, TrainingError
 from frcrn_accel.corpus import CorpusJob
 from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.evaluate import Evaluation, evaluate_clips
@@ -203,3 +203,17 @@ def test_ranges_that_are_not_finite_quantize_nothing(value: float) -> None:
         FsmnRanges(np.stack([one, one * np.float32(value)]), one, 1.0, 1.0, 1.0, 1.0)
     with pytest.raises(QuantizeError, match="not finite"):
         Ranges({}, {"unet.encoders.1": (1.0, value)})
+
+
+@pytest.mark.parametrize("number", ["1e30", "nan", "-inf", "1" + 400 * "0"])
+@pytest.mark.parametrize("key", ["optimisation.learning_rate", "optimisation.steps", "validation.clip_s"])
+def test_numbers_of_a_training_config(number: str, key: str) -> None:
+    pytest.importorskip("torch")
+    from frcrn_accel.train.config import parse_config
+
+    table, name = key.split(".")
+    value = int(number) if number.isdecimal() else float(number)
+    tables = {"data": {"speech": [{"path": "a"}], "noise": [{"path": "b"}]}, "optimisation": {"steps": 9}}
+    tables[table] = {**tables.get(table, {}), name: value}
+    with pytest.raises(TrainingError, match=f"'{key}' must be a number up to"):
+        parse_config(tables)
