@@ -3,9 +3,9 @@
     python benchmarks/quantizing.py frcrn-small dynamic static openvino-int8
     python benchmarks/quantizing.py --released-size dynamic
 
-The methods share what they have in common, as in `frcrn-accel models import`. CPU seconds are those of all threads, and
-depend less on what else the machine does. A step does not include the steps inside it. The digest of each file shows
-whether a change of the code changes what it makes.
+The methods share what they have in common, as in `frcrn-accel models import`. CPU seconds are those of all threads,
+and depend less on what else the machine does. A step does not include the steps inside it. The digest of each file
+shows whether a change of the code changes what it makes.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def measure_inputs(
         clips: `(batch, samples)` each, as a backend gets them: 16 kHz, about -25 dBFS. A few minutes in total, with
             the kinds of noise and the signal-to-noise ratios to expect, and with clean speech.
         threads: CPU threads.
-        progress: Called after each piece of a clip, as "ranges".
+        progress: Called after each piece of a clip, as "measure ranges".
 
     Returns:
         A histogram for each input, by name of layer.
@@ -130,12 +130,12 @@ def measure_inputs(
     silent = True
     pieces = [piece for clip in clips for piece in _pieces(clip)]
     for done, piece in enumerate(pieces):
-        progress("ranges", done, len(pieces))
+        progress("measure ranges", done, len(pieces))
         silent &= not piece.any()
         tensors = session.run(list(probe.inputs.values()), {"audio": piece})
         for layer, tensor in zip(probe.inputs, tensors, strict=True):
             found.setdefault(layer, Histogram(tensor.shape[1])).add(tensor)
-    progress("ranges", len(pieces), len(pieces))
+    progress("measure ranges", len(pieces), len(pieces))
     if silent:
         raise QuantizeError("the calibration audio is silent")
     return found

@@ -35,7 +35,7 @@ def measure_ranges(
     Args:
         weights: As `models.read_weights` returns them.
         clips: `(samples,)` each, at the model's rate and level; read once.
-        progress: Called after each clip, as "ranges".
+        progress: Called after each clip, as "measure ranges".
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
@@ -119,9 +119,10 @@ def _observed(
     def run(clip: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         return session.run(list(observer.seen), {"audio": clip[None]})  # type: ignore[no-any-return]
 
-    progress("ranges", 0, len(clips))
-    found = map_parallel(run, clips, threads.clips, lambda done: progress("ranges", done, len(clips)))
-    return {
-        seen: np.concatenate(values)
-        for seen, values in zip(observer.seen.values(), zip(*found, strict=True), strict=True)
-    }
+    progress("measure ranges", 0, len(clips))
+    found = map_parallel(run, clips, threads.clips, lambda done: progress("measure ranges", done, len(clips)))
+    peaks: dict[tuple[str, str], list[NDArray[np.float32]]] = defaultdict(list)
+    for values in found:
+        for seen, value in zip(observer.seen.values(), values, strict=True):  # both parts have the same names
+            peaks[seen].append(value)
+    return {seen: np.concatenate(values) for seen, values in peaks.items()}

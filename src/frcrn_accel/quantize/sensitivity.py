@@ -20,6 +20,7 @@ from frcrn_accel.quantize.reference import Reference, load_session
 
 __all__ = ["GroupCost", "Sensitivity"]
 
+_SEARCH = "find layers to keep in float"
 _AUDIO_S = 8.0  # audio to measure on; there are dozens of groups
 
 
@@ -43,7 +44,7 @@ class Sensitivity:
         reference: The source and the clips. A few clips from all over are used, about 8 s.
         build_only: Returns the model with only these groups quantized, valid until the next call.
         backend: Returns the backend that these models run on.
-        progress: Called as "sensitivity" for each group, and as "search" for the search of the worst.
+        progress: Called as "sensitivity" for each group, and for the search of the worst.
     """
 
     def __init__(
@@ -88,18 +89,18 @@ class Sensitivity:
         """
         order = itertools.count()  # of equal errors the first found, in the network's order
         sets = [(si_sdr_db, next(order), tuple(groups))] if groups else []
-        self._progress("search", 0, 1)
+        self._progress(_SEARCH, 0, 1)
         while sets:
             _, _, worst = heapq.heappop(sets)
             if len(worst) == 1:
-                self._progress("search", 1, 1)
+                self._progress(_SEARCH, 1, 1)
                 yield self._alone(worst[0])
-                self._progress("search", 0, 1)
+                self._progress(_SEARCH, 0, 1)
                 continue
             for half in (worst[: len(worst) // 2], worst[len(worst) // 2 :]):
                 cost_db = self._alone(half[0]).si_sdr_db if len(half) == 1 else self._measure(half)
                 heapq.heappush(sets, (cost_db, next(order), half))
-        self._progress("search", 1, 1)
+        self._progress(_SEARCH, 1, 1)
 
     def _alone(self, group: str) -> GroupCost:
         if group not in self._known:
