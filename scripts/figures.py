@@ -186,7 +186,9 @@ def recognition(what: str) -> Callable[[Report], str]:
         lines = [f"| | {' | '.join(heads)} |", "|---" * (len(snrs) + 1) + "|"]
         for name in dict.fromkeys((row["recognizer"], row["treatment"]) for row in rows):
             found = {row["snr_db"]: row[what] for row in rows if (row["recognizer"], row["treatment"]) == name}
-            cells = [f"{found[snr][0]:{sign}.1f} ({found[snr][1]:{sign}.1f} to {found[snr][2]:{sign}.1f})" for snr in snrs]
+            cells = [
+                f"{found[snr][0]:{sign}.1f} ({found[snr][1]:{sign}.1f} to {found[snr][2]:{sign}.1f})" for snr in snrs
+            ]
             lines.append(f"| {name[0]}: {name[1]} | {' | '.join(cells)} |")
         return "\n".join([*lines, "", f"{report['model']} on `ort`, {rows[0]['sentences']} sentences."])
 
