@@ -175,6 +175,13 @@ def docs(session: nox.Session) -> None:
     build_docs(session)
 
 
+@nox.session(default=False)
+def tutorial(session: nox.Session) -> None:
+    """Execute the tutorial in an environment of its own, and write it and its page with the results."""
+    install(session, "ort", "openvino", "export", "quantize", "serve", "eval", groups=("tutorial",))
+    session.run("python", "scripts/tutorial.py", *session.posargs)
+
+
 def check_types(session: nox.Session) -> None:
     """Run mypy --strict; the code for TensorRT is checked against type stubs."""
     stubs = Path(session.create_tmp()).resolve() / "stubs"

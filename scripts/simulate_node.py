@@ -4,9 +4,9 @@
 
 The times of a call for 1, 2, 4, ... streams are those that benchmarks/streaming.py measured (by default
 benchmarks/results/streams-small-stream.json). Streams send a step of audio at a time, each with its own phase. The
-thread takes all steps that wait, at most one of each stream, into a shared call, as the server does. The time of a call
-is drawn from the log-normal distribution with the measured median and 99 % quantile, between the measured numbers of
-streams by linear interpolation. Network and transport are not included. Prints Markdown.
+thread takes all steps that wait, at most one of each stream, into a shared call, as the server does. The time of a
+call is drawn from the log-normal distribution with the measured median and 99 % quantile; between the measured
+numbers of streams these are interpolated. Network and transport are not included. Prints Markdown.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python scripts/tutorial.py [--parameters FILE.py] [--dry-run]
 
-`--parameters` replaces the cell that is tagged so. `--dry-run` executes only, and prints what the cells print. What is
-heard goes into the page, as MP3, but not into the notebook, which stays small.
+`--parameters` replaces the cell that is tagged so. `--dry-run` executes only, and prints what the cells print. Sound
+goes into the page, as MP3, but not into the notebook, which stays small.
 """
 
 from __future__ import annotations
