@@ -190,7 +190,9 @@ def recognition(what: str) -> Callable[[Report], str]:
                 f"{found[snr][0]:{sign}.1f} ({found[snr][1]:{sign}.1f} to {found[snr][2]:{sign}.1f})" for snr in snrs
             ]
             lines.append(f"| {name[0]}: {name[1]} | {' | '.join(cells)} |")
-        return "\n".join([*lines, "", f"{report['model']} on `ort`, {rows[0]['sentences']} sentences."])
+        sentences = {row["recognizer"]: row["sentences"] for row in rows}
+        counts = ", ".join(f"{name} {count}" for name, count in sentences.items())
+        return "\n".join([*lines, "", f"{report['model']} on `ort`; sentences: {counts}."])
 
     return render
 

@@ -20,6 +20,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 NOTEBOOK = EXAMPLES / "tutorial.ipynb"
 PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"
 HEAD = "<!-- Written by scripts/tutorial.py from examples/tutorial.ipynb: change that. -->\n\n"
+COLOURS = 48
+PRINTED = "```text\n"
 PLAYER = re.compile(r'src="data:audio/wav;base64,([^"]+)"')
 
 
@@ -50,6 +52,19 @@ def page_source(cell: Any) -> str:
     return f"```python\n{cell.source}\n```"
 
 
+def shrink_pictures(notebook: Any) -> None:
+    """Give the pictures few colours, which is a fifth of the bytes."""
+    from PIL import Image
+
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", {}):
+                small = io.BytesIO()
+                picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
+                picture.convert("RGB").quantize(COLOURS).save(small, "PNG", optimize=True)
+                output.data["image/png"] = base64.b64encode(small.getvalue()).decode("ascii")
+
+
 def write_page(notebook: Any) -> None:
     """Write the page, and its pictures and sounds beside it."""
     import soundfile
@@ -63,7 +78,10 @@ def write_page(notebook: Any) -> None:
         for output in cell.get("outputs", ()):
             name, data = f"{len(list(files.iterdir()))}", output.get("data", {})
             if text_of(output):
-                parts.append(f"```text\n{text_of(output).rstrip()}\n```")
+                if parts[-1].startswith(PRINTED):  # printed in several pieces
+                    parts[-1] = parts[-1].removesuffix("```") + text_of(output) + "```"
+                else:
+                    parts.append(f"{PRINTED}{text_of(output)}```")
             elif "image/png" in data:
                 (files / f"{name}.png").write_bytes(base64.b64decode(data["image/png"]))
                 parts.append(f"![Spectrograms]({files.name}/{name}.png)")
@@ -98,6 +116,7 @@ def main() -> None:
     if arguments.dry_run:
         print("".join(text_of(output) for cell in notebook.cells for output in cell.get("outputs", ())))
         return
+    shrink_pictures(notebook)
     write_page(notebook)
     without_sound(notebook)
     nbformat.write(notebook, NOTEBOOK)
