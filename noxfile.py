@@ -191,16 +191,16 @@ def check_types(session: nox.Session) -> None:
     session.run("mypy", env={"MYPYPATH": str(stubs)})
 
 
-def build_docs(session: nox.Session) -> None:
+def build_docs(session: nox.Session, site: Path | None = None) -> None:
     """Build the documentation; a broken link is an error."""
-    site = Path(session.create_tmp()).resolve() / "site"
+    site = site or Path(session.create_tmp()).resolve() / "site"
     quiet = {"NO_MKDOCS_2_WARNING": "1"}  # the theme advertises its successor
     session.run("mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site), env=quiet)
 
 
 def run_tests(session: nox.Session, *coverage: str) -> None:
     """Run pytest: all tests but those of the page, or what is asked for."""
-    everything = ("--ignore=tests/test_page.py", "--durations=25", *coverage)
+    everything = ("--ignore=tests/test_page.py", "--ignore=tests/test_site.py", "--durations=25", *coverage)
     session.run("pytest", *PARALLEL, *(session.posargs or everything))
 
 
@@ -352,6 +352,19 @@ def page(session: nox.Session) -> None:
         session.skip("Chromium and its driver are not installed: apt-get install chromium chromium-driver")
     install(session, "serve", groups=("test", "page"))
     session.run("pytest", "tests/test_page.py", *session.posargs)
+
+
+@nox.session(default=False)
+def site(session: nox.Session) -> None:
+    """Build documentation and page as a static site that denoises in the browser, into site/, and test that page.
+
+    Chromium has to be installed for the test. `nox -s site -- --runtime FILE` takes onnxruntime-web from a file.
+    """
+    install(session, "ort", "serve", groups=("docs", "test", "page"))
+    target = Path("site").resolve()
+    build_docs(session, target)
+    session.run("python", "scripts/build_site.py", str(target / "try"), *session.posargs)
+    session.run("pytest", "tests/test_site.py", env={"FRCRN_ACCEL_SITE": str(target / "try")})
 
 
 @nox.session(default=False)

@@ -921,6 +921,27 @@ class TestProcess:
         assert "Traceback" not in rest
         assert list((tmp_path / "temporary").glob("*frcrn*")) == []
 
+    @pytest.mark.parametrize(
+        ("options", "model", "latency_s"),
+        [((), "frcrn-small-stream", 0.12), (("--stream-model", "frcrn-small"), "frcrn-small", 0.32)],
+    )
+    def test_live_streams_have_a_model_of_their_own(
+        self, command, options: tuple[str, ...], model: str, latency_s: float
+    ) -> None:
+        process, url = command(*options)
+        try:
+            (entry,) = httpx.get(f"{url}/v1/models").json()["models"]
+            assert (entry["name"], entry["stream_model"]) == ("frcrn-small", model)
+            with connect(f"{url.replace('http', 'ws')}/v1/stream") as live:
+                live.send(json.dumps({"type": "start", "sample_rate": 16_000}))
+                started = json.loads(live.recv())
+            assert started["model"] == model
+            assert started["latency_s"] == pytest.approx(latency_s, abs=0.001)
+        finally:
+            process.terminate()
+            process.wait(60)
+            process.stderr.close()
+
     def test_a_full_disk(self, command, tmp_path: Path, noisy: np.ndarray) -> None:
         """With files of at most 100,000 bytes, first the body does not fit, then the result."""
         process, url = command(before=("sh", "-c", 'ulimit -f 200; exec "$@"', "sh"))

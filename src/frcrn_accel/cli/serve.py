@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
@@ -22,17 +23,25 @@ from frcrn_accel.cli.options import (
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.errors import MissingExtraError, ServeError
-from frcrn_accel.models import DEFAULT_MODEL
+from frcrn_accel.models import DEFAULT_MODEL, LIVE_MODEL
 
 __all__ = ["serve"]
 
 _MIB = 1 << 20
+_STREAM_MODELS = {DEFAULT_MODEL: LIVE_MODEL}
 
 
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
     model: Model = DEFAULT_MODEL,
+    stream_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help=f"Model for live streams. [default: {LIVE_MODEL} with {DEFAULT_MODEL}, else the model]",
+        ),
+    ] = None,
     backend: BackendName = "auto",
     precision: Precision = None,
     threads: Threads = None,
@@ -159,7 +168,11 @@ def serve(
             )
         with usage_errors():
             denoiser = stack.enter_context(open_denoiser(metrics, options))
-        service = Service(denoiser, limits, metrics)
+            stream_model = stream_model or _STREAM_MODELS.get(model, model)
+            stream_denoiser = denoiser
+            if stream_model != model:
+                stream_denoiser = stack.enter_context(replace(options, model=stream_model, batch_size=None).open())
+        service = Service(denoiser, limits, metrics, stream_denoiser=stream_denoiser)
         app = create_app(
             service,
             tokens=tokens,

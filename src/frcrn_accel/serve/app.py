@@ -63,9 +63,10 @@ class Service:
         limits: Limits of the server.
         metrics: Where to count.
         processes: Where files are decoded and encoded; by default processes of its own. Those given stay open.
+        stream_denoiser: The denoiser for live streams; by default the one for files. The caller closes it, too.
 
     Attributes:
-        denoiser, limits, metrics: As given.
+        denoiser, limits, metrics, stream_denoiser: As given.
         files: The endpoint `POST /v1/denoise`.
         streams: The endpoint `WS /v1/stream`.
         failure: The error of the warm-up; None if it succeeded or is not done.
@@ -80,8 +81,10 @@ class Service:
         limits: Limits | None = None,
         metrics: Metrics | None = None,
         processes: FileProcesses | None = None,
+        stream_denoiser: Denoiser | None = None,
     ) -> None:
         self.denoiser = denoiser
+        self.stream_denoiser = stream_denoiser or denoiser
         self.limits = limits or Limits()
         self.metrics = metrics or Metrics()
         self._own_processes = None if processes else FileProcesses(died=self.metrics.file_processes_died.inc)
@@ -91,7 +94,7 @@ class Service:
         assert self._processes is not None
         workshop = Workshop(denoiser, self._processes, self._watch, self.limits)
         self.files = Files(workshop, self.metrics, _temporary_root())
-        self.streams = Streams(denoiser, self.limits, self.metrics, self._stream_watch)
+        self.streams = Streams(self.stream_denoiser, self.limits, self.metrics, self._stream_watch)
         self.failure: Exception | None = None
         self._not_ready = "the model is warming up"
         self._has_streams = True
@@ -185,6 +188,7 @@ class Service:
             "precision": self.denoiser.precision,
             "device": self.denoiser.device,
             "streams": self._has_streams,
+            "stream_model": self.stream_denoiser.model.name,
             "attenuation_limit_db": self.denoiser.attenuation_limit_db,
             "high_band": self.denoiser.high_band,
         }
@@ -222,7 +226,7 @@ class Service:
 
     def _stream_noise(self) -> None:
         with self._stream_watch.call():
-            self.denoiser.stream(self.denoiser.model.sample_rate_hz).process(self._noise(_PROBE_S))
+            self.stream_denoiser.stream(self.stream_denoiser.model.sample_rate_hz).process(self._noise(_PROBE_S))
 
     def _noise(self, length_s: float) -> NDArray[np.float32]:
         samples = int(length_s * self.denoiser.model.sample_rate_hz)

@@ -232,6 +232,7 @@ _SCHEMAS = {
                         "precision": _TEXT,
                         "device": _TEXT,
                         "streams": {"type": "boolean"},
+                        "stream_model": _TEXT,
                         "attenuation_limit_db": {"type": ["number", "null"]},
                         "high_band": {"type": "string", "enum": list(HIGH_BANDS)},
                     }
