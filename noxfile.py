@@ -214,7 +214,7 @@ def parity(session: nox.Session) -> None:
 
 @nox.session(name="stream-hours", default=False)
 def stream_hours(session: nox.Session) -> None:
-    """Run two hours of stream at every rate, fast-forward: `nox -s stream-hours -- [HOURS]`; some 20 minutes a core."""
+    """Run two hours of stream at every rate, fast-forward, for hours on a core: `nox -s stream-hours -- [HOURS]`."""
     install(session, groups=("test",))
     session.run("python", "benchmarks/stream_hours.py", *session.posargs)
 
