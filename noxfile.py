@@ -228,6 +228,13 @@ def parity(session: nox.Session) -> None:
     session.run("pytest", *tests, "--all-lengths", *session.posargs)
 
 
+@nox.session(name="stream-hours", default=False)
+def stream_hours(session: nox.Session) -> None:
+    """Run two hours of stream at every rate, fast-forward, for hours on a core: `nox -s stream-hours -- [HOURS]`."""
+    install(session, groups=("test",))
+    session.run("python", "benchmarks/stream_hours.py", *session.posargs)
+
+
 @nox.session(default=False, python=PYTHONS)
 def pythons(session: nox.Session) -> None:
     """Run the tests that need only ONNX Runtime, on every version of Python."""
