@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import get_type_hints
 
@@ -10,6 +11,7 @@ import soundfile
 from frcrn_accel import AudioError, TrainingError
 from frcrn_accel.audio import TARGET_LEVEL
 from frcrn_accel.models import find_model
+from frcrn_accel.train.batches import prepare_examples
 from frcrn_accel.train.config import Mixing, Optimisation, Source, read_config
 from frcrn_accel.train.mixing import Mixer
 from frcrn_accel.train.sources import Corpus, draw_weight, prepare_source
@@ -69,6 +71,11 @@ class TestConfig:
                 'weight = 2 }, { path = "speech", voices = 3 }',
                 r"voices of data\.noise must be given for all sources or for none",
             ),
+            (
+                "[validation]",
+                "[validation.mixing]\nbangs = 2\n[validation]",
+                r"validation\.mixing\.bangs must be a probability",
+            ),
             ("clip_s = 0.5", "babble_voices = [5, 3]", r"mixing\.babble_voices must be 1 or more, least first"),
             ("[optimisation]", "[loss]\nerb_exponent = -1\n[optimisation]", r"loss\.erb_exponent must be 0 or more"),
             ('speech = [{ path = "speech" }]', "speech = [3]", r"'data\.speech\[0\]' must be a table"),
@@ -82,7 +89,9 @@ class TestConfig:
             read_config(path)
         assert str(path) in str(caught.value)
 
-    @pytest.mark.parametrize("name", ["frcrn-small", "frcrn-small-stream", "full-size", "gpu-quarter-hour"])
+    @pytest.mark.parametrize(
+        "name", ["frcrn-small", "frcrn-small-stream", "full-size", "gpu-quarter-hour", "frcrn-small-next"]
+    )
     def test_the_examples_are_valid(self, name):
         config = read_config(Path(__file__).parents[1] / "examples" / "train" / f"{name}.toml")
         if config.model.start is not None:
@@ -92,6 +101,20 @@ class TestConfig:
     def test_a_missing_file(self, tmp_path):
         with pytest.raises(TrainingError, match="cannot be read: No such file"):
             read_config(tmp_path / "none.toml")
+
+
+def test_validation_is_mixed_with_noises_of_its_own(training_data, tmp_path):
+    config = read_config(training_data / "run.toml")
+    _, plain = prepare_examples(config, training_data, tmp_path)
+    changed = replace(config, mixing=replace(config.mixing, rumble=1.0))
+    _, same = prepare_examples(changed, training_data, tmp_path)
+    assert all(np.array_equal(a.noisy, b.noisy) for a, b in zip(plain, same, strict=True))
+    own = replace(config.validation, mixing=Mixing(rumble=1.0, rumble_over_speech_db=(10, 10), clip_s=3))
+    _, found = prepare_examples(replace(config, validation=own), training_data, tmp_path)
+    for example in found:
+        assert len(example.noisy) == round(config.validation.clip_s * RATE)
+        power = np.abs(np.fft.rfft(example.noisy)) ** 2
+        assert power[:50].sum() > 0.5 * power.sum()  # below 100 Hz
 
 
 class TestCorpus:

@@ -1,4 +1,4 @@
-"""What scripts/gpu_quarter_hour.py computes around a sitting, and the sets of benchmarks/robustness.py."""
+"""What gpu_quarter_hour.py and ablate.py of scripts/ compute around a run, and the sets of benchmarks/robustness.py."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from argparse import Namespace
 from dataclasses import replace
 
+import ablate
 import gpu_quarter_hour
 import numpy as np
 import pytest
@@ -78,6 +79,25 @@ class TestSchedule:
     def test_a_single_sitting_rises_and_falls(self, config, tmp_path):
         run = self.scheduled(config, tmp_path, last=True)
         assert (run.warmup_steps, run.decay_steps, run.steps) == (40, 930, 970)
+
+
+def test_a_variation_changes_what_it_names():
+    content = {"mixing": {"rumble": 0.1}, "optimisation": {"steps": 3}}
+    assert ablate.varied(content, "base") == ("base", content)
+    name, found = ablate.varied(content, "more:mixing.rumble=0.25,mixing.babble_voices=[3],loss.erb_exponent=1.0")
+    assert name == "more"
+    assert found == {
+        "mixing": {"rumble": 0.25, "babble_voices": [3]},
+        "optimisation": {"steps": 3},
+        "loss": {"erb_exponent": 1.0},
+    }
+    assert content["mixing"] == {"rumble": 0.1}
+
+
+def test_a_row_has_the_last_scores(tmp_path):
+    entries = [{"step": step, "validation": {"si_sdr_db": step / 10, "loss": 2.0}} for step in (50, 100)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    assert ablate.row("a", tmp_path / "log.jsonl") == "| a | 100 | 10.000 |  |  |  |  | 2.000 |"
 
 
 class TestRobustness:

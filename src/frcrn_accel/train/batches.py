@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,16 +49,9 @@ def prepare_examples(config: TrainingConfig, data: Path, cache: Path) -> tuple[M
         return Corpus(signals[name], weights, config.data.held_out_share, held_out=held_out)
 
     validation = config.validation
-    plain = Mixing(
-        clip_s=validation.clip_s,
-        level_jitter_db=0,
-        pause=0,
-        band_limit=0,
-        speech_speed=0,
-        noise_speed=0,
-        noise_swell=0,
-    )
-    mixer = Mixer(corpus("speech", True), corpus("noise", True), plain)
+    plain = Mixing(level_jitter_db=0, pause=0, band_limit=0, speech_speed=0, noise_speed=0, noise_swell=0)
+    mixing = replace(validation.mixing or plain, clip_s=validation.clip_s)
+    mixer = Mixer(corpus("speech", True), corpus("noise", True), mixing)
     snrs_db = np.linspace(*validation.snr_db, validation.clips)
     examples = [mixer.example((validation.seed, i), float(snr_db)) for i, snr_db in enumerate(snrs_db)]
     return Mixer(corpus("speech", False), corpus("noise", False), config.mixing), examples

@@ -245,12 +245,14 @@ class Validation:
         clip_s: Length of an example.
         snr_db: Range over which their signal-to-noise ratios are evenly spread.
         seed: Seed of the examples.
+        mixing: How they are mixed, but for their length and ratio; None for one recorded noise, as it is, and speech.
     """
 
     clips: int = 24
     clip_s: float = 4.0
     snr_db: Range = (-2.5, 12.5)
     seed: int = 1
+    mixing: Mixing | None = None
 
 
 @dataclass(frozen=True)
@@ -343,8 +345,6 @@ def _check(config: TrainingConfig) -> None:
         TrainingError: A value is out of range.
     """
     model, mixing, run, validation = config.model, config.mixing, config.optimisation, config.validation
-    inputs = mixing.high_snr + mixing.clean + mixing.noise_only
-    kinds = ("coloured", "babble", "tones", "keystrokes", "cries", "gusts", "speech_shaped")
     least_steps = run.warmup_steps + run.decay_steps
     shortest_s = 2 * FRAME_SAMPLES / SAMPLE_RATE_HZ
     clip_lengths = f"{shortest_s:g} or more, and at most {_LONGEST_CLIP_S}"
@@ -362,13 +362,6 @@ def _check(config: TrainingConfig) -> None:
         ("mixing.clip_s", shortest_s <= mixing.clip_s <= _LONGEST_CLIP_S, clip_lengths),
         ("validation.clip_s", shortest_s <= validation.clip_s <= _LONGEST_CLIP_S, clip_lengths),
         ("validation.clips", validation.clips > 0, "1 or more"),
-        ("mixing.high_snr + clean + noise_only", inputs <= 1, "at most 1"),
-        (
-            f"mixing.{' + '.join(kinds)}",
-            sum(getattr(mixing, kind) for kind in kinds) <= 1,
-            "at most 1",
-        ),
-        ("mixing.babble_voices", 1 <= mixing.babble_voices[0] <= mixing.babble_voices[1], "1 or more, least first"),
         ("optimisation.precision", run.precision in ("bf16", "fp32"), "bf16 or fp32"),
         ("optimisation.steps", run.steps >= least_steps, "at least warmup_steps + decay_steps"),
         ("optimisation.batch_size", run.batch_size > 0, "1 or more"),
@@ -391,9 +384,28 @@ def _check(config: TrainingConfig) -> None:
     for kind in ("speech", "noise"):
         given = {source.voices is None for source in getattr(config.data, kind)}
         checks.append((f"voices of data.{kind}", len(given) == 1, "given for all sources or for none"))
-    for name, hint in typing.get_type_hints(Mixing).items():
-        if hint is float and not name.endswith(("_s", "_db")):
-            checks.append((f"mixing.{name}", 0 <= getattr(mixing, name) <= 1, "a probability, 0 to 1"))
+    for table, of in (("mixing", mixing), ("validation.mixing", validation.mixing)):
+        checks += _checks_of_mixing(table, of) if of is not None else []
     for name, ok, legal in checks:
         if not ok:
             raise TrainingError(f"{name} must be {legal}")
+
+
+def _checks_of_mixing(table: str, mixing: Mixing) -> list[tuple[str, bool, str]]:
+    """Return what must hold for a way of mixing: a name, whether it does, and what is legal."""
+
+    def total(names: tuple[str, ...]) -> float:
+        return sum(getattr(mixing, name) for name in names)
+
+    inputs = ("high_snr", "clean", "noise_only")
+    kinds = ("coloured", "babble", "tones", "keystrokes", "cries", "gusts", "speech_shaped")
+    least, most = mixing.babble_voices
+    return [
+        *((f"{table}.{' + '.join(names)}", total(names) <= 1, "at most 1") for names in (inputs, kinds)),
+        (f"{table}.babble_voices", 1 <= least <= most, "1 or more, least first"),
+        *(
+            (f"{table}.{name}", 0 <= getattr(mixing, name) <= 1, "a probability, 0 to 1")
+            for name, hint in typing.get_type_hints(Mixing).items()
+            if hint is float and not name.endswith(("_s", "_db"))
+        ),
+    ]
