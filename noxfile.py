@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -29,7 +30,7 @@ TENSORRT_STUBS = "tensorrt-stubs==10.13.0.35.1"
 # Every extra that runs, or builds its files, on a CPU. They fit into one environment.
 CPU_EXTRAS = (
     *("ort", "openvino", "tensorrt-rtx"),
-    *("export", "quantize", "eval", "train"),
+    *("export", "quantize", "eval", "pesq", "train"),
     *("serve", "live", "livekit", "pipecat", "ray"),
 )
 # The extra [cuda] without CUDA's libraries: several gigabytes that are useless without a card.
@@ -45,14 +46,12 @@ DIST = Path(".nox", "dist")
 
 
 def make_uv_like_pip() -> None:
-    """Let uv find wheels where pip is configured to find them, and compile what it installs."""
+    """Let uv find wheels where pip is configured to find them."""
     command = [sys.executable, "-m", "pip", "config", "get", "global.find-links"]
     configured = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     links = os.environ.get("PIP_FIND_LINKS", configured).split()
     if links:
         os.environ.setdefault("UV_FIND_LINKS", ",".join(links))
-    # As pip does: else every process that a test starts compiles what it imports.
-    os.environ.setdefault("UV_COMPILE_BYTECODE", "1")
 
 
 def find_other_python() -> str | None:
@@ -148,8 +147,10 @@ def other_python(session: nox.Session) -> None:
 def everything(session: nox.Session) -> None:
     """Check types, run all tests, and build the documentation, in one environment with everything for the CPU."""
     install_everything(session)
-    check_types(session)
-    build_docs(session)
+    with ThreadPoolExecutor() as beside:  # each keeps one CPU busy
+        docs = beside.submit(build_docs, session)
+        check_types(session)
+        docs.result()
     run_tests(session)
 
 
@@ -201,6 +202,14 @@ def coverage(session: nox.Session) -> None:
     """Run all tests with the coverage that they must reach; measuring it takes a tenth of their time."""
     install_everything(session)
     run_tests(session, "--cov", "--cov-report=term:skip-covered")
+
+
+@nox.session(default=False)
+def formats(session: nox.Session) -> None:
+    """Write, read, cut, join and damage files of every format, with a hundred times the random examples."""
+    install(session, "ort", groups=("test",))
+    tests = [f"tests/test_{name}.py" for name in ("reading", "writing", "belongings", "places")]
+    session.run("pytest", *PARALLEL, "--examples-times=100", *tests, *session.posargs)
 
 
 @nox.session(default=False)

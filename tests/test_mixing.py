@@ -12,7 +12,7 @@ from frcrn_accel.audio import TARGET_LEVEL
 from frcrn_accel.models import find_model
 from frcrn_accel.train.config import Mixing, Optimisation, Source, read_config
 from frcrn_accel.train.mixing import Mixer
-from frcrn_accel.train.sources import Corpus, prepare_source
+from frcrn_accel.train.sources import Corpus, draw_weight, prepare_source
 
 RATE = 16_000
 
@@ -63,6 +63,14 @@ class TestConfig:
             ("clip_s = 0.5", "snr_db = [1]", r"'mixing\.snr_db' must be a list of 2"),
             ("clip_s = 0.5", "reverberation = -1", r"mixing\.reverberation must be a probability, 0 to 1"),
             ('speech = [{ path = "speech" }]', "", r"'data\.speech' is missing"),
+            ("weight = 2", "voices = 0", r"voices of 'noise\.wav' must be 1 or more"),
+            (
+                "weight = 2 }",
+                'weight = 2 }, { path = "speech", voices = 3 }',
+                r"voices of data\.noise must be given for all sources or for none",
+            ),
+            ("clip_s = 0.5", "babble_voices = [5, 3]", r"mixing\.babble_voices must be 1 or more, least first"),
+            ("[optimisation]", "[loss]\nerb_exponent = -1\n[optimisation]", r"loss\.erb_exponent must be 0 or more"),
             ('speech = [{ path = "speech" }]', "speech = [3]", r"'data\.speech\[0\]' must be a table"),
             ("[model]", "[model", "is not TOML"),
         ],
@@ -74,7 +82,7 @@ class TestConfig:
             read_config(path)
         assert str(path) in str(caught.value)
 
-    @pytest.mark.parametrize("name", ["frcrn-small", "frcrn-small-stream", "full-size"])
+    @pytest.mark.parametrize("name", ["frcrn-small", "frcrn-small-stream", "full-size", "gpu-quarter-hour"])
     def test_the_examples_are_valid(self, name):
         config = read_config(Path(__file__).parents[1] / "examples" / "train" / f"{name}.toml")
         if config.model.start is not None:
@@ -102,6 +110,29 @@ class TestCorpus:
         soundfile.write(tmp_path / "in" / "a.wav", left, RATE)
         assert len(prepare_source(Source("in"), tmp_path, tmp_path / "cache")) < len(signal)
 
+    def test_decoded_audio_is_mapped_as_it_is(self, tmp_path):
+        signal = np.arange(2 * RATE).astype(np.int16)
+        np.save(tmp_path / "a.npy", signal)
+        assert np.array_equal(prepare_source(Source("a.npy"), tmp_path, tmp_path / "cache"), signal)
+        assert not (tmp_path / "cache").exists()
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (np.zeros(2 * RATE, np.float32), r"float32 \(32000,\), not int16 \(samples,\)"),
+            (np.zeros((2, RATE), np.int16), r"int16 \(2, 16000\), not int16 \(samples,\)"),
+            (np.zeros(10, np.int16), "less than a second"),
+            (None, "cannot be read as a NumPy array"),
+        ],
+    )
+    def test_decoded_audio_of_another_kind(self, tmp_path, content, message):
+        if content is None:
+            (tmp_path / "a.npy").write_bytes(b"damaged")
+        else:
+            np.save(tmp_path / "a.npy", content)
+        with pytest.raises(TrainingError, match=message):
+            prepare_source(Source("a.npy"), tmp_path, tmp_path / "cache")
+
     def test_held_out_parts_are_never_trained_on(self):
         signal = np.concatenate([np.full(900, 1000), np.full(100, -1000)]).astype(np.int16)
         rng = np.random.default_rng(0)
@@ -109,6 +140,12 @@ class TestCorpus:
         for _ in range(50):
             assert (training.draw(rng, 80) > 0).all()
             assert (validation.draw(rng, 80) < 0).all()
+
+    def test_sources_with_voices_are_drawn_by_the_root_of_hours_times_voices(self):
+        sources = [Source("a", voices=4), Source("b", voices=100, weight=0.5)]
+        weights = [draw_weight(source, hours * 3600 * RATE) for source, hours in zip(sources, (1, 4), strict=True)]
+        assert weights == pytest.approx([2, 10])
+        assert draw_weight(Source("c", weight=3.0), 5 * RATE) == 3
 
     def test_silence_is_skipped(self):
         signal = np.concatenate([np.zeros(20_000), np.full(2_000, 9000)]).astype(np.int16)
@@ -169,11 +206,80 @@ class TestMixing:
         assert clean.target.any()
         assert np.array_equal(clean.noisy, clean.target)
 
-    @pytest.mark.parametrize("kind", ["coloured", "babble", "tones", "second_noise", "noise_swell", "noise_speed"])
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            "coloured",
+            "babble",
+            "tones",
+            "keystrokes",
+            "cries",
+            "gusts",
+            "speech_shaped",
+            "second_noise",
+            "noises_in_a_row",
+            "noise_swell",
+            "noise_speed",
+            "noise_room",
+            "noise_backwards",
+        ],
+    )
     def test_every_kind_of_noise_has_the_wanted_level(self, kind):
         example = mixer(**{kind: 1.0}, snr_db=(0, 0)).example((4,))
         noise = example.noisy - example.target
         assert 20 * np.log10(loud_level(example.target)) - level_db(noise) == pytest.approx(0, abs=0.01)
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_rumble_and_bangs_have_levels_of_their_own(self, seed):
+        quiet = {"noise": 1e-4 * np.random.default_rng(0).standard_normal(4 * RATE), "snr_db": (60, 60)}
+        rumble = mixer(rumble=1.0, rumble_over_speech_db=(10, 10), **quiet).example((seed,))
+        added = rumble.noisy - rumble.target
+        assert level_db(added) - 20 * np.log10(loud_level(rumble.target)) == pytest.approx(10, abs=0.1)
+        bangs = mixer(bangs=1.0, bangs_over_speech_db=(20, 20), **quiet).example((seed,))
+        peak = np.abs(bangs.noisy - bangs.target).max()
+        assert 10 - 0.5 < 20 * np.log10(peak / loud_level(bangs.target)) < 20 + 0.5
+
+    def test_noises_in_a_row_differ(self):
+        tone = np.sin(2 * np.pi * 1000 * np.arange(4 * RATE) / RATE)
+        row = mixer(noise=tone, noises_in_a_row=1.0, gusts=0.5, noise_only=1.0)
+        shares = []
+        for seed in range(8):
+            pieces = row.example((seed,)).noisy.reshape(10, -1)
+            power = np.abs(np.fft.rfft(pieces)) ** 2
+            at = 1000 * pieces.shape[1] // RATE
+            shares.append(power[:, at - 2 : at + 3].sum(1) / power.sum(1))
+        changes = [np.ptp(share) for share in shares]
+        assert max(changes) > 0.9  # from wind to the tone or back
+        assert sum(change > 0.5 for change in changes) >= 3
+
+    def test_a_noise_that_is_played_backwards(self):
+        falling = np.tile(np.linspace(1, 0, RATE), 4) * np.sign(np.random.default_rng(0).standard_normal(4 * RATE))
+        for share, rises in ((0.0, False), (1.0, True)):
+            noisy = np.abs(mixer(noise=falling, noise_only=1.0, noise_backwards=share).example((0,)).noisy)
+            steps = np.diff(noisy.reshape(-1, 800).mean(1))
+            assert (np.median(steps) > 0) == rises
+
+    def test_more_voices_of_babble(self):
+        drawn = []
+
+        class Counting(Corpus):
+            def draw(self, rng, samples):
+                drawn.append(samples)
+                return super().draw(rng, samples)
+
+        corpus = Counting([np.full(4 * RATE, 900, np.int16)], [1.0], 0.1, held_out=False)
+        mixing = Mixing(clip_s=0.2, babble=1.0, coloured=0, tones=0, second_noise=0, babble_voices=(12, 12))
+        Mixer(corpus, corpus, mixing).example((0,))
+        assert len(drawn) == 1 + 12
+
+    def test_the_target_loses_its_floor_and_the_input_keeps_it(self):
+        rng = np.random.default_rng(0)
+        time_s = np.arange(4 * RATE) / RATE
+        speech = 0.3 * np.sin(2 * np.pi * 220 * time_s) * (time_s % 1 < 0.5) + 0.01 * rng.standard_normal(4 * RATE)
+        example = mixer(speech=speech, clean=1.0, lowered_floor=1.0, lowered_floor_db=(8, 8)).example((0,))
+        floors = [np.quantile(np.abs(audio), 0.2) for audio in (example.target, example.noisy)]
+        assert 20 * np.log10(floors[0] / floors[1]) == pytest.approx(-8, abs=2)
+        assert level_db(example.target) == pytest.approx(level_db(example.noisy), abs=0.1)
 
     def test_the_target_has_the_first_reflections_only(self):
         clicks = np.zeros(4 * RATE)

@@ -30,6 +30,7 @@ from frcrn_accel.train.optimiser import Muon, learning_rate_at  # noqa: E402
 from frcrn_accel.train.perceptual import PerceptualDisturbance  # noqa: E402
 from frcrn_accel.train.start import read_start, start_network  # noqa: E402
 from frcrn_accel.train.state import CHECKPOINT  # noqa: E402
+from frcrn_accel.train.step import Objective, Step  # noqa: E402
 from frcrn_accel.train.team import Team, rows_of  # noqa: E402
 from frcrn_accel.train.trainer import train  # noqa: E402
 
@@ -68,6 +69,39 @@ class TestLoss:
             parts["loss"].backward()
             assert [float(parts[name].detach()) for name in SPEECH_PARTS] == [0, 0, 0]
             assert torch.isfinite(estimate.grad).all()
+
+    def test_half_of_the_weight_lies_below_1_khz_by_the_bandwidth_of_hearing(self):
+        hz = np.arange(257) * 16_000 / 512
+        for exponent, share in ((0.0, 0.125), (1.0, 0.47)):
+            weights = DenoisingLoss(Loss(erb_exponent=exponent)).bins.numpy()[:, 0]
+            assert weights.mean() == pytest.approx(1)
+            assert weights[hz < 1000].sum() / weights.sum() == pytest.approx(share, abs=0.03)
+            assert weights.min() > 0.25
+            assert (np.diff(weights) <= 0).all()
+
+    def test_an_error_at_low_frequencies_costs_more_by_the_bandwidth_of_hearing(self):
+        time_s = torch.arange(16_000) / 16_000
+        target = 0.1 * torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0))
+        costs = []
+        for exponent in (0.0, 1.0):
+            loss = DenoisingLoss(Loss(erb_exponent=exponent))
+            parts = [loss(target + 0.01 * torch.sin(2 * torch.pi * hz * time_s), target) for hz in (300, 6000)]
+            costs.append([float(found["magnitude"]) for found in parts])
+        assert costs[0][0] == pytest.approx(costs[0][1], rel=0.5)
+        assert costs[1][0] > 5 * costs[1][1]
+
+    def test_the_perceptual_weight_changes_while_the_rate_falls(self):
+        target = 0.1 * torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0))
+        loss = DenoisingLoss(Loss(perceptual=0.25, perceptual_at_end=0.75))
+        found = []
+        for share in (0.0, 0.5, 1.0):
+            loss.fall(share)
+            found.append(float(loss(target + 0.1, target)["perceptual"]))
+        assert found[1] == pytest.approx(2 * found[0])
+        assert found[2] == pytest.approx(3 * found[0])
+        constant = DenoisingLoss(Loss())
+        constant.fall(1.0)
+        assert float(constant(target + 0.1, target)["perceptual"]) == pytest.approx(found[0])
 
     def test_half_of_a_batch_silent_counts_the_other_half(self):
         target = torch.randn(2, 16_000) * 0.1
@@ -158,6 +192,78 @@ class TestIntelligibilityLoss:
         assert float(IntelligibilityLoss()(target + 0.1, target)) == 0
 
 
+def muon_by_the_paper(parameters, gradients, rate, norm, decay):
+    """Parameters after Muon or Adam steps, in float64 and one parameter at a time."""
+    results = [p.double() for p in parameters]
+    momentum, mean, square = ([torch.zeros_like(p) for p in results] for _ in range(3))
+    for step, of_step in enumerate(gradients, start=1):
+        total = torch.cat([g.double().flatten() for g in of_step]).norm()
+        for i, gradient in enumerate(of_step):
+            g = gradient.double() * min(1.0, norm / float(total))
+            momentum[i] = 0.95 * momentum[i] + 0.05 * g
+            mean[i] = 0.9 * mean[i] + 0.1 * g
+            square[i] = 0.999 * square[i] + 0.001 * g**2
+            if min(len(g), g[0].numel()) >= 16:
+                x = (0.05 * g + 0.95 * momentum[i]).flatten(1)
+                x = x / x.norm()
+                for _ in range(5):
+                    gram = x @ x.T
+                    x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+                update = 0.2 * max(x.shape) ** 0.5 * x.view_as(g)
+            else:
+                update = mean[i] / (1 - 0.9**step) / ((square[i] / (1 - 0.999**step)).sqrt() + 1e-8)
+            results[i] = results[i] * (1 - rate * decay) - rate * update
+    return results
+
+
+class TestMuon:
+    def network(self):
+        torch.manual_seed(0)
+        layers = [
+            torch.nn.Linear(16, 20),
+            torch.nn.Linear(20, 16),
+            torch.nn.Conv2d(16, 20, (2, 3)),
+            torch.nn.Linear(16, 4),
+        ]
+        return torch.nn.ModuleList(layers)
+
+    def take_steps(self, network, optimiser, gradients, rate=0.1):
+        for of_step in gradients:
+            for parameter, gradient in zip(network.parameters(), of_step, strict=True):
+                parameter.grad = gradient.clone()
+            yield optimiser.step(torch.tensor(rate), 1.0)
+
+    def gradients(self, network, steps):
+        return [[torch.randn_like(p) for p in network.parameters()] for _ in range(steps)]
+
+    def test_parameters_follow_the_papers(self):
+        network = self.network()
+        before = [p.detach().clone() for p in network.parameters()]
+        gradients = self.gradients(network, 3)
+        optimiser = Muon(network, weight_decay=0.01)
+        norms = [float(norm) for norm, _ in self.take_steps(network, optimiser, gradients)]
+        assert norms[0] == pytest.approx(float(torch.cat([g.flatten() for g in gradients[0]]).norm()))
+        expected = muon_by_the_paper(before, gradients, 0.1, 1.0, 0.01)
+        for found, wanted in zip(network.parameters(), expected, strict=True):
+            torch.testing.assert_close(found.detach().double(), wanted, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_a_gradient_that_is_not_finite_changes_nothing(self, value):
+        network = self.network()
+        optimiser = Muon(network, weight_decay=0.01)
+        first, second = self.gradients(network, 2)
+        damaged = [g.clone() for g in first]
+        damaged[2][0] = value
+        list(self.take_steps(network, optimiser, [first]))
+        before = [value.clone() for value in (*network.parameters(), *optimiser.state_dict().values())]
+        ((_, taken),) = self.take_steps(network, optimiser, [damaged])
+        assert float(taken) == 0
+        after = [*network.parameters(), *optimiser.state_dict().values()]
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        ((_, taken),) = self.take_steps(network, optimiser, [second])
+        assert float(taken) == 1
+
+
 def test_the_learning_rate_rises_stays_and_falls():
     run = Optimisation(steps=100, learning_rate=2.0, warmup_steps=10, decay_steps=20)
     rates = [learning_rate_at(step, run) for step in range(100)]
@@ -214,6 +320,12 @@ class TestTraining:
         ]
         assert steps[0][-1] == steps[1][-1] == 6
         assert steps[1] == sorted(steps[1], key=lambda step: step or 0)
+
+    def test_the_state_is_saved_by_the_clock_too(self, training_data, tmp_path):
+        config = read_config(training_data / "run.toml")
+        often = replace(config.optimisation, save_every_s=1e-9)
+        _train_up_to(2, replace(config, optimisation=often), training_data, tmp_path)
+        assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 2
 
     def test_minutes_limit_a_sitting(self, training_data, tmp_path):
         config = read_config(training_data / "run.toml")
@@ -422,12 +534,12 @@ def _train_up_to(step: int, config, data: Path, out: Path) -> None:
 
     original, left = Muon.step, step
 
-    def update(self, closure=None):
+    def update(self, learning_rate, most_norm):
         nonlocal left
         if not left:
             raise Killed
         left -= 1
-        return original(self, closure)
+        return original(self, learning_rate, most_norm)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Muon, "step", update)
@@ -522,3 +634,18 @@ def test_plot(training_data, tmp_path):
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(TrainingError, match=r"does not exist: .* is not the folder of a training run"):
         plot_curve(tmp_path / "none.jsonl", tmp_path / "curve.png")
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_step_reads_no_number_from_its_device(training_data, held):
+    # On the device "meta", which has no numbers, reading one is an error. A GPU would have to be waited for.
+    config = read_config(training_data / "run.toml")
+    meta = torch.device("meta")
+    network, average = (start_network(config, training_data).to(meta).train() for _ in range(2))
+    if held:
+        network.hold_statistics()
+    objective = Objective(network, config, meta).to(meta)
+    step = Step(network, average, objective, Muon(network, 0.01), config, meta, record=False)
+    step(*torch.zeros(2, 2, 8_000, device=meta), 0)
+    with pytest.raises(RuntimeError, match="meta"):
+        step.take()

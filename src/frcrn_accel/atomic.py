@@ -17,7 +17,7 @@ from pathlib import Path
 
 from frcrn_accel.errors import OutputExistsError
 
-__all__ = ["copy_to_device", "is_device", "remove_leftovers", "replacing", "temporary_folder"]
+__all__ = ["copy_to_device", "is_device", "remove_leftovers", "replacing", "temporary_folder", "temporary_path"]
 
 # A temporary file says which process writes it: the machine with its boot and process namespace, the process, and
 # when that started. So the file of a killed process is told from one that is being written.
@@ -58,7 +58,7 @@ def replacing(path: Path, *, overwrite: bool, like: Path | None = None) -> Itera
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if target.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-    temporary = _temporary_name(target)
+    temporary = temporary_path(target)
     temporary.touch(mode=_mode(target, like) | stat.S_IRUSR | stat.S_IWUSR, exist_ok=False)
     try:
         yield temporary
@@ -80,7 +80,7 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
     Raises:
         OSError: It cannot be created.
     """
-    folder = _temporary_name(parent / name)
+    folder = temporary_path(parent / name)
     folder.mkdir(mode=stat.S_IRWXU)
     try:
         yield folder
@@ -164,7 +164,8 @@ def _mode(target: Path, like: Path | None) -> int:
     return mode
 
 
-def _temporary_name(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
+    """Return a new name beside a file, hidden, which `remove_leftovers` knows."""
     process = os.getpid()
     owner = f"{_machine() or _UNKNOWN}-{process}-{_start_of(process) or 0}"
     return path.with_name(f".{_cut(path.stem)}-frcrn-{owner}-{secrets.token_hex(4)}{_cut(path.suffix)}")

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from frcrn_accel.errors import TrainingError
 from frcrn_accel.train.config import Mixing, TrainingConfig
 from frcrn_accel.train.mixing import Example, Mixer
-from frcrn_accel.train.sources import Corpus, prepare_source
+from frcrn_accel.train.sources import Corpus, draw_weight, prepare_source
 
 __all__ = ["load_batches", "loader_errors", "prepare_examples"]
 
@@ -43,7 +43,8 @@ def prepare_examples(config: TrainingConfig, data: Path, cache: Path) -> tuple[M
     }
 
     def corpus(name: str, held_out: bool) -> Corpus:
-        weights = [source.weight for source in getattr(config.data, name)]
+        sources = getattr(config.data, name)
+        weights = [draw_weight(source, len(signal)) for source, signal in zip(sources, signals[name], strict=True)]
         return Corpus(signals[name], weights, config.data.held_out_share, held_out=held_out)
 
     validation = config.validation

@@ -19,9 +19,22 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Data", "Loss", "Mixing", "Model", "Optimisation", "Source", "TrainingConfig", "Validation", "read_config"]
+__all__ = [
+    "Data",
+    "Loss",
+    "Mixing",
+    "Model",
+    "Optimisation",
+    "Source",
+    "TrainingConfig",
+    "Validation",
+    "parse_config",
+    "read_config",
+]
 
 Range = tuple[float, float]
+_LARGEST = 2**53  # of any number; floats hold whole numbers up to it
+_LONGEST_CLIP_S = 3600
 
 
 @dataclass(frozen=True)
@@ -54,10 +67,13 @@ class Source:
     Attributes:
         path: Path relative to the data folder.
         weight: How often it is drawn, relative to the other sources of its list.
+        voices: Number of speakers in it, or of different recordings of noise. If given, it is drawn by
+            `weight` times the root of hours times voices, so that a single voice counts little, however long it is.
     """
 
     path: str
     weight: float = 1.0
+    voices: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,21 @@ class Mixing:
         coloured: Probability that a noise is synthetic coloured noise.
         babble: Probability that a noise is several voices at once.
         tones: Probability that a noise is a synthetic siren, alarm or hum.
+        babble_voices: Least and greatest number of voices of babble.
+        keystrokes: Probability that a noise is synthetic typing.
+        cries: Probability that a noise is synthetic cries.
+        gusts: Probability that a noise is synthetic wind in gusts.
+        speech_shaped: Probability that a noise has the spectrum and the rhythm of speech.
+        noises_in_a_row: Probability that two or three noises follow each other.
+        noise_backwards: Probability that a recorded noise is played backwards.
+        noise_room: Probability of a synthetic room for a noise.
+        rumble: Probability that there is rumble below 80 Hz as well, with a level of its own.
+        rumble_over_speech_db: RMS of the rumble over that of the loud parts of the speech.
+        bangs: Probability that there are bangs of 5 to 200 ms as well, with a level of their own.
+        bangs_over_speech_db: Peak of the bangs over the RMS of the loud parts of the speech.
+        lowered_floor: Probability that the steady noise of the target's recording is lowered, so that the network
+            learns to remove such noise.
+        lowered_floor_db: By how much it is lowered.
     """
 
     clip_s: float = 3.0
@@ -122,6 +153,20 @@ class Mixing:
     coloured: float = 0.1
     babble: float = 0.1
     tones: float = 0.06
+    babble_voices: tuple[int, int] = (3, 8)
+    keystrokes: float = 0.0
+    cries: float = 0.0
+    gusts: float = 0.0
+    speech_shaped: float = 0.0
+    noises_in_a_row: float = 0.0
+    noise_backwards: float = 0.0
+    noise_room: float = 0.0
+    rumble: float = 0.0
+    rumble_over_speech_db: Range = (-20.0, 10.0)
+    bangs: float = 0.0
+    bangs_over_speech_db: Range = (5.0, 26.0)
+    lowered_floor: float = 0.0
+    lowered_floor_db: Range = (6.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -135,6 +180,10 @@ class Loss:
         perceptual: Weight of the perceptual disturbance, in points of PESQ's unmapped score.
         intelligibility: Weight of 1 - STOI.
         exponent: Exponent of the compression.
+        erb_exponent: How much low frequencies count in both spectra: the weight of a bin is the inverse of the
+            bandwidth of hearing there (ERB), to this power. With 1, bins below 1 kHz have 47 % of the weight, with 0
+            all bins count the same.
+        perceptual_at_end: Weight that `perceptual` changes to while the learning rate falls; None for no change.
     """
 
     complex_spectrum: float = 30.0
@@ -143,6 +192,8 @@ class Loss:
     perceptual: float = 0.25
     intelligibility: float = 3.0
     exponent: float = 0.3
+    erb_exponent: float = 0.0
+    perceptual_at_end: float | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +213,9 @@ class Optimisation:
         batch_statistics: Whether batch norms normalise by the statistics of the batch, and learn them. If false they
             keep those of `model.start`: faster, and the network computes in training exactly what it computes later.
         seed: Seed of everything random.
+        cuda_graph: Whether a step on a single GPU is recorded as a CUDA graph, which is launched at once.
         save_every_steps: Interval at which the state is saved; a run that was killed resumes from there.
+        save_every_s: Interval in seconds at which it is saved as well; None for none.
         validate_every_steps: Interval at which the averaged weights are scored.
     """
 
@@ -177,7 +230,9 @@ class Optimisation:
     precision: str = "bf16"
     batch_statistics: bool = True
     seed: int = 0
+    cuda_graph: bool = True
     save_every_steps: int = 100
+    save_every_s: float | None = None
     validate_every_steps: int = 500
 
 
@@ -225,13 +280,22 @@ def read_config(path: Path) -> TrainingConfig:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TrainingError(f"config {str(path)!r} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is one
         raise TrainingError(f"config {str(path)!r} is not TOML: {error}") from error
     try:
-        config: TrainingConfig = _parse(TrainingConfig, content, "")
-        _check(config)
+        return parse_config(content)
     except TrainingError as error:
         raise TrainingError(f"config {str(path)!r}: {error}") from None
+
+
+def parse_config(content: Mapping[str, Any]) -> TrainingConfig:
+    """Return the config that tables hold, such as those of a TOML file.
+
+    Raises:
+        TrainingError: A key is unknown, missing or out of range.
+    """
+    config: TrainingConfig = _parse(TrainingConfig, content, "")
+    _check(config)
     return config
 
 
@@ -243,12 +307,14 @@ def _parse(kind: Any, value: Any, name: str) -> Any:
             raise TrainingError(f"{name!r} must be a table")
         return _parse_table(kind, value, name)
     if origin is types.UnionType:  # X | None; TOML has no None
-        return _parse(arguments[0], value, name)
+        return None if value is None else _parse(arguments[0], value, name)
     if origin is tuple:
         length = None if arguments[1] is Ellipsis else len(arguments)
         if not isinstance(value, list) or (length is not None and len(value) != length):
             raise TrainingError(f"{name!r} must be a list{f' of {length}' if length else ''}")
         return tuple(_parse(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(value))
+    if kind in (int, float) and type(value) in (int, float) and not abs(value) <= _LARGEST:  # NaN, too
+        raise TrainingError(f"{name!r} must be a number up to {_LARGEST}, got {value!r}")
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
@@ -278,9 +344,10 @@ def _check(config: TrainingConfig) -> None:
     """
     model, mixing, run, validation = config.model, config.mixing, config.optimisation, config.validation
     inputs = mixing.high_snr + mixing.clean + mixing.noise_only
-    noises = mixing.coloured + mixing.babble + mixing.tones
+    kinds = ("coloured", "babble", "tones", "keystrokes", "cries", "gusts", "speech_shaped")
     least_steps = run.warmup_steps + run.decay_steps
     shortest_s = 2 * FRAME_SAMPLES / SAMPLE_RATE_HZ
+    clip_lengths = f"{shortest_s:g} or more, and at most {_LONGEST_CLIP_S}"
     checks = [
         ("model.channels", model.channels >= SE_REDUCTION and model.channels % SE_REDUCTION == 0, "a multiple of 8"),
         ("model.unets", 1 <= model.unets <= 2, "1 or 2"),
@@ -292,15 +359,21 @@ def _check(config: TrainingConfig) -> None:
         ("data.speech", len(config.data.speech) > 0, "one source or more"),
         ("data.noise", len(config.data.noise) > 0, "one source or more"),
         ("data.held_out_share", 0 < config.data.held_out_share < 0.5, "above 0 and below 0.5"),
-        ("mixing.clip_s", mixing.clip_s >= shortest_s, f"{shortest_s:g} or more"),
-        ("validation.clip_s", validation.clip_s >= shortest_s, f"{shortest_s:g} or more"),
+        ("mixing.clip_s", shortest_s <= mixing.clip_s <= _LONGEST_CLIP_S, clip_lengths),
+        ("validation.clip_s", shortest_s <= validation.clip_s <= _LONGEST_CLIP_S, clip_lengths),
         ("validation.clips", validation.clips > 0, "1 or more"),
         ("mixing.high_snr + clean + noise_only", inputs <= 1, "at most 1"),
-        ("mixing.coloured + babble + tones", noises <= 1, "at most 1"),
+        (
+            f"mixing.{' + '.join(kinds)}",
+            sum(getattr(mixing, kind) for kind in kinds) <= 1,
+            "at most 1",
+        ),
+        ("mixing.babble_voices", 1 <= mixing.babble_voices[0] <= mixing.babble_voices[1], "1 or more, least first"),
         ("optimisation.precision", run.precision in ("bf16", "fp32"), "bf16 or fp32"),
         ("optimisation.steps", run.steps >= least_steps, "at least warmup_steps + decay_steps"),
         ("optimisation.batch_size", run.batch_size > 0, "1 or more"),
         ("optimisation.save_every_steps", run.save_every_steps > 0, "1 or more"),
+        ("optimisation.save_every_s", run.save_every_s is None or run.save_every_s > 0, "above 0"),
         ("optimisation.validate_every_steps", run.validate_every_steps > 0, "1 or more"),
         (
             "model.start",
@@ -309,8 +382,15 @@ def _check(config: TrainingConfig) -> None:
         ),
         ("optimisation.ema_decay", 0 <= run.ema_decay < 1, "0 or more and below 1"),
     ]
+    for name in typing.get_type_hints(Loss):
+        value = getattr(config.loss, name)
+        checks.append((f"loss.{name}", value is None or 0 <= value < float("inf"), "0 or more, and finite"))
     for source in (*config.data.speech, *config.data.noise):
         checks.append((f"weight of {source.path!r}", source.weight > 0, "above 0"))
+        checks.append((f"voices of {source.path!r}", source.voices is None or source.voices > 0, "1 or more"))
+    for kind in ("speech", "noise"):
+        given = {source.voices is None for source in getattr(config.data, kind)}
+        checks.append((f"voices of data.{kind}", len(given) == 1, "given for all sources or for none"))
     for name, hint in typing.get_type_hints(Mixing).items():
         if hint is float and not name.endswith(("_s", "_db")):
             checks.append((f"mixing.{name}", 0 <= getattr(mixing, name) <= 1, "a probability, 0 to 1"))

@@ -54,20 +54,20 @@ class IntelligibilityLoss(torch.nn.Module):
         energy_db = 10 * torch.log10(wanted.sum(1) + 1e-12)
         spoken = energy_db > energy_db.amax(1, keepdim=True) - _RANGE_DB
         wanted, found = ((self.bands @ power + 1e-10).sqrt() for power in (wanted, found))
-        lost = [self._lost(*pair) for pair in zip(wanted, found, spoken, strict=True)]
-        return torch.stack(lost)
-
-    @staticmethod
-    def _lost(wanted: Tensor, found: Tensor, spoken: Tensor) -> Tensor:
-        """Return 1 - STOI of one example, given two spectra `(bands, frames)` and which frames count."""
-        if int(spoken.sum()) < _SEGMENT_FRAMES:
-            return found.new_zeros(())
-        wanted, found = (x[:, spoken].unfold(1, _SEGMENT_FRAMES, _SEGMENT_STEP) for x in (wanted, found))
+        # Frames that count come first, in their order; segments that reach beyond them are not counted. So every
+        # example has as many segments, and no number is read from a GPU.
+        order = torch.argsort((~spoken).to(torch.uint8), dim=1, stable=True)[:, None].expand(-1, _BANDS, -1)
+        if order.shape[2] < _SEGMENT_FRAMES:
+            return 0 * found.sum((1, 2))
+        wanted, found = (x.gather(2, order).unfold(2, _SEGMENT_FRAMES, _SEGMENT_STEP) for x in (wanted, found))
         gain = wanted.square().sum(-1, keepdim=True).sqrt() / (found.square().sum(-1, keepdim=True).sqrt() + _EPSILON)
         clipped = torch.minimum(found * gain, wanted * (1 + 10 ** (_CLIP_DB / 20)))
         a, b = (x - x.mean(-1, keepdim=True) for x in (wanted, clipped))
         norms = (a.square().sum(-1) + _EPSILON**2).sqrt() * (b.square().sum(-1) + _EPSILON**2).sqrt()
-        return 1 - ((a * b).sum(-1) / norms).mean()
+        similar = ((a * b).sum(-1) / norms).mean(1)  # of each segment
+        ends = torch.arange(similar.shape[1], device=similar.device) * _SEGMENT_STEP + _SEGMENT_FRAMES
+        counts = ends <= spoken.sum(1, keepdim=True)
+        return (1 - similar).masked_fill(~counts, 0).sum(1) / counts.sum(1).clamp_min(1)
 
     def _spectrum(self, audio: Tensor) -> Tensor:
         """Return the power spectrum, `(batch, bins, frames)`."""

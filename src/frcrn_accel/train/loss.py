@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 from frcrn_accel.train.config import Loss
 from frcrn_accel.train.intelligibility import IntelligibilityLoss
 from frcrn_accel.train.perceptual import PerceptualDisturbance
@@ -16,6 +19,7 @@ _HOP_SAMPLES = 128
 _FLOOR = 1e-6  # power below which a bin counts as silent: far below the resolution of 16 bits
 _BEST_SI_SDR_DB = 35.0
 _SILENT_POWER = 1e-10
+_LEAST_BIN_WEIGHT = 0.3
 
 
 class DenoisingLoss(torch.nn.Module):
@@ -30,6 +34,8 @@ class DenoisingLoss(torch.nn.Module):
     """
 
     window: Tensor
+    bins: Tensor
+    of_perceptual: Tensor
 
     def __init__(self, weights: Loss) -> None:
         super().__init__()
@@ -37,6 +43,14 @@ class DenoisingLoss(torch.nn.Module):
         self.perceptual = PerceptualDisturbance()
         self.intelligibility = IntelligibilityLoss()
         self.register_buffer("window", torch.hann_window(_FRAME_SAMPLES), persistent=False)
+        bins = torch.tensor(_bin_weights(weights.erb_exponent), dtype=torch.float32)
+        self.register_buffer("bins", bins[:, None], persistent=False)
+        self.register_buffer("of_perceptual", torch.tensor(weights.perceptual), persistent=False)
+
+    def fall(self, share: float) -> None:
+        """Set the weights to those at a point of the fall of the learning rate, from 0 (before it) to 1 (the end)."""
+        first, last = self.weights.perceptual, self.weights.perceptual_at_end
+        self.of_perceptual.fill_(first if last is None else first + share * (last - first))
 
     def forward(self, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the weighted parts, by name, and their sum, `"loss"`.
@@ -47,17 +61,21 @@ class DenoisingLoss(torch.nn.Module):
         """
         a, b = self._compressed(estimate), self._compressed(target)
         spoken = target.square().sum(-1) > _SILENT_POWER * target.shape[-1]
-        ratio_db = lost = unclear = estimate.new_zeros(())
-        if spoken.any():
-            ratio_db = self._si_sdr_db(estimate[spoken], target[spoken]).mean()
-            lost = self.perceptual(estimate[spoken], target[spoken]).mean()
-            unclear = self.intelligibility(estimate[spoken], target[spoken]).mean()
+        # Rows without speech are computed and not counted: to leave them out, the host would have to wait for a GPU.
+        # A tone stands in for their silence, for which most measures and their gradients are not finite.
+        stand_in = 0.1 * torch.cos(torch.arange(target.shape[-1], device=target.device) * (torch.pi / 8))
+        speech = torch.where(spoken[:, None], target, stand_in)
+        count = spoken.sum().clamp_min(1)
+
+        def mean(rows: Tensor) -> Tensor:
+            return rows.masked_fill(~spoken, 0).sum() / count
+
         parts = {
-            "complex_spectrum": self.weights.complex_spectrum * (a - b).abs().square().mean(),
-            "magnitude": self.weights.magnitude * (a.abs() - b.abs()).square().mean(),
-            "si_sdr": -self.weights.si_sdr * ratio_db / 10,
-            "perceptual": self.weights.perceptual * lost,
-            "intelligibility": self.weights.intelligibility * unclear,
+            "complex_spectrum": self.weights.complex_spectrum * ((a - b).abs().square() * self.bins).mean(),
+            "magnitude": self.weights.magnitude * ((a.abs() - b.abs()).square() * self.bins).mean(),
+            "si_sdr": -self.weights.si_sdr * mean(self._si_sdr_db(estimate, speech)) / 10,
+            "perceptual": self.of_perceptual * mean(self.perceptual(estimate, speech)),
+            "intelligibility": self.weights.intelligibility * mean(self.intelligibility(estimate, speech)),
         }
         return {**parts, "loss": torch.stack(list(parts.values())).sum()}
 
@@ -74,3 +92,15 @@ class DenoisingLoss(torch.nn.Module):
         error = (estimate - aimed).square().sum(-1)
         floor = energy * 10 ** (-_BEST_SI_SDR_DB / 10)
         return 10 * torch.log10((aimed.square().sum(-1) + _SILENT_POWER) / (error + floor))
+
+
+def _bin_weights(exponent: float) -> NDArray[np.float64]:
+    """Return weights of the bins of the compressed spectra, with mean 1: powers of the inverse of ERB(f).
+
+    ERB, the equivalent rectangular bandwidth of hearing, is from B. Glasberg, B. Moore, "Derivation of auditory
+    filter shapes from notched-noise data", 1990. No weight is below `_LEAST_BIN_WEIGHT` before they are scaled again.
+    """
+    khz = np.arange(_FRAME_SAMPLES // 2 + 1) * SAMPLE_RATE_HZ / _FRAME_SAMPLES / 1000
+    weights = (24.7 * (4.37 * khz + 1)) ** -exponent
+    weights = np.maximum(weights / weights.mean(), _LEAST_BIN_WEIGHT)
+    return np.asarray(weights / weights.mean())

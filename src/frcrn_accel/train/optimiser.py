@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from frcrn_accel.train.config import Optimisation
 
-__all__ = ["Muon", "learning_rate_at"]
+__all__ = ["Muon", "fall_at", "learning_rate_at"]
 
 _MOMENTUM = 0.95
 _BETAS = (0.9, 0.999)
 _EPSILON = 1e-8
+_NORM_EPSILON = 1e-6  # that of PyTorch's clipping
 _LEAST_RANK = 16  # smaller matrices have too few directions to profit from using them evenly
 # Quintic Newton-Schulz iteration: five steps bring singular values from (0, 1] to about 1.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -24,7 +23,7 @@ _ITERATIONS = 5
 _ADAM_STEP = 0.2  # typical size of an Adam update at learning rate 1; Muon's are scaled to it
 
 
-class Muon(torch.optim.Optimizer):
+class Muon:
     """Momentum whose updates have all singular values near one, so that no direction of a matrix lags behind.
 
     Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. The scale of the
@@ -34,65 +33,105 @@ class Muon(torch.optim.Optimizer):
     everything else. Biases, batch norms, depthwise filters and small matrices are trained with Adam.
     docs/models/frcrn-small.md compares Muon with AdamW.
 
+    Gradients and states are single tensors over all parameters, in which matrices of one shape are neighbours: a step
+    takes some three hundred operations instead of ten thousand. No number of it is read by the host, so that a GPU is
+    never waited for, and a CUDA graph can hold the step.
+
     Args:
         network: The network whose parameters to train.
-        learning_rate: Learning rate of all parameters.
         weight_decay: Weight decay of all parameters, decoupled from the gradient.
     """
 
-    def __init__(self, network: nn.Module, learning_rate: float, weight_decay: float) -> None:
-        matrices: list[Tensor] = []
+    def __init__(self, network: nn.Module, weight_decay: float) -> None:
+        by_shape: dict[tuple[int, int], list[Tensor]] = {}
         others: list[Tensor] = []
         for module in network.modules():
             for parameter in module.parameters(recurse=False):
                 is_depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
-                (others if is_depthwise or _rank(parameter) < _LEAST_RANK else matrices).append(parameter)
-        groups = [{"params": matrices, "is_matrix": True}, {"params": others, "is_matrix": False}]
-        super().__init__(
-            [group for group in groups if group["params"]], {"lr": learning_rate, "weight_decay": weight_decay}
-        )
+                if is_depthwise or _rank(parameter) < _LEAST_RANK:
+                    others.append(parameter)
+                else:
+                    by_shape.setdefault((len(parameter), parameter[0].numel()), []).append(parameter)
+        self._shapes = [(len(same), *shape) for shape, same in by_shape.items()]
+        self._parameters = [*(parameter for same in by_shape.values() for parameter in same), *others]
+        self._weight_decay = weight_decay
+        sizes = [sum(map(math.prod, self._shapes)), sum(parameter.numel() for parameter in others)]
+        device = self._parameters[0].device
+        self._momentum, self._mean = (torch.zeros(size, device=device) for size in sizes)
+        self._square = torch.zeros_like(self._mean)
+        self._steps = torch.zeros((), device=device)
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for parameter in self._parameters:
+            parameter.grad = None
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update the parameters that have gradients."""
-        if closure is not None:
-            raise ValueError("Muon does not take a closure")
-        for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            for parameter in parameters:
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            update = self._step_matrices if group["is_matrix"] else self._step_others
-            update(parameters, group["lr"])
+    def step(self, learning_rate: Tensor, most_norm: float) -> tuple[Tensor, Tensor]:
+        """Update the parameters by their gradients.
 
-    def _step_matrices(self, parameters: Iterable[Tensor], learning_rate: float) -> None:
-        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for parameter in parameters:
-            gradient = _gradient(parameter)
-            state = self.state[parameter]
-            if not state:
-                state["momentum"] = torch.zeros_like(parameter)
-            state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
-            update = gradient.lerp(state["momentum"], _MOMENTUM).flatten(1)
-            by_shape[(update.shape[0], update.shape[1])].append((parameter, update))
-        for shape, items in by_shape.items():
-            # Matrices of one shape together: the network has some three hundred, most of them small.
-            updates = _orthogonal(torch.stack([update for _, update in items]))
-            scale = _ADAM_STEP * max(shape) ** 0.5
-            for (parameter, _), update in zip(items, updates, strict=True):
-                parameter.add_(update.view_as(parameter), alpha=-learning_rate * scale)
+        Args:
+            learning_rate: On the device of the parameters, `()`.
+            most_norm: Norm to which the gradient of all parameters is clipped.
 
-    def _step_others(self, parameters: Iterable[Tensor], learning_rate: float) -> None:
-        for parameter in parameters:
-            gradient = _gradient(parameter)
-            state: dict[str, Any] = self.state[parameter]
-            if not state:
-                state.update(step=0, mean=torch.zeros_like(parameter), square=torch.zeros_like(parameter))
-            state["step"] += 1
-            state["mean"].lerp_(gradient, 1 - _BETAS[0])
-            state["square"].lerp_(gradient.square(), 1 - _BETAS[1])
-            mean = state["mean"] / (1 - _BETAS[0] ** state["step"])
-            square = state["square"] / (1 - _BETAS[1] ** state["step"])
-            parameter.addcdiv_(mean, square.sqrt() + _EPSILON, value=-learning_rate)
+        Returns:
+            The norm of the gradient before it is clipped, and 1, `()` each; 0 if the norm is not finite, and nothing
+            was changed.
+        """
+        gradient = torch.cat([_gradient(parameter) for parameter in self._parameters])
+        norm = gradient.norm()
+        is_finite = norm.isfinite()
+        taken = is_finite.to(norm.dtype)
+        gradient *= (most_norm / (norm + _NORM_EPSILON)).clamp_max(1)
+        gradient = gradient.masked_fill(~is_finite, 0)
+        of_matrices, of_others = gradient.tensor_split([len(self._momentum)])
+        rate = learning_rate * taken
+        updates = rate * torch.cat(
+            [self._updates_of_matrices(of_matrices, taken), self._updates_of_others(of_others, taken)]
+        )
+        pieces = _split(updates, (parameter.numel() for parameter in self._parameters))
+        by_parameter = [piece.view_as(p) for piece, p in zip(pieces, self._parameters, strict=True)]
+        torch._foreach_mul_(self._parameters, 1 - rate * self._weight_decay)
+        torch._foreach_sub_(self._parameters, by_parameter)
+        return norm, taken
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the state, by name."""
+        return {
+            "momentum": self._momentum,
+            "mean": self._mean,
+            "square": self._square,
+            "steps": self._steps,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises:
+            KeyError: A tensor is missing.
+            RuntimeError: A tensor has another shape.
+        """
+        for name, value in self.state_dict().items():
+            if state[name].shape != value.shape:
+                raise RuntimeError(f"{name!r} has the shape {tuple(state[name].shape)}, not {tuple(value.shape)}")
+            value.copy_(state[name])
+
+    def _updates_of_matrices(self, gradient: Tensor, taken: Tensor) -> Tensor:
+        self._momentum.lerp_(gradient, (1 - _MOMENTUM) * taken)
+        aimed = gradient.lerp(self._momentum, _MOMENTUM)
+        updates = [aimed.new_empty(0)]
+        for shape, part in zip(self._shapes, _split(aimed, map(math.prod, self._shapes)), strict=True):
+            updates.append((_ADAM_STEP * max(shape[1:]) ** 0.5 * _orthogonal(part.view(shape))).flatten())
+        return torch.cat(updates)
+
+    def _updates_of_others(self, gradient: Tensor, taken: Tensor) -> Tensor:
+        self._steps += taken
+        self._mean.lerp_(gradient, (1 - _BETAS[0]) * taken)
+        self._square.lerp_(gradient.square(), (1 - _BETAS[1]) * taken)
+        steps = self._steps.clamp_min(1)  # 0 while no gradient was finite
+        mean = self._mean / (1 - _BETAS[0] ** steps)
+        square = self._square / (1 - _BETAS[1] ** steps)
+        return mean / (square.sqrt() + _EPSILON)
 
 
 def learning_rate_at(step: int, run: Optimisation) -> float:
@@ -102,10 +141,19 @@ def learning_rate_at(step: int, run: Optimisation) -> float:
     """
     if step < run.warmup_steps:
         return run.learning_rate * (step + 1) / run.warmup_steps
+    return run.learning_rate * (1 - fall_at(step, run))
+
+
+def fall_at(step: int, run: Optimisation) -> float:
+    """Return by how much the learning rate of a step has fallen, as a share: 0 until the fall, 1 at the end."""
     left = run.steps - step
     if left >= run.decay_steps:
-        return run.learning_rate
-    return run.learning_rate * 0.5 * (1 - math.cos(math.pi * left / run.decay_steps))
+        return 0.0
+    return 0.5 * (1 + math.cos(math.pi * left / run.decay_steps))
+
+
+def _split(row: Tensor, sizes: Iterable[int]) -> tuple[Tensor, ...]:
+    return torch.split(row, list(sizes))
 
 
 def _rank(parameter: Tensor) -> int:
@@ -113,8 +161,9 @@ def _rank(parameter: Tensor) -> int:
 
 
 def _gradient(parameter: Tensor) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
+    """Return the gradient as one row; zeros if the parameter was not used."""
+    gradient = parameter.grad
+    return torch.zeros_like(parameter).flatten() if gradient is None else gradient.reshape(-1)
 
 
 def _orthogonal(matrices: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from frcrn_accel.audio import float_to_int, resample
 from frcrn_accel.errors import TrainingError
 from frcrn_accel.files import audio_files, open_audio
 from frcrn_accel.network.topology import SAMPLE_RATE_HZ
+from frcrn_accel.quality.clips import finite_blocks
 from frcrn_accel.train.config import Source
 
-__all__ = ["Corpus", "prepare_source"]
+__all__ = ["Corpus", "draw_weight", "prepare_source"]
 
 _TRIES = 20
 _FROM_INT16 = np.float32(1 / 32768)
@@ -59,19 +61,29 @@ class Corpus:
         return stretch
 
 
+def draw_weight(source: Source, samples: int) -> float:
+    """Return how often a source of a length is drawn, relative to others: see `Source`."""
+    if source.voices is None:
+        return source.weight
+    return source.weight * math.sqrt(samples / SAMPLE_RATE_HZ / 3600 * source.voices)
+
+
 def prepare_source(source: Source, folder: Path, cache: Path) -> NDArray[np.int16]:
     """Read a source: its files and their channels one after the other, int16 `(samples,)`, mapped from a file.
 
     Args:
-        source: A file, or a folder that is read with all folders below it.
+        source: A file, or a folder that is read with all folders below it. A file `.npy` holds decoded audio, int16
+            `(samples,)` at the model's rate, and is mapped as it is.
         folder: Folder that its path is relative to.
         cache: Folder for decoded audio.
 
     Raises:
         TrainingError: The source, or a file in it, holds no audio.
-        AudioError: A file cannot be read.
+        AudioError: A file cannot be read, or holds NaN or infinity.
     """
     path = folder / source.path
+    if path.suffix == ".npy" and path.is_file():
+        return _checked(path, path)
     files = [path] if path.is_file() else audio_files(path)
     if not files:
         raise TrainingError(f"source {str(path)!r} {'has no audio in it' if path.exists() else 'does not exist'}")
@@ -85,7 +97,17 @@ def prepare_source(source: Source, folder: Path, cache: Path) -> NDArray[np.int1
         signals = [_decode(file) for file in files]
         with replacing(decoded, overwrite=True) as temporary:
             np.save(temporary, np.concatenate(signals))
-    signal: NDArray[np.int16] = np.load(decoded, mmap_mode="r")
+    return _checked(decoded, path)
+
+
+def _checked(decoded: Path, path: Path) -> NDArray[np.int16]:
+    """Map decoded audio, which is from the source at `path`."""
+    try:
+        signal: NDArray[np.int16] = np.load(decoded, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise TrainingError(f"{str(decoded)!r} cannot be read as a NumPy array: {error}") from error
+    if signal.dtype != np.int16 or signal.ndim != 1:
+        raise TrainingError(f"{str(decoded)!r} holds {signal.dtype} {signal.shape}, not int16 (samples,)")
     if len(signal) < SAMPLE_RATE_HZ:
         raise TrainingError(f"source {str(path)!r} holds less than a second of audio")
     return signal
@@ -96,7 +118,7 @@ def _decode(path: Path) -> NDArray[np.int16]:
     audio = open_audio(path)
     blocks = [
         float_to_int(block, 16).astype(np.int16)
-        for block in resample(audio.blocks(), audio.sample_rate_hz, SAMPLE_RATE_HZ, audio.channels)
+        for block in resample(finite_blocks(audio), audio.sample_rate_hz, SAMPLE_RATE_HZ, audio.channels)
     ]
     if not any(block.size for block in blocks):
         raise TrainingError(f"{str(path)!r} holds no audio: remove it from the training data")

@@ -15,17 +15,21 @@ from frcrn_accel.network.operators import Operators
 from frcrn_accel.network.topology import config_of
 from frcrn_accel.train.config import TrainingConfig
 from frcrn_accel.train.fused import fused_operators
+from frcrn_accel.train.gpu_operators import gpu_operators
 from frcrn_accel.train.running import RunningMeans
 
 __all__ = ["read_start", "start_network"]
 
+_CPU = torch.device("cpu")
 
-def start_network(config: TrainingConfig, data: Path) -> FRCRN:
-    """Build the network that a run starts from.
+
+def start_network(config: TrainingConfig, data: Path, device: torch.device = _CPU) -> FRCRN:
+    """Build the network that a run starts from, on the CPU.
 
     Args:
         config: The run.
         data: Folder that the paths in the config are relative to.
+        device: Device that it will compute on, for which its operators are chosen.
 
     Raises:
         TrainingError: The weights to start from are of another size.
@@ -33,11 +37,18 @@ def start_network(config: TrainingConfig, data: Path) -> FRCRN:
         MissingExtraError: They are those of a model file, and the ONNX package is not installed.
     """
     torch.manual_seed(config.optimisation.seed)
-    operators = fused_operators(config.model.channels) if config.optimisation.precision == "bf16" else Operators()
+    operators = _operators(config, device)
     network = FRCRN(config.network, RunningMeans(operators) if config.model.running_means else operators)
     if config.model.start is not None:
         _load(network, read_start(config.model.start, data), config.model.start)
     return network
+
+
+def _operators(config: TrainingConfig, device: torch.device) -> Operators:
+    """Return the fastest operators for a run."""
+    if device.type == "cuda":
+        return gpu_operators()
+    return fused_operators(config.model.channels) if config.optimisation.precision == "bf16" else Operators()
 
 
 def read_start(start: str, data: Path) -> Weights:

@@ -10,13 +10,14 @@ from frcrn_accel.atomic import replacing
 from frcrn_accel.errors import TrainingError
 from frcrn_accel.network.module import FRCRN
 from frcrn_accel.network.topology import parameter_shapes
+from frcrn_accel.train.optimiser import Muon
 
 __all__ = ["CHECKPOINT", "STATE", "restore_state", "save_state", "save_weights"]
 
 STATE, CHECKPOINT = "last.pt", "checkpoint.pt"
 
 
-def save_state(path: Path, network: FRCRN, average: FRCRN, optimiser: torch.optim.Optimizer, step: int) -> None:
+def save_state(path: Path, network: FRCRN, average: FRCRN, optimiser: Muon, step: int) -> None:
     """Write everything that a run needs to resume.
 
     Args:
@@ -36,7 +37,7 @@ def save_state(path: Path, network: FRCRN, average: FRCRN, optimiser: torch.opti
         torch.save(state, temporary)
 
 
-def restore_state(path: Path, network: FRCRN, average: FRCRN, optimiser: torch.optim.Optimizer) -> int:
+def restore_state(path: Path, network: FRCRN, average: FRCRN, optimiser: Muon) -> int:
     """Load what `save_state` wrote into the networks and the optimiser.
 
     Returns:
