@@ -113,6 +113,9 @@ def serve(
     client_frames_per_s: Annotated[
         float, typer.Option(min=0, help="Most frames and small pieces of one client; beyond, it is slowed down.")
     ] = 1000,
+    client_guesses: Annotated[
+        int, typer.Option(min=1, help="Wrong tokens of one client before its answers are delayed.")
+    ] = 10,
     drain_s: Annotated[float, typer.Option(min=0, help="Longest time to finish requests at shutdown, s.")] = 60,
 ) -> None:
     """Serve files over HTTP, live streams over a WebSocket, and a web page, until Ctrl-C or SIGTERM."""
@@ -152,6 +155,7 @@ def serve(
             max_connections=max_connections,
             client_connections=client_connections,
             client_frames_per_s=client_frames_per_s,
+            client_guesses=client_guesses,
             drain_s=drain_s,
         )
     configure_log()

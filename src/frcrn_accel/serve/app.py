@@ -306,7 +306,7 @@ def create_app(
         return await page_files.get_response("index.html", request.scope)
 
     origins = frozenset(allowed_origins)
-    guard = Middleware(Guard, known_tokens, origins, guess_rates())
+    guard = Middleware(Guard, known_tokens, origins, guess_rates(service.limits.client_guesses))
     # The guard is part of the mount, so it protects what is below it wherever the application itself is mounted.
     protected = {
         "/denoise": Route("/denoise", service.files, methods=["POST"]),

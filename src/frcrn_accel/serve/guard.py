@@ -12,13 +12,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from frcrn_accel.errors import ServeError
 from frcrn_accel.serve.clients import Rates, client_of
+from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.problems import Problem
 from frcrn_accel.serve.tokens import TokenSet
 
 __all__ = ["Guard", "Hosts", "SafeHeaders", "allowed_host_names", "guess_rates", "subprotocols_of"]
 
 _ANY = "*"
-_GUESSES, _GUESSES_PER_S, _GUESS_S = 10, 0.1, 1.0
+_GUESSES_PER_S, _GUESS_S = 0.1, 1.0
 _LOOPBACK = "localhost"
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]\\]+)(:[0-9]{0,5})?", re.ASCII)
 _HEADERS = {
@@ -37,7 +38,8 @@ class Guard:
     A web page can send requests to any address that its browser reaches, including the loopback of this machine. So
     every request with a foreign `Origin` is refused.
 
-    A client that has sent ten wrong tokens waits a second for each further answer; right ones are not affected.
+    A client that has sent ten wrong tokens (`Limits.client_guesses`) waits a second for each further answer; requests
+    with right ones are not affected.
 
     Args:
         app: The application to protect.
@@ -80,9 +82,9 @@ class Guard:
         return is_own or not self._allowed_origins.isdisjoint((origin, _ANY))
 
 
-def guess_rates() -> Rates:
+def guess_rates(most: int = Limits.client_guesses) -> Rates:
     """Return how many wrong tokens clients may send."""
-    return Rates(_GUESSES_PER_S, _GUESSES / _GUESSES_PER_S)
+    return Rates(_GUESSES_PER_S, most / _GUESSES_PER_S)
 
 
 class Hosts:

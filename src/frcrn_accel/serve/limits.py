@@ -38,6 +38,7 @@ class Limits:
         client_connections: Most connections of one client.
         client_frames_per_s: Most WebSocket frames, and small pieces of requests, of one client. Beyond it, the client
             is slowed down.
+        client_guesses: Wrong tokens that a client may send before its answers take a second, and one more each 10 s.
         drain_s: Longest time to finish requests and streams when the server shuts down.
 
     Raises:
@@ -63,6 +64,7 @@ class Limits:
     max_connections: int = 512
     client_connections: int = 128
     client_frames_per_s: float = 1000.0
+    client_guesses: int = 10
     drain_s: float = 60.0
 
     def __post_init__(self) -> None:
