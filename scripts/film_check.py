@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import av
-import imageio_ffmpeg  # type: ignore[import-untyped]
+import imageio_ffmpeg
 import numpy as np
 import soundfile
 
