@@ -83,7 +83,8 @@ def copy_of_the_packaged(path: Path) -> None:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """Return the names of the model files; what engines compile from them is beside them."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".optimized")
 
 
 @pytest.mark.usefixtures("no_variants")
@@ -167,10 +168,10 @@ class TestImport:
             ModelError, match="is damaged: run 'frcrn-accel models import CHECKPOINT --name mine' again"
         ):
             find_model("mine")
-        assert [file.problem for file in cached_files()] == ["damaged: import it again"]
+        assert [file.problem for file in cached_files() if file.problem] == ["damaged: import it again"]
         assert path.exists()
         assert import_model(checkpoint).model.path.read_bytes() == whole
-        assert [file.problem for file in cached_files()] == [None]
+        assert [file.problem for file in cached_files()] == [None, None]  # with what ONNX Runtime compiled
 
     def test_a_file_of_no_network(self, tmp_path, folder):
         (tmp_path / "a.pt").write_bytes(b"text")
