@@ -30,7 +30,7 @@ TENSORRT_STUBS = "tensorrt-stubs==10.13.0.35.1"
 # Every extra that runs, or builds its files, on a CPU. They fit into one environment.
 CPU_EXTRAS = (
     *("ort", "openvino", "tensorrt-rtx"),
-    *("export", "quantize", "eval", "train"),
+    *("export", "quantize", "eval", "pesq", "train"),
     *("serve", "live", "livekit", "pipecat", "ray"),
 )
 # The extra [cuda] without CUDA's libraries: several gigabytes that are useless without a card.
@@ -359,6 +359,20 @@ def serving(session: nox.Session) -> None:
     """Measure the server under load: `nox -s serving -- [--minutes 10]`."""
     install(session, "ort", "serve", groups=("serve",))
     session.run("python", "benchmarks/serving.py", *session.posargs)
+
+
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Send 90,000 mutated requests, messages and files to a server: `nox -s fuzz -- [--seed 0] [--files 50000]`."""
+    install(session, "ort", "serve", groups=("test",))
+    session.run("python", "scripts/fuzz.py", *session.posargs)
+
+
+@nox.session(default=False)
+def floods(session: nox.Session) -> None:
+    """Flood a server in six ways, and measure what another client notices: `nox -s floods -- [--seconds 60]`."""
+    install(session, "ort", "serve", groups=("test",))
+    session.run("python", "scripts/floods.py", *session.posargs)
 
 
 @nox.session(default=False)

@@ -21,7 +21,10 @@ rate rises and stays in the first sitting, and falls to zero in the last one. Th
     frcrn-accel train continue.toml RUN --data DIR
 
 where continue.toml has more steps than were done, and a low learning rate. The machine needs Python 3.10 or later
-with PyTorch, NumPy, soundfile, soxr and platformdirs; PACK/packages may hold wheels, which are installed first.
+with PyTorch, NumPy and pip; wheels of soundfile, cffi, soxr and platformdirs go into PACK/packages, if it lacks them:
+
+    pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \\
+        --platform manylinux2014_x86_64 --dest PACK/packages soundfile cffi soxr platformdirs
 """
 
 from __future__ import annotations
@@ -287,12 +290,24 @@ def decode(paths: list[Path], out: Path) -> float:
     return len(signal) / RATE_HZ / 3600
 
 
+def install(wheels: list[Path], folder: Path) -> None:
+    """Make the packages of wheels importable, here and in processes that are started, behind those that are there."""
+    if not folder.exists():
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
+        subprocess.run([*command, "--target", str(folder), *map(str, wheels)], check=True)
+    sys.path.append(str(folder))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(folder)]))
+
+
 def sitting(options: argparse.Namespace) -> int:
     """Check, profile, train by the clock, and deliver."""
     end_s = time.monotonic() + options.seconds
-    work, out = options.work, options.out
+    work, out = options.work.resolve(), options.out.resolve()
     work.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
+    wheels = sorted((options.pack / "packages").glob("*.whl"))
+    if wheels:
+        install(wheels, work / "site")
     data, run_folder = work / "data", work / "run"
     data.mkdir(exist_ok=True)
     shutil.copy(options.pack / "start.pt", data / "start.pt")

@@ -531,7 +531,7 @@ class TestQuantize:
         out, report = tmp_path / "half.onnx", tmp_path / "r.json"
         result = run(
             *("quantize", tiny.path, out, "--method", "fp16", "--gate-audio", short_audio, "--json", report),
-            *("--min-si-sdr-db", 119, "--max-pesq-drop-percent", 2, "--max-dnsmos-drop", 0.5),
+            *("--min-si-sdr-db", 119, "--max-pesq-drop-percent", 2, "--max-dnsmos-drop", 0.5, "--max-rescued", 0),
         )
         assert result.code == 1
         assert result.err.startswith(f"refused: {str(out)!r} was not written")

@@ -145,7 +145,7 @@ def test_json_has_every_score(pairs):
     content = json.loads(json.dumps(found.to_json()))
     assert list(content) == ["model", "backend", "precision", "device", "summary", "clips"]
     assert list(content["summary"]) == METRICS
-    assert list(content["summary"]["STOI"]) == ["clips", "noisy", "denoised", "change"]
+    assert list(content["summary"]["STOI"]) == ["clips", "noisy", "denoised", "change", "not_scored"]
     assert content["clips"][1]["name"] == "b.wav"
     assert content["clips"][1]["noisy"]["STOI"] == found.scores[1].noisy["STOI"]
     assert len(content["summary"]["STOI"]["noisy"]["interval"]) == 2

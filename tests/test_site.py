@@ -142,7 +142,7 @@ class TestFiles:
         found, found_rate = soundfile.read(page.download(), dtype="float32", always_2d=True)
         assert found_rate == rate
         expected = denoiser(audio.astype(np.float32), rate)
-        assert np.linalg.norm(found.T - expected) < 0.02 * np.linalg.norm(expected)  # another resampler
+        assert np.linalg.norm(found.T - expected) < 0.03 * np.linalg.norm(expected)  # another resampler
 
     def test_a_limit(self, page: Page, denoiser: Denoiser, tmp_path: Path, noisy: np.ndarray) -> None:
         path = tmp_path / "clip.wav"

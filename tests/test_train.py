@@ -30,6 +30,7 @@ from frcrn_accel.train.optimiser import Muon, learning_rate_at  # noqa: E402
 from frcrn_accel.train.perceptual import PerceptualDisturbance  # noqa: E402
 from frcrn_accel.train.start import read_start, start_network  # noqa: E402
 from frcrn_accel.train.state import CHECKPOINT  # noqa: E402
+from frcrn_accel.train.step import Objective, Step  # noqa: E402
 from frcrn_accel.train.team import Team, rows_of  # noqa: E402
 from frcrn_accel.train.trainer import train  # noqa: E402
 
@@ -633,3 +634,18 @@ def test_plot(training_data, tmp_path):
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(TrainingError, match=r"does not exist: .* is not the folder of a training run"):
         plot_curve(tmp_path / "none.jsonl", tmp_path / "curve.png")
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_step_reads_no_number_from_its_device(training_data, held):
+    # On the device "meta", which has no numbers, reading one is an error. A GPU would have to be waited for.
+    config = read_config(training_data / "run.toml")
+    meta = torch.device("meta")
+    network, average = (start_network(config, training_data).to(meta).train() for _ in range(2))
+    if held:
+        network.hold_statistics()
+    objective = Objective(network, config, meta).to(meta)
+    step = Step(network, average, objective, Muon(network, 0.01), config, meta, record=False)
+    step(*torch.zeros(2, 2, 8_000, device=meta), 0)
+    with pytest.raises(RuntimeError, match="meta"):
+        step.take()

@@ -50,9 +50,9 @@ def quantize(
         int,
         typer.Option(
             min=0,
-            help="If the gate refuses, keep up to this many more layer groups in float, costliest first.",
+            help="If the gate refuses, keep up to this many more layer groups in float, costliest first; 0 for none.",
         ),
-    ] = 0,
+    ] = 4,
     max_pesq_drop_percent: Annotated[float, typer.Option(min=0, help="Maximum drop of the mean PESQ-WB, %.")] = 1.0,
     min_si_sdr_db: Annotated[
         float, typer.Option(help="Minimum mean SI-SDR of the output against that of the fp32 model, dB.")
@@ -95,7 +95,7 @@ def quantize(
             except QualityError as error:
                 refusal, result = error, error.report
         if report_path is not None:
-            report_path.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+            report_path.write_text(json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     _show(result)
     if refusal is not None:
         console.print(f"refused: {refusal}", markup=False, soft_wrap=True)
@@ -113,6 +113,14 @@ def _show(report: QuantizeReport) -> None:
         markup=False,
         soft_wrap=True,
     )
+    rescue = report.rescue
+    if rescue is not None:
+        console.print(
+            f"{', '.join(rescue.groups)} in float to pass the gate: {_price(report)}; without that refused: "
+            f"{rescue.refused_for}",
+            markup=False,
+            soft_wrap=True,
+        )
     if report.gate is not None:
         gate = report.gate
         table = Table("measure", "source", "quantized", "change", "limit", "verdict")
@@ -142,6 +150,16 @@ def _show(report: QuantizeReport) -> None:
         for cost in report.sensitivity[:_SHOWN_GROUPS]:
             table.add_row(cost.group, f"{cost.si_sdr_db:.1f}")
         console.print(table)
+
+
+def _price(report: QuantizeReport) -> str:
+    """Say what the groups in float cost: bytes of the file, and time where both files were measured."""
+    assert report.rescue is not None
+    assert report.gate is not None
+    size = report.output_bytes / report.rescue.bytes_without - 1
+    before, after = report.rescue.real_time_factor_without, report.gate.candidate_real_time_factor
+    time = "" if before is None or after is None else f", {after / before - 1:+.0%} time"
+    return f"{(report.output_bytes - report.rescue.bytes_without) / 1e6:+.2f} MB ({size:+.0%}){time}"
 
 
 def _number(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,6 +83,14 @@ class CorpusJob:
             raise CorpusError(f"workers cannot run on {self.workers_on!r}: choose {LOCAL!r} or {RAY!r}")
         if self.workers_on != RAY and self.gpus:
             raise CorpusError("only Ray assigns GPUs to workers: add --workers-on ray, or leave --gpus out")
+        if self.skip_clean is not None and not 1 <= self.skip_clean <= 5:  # NaN, too
+            raise CorpusError(f"skip_clean must be a DNSMOS from 1 to 5, got {self.skip_clean}")
+        if not 0 <= self.gpus < math.inf:
+            raise CorpusError(f"gpus must be 0 or more, got {self.gpus}")
+        for name in ("workers", "files_per_tar"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise CorpusError(f"{name} must be 1 or more, got {number}")
         if self.out_url is not None and self.journal is None:
             raise CorpusError(
                 f"{self.out_url!r} cannot hold the journal, which grows: give a local file with --journal"

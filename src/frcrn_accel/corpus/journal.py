@@ -30,7 +30,7 @@ from typing import Any
 from typing_extensions import Self
 
 from frcrn_accel.atomic import replacing
-from frcrn_accel.corpus.plan import Task
+from frcrn_accel.corpus.plan import Task, leads_out
 from frcrn_accel.corpus.storage import names_refused
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import AudioError, CorpusError, OutputExistsError
@@ -317,7 +317,7 @@ class Journal:
                     "settings": settings,
                 }
                 with replacing(self.path, overwrite=True) as temporary:
-                    temporary.write_text(json.dumps(head) + "\n", encoding="ascii")
+                    temporary.write_text(json.dumps(head, allow_nan=False) + "\n", encoding="ascii")
                 return head
             if head["settings"] != settings:
                 raise CorpusError(
@@ -345,7 +345,8 @@ class Journal:
         if not line.endswith(b"\n") and f'{{"{_HEAD}": '.encode().startswith(line[: len(_HEAD) + 5]):
             return None
         head = self._parse(line)
-        if head.get(_HEAD) != SCHEMA_VERSION or not _has_types(head, _HEAD_TYPES):
+        is_head = head.get(_HEAD) == SCHEMA_VERSION and _has_types(head, _HEAD_TYPES)
+        if not is_head or not all(isinstance(other, str) for other in head["others"]):
             raise CorpusError(f"{str(self.path)!r} is not a journal of this version: move it away")
         return head
 
@@ -362,6 +363,8 @@ class Journal:
         values = self._parse(line)
         is_member = values.get("member") is not None
         if not _has_types(values, _LINE_TYPES) or is_member != (values["members"] is not None):
+            raise self._damage()
+        if values["sha256"] is not None and leads_out(values["output"]):  # then no job has written this line
             raise self._damage()
         return values
 

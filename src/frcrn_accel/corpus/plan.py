@@ -24,6 +24,7 @@ __all__ = [
     "accepted",
     "digest_of",
     "in_tars",
+    "leads_out",
     "one_by_one",
     "read_inputs",
 ]
@@ -314,12 +315,18 @@ def _mirrored(source: str) -> str:
     return path.relative_to(path.anchor).as_posix()
 
 
+def leads_out(output: str) -> bool:
+    """Return whether an output is not a path below the output folder."""
+    path, here = PurePosixPath(output), Path(output)  # on Windows, drives and backslashes lead out too
+    is_outside = path.is_absolute() or bool(here.anchor) or ".." in path.parts or ".." in here.parts
+    return is_outside or not path.name or "\0" in output
+
+
 def _checked_output(output: str, where: str) -> str:
     """Check that an output stays in the output folder, and return it normalized."""
-    path, here = PurePosixPath(output), Path(output)  # on Windows, drives and backslashes lead out too
+    path = PurePosixPath(output)
     is_ours = path.parts and _OURS.match(path.parts[0])
-    leads_out = path.is_absolute() or bool(here.anchor) or ".." in path.parts or ".." in here.parts
-    if leads_out or not path.name or is_ours or "\0" in output:
+    if leads_out(output) or is_ours:
         raise CorpusError(
             f'{where}: {output!r} is not a path below the output folder: use a manifest with another "output"'
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from frcrn_accel.errors import ModelError
 from frcrn_accel.models.file import METADATA_PREFIX
 from frcrn_accel.models.recipe import FP32
@@ -45,4 +47,7 @@ def read_weights(path: Path) -> Weights:
     shapes = parameter_shapes(config) if config is not None else {}
     if not shapes or any(key not in weights or weights[key].shape != shape for key, shape in shapes.items()):
         raise ModelError(f"{str(path)!r} does not hold the weights of an FRCRN under their released names")
+    broken = [key for key in shapes if not np.isfinite(weights[key]).all()]
+    if broken:
+        raise ModelError(f"{str(path)!r} holds weights that are not finite: {', '.join(broken[:3])}")
     return {key: weights[key] for key in shapes}

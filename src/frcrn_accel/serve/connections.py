@@ -173,6 +173,17 @@ class HttpConnection(H11Protocol):
         else:
             self.loop.call_later(self.bounds.slow_s, protocol.end_handshake)
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer a request that cannot be parsed, and end one in progress whose body that was."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.close()
+                return
+        super().send_400_response(msg)
+
     def _read(self) -> None:
         """Parse what was received, as fast as the client may send pieces."""
         conn: Any = self.conn

@@ -79,7 +79,7 @@ def room(rng: np.random.Generator) -> Audio:
 
 def convolve(audio: Audio, response: Audio) -> Audio:
     """Play audio in a room, without the reverberation after its end."""
-    length = len(audio) + len(response)
+    length = 1 << (len(audio) + len(response)).bit_length()  # transforms of prime lengths take many times as long
     spectrum = np.fft.rfft(audio, length) * np.fft.rfft(response, length)
     return np.fft.irfft(spectrum, length)[: len(audio)].astype(np.float32)
 

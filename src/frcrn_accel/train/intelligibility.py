@@ -67,7 +67,7 @@ class IntelligibilityLoss(torch.nn.Module):
         similar = ((a * b).sum(-1) / norms).mean(1)  # of each segment
         ends = torch.arange(similar.shape[1], device=similar.device) * _SEGMENT_STEP + _SEGMENT_FRAMES
         counts = ends <= spoken.sum(1, keepdim=True)
-        return torch.where(counts, 1 - similar, 0).sum(1) / counts.sum(1).clamp_min(1)
+        return (1 - similar).masked_fill(~counts, 0).sum(1) / counts.sum(1).clamp_min(1)
 
     def _spectrum(self, audio: Tensor) -> Tensor:
         """Return the power spectrum, `(batch, bins, frames)`."""

@@ -68,7 +68,7 @@ class DenoisingLoss(torch.nn.Module):
         count = spoken.sum().clamp_min(1)
 
         def mean(rows: Tensor) -> Tensor:
-            return torch.where(spoken, rows, 0).sum() / count
+            return rows.masked_fill(~spoken, 0).sum() / count
 
         parts = {
             "complex_spectrum": self.weights.complex_spectrum * ((a - b).abs().square() * self.bins).mean(),

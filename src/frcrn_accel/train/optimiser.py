@@ -83,7 +83,7 @@ class Muon:
         is_finite = norm.isfinite()
         taken = is_finite.to(norm.dtype)
         gradient *= (most_norm / (norm + _NORM_EPSILON)).clamp_max(1)
-        gradient = torch.where(is_finite, gradient, 0)
+        gradient = gradient.masked_fill(~is_finite, 0)
         of_matrices, of_others = gradient.tensor_split([len(self._momentum)])
         rate = learning_rate * taken
         updates = rate * torch.cat(

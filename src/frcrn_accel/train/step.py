@@ -154,7 +154,7 @@ class Step:
             torch._foreach_mul_(change, self._share * taken)
             torch._foreach_add_(self._averages, change)
             numbers = torch.stack([*(parts[name].detach() for name in _PARTS), norm])
-            self._sums += torch.where(taken > 0, numbers, 0)
+            self._sums += numbers.masked_fill(taken == 0, 0)
             self._taken += taken
             self._skipped += 1 - taken
             self._skipped_in_a_row.copy_((self._skipped_in_a_row + 1) * (1 - taken))
@@ -198,6 +198,7 @@ class Step:
         graph = torch.cuda.CUDAGraph()
         pool = next((recorded.pool() for recorded in self._graphs.values()), None)
         self._optimiser.zero_grad()
-        with torch.cuda.graph(graph, pool=pool):
+        # Of other threads, that of the loader allocates pinned memory meanwhile, which is no part of the step.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             self._compute(noisy, target)
         return graph
