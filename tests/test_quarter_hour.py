@@ -1,4 +1,4 @@
-"""What gpu_quarter_hour.py and ablate.py of scripts/ compute around a run, and the sets of benchmarks/robustness.py."""
+"""What gpu_quarter_hour.py and ablate.py compute around a run, and the sets of benchmarks/robustness.py."""
 
 from __future__ import annotations
 

@@ -390,7 +390,7 @@ def _checks_of_mixing(table: str, mixing: Mixing) -> list[tuple[str, bool, str]]
     """Return what must hold for a way of mixing: a name, whether it does, and what is legal."""
 
     def total(names: tuple[str, ...]) -> float:
-        return sum(getattr(mixing, name) for name in names)
+        return float(sum(getattr(mixing, name) for name in names))
 
     inputs = ("high_snr", "clean", "noise_only")
     kinds = ("coloured", "babble", "tones", "keystrokes", "cries", "gusts", "speech_shaped")
