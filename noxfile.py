@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -29,7 +30,7 @@ TENSORRT_STUBS = "tensorrt-stubs==10.13.0.35.1"
 # Every extra that runs, or builds its files, on a CPU. They fit into one environment.
 CPU_EXTRAS = (
     *("ort", "openvino", "tensorrt-rtx"),
-    *("export", "quantize", "eval", "train"),
+    *("export", "quantize", "eval", "pesq", "train"),
     *("serve", "live", "livekit", "pipecat", "ray"),
 )
 # The extra [cuda] without CUDA's libraries: several gigabytes that are useless without a card.
@@ -45,14 +46,12 @@ DIST = Path(".nox", "dist")
 
 
 def make_uv_like_pip() -> None:
-    """Let uv find wheels where pip is configured to find them, and compile what it installs."""
+    """Let uv find wheels where pip is configured to find them."""
     command = [sys.executable, "-m", "pip", "config", "get", "global.find-links"]
     configured = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     links = os.environ.get("PIP_FIND_LINKS", configured).split()
     if links:
         os.environ.setdefault("UV_FIND_LINKS", ",".join(links))
-    # As pip does: else every process that a test starts compiles what it imports.
-    os.environ.setdefault("UV_COMPILE_BYTECODE", "1")
 
 
 def find_other_python() -> str | None:
@@ -148,8 +147,10 @@ def other_python(session: nox.Session) -> None:
 def everything(session: nox.Session) -> None:
     """Check types, run all tests, and build the documentation, in one environment with everything for the CPU."""
     install_everything(session)
-    check_types(session)
-    build_docs(session)
+    with ThreadPoolExecutor() as beside:  # each keeps one CPU busy
+        docs = beside.submit(build_docs, session)
+        check_types(session)
+        docs.result()
     run_tests(session)
 
 
@@ -174,6 +175,13 @@ def docs(session: nox.Session) -> None:
     build_docs(session)
 
 
+@nox.session(default=False)
+def tutorial(session: nox.Session) -> None:
+    """Execute the tutorial in an environment of its own, and write it and its page with the results."""
+    install(session, "ort", "openvino", "export", "quantize", "serve", "eval", groups=("tutorial",))
+    session.run("python", "scripts/tutorial.py", *session.posargs)
+
+
 def check_types(session: nox.Session) -> None:
     """Run mypy --strict; the code for TensorRT is checked against type stubs."""
     stubs = Path(session.create_tmp()).resolve() / "stubs"
@@ -183,16 +191,16 @@ def check_types(session: nox.Session) -> None:
     session.run("mypy", env={"MYPYPATH": str(stubs)})
 
 
-def build_docs(session: nox.Session) -> None:
+def build_docs(session: nox.Session, site: Path | None = None) -> None:
     """Build the documentation; a broken link is an error."""
-    site = Path(session.create_tmp()).resolve() / "site"
+    site = site or Path(session.create_tmp()).resolve() / "site"
     quiet = {"NO_MKDOCS_2_WARNING": "1"}  # the theme advertises its successor
     session.run("mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site), env=quiet)
 
 
 def run_tests(session: nox.Session, *coverage: str) -> None:
     """Run pytest: all tests but those of the page, or what is asked for."""
-    everything = ("--ignore=tests/test_page.py", "--durations=25", *coverage)
+    everything = ("--ignore=tests/test_page.py", "--ignore=tests/test_site.py", "--durations=25", *coverage)
     session.run("pytest", *PARALLEL, *(session.posargs or everything))
 
 
@@ -204,12 +212,27 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def formats(session: nox.Session) -> None:
+    """Write, read, cut, join and damage files of every format, with a hundred times the random examples."""
+    install(session, "ort", groups=("test",))
+    tests = [f"tests/test_{name}.py" for name in ("reading", "writing", "belongings", "places")]
+    session.run("pytest", *PARALLEL, "--examples-times=100", *tests, *session.posargs)
+
+
+@nox.session(default=False)
 def parity(session: nox.Session) -> None:
     """Compare with upstream's numbers at every length and both widths, and streams with the whole pass."""
     install(session, "ort", "export", groups=("test", "upstream"))
     session.install("--no-deps", UPSTREAM, "./benchmarks/upstream_plugin")
     tests = ("tests/test_parity.py", "tests/test_checkpoint.py", "tests/test_streaming.py::TestExactness")
     session.run("pytest", *tests, "--all-lengths", *session.posargs)
+
+
+@nox.session(name="stream-hours", default=False)
+def stream_hours(session: nox.Session) -> None:
+    """Run two hours of stream at every rate, fast-forward, for hours on a core: `nox -s stream-hours -- [HOURS]`."""
+    install(session, groups=("test",))
+    session.run("python", "benchmarks/stream_hours.py", *session.posargs)
 
 
 @nox.session(default=False, python=PYTHONS)
@@ -339,10 +362,37 @@ def page(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def site(session: nox.Session) -> None:
+    """Build documentation and page as a static site that denoises in the browser, into site/, and test that page.
+
+    Chromium has to be installed for the test. `nox -s site -- --runtime FILE` takes onnxruntime-web from a file.
+    """
+    install(session, "ort", "serve", groups=("docs", "test", "page"))
+    target = Path("site").resolve()
+    build_docs(session, target)
+    session.run("python", "scripts/build_site.py", str(target / "try"), *session.posargs)
+    session.run("pytest", "tests/test_site.py", env={"FRCRN_ACCEL_SITE": str(target / "try")})
+
+
+@nox.session(default=False)
 def serving(session: nox.Session) -> None:
     """Measure the server under load: `nox -s serving -- [--minutes 10]`."""
     install(session, "ort", "serve", groups=("serve",))
     session.run("python", "benchmarks/serving.py", *session.posargs)
+
+
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Send 90,000 mutated requests, messages and files to a server: `nox -s fuzz -- [--seed 0] [--files 50000]`."""
+    install(session, "ort", "serve", groups=("test",))
+    session.run("python", "scripts/fuzz.py", *session.posargs)
+
+
+@nox.session(default=False)
+def floods(session: nox.Session) -> None:
+    """Flood a server in six ways, and measure what another client notices: `nox -s floods -- [--seconds 60]`."""
+    install(session, "ort", "serve", groups=("test",))
+    session.run("python", "scripts/floods.py", *session.posargs)
 
 
 @nox.session(default=False)

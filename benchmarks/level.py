@@ -2,6 +2,9 @@
 
 `python benchmarks/level.py AUDIO_DIR`: AUDIO_DIR has dev/noisy, dev/clean and train/speech. The plain rule is the RMS
 of the samples above the mean power, as upstream's pipelines have it. Numbers are dB.
+
+What an event in a stream covers cannot be heard, whatever the rule. So its effect on a stream is also measured
+against the stream from which the audio under the event is cut out.
 """
 
 from __future__ import annotations
@@ -92,6 +95,11 @@ def events(rng: np.random.Generator, samples: int) -> Iterator[tuple[str, np.nda
     yield "telephone 3 s", placed(ring, 3), 6.0
     claps = rng.standard_normal(64_000) * (rng.random(64_000) < 0.02)
     yield "applause 4 s", placed(np.clip(claps, -1, 1), 3), 7.0
+    for decay_s in (0.1, 0.3, 0.6, 1.0):  # to a thousandth, as in the reverberation time
+        slam = rng.uniform(-1, 1, int(1.2 * decay_s * RATE_HZ))
+        slam *= 10 ** (-3 * np.arange(len(slam)) / RATE_HZ / decay_s)
+        for start_s in (0.0, 4.013):
+            yield f"slam of {decay_s:g} s at {start_s:g} s", placed(slam, start_s), start_s + 1.2 * decay_s
 
 
 def main() -> None:
@@ -102,6 +110,8 @@ def main() -> None:
     for name, change in (
         ("file", np.array([file(x) - plain_file(x) for _, x in found])),
         ("stream, median over time", np.array([np.median((stream(x) - plain_stream(x))[50:]) for _, x in found])),
+        ("plain stream, end, to the plain level", np.array([plain_stream(x)[-1] - plain_file(x) for _, x in found])),
+        ("stream, end, to that of the file", np.array([stream(x)[-1] - file(x) for _, x in found])),
     ):
         for kind in dict.fromkeys(kinds):
             of_kind = change[kinds == kind]
@@ -121,7 +131,8 @@ def main() -> None:
     x = speech[0] * np.repeat([1, 0.02], 5 * RATE_HZ).astype(np.float32)
     print(f"a shout, then a whisper 34 dB below: plain {plain_file(x):.1f}, now {file(x):.1f}")
     print("largest change of the level by an event at 0 dBFS; streams: from 1 s after it")
-    print("| event | speech, dBFS | file before | file | stream before | stream |\n|---|---|---|---|---|---|")
+    print("| event | speech, dBFS | file before | file | stream before | stream | stream, to the cut one |")
+    print("|---|---|---|---|---|---|---|")
     for name, event, over_s in events(np.random.default_rng(2), 10 * RATE_HZ):
         for level_db in (-20, -40, -52):
             changes = []
@@ -132,15 +143,19 @@ def main() -> None:
                 hops = quiet[: len(quiet) // HOP * HOP].reshape(-1, HOP)
                 spoken = 10 * np.log10(np.mean(hops**2, axis=1) + 1e-12) > plain_file(quiet) - 12
                 spoken[:later] = False
+                covered = event[: hops.size].reshape(hops.shape).any(axis=1)
+                found_db, cut_db = stream(loud), np.zeros(len(hops))
+                cut_db[~covered] = stream(hops[~covered].ravel())
                 changes.append(
                     [
                         plain_file(loud) - plain_file(quiet),
                         file(loud) - file(quiet),
                         np.max(np.abs((plain_stream(loud) - plain_stream(quiet))[spoken])),
-                        np.max(np.abs((stream(loud) - stream(quiet))[spoken])),
+                        np.max(np.abs((found_db - stream(quiet))[spoken])),
+                        np.max(np.abs((found_db - cut_db)[spoken & ~covered])),
                     ]
                 )
-            worst = np.array(changes)[np.abs(changes).argmax(axis=0), range(4)]
+            worst = np.array(changes)[np.abs(changes).argmax(axis=0), range(5)]
             print(f"| {name} | {level_db} | " + " | ".join(f"{value:.1f}" for value in worst) + " |", flush=True)
 
 

@@ -171,6 +171,32 @@ def corpus_speed(report: Report) -> str:
     return "\n".join([*lines, "", f"{what}, loading included. {report['machine']}."])
 
 
+def recognition(what: str) -> Callable[[Report], str]:
+    """Return a function that writes a row for each recognizer and treatment, see benchmarks/recognition.py.
+
+    Args:
+        what: "wer" for word error rates, "change" for their difference to the noisy speech.
+    """
+    sign = "+" if what == "change" else ""
+
+    def render(report: Report) -> str:
+        rows = [row for row in report["rows"] if what == "wer" or row["treatment"] != "noisy"]
+        snrs = list(dict.fromkeys(row["snr_db"] for row in rows))
+        heads = [f"{snr:g} dB" if snr is not None else "no noise" for snr in snrs]
+        lines = [f"| | {' | '.join(heads)} |", "|---" * (len(snrs) + 1) + "|"]
+        for name in dict.fromkeys((row["recognizer"], row["treatment"]) for row in rows):
+            found = {row["snr_db"]: row[what] for row in rows if (row["recognizer"], row["treatment"]) == name}
+            cells = [
+                f"{found[snr][0]:{sign}.1f} ({found[snr][1]:{sign}.1f} to {found[snr][2]:{sign}.1f})" for snr in snrs
+            ]
+            lines.append(f"| {name[0]}: {name[1]} | {' | '.join(cells)} |")
+        sentences = {row["recognizer"]: row["sentences"] for row in rows}
+        counts = ", ".join(f"{name} {count}" for name, count in sentences.items())
+        return "\n".join([*lines, "", f"{report['model']} on `ort`; sentences: {counts}."])
+
+    return render
+
+
 # For each section: its report, and the function that writes it.
 SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "speed-released": ("speed-released.json", speed(FEW_COLUMNS, with_notes=False)),
@@ -189,6 +215,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "streams-small": ("streams-small.json", streams_speed),
     "streams-released": ("streams-released.json", streams_speed),
     "corpus-speed": ("corpus-speed.json", corpus_speed),
+    "recognition": ("recognition.json", recognition("wer")),
+    "recognition-change": ("recognition.json", recognition("change")),
 }
 
 

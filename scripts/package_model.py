@@ -21,7 +21,7 @@ from frcrn_accel.export import export_model
 from frcrn_accel.models import STEP, VARIANT_METHODS, known_models
 from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
 from frcrn_accel.prepare import prepare_step
-from frcrn_accel.quantize import CALIBRATION_AUDIO, MAX_RESCUED, METHODS, quantize_model
+from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, Source, quantize_model
 
 FOLDER = Path(frcrn_accel.models.__file__).parent
 
@@ -49,12 +49,11 @@ def main() -> None:
     entry["checkpoint_sha256"] = report.model.metadata.checkpoint_sha256
     entry["model_sha256"] = sha256_of(report.model.path)
     entry["variants"] = {}
+    source = Source(report.model)
     for method in VARIANT_METHODS:
         path = FOLDER / "data" / f"{options.name}.{method}.onnx"
         calibration = CALIBRATION_AUDIO if METHODS[method].needs_calibration else None
-        quantized = quantize_model(
-            report.model.path, path, method, calibration=calibration, max_rescued=MAX_RESCUED, overwrite=True
-        )
+        quantized = quantize_model(source, path, method, calibration=calibration, overwrite=True)
         entry["variants"][method] = quantized.output_sha256
         kept = ", ".join(quantized.kept_float) or "nothing"
         print(f"{path}: {quantized.output_bytes} bytes, {quantized.verdict}, {kept} in float")

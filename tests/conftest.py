@@ -26,13 +26,14 @@ import numpy as np
 import soundfile
 from filelock import FileLock
 
+from example_counts import load_profile
 from frcrn_accel import Denoiser, ModelFile
 from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, find_model
 from frcrn_accel.network.topology import Config
 from frcrn_accel.testing import FunctionBackend, random_weights
 
 if TYPE_CHECKING:
-    from frcrn_accel.quantize import QuantizeReport
+    from frcrn_accel.quantize import QuantizeReport, Source
 
 REPOSITORY = Path(__file__).parents[1]
 DEV_AUDIO = REPOSITORY.parent / "shared" / "audio" / "dev"
@@ -60,11 +61,18 @@ clip_s = 0.5
 """
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> Path:
+    """A folder that all processes of the tests share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
+def own_cache(shared_folder):
     """A cache folder that goes with the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CACHE_DIR_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        patch.setenv(CACHE_DIR_VARIABLE, str(shared_folder / "cache"))
         yield
 
 
@@ -106,7 +114,16 @@ def tiny(tmp_path_factory) -> ModelFile:
 
 
 @pytest.fixture(scope="session")
-def quantized_once(tmp_path_factory) -> Callable[..., QuantizeReport]:
+def packaged_source() -> Source:
+    """The packaged model, whose outputs and scores on the gate audio are the same for all tests of a process."""
+    pytest.importorskip("onnxruntime")
+    from frcrn_accel.quantize import Source
+
+    return Source(find_model(DEFAULT_MODEL))
+
+
+@pytest.fixture(scope="session")
+def quantized_once(shared_folder) -> Callable[..., QuantizeReport]:
     """Quantize the packaged model with the packaged audio: once a run, for all files and processes of the tests.
 
     The function takes a method and the layers that stay in float. The gate measures SI-SDR only, as it does without
@@ -116,12 +133,8 @@ def quantized_once(tmp_path_factory) -> Callable[..., QuantizeReport]:
     pytest.importorskip("onnxruntime")
     from frcrn_accel.quantize import CALIBRATION_AUDIO, quantize_model
 
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # shared by all workers
-
     def quantized(method: str, *keep_float: str) -> QuantizeReport:
-        path = folder / "-".join(["quantized", method, *keep_float])
+        path = shared_folder / "-".join(["quantized", method, *keep_float])
         saved = path.with_name(f"{path.name}.report")
         with FileLock(f"{path}.lock"), pytest.MonkeyPatch.context() as patch:
             if not saved.exists():
@@ -183,8 +196,9 @@ def denoiser() -> Denoiser:
     return Denoiser(backend="ort")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Make a process what the tests take it to be, however they were started."""
+    load_profile(config.getoption("examples_times"))
     # A shell starts what is to run in the background with Ctrl-C ignored, and so would be all that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):  # ignored below nohup
@@ -192,6 +206,7 @@ def pytest_configure() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--examples-times", type=int, default=1, metavar="N", help="N times the random examples")
     parser.addoption("--all-lengths", action="store_true", help="exactness at every length and both sizes")
     parser.addoption("--alone", metavar="EXTRA", help="run test_alone.py: this extra is installed without the others")
 

@@ -12,7 +12,7 @@ import numpy as np
 from frcrn_accel import ModelFile, Session
 from frcrn_accel.testing import FunctionBackend
 
-__all__ = ["FIRST", "MARK", "DyingBackend", "DyingOnceBackend", "DyingWhenLoadedBackend"]
+__all__ = ["FIRST", "MARK", "DyingBackend", "DyingOnceBackend", "DyingWhenLoadedBackend", "EndingBackend"]
 
 LONG_SAMPLES = 32_000  # audio of this length and more kills them
 MARK = "FRCRN_ACCEL_TEST_MARK"
@@ -64,3 +64,23 @@ class DyingWhenLoadedBackend(FunctionBackend):
         if os.environ[FIRST] != str(os.getpid()):
             die()
         return super().load(model, threads)
+
+
+def ending(audio: np.ndarray) -> np.ndarray:
+    """Crash on audio of about 2 s, and stop on longer audio once: see `dying_once`."""
+    if audio.shape[-1] >= 2 * LONG_SAMPLES:
+        if Path(os.environ[MARK]).exists():
+            Path(os.environ[MARK]).unlink()
+            os.kill(os.getpid(), signal.SIGSTOP)
+    elif audio.shape[-1] >= LONG_SAMPLES:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return audio.copy()
+
+
+class EndingBackend(FunctionBackend):
+    """Crashes on long audio, and stops on longer audio once."""
+
+    name: ClassVar[str] = "ending"
+
+    def __init__(self) -> None:
+        super().__init__(ending)

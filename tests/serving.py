@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import logging
 import queue
@@ -21,11 +22,14 @@ import soundfile
 from delaying import DelayingBackend
 from frcrn_accel import Denoiser, Session, Windowing
 from frcrn_accel.batching import BatchingSession
+from frcrn_accel.processes import FileProcesses
 from frcrn_accel.serve import Limits, Service, create_app, listen
 from frcrn_accel.serve.server import Server
 
 __all__ = ["GatedBackend", "Running", "gated_denoiser", "running", "sound_file", "wav"]
 
+_PROCESSES = FileProcesses()  # of all servers of these tests: starting one takes half a second
+atexit.register(_PROCESSES.close)
 _FOLDER = tempfile.TemporaryDirectory(prefix="frcrn-accel-tests-")
 
 
@@ -120,7 +124,7 @@ def running(
     tempfile.tempdir = str(folder)
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    service = Service(denoiser, limits)
+    service = Service(denoiser, limits, processes=_PROCESSES)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     server = Server(create_app(service, **options), service, trusted_proxies)

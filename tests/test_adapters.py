@@ -700,15 +700,17 @@ class TestLiveKit:
         np.testing.assert_array_equal(found[:, dry:], delayed(audio, late)[:, dry:])
 
     def test_in_an_audio_stream(self, rtc, make, denoiser, noisy) -> None:
-        """With a real LiveKit track, in real time, and the packaged model."""
+        """With a real LiveKit track, in real time, and the packaged model: the stream of the frames that arrived."""
         pcm = (noisy[RATE : 2 * RATE] * 32767).astype(np.int16)
         stream = denoiser.stream(RATE)
+        arrived: list[np.ndarray] = []
 
         def patient(processor):
-            """Make each frame wait for its result, so that none is late on a busy machine."""
+            """Make each frame wait for its result, so that none is late on a busy machine, and keep what it was."""
             process = processor._process
 
             def process_and_settle(frame):
+                arrived.append(np.array(frame.data))
                 out = process(frame)
                 processor.wait()
                 return out
@@ -730,9 +732,11 @@ class TestLiveKit:
 
             speaking = asyncio.create_task(speak())
             found = []
+            heard_s = 0.0  # since the first frame of the speech: LiveKit begins with silence of its own
             async for event in audio_stream:
                 found.append(np.asarray(event.frame.data))
-                if len(found) == 160:
+                heard_s += 0.01 if heard_s or found[-1].any() else 0.0
+                if heard_s >= 1.2:
                     break
             speaking.cancel()
             await audio_stream.aclose()
@@ -740,14 +744,13 @@ class TestLiveKit:
             assert processor._process(frame) is frame
             return np.concatenate(found), processor.late_s
 
-        found, late_s = asyncio.run(run())
+        found, late_s = asyncio.run(asyncio.wait_for(run(), 60))
         assert late_s == 0
-        expected = np.frombuffer(stream.process(pcm.tobytes() + bytes(2 * RATE)), np.int16)
-        # The track may begin with frames of silence of its own.
-        offset = round(0.04 * RATE)
-        length = RATE
-        best = min(range(0, 3201, FRAME), key=lambda shift: _distance(found, expected, offset + shift, length))
-        assert _distance(found, expected, offset + best, length) <= 1
+        # A busy machine loses frames in LiveKit itself, before the processor: they are in neither.
+        expected = np.frombuffer(stream.process(np.concatenate(arrived).tobytes()), np.int16)
+        headroom = round(0.04 * RATE)
+        length = len(found) - headroom
+        assert np.abs(found[headroom:].astype(int) - expected[:length]).max() <= 1
         assert np.abs(expected[:length].astype(int)).max() > 500
 
     def test_another_track_is_another_signal(self, rtc, make, half) -> None:
@@ -863,10 +866,6 @@ class TestCalls:
         switched[slice(*peaks)] //= 2
         call.add(switched, RATE, 0.0, RATE)
         assert call.clicks == 2
-
-
-def _distance(found: np.ndarray, expected: np.ndarray, shift: int, length: int) -> int:
-    return int(np.abs(found[shift : shift + length].astype(int) - expected[:length]).max())
 
 
 def missing(adapter: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:

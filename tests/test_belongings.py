@@ -10,10 +10,11 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from coded import decode, noise, source, write
+from example_counts import few
 from frcrn_accel import Denoiser
 from frcrn_accel.errors import AudioWarning
 from frcrn_accel.files import open_audio
@@ -69,7 +70,7 @@ characters = st.characters(exclude_categories=("Cs", "Cc", "Cn"), exclude_charac
 texts = st.text(characters, min_size=1, max_size=40).map(str.strip).filter(bool)
 free_names = st.from_regex(r"[A-Z][A-Z0-9]{4,11}", fullmatch=True).map(lambda name: f"X-{name}")
 tags = st.dictionaries(st.one_of(st.sampled_from(NAMES), free_names), texts, max_size=6)
-slow = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+slow = few(6)
 
 
 def round_trip(path: Path, belongings: Belongings) -> tuple[Belongings, list[str]]:
@@ -262,7 +263,7 @@ class TestChunks:
             assert container.metadata["time_reference"] == str(TIME_REFERENCE)
 
     @pytest.mark.parametrize("suffix", [".rf64", ".w64", ".wav"])
-    @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @few(10)
     @given(
         chunks=st.lists(st.tuples(st.sampled_from(CHUNK_NAMES), st.binary(max_size=301)), max_size=6),
         samples=st.integers(1, 500),
@@ -305,7 +306,7 @@ class TestChunks:
         content=st.binary(max_size=400),
         start=st.sampled_from([b"RIFF\0\0\0\0WAVE", b"FORM\0\0\0\0AIFF", b"caff\0\1\0\0"]),
     )
-    @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @few(200)
     def test_any_bytes_are_read_or_left_out(self, tmp_path, content, start):
         (tmp_path / "a").write_bytes(start + content)
         chunks, _ = read_chunks(tmp_path / "a")
@@ -325,7 +326,7 @@ class TestLimits:
         assert warning.endswith("cannot hold it: X-LARGE")
         assert found.tags == {"title": "a"}
 
-    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @few(30)
     @given(
         where=st.floats(0, 1),
         cut=st.integers(1, 400),

@@ -22,7 +22,7 @@ import pytest
 import soundfile
 
 from dying import FIRST, MARK, DyingBackend, DyingOnceBackend, DyingWhenLoadedBackend
-from frcrn_accel import AudioError, CorpusError, Denoiser, __version__, cli
+from frcrn_accel import AudioError, CorpusError, Denoiser, cli
 from frcrn_accel.cli.corpus import job_progress
 from frcrn_accel.corpus import CorpusJob, CorpusReport, Entry, Shard, denoise_corpus
 from frcrn_accel.corpus.journal import Journal, part_name
@@ -110,7 +110,7 @@ def lines(out: Path) -> list[dict]:
 
 class TestInputs:
     def test_a_folder(self, tree, tmp_path):
-        found = read_inputs(str(tree), str(tmp_path))
+        found = read_inputs(str(tree), str(tmp_path)).recordings
         names = ["a/b/five.flac", "a/b/four.wav", "a/broken.wav", "a/three.MP3", "one.wav", "two.flac"]
         assert found == [Recording(str(tree / name), name) for name in names]
 
@@ -118,13 +118,13 @@ class TestInputs:
         for name in ("a.wav", "out/a.wav", "out/x/b.wav", "outer/c.wav"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(tmp_path / name, noisy[:100], 16_000)
-        found = read_inputs(str(tmp_path), str(tmp_path / "out"))
+        found = read_inputs(str(tmp_path), str(tmp_path / "out")).recordings
         assert [recording.output for recording in found] == ["a.wav", "outer/c.wav"]
 
     def test_a_list(self, tmp_path):
         path = tmp_path / "files.txt"
         path.write_bytes("\ufeffb/ü.wav\r\n\n/data/x.flac\ns3://bucket/k/y.ogg\nhttps://host/z.mp3?key=1\n".encode())
-        assert read_inputs(str(path), "out") == [
+        assert read_inputs(str(path), "out").recordings == [
             Recording(str(tmp_path / "b/ü.wav"), "b/ü.wav"),
             Recording("s3://bucket/k/y.ogg", "bucket/k/y.ogg"),
             Recording("/data/x.flac", "data/x.flac"),
@@ -134,7 +134,7 @@ class TestInputs:
     def test_a_manifest(self, tmp_path):
         path = tmp_path / "files.jsonl"
         path.write_text('{"input": "a.wav", "speaker": 3}\n{"input": "../b.wav", "output": "c/b.flac"}\n')
-        assert read_inputs(str(path), "out") == [
+        assert read_inputs(str(path), "out").recordings == [
             Recording(str(tmp_path / "a.wav"), "a.wav"),
             Recording(str(tmp_path / "../b.wav"), "c/b.flac"),
         ]
@@ -268,7 +268,7 @@ class TestJob:
             "replaces": False,
             "others": [],
             "settings": {
-                "version": __version__,
+                "version": "0.1.0",
                 "inputs": str(tree.resolve()),
                 "shard": "1/2",
                 "model": "frcrn-small",
@@ -463,7 +463,7 @@ class TestWorkersThatDie:
     def test_each_time(self, files, tmp_path):
         report = denoise(files, tmp_path / "out", options(DyingBackend), workers=2)
         assert report.done == 4
-        assert report.failed == {"long.wav": "its worker process died 3 times (out of memory?)"}
+        assert report.failed == {"long.wav": "its worker process died 3 times (killed by SIGKILL: out of memory?)"}
         assert list(digests(tmp_path / "out")) == ["a.wav", "b.wav", "y.wav", "z.wav"]
 
     def test_while_they_load(self, files, tmp_path, monkeypatch):
@@ -659,6 +659,7 @@ class TestCommand:
         assert first.startswith("frcrn-small on ort, fp32 (CPUExecutionProvider, 1 thread), 1 worker(s) x ")
         assert failed.startswith(f"failed: a/broken.wav: '{tree / 'a/broken.wav'}' ")
         assert last.startswith("5 of 6 files done, 1 failed, 2.2 s of audio in ")
+        assert last.endswith(", 1 not audio")
         values = json.loads((tmp_path / "r.json").read_text())
         assert (values["files"], values["done"], len(values["failed"])) == (6, 5, 1)
         assert values["real_time_factor"] == values["wall_s"] / values["audio_s"]

@@ -71,7 +71,7 @@ class TestStorageKeys:
         report = denoise(bucket, out, files_per_tar=per_tar)  # its processes do not see this memory: the rest fails
         assert {"../../../x.wav", "/abs.wav", "a/../../b.wav", "a//b.wav"} <= set(report.failed)
         assert {name for name in files(tmp_path) - before if not name.startswith("deep/er/out/")} == set()
-        recordings = read_inputs(bucket, str(out))
+        recordings = read_inputs(bucket, str(out)).recordings
         tasks = one_by_one(recordings) if per_tar is None else in_tars(recordings, per_tar, Shard())
         worker = Worker(Work(DenoiserOptions(backend=FunctionBackend(), threads=1), tmp_path))
         made = set()
@@ -109,14 +109,14 @@ class TestBadNames:
         for name in ("a.wav", ".corpus/b.wav", "sub/.corpus-3-of-16/task-1/c.wav"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(source.read_bytes())
-        assert [recording.output for recording in read_inputs(str(folder), "out")] == ["a.wav"]
+        assert [recording.output for recording in read_inputs(str(folder), "out").recordings] == ["a.wav"]
 
     @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
     def test_lists_end_lines_only_where_files_do(self, tmp_path: Path, character: str) -> None:
         for name, text in (("f.txt", f"a{character}b.wav\r\n"), ("f.jsonl", f'{{"input": "a{character}b.wav"}}\n')):
             (tmp_path / name).write_bytes(text.encode() * 1)
             if name == "f.txt" or character in "\u2028\u2029\x85":
-                (found,) = read_inputs(str(tmp_path / name), "out")
+                (found,) = read_inputs(str(tmp_path / name), "out").recordings
                 assert found.output == f"a{character}b.wav"
 
     def test_no_control_character_reaches_the_terminal(self) -> None:

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from frcrn_accel.cpu import available_cpus, busy_cpu_s
+from frcrn_accel.memory import available_memory_bytes
 
 
 @pytest.fixture
@@ -56,3 +57,60 @@ def test_busy_time_leaves_out_waiting(tmp_path):
     stat.write_text("nothing of the kind\n")
     assert busy_cpu_s(stat) is None
     assert busy_cpu_s(tmp_path / "no") is None
+
+
+class TestNestedGroups:
+    """systemd, Slurm and Kubernetes put a process below the group that has the quota."""
+
+    @staticmethod
+    def write(folder, files: dict[str, str]) -> None:
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text + "\n")
+
+    @pytest.mark.parametrize("depth", ["system.slice/job.scope", "system.slice", "system.slice/job.scope/inner"])
+    def test_version_2(self, affinity, tmp_path, depth):
+        self.write(
+            tmp_path,
+            {
+                "own": f"0::/{depth}",
+                "root/cpu.max": "max 100000",
+                "root/system.slice/cpu.max": "600000 100000",
+                "root/system.slice/job.scope/cpu.max": "300000 100000",
+                "root/system.slice/job.scope/inner/cpu.max": "max 100000",
+                "root/other.slice/cpu.max": "100000 100000",
+            },
+        )
+        assert available_cpus(tmp_path / "root", tmp_path / "own") == (6 if depth == "system.slice" else 3)
+
+    def test_version_1(self, affinity, tmp_path):
+        self.write(
+            tmp_path,
+            {
+                "own": "9:name=systemd:/user\n4:cpu,cpuacct:/slurm/job_7/step_0\n3:cpuset:/a\n0::/",
+                "root/cpu,cpuacct/cpu.cfs_quota_us": "-1",
+                "root/cpu,cpuacct/cpu.cfs_period_us": "100000",
+                "root/cpu,cpuacct/slurm/job_7/cpu.cfs_quota_us": "150000",
+                "root/cpu,cpuacct/slurm/job_7/cpu.cfs_period_us": "100000",
+                "root/cpu,cpuacct/a/cpu.cfs_quota_us": "50000",
+                "root/cpu,cpuacct/a/cpu.cfs_period_us": "100000",
+            },
+        )
+        assert available_cpus(tmp_path / "root", tmp_path / "own") == 2
+
+    @pytest.mark.parametrize("own", ["", "0", "0::", "0::/gone/../..", "x:cpu", "\n\n:::"])
+    def test_odd_files(self, affinity, tmp_path, own):
+        self.write(tmp_path, {"own": own, "root/cpu.max": "400000 100000"})
+        assert available_cpus(tmp_path / "root", tmp_path / "own") == 4
+
+    def test_memory(self, tmp_path):
+        self.write(
+            tmp_path,
+            {
+                "own": "0::/job",
+                "meminfo": "MemAvailable:  9000 kB",
+                "root/job/memory.max": "5000000",
+                "root/job/memory.current": "1000000",
+            },
+        )
+        assert available_memory_bytes(tmp_path / "root", tmp_path / "meminfo", tmp_path / "own") == 4_000_000

@@ -381,6 +381,12 @@ class TestGpu:
         assert found.devices == (GpuDevice("NVIDIA H100 80GB HBM3", 85_521, "9.0"),)
         assert nvml.shut_down == 1
 
+    def test_without_the_package(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pynvml", None)
+        found = examine_gpu()
+        assert (found.driver, found.devices) == (None, ())
+        assert found.problem == "not examined: pip install nvidia-ml-py, which the extras for GPUs bring"
+
     def test_no_gpu(self, monkeypatch):
         nvml = FakeNvml(fails="nvmlInit")
         monkeypatch.setitem(sys.modules, "pynvml", nvml)

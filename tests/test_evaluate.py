@@ -4,8 +4,10 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile
 
 from frcrn_accel import AudioError, MissingExtraError
+from frcrn_accel.cli import main
 from frcrn_accel.quality import (
     MAX_AGREEMENT_DB,
     Scorer,
@@ -179,9 +181,33 @@ def test_pesq_of_no_speech_is_a_clear_error():
 
 
 @pytest.mark.parametrize(
-    ("metric", "package", "signals"), [(pesq_wb, "pesq", 2), (stoi, "pystoi", 2), (dnsmos, "speechmos", 1)]
+    ("metric", "package", "extra", "signals"),
+    [(pesq_wb, "pesq", "pesq", 2), (stoi, "pystoi", "eval", 2), (dnsmos, "speechmos", "eval", 1)],
 )
-def test_a_missing_package_is_one_clear_error(monkeypatch, metric, package, signals):
+def test_a_missing_package_is_one_clear_error(monkeypatch, metric, package, extra, signals):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'frcrn-accel\[eval\]'"):
+    with pytest.raises(MissingExtraError, match=rf"pip install 'frcrn-accel\[{extra}\]'"):
         metric(*[np.ones(10)] * signals)
+
+
+def test_without_pesq_the_rest_is_scored_and_it_says_so(monkeypatch, tmp_path, capsys):
+    """Its package has no wheels, so it may be the only one that is missing."""
+    pytest.importorskip("pystoi")
+    pytest.importorskip("speechmos")
+    monkeypatch.setitem(sys.modules, "pesq", None)
+    speech = np.random.default_rng(0).uniform(-0.5, 0.5, 32_000) * (np.arange(32_000) % 8_000 < 4_000)
+    for folder, audio in (("clean", speech), ("noisy", speech + 0.01)):
+        (tmp_path / folder).mkdir()
+        for name in ("a.wav", "b.wav"):
+            soundfile.write(tmp_path / folder / name, audio, 16_000)
+    monkeypatch.setattr(sys, "argv", ["frcrn-accel", "evaluate", str(tmp_path), "--processes", "1"])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    out, err = capsys.readouterr()
+    assert exit_.value.code == 0
+    assert "DNSMOS OVRL" in out
+    assert "STOI" in out
+    assert "PESQ" not in out
+    (line,) = [line for line in err.splitlines() if "not scored" in line]
+    assert line.startswith("not scored: all recordings: PESQ-WB: PESQ needs more packages")
+    assert line.endswith("pip install 'frcrn-accel[pesq]'")

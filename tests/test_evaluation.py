@@ -67,7 +67,7 @@ class TestEvaluation:
         options = DenoiserOptions(backend="ort")
         clips = read_clips(pairs, RATE)
         two = evaluate_clips(clips, options, processes=2, progress=lambda *step: calls.append(step))
-        assert calls == [("evaluate", 1, 2), ("evaluate", 2, 2)]
+        assert calls == [("evaluate", 0, 2), ("evaluate", 1, 2), ("evaluate", 2, 2)]
         assert two.scores == evaluate_clips(clips, options, processes=1).scores
         assert two.backend == "ort"
         assert two.scores[0].denoised["PESQ-WB"] > two.scores[0].noisy["PESQ-WB"]
@@ -145,7 +145,7 @@ def test_json_has_every_score(pairs):
     content = json.loads(json.dumps(found.to_json()))
     assert list(content) == ["model", "backend", "precision", "device", "summary", "clips"]
     assert list(content["summary"]) == METRICS
-    assert list(content["summary"]["STOI"]) == ["clips", "noisy", "denoised", "change"]
+    assert list(content["summary"]["STOI"]) == ["clips", "noisy", "denoised", "change", "not_scored"]
     assert content["clips"][1]["name"] == "b.wav"
     assert content["clips"][1]["noisy"]["STOI"] == found.scores[1].noisy["STOI"]
     assert len(content["summary"]["STOI"]["noisy"]["interval"]) == 2

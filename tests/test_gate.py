@@ -10,11 +10,13 @@ import soundfile
 
 from frcrn_accel import AudioError, BackendUnavailable, EngineError, QuantizeError
 from frcrn_accel.backends.ort import OrtBackend
-from frcrn_accel.models import ModelFile, find_model, read_weights
+from frcrn_accel.models import ModelFile, read_weights
 from frcrn_accel.quality.clips import read_clips
 from frcrn_accel.quantize import CALIBRATION_AUDIO, GATE_AUDIO, GateThresholds
-from frcrn_accel.quantize.gate import compare, measure_sensitivity
+from frcrn_accel.quantize.gate import compare
 from frcrn_accel.quantize.recordings import digest_of, model_inputs
+from frcrn_accel.quantize.reference import Reference
+from frcrn_accel.quantize.sensitivity import Sensitivity
 from frcrn_accel.testing import FunctionBackend
 
 pytest.importorskip("onnxruntime")
@@ -47,8 +49,8 @@ def quiet(what: str, done: int, total: int) -> None:
 
 
 def run(model, backend, folder, thresholds=None, progress=quiet):
-    found = read_clips(folder, 16_000)
-    return compare(model, model, backend, found, thresholds or GateThresholds(), progress)
+    reference = Reference(model, read_clips(folder, 16_000))
+    return compare(reference, model, backend, thresholds or GateThresholds(), progress)
 
 
 class TestCompare:
@@ -97,11 +99,12 @@ class TestCompare:
             assert report.measures[0].note == "on a.wav: the engine returned NaN or infinity for finite audio"
             assert (report.clips, report.speedup) == ((), None)
 
-    def test_pesq_and_dnsmos_against_the_source(self):
+    def test_pesq_and_dnsmos_against_the_source(self, packaged_source):
         """The packaged model and one that does nothing, on the packaged audio."""
         pytest.importorskip("pesq")
         pytest.importorskip("speechmos")
-        report = run(find_model("frcrn-small"), Identity, GATE_AUDIO)
+        reference = packaged_source.reference(GATE_AUDIO)
+        report = compare(reference, packaged_source.model, Identity, GateThresholds(), quiet)
         _, pesq, dnsmos = report.measures
         for measure, drop in ((pesq, -20), (dnsmos, -0.1)):
             assert measure.passed is False
@@ -121,32 +124,62 @@ class TestCompare:
             run(tiny, Unavailable, short_audio)
 
 
+class Noisy(OrtBackend):
+    """Adds the noise of each group that is quantized; the name of a model has their levels."""
+
+    def load(self, model, threads):
+        session = super().load(model, threads)
+        run, levels = session.run, [float(level) for level in model.metadata.name.split()]
+
+        def noisy(audio):
+            out = run(audio)
+            noise = sum(
+                level * np.random.default_rng(seed).standard_normal(out.shape) for seed, level in enumerate(levels)
+            )
+            return out + (np.std(out) * noise).astype(np.float32)
+
+        session.run = noisy
+        return session
+
+
 class TestSensitivity:
+    def of(self, tiny, short_audio, levels, backend=Noisy):
+        """Measure a model whose groups have errors of these levels; also return the sets that were measured."""
+        measured = []
+
+        def build_only(groups):
+            measured.append(tuple(groups))
+            names = [str(level if group in groups else 0) for group, level in levels.items()]
+            return dataclasses.replace(tiny, metadata=dataclasses.replace(tiny.metadata, name=" ".join(names)))
+
+        reference = Reference(tiny, read_clips(short_audio, 16_000)[:1])
+        return Sensitivity(reference, build_only, backend, quiet), measured
+
     def test_the_group_that_costs_most_comes_first(self, tiny, short_audio):
-        """Noise stands for the error of each group; the backend adds it at the level of the group."""
         levels = {"a": 0.01, "b": 0.1, "c": 0.001}
-
-        class Noisy(OrtBackend):
-            def load(self, model, threads):
-                session = super().load(model, threads)
-                run, level = session.run, levels[model.metadata.name]
-                rng = np.random.default_rng(0)
-                session.run = lambda audio: (
-                    lambda out: out + (level * np.std(out) * rng.standard_normal(out.shape)).astype(np.float32)
-                )(run(audio))
-                return session
-
-        def build_only(group):
-            return dataclasses.replace(tiny, metadata=dataclasses.replace(tiny.metadata, name=group))
-
-        found = read_clips(short_audio, 16_000)[:1]
-        costs = measure_sensitivity(tiny, list(levels), build_only, Noisy, found, quiet)
+        sensitivity, _ = self.of(tiny, short_audio, levels)
+        costs = sensitivity.all(list(levels))
         assert [cost.group for cost in costs] == ["b", "a", "c"]
         assert [cost.si_sdr_db for cost in costs] == pytest.approx([20, 40, 60], abs=1)
+        assert list(sensitivity.worst(list(levels), 20)) == list(costs)
+
+    def test_the_worst_are_found_by_halves(self, tiny, short_audio):
+        levels = {f"g{i}": 0.001 for i in range(16)} | {"g5": 0.1, "g12": 0.03}
+        sensitivity, measured = self.of(tiny, short_audio, levels)
+        worst = sensitivity.worst(list(levels), 19)
+        assert next(worst).group == "g5"
+        assert len(measured) == 8  # two for each of the four times that a set is split
+        assert next(worst).group == "g12"
+        assert len(measured) == 14
+        assert len(list(worst)) == 14
+
+    def test_no_groups(self, tiny, short_audio):
+        sensitivity, measured = self.of(tiny, short_audio, {})
+        assert list(sensitivity.worst([], 30)) == measured == []
 
     def test_a_group_that_breaks_it_costs_most(self, tiny, short_audio):
-        found = read_clips(short_audio, 16_000)[:1]
-        (cost,) = measure_sensitivity(tiny, ["x"], lambda group: tiny, NotANumber, found, quiet)
+        sensitivity, _ = self.of(tiny, short_audio, {"x": 0}, NotANumber)
+        (cost,) = sensitivity.all(["x"])
         assert cost.si_sdr_db == -120
 
 

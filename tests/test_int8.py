@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import shutil
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from frcrn_accel.models import (
 from frcrn_accel.network.topology import FRAME_SAMPLES, HOP_SAMPLES, stft_window
 from frcrn_accel.prepare import prepare
 from frcrn_accel.quality import si_sdr_db
+from frcrn_accel.quantize import quantizer
 from frcrn_accel.testing import BackendConformance
 
 
@@ -43,6 +45,13 @@ def cache_folder(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
     monkeypatch.setenv(CACHE_DIR_VARIABLE, str(folder))
     return folder
+
+
+@pytest.fixture
+def short_gate(short_audio, no_eval, monkeypatch):
+    """Gate on two short clips by SI-SDR: these tests are about files, not about measures."""
+    monkeypatch.setattr(quantizer, "GATE_AUDIO", short_audio)
+    return short_audio
 
 
 @pytest.fixture
@@ -97,7 +106,7 @@ class TestVariants:
         with pytest.raises(ModelError, match=r"damaged\.onnx' is damaged: reinstall"):
             prepare(model, OrtDynamicInt8Backend())
 
-    def test_a_model_is_quantized_once(self, tiny, cache_folder, caplog):
+    def test_a_model_is_quantized_once(self, tiny, cache_folder, short_gate, caplog):
         pytest.importorskip("onnx")
         assert ready_variant(tiny, "dynamic") is None
         with caplog.at_level(logging.INFO, logger="frcrn_accel"):
@@ -116,11 +125,11 @@ class TestVariants:
         again = prepare(tiny, OrtDynamicInt8Backend())
         assert again.path.read_bytes() == content
 
-    def test_two_processes_make_it_at_once(self, tiny, cache_folder):
+    def test_two_processes_make_it_at_once(self, tiny, cache_folder, short_audio):
         pytest.importorskip("onnx")
         context = multiprocessing.get_context("spawn")
         with context.Pool(2) as pool:
-            paths = pool.map(_quantize, [tiny.path, tiny.path])
+            paths = pool.map(partial(_quantize, short_audio), [tiny.path, tiny.path])
         assert paths[0] == paths[1]
         assert [path.name for path in cache_folder.iterdir()] == [paths[0].name]
         assert ModelFile.open(paths[0]).metadata.method == "dynamic"
@@ -130,7 +139,7 @@ class TestVariants:
         with pytest.raises(ModelError, match=r"not been calibrated for backend 'ort-static-int8': give a folder"):
             Denoiser(tiny.path, backend="ort-static-int8")
 
-    def test_static_with_calibration(self, tiny, cache_folder, noisy):
+    def test_static_with_calibration(self, tiny, cache_folder, short_gate, noisy):
         pytest.importorskip("onnx")
         from frcrn_accel.quantize import CALIBRATION_AUDIO
 
@@ -200,7 +209,8 @@ def test_a_cpu_without_exact_products_is_refused(monkeypatch):
     resolve_backend("ort")
 
 
-def _quantize(path):
+def _quantize(gate_audio, path):
     with pytest.MonkeyPatch.context() as patch:
         without_eval(patch)
+        patch.setattr(quantizer, "GATE_AUDIO", gate_audio)
         return prepare(ModelFile.open(path), OrtDynamicInt8Backend()).path

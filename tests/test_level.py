@@ -7,6 +7,7 @@ import pytest
 
 from frcrn_accel.audio import measure_levels
 from frcrn_accel.streaming.level import RunningLevel
+from frcrn_accel.streaming.offset import RunningOffset
 
 RATE_HZ = 16_000
 HOP = 320
@@ -33,7 +34,8 @@ def file_db(x: np.ndarray) -> float:
 
 
 def stream_db(x: np.ndarray) -> np.ndarray:
-    gains, _ = RunningLevel.silent(1, 1000).update(x[: len(x) // HOP * HOP].reshape(1, -1, HOP))
+    hops, _ = RunningOffset.none(1).taken_out(x[: len(x) // HOP * HOP].reshape(1, -1, HOP))
+    gains, _ = RunningLevel.silent(1, 1000).update(hops)
     return -25 - 20 * np.log10(gains[0])
 
 
@@ -94,3 +96,79 @@ def test_the_level_scales_with_the_signal():
     x = speech(5, -25)
     for gain in (1e-4, 10.0):
         assert file_db(x * np.float32(gain)) == pytest.approx(file_db(x) + 20 * np.log10(gain), abs=1e-3)
+
+
+def plain_stream_db(x: np.ndarray) -> np.ndarray:
+    """Return the level after each hop by the rule of 0.1.0, in which everything counts."""
+    sums, levels = np.zeros(4), []
+    for hop in x[: len(x) // HOP * HOP].reshape(-1, HOP).astype(np.float64) ** 2:
+        sums[:2] = 0.999 * sums[:2] + [hop.sum(), HOP]
+        active = hop[hop > sums[0] / sums[1]]
+        sums[2:] = 0.999 * sums[2:] + [active.sum(), len(active)]
+        levels.append(max(sums[2] / max(sums[3], 1), sums[0] / sums[1]))
+    return 10 * np.log10(levels)
+
+
+@pytest.mark.parametrize("level_db", [-20, -52])
+def test_on_speech_alone_a_stream_has_the_level_of_the_plain_rule(level_db):
+    x = speech(8, level_db)
+    x[3 * RATE_HZ : 6 * RATE_HZ] *= 1e-3  # a long pause
+    assert np.abs(stream_db(x) - plain_stream_db(x))[100:].max() < 0.5
+
+
+@pytest.mark.parametrize("level_db", [-20, -52])
+@pytest.mark.parametrize("ms", [20, 100, 500])
+@pytest.mark.parametrize("start_s", [0.0, 4.0])
+def test_a_burst_in_a_stream_is_as_if_it_had_never_been(level_db, ms, start_s):
+    x = speech(8, level_db)
+    first, last = int(start_s * RATE_HZ), int(start_s * RATE_HZ) + ms * 16
+    loud = x.copy()
+    loud[first:last] += np.random.default_rng(1).uniform(-1, 1, ms * 16).astype(np.float32)
+    cut_db = stream_db(np.concatenate([x[:first], x[last:]]))
+    assert np.abs(stream_db(loud)[last // HOP + 50 :] - cut_db[first // HOP + 50 :]).max() < 0.5
+
+
+def test_a_word_in_a_quiet_room_is_the_signal_of_a_stream_too():
+    x = (1e-4 * np.random.default_rng(3).standard_normal(6 * RATE_HZ)).astype(np.float32)
+    x[RATE_HZ : RATE_HZ + 4800] += speech(0.3, -20)
+    assert np.abs(stream_db(x) - plain_stream_db(x))[2 * 50 :].max() < 0.5
+
+
+def test_a_slam_that_dies_away_hardly_counts():
+    x = speech(8, -45)
+    slam = np.random.default_rng(4).uniform(-1, 1, int(0.36 * RATE_HZ))
+    slam *= 10 ** (-np.arange(len(slam)) / (0.1 * RATE_HZ))
+    loud = x.copy()
+    loud[4 * RATE_HZ :][: len(slam)] += slam.astype(np.float32)
+    assert np.abs(stream_db(loud) - stream_db(x))[int(5.4 * 50) :].max() < 1
+    assert abs(file_db(loud) - file_db(x)) < 1
+
+
+class TestOffset:
+    def test_without_one_the_signal_stays_to_the_bit(self):
+        hops = speech(3, -25).reshape(1, -1, HOP)
+        found, _ = RunningOffset.none(1).taken_out(hops)
+        assert found is hops
+
+    @pytest.mark.parametrize("hz", [20, 50, 80, 113])
+    def test_a_low_tone_is_no_offset(self, hz):
+        for phase in np.linspace(0, 2 * np.pi, 9):
+            tone = np.sin(2 * np.pi * hz * np.arange(2 * RATE_HZ) / RATE_HZ + phase).astype(np.float32)
+            hops = tone.reshape(1, -1, HOP)
+            assert RunningOffset.none(1).taken_out(hops)[0] is hops
+
+    def test_it_is_taken_out_of_its_channel_without_a_step(self):
+        x = np.stack([speech(4, -30, 1), speech(4, -30, 2)])
+        moved = x + np.array([[0.3], [0]], np.float32)
+        found, after = RunningOffset.none(2).taken_out(moved.reshape(2, -1, HOP))
+        assert np.abs(found.reshape(2, -1) - x)[0, RATE_HZ:].max() < 0.01
+        np.testing.assert_array_equal(found.reshape(2, -1)[1], x[1])
+        assert np.abs(np.diff(found.reshape(2, -1) - moved)).max() < 1e-3
+        assert after.offsets == pytest.approx([0.3, 0], abs=0.01)
+
+    def test_cuts_change_nothing(self):
+        hops = (speech(2, -30) + np.float32(0.2)).reshape(1, -1, HOP)
+        at_once, _ = RunningOffset.none(1).taken_out(hops)
+        first, offset = RunningOffset.none(1).taken_out(hops[:, :7])
+        second, _ = offset.taken_out(hops[:, 7:])
+        np.testing.assert_array_equal(np.concatenate([first, second], axis=1), at_once)

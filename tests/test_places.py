@@ -12,12 +12,14 @@ import sys
 import threading
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from example_counts import few
 from frcrn_accel import cli
 from frcrn_accel.atomic import remove_leftovers, replacing
 from frcrn_accel.cli.output import printable
@@ -89,6 +91,23 @@ class TestNames:
         assert run("denoise", tmp_path / "talk")[0] == 0
         assert soundfile.info(tmp_path / "talk.denoised.wav").format == "WAV"
 
+    def test_a_format_that_is_not_written_becomes_the_nearest(self, run, talk, tmp_path):
+        """AVI is read only: its PCM becomes FLAC, and no output replaces that of another input."""
+        with av.open(str(tmp_path / "talk.avi"), "w", format="avi") as film:
+            stream = film.add_stream("pcm_s16le", rate=16_000, layout="mono")
+            frame = av.AudioFrame.from_ndarray(np.full((1, 1_600), 99, np.int16), format="s16", layout="mono")
+            frame.sample_rate = 16_000
+            film.mux(stream.encode(frame))
+        code, err = run("denoise", tmp_path / "talk.avi", "-o", f"{tmp_path}/out/")
+        assert (code, names_in(tmp_path / "out")) == (0, ["talk.flac"]), err
+        soundfile.write(tmp_path / "talk.flac", soundfile.read(talk)[0], 16_000)
+        code, err = run(
+            "denoise", tmp_path / "talk.avi", tmp_path / "talk.flac", "-o", f"{tmp_path}/both/", "--overwrite"
+        )
+        assert (code, names_in(tmp_path / "both")) == (1, ["talk.flac"])
+        assert "would both become" in err
+        assert soundfile.info(tmp_path / "both" / "talk.flac").frames == 1_600
+
     def test_an_ascii_terminal(self, talk, tmp_path):
         source = talk.rename(tmp_path / "Käse.wav")
         environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
@@ -133,7 +152,7 @@ class TestFolders:
             pytest.skip("this user may read everything")
         assert [item.is_error for item in scan_folder(tmp_path).left_out] == [True]
 
-    @settings(max_examples=50, deadline=None)
+    @few(50)
     @given(
         st.lists(
             st.tuples(st.binary(min_size=1, max_size=8), st.sampled_from(["", ".wav", ".M4A", ".txt", "/x.wav"]))
@@ -282,6 +301,23 @@ class TestOutputs:
         writer.join()
         assert soundfile.info(tmp_path / "x.wav").frames == 8_000
 
+    @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="about systems that name open files")
+    @pytest.mark.parametrize("name", ["/dev/fd/{}", "/dev/stdin"])
+    def test_process_substitution_and_standard_input_by_name(self, run, talk, tmp_path, name):
+        """A shell passes `<(command)` as the name of an open pipe."""
+        reading, writing = os.pipe()
+        stdin = os.dup(0)
+        try:
+            os.dup2(reading, 0)
+            os.write(writing, talk.read_bytes())  # it fits into the pipe
+            os.close(writing)
+            assert run("denoise", name.format(reading), "-o", tmp_path / "x.wav")[0] == 0
+        finally:
+            os.dup2(stdin, 0)
+            os.close(stdin)
+            os.close(reading)
+        assert soundfile.info(tmp_path / "x.wav").frames == 8_000
+
     def test_a_closed_pipe_ends_quietly(self, talk):
         with subprocess.Popen(
             [*COMMAND, "denoise", talk, "-o", "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -328,7 +364,7 @@ class TestSignals:
     @given(
         st.text(min_size=1, max_size=255).filter(lambda s: "/" not in s and "\0" not in s and s not in (".", ".."))
     )
-    @settings(max_examples=50, deadline=None)
+    @few(50)
     def test_temporary_names_fit(self, tmp_path_factory, name):
         try:
             name = os.fsdecode(os.fsencode(name)[:255])

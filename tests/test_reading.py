@@ -14,10 +14,11 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import coded
+from example_counts import few
 from frcrn_accel.errors import AudioError, AudioWarning
 from frcrn_accel.files import AudioFile, open_audio
 from frcrn_accel.notices import collected_notices
@@ -216,9 +217,7 @@ def test_audio_after_damage_is_in_its_place(made, tmp_path, name):
         assert coded.lag(audio[0, end], damaged[0, end]) == 0
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
-)
+@few(25)
 @given(
     name=st.sampled_from(
         [".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".oga", ".wma", ".mka", ".aac", ".ac3", ".caf"]

@@ -24,8 +24,13 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
 
-def code_blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+# Pages whose commands and code run too; what is in blocks of "console" is only checked for its names and options.
+TAUGHT = [REPOSITORY / "docs" / name for name in ("start.md", "faq.md")]
+TAUGHT += sorted((REPOSITORY / "docs" / "howto").glob("*.md"))
+
+
+def code_blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 # The same command, on less: what is added to a line of the README so that it takes seconds.
@@ -36,9 +41,10 @@ SHORTER = {
 }
 # What a command needs that is not in every environment.
 NEEDS = {"export": ["torch"], "evaluate": ["pesq", "pystoi", "speechmos"], "train": ["torch"], "quantize": ["onnx"]}
-LINES = [
-    line.partition("  #")[0].strip() for block in code_blocks("sh") for line in block.splitlines() if line.strip()
-]
+TEXTS = [README, *(page.read_text(encoding="utf-8") for page in TAUGHT)]
+BLOCKS = [block for text in TEXTS for block in code_blocks("sh", text)]
+FOUND = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+LINES = list(dict.fromkeys(FOUND))
 # Run by what tests the whole project: they install it, and run these very tests; or for ever.
 NOT_HERE = ['pip install "nox[uv]" && nox', 'pip install ".[ort,serve]" && frcrn-accel serve']
 
@@ -128,6 +134,15 @@ def test_the_python_code_runs(folder, noisy):
     assert values["clean"].shape == (24_000,)
     assert values["out"].shape == (777,)
     assert soundfile.info("talk-clean.flac").samplerate == 16_000
+
+
+@pytest.mark.parametrize("page", TAUGHT, ids=lambda path: path.name)
+def test_the_python_code_of_pages_runs(page, folder, noisy):
+    pytest.importorskip("onnxruntime")
+    values: dict[str, Any] = {"noisy": noisy[:16_000], "chunk": noisy[:777]}
+    for code in code_blocks("python", page.read_text(encoding="utf-8")):
+        exec(compile(code, page.name, "exec"), values)
+    assert len(values.get("out", values["chunk"])) == 777
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

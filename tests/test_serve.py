@@ -448,8 +448,10 @@ class TestAccess:
             for token in (TOKEN, "another-token-of-some-length"):
                 assert post(run, wav(NOISE), headers={"Authorization": f"Bearer {token}"}).status_code == 200
                 assert TOKEN not in run.line("POST")
-            for path in ("/health", "/ready", "/metrics", "/openapi.json"):
+            for path in ("/health", "/ready", "/openapi.json"):
                 assert run.client.get(path).status_code == 200
+            problem(run.client.get("/metrics"), 401)
+            assert run.client.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
             assert run.client.get("/openapi.json").json()["components"]["securitySchemes"]
 
     def test_tokens_of_streams(self, serve: Serve) -> None:
@@ -730,7 +732,7 @@ class TestStreams:
                 with stream(run) as socket_:
                     if started:
                         said(socket_, {"type": "start", "sample_rate": 16_000})
-                    assert "no message for 0.2 s" in json.loads(socket_.recv(timeout=60))["detail"]
+                    assert "no audio for 0.2 s" in json.loads(socket_.recv(timeout=60))["detail"]
                     assert closed(socket_) == 1008
 
     def test_a_failing_engine(self, server: Running, backend: GatedBackend) -> None:
@@ -900,7 +902,7 @@ class TestProcess:
         assert process.returncode == 0, rest
         assert rest.count("POST /v1/denoise 200") == 6
         assert rest.splitlines()[-1].endswith("shut down")
-        assert list((tmp_path / "temporary").glob("frcrn-accel-*")) == []
+        assert list((tmp_path / "temporary").glob("*frcrn*")) == []
 
     def test_a_request_cut_off_by_the_shutdown_is_an_error(self, command, tmp_path: Path, noisy: np.ndarray) -> None:
         process, url = command("--drain-s", "0.2", "--slow-s", "60")
@@ -917,7 +919,28 @@ class TestProcess:
         assert process.returncode == 2
         assert rest.splitlines()[-1].startswith("frcrn-accel: error: 1 requests or streams were cut off")
         assert "Traceback" not in rest
-        assert list((tmp_path / "temporary").glob("frcrn-accel-*")) == []
+        assert list((tmp_path / "temporary").glob("*frcrn*")) == []
+
+    @pytest.mark.parametrize(
+        ("options", "model", "latency_s"),
+        [((), "frcrn-small-stream", 0.12), (("--stream-model", "frcrn-small"), "frcrn-small", 0.32)],
+    )
+    def test_live_streams_have_a_model_of_their_own(
+        self, command, options: tuple[str, ...], model: str, latency_s: float
+    ) -> None:
+        process, url = command(*options)
+        try:
+            (entry,) = httpx.get(f"{url}/v1/models").json()["models"]
+            assert (entry["name"], entry["stream_model"]) == ("frcrn-small", model)
+            with connect(f"{url.replace('http', 'ws')}/v1/stream") as live:
+                live.send(json.dumps({"type": "start", "sample_rate": 16_000}))
+                started = json.loads(live.recv())
+            assert started["model"] == model
+            assert started["latency_s"] == pytest.approx(latency_s, abs=0.001)
+        finally:
+            process.terminate()
+            process.wait(60)
+            process.stderr.close()
 
     def test_a_full_disk(self, command, tmp_path: Path, noisy: np.ndarray) -> None:
         """With files of at most 100,000 bytes, first the body does not fit, then the result."""
@@ -934,7 +957,7 @@ class TestProcess:
             process.kill()
             process.communicate()
         assert process.returncode == 0
-        assert list((tmp_path / "temporary").glob("frcrn-accel-*")) == []
+        assert list((tmp_path / "temporary").glob("*frcrn*")) == []
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode
 
+from frcrn_accel.serve import Limits
 from frcrn_accel.serve.openapi import openapi_document
 from serving import GatedBackend, Running, gated_denoiser, running, wav
 
@@ -39,7 +40,9 @@ schemathesis.openapi.format("binary", st.sampled_from(list(FILES.values())))
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with (
         gated_denoiser(GatedBackend(gain=0.5)) as denoiser,
-        running(denoiser, tmp_path_factory.mktemp("serve") / "temporary", tokens=[TOKEN]) as run,
+        running(
+            denoiser, tmp_path_factory.mktemp("serve") / "temporary", Limits(client_guesses=100_000), tokens=[TOKEN]
+        ) as run,
     ):
         yield run
 

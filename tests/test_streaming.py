@@ -384,6 +384,30 @@ class TestLevel:
         with pytest.raises(ValueError, match="0 or more"):
             stream.attenuation_limit_db = -1.0
 
+    def test_a_change_of_the_limit_fades_above_8_khz_as_below(self) -> None:
+        """A model that leaves nothing: what comes out is the share of the input, in both bands."""
+        rate = 48_000
+        audio = noise(1.0, rate)
+        with Denoiser(backend=DelayingBackend(gain=0.0)) as silent:
+            stream = silent.stream(rate, gain_db=0)
+            stream.attenuation_limit_db = 20.0
+            half = stream.process(audio[:, :24_000])
+            stream.attenuation_limit_db = 0.0
+            found = np.concatenate([half, stream.process(audio[:, 24_000:]), stream.flush()], axis=1)
+        found = found[0, stream.latency_samples :]
+        shares = []
+        for low, high in ((1_000, 7_000), (9_000, 20_000)):
+            hz = np.fft.rfftfreq(rate, 1 / rate)
+            inside = (hz > low) & (hz < high)
+            bands = [np.fft.irfft(np.fft.rfft(x) * inside) for x in (found, audio[0])]
+            products = [(bands[0] * bands[1]), bands[1] ** 2]
+            shares.append(np.divide(*[product.reshape(-1, 240).sum(axis=1) for product in products]))
+        below, above = shares
+        assert below[:60] == pytest.approx(0.1, abs=0.02)
+        assert below[-60:] == pytest.approx(1.0, abs=0.02)
+        assert np.abs(below - above)[5:-5].max() < 0.12
+        assert ((below > 0.2) & (below < 0.9)).sum() >= 2  # it fades
+
     def test_a_limit_of_0_db_returns_the_input(self, denoiser: Denoiser) -> None:
         audio = noise(0.5)
         stream = denoiser.stream(16_000)
@@ -411,9 +435,24 @@ class TestLevel:
             expected.append(gains[:, 0])
         at_once, after = start.update(hops)
         np.testing.assert_array_equal(at_once, np.transpose(expected))
-        assert after == level
         assert (at_once[1, :3] == 1).all()
-        assert start == RunningLevel.silent(2, 20)  # it was not changed
+        np.testing.assert_array_equal(after.update(hops)[0], level.update(hops)[0])
+        np.testing.assert_array_equal(start.update(hops)[0], at_once)  # it was not changed
+
+    @pytest.mark.parametrize("rate", [16_000, 48_000])
+    def test_an_offset_changes_little_of_what_is_heard(
+        self, denoiser: Denoiser, noisy: np.ndarray, rate: int
+    ) -> None:
+        from frcrn_accel.audio import fit_length, resample
+
+        audio = noisy[None, :40_000]
+        audio = np.concatenate(list(fit_length(resample([audio], 16_000, rate, 1), 5 * rate // 2, 1)), axis=1)
+        streams = [denoiser.stream(rate) for _ in range(2)]
+        plain, moved = (
+            sent(stream, x, [rate // 50]) for stream, x in zip(streams, (audio, audio + 0.3), strict=True)
+        )
+        late = slice(streams[0].latency_samples + rate, -rate // 10)
+        assert si_sdr_db(plain[0, late], moved[0, late]) > 25
 
     def test_a_loud_and_a_quiet_stream_sound_alike(self, denoiser: Denoiser) -> None:
         audio = noise(1.0)

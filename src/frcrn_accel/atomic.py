@@ -17,7 +17,7 @@ from pathlib import Path
 
 from frcrn_accel.errors import OutputExistsError
 
-__all__ = ["copy_to_device", "is_device", "remove_leftovers", "replacing"]
+__all__ = ["copy_to_device", "is_device", "remove_leftovers", "replacing", "temporary_folder", "temporary_path"]
 
 # A temporary file says which process writes it: the machine with its boot and process namespace, the process, and
 # when that started. So the file of a killed process is told from one that is being written.
@@ -58,7 +58,7 @@ def replacing(path: Path, *, overwrite: bool, like: Path | None = None) -> Itera
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if target.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-    temporary = _temporary_name(target)
+    temporary = temporary_path(target)
     temporary.touch(mode=_mode(target, like) | stat.S_IRUSR | stat.S_IWUSR, exist_ok=False)
     try:
         yield temporary
@@ -67,6 +67,25 @@ def replacing(path: Path, *, overwrite: bool, like: Path | None = None) -> Itera
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Create a folder of this user alone. It is removed when the block ends, or by `remove_leftovers` after a kill.
+
+    Args:
+        parent: Where to create it.
+        name: Start of its name.
+
+    Raises:
+        OSError: It cannot be created.
+    """
+    folder = temporary_path(parent / name)
+    folder.mkdir(mode=stat.S_IRWXU)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_device(path: Path) -> bool:
@@ -93,18 +112,28 @@ def copy_to_device(source: Path, device: Path) -> None:
         shutil.copyfileobj(file, out)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of killed processes of this machine from a folder; leave all others alone."""
+def remove_leftovers(folder: Path, *, own: bool = False) -> None:
+    """Remove the temporary files and folders of killed processes of this machine from a folder, and no others.
+
+    Args:
+        folder: Where to look.
+        own: Remove those of this process, too.
+    """
     machine = _machine()
     if machine is None:
         return
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             found = _TEMPORARY.fullmatch(entry.name)
-            if found is None or found["machine"] != machine or not entry.is_file(follow_symlinks=False):
+            if found is None or found["machine"] != machine or entry.is_symlink():
                 continue
-            is_own = entry.stat(follow_symlinks=False).st_uid == os.geteuid()
-            if is_own and _start_of(int(found["process"])) != int(found["start"]):
+            process = int(found["process"])
+            is_left = _start_of(process) != int(found["start"]) or (own and process == os.getpid())
+            if not is_left or entry.stat(follow_symlinks=False).st_uid != os.geteuid():
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif entry.is_file(follow_symlinks=False):
                 Path(entry.path).unlink()
 
 
@@ -135,7 +164,8 @@ def _mode(target: Path, like: Path | None) -> int:
     return mode
 
 
-def _temporary_name(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
+    """Return a new name beside a file, hidden, which `remove_leftovers` knows."""
     process = os.getpid()
     owner = f"{_machine() or _UNKNOWN}-{process}-{_start_of(process) or 0}"
     return path.with_name(f".{_cut(path.stem)}-frcrn-{owner}-{secrets.token_hex(4)}{_cut(path.suffix)}")

@@ -19,18 +19,16 @@ from frcrn_accel.errors import AudioError
 
 __all__ = [
     "CEILING_FRAMES",
-    "EVENT_FRAMES",
-    "HEADROOM",
     "LEVEL_FRAME_SAMPLES",
     "MAX_CHANNELS",
     "MAX_SAMPLE_RATE_HZ",
     "MIN_SAMPLE_RATE_HZ",
-    "STEEPNESS",
     "Blocks",
     "Layout",
     "Levels",
     "Resampler",
     "beside",
+    "burst_ceiling_of",
     "ceiling_of",
     "check_attenuation_limit",
     "check_finite",
@@ -42,6 +40,7 @@ __all__ = [
     "is_event_only",
     "measure_levels",
     "mix_dry",
+    "offset_matters",
     "resample",
     "unpack",
     "whole_hz",
@@ -53,18 +52,23 @@ MAX_CHANNELS = 64  # with more, it is nearly always an array of (samples, channe
 
 TARGET_LEVEL = 10 ** (-25 / 20)  # upstream's pipelines bring active speech to -25 dBFS RMS (FRCRN's `audio_norm`)
 SILENCE_LEVEL = 10 ** (-140 / 20)  # signals below this RMS are not scaled
-OFFSET_SAMPLES = 16_000  # a second at the model's rate: in less, an offset may be part of a low tone
+_OFFSET_SAMPLES = 16_000  # a second at the model's rate: in less, an offset may be part of a low tone
 _TINY = 1e-30  # instead of zero, in float32, too
 _HUGE = 1e38  # what float32 holds
-OFFSET_SHARE = 0.03  # an offset of less power than this, compared with the rest, changes the result by -35 dB or less
+_OFFSET_SHARE = 0.03  # an offset with less power than this share of the rest changes the result by -35 dB or less
 
 LEVEL_FRAME_SAMPLES = 320  # 20 ms at the model's rate
-EVENT_FRAMES = 28  # of 100: an event of half a second touches 26, and may echo
+_EVENT_FRAMES = 28  # of 100: an event of half a second touches 26, and may echo
 CEILING_FRAMES = 100
 _CEILING_STEP = 10
-STEEPNESS = 6  # a frame 5 dB above the ceiling counts 30 dB less
-HEADROOM = 10.0  # 10 dB: loud syllables are within it
-FAINT_POWER = 10 ** (-55 / 10)  # speech below this level cannot be told from the noise of a quiet room
+_STEEPNESS = 6  # a frame 5 dB above the ceiling counts 30 dB less
+_HEADROOM = 20.0  # 13 dB: loud syllables are within it
+_GAP = 4.0  # 6 dB between a burst and the loudest speech around it
+_EDGE_FRAMES = 2  # at the edges of a burst, that it fills in part
+_BROKEN_FRAMES = 3  # of others within a burst
+_NO_BURST = 2.0  # the ceiling is 3 dB above the loudest frame where there is no burst
+_EVENT_ONLY = 10.0  # 10 dB: events that are no louder than this need not be told from speech
+_FAINT_POWER = 10 ** (-55 / 10)  # speech below this level cannot be told from the noise of a quiet room
 
 # The supported dtypes, and the value that stands for 1.0.
 _FULL_SCALE: Mapping[np.dtype[Any], float] = {
@@ -355,24 +359,63 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> Levels:
     levels = np.where(active_samples > 0, active_energy / np.where(active_samples > 0, active_samples, 1), mean_power)
     plain, robust = levels[0], levels[-1]
     gains = gain_of(np.sqrt(np.where(is_event_only(plain, robust), plain, robust)))
-    rest = np.sum(energy, axis=1, dtype=np.float64) / max(samples, 1)
-    matters = (offset**2 > OFFSET_SHARE * rest) & (samples >= OFFSET_SAMPLES)
+    rest: NDArray[np.float64] = np.sum(energy, axis=1, dtype=np.float64)
+    rest /= max(samples, 1)
+    matters = offset_matters(offset, rest) & (samples >= _OFFSET_SAMPLES)
     return Levels(samples, gains, np.where(matters, offset, 0.0))
 
 
-def ceiling_of(power: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the power above which a frame counts less, from the frames of up to two seconds.
-
-    It is 10 dB above the 29th loudest frame: an event of up to half a second does not raise it, the syllables of
-    speech do.
+def offset_matters(offset: NDArray[np.float64], rest: NDArray[np.float64], evidence: Any = 1.0) -> NDArray[np.bool_]:
+    """Return whether a constant offset is large enough to change what the model does.
 
     Args:
-        power: Powers of frames of 20 ms, `(..., frames)`.
+        offset: The offset of each channel.
+        rest: The power of each channel without it.
+        evidence: Factor of the power of the offset, below 1 if there is little audio to know it from.
+    """
+    matters: NDArray[np.bool_] = evidence * offset**2 > _OFFSET_SHARE * rest
+    return matters
+
+
+def ceiling_of(power: NDArray[Any]) -> NDArray[Any]:
+    """Return the power above which a frame counts less, from the frames of up to two seconds.
+
+    It is 13 dB above the 29th loudest frame: an event of up to half a second does not raise it, the syllables of
+    speech do. If there is a burst (`burst_ceiling_of`), it is below the burst.
+
+    Args:
+        power: Powers of consecutive frames of 20 ms, `(..., frames)`.
     """
     frames = power.shape[-1]
-    rank = frames - 1 - min(EVENT_FRAMES, frames // 2)
-    ceiling: NDArray[np.float64] = HEADROOM * np.partition(power, rank, axis=-1)[..., rank]
+    rank = frames - 1 - min(_EVENT_FRAMES, frames // 2)
+    ceiling: NDArray[Any] = np.minimum(_HEADROOM * np.partition(power, rank)[..., rank], burst_ceiling_of(power))
     return ceiling
+
+
+def burst_ceiling_of(power: NDArray[Any]) -> NDArray[Any]:
+    """Return the power between a burst and all else, or 3 dB above the loudest frame if there is no burst.
+
+    A burst is a run of up to 28 frames, at most half of all, that are 6 dB louder than the others. It can be told
+    from speech as soon as it is over; events of other shapes need the two seconds of `ceiling_of`.
+
+    Args:
+        power: Powers of consecutive frames of 20 ms, `(..., frames)`.
+    """
+    frames = power.shape[-1]
+    longest = min(_EVENT_FRAMES, frames // 2)
+    order = np.argsort(power, axis=-1)[..., ::-1]
+    ranked = np.take_along_axis(power, order, axis=-1)
+    none: NDArray[Any] = _NO_BURST * ranked[..., 0]
+    if not longest:
+        return none
+    loudest = np.sqrt(ranked[..., :longest])
+    others = np.sqrt(ranked[..., np.minimum(np.arange(longest) + 1 + _EDGE_FRAMES, frames - 1)])
+    order = order[..., :longest]
+    spans = np.maximum.accumulate(order, axis=-1) - np.minimum.accumulate(order, axis=-1)
+    is_burst = (loudest**2 > _GAP * others**2) & (spans < np.arange(longest) + 1 + _BROKEN_FRAMES)
+    last = longest - 1 - np.argmax(is_burst[..., ::-1], axis=-1)[..., None]  # the longest burst
+    between = np.take_along_axis(loudest * np.maximum(others, _TINY), last, axis=-1)[..., 0]
+    return np.where(is_burst.any(axis=-1), between, none)
 
 
 def is_event_only(plain: Any, robust: Any) -> Any:
@@ -382,7 +425,7 @@ def is_event_only(plain: Any, robust: Any) -> Any:
         plain: Power of the active samples, all of them.
         robust: The same with less weight for loud events.
     """
-    return (robust < FAINT_POWER) & (plain > HEADROOM * robust)
+    return (robust < _FAINT_POWER) & (plain > _EVENT_ONLY * robust)
 
 
 def _robust_weights(power: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -393,7 +436,7 @@ def _robust_weights(power: NDArray[np.float64]) -> NDArray[np.float64]:
     for some in np.array_split(starts, -(-len(starts) // 256)):  # a few MB at a time
         windows = power[:, some[:, None] + np.arange(min(CEILING_FRAMES, frames))]
         ceiling = np.maximum(ceiling, ceiling_of(windows).max(axis=1))
-    weights: NDArray[np.float64] = np.minimum(1.0, ceiling[:, None] / np.maximum(power, _TINY)) ** STEEPNESS
+    weights: NDArray[np.float64] = np.minimum(1.0, ceiling[:, None] / np.maximum(power, _TINY)) ** _STEEPNESS
     return weights
 
 

@@ -1,30 +1,36 @@
-"""Count the CPUs that this process may use, and measure how busy the machine is."""
+"""Tell which CPU this is, how many of them this process may use, and how busy the machine is."""
 
 from __future__ import annotations
 
 import math
 import os
+import platform
+from functools import cache
 from pathlib import Path
 
-__all__ = ["affinity_cpus", "available_cpus", "busy_cpu_s", "quota_cpus"]
+from frcrn_accel.cgroups import CGROUP, OWN_GROUPS, control_groups
 
-_CGROUP = Path("/sys/fs/cgroup")
+__all__ = ["affinity_cpus", "available_cpus", "busy_cpu_s", "cpu_identity", "quota_cpus"]
+
 _STAT = Path("/proc/stat")
+_CPUINFO = Path("/proc/cpuinfo")
+_IDENTIFYING = ("model name", "flags", "CPU implementer", "CPU part", "Features")  # of x86, and of Arm
 
 
-def available_cpus(cgroup: Path = _CGROUP) -> int:
-    """Return the number of CPUs that this process may use: its affinity, limited by its container's quota.
+def available_cpus(cgroup: Path = CGROUP, own_groups: Path = OWN_GROUPS) -> int:
+    """Return the number of CPUs that this process may use: its affinity, limited by the quotas of its control groups.
 
     By default, engines size their thread pools by the host's cores, of which a container may have only a share.
 
     Args:
         cgroup: Mount point of the control group file system.
+        own_groups: The file with the control groups of this process.
 
     Returns:
         At least 1.
     """
     cpus = affinity_cpus() or os.cpu_count() or 1
-    return max(1, min(cpus, quota_cpus(cgroup) or cpus))
+    return max(1, min(cpus, quota_cpus(cgroup, own_groups) or cpus))
 
 
 def affinity_cpus() -> int | None:
@@ -35,19 +41,51 @@ def affinity_cpus() -> int | None:
         return None
 
 
-def quota_cpus(cgroup: Path = _CGROUP) -> int | None:
-    """Return the container's CPU quota in CPUs, rounded up; None without a quota."""
+def quota_cpus(cgroup: Path = CGROUP, own_groups: Path = OWN_GROUPS) -> int | None:
+    """Return the CPU quota in CPUs, rounded up: the lowest of this process's control groups; None without a quota.
+
+    systemd, Slurm and container runtimes give processes groups of their own. The quotas of all groups above one hold
+    for it, too. In a container with a namespace of its own, its group is the root.
+
+    Args:
+        cgroup: Mount point of the control group file system.
+        own_groups: The file with the control groups of this process.
+    """
+    quotas = [
+        quota for folder in control_groups("cpu", cgroup, own_groups) if (quota := _quota_of(folder)) is not None
+    ]
+    return math.ceil(min(quotas)) if quotas else None
+
+
+def _quota_of(folder: Path) -> float | None:
+    """Return the CPU quota of a control group in CPUs; None without one."""
     try:
-        quota, period = (cgroup / "cpu.max").read_text().split()  # version 2
+        quota, period = (folder / "cpu.max").read_text().split()  # version 2
     except (OSError, ValueError):
         try:
-            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()  # version 1
-            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()  # version 1
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
+        except (OSError, ValueError):
             return None
-    if not quota.isdecimal() or not period.isdecimal() or int(period) == 0:  # "max" and -1 mean no limit
+    if not quota.isdecimal() or not period.isdecimal() or int(quota) == 0 or int(period) == 0:  # "max" and -1: none
         return None
-    return math.ceil(int(quota) / int(period))
+    return int(quota) / int(period)
+
+
+@cache
+def cpu_identity(cpuinfo: Path = _CPUINFO) -> str:
+    """Return a text that is the same for CPUs of the same model with the same instructions.
+
+    Args:
+        cpuinfo: The file in which Linux describes its CPUs.
+    """
+    try:
+        lines = cpuinfo.read_text(errors="replace").split("\n\n", 1)[0].splitlines()
+    except OSError:
+        lines = [f"model name: {platform.processor()}"]
+    fields = (line.partition(":") for line in lines)
+    found = [f"{name.strip()}={value.strip()}" for name, _, value in fields if name.strip() in _IDENTIFYING]
+    return "; ".join([platform.machine(), *found])
 
 
 def busy_cpu_s(stat: Path = _STAT) -> float | None:

@@ -299,6 +299,7 @@ class Denoiser:
         keep: Keep = "speech",
         noise_target: str | Path | None = None,
         track: int | None = None,
+        run: Callable[[FileJob], FileReport] = FileJob.run,
     ) -> FileReport:
         """Denoise a file, from disk to disk, in memory that does not grow with its length.
 
@@ -319,6 +320,8 @@ class Denoiser:
             noise_target: Also write the noise, to this file; only with `keep="speech"`, and not of films.
             track: Number of the audio track to denoise, from 0. None for all tracks of a film, and for the first one
                 if only sound is written.
+            run: Where to run the job; `processes.FileProcesses.run` decodes and encodes in a process with limits, for
+                files from strangers.
 
         Raises:
             AudioTooLongError: `source` is longer than `max_duration_s`.
@@ -342,7 +345,7 @@ class Denoiser:
             track=track,
         )
         with self._in_use:
-            report = job.run()
+            report = run(job)
         for warning in report.warnings:
             notify(warning)
         return report

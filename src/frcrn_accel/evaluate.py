@@ -6,7 +6,9 @@ import dataclasses
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,16 +17,19 @@ from numpy.typing import NDArray
 from frcrn_accel.backends import resolve_backend
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.denoiser import Denoiser, DenoiserOptions
+from frcrn_accel.errors import AudioError, EngineError, MissingExtraError
 from frcrn_accel.models import find_model
 from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 from frcrn_accel.progress import Progress, no_progress
-from frcrn_accel.quality import agreement_db, bootstrap_interval, dnsmos, is_silent, pesq_wb, score_or_none, stoi
+from frcrn_accel.quality import agreement_db, bootstrap_interval, dnsmos, is_silent, pesq_wb, required_score, stoi
 from frcrn_accel.quality.clips import Clip
 
 __all__ = ["CLEAN_IN", "NOISE_OUT", "Evaluation", "Score", "Summary", "evaluate_clips"]
 
 CLEAN_IN = "PESQ-WB, clean speech in"
 NOISE_OUT = "Level out, noise alone in, dB"
+_WITH_REFERENCE = ("PESQ-WB", "STOI", "SI-SDR, dB")
+_DNSMOS = ("DNSMOS SIG", "DNSMOS BAK", "DNSMOS OVRL")
 _LOWEST_LEVEL_DB = -120.0
 
 Scores = Mapping[str, float]
@@ -39,12 +44,14 @@ class Score:
         duration_s: Its duration.
         noisy: Scores before denoising, by metric; metrics that cannot score the recording are missing.
         denoised: Scores after denoising; on request also those of its clean speech alone and its noise alone.
+        not_scored: Why metrics are missing, by metric: those that could not score it before or after denoising.
     """
 
     name: str
     duration_s: float
     noisy: Scores
     denoised: Scores
+    not_scored: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class Summary:
         noisy: Mean before denoising and its 95 % bootstrap interval; None for metrics of denoised audio only.
         denoised: Mean after denoising and its interval.
         change: Mean of the differences and its interval; None for metrics of denoised audio only.
+        not_scored: Number of recordings that the metric could not score, see `Score.not_scored`.
     """
 
     metric: str
@@ -64,6 +72,7 @@ class Summary:
     noisy: tuple[float, tuple[float, float]] | None
     denoised: tuple[float, tuple[float, float]]
     change: tuple[float, tuple[float, float]] | None
+    not_scored: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ class Evaluation:
     scores: tuple[Score, ...]
 
     def summaries(self) -> list[Summary]:
-        """Return a summary of each metric."""
+        """Return a summary of each metric that scores at least one recording."""
         metrics = dict.fromkeys(name for score in self.scores for name in score.denoised)
         found = []
         for metric in metrics:
@@ -101,6 +110,7 @@ class Evaluation:
                     _mean_and_interval(before) if both else None,
                     _mean_and_interval(after),
                     _mean_and_interval(differences) if both else None,
+                    sum(metric in score.not_scored for score in self.scores),
                 )
             )
         return found
@@ -122,6 +132,7 @@ class Evaluation:
                     "noisy": plain(summary.noisy),
                     "denoised": plain(summary.denoised),
                     "change": plain(summary.change),
+                    "not_scored": summary.not_scored,
                 }
                 for summary in self.summaries()
             },
@@ -131,6 +142,7 @@ class Evaluation:
                     "duration_s": score.duration_s,
                     "noisy": dict(score.noisy),
                     "denoised": dict(score.denoised),
+                    "not_scored": dict(score.not_scored),
                 }
                 for score in self.scores
             ],
@@ -158,6 +170,7 @@ def evaluate_clips(
 
     Raises:
         MissingExtraError: The `[eval]` extra is not installed.
+        EngineError: A process died.
         FrcrnAccelError: See `Denoiser`.
     """
     if options.threads is None and _uses_threads(options):
@@ -165,16 +178,22 @@ def evaluate_clips(
     with options.open(progress=progress) as denoiser:  # here first, to report its errors
         scores: list[Score] = []
         workers = min(processes or available_cpus(), len(clips))
+        progress("evaluate", 0, len(clips))
         if workers == 1:
             for clip in clips:
                 scores.append(_score(clip, denoiser, alone))
                 progress("evaluate", len(scores), len(clips))
         else:
             context = multiprocessing.get_context("spawn")  # threads of engines do not survive a fork
-            with ProcessPoolExecutor(workers, context, _start_worker, (options, alone)) as pool:
-                for score in pool.map(_score_in_worker, clips):
-                    scores.append(score)
-                    progress("evaluate", len(scores), len(clips))
+            try:
+                with ProcessPoolExecutor(workers, context, _start_worker, (options, alone)) as pool:
+                    for score in pool.map(_score_in_worker, clips):
+                        scores.append(score)
+                        progress("evaluate", len(scores), len(clips))
+            except BrokenProcessPool as error:
+                raise EngineError(
+                    f"one of {workers} processes that denoise and score died (out of memory?): use fewer --processes"
+                ) from error
         model = denoiser.model
         return Evaluation(model.name, denoiser.backend, denoiser.precision, denoiser.device, tuple(scores))
 
@@ -204,29 +223,49 @@ def _score(clip: Clip, denoiser: Denoiser, alone: bool) -> Score:
         return denoised
 
     output = denoise(clip.noisy)
-    before, after = _metrics(clip.clean, clip.noisy), _metrics(clip.clean, output)
+    not_scored: dict[str, str] = {}
+    before, after = _metrics(clip.clean, clip.noisy, not_scored), _metrics(clip.clean, output, not_scored)
     if alone and clip.clean is not None:
         clean = clip.clean
         noise = clip.noisy - clean
-        after |= _scored(CLEAN_IN, lambda: pesq_wb(clean, denoise(clean)))
+        alone_scores: dict[str, Callable[[], float]] = {CLEAN_IN: lambda: pesq_wb(clean, denoise(clean))}
         if noise.any():
-            after[NOISE_OUT] = max(_level_db(denoise(noise)) - _level_db(noise), _LOWEST_LEVEL_DB)
-    return Score(clip.name, clip.duration_s, before, after)
+            alone_scores[NOISE_OUT] = lambda: max(_level_db(denoise(noise)) - _level_db(noise), _LOWEST_LEVEL_DB)
+        after |= _scored(alone_scores, not_scored)
+    return Score(clip.name, clip.duration_s, before, after, not_scored)
 
 
-def _metrics(clean: NDArray[np.float32] | None, audio: NDArray[np.float32]) -> dict[str, float]:
-    scores: dict[str, float] = {}
-    if clean is not None and not is_silent(clean):
-        scores |= _scored("PESQ-WB", lambda: pesq_wb(clean, audio))
-        scores |= _scored("STOI", lambda: stoi(clean, audio))
-        scores["SI-SDR, dB"] = agreement_db(clean, audio)
-    ratings = dnsmos(audio)
-    return scores | {"DNSMOS SIG": ratings.sig, "DNSMOS BAK": ratings.bak, "DNSMOS OVRL": ratings.ovrl}
+def _metrics(
+    clean: NDArray[np.float32] | None, audio: NDArray[np.float32], not_scored: dict[str, str]
+) -> dict[str, float]:
+    scores: dict[str, Callable[[], float]] = {}
+    if clean is not None and is_silent(clean):
+        not_scored |= dict.fromkeys(_WITH_REFERENCE, "the clean speech is silent")
+    elif clean is not None:
+        measures = (pesq_wb, stoi, agreement_db)
+        scores = {name: partial(score, clean, audio) for name, score in zip(_WITH_REFERENCE, measures, strict=True)}
+    try:
+        ratings = dnsmos(audio)
+    except AudioError as error:
+        not_scored |= dict.fromkeys(_DNSMOS, str(error))
+    else:
+        scores |= {name: partial(float, value) for name, value in zip(_DNSMOS, ratings, strict=True)}
+    return _scored(scores, not_scored)
 
 
-def _scored(name: str, score: Callable[[], float]) -> dict[str, float]:
-    value = score_or_none(score)
-    return {} if value is None else {name: value}
+def _scored(scores: Mapping[str, Callable[[], float]], not_scored: dict[str, str]) -> dict[str, float]:
+    """Compute scores; note why those that cannot be computed are missing."""
+    found = {}
+    for name, score in scores.items():
+        try:
+            found[name] = required_score(score)
+        except AudioError as error:
+            not_scored[name] = str(error)
+        except MissingExtraError as error:
+            if error.extra != "pesq":  # which has no wheels and may be impossible to install
+                raise
+            not_scored[name] = str(error)
+    return found
 
 
 def _level_db(audio: NDArray[np.float32]) -> float:

@@ -87,14 +87,9 @@ class HighBand:
         sample_rate_hz: Rate of the signal.
         model_rate_hz: Rate of the model, which is lower.
         channels: Number of channels; each is treated by itself.
-
-    Attributes:
-        dry_share: Share of the band, as amplitude, that is always kept, for an attenuation limit. A change fades in
-            over a frame.
     """
 
     def __init__(self, sample_rate_hz: int, model_rate_hz: int, channels: int) -> None:
-        self.dry_share = 0.0
         self._rate_hz, self._model_rate_hz = sample_rate_hz, model_rate_hz
         self._hop = int(_HOP_S * sample_rate_hz)
         self._model_hop = round(_HOP_S * model_rate_hz)
@@ -107,11 +102,13 @@ class HighBand:
         self._band = np.zeros((channels, self._hop), np.float32)
         self._dry = np.zeros((channels, self._model_hop), np.float32)
         self._wet = np.zeros((channels, self._model_hop), np.float32)
+        self._dry_shares = np.zeros(self._model_hop, np.float32)
         self._tail = np.zeros((channels, self._hop), np.float32)  # of the last frame, to be added to the next
         self._frame = 0
         self._energy = np.zeros((2, channels, _SMOOTHED_FRAMES - 1, len(_EDGES_HZ) - 1), np.float32)
         self._first_gain = 0  # frame of the model's signals that the first of the gains is of
         self._gains = np.zeros((channels, 0))
+        self._shares = np.zeros(0, np.float32)  # of the band that is kept, for each of the gains
         bins = self._hop + 1 - self._first_bin
         self._channels = [_Channel(bins, self._hop / sample_rate_hz) for _ in range(channels)]
         self._ready = [np.zeros((channels, 0), np.float32)]
@@ -120,12 +117,26 @@ class HighBand:
         """Append to the band above the model's, `(channels, samples)` at the rate of the signal."""
         self._band = np.concatenate([self._band, band], axis=1)
 
-    def write_model(self, dry: NDArray[np.float32], wet: NDArray[np.float32]) -> None:
-        """Append to the input and the output of the model, `(channels, samples)` each, at its rate."""
+    def write_model(
+        self, dry: NDArray[np.float32], wet: NDArray[np.float32], dry_shares: NDArray[np.float32] | float = 0.0
+    ) -> None:
+        """Append to what the model had and made of it.
+
+        Args:
+            dry: Input of the model, `(channels, samples)` at its rate.
+            wet: Its output, of the same shape.
+            dry_shares: Share of the band, as amplitude, that is always kept, for an attenuation limit: one for all
+                samples, or one for each.
+        """
         self._dry = np.concatenate([self._dry, dry], axis=1)
         self._wet = np.concatenate([self._wet, wet], axis=1)
+        shares = np.broadcast_to(np.float32(dry_shares), dry.shape[1])
+        self._dry_shares = np.concatenate([self._dry_shares, shares])
         while (frames := min(self._dry.shape[1] // self._model_hop - 1, _FRAMES_AT_A_TIME)) > 0:
             self._energy = np.concatenate([self._energy, self._energies(frames)], axis=2)
+            ends = self._dry_shares[2 * self._model_hop - 1 :: self._model_hop]
+            self._shares = np.concatenate([self._shares, ends[:frames]])
+            self._dry_shares = self._dry_shares[frames * self._model_hop :]
             self._dry = self._dry[:, frames * self._model_hop :]
             self._wet = self._wet[:, frames * self._model_hop :]
             count = self._energy.shape[2] - _SMOOTHED_FRAMES + 1
@@ -178,9 +189,9 @@ class HighBand:
         for channel, state in enumerate(self._channels):
             heard = [float(self._gains[channel, at - self._first_gain]) for at in numbers]
             gains[channel] = state.gains(power[channel], heard)
-        share = np.float32(self.dry_share)
-        if share > 0:
-            gains = share + (1 - share) * gains
+        shares = self._shares[np.array(numbers) - self._first_gain][:, None]
+        if shares.any():
+            gains = shares + (1 - shares) * gains
         high *= gains
         # Below is what the window smears of the lowest bins.
         spectra[..., : self._first_bin] *= gains[..., :1]
@@ -194,7 +205,7 @@ class HighBand:
         self._band = self._band[:, frames * self._hop :]
         self._frame += frames
         used = max(numbers[-1] - self._first_gain, 0)
-        self._gains = self._gains[:, used:]
+        self._gains, self._shares = self._gains[:, used:], self._shares[used:]
         self._first_gain += used
 
     def _model_frame(self, frame: int) -> int:

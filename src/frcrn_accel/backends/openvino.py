@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from frcrn_accel.backends.base import Backend, Session, StepSession
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint, one_line
-from frcrn_accel.models import FP32, OPENVINO_INT8, Form, ModelFile, Recipe
+from frcrn_accel.models import FP32, OPENVINO_INT8, Form, ModelFile, Recipe, compiled_file
 from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
 
 __all__ = ["OpenVinoBackend", "check_settings", "has_bf16"]
@@ -152,7 +153,7 @@ class _Compiled:
         with _signal_stack_kept():
             core = openvino.Core()
             try:
-                self.compiled: Any = core.compile_model(core.read_model(str(model.path)), DEVICE, options)
+                self.compiled: Any = _compile(core, model, options)
             except Exception as error:  # a RuntimeError of several lines today, but no class is documented
                 raise ModelError(f"OpenVINO cannot load {str(model.path)!r}: {first_line(error)}") from error
         check_settings(self.compiled, hint, threads)
@@ -216,6 +217,28 @@ class _OpenVinoStep(StepSession):
 
     def close(self) -> None:
         self._model.close()
+
+
+def _compile(core: Any, model: ModelFile, options: Mapping[str, Any]) -> Any:
+    """Compile a model, or load what was compiled before on this CPU, which takes a fifth of the time."""
+    import openvino
+
+    def compile_() -> Any:
+        return core.compile_model(core.read_model(str(model.path)), DEVICE, options)
+
+    def write(path: Path) -> None:
+        content = io.BytesIO()
+        compile_().export_model(content)
+        path.write_bytes(content.getbuffer())
+
+    key = {
+        "engine": "openvino",
+        "engine_version": openvino.__version__,
+        "precision": options["INFERENCE_PRECISION_HINT"],
+    }
+    # OpenVINO's own cache loads damaged files without a word; this one compares digests.
+    path = compiled_file(model, key, write, ".compiled")
+    return compile_() if path is None else core.import_model(io.BytesIO(path.read_bytes()), DEVICE, options)
 
 
 def check_settings(compiled: Any, hint: str, threads: int) -> None:

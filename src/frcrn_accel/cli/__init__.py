@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
@@ -17,6 +18,7 @@ from frcrn_accel.cli.denoise import denoise
 from frcrn_accel.cli.doctor import doctor
 from frcrn_accel.cli.evaluate import evaluate
 from frcrn_accel.cli.export import export
+from frcrn_accel.cli.groups import GroupedCommands
 from frcrn_accel.cli.live import live
 from frcrn_accel.cli.models import models
 from frcrn_accel.cli.output import printable
@@ -35,20 +37,18 @@ app = typer.Typer(
     invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
+    cls=GroupedCommands,
 )
-app.command()(denoise)
-app.command()(corpus)
-app.command()(live)
-app.command()(serve)
-app.command()(backends)
-app.command()(doctor)
-app.add_typer(models, name="models")
-app.command()(export)
-app.command()(quantize)
-app.command()(build_engine)
-app.command()(evaluate)
-app.command()(bench)
-app.command()(train)
+_MODELS = "Make and check models"
+_GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Denoise": (denoise, corpus, live, serve),
+    "Look at this machine": (doctor, backends, bench),
+    _MODELS: (export, quantize, build_engine, evaluate, train),
+}
+for _heading, _commands in _GROUPS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_heading)(_command)
+app.add_typer(models, name="models", rich_help_panel=_MODELS)
 
 
 def _print_version(asked: bool) -> None:

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+import typer
 
-from frcrn_accel.backends import backend_statuses
+from frcrn_accel.backends import BackendStatus, backend_statuses
+from frcrn_accel.cli.output import printable
+from frcrn_accel.models import DEFAULT_MODEL, find_model
 
 __all__ = ["backends"]
 
 
 def backends() -> None:
     """List the backends: which can run here, and what the others need."""
-    table = Table()
-    table.add_column("backend", no_wrap=True)
-    table.add_column("description")
-    table.add_column("precisions")
-    table.add_column("usable", no_wrap=True)
-    table.add_column("problem")
-    table.add_column("remedy", overflow="fold")
-    for status in backend_statuses():
-        problem = status.problem
-        texts = (
-            status.name,
-            status.description,
-            ", ".join(status.precisions),
-            "yes" if status.usable else "no",
-            problem.reason if problem else "",
-            problem.remedy if problem else "",
-        )
-        table.add_row(*map(escape, texts))  # the brackets of an extra must not be taken for markup
-    Console().print(table)
+    statuses = backend_statuses(find_model(DEFAULT_MODEL))
+    chosen = next((status.name for status in statuses if status.usable and status.priority >= 0), None)
+    for status in statuses:
+        mark = " (auto)" if status.name == chosen else ""
+        typer.echo(printable(f"{status.name:<16}  {_state(status)}{mark}"))
+        if status.description:
+            typer.echo(printable(f"  {status.description}"))
+
+
+def _state(status: BackendStatus) -> str:
+    if status.problem is not None:
+        return f"cannot run: {status.problem.reason}; {status.problem.remedy}"
+    return f"runs in {', '.join(status.precisions)}"

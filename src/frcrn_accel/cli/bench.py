@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from frcrn_accel.cli.options import GateAudio
+from frcrn_accel.cli.options import MODEL_HELP, GateAudio
 from frcrn_accel.cli.output import report_file
 from frcrn_accel.cli.progress import progress_bar
 from frcrn_accel.models import DEFAULT_MODEL
@@ -33,9 +33,7 @@ _THROUGHPUT_LENGTH_S, _THROUGHPUT_ROUNDS = 60.0, 6
 def bench(
     models: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="MODEL", help=f"A name, see 'models list', or a file made by 'export'. [default: {DEFAULT_MODEL}]"
-        ),
+        typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} [default: {DEFAULT_MODEL}]"),
     ] = None,
     released_size: Annotated[
         bool,
@@ -85,7 +83,7 @@ def bench(
 ) -> None:
     """Measure speed, memory and sound of every backend and precision, taking turns.
 
-    The sound is compared with that of fp32: SI-SDR, and with the packages of [eval] PESQ-WB and DNSMOS. The machine
+    The sound is compared with that of fp32: SI-SDR, and with the extras eval and pesq DNSMOS and PESQ-WB. The machine
     should be otherwise idle; configurations that do not clearly differ are listed.
     """
     from frcrn_accel.bench import model_to_measure, released_size_model
@@ -112,7 +110,7 @@ def bench(
         else:
             found = _measure_speed(to_measure, variant, baseline, length_s, threads, rounds, clips)
         if json_path is not None:
-            json_path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+            json_path.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         if markdown_path is not None:
             markdown_path.write_text(to_markdown(found), encoding="utf-8")
         if plot_path is not None:

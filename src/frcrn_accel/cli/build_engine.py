@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from frcrn_accel.atomic import replacing
+from frcrn_accel.cli.options import MODEL_HELP
 from frcrn_accel.cli.progress import preparation
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.models import find_model
@@ -26,12 +27,7 @@ class Package(str, Enum):
 
 
 def build_engine(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="Model name (see 'models list'), or a file made by 'export' or 'quantize'."
-        ),
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The plan to write.")],
     package: Annotated[
         Package, typer.Option(help="tensorrt-rtx builds for any RTX card, tensorrt for the card in this machine.")

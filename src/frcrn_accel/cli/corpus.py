@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["corpus", "job_progress"]
 
+_SHOWN = 20  # warnings, of which a million files may have a million: the journal has all
 _INTERRUPTED = 130  # exit code that shells use for a command ended by Ctrl-C
 
 
@@ -145,14 +146,22 @@ def corpus(
             console.print("stopped; run the same command to resume")
             raise typer.Exit(_INTERRUPTED) from None
         if path is not None:
-            path.write_text(json.dumps(latest.to_json(), indent=2) + "\n", encoding="utf-8")
-    for output in latest.damaged:
-        console.print(printable(f"damaged: {output}: made again"), markup=False, soft_wrap=True)
-    for output, error in latest.failed.items():
-        console.print(printable(f"failed: {output}: {error}"), markup=False, soft_wrap=True)
+            path.write_text(json.dumps(latest.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    _print_lines([f"left out: {path}: {reason}" for path, reason in latest.left_out.items()], console, _SHOWN)
+    _print_lines([f"warning: {text}" for texts in latest.warnings.values() for text in texts], console, _SHOWN)
+    _print_lines([f"damaged: {output}: made again" for output in latest.damaged], console)
+    _print_lines([f"failed: {output}: {error}" for output, error in latest.failed.items()], console)
     _print_summary(latest, console)
     if latest.failed:
         raise typer.Exit(1)
+
+
+def _print_lines(lines: Sequence[str], console: Console, shown: int | None = None) -> None:
+    """Print lines, or the first of them and how many there are."""
+    for line in lines[:shown]:
+        console.print(printable(line), markup=False, soft_wrap=True)
+    if shown is not None and len(lines) > shown:
+        console.print(f"and {len(lines) - shown} more", markup=False)
 
 
 def _print_summary(report: CorpusReport, console: Console) -> None:
@@ -166,6 +175,9 @@ def _print_summary(report: CorpusReport, console: Console) -> None:
         f"{_duration(report.audio_s)} of audio in {_duration(report.wall_s)}" if report.audio_s else "",
         f"real-time factor {factor:.4f}" if factor is not None else "",
         f"{report.clipped_samples} samples clipped in {report.clipped_files} files" if report.clipped_files else "",
+        f"{len(report.warnings)} with warnings" if report.warnings else "",
+        f"{len(report.left_out)} left out" if report.left_out else "",
+        f"{sum(report.other_suffixes.values())} not audio" if report.other_suffixes else "",
     ]
     console.print(", ".join(part for part in parts if part), markup=False, soft_wrap=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -106,6 +107,7 @@ class _Run:
     check_stop: Callable[[], None]
     ready: dict[Job, Ready] = field(default_factory=dict)
     failed: dict[Job, FrcrnAccelError] = field(default_factory=dict)
+    outputs: dict[str, Job] = field(default_factory=dict)
     cleaned: set[Path] = field(default_factory=set)
 
     def check_named(self) -> None:
@@ -163,8 +165,22 @@ class _Run:
         """Return a checked job; None if it failed."""
         if job not in self.ready and job not in self.failed:
             with self._collecting(job):
-                self.ready[job] = job.check(self.folder, overwrite=self.overwrite)
+                ready = job.check(self.folder, overwrite=self.overwrite)
+                self._claim(job, ready)
+                self.ready[job] = ready
         return self.ready.get(job)
+
+    def _claim(self, job: Job, ready: Ready) -> None:
+        """Check that no other job writes the outputs of this one: another suffix may have made two names the same.
+
+        Raises:
+            AudioError: Another job does.
+        """
+        for path in (ready.target, ready.noise_target):
+            if path is not None and ready.device is None:
+                other = self.outputs.setdefault(os.path.realpath(path), job)
+                if other is not job:
+                    raise AudioError(f"{other.source!r} and {job.source!r} would both become {str(path)!r}")
 
     @contextmanager
     def _collecting(self, job: Job) -> Iterator[None]:

@@ -24,7 +24,7 @@ def doctor(
     console = Console(stderr=True, highlight=False)
     with console.status("") as status:
         report = examine(status.update).to_json()
-    typer.echo(json.dumps(report, indent=2) if as_json else "\n".join(_lines(report)))
+    typer.echo(json.dumps(report, indent=2, allow_nan=False) if as_json else "\n".join(_lines(report)))
     if report["problems"]:
         raise typer.Exit(1)
 

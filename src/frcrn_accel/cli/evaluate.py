@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from frcrn_accel.cli.options import BackendName, Model, Precision
-from frcrn_accel.cli.output import report_file
+from frcrn_accel.cli.output import printable, report_file
 from frcrn_accel.cli.progress import preparation
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.models import DEFAULT_MODEL
+from frcrn_accel.notices import collected_notices
+
+if TYPE_CHECKING:
+    from frcrn_accel.evaluate import Evaluation
 
 __all__ = ["evaluate"]
 
@@ -52,8 +56,11 @@ def evaluate(
     from frcrn_accel.network.topology import SAMPLE_RATE_HZ
     from frcrn_accel.quality.clips import read_clips
 
-    clips = read_clips(noisy, SAMPLE_RATE_HZ, clean)
     console = Console(stderr=True, highlight=False)
+    with collected_notices() as notices:
+        clips = read_clips(noisy, SAMPLE_RATE_HZ, clean)
+    for notice in notices:
+        console.print(printable(f"warning: {notice}"), markup=False, soft_wrap=True)
     with report_file(report, overwrite) as path:
         with usage_errors(), preparation(console) as progress:
             found = evaluate_clips(
@@ -64,7 +71,7 @@ def evaluate(
                 progress=progress,
             )
         if path is not None:
-            path.write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     out = Console(highlight=False)
     out.print(
         f"{found.model} on {found.backend}, {found.precision}, {len(clips)} recordings, mean (95 % interval)",
@@ -77,6 +84,21 @@ def evaluate(
         values = (summary.noisy, summary.denoised, summary.change)
         table.add_row(summary.metric, str(summary.clips), *(_shown(value, digits) for value in values))
     out.print(table)
+    for line in _not_scored(found):
+        console.print(printable(f"not scored: {line}"), markup=False, soft_wrap=True)
+
+
+def _not_scored(found: Evaluation) -> list[str]:
+    """Name what a metric could not score, and why; one line for what holds for all recordings."""
+    recordings: dict[tuple[str, str], list[str]] = {}
+    for score in found.scores:
+        for metric, reason in score.not_scored.items():
+            recordings.setdefault((metric, reason), []).append(score.name)
+    lines = []
+    for (metric, reason), names in recordings.items():
+        named = ["all recordings"] if len(names) == len(found.scores) > 1 else names
+        lines += [f"{name}: {metric}: {reason}" for name in named]
+    return lines
 
 
 def _shown(value: tuple[float, tuple[float, float]] | None, digits: int) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 __all__ = ["export"]
 
@@ -22,7 +23,9 @@ def export(
     """Convert a checkpoint to a model file for every backend, verified against PyTorch."""
     from frcrn_accel.export import export_model
 
-    report = export_model(checkpoint, out, name=name, overwrite=overwrite)
+    console = Console(stderr=True, highlight=False)
+    with console.status("exporting, and comparing with PyTorch"):
+        report = export_model(checkpoint, out, name=name, overwrite=overwrite)
     model = report.model.metadata
     typer.echo(
         f"{out}: {model.name}, {model.channels} channels, {model.unets} U-Net(s), {report.bytes / 1e6:.1f} MB, "

@@ -65,7 +65,9 @@ class Job:
     Attributes:
         source: The input as it was named, or as it was found in a folder.
         target: The output. None for a file beside the input, or for standard output if the input is a pipe or device.
-        is_found: Whether the input was found in a folder, and its format may therefore need another suffix.
+        is_found: Whether the input was found in a folder; what was named is checked before anything takes time.
+        is_named: Whether the output was named. Otherwise it has the name of its input, whose format may not be one
+            that is written: then it gets another suffix.
         keep: `"speech"`, `"noise"`, or `"both"` for a file each.
         track: Number of the audio track; None for all of a film, and the first of anything else.
     """
@@ -73,6 +75,7 @@ class Job:
     source: str
     target: str | None
     is_found: bool = False
+    is_named: bool = True
     keep: str = "speech"
     track: int | None = None
 
@@ -114,7 +117,7 @@ class Job:
             device, output = target, folder / f"output{Path(target).suffix or suffix}"
         elif not source.suffix and not Path(target).suffix:
             output = Path(f"{target}{suffix}")
-        elif self.is_found and not _can_write(Path(target)):
+        elif not self.is_named and not _can_write(Path(target)):
             output = Path(target).with_suffix(suffix)
         else:
             output = Path(target)
@@ -174,7 +177,7 @@ def make_plan(inputs: list[str], output: str | None, keep: str = "speech", track
     for name in inputs:
         if name not in folders:
             target = str(Path(str(output)) / Path(name).name) if to_folder else output
-            plan.jobs.append(Job(name, target, keep=keep, track=track))
+            plan.jobs.append(Job(name, target, is_named=not to_folder, keep=keep, track=track))
             continue
         if output is None:
             raise AudioError(f"{name!r} is a folder: give an output folder with -o")
@@ -182,7 +185,14 @@ def make_plan(inputs: list[str], output: str | None, keep: str = "speech", track
             raise AudioError(f"{output!r} is the input folder itself: choose another output folder with -o")
         found = scan_folder(Path(name), but_not_in=Path(output))
         plan.jobs += [
-            Job(str(file), str(Path(output) / file.relative_to(name)), is_found=True, keep=keep, track=track)
+            Job(
+                str(file),
+                str(Path(output) / file.relative_to(name)),
+                is_found=True,
+                is_named=False,
+                keep=keep,
+                track=track,
+            )
             for file in found.files
         ]
         plan.left_out += [(item.path, item.reason, item.is_error) for item in found.left_out]

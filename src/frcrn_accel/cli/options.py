@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 __all__ = [
+    "MODEL_HELP",
     "AttenuationLimit",
     "BackendName",
     "BatchSize",
@@ -19,11 +20,17 @@ __all__ = [
     "Threads",
 ]
 
-Model = Annotated[str, typer.Option(help="Model name (see 'models list'), or a file made by 'export'.")]
-BackendName = Annotated[str, typer.Option(help="Backend to run the model with; see 'backends'.")]
+MODEL_HELP = "frcrn-small, frcrn-small-stream, frcrn-16k once imported, another import, or a file by 'export'."
+Model = Annotated[str, typer.Option(help=MODEL_HELP)]
+BackendName = Annotated[
+    str,
+    typer.Option(
+        help="auto, openvino, ort, ort-dynamic-int8, ort-static-int8, ort-cuda, tensorrt, tensorrt-rtx or torch."
+    ),
+]
 Precision = Annotated[
     str | None,
-    typer.Option(help="Number format to compute in; see 'backends'. [default: chosen by the backend]"),
+    typer.Option(help="fp32, bf16, fp16 or int8, as the backend has it. [default: chosen by the backend]"),
 ]
 Calibration = Annotated[
     Path | None,

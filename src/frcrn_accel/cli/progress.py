@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
 
 from frcrn_accel.progress import Progress
@@ -20,15 +27,28 @@ _PREPARING = ("frcrn_accel.prepare", "frcrn_accel.backends.tensorrt_plan")
 
 @contextmanager
 def progress_bar(console: Console) -> Iterator[Progress]:
-    """Draw a bar for each step that is reported; without a terminal, draw nothing."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    """Draw a bar for each step that runs, and for the last that is done; without a terminal, draw nothing.
+
+    A step of one unit has a moving bar: how much of it is done is not known.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what)
-            bars.update(tasks[what], completed=done, total=total)
+            if done == 0:
+                for task in bars.tasks:
+                    bars.update(task.id, visible=not task.finished)
+                bars.reset(tasks[what], visible=True)
+            bars.update(tasks[what], completed=done, total=None if done == 0 and total == 1 else total)
 
         yield show
 

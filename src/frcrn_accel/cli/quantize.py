@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from frcrn_accel.cli.options import GateAudio
+from frcrn_accel.cli.options import MODEL_HELP, GateAudio
 from frcrn_accel.cli.output import report_file
 from frcrn_accel.cli.progress import progress_bar
 from frcrn_accel.errors import QualityError
@@ -25,11 +25,15 @@ _SHOWN_GROUPS = 10
 
 
 def quantize(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Model name (see 'models list'), or a file made by 'export'.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The model file to write.")],
-    method: Annotated[str, typer.Option(help="Method: dynamic, static, openvino-int8, tensorrt-int8 or fp16.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="dynamic|static|openvino-int8|tensorrt-int8|fp16",
+            help="dynamic and static: INT8 for ONNX Runtime, static is calibrated; fp16: for GPUs.",
+        ),
+    ],
     calibration: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of noisy speech, for methods that need calibration.")
     ] = None,
@@ -46,9 +50,9 @@ def quantize(
         int,
         typer.Option(
             min=0,
-            help="If the gate refuses, keep up to this many more layer groups in float, costliest first.",
+            help="If the gate refuses, keep up to this many more layer groups in float, costliest first; 0 for none.",
         ),
-    ] = 0,
+    ] = 4,
     max_pesq_drop_percent: Annotated[float, typer.Option(min=0, help="Maximum drop of the mean PESQ-WB, %.")] = 1.0,
     min_si_sdr_db: Annotated[
         float, typer.Option(help="Minimum mean SI-SDR of the output against that of the fp32 model, dB.")
@@ -91,7 +95,7 @@ def quantize(
             except QualityError as error:
                 refusal, result = error, error.report
         if report_path is not None:
-            report_path.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+            report_path.write_text(json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     _show(result)
     if refusal is not None:
         console.print(f"refused: {refusal}", markup=False, soft_wrap=True)
@@ -109,6 +113,14 @@ def _show(report: QuantizeReport) -> None:
         markup=False,
         soft_wrap=True,
     )
+    rescue = report.rescue
+    if rescue is not None:
+        console.print(
+            f"{', '.join(rescue.groups)} in float to pass the gate: {_price(report)}; without that refused: "
+            f"{rescue.refused_for}",
+            markup=False,
+            soft_wrap=True,
+        )
     if report.gate is not None:
         gate = report.gate
         table = Table("measure", "source", "quantized", "change", "limit", "verdict")
@@ -138,6 +150,16 @@ def _show(report: QuantizeReport) -> None:
         for cost in report.sensitivity[:_SHOWN_GROUPS]:
             table.add_row(cost.group, f"{cost.si_sdr_db:.1f}")
         console.print(table)
+
+
+def _price(report: QuantizeReport) -> str:
+    """Say what the groups in float cost: bytes of the file, and time where both files were measured."""
+    assert report.rescue is not None
+    assert report.gate is not None
+    size = report.output_bytes / report.rescue.bytes_without - 1
+    before, after = report.rescue.real_time_factor_without, report.gate.candidate_real_time_factor
+    time = "" if before is None or after is None else f", {after / before - 1:+.0%} time"
+    return f"{(report.output_bytes - report.rescue.bytes_without) / 1e6:+.2f} MB ({size:+.0%}){time}"
 
 
 def _number(value: float | None) -> str:

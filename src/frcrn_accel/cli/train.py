@@ -59,6 +59,7 @@ def train(
                 scores = ", ".join(f"{name} {value:.3f}" for name, value in entry.items())
                 console.print(f"step {step}: {scores}", markup=False, soft_wrap=True)
 
+        bar("training", 0, parsed.optimisation.steps)  # recordings are decoded before the first step
         steps = run_training(
             parsed,
             config.parent if data is None else data,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from frcrn_accel._version import __version__
 from frcrn_accel.corpus.plan import (
     JOURNAL_NAME,
+    Inputs,
     Recording,
     Shard,
     Task,
@@ -28,6 +29,8 @@ from frcrn_accel.windows import Windowing
 __all__ = ["LOCAL", "RAY", "CorpusJob"]
 
 LOCAL, RAY = "local", "ray"
+# The version that last changed what a job writes for equal inputs and settings. Later ones resume its journals.
+_OUTPUTS_SINCE = "0.1.0"
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,14 @@ class CorpusJob:
             raise CorpusError(f"workers cannot run on {self.workers_on!r}: choose {LOCAL!r} or {RAY!r}")
         if self.workers_on != RAY and self.gpus:
             raise CorpusError("only Ray assigns GPUs to workers: add --workers-on ray, or leave --gpus out")
+        if self.skip_clean is not None and not 1 <= self.skip_clean <= 5:  # NaN, too
+            raise CorpusError(f"skip_clean must be a DNSMOS from 1 to 5, got {self.skip_clean}")
+        if not 0 <= self.gpus < math.inf:
+            raise CorpusError(f"gpus must be 0 or more, got {self.gpus}")
+        for name in ("workers", "files_per_tar"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise CorpusError(f"{name} must be 1 or more, got {number}")
         if self.out_url is not None and self.journal is None:
             raise CorpusError(
                 f"{self.out_url!r} cannot hold the journal, which grows: give a local file with --journal"
@@ -109,17 +120,18 @@ class CorpusJob:
             return Path(self.journal)
         return Path(self.out) / f"{JOURNAL_NAME}{self.shard.suffix}.jsonl"
 
-    def recordings(self) -> list[Recording]:
-        """Read the inputs of this job's shard, sorted by output.
+    def read_inputs(self) -> Inputs:
+        """Read the inputs of this job's shard.
 
         Raises:
             CorpusError: See `plan.read_inputs`, or the package for a kind of storage is missing.
             MissingExtraError: fsspec is not installed, and a path is a URL.
         """
         every = read_inputs(str(self.inputs), str(self.out))
-        recordings = [recording for recording in every if self.shard.holds(recording.output)]
+        recordings = [recording for recording in every.recordings if self.shard.holds(recording.output)]
         check_protocols([*(recording.source for recording in recordings), str(self.out)])
-        return recordings
+        left_out = {path: reason for path, reason in every.left_out.items() if self.shard.holds(path)}
+        return replace(every, recordings=recordings, left_out=left_out)
 
     def tasks(self, recordings: Sequence[Recording]) -> list[Task]:
         """Divide recordings into what workers do at a time: a file, or a tar.
@@ -149,7 +161,7 @@ class CorpusJob:
         }
         files = self.files_per_tar
         return {
-            "version": __version__,
+            "version": _OUTPUTS_SINCE,
             "inputs": str(self.inputs) if is_remote(str(self.inputs)) else str(Path(self.inputs).resolve()),
             "shard": f"{self.shard.number}/{self.shard.count}",
             "model": str(options.model),

@@ -30,7 +30,7 @@ from typing import Any
 from typing_extensions import Self
 
 from frcrn_accel.atomic import replacing
-from frcrn_accel.corpus.plan import Task
+from frcrn_accel.corpus.plan import Task, leads_out
 from frcrn_accel.corpus.storage import names_refused
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import AudioError, CorpusError, OutputExistsError
@@ -70,6 +70,7 @@ class Entry:
         dnsmos_after: DNSMOS of the output, likewise.
         error: Why the recording failed; None if it did not.
         members: Number of lines of the tar; None outside of tars.
+        warnings: What was missing or damaged in the recording, and what the output cannot keep.
     """
 
     input: str
@@ -86,6 +87,7 @@ class Entry:
     dnsmos_after: Mapping[str, float] | None = None
     error: str | None = None
     members: int | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def part_name(output: str) -> str:
@@ -219,6 +221,8 @@ class Journal:
         """
         with self._writing():
             os.fsync(self._file.fileno())
+            if not os.fstat(self._file.fileno()).st_nlink:
+                raise CorpusError(f"the journal {str(self.path)!r} was removed while the job ran")
 
     def place(self, output: str) -> None:
         """Move an output whose lines are in the journal to its name.
@@ -239,24 +243,48 @@ class Journal:
             self._forget(output)
             raise
         except OSError as error:
+            if not part.exists():
+                raise CorpusError(
+                    f"{str(part)!r}, the finished {output!r}, was removed while the job ran: run the same command to "
+                    "make it again"
+                ) from error
             raise CorpusError(f"{str(target)!r} cannot be written: {error.strerror}") from error
 
     def _lock(self, stack: ExitStack) -> None:
-        from filelock import FileLock, Timeout
-
         folder = self.path.parent
         try:
-            self.parts.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(self.parts / _LOCK, timeout=0))
-            stack.callback(self._remove_parts)  # before the lock is released
-        except Timeout:
-            raise CorpusError(
-                f"another job is using {str(self.path)!r}: wait for it, or run each job with its own --shard"
-            ) from None
+            while not self._try_lock(stack):
+                pass
         except OSError as error:
             raise CorpusError(f"folder {str(folder)!r} cannot be written: {error.strerror}") from error
         except NotImplementedError as error:
             raise CorpusError(f"the file system of {str(folder)!r} does not support locking: {error}") from error
+
+    def _try_lock(self, stack: ExitStack) -> bool:
+        """Lock the journal; return False if a job that ended just now has removed the folder meanwhile."""
+        from filelock import FileLock, Timeout
+
+        self.parts.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.parts / _LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except FileNotFoundError:
+            return False
+        except Timeout:
+            raise CorpusError(
+                f"another job is using {str(self.path)!r}: wait for it, or run each job with its own --shard"
+            ) from None
+        try:
+            # A lock on a file that was removed keeps nobody out. The file that is there now must be the locked one.
+            FileLock(self.parts / _LOCK, timeout=0).acquire().lock.release()
+        except Timeout:
+            stack.callback(lock.release)
+            stack.callback(self._remove_parts)  # before the lock is released
+            return True
+        except FileNotFoundError:
+            pass
+        lock.release()
+        return False
 
     def _remove_parts(self) -> None:
         """Remove the folder, unless outputs are left in it."""
@@ -289,7 +317,7 @@ class Journal:
                     "settings": settings,
                 }
                 with replacing(self.path, overwrite=True) as temporary:
-                    temporary.write_text(json.dumps(head) + "\n", encoding="ascii")
+                    temporary.write_text(json.dumps(head, allow_nan=False) + "\n", encoding="ascii")
                 return head
             if head["settings"] != settings:
                 raise CorpusError(
@@ -317,7 +345,8 @@ class Journal:
         if not line.endswith(b"\n") and f'{{"{_HEAD}": '.encode().startswith(line[: len(_HEAD) + 5]):
             return None
         head = self._parse(line)
-        if head.get(_HEAD) != SCHEMA_VERSION or not _has_types(head, _HEAD_TYPES):
+        is_head = head.get(_HEAD) == SCHEMA_VERSION and _has_types(head, _HEAD_TYPES)
+        if not is_head or not all(isinstance(other, str) for other in head["others"]):
             raise CorpusError(f"{str(self.path)!r} is not a journal of this version: move it away")
         return head
 
@@ -334,6 +363,8 @@ class Journal:
         values = self._parse(line)
         is_member = values.get("member") is not None
         if not _has_types(values, _LINE_TYPES) or is_member != (values["members"] is not None):
+            raise self._damage()
+        if values["sha256"] is not None and leads_out(values["output"]):  # then no job has written this line
             raise self._damage()
         return values
 
@@ -373,7 +404,11 @@ class Journal:
     def _unplaced(self) -> list[tuple[Path, str | None]]:
         """Return the files that are not at their names, with their outputs where the journal has lines for them."""
         names = {part_name(output): output for output in self._digests} if self._out is not None else {}
-        return [(path, names.get(path.name)) for path in self.parts.iterdir() if path.name != _LOCK]
+        try:
+            paths = list(self.parts.iterdir())
+        except FileNotFoundError:  # somebody has removed it
+            return []
+        return [(path, names.get(path.name)) for path in paths if path.name != _LOCK]
 
     def _settle(self) -> None:
         """Move outputs that a killed job had not moved yet, and delete those that it had not finished."""

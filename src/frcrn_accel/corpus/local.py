@@ -1,34 +1,40 @@
-"""Run tasks in worker processes on this machine, any of which may die.
+"""Run tasks in worker processes on this machine, any of which may die, stop or hang.
 
-Each worker is a `ProcessPoolExecutor` with one process. When a process dies, its executor breaks as a whole and does
-not say which task is to blame; with a single process and one task at a time that is known, and the other workers are
-not affected. (loky's executor also gives up all its tasks when a process dies.)
+Each worker is a process with a pipe. It sends a beat each second, so this process notices one that was stopped or
+whose engine does not return. (`concurrent.futures` and loky say neither which task a process died of, nor how.)
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import signal
 import threading
+import time
 from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from frcrn_accel.corpus.plan import Task
 from frcrn_accel.corpus.work import MAX_TRIES, Result, Work, Worker, failed, text_of
 from frcrn_accel.errors import CorpusError
 
-__all__ = ["run_local"]
+__all__ = ["SILENT_S", "run_local"]
 
+SILENT_S = 120.0  # a worker that sends nothing for so long is replaced
+_HANG_S = 1800.0  # without progress in a file a worker stops sending beats
+_BEAT_S = 1.0
+_END_S = 5.0
 _CONTEXT = multiprocessing.get_context("spawn")  # engines' threads do not survive a fork
 
 
-def run_local(tasks: Iterable[Task], work: Work, workers: int) -> Generator[list[Result], None, None]:
+def run_local(
+    tasks: Iterable[Task], work: Work, workers: int, silent_s: float = SILENT_S
+) -> Generator[list[Result], None, None]:
     """Run tasks in processes.
 
     A task whose worker dies is tried again after all others, with another worker; it fails after `MAX_TRIES` deaths.
@@ -37,6 +43,7 @@ def run_local(tasks: Iterable[Task], work: Work, workers: int) -> Generator[list
         tasks: The tasks.
         work: How to do them.
         workers: Number of processes.
+        silent_s: A worker that does not respond for this time is killed and replaced.
 
     Yields:
         Results as they become available, in any order. Closing the iterator ends the processes immediately.
@@ -52,115 +59,188 @@ def run_local(tasks: Iterable[Task], work: Work, workers: int) -> Generator[list
         return next(new, None) or (again.popleft() if again else None)
 
     with _slots(work, workers) as slots:
-        running: dict[Future[Any], tuple[_Slot, Task | None]] = {slot.load(): (slot, None) for slot in slots}
-        idle: list[_Slot] = []
-        while running:
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for slot in slots:
+            slot.load()
+        while any(slot.is_busy for slot in slots):
             results: list[Result] = []
-            for future in done:
-                slot, task = running.pop(future)
-                try:
-                    answer = future.result()
-                except BrokenProcessPool:
-                    if task is not None:
-                        deaths[task.output] += 1
-                        if deaths[task.output] < MAX_TRIES:
-                            again.append(task)
-                        else:
-                            results.append(
-                                failed(task, f"its worker process died {MAX_TRIES} times (out of memory?)")
-                            )
-                    running[slot.load()] = (slot, None)
-                    continue
+            for slot, answer in _answers(slots, silent_s):
                 if isinstance(answer, Result):
+                    slot.task = None
                     results.append(answer)
-                else:
+                elif isinstance(answer, _Loaded):
                     slot.check(answer)
-                idle.append(slot)
-            while idle and (task := next_task()) is not None:
-                slot = idle.pop()
-                try:
-                    running[slot.start(task)] = (slot, task)
-                except BrokenProcessPool:  # it died while idle
-                    again.appendleft(task)
-                    running[slot.load()] = (slot, None)
+                else:
+                    task, was_loading = slot.task, slot.is_loading
+                    slot.close()
+                    if was_loading:
+                        slot.load(answer.reason)
+                    if task is None:
+                        continue
+                    deaths[task.output] += not was_loading
+                    if deaths[task.output] < MAX_TRIES:
+                        again.append(task)
+                    else:
+                        results.append(failed(task, f"its worker process died {MAX_TRIES} times ({answer.reason})"))
+            for slot in slots:
+                if not slot.is_busy and (task := next_task()) is not None:
+                    slot.start(task)
             if results:
                 yield results
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The answer to a start: why the model cannot be loaded, or None."""
+
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class _Death:
+    """How a worker died."""
+
+    reason: str
 
 
 class _Slot:
     """A worker process, which can be replaced.
 
-    Args:
-        work: Work for the process.
-        alive: The process ends when the other end of this connection is closed.
+    Attributes:
+        connection: The pipe to the process; None without one.
+        is_loading: Whether it loads the model.
+        task: The task that it does, or gets once it has loaded the model; None for none.
+        unheard_s: How long this process has waited for a message of it.
     """
 
-    def __init__(self, work: Work, alive: Connection) -> None:
-        self._arguments = (work, alive)
-        self._pool: ProcessPoolExecutor | None = None
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._process: Any = None
+        self.connection: Connection | None = None
         self._loads = 0  # since the last success
+        self.is_loading = False
+        self.task: Task | None = None
+        self.unheard_s = 0.0
 
-    def load(self) -> Future[str | None]:
-        """Start a process that loads the model; pass the result to `check`.
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer is to come."""
+        return self.is_loading or self.task is not None
+
+    def load(self, reason: str = "") -> None:
+        """Start a process that loads the model.
+
+        Args:
+            reason: How the one before died.
 
         Raises:
             CorpusError: `MAX_TRIES` processes in a row died while loading.
         """
         if self._loads == MAX_TRIES:
             raise CorpusError(
-                f"a worker process died {MAX_TRIES} times while it loaded the model (out of memory?): run fewer "
-                "workers with --workers"
+                f"a worker process died {MAX_TRIES} times while it loaded the model ({reason}): run fewer workers "
+                "with --workers"
             )
         self._loads += 1
-        self.close()
-        self._pool = ProcessPoolExecutor(1, _CONTEXT, _start, self._arguments)
+        self.is_loading, self.unheard_s = True, 0.0
+        self.connection, theirs = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_run_worker, args=(self._work, theirs))
         with _interrupts_held():
-            return self._pool.submit(_load)
+            self._process.start()
+        theirs.close()
 
-    def check(self, problem: str | None) -> None:
-        """Check the result of `load`.
+    def check(self, answer: _Loaded) -> None:
+        """Check the answer to `load`.
 
         Raises:
             CorpusError: The model cannot be loaded.
         """
-        if problem is not None:
-            raise CorpusError(problem)
-        self._loads = 0
+        if answer.problem is not None:
+            raise CorpusError(answer.problem)
+        self.is_loading, self._loads = False, 0
 
-    def start(self, task: Task) -> Future[Result]:
-        """Start a task in the process.
+    def start(self, task: Task) -> None:
+        """Start a task, in a new process if the one before has died."""
+        if self.connection is None:
+            self.load()
+        assert self.connection is not None
+        self.task = task
+        with suppress(OSError):  # it has died; `_answers` finds that out
+            self.connection.send(task)
 
-        Raises:
-            BrokenProcessPool: The process has died.
-        """
-        assert self._pool is not None
-        return self._pool.submit(_do, task)
+    def end(self) -> str:
+        """Wait for a process that has closed its end of the pipe; return how it ended."""
+        self._process.join(_END_S)
+        self._process.kill()
+        self._process.join()
+        return _reason(self._process.exitcode)
 
     def close(self) -> None:
-        """Wait for a process to end that has died or has been asked to end."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        """End the process: at once if it is busy."""
+        if self.connection is None:
+            return
+        self.connection.close()
+        if not self.is_busy:
+            self._process.join(_END_S)
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+        self.connection, self.is_loading, self.task = None, False, None
+
+
+def _answers(slots: Sequence[_Slot], silent_s: float) -> Iterator[tuple[_Slot, Result | _Loaded | _Death]]:
+    """Wait for a second at most; yield what workers have answered, and those that are dead or do not respond."""
+    began = time.monotonic()
+    by_connection: dict[Any, _Slot] = {slot.connection: slot for slot in slots if slot.connection is not None}
+    heard = {by_connection[found] for found in wait(list(by_connection), _BEAT_S)}
+    # If this process was stopped, too, that time does not count.
+    passed_s = min(time.monotonic() - began, 2 * _BEAT_S)
+    for slot in by_connection.values():
+        if slot not in heard:
+            slot.unheard_s += passed_s
+            if slot.unheard_s >= silent_s:
+                slot.unheard_s = 0.0
+                yield slot, _Death(f"it did not respond for {silent_s:g} s")
+            continue
+        slot.unheard_s = 0.0
+        assert slot.connection is not None
+        try:
+            message = slot.connection.recv()
+        except (EOFError, OSError):
+            message = _Death(slot.end())
+        if message is not None:  # a beat is None
+            yield slot, message
+
+
+def _reason(code: int) -> str:
+    """Return how a process ended.
+
+    >>> _reason(-9), _reason(-11), _reason(3)
+    ('killed by SIGKILL: out of memory?', 'killed by SIGSEGV', 'exit code 3')
+    """
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"killed by {name}{': out of memory?' if name == 'SIGKILL' else ''}"
 
 
 @contextmanager
 def _slots(work: Work, workers: int) -> Iterator[list[_Slot]]:
     """Open slots whose processes end with the block, or with this process, whatever they are doing."""
-    alive, end = _CONTEXT.Pipe(duplex=False)
-    slots = [_Slot(work, alive) for _ in range(workers)]
+    slots = [_Slot(work) for _ in range(workers)]
     try:
         yield slots
     finally:
-        end.close()
         for slot in slots:
             slot.close()
-        alive.close()
 
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
     """Keep Ctrl-C, which all processes of a terminal get, from those that are being started: this one handles it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows: processes get it until `_start`
+    if not hasattr(signal, "pthread_sigmask"):  # Windows: processes get it until `_run_worker`
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -170,33 +250,48 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_work: Work | None = None
-_worker: Worker | None = None
-
-
-def _start(work: Work, alive: Connection) -> None:
-    """Set up a new process."""
-    global _work
-    _work = work
+def _run_worker(work: Work, connection: Connection) -> None:
+    """Load the model, then do the tasks that come, until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+    sending = threading.Lock()
+    is_busy = True
+    progress_s = time.monotonic()
 
-    def watch() -> None:
-        alive.poll(None)  # nothing is ever sent; this returns when the other end is closed
-        os._exit(1)
+    def note_progress() -> None:
+        nonlocal progress_s
+        progress_s = time.monotonic()
 
-    threading.Thread(target=watch, daemon=True).start()
+    def send(message: Result | _Loaded | None) -> None:
+        with sending, suppress(OSError):  # the other end has gone: `receive` ends this process
+            connection.send(message)
 
+    def receive() -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                tasks.put(connection.recv())
+        if is_busy:
+            os._exit(1)
+        tasks.put(None)
 
-def _load() -> str | None:
-    global _worker
-    assert _work is not None
+    def beat() -> None:
+        while True:
+            time.sleep(_BEAT_S)
+            if time.monotonic() - progress_s < _HANG_S or not is_busy:
+                send(None)
+
+    for run in (receive, beat):
+        threading.Thread(target=run, daemon=True).start()
+    problem = None
     try:
-        _worker = Worker(_work)
+        worker = Worker(work, note_progress)
     except Exception as error:  # as text: not every exception can be pickled
-        return text_of(error)
-    return None
-
-
-def _do(task: Task) -> Result:
-    assert _worker is not None
-    return _worker.do(task)
+        problem = text_of(error)
+    is_busy = False
+    send(_Loaded(problem))
+    while (task := tasks.get()) is not None:
+        note_progress()
+        is_busy = True
+        result = worker.do(task)
+        is_busy = False
+        send(result)

@@ -6,23 +6,25 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from frcrn_accel.corpus.storage import is_remote, key_of, list_remote
 from frcrn_accel.errors import CorpusError
-from frcrn_accel.files import audio_files, check_targets
+from frcrn_accel.files import check_targets, scan_folder
 
 __all__ = [
     "JOURNAL_NAME",
+    "Inputs",
     "Recording",
     "Shard",
     "Task",
     "accepted",
     "digest_of",
     "in_tars",
+    "leads_out",
     "one_by_one",
     "read_inputs",
 ]
@@ -34,7 +36,6 @@ _BLANKS = " \t\r\n"
 _MAX_KEY_BYTES = 1024  # of object stores
 # The folder of unfinished files, and the journal.
 _OURS = re.compile(rf"\.{JOURNAL_NAME}|{JOURNAL_NAME}(-\d+-of-\d+)?\.jsonl\Z")
-_UNFINISHED = re.compile(rf"\.{JOURNAL_NAME}(-\d+-of-\d+)?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,21 @@ class Recording:
     source: str
     output: str
     refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a job, or a shard of it, is to do, and what it leaves out.
+
+    Attributes:
+        recordings: The recordings, sorted by output.
+        left_out: Why files and folders are left out, by their paths or URLs.
+        other_suffixes: Number of files that are not audio by their suffix, by suffix in lower case.
+    """
+
+    recordings: list[Recording]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    other_suffixes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +123,8 @@ class Shard:
         return int.from_bytes(digest[:8], "big") % self.count == self.number - 1
 
 
-def read_inputs(inputs: str, out: str) -> list[Recording]:
-    """Read the list of recordings, sorted by output.
+def read_inputs(inputs: str, out: str) -> Inputs:
+    """Read the list of recordings.
 
     Args:
         inputs: A folder, whose tree is mirrored; a `.txt` file with a path or URL on each line; or a `.jsonl` file
@@ -116,8 +132,8 @@ def read_inputs(inputs: str, out: str) -> list[Recording]:
             relative to its folder. Folders and files can be URLs.
         out: The output folder; files in it are not inputs.
 
-    What cannot be done, such as a line that is wrong or a name that leads out of the output folder, is refused alone:
-    see `Recording.refusal`.
+    What cannot be done, such as a line that is wrong, a name that leads out of the output folder, or a folder that
+    cannot be read, is refused alone: see `Recording.refusal`.
 
     Raises:
         CorpusError: `inputs` does not exist, names no audio files, or nothing in it can be done.
@@ -125,18 +141,19 @@ def read_inputs(inputs: str, out: str) -> list[Recording]:
     """
     suffix = PurePosixPath(inputs).suffix.lower()
     if suffix in (LIST_SUFFIX, MANIFEST_SUFFIX) and not Path(inputs).is_dir():
-        recordings = _read_manifest(inputs, suffix)
+        found = Inputs(_read_manifest(inputs, suffix))
     elif is_remote(inputs):
-        recordings = [Recording(source, name) for source, name in list_remote(inputs) if not _is_unfinished(name)]
+        found = _in_storage(inputs)
     else:
-        recordings = _in_folder(Path(inputs), out)
+        found = _in_folder(Path(inputs), out)
+    recordings = found.recordings
     if not recordings:
         raise CorpusError(f"{inputs!r} names no audio files")
     recordings = _refuse_nested([_checked(recording, is_remote(out)) for recording in recordings])
     if not accepted(recordings):
         raise CorpusError(str(recordings[0].refusal))
     check_targets((recording.source, recording.output) for recording in accepted(recordings))
-    return sorted(recordings, key=lambda recording: recording.output)
+    return replace(found, recordings=sorted(recordings, key=lambda recording: recording.output))
 
 
 def accepted(recordings: Iterable[Recording]) -> list[Recording]:
@@ -177,7 +194,18 @@ def _sample_name(output: str) -> str:
     return str(path.with_name(path.stem.replace(".", "_") + path.suffix))
 
 
-def _in_folder(folder: Path, out: str) -> list[Recording]:
+def _in_storage(folder: str) -> Inputs:
+    names = list_remote(folder)
+    hidden = {
+        source for source, name in names if any(part.startswith(".") for part in name.split("/") if part != "..")
+    }
+    return Inputs(
+        [Recording(source, name) for source, name in names if source not in hidden],
+        dict.fromkeys(sorted(hidden), "hidden"),
+    )
+
+
+def _in_folder(folder: Path, out: str) -> Inputs:
     if not folder.is_dir():
         raise CorpusError(
             f"{str(folder)!r} {'is not a folder' if folder.exists() else 'does not exist'}: give a folder, a list "
@@ -186,14 +214,16 @@ def _in_folder(folder: Path, out: str) -> list[Recording]:
     target = None if is_remote(out) else Path(out).resolve()
     if target == folder.resolve():
         raise CorpusError("the input and output folders are the same: choose another output folder")
-    files = audio_files(folder, but_not_in=target)
-    named = [Recording(str(file), file.relative_to(folder).as_posix()) for file in files]
-    return [recording for recording in named if not _is_unfinished(recording.output)]
-
-
-def _is_unfinished(name: str) -> bool:
-    """Return whether a file is in the folder of unfinished files of a job that was killed."""
-    return any(_UNFINISHED.match(part) for part in PurePosixPath(name).parts[:-1])
+    scan = scan_folder(folder, but_not_in=target)
+    recordings = [Recording(str(file), file.relative_to(folder).as_posix()) for file in scan.files]
+    left_out = {}
+    for item in scan.left_out:
+        if item.is_error:
+            name = item.path.relative_to(folder).as_posix()
+            recordings.append(Recording(str(item.path), name, f"{str(item.path)!r} {item.reason}"))
+        else:
+            left_out[str(item.path)] = item.reason
+    return Inputs(recordings, left_out, scan.other_suffixes)
 
 
 def _checked(recording: Recording, is_key: bool) -> Recording:
@@ -285,12 +315,18 @@ def _mirrored(source: str) -> str:
     return path.relative_to(path.anchor).as_posix()
 
 
+def leads_out(output: str) -> bool:
+    """Return whether an output is not a path below the output folder."""
+    path, here = PurePosixPath(output), Path(output)  # on Windows, drives and backslashes lead out too
+    is_outside = path.is_absolute() or bool(here.anchor) or ".." in path.parts or ".." in here.parts
+    return is_outside or not path.name or "\0" in output
+
+
 def _checked_output(output: str, where: str) -> str:
     """Check that an output stays in the output folder, and return it normalized."""
-    path, here = PurePosixPath(output), Path(output)  # on Windows, drives and backslashes lead out too
+    path = PurePosixPath(output)
     is_ours = path.parts and _OURS.match(path.parts[0])
-    leads_out = path.is_absolute() or bool(here.anchor) or ".." in path.parts or ".." in here.parts
-    if leads_out or not path.name or is_ours or "\0" in output:
+    if leads_out(output) or is_ours:
         raise CorpusError(
             f'{where}: {output!r} is not a path below the output folder: use a manifest with another "output"'
         )

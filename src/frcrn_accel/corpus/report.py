@@ -23,6 +23,9 @@ class CorpusReport:
         copied: Of these, files that were clean already and were copied unchanged.
         failed: Outputs that failed in this run, in a tar its members, with the reason.
         damaged: Outputs of earlier runs that were cut, damaged or lost, and are made again.
+        warnings: What was missing or damaged in recordings of this run, and what outputs cannot keep, by output.
+        left_out: Why files and folders of the input folder are left out, such as hidden ones, by their paths.
+        other_suffixes: Number of files in the input folder that are not audio by their suffix, by suffix.
         audio_s: Length of the audio that this run has done.
         clipped_files: Files in which samples were clipped.
         clipped_samples: Samples that were clipped.
@@ -37,6 +40,9 @@ class CorpusReport:
     copied: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
+    warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    other_suffixes: dict[str, int] = field(default_factory=dict)
     audio_s: float = 0.0
     clipped_files: int = 0
     clipped_samples: int = 0
@@ -57,6 +63,8 @@ class CorpusReport:
             self.failed[entry.member or entry.output] = entry.error
             return
         self.done += 1
+        if entry.warnings:
+            self.warnings[entry.member or entry.output] = entry.warnings
         self.copied += entry.copied
         self.audio_s += entry.duration_s or 0.0
         self.clipped_files += entry.clipped_samples > 0

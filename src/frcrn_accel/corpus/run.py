@@ -45,7 +45,8 @@ def denoise_corpus(
     job.check()
     if job.scores:
         load_dnsmos()
-    recordings = job.recordings()
+    inputs = job.read_inputs()
+    recordings = inputs.recordings
     tasks = job.tasks(recordings)
     with with_threads(job.denoiser, 1).open(progress=preparing) as denoiser:  # here first, to report its errors
         about = f"{denoiser.model.name} on {denoiser.backend}, {denoiser.precision} ({denoiser.device})"
@@ -57,6 +58,7 @@ def denoise_corpus(
         left = [task for task in tasks if not journal.has(task)]
         before = len(recordings) - len(refused) - sum(len(task.recordings) for task in left)
         report = CorpusReport(about, len(recordings), before)
+        report.left_out, report.other_suffixes = dict(inputs.left_out), dict(inputs.other_suffixes)
         report.damaged = [task.output for task in left if journal.is_damaged(task.output)]
         _record([failed(Task(one.output, (one,)), str(one.refusal)) for one in refused], journal, report)
         _run(job, left, journal, report, progress)

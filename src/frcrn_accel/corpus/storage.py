@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -124,8 +124,13 @@ def local_path(source: str, folder: Path) -> Path:
     return folder / f"fetched{PurePosixPath(key_of(source)).suffix}" if is_remote(source) else Path(source)
 
 
-def fetch(source: str, local: Path) -> None:
+def fetch(source: str, local: Path, note_progress: Callable[[], None] = lambda: None) -> None:
     """Download a recording, if it is a URL.
+
+    Args:
+        source: Path or URL of the recording.
+        local: Where it is put, see `local_path`.
+        note_progress: Called as data arrives, if the storage reports it.
 
     Raises:
         AudioError: It cannot be downloaded.
@@ -135,18 +140,19 @@ def fetch(source: str, local: Path) -> None:
     try:
         with _refusals(source):
             files, name = _filesystem(source)
-            files.get_file(name, str(local))
+            files.get_file(name, str(local), callback=_callback(note_progress))
     except CorpusError as error:
         raise AudioError(str(error)) from error
 
 
-def put(local: Path, folder: str, name: str) -> None:
+def put(local: Path, folder: str, name: str, note_progress: Callable[[], None] = lambda: None) -> None:
     """Store a file under a URL. In object stores it appears when it is complete.
 
     Args:
         local: Path of the file.
         folder: URL of the output folder. The bucket, or the folder that contains it, must exist.
         name: Path of the output, relative to the folder.
+        note_progress: Called as data is sent, if the storage reports it.
 
     Raises:
         MissingExtraError: See `list_remote`.
@@ -158,7 +164,7 @@ def put(local: Path, folder: str, name: str) -> None:
         parents = [folder, *(f"{folder}/{parent}" for parent in reversed(PurePosixPath(name).parents[:-1]))]
         for parent in parents:
             _make_folder(parent)
-        files.put_file(str(local), path)
+        files.put_file(str(local), path, callback=_callback(note_progress))
 
 
 @cache
@@ -201,6 +207,12 @@ def digest_of_remote(folder: str, name: str) -> str | None:
                 return digest.hexdigest()
         except FileNotFoundError:
             return None
+
+
+def _callback(note_progress: Callable[[], None]) -> Any:
+    from fsspec.callbacks import Callback
+
+    return Callback(hooks={"progress": lambda size, value: note_progress()})
 
 
 def _below(name: str, root: str) -> str:

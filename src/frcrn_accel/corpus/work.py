@@ -11,9 +11,13 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
 
 from frcrn_accel.atomic import replacing
 from frcrn_accel.corpus.journal import Entry, part_name
@@ -22,7 +26,8 @@ from frcrn_accel.corpus.storage import fetch, local_path, put
 from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import CorpusError, FrcrnAccelError, one_line
-from frcrn_accel.files import create_audio, open_audio
+from frcrn_accel.files import FILM_SUFFIXES, AudioFile, Sound, create_audio, is_film, open_audio, write_film
+from frcrn_accel.notices import collected_notices
 
 __all__ = ["MAX_TRIES", "Result", "Work", "Worker", "failed", "text_of"]
 
@@ -75,21 +80,22 @@ class Worker:
 
     Args:
         work: How to do them.
+        note_progress: Called from time to time while a task makes progress.
 
     Raises:
         FrcrnAccelError: See `Denoiser`.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, note_progress: Callable[[], None] = lambda: None) -> None:
         self._work = work
+        self._note_progress = note_progress
         self._denoiser = work.denoiser.open()
 
     def do(self, task: Task) -> Result:
         """Do a task. Nothing is raised: the error of a file is in its entry."""
         work = self._work
         try:
-            with tempfile.TemporaryDirectory(prefix="task-", dir=work.parts) as name:
-                scratch = Path(name)
+            with self._scratch() as scratch:
                 folder = scratch if work.parts is None or work.url is not None else work.parts
                 made = folder / part_name(task.output)
                 entries = [
@@ -101,24 +107,53 @@ class Worker:
                 if task.is_tar:
                     _write_tar(made, scratch, entries)
                 digest, size = _sync(made)
+                self._note_progress()
                 if work.url is not None:
-                    put(made, work.url, task.output)
+                    put(made, work.url, task.output, self._note_progress)
         except Exception as error:
             if _concerns_all(error):
                 return Result(task.output, (), stop=text_of(error))
             return failed(task, text_of(error))
         return Result(task.output, tuple(_in_output(entry, task, digest, size) for entry in entries))
 
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """Create a folder for a task.
+
+        Raises:
+            CorpusError: Somebody has removed it, so what was not written fails for this reason alone.
+        """
+        parts = self._work.parts
+        try:
+            with tempfile.TemporaryDirectory(prefix="task-", dir=parts, ignore_cleanup_errors=True) as name:
+                scratch = Path(name)
+                yield scratch
+                if not scratch.is_dir():
+                    raise _removed(scratch)
+        except FileNotFoundError as error:
+            if parts is None or parts.is_dir():
+                raise
+            raise _removed(parts) from error
+
     def _try(self, recording: Recording, scratch: Path, target: Path) -> Entry:
         source = local_path(recording.source, scratch)
+
+        def named(text: str) -> str:
+            return text.replace(str(target), recording.output).replace(str(source), recording.source)
+
+        self._note_progress()
         try:
-            fetch(recording.source, source)
-            return self._make(recording, source, target)
+            fetch(recording.source, source, self._note_progress)
+            with collected_notices() as notices:
+                entry = self._make(recording, source, target)
+            found = dict.fromkeys(named(text) for text in (*notices, *entry.warnings))
+            return dataclasses.replace(entry, warnings=tuple(found))
         except Exception as error:
             if _concerns_all(error):
                 raise
-            text = text_of(error).replace(str(target), recording.output).replace(str(source), recording.source)
-            return Entry(recording.source, recording.output, error=text)
+            if not scratch.is_dir():
+                raise _removed(scratch) from error
+            return Entry(recording.source, recording.output, error=named(text_of(error)))
         finally:
             if source.parent == scratch:
                 source.unlink(missing_ok=True)
@@ -127,12 +162,14 @@ class Worker:
         before = None
         if self._work.dnsmos or self._work.skip_clean is not None:
             before, lowest = _dnsmos(source)
-            if self._work.skip_clean is not None and lowest >= self._work.skip_clean:
+            if self._work.skip_clean is not None and lowest is not None and lowest >= self._work.skip_clean:
                 duration_s = _copy(source, target)
                 return Entry(
                     recording.source, recording.output, duration_s=duration_s, copied=True, dnsmos_before=before
                 )
-        report = self._denoiser.denoise_file(source, target, overwrite=True)
+        report = self._denoiser.denoise_file(
+            source, target, overwrite=True, progress=lambda done_s, total_s: self._note_progress()
+        )
         factor = report.real_time_factor
         return Entry(
             recording.source,
@@ -143,6 +180,7 @@ class Worker:
             clipped_samples=report.clipped_samples,
             dnsmos_before=before,
             dnsmos_after=_dnsmos(target)[0] if self._work.dnsmos else None,
+            warnings=report.warnings,
         )
 
 
@@ -157,6 +195,10 @@ def text_of(error: Exception) -> str:
     if isinstance(error, FrcrnAccelError):
         return str(error)
     return one_line(error, with_type=True)
+
+
+def _removed(path: Path) -> CorpusError:
+    return CorpusError(f"the folder of unfinished files {str(path)!r} was removed while the job ran")
 
 
 def _in_output(entry: Entry, task: Task, digest: str | None = None, size: int | None = None) -> Entry:
@@ -193,6 +235,8 @@ def _copy(source: Path, target: Path) -> float:
         with replacing(target, overwrite=True) as temporary:
             shutil.copyfile(source, temporary)
         return float(sum(block.shape[1] for block in file.blocks()) / file.sample_rate_hz)
+    if target.suffix.lower() in FILM_SUFFIXES and is_film(source):
+        return _copy_film(source, target, file.tracks)
     samples = 0
     with create_audio(target, file, overwrite=True) as writer:
         for block in file.blocks():
@@ -201,13 +245,31 @@ def _copy(source: Path, target: Path) -> float:
     return float(samples / file.sample_rate_hz)
 
 
-def _dnsmos(path: Path) -> tuple[dict[str, float], float]:
-    """Return the DNSMOS of a file, mean over its channels, and the lowest OVRL of a channel."""
+def _copy_film(source: Path, target: Path, tracks: int) -> float:
+    """Write a film in another container; return the length of its longest track in seconds."""
+    lengths_s = [0.0] * tracks
+
+    def blocks(track: int, file: AudioFile) -> Iterator[NDArray[np.float32]]:
+        for block in file.blocks():
+            lengths_s[track] += block.shape[1] / file.sample_rate_hz
+            yield block
+
+    files = [open_audio(source, track) for track in range(tracks)]
+    sounds = {track: Sound(file, blocks(track, file)) for track, file in enumerate(files)}
+    write_film(target, source, sounds, overwrite=True)
+    return max(lengths_s)
+
+
+def _dnsmos(path: Path) -> tuple[dict[str, float] | None, float | None]:
+    """Return the DNSMOS of a file, mean over its channels, and the lowest OVRL of a channel; None for no audio."""
     from frcrn_accel.network.topology import SAMPLE_RATE_HZ
     from frcrn_accel.quality import dnsmos
     from frcrn_accel.quality.clips import read_channels
 
-    scores = [dnsmos(channel) for channel in read_channels(path, SAMPLE_RATE_HZ, _DNSMOS_MAX_S)]
+    channels = read_channels(path, SAMPLE_RATE_HZ, _DNSMOS_MAX_S)
+    if not channels.size:
+        return None, None
+    scores = [dnsmos(channel) for channel in channels]
     means = {name: sum(getattr(score, name) for score in scores) / len(scores) for name in scores[0]._fields}
     return means, min(score.ovrl for score in scores)
 
@@ -225,9 +287,10 @@ def _write_tar(target: Path, folder: Path, entries: Sequence[Entry]) -> None:
             about = {
                 name: value
                 for name, value in dataclasses.asdict(entry).items()
-                if name in ("input", "duration_s", "clipped_samples", "copied", "dnsmos_before", "dnsmos_after")
+                if name
+                in ("input", "duration_s", "clipped_samples", "copied", "dnsmos_before", "dnsmos_after", "warnings")
             }
-            text = (json.dumps(about) + "\n").encode()
+            text = (json.dumps(about, allow_nan=False) + "\n").encode()
             with path.open("rb") as file:
                 member = tarfile.TarInfo(entry.output)
                 member.size = path.stat().st_size

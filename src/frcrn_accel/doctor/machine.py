@@ -161,14 +161,17 @@ def explain_bf16(architecture: str, features: Mapping[str, bool]) -> str:
 
 def examine_gpu() -> GpuReport:
     """Examine the NVIDIA GPUs."""
-    import pynvml
-
     packages = {
         name: found.version
         for found in distributions()
         if (name := (found.metadata["Name"] or "").lower().replace("_", "-")).startswith(_GPU_PACKAGES)
     }
     libraries = {name: ctypes.util.find_library(name) for name in _GPU_LIBRARIES}
+    try:
+        import pynvml
+    except ImportError:
+        missing = "not examined: pip install nvidia-ml-py, which the extras for GPUs bring"
+        return GpuReport(None, None, missing, (), dict(sorted(packages.items())), libraries)
     driver = driver_cuda = problem = None
     devices: list[GpuDevice] = []
     try:

@@ -12,6 +12,7 @@ from typing import Any
 import soundfile
 
 from frcrn_accel.errors import AudioError
+from frcrn_accel.files.names import detected_suffix
 from frcrn_accel.files.reading import AudioFile
 
 __all__ = [
@@ -53,9 +54,6 @@ class _Container:
 
 
 _MP4 = ("aac", "alac", "ac3", "eac3", "opus", "flac")
-# By names of formats that are no suffixes. That of Matroska suits all codecs, and that of MP4 sound without a
-# picture.
-_USUAL_SUFFIXES = {"wavex": ".wav", "mov": ".m4a", "matroska": ".mka", "asf": ".wma"}
 _OGG = (".ogg", ".oga")
 _OGG_CODECS = ("opus", "flac")
 _PCM = ("pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le", "pcm_s16be", "pcm_s24be", "pcm_s32be")
@@ -215,7 +213,7 @@ def plan_target(path: Path, like: AudioFile) -> Target:
     """
     suffix = path.suffix.lower()
     if not suffix and not like.path.suffix:
-        suffix = _suffix_of(like)
+        suffix = detected_suffix(like)
     codec = codec_of(like)
     notes: list[str] = []
     container = _container_of(suffix)
@@ -250,7 +248,7 @@ def plan_track(path: Path, muxer: str, like: AudioFile) -> Target:
 
 def writable_suffix(like: AudioFile) -> str:
     """Return the suffix of a file like this one: its own, or that of the nearest format that can be written."""
-    own = like.path.suffix or _suffix_of(like)
+    own = like.path.suffix or detected_suffix(like)
     suffix, codec = own.lower(), codec_of(like)
     container = _container_of(suffix)
     if suffix in _OGG:
@@ -264,12 +262,6 @@ def writable_suffix(like: AudioFile) -> str:
     if codec in _LOSSY:
         return ".opus" if codec == "speex" else ".m4a"
     return ".flac" if like.channels <= 8 else ".wav"
-
-
-def _suffix_of(like: AudioFile) -> str:
-    """Return the usual suffix of a file's format, for a file without one, such as standard input."""
-    name = like.format.partition(",")[0].lower()
-    return _USUAL_SUFFIXES.get(name, f".{name}" if name else "")
 
 
 def writable_suffixes() -> frozenset[str]:

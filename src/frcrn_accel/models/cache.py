@@ -10,7 +10,11 @@ beside the files that could get lost or out of date. A cached file whose content
 and made again; an imported one, which only the user can make again, is an error.
 
 Two processes that need the same file at once both make it. Each puts a complete file in place, and it does not matter
-whose is used. No lock is taken, so none can be left stale, and file systems without locking work too.
+whose is used. No lock is taken, so none can be left stale, and file systems without locking work too. Temporary files
+of processes that were killed are removed by the next process that makes a file.
+
+Whoever can write a file can also write its digest into its name. So a file is only used if nobody but this user and
+root could have written it: see `_distrust`. A folder that others can write to is not used at all.
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ import json
 import logging
 import os
 import re
-import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -32,9 +36,12 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from frcrn_accel._version import __version__
+from frcrn_accel.atomic import remove_leftovers, temporary_path
+from frcrn_accel.cpu import cpu_identity
 from frcrn_accel.digest import sha256_of
-from frcrn_accel.errors import ModelError
+from frcrn_accel.errors import ModelError, one_line
 from frcrn_accel.models.file import FileStatus, ModelFile
+from frcrn_accel.models.recipe import FP32
 
 __all__ = [
     "CACHE_DIR_VARIABLE",
@@ -43,6 +50,7 @@ __all__ = [
     "cached_file",
     "cached_files",
     "cached_variant",
+    "compiled_file",
     "find_cached",
     "find_imported",
     "imported_names",
@@ -55,6 +63,7 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # of an imported mod
 _DIGITS = 16
 _CONTENT = "[0-9a-f]" * _DIGITS  # in a glob
 _IMPORTED = "imported"
+_FOLDER_MODE, _FILE_MODE = 0o755, 0o644
 _FILE_NAME = re.compile(rf"(?P<model>.+)-(?P<origin>{_IMPORTED}|[0-9a-f]{{{_DIGITS}}})-[0-9a-f]{{{_DIGITS}}}\.\w+")
 
 log = logging.getLogger("frcrn_accel")
@@ -78,41 +87,83 @@ def cached_variant(source: ModelFile, key: Mapping[str, str], build: Callable[[P
     Raises:
         ModelError: The file that `build` wrote is not a model file of this library.
     """
-    return ModelFile.open(cached_file(source, key, _model_builder(build), MODEL_SUFFIX))
+    path = cached_file(
+        source, key, _model_builder(build, source), MODEL_SUFFIX, lambda path: _is_made_from(path, source)
+    )
+    return ModelFile.open(path)
 
 
-def cached_file(source: ModelFile, key: Mapping[str, str], build: Callable[[Path], None], suffix: str) -> Path:
+def cached_file(
+    source: ModelFile,
+    key: Mapping[str, str],
+    build: Callable[[Path], None],
+    suffix: str,
+    is_right: Callable[[Path], bool] = lambda path: True,
+) -> Path:
     """Return a file made from a model: the cached one, or a new one.
 
-    If the cache folder is not writable, the file is made in a temporary folder that lasts as long as this process,
-    with a warning.
+    If the cache folder is not writable, or others can write to it, the file is made in a temporary folder that lasts
+    as long as this process, with a warning.
 
     Args:
         source: The model that the file is made from.
         key: Everything that decides the content, besides the source's content and the version of this library.
         build: Writes the file at the path that it is given, which is an empty file.
         suffix: Suffix of the file name.
+        is_right: Whether a cached file says of itself that it is the one; otherwise it is made again.
 
     Raises:
+        ModelError: No folder can be written, for example because the disk is full.
         Exception: Whatever `build` raises.
     """
     folder, stem = cache_folder(), _stem(source, key)
-    found = _made_by_this_process.get((folder, stem)) or _find(folder, stem, suffix)
+    found = _made_by_this_process.get((folder, stem)) or _find(folder, stem, suffix, is_right)
     if found is not None:
         return found
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return _make(folder, stem, build, suffix)
+        folder.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
+        problem = _distrust(folder)
+        if problem is None:
+            return _make(folder, stem, build, suffix)
     except OSError as error:
-        log.warning("%s cannot be cached in %s (%s): every process makes it again", stem, folder, error.strerror)
+        problem = error.strerror or type(error).__name__
+    log.warning("%s cannot be cached in %s (%s): every process makes it again", stem, folder, problem)
+    try:
         made = _made_by_this_process[folder, stem] = _make(_process_folder(), stem, build, suffix)
-        return made
+    except OSError as error:
+        raise ModelError(f"{stem} cannot be made: no file can be written: {error.strerror}") from error
+    return made
+
+
+def compiled_file(
+    source: ModelFile, key: Mapping[str, str], build: Callable[[Path], None], suffix: str
+) -> Path | None:
+    """Return what an engine compiled from a model, the cached file or a new one; None if it cannot be cached.
+
+    It only saves time: an engine can always compile the model itself, and says then what is wrong with it. See
+    `cached_file` for the arguments; this CPU is a part of the key.
+    """
+    folder, stem = cache_folder(), _stem(source, {**key, "cpu": cpu_identity()})
+    found = _find(folder, stem, suffix)
+    if found is not None:
+        return found
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
+        problem = _distrust(folder)
+        if problem is None:
+            return _make(folder, stem, build, suffix)
+    except Exception as error:  # of the engine or the disk
+        problem = one_line(error)
+    log.debug("%s cannot be cached in %s (%s)", stem, folder, problem)
+    return None
 
 
 def find_cached(source: ModelFile, key: Mapping[str, str]) -> ModelFile | None:
     """Return the file that `cached_variant` cached for the same arguments; None if there is none."""
     folder, stem = cache_folder(), _stem(source, key)
-    found = _made_by_this_process.get((folder, stem)) or _find(folder, stem, MODEL_SUFFIX)
+    found = _made_by_this_process.get((folder, stem)) or _find(
+        folder, stem, MODEL_SUFFIX, lambda path: _is_made_from(path, source)
+    )
     return None if found is None else ModelFile.open(found)
 
 
@@ -124,12 +175,14 @@ def keep_imported(name: str, build: Callable[[Path], None]) -> ModelFile:
         build: Writes the file at the path that it is given, which is an empty file.
 
     Raises:
-        ModelError: The cache folder is not writable, or the file is not a model file of this library.
+        ModelError: The cache folder is not writable, others can write to it, or the file is not a model file of this
+            library.
         Exception: Whatever `build` raises.
     """
     folder = cache_folder()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
+        _require_trust(name, folder)
         for path in _imported_paths(name):
             if not _is_whole(path):
                 path.unlink()
@@ -146,11 +199,13 @@ def find_imported(name: str) -> ModelFile | None:
     """Return the model that `keep_imported` stored under a name; None if there is none.
 
     Raises:
-        ModelError: Its file is damaged.
+        ModelError: Its file is damaged, or others can write to it.
     """
     paths = _imported_paths(name)
     if not paths:
         return None
+    for path in (paths[-1].parent, paths[-1]):
+        _require_trust(name, path)
     if not _is_whole(paths[-1]):
         raise ModelError(
             f"the imported model {str(paths[-1])!r} is damaged: run 'frcrn-accel models import CHECKPOINT --name "
@@ -174,7 +229,8 @@ def cached_files() -> list[FileStatus]:
             continue
         try:
             again = "import it again" if match["origin"] == _IMPORTED else "it is made again when it is needed"
-            files.append(FileStatus(path, path.stat().st_size, None if _is_whole(path) else f"damaged: {again}"))
+            problem = _distrust(path) or (None if _is_whole(path) else f"damaged: {again}")
+            files.append(FileStatus(path, path.stat().st_size, problem))
         except OSError as error:
             files.append(FileStatus(path, 0, f"cannot be read: {error.strerror}"))
     return files
@@ -194,14 +250,47 @@ def _is_whole(path: Path) -> bool:
     return path.stem.endswith(f"-{sha256_of(path)[:_DIGITS]}")
 
 
+def _distrust(path: Path) -> str | None:
+    """Return who else can write a file or a folder, and the remedy; None if only this user and root can."""
+    if not hasattr(os, "geteuid"):  # Windows: folders of users are their own
+        return None
+    status = path.stat()
+    if status.st_uid not in (0, os.geteuid()):
+        return f"it belongs to another user: set {CACHE_DIR_VARIABLE} to a folder of your own"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"other users can write to it: run 'chmod go-w {path}', or set {CACHE_DIR_VARIABLE} to another folder"
+    return None
+
+
+def _require_trust(name: str, path: Path) -> None:
+    problem = _distrust(path)
+    if problem is not None:
+        raise ModelError(f"model {name!r}: {str(path)!r} is not used: {problem}")
+
+
+def _is_made_from(path: Path, source: ModelFile) -> bool:
+    """Return whether a cached model file says that it was made from a model."""
+    try:
+        found = ModelFile.open(path).metadata
+    except ModelError:
+        return False
+    original = source.metadata.source_sha256 or _source_sha256(source.path)
+    return found.checkpoint_sha256 == source.metadata.checkpoint_sha256 and (
+        found.method == FP32 or found.source_sha256 == original
+    )
+
+
 def _source_sha256(path: Path) -> str:
     """Return the digest of a model file; an unchanged file is read once per process."""
     status = path.stat()
-    return _remembered_sha256(path, status.st_mtime_ns, status.st_size)
+    # A file can have the size and the time of the one that it replaces, but not the inode and the time of its change.
+    return _remembered_sha256(
+        path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    )
 
 
 @cache
-def _remembered_sha256(path: Path, mtime_ns: int, size: int) -> str:
+def _remembered_sha256(path: Path, state: tuple[int, ...]) -> str:
     return sha256_of(path)
 
 
@@ -211,11 +300,15 @@ def _stem(source: ModelFile, key: Mapping[str, str]) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', source.metadata.name)[:64]}-{identity}"
 
 
-def _find(folder: Path, stem: str, suffix: str) -> Path | None:
+def _find(folder: Path, stem: str, suffix: str, is_right: Callable[[Path], bool] = lambda path: True) -> Path | None:
     """Return the intact cached file with that name, if any; delete damaged ones."""
     for path in sorted(folder.glob(f"{stem}-{_CONTENT}{suffix}")):
         try:
-            if _is_whole(path):
+            problem = _distrust(folder) or _distrust(path)
+            if problem is not None:
+                log.warning("cached file %s is not used: %s", path, problem)
+                continue
+            if _is_whole(path) and is_right(path):
                 return path
         except OSError:  # another process deleted it, or it cannot be read
             continue
@@ -225,24 +318,27 @@ def _find(folder: Path, stem: str, suffix: str) -> Path | None:
     return None
 
 
-def _model_builder(build: Callable[[Path], None]) -> Callable[[Path], None]:
-    """Wrap `build` so that a result that is not a model file is rejected."""
+def _model_builder(build: Callable[[Path], None], source: ModelFile | None = None) -> Callable[[Path], None]:
+    """Wrap `build` so that a result that is not a model file, or not one of its source, is rejected."""
 
     def build_model(path: Path) -> None:
         build(path)
-        ModelFile.open(path)
+        made = ModelFile.open(path)
+        if source is not None and not _is_made_from(path, source):
+            raise ModelError(f"a file that was made from {source.path} says that it is of {made.metadata.name!r}")
 
     return build_model
 
 
 def _make(folder: Path, stem: str, build: Callable[[Path], None], suffix: str) -> Path:
     """Build a file and put it in place when it is complete."""
-    temporary = folder / f".{stem}-{secrets.token_hex(4)}{suffix}"
-    temporary.touch(exist_ok=False)
+    remove_leftovers(folder)
+    temporary = temporary_path(folder / f"{stem}{suffix}")
+    temporary.touch(mode=_FILE_MODE, exist_ok=False)
     try:
         build(temporary)
         path = folder / f"{stem}-{sha256_of(temporary)[:_DIGITS]}{suffix}"
-        if not path.exists():  # else another process was faster, with the same content
+        if not path.exists() or _distrust(path) is not None:  # else another process made the same
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -250,7 +346,6 @@ def _make(folder: Path, stem: str, build: Callable[[Path], None], suffix: str) -
     return path
 
 
-@cache
 @cache
 def _folder_without_home() -> Path:
     log.warning("this user has no home folder: files are made again by every process; set %s", CACHE_DIR_VARIABLE)

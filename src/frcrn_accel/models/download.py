@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -37,7 +39,7 @@ def download_checkpoint(
 
     Raises:
         ModelError: The model has no download, or the server is unreachable, breaks off, or serves another file.
-        OutputExistsError: `out` exists and `overwrite` is false.
+        OutputExistsError: `out` exists and `overwrite` is false, or `OUT.part` is not a file of this user.
     """
     # Imported here because they are a tenth of the import time of `frcrn_accel`, and downloads are rare.
     import http.client
@@ -46,6 +48,7 @@ def download_checkpoint(
     known = downloadable(name)
     out = Path(out)
     part = out.with_name(f"{out.name}.part")
+    _refuse_foreign(part)
     try:
         with replacing(out, overwrite=overwrite) as temporary:
             _fetch(known, part, progress or _no_progress)
@@ -70,6 +73,21 @@ def download_checkpoint(
     return out
 
 
+def _refuse_foreign(part: Path) -> None:
+    """Refuse to write to a partial file that is a link, or could be changed by another user.
+
+    Raises:
+        OutputExistsError: See above.
+    """
+    try:
+        status = part.lstat()
+    except OSError:  # there is none, or the folder is the problem, which `replacing` reports
+        return
+    is_own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or not is_own:
+        raise OutputExistsError(f"{str(part)!r} is not a file that an earlier download left: remove it")
+
+
 def downloadable(name: str) -> KnownModel:
     """Return a known model whose checkpoint can be downloaded.
 
@@ -92,7 +110,7 @@ def _fetch(known: KnownModel, part: Path, progress: DownloadProgress) -> None:
             part.unlink()
             have = 0
         if have < total:
-            with part.open("ab") as file:
+            with _open_unlinked(part) as file:
                 have = _attempt(known, file, have, total, progress)
         if have == total:
             return
@@ -144,6 +162,12 @@ def _attempt(known: KnownModel, file: BinaryIO, have: int, total: int, progress:
     except (ConnectionError, TimeoutError, http.client.IncompleteRead):
         file.flush()
     return have
+
+
+def _open_unlinked(part: Path) -> BinaryIO:
+    """Open a partial file to append to it, but not through a symbolic link."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(part, flags, 0o666), "ab")
 
 
 def _kept(part: Path) -> str:

@@ -5,6 +5,7 @@ An exported model is one ONNX file that carries its description in `metadata_pro
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import typing
 from collections.abc import Callable, Mapping
@@ -12,14 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from frcrn_accel.errors import ModelError
-from frcrn_accel.models.properties import read_properties
+from frcrn_accel.models.properties import has_external_data, read_properties
 from frcrn_accel.models.recipe import FP32
+from frcrn_accel.network.topology import FRAME_SAMPLES, HOP_SAMPLES, SAMPLE_RATE_HZ, SE_REDUCTION
 
 __all__ = ["METADATA_PREFIX", "FileStatus", "ModelFile", "ModelMetadata"]
 
 METADATA_PREFIX = "frcrn_accel."
 _TRUE = "true"
+_MAX_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class ModelMetadata:
         """Read what `to_properties` wrote, in this version or an earlier one.
 
         Raises:
-            ModelError: A property is missing or malformed.
+            ModelError: A property is missing or malformed, contradicts another, or is not that of an FRCRN.
         """
         texts = _with_current_names(properties)
         types = typing.get_type_hints(cls)
@@ -93,7 +98,34 @@ class ModelMetadata:
                 values[field.name] = _READERS[types[field.name]](key, texts[key])
             elif field.default is dataclasses.MISSING:
                 raise ModelError(f"its metadata lacks {key!r}")
-        return cls(**values)
+        found = cls(**values)
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Check that this describes an FRCRN, so that nothing that is computed with it can fail."""
+        for name, expected in (
+            ("sample_rate_hz", SAMPLE_RATE_HZ),
+            ("frame_samples", FRAME_SAMPLES),
+            ("hop_samples", HOP_SAMPLES),
+        ):
+            if getattr(self, name) != expected:
+                raise ModelError(
+                    f"its metadata {METADATA_PREFIX + name!r} is {getattr(self, name)}, but an FRCRN has {expected}"
+                )
+        if self.channels % SE_REDUCTION:
+            raise ModelError(
+                f"its metadata {METADATA_PREFIX + 'channels'!r} is {self.channels}, not a multiple of {SE_REDUCTION}"
+            )
+        if (self.method == FP32) != (not self.source_sha256):
+            raise ModelError("its metadata contradict each other: only a quantized file has a source_sha256")
+        if self.start_means:
+            try:
+                means = np.frombuffer(base64.b64decode(self.start_means, validate=True), np.float32)
+            except ValueError:
+                means = np.zeros(0, np.float32)
+            if not self.is_step or not means.size or not np.isfinite(means).all():
+                raise ModelError(f"its metadata {METADATA_PREFIX + 'start_means'!r} are not the means of a step")
 
 
 @dataclass(frozen=True)
@@ -117,6 +149,11 @@ class ModelFile:
         """
         try:
             properties = read_properties(path)
+            if has_external_data(path):
+                raise ModelError(
+                    f"{str(path)!r} keeps weights in other files, which its digest does not cover: "
+                    "save it as one file"
+                )
         except OSError as error:
             raise ModelError(f"model file {str(path)!r} cannot be read: {error.strerror}") from error
         except (ValueError, UnicodeDecodeError) as error:
@@ -148,7 +185,9 @@ def _with_current_names(properties: Mapping[str, str]) -> dict[str, str]:
     for old, new in (("window_samples", "frame_samples"), ("timeline", "is_step")):
         if METADATA_PREFIX + old in texts:
             text = texts.pop(METADATA_PREFIX + old)
-            texts.setdefault(METADATA_PREFIX + new, _TRUE if text == "stream" else text)
+            text = _TRUE if text == "stream" else text
+            if texts.setdefault(METADATA_PREFIX + new, text) != text:
+                raise ModelError(f"its metadata contradict each other: {old!r} and {new!r}")
     return texts
 
 
@@ -159,7 +198,7 @@ def _to_text(value: object) -> str:
 
 
 def _positive_int(key: str, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS and int(text) > 0):
         raise ModelError(f"its metadata {key!r} is not a positive number: {text[:40]!r}")
     return int(text)
 

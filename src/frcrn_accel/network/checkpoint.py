@@ -6,9 +6,11 @@ A checkpoint becomes a mapping from released key names to `float32` arrays, with
 
 from __future__ import annotations
 
+import codecs
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.digest import sha256_of
-from frcrn_accel.errors import MissingExtraError, ModelError
+from frcrn_accel.errors import MissingExtraError, ModelError, one_line
 from frcrn_accel.network.topology import (
     STAGES,
     Config,
@@ -47,6 +49,13 @@ _LIST_NAME = {
     "se_layer_enc": "se_layers_enc",
     "se_layer_dec": "se_layers_dec",
 }
+# The first tensor of a network, by its two names.
+_ANCHORS = ("unet.encoders.0.conv.conv_re.weight", "unet.encoder0.conv.conv_re.weight")
+# Names that torch.compile, DataParallel, FSDP and checkpointing put into keys, anywhere.
+_WRAPPING = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+# Where the weights are in a checkpoint that holds more, the first that is there; `average` is of this library's runs.
+_WRAPPERS = ("", "state_dict", "model_state_dict", "model", "model.state_dict", "average")
+_MAX_DEPTH = 3
 _LISTED = 8  # at most this many keys of each kind in an error
 
 
@@ -81,14 +90,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise MissingExtraError("Reading a checkpoint", "export", error) from error
     try:
         sha256 = sha256_of(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of old pickle protocols
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            start = file.read(9)
     except OSError as error:
         raise ModelError(f"checkpoint {str(path)!r} cannot be read: {error.strerror}") from error
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
+        raise ModelError(
+            f"checkpoint {str(path)!r} is a file of safetensors: write what safetensors.torch.load_file returns with "
+            "torch.save, and use that"
+        )
+    try:
+        with warnings.catch_warnings(), _numpy_allowed(torch):
+            warnings.simplefilter("ignore")  # torch warns of old pickle protocols
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make the reader fail with nearly any class
         # torch's own message advises to load a rejected file unsafely: do not pass that on.
-        raise ModelError(f"checkpoint {str(path)!r} is not a file of plain tensors written by torch.save") from error
+        raise ModelError(
+            f"checkpoint {str(path)!r} is not a file of plain tensors written by torch.save, or is damaged"
+        ) from error
     try:
         weights = normalise_state_dict(content)
     except ModelError as error:
@@ -105,10 +124,7 @@ def normalise_state_dict(content: Any) -> Weights:
     tensors = _canonical_keys(_find_state_dict(content))
     config = config_of(tensors)
     if config is None:
-        raise ModelError(
-            "it does not hold an FRCRN ('unet.encoders.0.conv.conv_re.weight' with a multiple of 8 channels)"
-        )
-    tensors = {key: tensor for key, tensor in tensors.items() if not _UNUSED.fullmatch(key)}
+        raise ModelError(f"it does not hold an FRCRN ({_ANCHORS[0]!r} with a multiple of 8 channels)")
     _drop_transform(tensors)
     shapes = parameter_shapes(config)
     problems = [
@@ -132,34 +148,106 @@ def normalise_state_dict(content: Any) -> Weights:
     return {key: tensors[key] for key in shapes}
 
 
+@contextmanager
+def _numpy_allowed(torch: Any) -> Iterator[None]:
+    """Let `torch.load` make arrays and scalars of numpy, such as a score beside the weights. They run no code."""
+    allow = getattr(torch.serialization, "safe_globals", None)
+    if allow is None:  # torch before 2.5
+        yield
+        return
+    array, scalar = np.zeros(1), np.float64(0)
+    makers = [maker.__reduce__()[0] for maker in (array, scalar)]
+    with allow([*makers, np.ndarray, np.dtype, *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd"), codecs.encode]):
+        yield
+
+
 def _find_state_dict(content: Any) -> dict[str, Any]:
-    """Unwrap `{"model": …}` and `{"state_dict": …}` and remove the prefixes of wrapping modules."""
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+    """Find the state dict in a checkpoint, and remove the names of the modules that wrap the network."""
+    if not isinstance(content, Mapping):
         raise ModelError("it does not hold a state dict")
-    for prefix in ("module.", "model."):
-        if content and all(key.startswith(prefix) for key in content):
-            content = {key.removeprefix(prefix): value for key, value in content.items()}
-    return dict(content)
+    found = dict(_state_dicts(content, ""))
+    if not found:
+        if not content or not all(isinstance(key, str) for key in content):
+            raise ModelError("it does not hold a state dict")
+        raise ModelError(f"it does not hold an FRCRN ({_ANCHORS[0]!r} with a multiple of 8 channels)")
+    for wrapper in _WRAPPERS:
+        if wrapper in found:
+            return found[wrapper]
+    if len(found) > 1:
+        raise ModelError(
+            f"it holds several networks, {', '.join(map(repr, found))}: save the one that you want alone"
+        )
+    return next(iter(found.values()))
+
+
+def _state_dicts(content: Mapping[Any, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the state dicts of FRCRNs in nested mappings, by the names on the way to them."""
+    if all(isinstance(key, str) for key in content):
+        keys = {key: ".".join(part for part in key.split(".") if part not in _WRAPPING) for key in content}
+        prefixes = {key.removesuffix(anchor) for key in keys.values() for anchor in _ANCHORS if key.endswith(anchor)}
+        # A prefix ends at a dot: `my_unet.` is another module.
+        prefixes = {prefix for prefix in prefixes if not prefix or prefix.endswith(".")}
+        if len(prefixes) > 1:
+            raise ModelError(f"it holds several networks, {', '.join(map(repr, sorted(prefixes)))}")
+        if prefixes:
+            yield name, _without(prefixes.pop(), content, keys)
+            return
+    for key, value in content.items():
+        if isinstance(value, Mapping) and name.count(".") < _MAX_DEPTH:
+            yield from _state_dicts(value, f"{name}.{key}" if name else str(key))
+
+
+def _without(prefix: str, content: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values of a state dict by their keys without a prefix and without wrapping modules."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        short = keys[key].removeprefix(prefix)
+        if short in found and value is not found[short]:
+            first, second = _array(short, found[short]), _array(short, value)
+            if not np.array_equal(first, second):
+                raise ModelError(f"it holds two different tensors for {short!r}")
+        found[short] = value
+    return found
 
 
 def _canonical_keys(state_dict: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
-    """Return numpy arrays with a single key for each tensor."""
+    """Return numpy arrays with a single key for each tensor, without those that the network does not use."""
     tensors: dict[str, NDArray[np.float32]] = {}
     for key, value in state_dict.items():
-        try:
-            array = np.asarray(value.detach().to("cpu").float().numpy())
-        except AttributeError:
-            raise ModelError(f"{key!r} is not a tensor but {type(value).__name__}") from None
         if match := _ALIAS.fullmatch(key):
             unet, kind, index, rest = match.groups()
             key = f"{unet}.{_LIST_NAME.get(kind, kind)}.{index}.{rest}"
+        if _UNUSED.fullmatch(key):
+            continue
+        array = _array(key, value)
         if key in tensors and not np.array_equal(tensors[key], array):
             raise ModelError(f"it holds two different tensors for {key!r}")
         tensors[key] = array
     return tensors
+
+
+def _array(key: str, value: Any) -> NDArray[np.float32]:
+    """Return a tensor of torch, or an array of numpy, as an array.
+
+    Raises:
+        ModelError: It is something else, or does not hold real numbers.
+    """
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind != "f":
+            raise ModelError(f"{key!r} holds {value.dtype} numbers instead of floating-point ones")
+        return value.astype(np.float32)
+    if not hasattr(value, "detach"):
+        raise ModelError(f"{key!r} is not a tensor but {type(value).__name__}")
+    if value.is_meta:
+        raise ModelError(f"{key!r} has a shape but no values: it was saved from the meta device")
+    if value.is_quantized or not value.is_floating_point():
+        raise ModelError(
+            f"{key!r} holds {str(value.dtype).removeprefix('torch.')} numbers instead of floating-point ones"
+        )
+    try:
+        return np.asarray(value.detach().to("cpu").to_dense().float().numpy())
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise ModelError(f"{key!r} is not a plain tensor: {one_line(error)}") from error
 
 
 def _drop_transform(tensors: dict[str, NDArray[np.float32]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from frcrn_accel._version import __version__
 from frcrn_accel.digest import sha256_of
@@ -20,6 +21,9 @@ from frcrn_accel.models import (
 )
 from frcrn_accel.prepare.variants import make_variant
 from frcrn_accel.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from frcrn_accel.quantize import Source
 
 __all__ = ["ImportReport", "ImportedVariant", "import_model"]
 
@@ -81,14 +85,15 @@ def import_model(
         ExportError: The exported model differs from PyTorch; it is discarded.
         OutputExistsError: Another model has the name and `overwrite` is false.
     """
-    from frcrn_accel.quantize import METHODS
+    from frcrn_accel.quantize import METHODS, Source
 
     model, difference = _imported(Path(checkpoint), name, overwrite, progress)
+    source = Source(model)
     variants = []
     for method in VARIANT_METHODS:
         try:
             METHODS[method].backend().check()
-            file = _variant(model, method, progress)
+            file = _variant(source, method, progress)
             variants.append(ImportedVariant(method, file))
         except BackendUnavailable as error:
             variants.append(ImportedVariant(method, None, missing=str(error)))
@@ -145,6 +150,7 @@ def _whole(name: str) -> ModelFile | None:
         return None
 
 
-def _variant(model: ModelFile, method: str, progress: Progress) -> ModelFile:
+def _variant(source: Source, method: str, progress: Progress) -> ModelFile:
     """Return a quantized file that backends find without calibration audio."""
-    return ready_variant(model, method) or make_variant(model, method, progress=progress)
+    ready = ready_variant(source.model, method)
+    return ready or make_variant(source.model, method, source=source, progress=progress)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from frcrn_accel.backends import Backend
 from frcrn_accel.errors import BackendUnavailable, MissingExtraError, ModelError, install_hint
@@ -20,6 +21,9 @@ from frcrn_accel.models import (
     variant_key,
 )
 from frcrn_accel.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from frcrn_accel.quantize import Source
 
 __all__ = ["cached_form", "find_variant", "make_variant", "packages_for", "prepare"]
 
@@ -95,6 +99,7 @@ def make_variant(
     *,
     calibration: Path | None = None,
     gated: bool = True,
+    source: Source | None = None,
     progress: Progress = no_progress,
 ) -> ModelFile:
     """Quantize an fp32 model into the cache, or return the cached result of the same call.
@@ -104,13 +109,14 @@ def make_variant(
         method: One of `quantize.METHODS`.
         calibration: Folder of noisy speech, for a method that needs calibration; None for the audio in the package.
         gated: Whether the result has to pass the quality gate; benchmarks skip it.
+        source: The model, with what several methods share; None for one method.
         progress: Called while the file is made.
 
     Raises:
         Exception: See `quantize.quantize_model`.
     """
     from frcrn_accel.quality.clips import read_clips
-    from frcrn_accel.quantize import CALIBRATION_AUDIO, MAX_RESCUED, METHODS, GateThresholds, quantize_model
+    from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, GateThresholds, quantize_model
     from frcrn_accel.quantize.recordings import digest_of
 
     digest = ""
@@ -122,18 +128,15 @@ def make_variant(
 
     def build(path: Path) -> None:
         log.info("quantizing %s with method %r; this is done once and can take minutes", model.metadata.name, method)
-        progress(f"{method}: measure", 0, 1)  # measuring ranges takes minutes before the first step is reported
         report = quantize_model(
-            model.path,
+            source or model.path,
             path,
             method,
             calibration=calibration,
             gate=GateThresholds() if gated else None,
-            max_rescued=MAX_RESCUED,
             overwrite=True,
             progress=lambda what, done, total: progress(f"{method}: {what}", done, total),
         )
-        progress(f"{method}: measure", 1, 1)
         if report.kept_float:
             log.info("the quality gate passed with %s left in float", ", ".join(report.kept_float))
 

@@ -1,5 +1,7 @@
-"""Run a denoiser in a process of its own: to measure it, or to find out how much memory a worker needs."""
+"""Processes of their own: for files from strangers, and for a denoiser whose memory or time is measured."""
 
+from frcrn_accel.processes.file_process import FileProcess, FileProcesses, ProcessLimits
+from frcrn_accel.processes.intake import Intake
 from frcrn_accel.processes.process import WORKER, Loaded, Process, Run
 
-__all__ = ["WORKER", "Loaded", "Process", "Run"]
+__all__ = ["WORKER", "FileProcess", "FileProcesses", "Intake", "Loaded", "Process", "ProcessLimits", "Run"]

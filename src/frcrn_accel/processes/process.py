@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -163,6 +164,8 @@ class Process:
                 value = dataclasses.asdict(value)
             elif isinstance(value, Path):
                 value = str(value)
+            elif value == math.inf:
+                continue  # no limit, as by default; JSON has no infinity
             elif not isinstance(value, (str, int, float)):
                 raise BenchError(f"{self._title}: {field.name} must be given by name for another process")
             values[field.name] = value
@@ -175,7 +178,7 @@ class Process:
     def _send(self, message: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None
         with suppress(OSError):  # it has ended; `_receive` reports that
-            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.write(json.dumps(message, allow_nan=False) + "\n")
             self._process.stdin.flush()
 
     def _receive(self) -> dict[str, Any]:

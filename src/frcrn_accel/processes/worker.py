@@ -124,7 +124,7 @@ def main() -> None:
         except Exception as error:  # reported by the process at the other end
             known = any(base.__name__ == "FrcrnAccelError" for base in type(error).__mro__)
             answer = {"error": str(error) if known else f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers, flush=True)
+        print(json.dumps(answer, allow_nan=False), file=answers, flush=True)
 
 
 if __name__ == "__main__":

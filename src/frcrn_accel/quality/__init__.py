@@ -1,4 +1,4 @@
-"""Measures of audio quality. PESQ, STOI and DNSMOS need the `[eval]` extra."""
+"""Measures of audio quality. STOI and DNSMOS need the `[eval]` extra, PESQ the `[pesq]` extra."""
 
 from frcrn_accel.quality.metrics import (
     MAX_AGREEMENT_DB,
@@ -10,7 +10,7 @@ from frcrn_accel.quality.metrics import (
     stoi,
 )
 from frcrn_accel.quality.ratings import Dnsmos, dnsmos
-from frcrn_accel.quality.scoring import Scorer, score_or_none
+from frcrn_accel.quality.scoring import Scorer, required_score, score_or_none
 
 __all__ = [
     "MAX_AGREEMENT_DB",
@@ -21,6 +21,7 @@ __all__ = [
     "dnsmos",
     "is_silent",
     "pesq_wb",
+    "required_score",
     "score_or_none",
     "si_sdr_db",
     "stoi",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel.audio import resample
+from frcrn_accel.audio import check_finite, resample
 from frcrn_accel.errors import AudioError
-from frcrn_accel.files import audio_files, open_audio
+from frcrn_accel.files import AudioFile, audio_files, open_audio
+from frcrn_accel.notices import notify
 
-__all__ = ["Clip", "read_channels", "read_clips"]
+__all__ = ["Clip", "finite_blocks", "read_channels", "read_clips"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def read_clips(folder: Path, sample_rate_hz: int, clean_folder: Path | None = No
 
     Args:
         folder: The folder. Its audio files, at any rate, are read with all subfolders; each channel becomes a clip.
-            Silent clips are left out.
+            Silent clips are left out, with an `AudioWarning`.
         sample_rate_hz: Rate of the clips.
         clean_folder: Folder of the clean speech, if `folder` holds only the noisy recordings.
 
@@ -78,10 +80,12 @@ def read_clips(folder: Path, sample_rate_hz: int, clean_folder: Path | None = No
                     clean=None if clean is None else clean[channel],
                 )
             )
-    clips = [clip for clip in clips if clip.noisy.any()]
-    if not clips:
-        raise AudioError(f"folder {str(folder)!r} has only silence")
-    return clips
+    silent = [clip for clip in clips if not clip.noisy.any()]
+    if len(silent) == len(clips):
+        raise AudioError(f"folder {str(folder)!r} has only silent or empty files")
+    for clip in silent:
+        notify(f"{clip.name!r} is left out: it {'is silent' if clip.noisy.size else 'has no audio'}")
+    return [clip for clip in clips if clip.noisy.any()]
 
 
 def read_channels(path: Path, sample_rate_hz: int, max_duration_s: float | None = None) -> NDArray[np.float32]:
@@ -93,14 +97,30 @@ def read_channels(path: Path, sample_rate_hz: int, max_duration_s: float | None 
         max_duration_s: Read only this much from the start; None for the whole file.
 
     Raises:
-        AudioError: The file cannot be read.
+        AudioError: The file cannot be read, or holds NaN or infinity.
     """
     file = open_audio(path)
     left = sys.maxsize if max_duration_s is None else round(max_duration_s * sample_rate_hz)
     pieces = [np.zeros((file.channels, 0), np.float32)]
-    for block in resample(file.blocks(), file.sample_rate_hz, sample_rate_hz, file.channels):
+    for block in resample(finite_blocks(file), file.sample_rate_hz, sample_rate_hz, file.channels):
         pieces.append(block[:, :left])
         left -= pieces[-1].shape[1]
         if not left:
             break
     return np.concatenate(pieces, axis=1)
+
+
+def finite_blocks(file: AudioFile) -> Iterator[NDArray[np.float32]]:
+    """Read a file, see `AudioFile.blocks`.
+
+    Raises:
+        AudioError: A value is not finite; the message names the file and the place.
+    """
+    samples = 0
+    for block in file.blocks():
+        try:
+            check_finite(block, samples)
+        except AudioError as error:
+            raise AudioError(f"{str(file.path)!r}: {error}") from error
+        samples += block.shape[1]
+        yield block

@@ -21,6 +21,7 @@ __all__ = [
     "stoi",
 ]
 
+_NO_STOI = 1e-5  # what the package returns where there is too little speech; no score
 MAX_AGREEMENT_DB = 120.0  # of signals that are equal or nearly so: float32 does not resolve more
 
 
@@ -82,13 +83,14 @@ def pesq_wb(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
         estimate: Denoised speech of the same length.
 
     Raises:
-        MissingExtraError: The `[eval]` extra is not installed.
-        AudioError: PESQ finds no speech in a signal, or the signals are too short.
+        MissingExtraError: The `[pesq]` extra is not installed.
+        AudioError: PESQ finds no speech in a signal, the signals are too short or differ in length, or hold NaN.
     """
     try:
         from pesq import PesqError, pesq
     except ImportError as error:
-        raise MissingExtraError("PESQ", "eval", error) from error
+        raise MissingExtraError("PESQ", "pesq", error) from error
+    _check_pair("PESQ", reference, estimate)
     for what, audio in (("reference", reference), ("estimate", estimate)):
         if not np.any(audio):  # the package fails on silence with one of several errors
             raise AudioError(f"PESQ cannot score this: the {what} is silent")
@@ -110,19 +112,35 @@ def stoi(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
 
     Raises:
         MissingExtraError: The `[eval]` extra is not installed.
-        AudioError: There is less than about half a second of speech.
+        AudioError: There is less than about half a second of speech, or the signals differ in length or hold NaN.
     """
     try:
         from pystoi import stoi as short_time_objective_intelligibility
     except ImportError as error:
         raise MissingExtraError("STOI", "eval", error) from error
+    _check_pair("STOI", reference, estimate)
     try:
         with warnings.catch_warnings():
-            # The package would return 1e-5, which is not a score.
-            warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)
-            return float(short_time_objective_intelligibility(reference, estimate, SAMPLE_RATE_HZ))
-    except (RuntimeWarning, IndexError) as error:  # IndexError: not a single frame
-        raise AudioError("STOI cannot score this: it needs about half a second of speech") from error
+            warnings.filterwarnings("ignore", "Not enough STFT frames", RuntimeWarning)
+            value = float(short_time_objective_intelligibility(reference, estimate, SAMPLE_RATE_HZ))
+    except IndexError:  # not a single frame
+        value = _NO_STOI
+    if value == _NO_STOI:
+        raise AudioError("STOI cannot score this: it needs about half a second of speech")
+    if is_silent(reference):
+        raise AudioError("STOI cannot score this: the reference is silent")
+    return value
+
+
+def _check_pair(metric: str, reference: NDArray[Any], estimate: NDArray[Any]) -> None:
+    """Check that two signals can be compared at all: the packages fail on others, or return some number."""
+    if reference.shape != estimate.shape:
+        raise AudioError(
+            f"{metric} cannot score this: the lengths differ, {len(reference)} and {len(estimate)} samples"
+        )
+    for what, audio in (("reference", reference), ("estimate", estimate)):
+        if not np.isfinite(audio).all():
+            raise AudioError(f"{metric} cannot score this: the {what} has NaN or infinity")
 
 
 def bootstrap_interval(values: NDArray[Any], seed: int = 0) -> tuple[float, float]:

@@ -56,11 +56,13 @@ def dnsmos(audio: NDArray[Any]) -> Dnsmos:
 
     Raises:
         MissingExtraError: The `[eval]` extra is not installed, or no engine to run the network with.
-        AudioError: The audio is empty.
+        AudioError: The audio is empty, or holds NaN.
     """
     network = load_dnsmos()
     if not audio.size:
         raise AudioError("DNSMOS cannot score this: no audio")
+    if not np.isfinite(audio).all():
+        raise AudioError("DNSMOS cannot score this: the audio has NaN or infinity")
     repeated = np.resize(np.clip(audio, -1, 1), max(len(audio), _SAMPLES)).astype(np.float32)
     values = np.array([network(segment[None])[0] for segment in _segments(repeated)], np.float64).T
     return Dnsmos(*(float(np.polyval(rating, raw).mean()) for rating, raw in zip(_RATINGS, values, strict=True)))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from frcrn_accel.errors import AudioError, MissingExtraError
 
-__all__ = ["Scorer", "score_or_none"]
+__all__ = ["Scorer", "required_score", "score_or_none"]
 
 
 def score_or_none(score: Callable[[], float]) -> float | None:
@@ -26,10 +26,25 @@ def score_or_none(score: Callable[[], float]) -> float | None:
         MissingExtraError: The package of the metric is not installed.
     """
     try:
-        value = score()
+        return required_score(score)
     except AudioError:  # usually no speech
         return None
-    return value if math.isfinite(value) else None
+
+
+def required_score(score: Callable[[], float]) -> float:
+    """Compute a score.
+
+    Args:
+        score: See `score_or_none`.
+
+    Raises:
+        AudioError: The metric cannot score the audio; the message says why.
+        MissingExtraError: The package of the metric is not installed.
+    """
+    value = score()
+    if not math.isfinite(value):
+        raise AudioError("the score is not a number")
+    return value
 
 
 class Scorer:

@@ -11,10 +11,12 @@ modules write INT8 graphs:
 `graph.half` writes float16.
 """
 
-from frcrn_accel.quantize.gate import ClipResult, GateReport, GateThresholds, GroupCost, Measure
+from frcrn_accel.quantize.gate import ClipResult, GateReport, GateThresholds, Measure
 from frcrn_accel.quantize.methods import METHODS, Method
-from frcrn_accel.quantize.quantizer import MAX_RESCUED, QuantizeReport, quantize_model
+from frcrn_accel.quantize.quantizer import MAX_RESCUED, QuantizeReport, Rescue, quantize_model
 from frcrn_accel.quantize.recordings import CALIBRATION_AUDIO, GATE_AUDIO
+from frcrn_accel.quantize.sensitivity import GroupCost
+from frcrn_accel.quantize.source import Source
 
 __all__ = [
     "CALIBRATION_AUDIO",
@@ -28,5 +30,7 @@ __all__ = [
     "Measure",
     "Method",
     "QuantizeReport",
+    "Rescue",
+    "Source",
     "quantize_model",
 ]

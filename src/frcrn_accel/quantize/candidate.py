@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +14,13 @@ from frcrn_accel.models import ModelFile, ModelMetadata
 from frcrn_accel.network.checkpoint import Weights
 from frcrn_accel.network.topology import Config
 from frcrn_accel.progress import Progress
-from frcrn_accel.quality.clips import Clip
-from frcrn_accel.quantize.gate import GateReport, GateThresholds, GroupCost, compare, measure_sensitivity
+from frcrn_accel.quantize.gate import GateReport, GateThresholds, compare
 from frcrn_accel.quantize.layers import Build
 from frcrn_accel.quantize.methods import Method
-from frcrn_accel.quantize.recordings import sample_clips
+from frcrn_accel.quantize.reference import Reference
+from frcrn_accel.quantize.sensitivity import Sensitivity
 
 __all__ = ["Candidate", "CandidateFactory", "checked_groups"]
-
-_SENSITIVITY_S = 8.0  # audio to measure layer groups on; there are dozens of groups
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,12 @@ class Candidate:
 
     Attributes:
         metadata: Its metadata.
+        bytes: Its size.
         gate: Measurements of the gate; None if it was skipped.
     """
 
     metadata: ModelMetadata
+    bytes: int
     gate: GateReport | None
 
     @property
@@ -52,31 +53,30 @@ class CandidateFactory:
     """Builds and measures the candidates of one model.
 
     Attributes:
-        source: The fp32 model file.
-        weights: Its weights.
+        weights: Weights of the fp32 model.
         metadata: Metadata of the candidates, except for the groups in float.
         method: The method.
         build: Writes graphs.
-        clips: Audio to measure on.
+        reference: Outputs of the fp32 model; None to skip the gate.
         thresholds: Limits of the gate; None to skip it.
         progress: Called on the way.
     """
 
-    source: ModelFile
     weights: Weights
     metadata: ModelMetadata
     method: Method
     build: Build
-    clips: Sequence[Clip]
+    reference: Reference | None
     thresholds: GateThresholds | None
     progress: Progress
 
-    def candidate(self, path: Path, keep_float: Sequence[str]) -> Candidate:
+    def candidate(self, path: Path, keep_float: Sequence[str], *, is_last: bool) -> Candidate:
         """Write a candidate to a file and compare it with the source.
 
         Args:
             path: The file.
             keep_float: Layer groups to leave in float.
+            is_last: Whether it gets into the report even if it is refused, and so needs all measures.
 
         Raises:
             Exception: See `gate.compare`.
@@ -87,24 +87,33 @@ class CandidateFactory:
         self._write(path, metadata, kept_float)
         self.progress("build", 1, 1)
         model = ModelFile.open(path)
-        if self.thresholds is None:
-            return Candidate(metadata, None)
-        gate = compare(self.source, model, self.method.backend, self.clips, self.thresholds, self.progress)
-        return Candidate(metadata, gate)
+        gate = None
+        if self.reference is not None and self.thresholds is not None:
+            gate = compare(
+                self.reference, model, self.method.backend, self.thresholds, self.progress, complete=is_last
+            )
+        return Candidate(metadata, path.stat().st_size, gate)
 
-    def costs(self, candidate: Candidate) -> tuple[GroupCost, ...]:
-        """Measure the cost of each group that a candidate does not keep in float, the worst first."""
-        groups = _groups(self.method, self.metadata)
+    def quantized_groups(self, candidate: Candidate) -> tuple[str, ...]:
+        """Return the layer groups that a candidate does not keep in float."""
+        return tuple(group for group in self._groups if group not in candidate.kept_float)
+
+    @contextmanager
+    def sensitivity(self) -> Iterator[Sensitivity]:
+        """Measure the cost of groups, with models in a temporary folder."""
+        assert self.reference is not None
         with tempfile.TemporaryDirectory(prefix="frcrn-accel-") as folder:
             path = Path(folder) / f"{self.metadata.name}.onnx"
 
-            def build_only(group: str) -> ModelFile:
-                self._write(path, candidate.metadata, set(groups) - {group})
+            def build_only(quantized: Sequence[str]) -> ModelFile:
+                self._write(path, self.metadata, set(self._groups) - set(quantized))
                 return ModelFile.open(path)
 
-            quantized = [group for group in groups if group not in candidate.kept_float]
-            clips = sample_clips(self.clips, _SENSITIVITY_S)
-            return measure_sensitivity(self.source, quantized, build_only, self.method.backend, clips, self.progress)
+            yield Sensitivity(self.reference, build_only, self.method.backend, self.progress)
+
+    @property
+    def _groups(self) -> tuple[str, ...]:
+        return _groups(self.method, self.metadata)
 
     def _write(self, path: Path, metadata: ModelMetadata, keep_float: Iterable[str]) -> None:
         path.write_bytes(self.build(self.weights, metadata, frozenset(keep_float)).SerializeToString())

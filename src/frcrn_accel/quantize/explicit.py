@@ -22,6 +22,7 @@ from frcrn_accel.errors import MissingExtraError, QuantizeError
 from frcrn_accel.graph.common import Pair
 from frcrn_accel.graph.direct import DirectNetwork
 from frcrn_accel.graph.writer import GraphWriter
+from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.quantize.compact import MAX_INT8
 
 __all__ = [
@@ -39,6 +40,14 @@ _PIECE_SAMPLES = 80_640  # 5 s: takes 2 GB at the released size
 _BINS_PER_OCTAVE = 64
 _LOWEST_OCTAVE, _HIGHEST_OCTAVE = -30, 30
 _EDGES = 2.0 ** (np.arange(_LOWEST_OCTAVE * _BINS_PER_OCTAVE, _HIGHEST_OCTAVE * _BINS_PER_OCTAVE) / _BINS_PER_OCTAVE)
+# A float32 is beyond an edge if it is beyond the largest float32 that the edge is not below.
+_EDGES_32 = _EDGES.astype(np.float32)
+_EDGES_32 = np.where(_EDGES_32 > _EDGES, np.nextafter(_EDGES_32, np.float32(0)), _EDGES_32)
+# The bin at the start of each cell of float32 whose sign, exponent and first 8 binary places are equal. A cell is
+# narrower than a bin, so it has one edge at most.
+_CELL_BITS = 15
+_CELLS = np.searchsorted(_EDGES_32, (np.arange(1 << 16, dtype=np.uint32) << _CELL_BITS).view(np.float32))
+_BIN_OF_CELL = np.minimum(_CELLS, len(_EDGES_32) - 1).astype(np.int16)
 
 
 class Histogram:
@@ -57,7 +66,7 @@ class Histogram:
     def add(self, tensor: NDArray[np.float32]) -> None:
         """Count the values of `(batch, channels, ...)`."""
         for counts, values in zip(self.counts, tensor.swapaxes(0, 1), strict=True):
-            counts += np.bincount(np.searchsorted(_EDGES, np.abs(values).ravel()), minlength=len(counts))
+            counts += np.bincount(_bins(np.abs(values).ravel()), minlength=len(counts))
 
     def quantile(self, quantile: float, scales: NDArray[np.float32] | None = None) -> float:
         """Return the smallest magnitude that a share of the values does not exceed.
@@ -91,7 +100,9 @@ class Probe(Protocol):
         """Build the graph, see `Network.build`."""
 
 
-def measure_inputs(probe: Probe, clips: Iterable[NDArray[np.float32]], threads: int) -> dict[str, Histogram]:
+def measure_inputs(
+    probe: Probe, clips: Iterable[NDArray[np.float32]], threads: int, progress: Progress = no_progress
+) -> dict[str, Histogram]:
     """Run the float network on noisy speech and count the magnitudes at the inputs of layers.
 
     Args:
@@ -99,6 +110,7 @@ def measure_inputs(probe: Probe, clips: Iterable[NDArray[np.float32]], threads: 
         clips: `(batch, samples)` each, as a backend gets them: 16 kHz, about -25 dBFS. A few minutes in total, with
             the kinds of noise and the signal-to-noise ratios to expect, and with clean speech.
         threads: CPU threads.
+        progress: Called after each piece of a clip, as "measure ranges".
 
     Returns:
         A histogram for each input, by name of layer.
@@ -108,6 +120,7 @@ def measure_inputs(probe: Probe, clips: Iterable[NDArray[np.float32]], threads: 
         MissingExtraError: The `[quantize]` extra is not installed.
     """
     model = probe.build("calibration", "", {})
+    del model.graph.output[0]  # the engine leaves out what only the denoised signal needs
     model.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in probe.inputs.values())
     try:
         session = cpu_session(model.SerializeToString(), threads)
@@ -115,11 +128,14 @@ def measure_inputs(probe: Probe, clips: Iterable[NDArray[np.float32]], threads: 
         raise MissingExtraError("Measuring the ranges of activations", "quantize", error) from error
     found: dict[str, Histogram] = {}
     silent = True
-    for piece in (piece for clip in clips for piece in _pieces(clip)):
+    pieces = [piece for clip in clips for piece in _pieces(clip)]
+    for done, piece in enumerate(pieces):
+        progress("measure ranges", done, len(pieces))
         silent &= not piece.any()
         tensors = session.run(list(probe.inputs.values()), {"audio": piece})
         for layer, tensor in zip(probe.inputs, tensors, strict=True):
             found.setdefault(layer, Histogram(tensor.shape[1])).add(tensor)
+    progress("measure ranges", len(pieces), len(pieces))
     if silent:
         raise QuantizeError("the calibration audio is silent")
     return found
@@ -169,6 +185,13 @@ def qdq_input(graph: GraphWriter, x: str, limit: float) -> str:
 def _pieces(clip: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
     """Split a clip into equal parts, short because all inputs of a part are in memory at once."""
     yield from np.array_split(clip, -(-clip.shape[1] // _PIECE_SAMPLES), axis=1)
+
+
+def _bins(magnitudes: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the bin of each magnitude: `searchsorted` of the edges, ten times as fast."""
+    bins = _BIN_OF_CELL[magnitudes.view(np.uint32) >> _CELL_BITS]
+    found: NDArray[np.int64] = bins + (magnitudes > _EDGES_32[bins])
+    return found
 
 
 def _shifted(counts: NDArray[np.int64], by: int) -> NDArray[np.int64]:

@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-
-from frcrn_accel.backends import Backend, Session
-from frcrn_accel.backends.ort import OrtBackend
+from frcrn_accel.backends import Backend
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.errors import EngineError, QuantizeError
 from frcrn_accel.models import ModelFile
 from frcrn_accel.progress import Progress
-from frcrn_accel.quality import MAX_AGREEMENT_DB, Scorer, agreement_db, dnsmos, pesq_wb
-from frcrn_accel.quality.clips import Clip
-from frcrn_accel.quantize.recordings import denoise_clip
+from frcrn_accel.quality import MAX_AGREEMENT_DB, agreement_db
+from frcrn_accel.quantize.parallel import map_parallel
+from frcrn_accel.quantize.reference import (
+    DNSMOS,
+    PESQ,
+    Output,
+    Reference,
+    denoise_timed,
+    load_session,
+    rate,
+    warm_up,
+)
 
-__all__ = [
-    "ClipResult",
-    "GateReport",
-    "GateThresholds",
-    "GroupCost",
-    "Measure",
-    "compare",
-    "measure_sensitivity",
-]
+__all__ = ["ClipResult", "GateReport", "GateThresholds", "Measure", "compare"]
 
 SI_SDR = "SI-SDR to the source's output"
-PESQ = "PESQ-WB"
-DNSMOS = "DNSMOS OVRL"
 
 
 @dataclass(frozen=True)
@@ -125,7 +118,8 @@ class GateReport:
         clips: Results of each clip.
         source_device, candidate_device: Backend and device of each model.
         source_real_time_factor, candidate_real_time_factor: Computing time over duration, medians over the clips. The
-            two models take turns. None if the quantized model failed on the first clip.
+            first candidate takes turns with the source; later ones are compared with the times of that. None if the
+            quantized model failed on the first clip.
         speedup: Computing time of the source over that of the quantized model, median over the clips.
     """
 
@@ -143,163 +137,130 @@ class GateReport:
         return all(measure.passed is not False for measure in self.measures)
 
 
-@dataclass(frozen=True)
-class GroupCost:
-    """Cost of quantizing a single layer group.
-
-    Attributes:
-        group: The group.
-        si_sdr_db: SI-SDR to the source's output with only this group quantized, mean over some clips; lower is worse.
-    """
-
-    group: str
-    si_sdr_db: float
-
-
 def compare(
-    source: ModelFile,
+    reference: Reference,
     candidate: ModelFile,
     backend: Callable[[], Backend],
-    clips: Sequence[Clip],
     thresholds: GateThresholds,
     progress: Progress,
+    *,
+    complete: bool = True,
 ) -> GateReport:
-    """Run both models on all clips and compare their outputs.
+    """Run a quantized model on all clips and compare its outputs with those of the source.
 
     Args:
-        source: The fp32 model; it runs on ONNX Runtime.
+        reference: The source and the clips.
         candidate: The quantized model.
         backend: Returns the backend that the quantized model runs on.
-        clips: Speech in noise. PESQ is measured on clips with clean speech.
         thresholds: The limits.
-        progress: Called after each clip.
+        progress: Called after each clip, as "gate", and after each score of the quantized model, as "score".
+        complete: Whether to take all measures of a model that misses a limit already. DNSMOS takes most of the time.
 
     Raises:
         BackendUnavailable: A backend cannot run here.
         ModelError: The backend cannot load the quantized model.
         EngineError: The source fails. (If the quantized model fails, the report says so.)
     """
-    scorer = Scorer()
     engine = backend()
-    sessions = [_load(OrtBackend(), source), _load(engine, candidate)]
-    results: list[ClipResult] = []
+    session = load_session(engine, candidate, available_cpus())
+    clips = reference.clips
+    outputs: list[Output] = []
     failure = ""
     try:
         progress("gate", 0, len(clips))
-        _denoise_timed(clips[0], sessions[0], source)  # the first run also allocates memory
-        for done, clip in enumerate(clips, 1):
-            expected, source_s = _denoise_timed(clip, sessions[0], source)
+        for done, clip in enumerate(clips):
+            reference.output(done)
             try:
-                if done == 1:
-                    _denoise_timed(clip, sessions[1], candidate)
-                found, candidate_s = _denoise_timed(clip, sessions[1], candidate)
+                if done == 0:
+                    warm_up(clip, session, candidate)
+                outputs.append(denoise_timed(clip, session, candidate))
             except EngineError as error:
                 failure = f"on {clip.name}: {error}"
                 break
-            results.append(_measure(clip, expected, found, source_s, candidate_s, scorer))
-            progress("gate", done, len(clips))
+            progress("gate", done + 1, len(clips))
     finally:
-        devices = [session.device for session in sessions]
-        for session in sessions:
-            session.close()
+        candidate_device = f"{engine.name}: {session.device}"
+        session.close()
+    agreements = [agreement_db(reference.output(number)[0], output) for number, (output, _) in enumerate(outputs)]
+    scores = _Scores(reference, outputs, progress)
+    for metric in (PESQ, DNSMOS):
+        measures = _measures(agreements, scores, thresholds, failure)
+        if complete or all(measure.passed is not False for measure in measures):
+            scores.add(metric)
+    results = [
+        ClipResult(
+            name=clip.name,
+            duration_s=clip.duration_s,
+            si_sdr_db=agreements[number],
+            pesq_source=scores.of(PESQ, number)[0],
+            pesq_candidate=scores.of(PESQ, number)[1],
+            dnsmos_source=scores.of(DNSMOS, number)[0],
+            dnsmos_candidate=scores.of(DNSMOS, number)[1],
+            source_s=reference.output(number)[1],
+            candidate_s=candidate_s,
+        )
+        for number, (clip, (_, candidate_s)) in enumerate(zip(clips, outputs, strict=False))
+    ]
     return GateReport(
-        measures=_measures(results, thresholds, scorer.notes, failure),
+        measures=_measures(agreements, scores, thresholds, failure),
         clips=tuple(results),
-        source_device=f"{OrtBackend.name}: {devices[0]}",
-        candidate_device=f"{engine.name}: {devices[1]}",
+        source_device=reference.device,
+        candidate_device=candidate_device,
         source_real_time_factor=_median(result.source_s / result.duration_s for result in results),
         candidate_real_time_factor=_median(result.candidate_s / result.duration_s for result in results),
         speedup=_median(result.source_s / result.candidate_s for result in results),
     )
 
 
-def measure_sensitivity(
-    source: ModelFile,
-    groups: Sequence[str],
-    build_only: Callable[[str], ModelFile],
-    backend: Callable[[], Backend],
-    clips: Sequence[Clip],
-    progress: Progress,
-) -> tuple[GroupCost, ...]:
-    """Measure the cost of each layer group: the SI-SDR to the source's output with only this group quantized.
+class _Scores:
+    """Scores of both models on the clips that the quantized model denoised."""
 
-    Args:
-        source: The fp32 model.
-        groups: The layer groups.
-        build_only: Returns the model with a single group quantized, valid until the next call.
-        backend: Returns the backend that these models run on.
-        clips: Audio to measure on; a few seconds are enough.
-        progress: Called before each group and at the end.
+    def __init__(self, reference: Reference, outputs: Sequence[Output], progress: Progress) -> None:
+        self._reference = reference
+        self._outputs = outputs
+        self._progress = progress
+        self._pairs: dict[str, list[tuple[float, float] | None]] = {}
 
-    Returns:
-        The costs, the highest first.
-    """
-    session = _load(OrtBackend(), source)
-    expected = [denoise_clip(clip, session, source.metadata) for clip in clips]
-    session.close()
-    costs = []
-    for done, group in enumerate(groups):
-        progress("sensitivity", done, len(groups))
-        candidate = build_only(group)
-        session = _load(backend(), candidate)
-        try:
-            agreements = [
-                agreement_db(reference, denoise_clip(clip, session, candidate.metadata))
-                for clip, reference in zip(clips, expected, strict=True)
-            ]
-        except EngineError:
-            agreements = [-MAX_AGREEMENT_DB]
-        finally:
-            session.close()
-        costs.append(GroupCost(group, statistics.fmean(agreements)))
-    progress("sensitivity", len(groups), len(groups))
-    return tuple(sorted(costs, key=lambda cost: cost.si_sdr_db))
+    def add(self, metric: str) -> None:
+        """Score all clips, several at once."""
+        total = len(self._outputs)
 
+        def report(done: int) -> None:
+            if metric not in self._reference.scorer.notes:  # it takes time
+                self._progress("score", done, total)
 
-def _load(backend: Backend, model: ModelFile) -> Session:
-    backend.check()
-    return backend.load(model, available_cpus())
+        numbers = range(total)
+        self._pairs[metric] = map_parallel(
+            lambda number: self._pair(metric, number), numbers, available_cpus(), report
+        )
 
+    def of(self, metric: str, number: int) -> tuple[float | None, float | None]:
+        """Return the scores of the source and of the quantized model for a clip; None for both if one has none."""
+        pair = self._pairs[metric][number] if metric in self._pairs else None
+        return pair or (None, None)
 
-def _denoise_timed(clip: Clip, session: Session, model: ModelFile) -> tuple[NDArray[np.float32], float]:
-    began = time.perf_counter()
-    denoised = denoise_clip(clip, session, model.metadata)
-    return denoised, time.perf_counter() - began
+    def pairs(self, metric: str) -> list[tuple[float, float]]:
+        """Return the scores of all clips that have both."""
+        return [pair for pair in self._pairs.get(metric, ()) if pair is not None]
 
+    def note(self, metric: str) -> str:
+        """Return why there are no scores."""
+        without = "no clip with clean speech" if metric == PESQ else "no clip could be scored"
+        return self._reference.scorer.notes.get(metric, without)
 
-def _measure(
-    clip: Clip,
-    expected: NDArray[np.float32],
-    found: NDArray[np.float32],
-    source_s: float,
-    candidate_s: float,
-    scorer: Scorer,
-) -> ClipResult:
-    def scores(metric: str, score: Callable[[NDArray[np.float32]], float]) -> tuple[float, float] | tuple[None, None]:
-        """Score both outputs; a clip counts only if both have a score."""
-        source, candidate = (scorer.score(metric, partial(score, output)) for output in (expected, found))
-        return (None, None) if source is None or candidate is None else (source, candidate)
-
-    clean = clip.clean
-    pesqs = (None, None) if clean is None else scores(PESQ, lambda output: pesq_wb(clean, output))
-    dnsmoses = scores(DNSMOS, lambda output: dnsmos(output).ovrl)
-    return ClipResult(
-        name=clip.name,
-        duration_s=clip.duration_s,
-        si_sdr_db=agreement_db(expected, found),
-        pesq_source=pesqs[0],
-        pesq_candidate=pesqs[1],
-        dnsmos_source=dnsmoses[0],
-        dnsmos_candidate=dnsmoses[1],
-        source_s=source_s,
-        candidate_s=candidate_s,
-    )
+    def _pair(self, metric: str, number: int) -> tuple[float, float] | None:
+        source = self._reference.score(metric, number)
+        if source is None:
+            return None
+        output, _ = self._outputs[number]
+        candidate = rate(metric, self._reference.clips[number], output, self._reference.scorer)
+        return None if candidate is None else (source, candidate)
 
 
 def _measures(
-    results: Sequence[ClipResult], thresholds: GateThresholds, notes: dict[str, str], failure: str
+    agreements: Sequence[float], scores: _Scores, thresholds: GateThresholds, failure: str
 ) -> tuple[Measure, ...]:
-    agreement = statistics.fmean(result.si_sdr_db for result in results) if results else None
+    agreement = statistics.fmean(agreements) if agreements else None
     measures = [
         Measure(
             metric=SI_SDR,
@@ -308,24 +269,21 @@ def _measures(
             value=-MAX_AGREEMENT_DB if failure else agreement,
             limit=thresholds.min_si_sdr_db,
             unit="dB",
-            clips=len(results),
+            clips=len(agreements),
             note=failure,
         )
     ]
-    pesqs = [(result.pesq_source, result.pesq_candidate) for result in results]
-    dnsmoses = [(result.dnsmos_source, result.dnsmos_candidate) for result in results]
-    for metric, pairs, limit, unit in (
-        (PESQ, pesqs, -thresholds.max_pesq_drop_percent, "%"),
-        (DNSMOS, dnsmoses, -thresholds.max_dnsmos_drop, "points"),
+    for metric, limit, unit in (
+        (PESQ, -thresholds.max_pesq_drop_percent, "%"),
+        (DNSMOS, -thresholds.max_dnsmos_drop, "points"),
     ):
-        scored = [(source, candidate) for source, candidate in pairs if source is not None and candidate is not None]
-        if not scored:
-            note = notes.get(metric, "no clip with clean speech" if metric == PESQ else "no clip could be scored")
-            measures.append(Measure(metric, None, None, None, limit, unit, 0, note))
+        pairs = scores.pairs(metric)
+        if not pairs:
+            measures.append(Measure(metric, None, None, None, limit, unit, 0, scores.note(metric)))
             continue
-        source, candidate = (statistics.fmean(column) for column in zip(*scored, strict=True))
+        source, candidate = (statistics.fmean(column) for column in zip(*pairs, strict=True))
         change = 100 * (candidate / source - 1) if unit == "%" else candidate - source
-        measures.append(Measure(metric, source, candidate, change, limit, unit, len(scored)))
+        measures.append(Measure(metric, source, candidate, change, limit, unit, len(pairs)))
     return tuple(measures)
 
 

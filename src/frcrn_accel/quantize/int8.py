@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,10 @@ from frcrn_accel.errors import ModelError
 from frcrn_accel.graph.timeline import Stepwise
 from frcrn_accel.models import METADATA_PREFIX, ModelFile, ModelMetadata
 from frcrn_accel.network.checkpoint import Weights
+from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.quantize.integer import IntegerNetwork
 from frcrn_accel.quantize.measure import measure_ranges
-from frcrn_accel.quantize.ranges import Ranges
+from frcrn_accel.quantize.ranges import FsmnRanges, Ranges
 from frcrn_accel.quantize.synthetic import synthetic_clips
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ __all__ = ["build_step", "prepare_dynamic", "prepare_static"]
 _RANGES = f"{METADATA_PREFIX}ranges"  # property of a file: steps of streams use the same ranges
 
 
-def prepare_dynamic(weights: Weights) -> Build:
+def prepare_dynamic(weights: Weights, progress: Progress = no_progress) -> Build:
     """Prepare dynamic INT8: the peak of every frame is found while the network runs.
 
     It needs no calibration audio. Values inside an FSMN block are relative to the peak of its input, and how large
@@ -37,11 +39,12 @@ def prepare_dynamic(weights: Weights) -> Build:
 
     Args:
         weights: As `models.read_weights` returns them.
+        progress: See `measure_ranges`.
     """
-    return _builder(Ranges(measure_ranges(weights, synthetic_clips()).fsmn))
+    return _builder(Ranges(_inside_blocks(weights, progress)))
 
 
-def prepare_static(weights: Weights, audio: Sequence[NDArray[np.float32]]) -> Build:
+def prepare_static(weights: Weights, audio: Sequence[NDArray[np.float32]], progress: Progress = no_progress) -> Build:
     """Prepare static INT8: the peaks at convolutions are measured on audio, relative to the FSMN block before.
 
     Ranges inside the blocks still come from synthetic clips: with `frcrn-small` they lost less quality than those of
@@ -50,9 +53,25 @@ def prepare_static(weights: Weights, audio: Sequence[NDArray[np.float32]]) -> Bu
     Args:
         weights: As `models.read_weights` returns them.
         audio: Inputs of the model, `(1, samples)` each, at its rate and level.
+        progress: See `measure_ranges`.
     """
-    inside = measure_ranges(weights, synthetic_clips()).fsmn
-    return _builder(Ranges(inside, measure_ranges(weights, (clip[0] for clip in audio)).inputs))
+    inside = _inside_blocks(weights, progress)
+    return _builder(Ranges(inside, measure_ranges(weights, (clip[0] for clip in audio), progress).inputs))
+
+
+_last_inside: tuple[str, Mapping[str, FsmnRanges]] = ("", {})  # of one model: both methods need them
+
+
+def _inside_blocks(weights: Weights, progress: Progress) -> Mapping[str, FsmnRanges]:
+    """Return the ranges inside the FSMN blocks, which do not depend on the method."""
+    global _last_inside
+    digest = hashlib.sha256()
+    for key, value in weights.items():
+        digest.update(key.encode())
+        digest.update(value.tobytes())
+    if _last_inside[0] != digest.hexdigest():
+        _last_inside = digest.hexdigest(), measure_ranges(weights, synthetic_clips(), progress).fsmn
+    return _last_inside[1]
 
 
 def _builder(ranges: Ranges) -> Build:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel._version import __version__
 from frcrn_accel.backends.ort import cpu_session
-from frcrn_accel.cpu import available_cpus
 from frcrn_accel.errors import MissingExtraError
 from frcrn_accel.network.checkpoint import Weights
 from frcrn_accel.network.topology import required_config
+from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.quantize.channels_last import Activation
 from frcrn_accel.quantize.integer import IntegerNetwork, group_names
+from frcrn_accel.quantize.parallel import map_parallel, plan_threads
 from frcrn_accel.quantize.ranges import FsmnRanges, Ranges
 
 __all__ = ["measure_ranges"]
@@ -26,17 +27,20 @@ INPUT_PERCENTILE = 90.0
 _LEAST_SHARE = 1e-3  # the range of a silent channel, as a share of the loudest channel's
 
 
-def measure_ranges(weights: Weights, clips: Iterable[NDArray[np.float32]]) -> Ranges:
+def measure_ranges(
+    weights: Weights, clips: Iterable[NDArray[np.float32]], progress: Progress = no_progress
+) -> Ranges:
     """Run the network on clips and measure ranges relative to the peaks of frames.
 
     Args:
         weights: As `models.read_weights` returns them.
         clips: `(samples,)` each, at the model's rate and level; read once.
+        progress: Called after each clip, as "measure ranges".
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
     """
-    peaks = _observed(_Observer(weights), clips)
+    peaks = _observed(_Observer(weights), list(clips), progress)
     blocks: dict[str, dict[str, NDArray[np.float32]]] = defaultdict(dict)
     inputs: dict[str, list[float]] = defaultdict(list)
     for (name, what), values in peaks.items():
@@ -92,7 +96,7 @@ class _Observer(IntegerNetwork):
 
 
 def _observed(
-    observer: _Observer, clips: Iterable[NDArray[np.float32]]
+    observer: _Observer, clips: Sequence[NDArray[np.float32]], progress: Progress
 ) -> dict[tuple[str, str], NDArray[np.float32]]:
     """Run the observer on clips and return its outputs, `(frames of all clips, channels)` each."""
     observer.waveform_to_waveform("audio")
@@ -105,13 +109,20 @@ def _observed(
         batch=1,
         more_outputs=dict.fromkeys(observer.seen, (None, None)),
     )
+    del model.graph.output[0]  # the engine leaves out what only the denoised signal needs
+    threads = plan_threads([len(clip) for clip in clips])
     try:
-        session = cpu_session(model.SerializeToString(), available_cpus())
+        session = cpu_session(model.SerializeToString(), threads.each)
     except ImportError as error:
         raise MissingExtraError("Measuring the ranges of activations", "quantize", error) from error
-    found: dict[tuple[str, str], list[NDArray[np.float32]]] = defaultdict(list)
-    for clip in clips:
-        values = session.run(list(observer.seen), {"audio": clip[None]})
-        for seen, value in zip(observer.seen.values(), values, strict=True):
-            found[seen].append(value)
-    return {seen: np.concatenate(values) for seen, values in found.items()}
+
+    def run(clip: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        return session.run(list(observer.seen), {"audio": clip[None]})  # type: ignore[no-any-return]
+
+    progress("measure ranges", 0, len(clips))
+    found = map_parallel(run, clips, threads.clips, lambda done: progress("measure ranges", done, len(clips)))
+    peaks: dict[tuple[str, str], list[NDArray[np.float32]]] = defaultdict(list)
+    for values in found:
+        for seen, value in zip(observer.seen.values(), values, strict=True):  # both parts have the same names
+            peaks[seen].append(value)
+    return {seen: np.concatenate(values) for seen, values in peaks.items()}

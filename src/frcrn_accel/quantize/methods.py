@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel._version import __version__
@@ -16,12 +15,20 @@ from frcrn_accel.backends.ort import OrtBackend, OrtDynamicInt8Backend, OrtStati
 from frcrn_accel.models import DYNAMIC, FP16, OPENVINO_INT8, STATIC, TENSORRT_INT8, ModelMetadata
 from frcrn_accel.network.checkpoint import Weights
 from frcrn_accel.network.topology import Config, layer_groups
+from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.quantize.layers import Build, openvino_int8_layers, tensorrt_int8_layers
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ["METHODS", "Method"]
+
+
+class Prepare(Protocol):
+    """The signature of `Method.prepare`."""
+
+    def __call__(self, weights: Weights, audio: Sequence[NDArray[Any]], progress: Progress = no_progress, /) -> Build:
+        """See `Method`."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,8 @@ class Method:
         description: One line for tables.
         needs_calibration: Whether it measures ranges on calibration audio.
         prepare: Takes the weights and the model's inputs for the calibration audio, `float32 (1, samples)` each (none
-            without calibration), and returns the function that builds graphs. It is called once, however many graphs
-            are built.
+            without calibration) and a function to report progress to, and returns the function that builds graphs. It
+            is called once, however many graphs are built.
         backend: Returns the backend that the gate runs files on: the one they are for, or ONNX Runtime on the CPU for
             GPU methods, because files are also made on machines without a GPU.
         groups: Returns the layer groups of a network that can be kept in float.
@@ -43,7 +50,7 @@ class Method:
     name: str
     description: str
     needs_calibration: bool
-    prepare: Callable[[Weights, Sequence[NDArray[np.float32]]], Build]
+    prepare: Prepare
     backend: Callable[[], Backend] = OrtBackend
     groups: Callable[[Config], tuple[str, ...]] = layer_groups
 
@@ -55,16 +62,16 @@ def _openvino() -> Backend:
 # The builders import the ONNX package, so they are imported on use.
 
 
-def _dynamic(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
+def _dynamic(weights: Weights, audio: Sequence[NDArray[Any]], progress: Progress = no_progress) -> Build:
     from frcrn_accel.quantize.int8 import prepare_dynamic
 
-    return prepare_dynamic(weights)
+    return prepare_dynamic(weights, progress)
 
 
-def _static(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
+def _static(weights: Weights, audio: Sequence[NDArray[Any]], progress: Progress = no_progress) -> Build:
     from frcrn_accel.quantize.int8 import prepare_static
 
-    return prepare_static(weights, audio)
+    return prepare_static(weights, audio, progress)
 
 
 def _integer_groups(config: Config) -> tuple[str, ...]:
@@ -73,19 +80,19 @@ def _integer_groups(config: Config) -> tuple[str, ...]:
     return group_names(config)
 
 
-def _openvino_int8(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
+def _openvino_int8(weights: Weights, audio: Sequence[NDArray[Any]], progress: Progress = no_progress) -> Build:
     from frcrn_accel.quantize.openvino_int8 import prepare_openvino_int8
 
-    return prepare_openvino_int8(weights, audio)
+    return prepare_openvino_int8(weights, audio, progress)
 
 
-def _tensorrt_int8(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
+def _tensorrt_int8(weights: Weights, audio: Sequence[NDArray[Any]], progress: Progress = no_progress) -> Build:
     from frcrn_accel.quantize.tensorrt_int8 import prepare_tensorrt_int8
 
-    return prepare_tensorrt_int8(weights, audio)
+    return prepare_tensorrt_int8(weights, audio, progress)
 
 
-def _fp16(weights: Weights, audio: Sequence[NDArray[Any]]) -> Build:
+def _fp16(weights: Weights, audio: Sequence[NDArray[Any]], progress: Progress = no_progress) -> Build:
     from frcrn_accel.graph.forms import build_graph
     from frcrn_accel.graph.half import HalfStorageWriter
 

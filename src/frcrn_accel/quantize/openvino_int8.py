@@ -28,6 +28,7 @@ from frcrn_accel.graph.writer import GraphWriter
 from frcrn_accel.models import ModelMetadata
 from frcrn_accel.network.checkpoint import Weights
 from frcrn_accel.network.topology import required_config
+from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.quantize.compact import CompactWriter, round_convolution
 from frcrn_accel.quantize.explicit import RoundedConvolutions, measure_inputs, qdq, qdq_input
 from frcrn_accel.quantize.layers import openvino_int8_layers
@@ -45,7 +46,12 @@ _STORED = ("encoders.1", "decoders.1")  # used in float, but too large to store 
 
 
 def calibrate(
-    weights: Weights, clips: Iterable[NDArray[np.float32]], *, quantile: float = QUANTILE, threads: int = 1
+    weights: Weights,
+    clips: Iterable[NDArray[np.float32]],
+    *,
+    quantile: float = QUANTILE,
+    threads: int = 1,
+    progress: Progress = no_progress,
 ) -> dict[str, float]:
     """Measure the limits of the layers' inputs.
 
@@ -54,6 +60,7 @@ def calibrate(
         clips: See `explicit.measure_inputs`.
         quantile: Share of the magnitudes that lie below a layer's limit.
         threads: CPU threads.
+        progress: See `explicit.measure_inputs`.
 
     Returns:
         The limit of each of `openvino_int8_layers`.
@@ -63,17 +70,21 @@ def calibrate(
         MissingExtraError: The `[quantize]` extra is not installed.
     """
     probe = InputProbe(weights)
-    return {layer: seen.quantile(quantile) for layer, seen in measure_inputs(probe, clips, threads).items()}
+    found = measure_inputs(probe, clips, threads, progress)
+    return {layer: seen.quantile(quantile) for layer, seen in found.items()}
 
 
-def prepare_openvino_int8(weights: Weights, audio: Sequence[NDArray[np.float32]]) -> Build:
+def prepare_openvino_int8(
+    weights: Weights, audio: Sequence[NDArray[np.float32]], progress: Progress = no_progress
+) -> Build:
     """Calibrate once, to build any number of graphs.
 
     Args:
         weights: As `models.read_weights` returns them.
         audio: Inputs of the model, `(1, samples)` each, at its rate and level.
+        progress: See `explicit.measure_inputs`.
     """
-    limits = calibrate(weights, audio, threads=available_cpus())
+    limits = calibrate(weights, audio, threads=available_cpus(), progress=progress)
 
     def build(weights: Weights, metadata: ModelMetadata, keep_float: frozenset[str]) -> onnx.ModelProto:
         network = _Int8Network(weights, limits, keep_float)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,40 @@ from frcrn_accel._version import __version__
 from frcrn_accel.atomic import replacing
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import MissingExtraError, ModelError, OutputExistsError, QualityError, QuantizeError
-from frcrn_accel.models import ModelMetadata, find_model, read_weights
-from frcrn_accel.network.checkpoint import Weights
+from frcrn_accel.models import find_model
 from frcrn_accel.progress import Progress, no_progress
-from frcrn_accel.quality.clips import read_clips
-from frcrn_accel.quantize.candidate import CandidateFactory, checked_groups
-from frcrn_accel.quantize.gate import GateReport, GateThresholds, GroupCost, Measure
+from frcrn_accel.quantize.candidate import Candidate, CandidateFactory, checked_groups
+from frcrn_accel.quantize.gate import GateReport, GateThresholds, Measure
 from frcrn_accel.quantize.layers import Build
 from frcrn_accel.quantize.methods import METHODS, Method
-from frcrn_accel.quantize.recordings import CALIBRATION_AUDIO, GATE_AUDIO, digest_of, model_inputs
+from frcrn_accel.quantize.recordings import CALIBRATION_AUDIO, GATE_AUDIO
+from frcrn_accel.quantize.sensitivity import GroupCost
+from frcrn_accel.quantize.source import Source
 
-__all__ = ["MAX_RESCUED", "QuantizeReport", "quantize_model"]
+__all__ = ["MAX_RESCUED", "QuantizeReport", "Rescue", "quantize_model"]
 
-MAX_RESCUED = 4  # for variants that the library makes on its own, with no user to choose the groups
+MAX_RESCUED = 4  # of some 50 layer groups: a method that needs more does not suit the model
 PASSED, REFUSED, SKIPPED = "passed", "refused", "skipped"
 # An error names at most this many groups, and only those that cost nearly as much as the worst.
 _NAMED_GROUPS = 3
 _NAMED_WITHIN_DB = 10.0
+
+
+@dataclass(frozen=True)
+class Rescue:
+    """Layer groups that were left in float because the gate refused the file without them, and what they cost.
+
+    Attributes:
+        groups: The groups, in the order in which they were added.
+        refused_for: What the gate refused without them.
+        bytes_without: Size of the file without them in float.
+        real_time_factor_without: Real-time factor without them; None if that file failed.
+    """
+
+    groups: tuple[str, ...]
+    refused_for: str
+    bytes_without: int
+    real_time_factor_without: float | None
 
 
 @dataclass(frozen=True)
@@ -48,7 +66,9 @@ class QuantizeReport:
         verdict: "passed", "refused" (nothing was written) or "skipped".
         thresholds: Limits of the gate; None if it was skipped.
         gate: Measurements of the gate; None if it was skipped.
-        sensitivity: Cost of each layer group, the worst first; empty if it was neither requested nor needed.
+        sensitivity: Costs of layer groups, the worst first: of all groups on request, else of those that had to be
+            known.
+        rescue: Groups that were left in float to pass the gate; None if it passed without.
     """
 
     source: str
@@ -66,6 +86,7 @@ class QuantizeReport:
     thresholds: GateThresholds | None
     gate: GateReport | None
     sensitivity: tuple[GroupCost, ...]
+    rescue: Rescue | None = None
 
     @property
     def size_ratio(self) -> float:
@@ -82,7 +103,7 @@ class QuantizeReport:
 
 
 def quantize_model(
-    model: str | Path,
+    model: str | Path | Source,
     out: str | Path,
     method: str,
     *,
@@ -90,7 +111,7 @@ def quantize_model(
     gate: GateThresholds | None = GateThresholds(),  # noqa: B008 - frozen
     gate_audio: Path | None = None,
     keep_float: Sequence[str] = (),
-    max_rescued: int = 0,
+    max_rescued: int = MAX_RESCUED,
     sensitivity: bool = False,
     overwrite: bool = False,
     progress: Progress = no_progress,
@@ -105,7 +126,8 @@ def quantize_model(
     'skipped'
 
     Args:
-        model: A known name, or the path of a file written by `frcrn-accel export`.
+        model: A known name, or the path of a file written by `frcrn-accel export`; a `Source` to share what methods
+            have in common.
         out: Path of the ONNX file to write.
         method: One of `METHODS`.
         calibration: Folder of noisy speech, for methods that measure ranges; the package has `CALIBRATION_AUDIO`.
@@ -114,7 +136,7 @@ def quantize_model(
             pairs of equal names. By default `GATE_AUDIO`.
         keep_float: Layer groups to leave in float, e.g. `"unet.encoders.1"`.
         max_rescued: If the gate refuses the result, leave up to this many further layer groups in float, the
-            costliest first, until it passes.
+            costliest first, until it passes. The report says which, and what that costs.
         sensitivity: Measure the cost of each layer group even if the gate passes the result.
         overwrite: Replace `out` if it exists.
         progress: Called while the model is calibrated, built and compared.
@@ -135,31 +157,28 @@ def quantize_model(
         raise MissingExtraError("Quantizing a model", "quantize", error) from error
 
     chosen = _method(method)
-    source = find_model(model)
-    weights = read_weights(source.path)
-    kept_float = checked_groups(chosen, source.metadata, keep_float)
-    clips = read_clips(gate_audio or GATE_AUDIO, source.metadata.sample_rate_hz) if gate or sensitivity else []
+    source = model if isinstance(model, Source) else Source(find_model(model))
+    weights = source.weights  # an error about the model comes before others
+    kept_float = checked_groups(chosen, source.model.metadata, keep_float)
+    reference = source.reference(gate_audio or GATE_AUDIO) if gate or sensitivity else None
     out = Path(out)
     try:
         with replacing(out, overwrite=overwrite) as temporary:
-            build, calibration_sha256 = _prepare(chosen, weights, source.metadata, calibration, progress)
+            build, calibration_sha256 = _prepare(chosen, source, calibration, progress)
             metadata = dataclasses.replace(
-                source.metadata,
+                source.model.metadata,
                 library_version=__version__,
                 method=chosen.name,
-                source_sha256=sha256_of(source.path),
+                source_sha256=source.sha256,
                 calibration_sha256=calibration_sha256,
                 gate=PASSED if gate else SKIPPED,  # a file that does not pass never gets into place
             )
-            factory = CandidateFactory(source, weights, metadata, chosen, build, clips, gate, progress)
-            candidate = factory.candidate(temporary, kept_float)
-            costs = factory.costs(candidate) if sensitivity or candidate.refused else ()
-            for cost in costs[:max_rescued]:
-                if not candidate.refused:
-                    break
-                candidate = factory.candidate(temporary, [*candidate.kept_float, cost.group])
+            factory = CandidateFactory(weights, metadata, chosen, build, reference, gate, progress)
+            candidate, rescue, costs = _choose(
+                factory, temporary, kept_float, max_rescued, source.rescued, measure_all=sensitivity
+            )
             report = QuantizeReport(
-                source=str(source.path),
+                source=str(source.model.path),
                 output=str(out),
                 model=metadata.name,
                 method=chosen.name,
@@ -168,20 +187,81 @@ def quantize_model(
                 source_sha256=metadata.source_sha256,
                 output_sha256=sha256_of(temporary),
                 calibration_sha256=calibration_sha256,
-                source_bytes=source.path.stat().st_size,
-                output_bytes=temporary.stat().st_size,
+                source_bytes=source.model.path.stat().st_size,
+                output_bytes=candidate.bytes,
                 verdict=REFUSED if candidate.refused else metadata.gate,
                 thresholds=gate,
                 gate=candidate.gate,
                 sensitivity=costs,
+                rescue=rescue,
             )
             if candidate.refused:
                 raise QualityError(_refusal(report), report)
+            if rescue is not None:
+                source.rescued = rescue.groups
     except OutputExistsError:
         raise
     except OSError as error:
         raise ModelError(f"{str(out)!r} cannot be written: {error.strerror}") from error
     return report
+
+
+def _choose(
+    factory: CandidateFactory,
+    path: Path,
+    kept_float: Sequence[str],
+    max_rescued: int,
+    likely: Sequence[str],
+    *,
+    measure_all: bool,
+) -> tuple[Candidate, Rescue | None, tuple[GroupCost, ...]]:
+    """Write the candidate that passes the gate with the fewest groups in float, or the last that was refused.
+
+    Args:
+        factory: Makes candidates.
+        path: File of the candidate.
+        kept_float: Groups to keep in float in any case.
+        max_rescued: Groups to keep in float beyond those, at most.
+        likely: Groups to try first.
+        measure_all: Whether to measure the cost of each group.
+
+    Returns:
+        The candidate, the groups that were rescued, and the costs of groups that were measured.
+    """
+    candidate = first = factory.candidate(path, kept_float, is_last=not max_rescued)
+    groups = factory.quantized_groups(first)
+    if not (measure_all or candidate.refused):
+        return candidate, None, ()
+    costs: list[GroupCost] = []
+    rescued: list[str] = []
+    most = min(max_rescued, len(groups))
+
+    def rescue(group: str) -> None:
+        nonlocal candidate
+        rescued.append(group)
+        candidate = factory.candidate(path, [*kept_float, *rescued], is_last=len(rescued) == most)
+
+    with factory.sensitivity() as sensitivity:
+        if measure_all:
+            costs += sensitivity.all(groups)
+            worst = iter(costs)
+        else:
+            for group in likely:
+                if candidate.refused and group in groups and len(rescued) < most:
+                    rescue(group)
+            worst = sensitivity.worst(factory.quantized_groups(candidate), sensitivity.of(candidate.gate))
+        while candidate.refused and len(rescued) < most:
+            cost = next(worst)
+            costs += [] if measure_all else [cost]
+            rescue(cost.group)
+        if candidate.refused and not measure_all:
+            costs += islice(worst, _NAMED_GROUPS)
+    if candidate.refused or not rescued:
+        return candidate, None, tuple(costs)
+    gate = first.gate
+    assert gate is not None
+    refused_for = _failed(gate)
+    return candidate, Rescue(tuple(rescued), refused_for, first.bytes, gate.candidate_real_time_factor), tuple(costs)
 
 
 def _method(name: str) -> Method:
@@ -190,31 +270,29 @@ def _method(name: str) -> Method:
     return METHODS[name]
 
 
-def _prepare(
-    method: Method, weights: Weights, metadata: ModelMetadata, calibration: Path | None, progress: Progress
-) -> tuple[Build, str]:
+def _prepare(method: Method, source: Source, calibration: Path | None, progress: Progress) -> tuple[Build, str]:
     """Return the function that builds graphs, and the digest of the audio that it was calibrated on."""
     if not method.needs_calibration:
         if calibration is not None:
             raise QuantizeError(f"method {method.name!r} does not use calibration audio: leave --calibration out")
-        return method.prepare(weights, []), ""
+        return method.prepare(source.weights, [], progress), ""
     if calibration is None:
         raise QuantizeError(
             f"method {method.name!r} measures ranges on audio: give --calibration DIR, a folder with about a minute "
             f"of noisy speech like the audio to denoise; the package has one at {str(CALIBRATION_AUDIO)!r}"
         )
     progress("calibrate", 0, 1)
-    clips = read_clips(calibration, metadata.sample_rate_hz)
-    build = method.prepare(weights, model_inputs(clips, metadata))
+    audio, digest = source.calibration(calibration)
+    build = method.prepare(source.weights, audio, progress)
     progress("calibrate", 1, 1)
-    return build, digest_of(clips)
+    return build, digest
 
 
 def _refusal(report: QuantizeReport) -> str:
     """Say in one line what the gate refused and what to do."""
-    measures = report.gate.measures if report.gate else ()
-    failed = "; ".join(_described(measure) for measure in measures if measure.passed is False)
-    text = f"{report.output!r} was not written, too far from {report.source!r}: {failed}"
+    failed = _failed(report.gate) if report.gate else ""
+    kept = f", with {', '.join(report.kept_float)} in float" if report.kept_float else ""
+    text = f"{report.output!r} was not written, too far from {report.source!r}: {failed}{kept}"
     left = [cost for cost in report.sensitivity if cost.group not in report.kept_float]
     if not left:
         return f"{text}, even with every layer group in float: this method does not suit this model"
@@ -223,6 +301,11 @@ def _refusal(report: QuantizeReport) -> str:
     costs = ", ".join(f"{cost.group} ({cost.si_sdr_db:.1f} dB alone)" for cost in worst)
     options = " ".join(f"--keep-float {cost.group}" for cost in worst)
     return f"{text}. The costliest layer groups are {costs}: keep them in float with {options}"
+
+
+def _failed(gate: GateReport) -> str:
+    """Say which measures are beyond their limits."""
+    return "; ".join(_described(measure) for measure in gate.measures if measure.passed is False)
 
 
 def _described(measure: Measure) -> str:

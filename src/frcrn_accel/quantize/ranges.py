@@ -6,9 +6,12 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from frcrn_accel.errors import QuantizeError
 
 __all__ = ["FsmnRanges", "Ranges"]
 
@@ -33,6 +36,10 @@ class FsmnRanges:
     filtered_sum: float
     total: float
 
+    def __post_init__(self) -> None:
+        """Check that no range is NaN or infinite, which no later comparison would notice."""
+        _check_finite(vars(self))
+
 
 @dataclass(frozen=True)
 class Ranges:
@@ -48,13 +55,17 @@ class Ranges:
     fsmn: Mapping[str, FsmnRanges]
     inputs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Check that no range is NaN or infinite."""
+        _check_finite(self.inputs)
+
     def to_json(self) -> str:
         """Return a text from which `from_json` restores the same numbers."""
         fsmn = {
             name: {key: _encoded(np.asarray(value, np.float32)) for key, value in vars(ranges).items()}
             for name, ranges in self.fsmn.items()
         }
-        return json.dumps({"fsmn": fsmn, "inputs": self.inputs})
+        return json.dumps({"fsmn": fsmn, "inputs": self.inputs}, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Ranges:
@@ -66,6 +77,12 @@ class Ranges:
             numbers = {key: float(array[0]) for key, array in arrays.items() if key not in ("hidden", "memory")}
             fsmn[name] = FsmnRanges(arrays["hidden"].reshape(2, -1), arrays["memory"], **numbers)
         return cls(fsmn, {name: tuple(values) for name, values in read["inputs"].items()})
+
+
+def _check_finite(values: Mapping[str, Any]) -> None:
+    broken = [name for name, value in values.items() if not np.isfinite(value).all()]
+    if broken:
+        raise QuantizeError(f"measured ranges are not finite, of {', '.join(broken[:3])}: the model overflows here")
 
 
 def _encoded(values: NDArray[np.float32]) -> str:

@@ -16,7 +16,7 @@ from frcrn_accel.pipeline import Engine, Signal, Treatment, denoise_signal
 from frcrn_accel.quality.clips import Clip
 from frcrn_accel.windows import Windowing
 
-__all__ = ["CALIBRATION_AUDIO", "GATE_AUDIO", "denoise_clip", "digest_of", "model_inputs", "sample_clips"]
+__all__ = ["CALIBRATION_AUDIO", "GATE_AUDIO", "denoise_clip", "digest_of", "model_inputs", "sample_numbers"]
 
 _FOLDER = Path(__file__).parent / "audio"
 GATE_AUDIO = _FOLDER / "gate"
@@ -33,10 +33,10 @@ def digest_of(clips: Sequence[Clip]) -> str:
     return digest.hexdigest()
 
 
-def sample_clips(clips: Sequence[Clip], duration_s: float) -> Sequence[Clip]:
-    """Pick clips of about this length in total, evenly from the whole list; at least one."""
+def sample_numbers(clips: Sequence[Clip], duration_s: float) -> Sequence[int]:
+    """Pick clips of about this length in total, evenly from the whole list, at least one; return their numbers."""
     count = max(1, round(len(clips) * duration_s / sum(clip.duration_s for clip in clips)))
-    return clips[:: max(1, len(clips) // count)]
+    return range(0, len(clips), max(1, len(clips) // count))
 
 
 def denoise_clip(clip: Clip, session: Session, metadata: ModelMetadata) -> NDArray[np.float32]:

@@ -30,6 +30,7 @@ from frcrn_accel.graph.writer import GraphWriter
 from frcrn_accel.models import ModelMetadata
 from frcrn_accel.network.checkpoint import Weights
 from frcrn_accel.network.topology import layer_group, required_config
+from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.quantize.compact import CompactWriter, round_convolution, scale_of
 from frcrn_accel.quantize.explicit import Histogram, RoundedConvolutions, measure_inputs, qdq_input
 
@@ -61,16 +62,18 @@ class Ranges:
     factors: Mapping[str, NDArray[np.float32]]
 
 
-def prepare_tensorrt_int8(weights: Weights, audio: Sequence[NDArray[np.float32]]) -> Build:
+def prepare_tensorrt_int8(
+    weights: Weights, audio: Sequence[NDArray[np.float32]], progress: Progress = no_progress
+) -> Build:
     """Calibrate once, to build any number of graphs.
 
     Args:
         weights: As `models.read_weights` returns them.
         audio: Inputs of the model, `(1, samples)` each, at its rate and level.
+        progress: See `explicit.measure_inputs`.
     """
-    ranges = find_ranges(
-        required_config(weights).channels, measure_inputs(InputProbe(weights), audio, available_cpus())
-    )
+    seen = measure_inputs(InputProbe(weights), audio, available_cpus(), progress)
+    ranges = find_ranges(required_config(weights).channels, seen)
 
     def build(weights: Weights, metadata: ModelMetadata, keep_float: frozenset[str]) -> onnx.ModelProto:
         network = _Int8Network(weights, ranges, keep_float)
@@ -92,7 +95,9 @@ def find_ranges(channels: int, seen: Mapping[str, Histogram]) -> Ranges:
         to_complex = _complex_channels(name, len(histogram.counts), channels)
         magnitudes = np.zeros(to_complex.max() + 1, np.float32)
         np.maximum.at(magnitudes, to_complex, histogram.channel_quantiles(CHANNEL_QUANTILE))
-        typical = np.median(magnitudes)
+        typical = max(
+            float(np.median(magnitudes)), float(np.finfo(np.float32).tiny)
+        )  # half the channels may be silent
         factors[name] = (magnitudes / typical).clip(1 / _LARGEST_FACTOR, _LARGEST_FACTOR).astype(np.float32)
         limits[name] = histogram.quantile(LIMIT_QUANTILE, factors[name][to_complex])
     return Ranges(limits, factors)

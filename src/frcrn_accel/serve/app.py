@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import tempfile
+import threading
+import time
+import wave
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
-import anyio
 import numpy as np
+from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -21,24 +26,31 @@ from starlette.routing import Mount, Route, Router, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from frcrn_accel.atomic import remove_leftovers, temporary_folder
 from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.digest import sha256_of
-from frcrn_accel.errors import BackendUnavailable
+from frcrn_accel.errors import BackendUnavailable, ServeError, one_line
+from frcrn_accel.processes import FileProcesses
 from frcrn_accel.serve import metrics as _metrics
-from frcrn_accel.serve.denoise import Files
-from frcrn_accel.serve.guard import Guard, Hosts, SafeHeaders, allowed_host_names
+from frcrn_accel.serve.denoise import FOLDER_NAME, Files
+from frcrn_accel.serve.guard import Guard, Hosts, SafeHeaders, allowed_host_names, guess_rates
+from frcrn_accel.serve.job import Workshop
 from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.live import Streams
 from frcrn_accel.serve.metrics import Metrics, Observed
 from frcrn_accel.serve.openapi import openapi_document
 from frcrn_accel.serve.problems import Problem, handle_http_exception, handle_problem
 from frcrn_accel.serve.result_headers import RESULT_HEADERS
+from frcrn_accel.serve.threads import in_thread
 from frcrn_accel.serve.tokens import TokenSet
+from frcrn_accel.serve.watch import EngineWatch
 
 __all__ = ["Service", "create_app"]
 
 _PAGE = Path(__file__).parent / "page"
 _WARM_UP_S = 21.0  # more than a window: backends that prepare for its length do so here
+_PROBE_S = 1.0
+_PROBE_EVERY_S = 5.0
 
 _log = logging.getLogger("frcrn_accel.serve")
 
@@ -50,30 +62,56 @@ class Service:
         denoiser: The denoiser. The caller closes it, after `close`.
         limits: Limits of the server.
         metrics: Where to count.
+        processes: Where files are decoded and encoded; by default processes of its own. Those given stay open.
+        stream_denoiser: The denoiser for live streams; by default the one for files. The caller closes it, too.
 
     Attributes:
-        denoiser, limits, metrics: As given.
+        denoiser, limits, metrics, stream_denoiser: As given.
         files: The endpoint `POST /v1/denoise`.
         streams: The endpoint `WS /v1/stream`.
         failure: The error of the warm-up; None if it succeeded or is not done.
+
+    Raises:
+        ServeError: No folder for temporary files is writable.
     """
 
-    def __init__(self, denoiser: Denoiser, limits: Limits | None = None, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        limits: Limits | None = None,
+        metrics: Metrics | None = None,
+        processes: FileProcesses | None = None,
+        stream_denoiser: Denoiser | None = None,
+    ) -> None:
         self.denoiser = denoiser
+        self.stream_denoiser = stream_denoiser or denoiser
         self.limits = limits or Limits()
         self.metrics = metrics or Metrics()
-        self.files = Files(denoiser, self.limits, self.metrics)
-        self.streams = Streams(denoiser, self.limits, self.metrics)
+        self._own_processes = None if processes else FileProcesses(died=self.metrics.file_processes_died.inc)
+        self._watch = EngineWatch(self.limits.stall_s)
+        self._stream_watch = EngineWatch(self.limits.stall_s)
+        self._processes = processes or self._own_processes
+        assert self._processes is not None
+        workshop = Workshop(denoiser, self._processes, self._watch, self.limits)
+        self.files = Files(workshop, self.metrics, _temporary_root())
+        self.streams = Streams(self.stream_denoiser, self.limits, self.metrics, self._stream_watch)
         self.failure: Exception | None = None
         self._not_ready = "the model is warming up"
         self._has_streams = True
         self._warm_up: asyncio.Task[None] | None = None
+        self._probe: threading.Thread | None = None
+        self._next_probe = 0.0
         self._sha256 = sha256_of(denoiser.model_path)
 
     @property
     def not_ready(self) -> str:
         """Why the server takes no requests; "" if it does."""
-        return self._not_ready
+        return self._not_ready or self._watch.problem or self._stream_watch.problem
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether the engine has calls to answer."""
+        return self._watch.is_busy or self._stream_watch.is_busy
 
     @property
     def active(self) -> int:
@@ -83,7 +121,7 @@ class Service:
     async def warm_up(self) -> None:
         """Denoise noise, so that the first request does not wait for the engine; then be ready."""
         try:
-            await anyio.to_thread.run_sync(self._denoise_noise)
+            await in_thread(self._try_everything)
         except Exception as error:
             self.failure = error
             self._not_ready = "the warm-up failed"
@@ -95,8 +133,19 @@ class Service:
     def start(self) -> asyncio.Task[None]:
         """Start the warm-up in the background, if it was not started before; return its task."""
         if self._warm_up is None:
+            remove_leftovers(self.files.folder)  # of servers that were killed
             self._warm_up = asyncio.create_task(self.warm_up())
         return self._warm_up
+
+    def probe(self) -> None:
+        """Try an engine that has failed again, in the background, if that was not done a moment ago."""
+        is_running = self._probe is not None and self._probe.is_alive()
+        has_failed = self._watch.has_failed or self._stream_watch.has_failed
+        if self._not_ready or not has_failed or is_running or time.monotonic() < self._next_probe:
+            return
+        self._next_probe = time.monotonic() + _PROBE_EVERY_S
+        self._probe = threading.Thread(target=self._try_again, name="frcrn-accel-probe", daemon=True)
+        self._probe.start()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -108,7 +157,9 @@ class Service:
         try:
             yield
         finally:
-            await warm_up
+            warm_up.cancel()  # it may hang
+            with suppress(asyncio.CancelledError):
+                await warm_up
             self.close()
 
     def drain(self) -> None:
@@ -120,6 +171,8 @@ class Service:
     def close(self) -> None:
         """End the threads. No request or stream may be in progress."""
         self.streams.close()
+        if self._own_processes is not None:
+            self._own_processes.close()
 
     def describe(self) -> dict[str, object]:
         """Return the model's entry in `/v1/models`."""
@@ -135,19 +188,71 @@ class Service:
             "precision": self.denoiser.precision,
             "device": self.denoiser.device,
             "streams": self._has_streams,
+            "stream_model": self.stream_denoiser.model.name,
             "attenuation_limit_db": self.denoiser.attenuation_limit_db,
             "high_band": self.denoiser.high_band,
         }
 
-    def _denoise_noise(self) -> None:
-        rate_hz = self.denoiser.model.sample_rate_hz
-        noise = 0.01 * np.random.default_rng(0).standard_normal(int(_WARM_UP_S * rate_hz))
-        self.denoiser(noise.astype(np.float32), rate_hz)
+    def _try_everything(self) -> None:
+        """Denoise noise as a signal, as a stream and as a file."""
+        self._denoise_noise(_WARM_UP_S)
         try:
-            self.denoiser.stream(rate_hz).process(noise[:rate_hz].astype(np.float32))
+            self._stream_noise()
         except BackendUnavailable as error:
             self._has_streams = False
             _log.warning("live streams are not available: %s", error)
+        with temporary_folder(self.files.folder, FOLDER_NAME) as folder:
+            with wave.open(str(folder / "noise.wav"), "wb") as file:
+                file.setparams((1, 2, self.denoiser.model.sample_rate_hz, 0, "NONE", "not compressed"))
+            assert self._processes is not None
+            self.denoiser.denoise_file(folder / "noise.wav", folder / "denoised.wav", run=self._processes.run)
+
+    def _try_again(self) -> None:
+        attempts = ((self._watch, partial(self._denoise_noise, _PROBE_S)), (self._stream_watch, self._stream_noise))
+        for watch, attempt in attempts:
+            if not watch.has_failed:
+                continue
+            try:
+                attempt()
+            except Exception as error:
+                _log.warning("the engine still fails: %s", one_line(error, with_type=True))
+            else:
+                watch.succeeded()
+                _log.info("the engine works again")
+
+    def _denoise_noise(self, length_s: float) -> None:
+        with self._watch.call():
+            self.denoiser(self._noise(length_s), self.denoiser.model.sample_rate_hz)
+
+    def _stream_noise(self) -> None:
+        with self._stream_watch.call():
+            self.stream_denoiser.stream(self.stream_denoiser.model.sample_rate_hz).process(self._noise(_PROBE_S))
+
+    def _noise(self, length_s: float) -> NDArray[np.float32]:
+        samples = int(length_s * self.denoiser.model.sample_rate_hz)
+        return np.float32(0.01) * np.random.default_rng(0).standard_normal(samples, np.float32)
+
+
+def _temporary_root() -> Path:
+    """Return the folder for temporary files. Python takes the next one in silence if one is full or not writable.
+
+    Raises:
+        ServeError: The one that was asked for is not writable, or none is.
+    """
+    asked = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), None)
+    try:
+        if asked is not None:
+            with tempfile.TemporaryFile(dir=asked) as file:
+                file.write(b"room")
+        found = Path(tempfile.gettempdir())
+    except OSError as error:
+        reason = error.strerror or error
+        raise ServeError(
+            f"cannot write temporary files to {asked or 'the usual folders'}: {reason}; set TMPDIR"
+        ) from error
+    if asked is None and found == Path.cwd():  # Python's last resort
+        raise ServeError("cannot write temporary files to the usual folders: make room there, or set TMPDIR")
+    return found
 
 
 def create_app(
@@ -156,6 +261,7 @@ def create_app(
     tokens: Iterable[str] = (),
     allowed_origins: Iterable[str] = (),
     allowed_hosts: Iterable[str] = (),
+    open_metrics: bool = False,
 ) -> Starlette:
     """Create the ASGI application. Its lifespan is `Service.running`, which warms the service up and closes it.
 
@@ -164,10 +270,11 @@ def create_app(
 
     Args:
         service: What it serves.
-        tokens: Tokens of which requests to `/v1/` must have one; none to require no token.
+        tokens: Tokens of which requests to `/v1/` and `/metrics` must have one; none to require no token.
         allowed_origins: Origins, besides the server's own, whose web pages may use it; "*" for all.
         allowed_hosts: Host names, besides those of loopback, that requests may be addressed to; "*" for all. IP
             addresses are always allowed.
+        open_metrics: Require no token for `/metrics`.
 
     Raises:
         ServeError: An allowed host is not a name.
@@ -181,13 +288,14 @@ def create_app(
 
     async def ready(request: Request) -> Response:
         if service.not_ready:
+            service.probe()
             raise Problem(503, service.not_ready, {"Retry-After": "1"})
         return JSONResponse({"status": "ready"})
 
     async def metrics(request: Request) -> Response:
         return Response(service.metrics.text(), media_type=_metrics.CONTENT_TYPE)
 
-    document = openapi_document(has_tokens=bool(known_tokens := TokenSet(tokens)))
+    document = openapi_document(has_tokens=bool(known_tokens := TokenSet(tokens)), open_metrics=open_metrics)
 
     async def openapi(request: Request) -> Response:
         return JSONResponse(document)
@@ -198,6 +306,7 @@ def create_app(
         return await page_files.get_response("index.html", request.scope)
 
     origins = frozenset(allowed_origins)
+    guard = Middleware(Guard, known_tokens, origins, guess_rates(service.limits.client_guesses))
     # The guard is part of the mount, so it protects what is below it wherever the application itself is mounted.
     protected = {
         "/denoise": Route("/denoise", service.files, methods=["POST"]),
@@ -208,7 +317,7 @@ def create_app(
     routes = {
         "/health": Route("/health", health),
         "/ready": Route("/ready", ready),
-        "/metrics": Route("/metrics", metrics),
+        "/metrics": Route("/metrics", metrics, middleware=[] if open_metrics else [guard]),
         "/openapi.json": Route("/openapi.json", openapi),
         "/": Route("/", page),
     }
@@ -221,7 +330,7 @@ def create_app(
     )
     app = Starlette(
         routes=[
-            Mount("/v1", v1, middleware=[Middleware(Guard, known_tokens, origins)]),
+            Mount("/v1", v1, middleware=[guard]),
             *routes.values(),
             Mount("/page", page_files),
         ],

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
-from anyio import CancelScope, CapacityLimiter
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-from frcrn_accel.denoiser import KEEPS, Denoiser, FileReport
+from frcrn_accel.atomic import temporary_folder
+from frcrn_accel.denoiser import KEEPS, FileReport
 from frcrn_accel.high_band import HIGH_BANDS
-from frcrn_accel.serve.job import FORMATS, Job, JobOptions, storage_problems
-from frcrn_accel.serve.limits import Limits
+from frcrn_accel.serve.clients import Shares, client_of
+from frcrn_accel.serve.job import FORMATS, Job, JobOptions, Workshop, storage_problems
 from frcrn_accel.serve.metrics import Metrics, note
 from frcrn_accel.serve.problems import Problem
 from frcrn_accel.serve.result_headers import result_headers
+from frcrn_accel.serve.threads import Slots
 from frcrn_accel.serve.upload import receive_file, send_file
 
 __all__ = ["Files"]
 
 _CHOICES = {"format": FORMATS, "high_band": HIGH_BANDS, "keep": KEEPS}  # options with a few values
 _UNREAD_S = 2.0  # longest time to read the body of a request that is refused
+_STOP_S = 1.0  # for work that was stopped; an engine that hangs is not waited for
+FOLDER_NAME = "frcrn-accel-serve"
 
 
 class Files:
@@ -38,25 +41,29 @@ class Files:
     however the request ends.
 
     Args:
-        denoiser: The denoiser.
-        limits: Limits of the server.
+        workshop: The denoiser, and what jobs share.
         metrics: Where to count.
+        folder: Where to make temporary folders.
 
     Attributes:
+        folder: As given.
         is_draining: Whether new requests are refused.
     """
 
-    def __init__(self, denoiser: Denoiser, limits: Limits, metrics: Metrics) -> None:
-        self._denoiser = denoiser
-        self._limits = limits
+    def __init__(self, workshop: Workshop, metrics: Metrics, folder: Path) -> None:
+        self._workshop = workshop
+        self._limits = workshop.limits
         self._metrics = metrics
-        self._threads = CapacityLimiter(limits.concurrency)
+        self._slots = Slots(self._limits.concurrency)
         self._admitted = 0
+        self._requests = Shares(self._limits.client_requests)
+        self._bytes = Shares(self._limits.client_bytes)
+        self.folder = folder
         self.is_draining = False
         self._mean_s = 1.0
         metrics.admitted.set_function(lambda: self._admitted)
-        metrics.computing.set_function(lambda: self._threads.borrowed_tokens)
-        metrics.queued.set_function(lambda: self._threads.statistics().tasks_waiting)
+        metrics.computing.set_function(lambda: self._slots.running)
+        metrics.queued.set_function(lambda: self._slots.waiting)
 
     @property
     def admitted(self) -> int:
@@ -77,13 +84,14 @@ class Files:
                 while (await receive()).get("more_body", False):
                     pass
             raise Problem(503, "the server is shutting down: use another one", {"Connection": "close"})
-        with self._admission(), tempfile.TemporaryDirectory(prefix="frcrn-accel-") as name:
-            source = Path(name) / "audio"
+        client = client_of(scope)
+        with self._admission(client), self._temporary_folder() as folder, self._body(client) as take:
+            source = folder / "audio"
             try:
                 with storage_problems():
-                    await receive_file(request, source, self._limits)
-                job = Job(self._denoiser, source, options, self._limits)
-                await self._compute(job, receive)
+                    await receive_file(request, source, self._limits, take)
+                job = Job(self._workshop, source, options)
+                await self._compute(job, receive, client)
             except ClientDisconnect:
                 note(scope, "the client left")
                 return
@@ -93,47 +101,70 @@ class Files:
                 "Content-Type": job.media_type,
                 "Content-Disposition": f'attachment; filename="denoised.{job.suffix}"',
                 "Cache-Control": "no-store",
-                **result_headers(self._denoiser, report),
+                **result_headers(self._workshop.denoiser, report),
             }
             if not await send_file(report.target, headers, send, self._limits):
                 note(scope, "the client was too slow")
 
     @contextmanager
-    def _admission(self) -> Iterator[None]:
-        if self._admitted >= self._limits.concurrency + self._limits.queue:
-            wait_s = math.ceil(min(60.0, max(1.0, self._mean_s * self._admitted / self._limits.concurrency)))
-            raise Problem(429, "too many requests are waiting: try again later", {"Retry-After": str(wait_s)})
-        self._admitted += 1
-        try:
-            yield
-        finally:
-            self._admitted -= 1
+    def _admission(self, client: str) -> Iterator[None]:
+        with self._requests.holding(client) as is_admitted:
+            if not is_admitted:
+                raise self._busy("too many requests of this address are in progress")
+            if self._admitted >= self._limits.concurrency + self._limits.queue:
+                raise self._busy("too many requests are waiting")
+            self._admitted += 1
+            try:
+                yield
+            finally:
+                self._admitted -= 1
 
-    async def _compute(self, job: Job, receive: Receive) -> None:
-        """Run a job in a thread; stop it if the client leaves or the time is up.
+    def _busy(self, reason: str) -> Problem:
+        wait_s = math.ceil(min(60.0, max(1.0, self._mean_s * self._admitted / self._limits.concurrency)))
+        return Problem(429, f"{reason}: try again later", {"Retry-After": str(wait_s)})
+
+    @contextmanager
+    def _temporary_folder(self) -> Iterator[Path]:
+        with ExitStack() as stack:
+            with storage_problems():
+                folder = stack.enter_context(temporary_folder(self.folder, FOLDER_NAME))
+            yield folder
+
+    @contextmanager
+    def _body(self, client: str) -> Iterator[Callable[[int], None]]:
+        """Give a function that takes a number of bytes from what the client may store."""
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            if not self._bytes.take(client, size):
+                raise self._busy("the requests of this address are too large together")
+            taken += size
+
+        try:
+            yield take
+        finally:
+            self._bytes.give_back(client, taken)
+
+    async def _compute(self, job: Job, receive: Receive, client: str) -> None:
+        """Run a job in a thread; stop it if the client leaves or the time is up, also if the engine hangs.
 
         Raises:
             ClientDisconnect: The client left.
             Problem: The time is up.
         """
-        is_gone = False
-
-        async def watch(scope: CancelScope) -> None:
-            nonlocal is_gone
-            try:
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-                is_gone = True
-                scope.cancel()
-            finally:
-                job.stop()  # also if the server is stopped, which waits for its threads
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(watch, group.cancel_scope)
-            with anyio.move_on_after(self._limits.timeout_s):
-                await anyio.to_thread.run_sync(job.run, limiter=self._threads)
-            group.cancel_scope.cancel()
-        if is_gone:
+        work = asyncio.ensure_future(self._slots.run(job.run, client))
+        leaving = asyncio.ensure_future(_left(receive))
+        try:
+            await asyncio.wait({work, leaving}, timeout=self._limits.timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            is_gone = leaving.done()
+        finally:
+            job.stop()  # also if the server is stopped
+            leaving.cancel()
+            if job.has_begun and not work.done():
+                await asyncio.wait({work}, timeout=_STOP_S)
+            work.cancel()
+        if is_gone and not job.is_done:
             raise ClientDisconnect
         if not job.is_done:
             raise Problem(
@@ -149,6 +180,12 @@ class Files:
         self._metrics.audio_seconds.inc(report.duration_s)
         if report.duration_s:
             self._metrics.real_time_factor.observe(report.real_time_factor)
+
+
+async def _left(receive: Receive) -> None:
+    """Return once the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _read_options(query: QueryParams) -> JobOptions:

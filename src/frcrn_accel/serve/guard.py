@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
 from ipaddress import ip_address
@@ -10,12 +11,15 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from frcrn_accel.errors import ServeError
+from frcrn_accel.serve.clients import Rates, client_of
+from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.problems import Problem
 from frcrn_accel.serve.tokens import TokenSet
 
-__all__ = ["Guard", "Hosts", "SafeHeaders", "allowed_host_names", "subprotocols_of"]
+__all__ = ["Guard", "Hosts", "SafeHeaders", "allowed_host_names", "guess_rates", "subprotocols_of"]
 
 _ANY = "*"
+_GUESSES_PER_S, _GUESS_S = 0.1, 1.0
 _LOOPBACK = "localhost"
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]\\]+)(:[0-9]{0,5})?", re.ASCII)
 _HEADERS = {
@@ -34,16 +38,23 @@ class Guard:
     A web page can send requests to any address that its browser reaches, including the loopback of this machine. So
     every request with a foreign `Origin` is refused.
 
+    A client that has sent ten wrong tokens (`Limits.client_guesses`) waits a second for each further answer; requests
+    with right ones are not affected.
+
     Args:
         app: The application to protect.
         tokens: The valid tokens; if there are none, no token is required.
         allowed_origins: Origins whose pages may use the server, e.g. "https://example.org"; "*" for all.
+        guesses: What clients have used up of the wrong tokens they may send, from `guess_rates`.
     """
 
-    def __init__(self, app: ASGIApp, tokens: TokenSet, allowed_origins: frozenset[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, tokens: TokenSet, allowed_origins: frozenset[str], guesses: Rates | None = None
+    ) -> None:
         self._app = app
         self._tokens = tokens
         self._allowed_origins = allowed_origins
+        self._guesses = guesses or guess_rates()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request, see ASGI."""
@@ -51,6 +62,9 @@ class Guard:
         if problem is None:
             await self._app(scope, receive, send)
         else:
+            if problem.status == 401 and self._guesses.spend(client_of(scope), most_owed=1.0):
+                await asyncio.sleep(_GUESS_S)
+                problem = Problem(429, "too many wrong tokens from this address", {"Retry-After": "60"})
             # Before the handshake of a WebSocket, Starlette sends this as an HTTP response.
             await problem.response()(scope, receive, send)
 
@@ -66,6 +80,11 @@ class Guard:
     def _is_allowed(self, origin: str, host: str) -> bool:
         is_own = host != "" and origin.partition("://")[2] == host
         return is_own or not self._allowed_origins.isdisjoint((origin, _ANY))
+
+
+def guess_rates(most: int = Limits.client_guesses) -> Rates:
+    """Return how many wrong tokens clients may send."""
+    return Rates(_GUESSES_PER_S, most / _GUESSES_PER_S)
 
 
 class Hosts:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from frcrn_accel.denoiser import Denoiser, FileReport, Keep
-from frcrn_accel.errors import AudioError, AudioTooLongError
-from frcrn_accel.files import AudioFile, audio_suffixes, open_audio
-from frcrn_accel.files.formats import writable_suffix
+from frcrn_accel.errors import AudioError, AudioTooLongError, EngineError
+from frcrn_accel.file_denoising import FileJob
+from frcrn_accel.files import audio_suffixes
 from frcrn_accel.high_band import HighBandMode
 from frcrn_accel.notices import collected_notices
+from frcrn_accel.processes import FileProcesses, Intake
 from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.problems import Problem
+from frcrn_accel.serve.watch import EngineWatch, WatchedSession
 
-__all__ = ["FORMATS", "MEDIA_TYPES", "Job", "JobOptions", "storage_problems"]
+__all__ = ["FORMATS", "MEDIA_TYPES", "Job", "JobOptions", "Workshop", "storage_problems"]
 
 MEDIA_TYPES = {
     "aiff": "audio/aiff",
@@ -33,8 +38,8 @@ MEDIA_TYPES = {
 }
 """Media types by suffix. There are more formats; they are returned only for inputs of the same format."""
 FORMATS = tuple(suffix for suffix in MEDIA_TYPES if f".{suffix}" in audio_suffixes())
-_SAMPLE_BYTES = 4
-_SYSTEM_ERROR = 2  # libsndfile's SF_ERR_SYSTEM, e.g. a full disk
+
+_RESULT = "denoised"
 
 _log = logging.getLogger("frcrn_accel.serve")
 
@@ -56,37 +61,65 @@ class JobOptions:
     keep: Keep = "speech"
 
 
-class Job:
-    """One file, denoised in a thread.
+@dataclass(frozen=True)
+class Workshop:
+    """What all jobs share.
 
     Attributes:
-        suffix: Suffix of the result, without the dot.
-        media_type: Media type of the result.
+        denoiser: The denoiser.
+        processes: Where files are decoded and encoded.
+        watch: Notes the calls of the engine.
+        limits: Limits of the server.
     """
 
-    def __init__(self, denoiser: Denoiser, source: Path, options: JobOptions, limits: Limits) -> None:
-        self._denoiser = denoiser
+    denoiser: Denoiser
+    processes: FileProcesses
+    watch: EngineWatch
+    limits: Limits
+
+
+class Job:
+    """One file, denoised in a thread; it is decoded and encoded in a process of its own.
+
+    Args:
+        workshop: What all jobs share.
+        source: The file.
+        options: Options of the request.
+
+    Attributes:
+        has_begun: Whether `run` was called.
+    """
+
+    def __init__(self, workshop: Workshop, source: Path, options: JobOptions) -> None:
+        self._workshop = workshop
         self._source = source
         self._options = options
-        self._limits = limits
         self._stop = threading.Event()
-        self._deadline = time.monotonic() + limits.timeout_s
+        self._deadline = time.monotonic() + workshop.limits.timeout_s
         self._report: FileReport | None = None
         self._error: Exception | None = None
-        self.suffix = self.media_type = ""
+        self.has_begun = False
 
     def stop(self) -> None:
-        """Stop before the next window."""
+        """Stop once the engine has answered."""
         self._stop.set()
 
     def run(self) -> None:
         """Denoise the file; an error is kept for `result`."""
+        self.has_begun = True
+        watch = self._workshop.watch
         try:
             self._report = self._denoise()
         except _Stopped:
-            pass
+            return
+        except EngineError as error:
+            watch.failed()
+            self._error = error
         except Exception as error:
             self._error = error
+        else:
+            if self._report.duration_s:
+                watch.succeeded()
 
     @property
     def is_done(self) -> bool:
@@ -106,43 +139,53 @@ class Job:
             status = 413 if isinstance(self._error, AudioTooLongError) else 422
             # Clients must not see paths of this machine.
             text = str(self._error).replace(repr(str(self._source)), "the file")
-            text = text.replace(repr(str(self._target())), "the result")
-            raise Problem(status, text) from self._error
+            raise Problem(status, self._target_pattern().sub("the result", text)) from self._error
         if self._error is not None:
             raise self._error
         assert self._report is not None
         return self._report
 
+    @property
+    def media_type(self) -> str:
+        """Media type of the result."""
+        return MEDIA_TYPES.get(self.suffix, "application/octet-stream")
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of the result, without the dot."""
+        return self.result().target.suffix.removeprefix(".")
+
     def _raise_if_storage_failed(self, error: AudioError) -> None:
         """Raise `OSError` if the system could not write the result, which is not the client's fault."""
-        cause = error.__cause__
-        is_system = isinstance(cause, OSError) or getattr(cause, "code", None) == _SYSTEM_ERROR
-        if is_system and repr(str(self._target())) in str(error):
+        if isinstance(error.__cause__, OSError) and self._target_pattern().search(str(error)):
             raise OSError(str(error)) from error
 
     def _denoise(self) -> FileReport:
-        file = open_audio(self._source)
-        if file.channels > self._limits.max_channels:
-            raise AudioError(f"audio must have up to {self._limits.max_channels} channels, got {file.channels}")
-        self._choose_format(file)
-        bytes_per_s = file.sample_rate_hz * file.channels * _SAMPLE_BYTES
+        options, limits = self._options, self._workshop.limits
+        target = self._source.with_name(_RESULT)
         with collected_notices():  # they name files of this machine
-            return self._denoiser.denoise_file(
+            return self._workshop.denoiser.denoise_file(
                 self._source,
-                self._target(),
+                target.with_suffix(f".{options.format}") if options.format else target,
                 progress=self._check,
-                max_duration_s=min(self._limits.max_duration_s, self._limits.max_decoded_bytes / bytes_per_s),
-                attenuation_limit_db=self._options.attenuation_limit_db,
-                high_band=self._options.high_band,
-                keep=self._options.keep,
+                max_duration_s=limits.max_duration_s,
+                attenuation_limit_db=options.attenuation_limit_db,
+                high_band=options.high_band,
+                keep=options.keep,
+                run=partial(
+                    self._run,
+                    intake=Intake(limits.max_channels, limits.max_decoded_bytes, choose_suffix=not options.format),
+                ),
             )
 
-    def _choose_format(self, file: AudioFile) -> None:
-        self.suffix = self._options.format or writable_suffix(file).removeprefix(".")
-        self.media_type = MEDIA_TYPES.get(self.suffix, "application/octet-stream")
+    def _run(self, job: FileJob, intake: Intake) -> FileReport:
+        session = WatchedSession(job.engine.session, self._workshop.watch)
+        job = dataclasses.replace(job, engine=dataclasses.replace(job.engine, session=session))
+        return self._workshop.processes.run(job, intake)
 
-    def _target(self) -> Path:
-        return self._source.with_name(f"denoised.{self.suffix}")
+    def _target_pattern(self) -> re.Pattern[str]:
+        """Return what the path of the result looks like in an error."""
+        return re.compile(re.escape(repr(str(self._source.with_name(_RESULT)))[:-1]) + r"[.\w]*'")
 
     def _check(self, done_s: float, total_s: float) -> None:
         if self._stop.is_set() or time.monotonic() > self._deadline:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -19,6 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from frcrn_accel.denoiser import Denoiser, StreamOptions
 from frcrn_accel.errors import AudioError, BackendUnavailable, FrcrnAccelError
+from frcrn_accel.serve.clients import Shares, client_of
 from frcrn_accel.serve.guard import subprotocols_of
 from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.messages import (
@@ -36,7 +38,9 @@ from frcrn_accel.serve.messages import (
 )
 from frcrn_accel.serve.metrics import Metrics, note
 from frcrn_accel.serve.stepping import Channel, Stepper
+from frcrn_accel.serve.threads import in_thread
 from frcrn_accel.serve.tokens import SUBPROTOCOL
+from frcrn_accel.serve.watch import EngineWatch
 from frcrn_accel.streaming import Stream
 
 __all__ = ["Streams"]
@@ -57,13 +61,15 @@ class Streams:
         denoiser: The denoiser.
         limits: Limits of the server.
         metrics: Where to count.
+        watch: Notes the calls of the engine.
     """
 
-    def __init__(self, denoiser: Denoiser, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, denoiser: Denoiser, limits: Limits, metrics: Metrics, watch: EngineWatch) -> None:
         self._denoiser = denoiser
         self._limits = limits
         self._metrics = metrics
-        self._stepper = Stepper(self._count)
+        self._stepper = Stepper(self._count, watch)
+        self._clients = Shares(limits.client_streams)
         self._open = 0
         self._is_draining = False
         self._receiving: set[CancelScope] = set()
@@ -89,10 +95,19 @@ class Streams:
         """Serve one stream: the endpoint."""
         offered = SUBPROTOCOL in subprotocols_of(websocket.scope)
         await websocket.accept(SUBPROTOCOL if offered else None)
-        if self._open >= self._limits.max_streams:
-            detail = f"the server has its limit of {self._limits.max_streams} streams: try again later"
-            await self._end(websocket, StreamProblem(TRY_AGAIN, "Too many streams", detail))
-            return
+        with self._clients.holding(client_of(websocket.scope)) as is_held:
+            detail = None
+            if not is_held:
+                detail = f"this address has its limit of {self._limits.client_streams} streams"
+            elif self._open >= self._limits.max_streams:
+                detail = f"the server has its limit of {self._limits.max_streams} streams"
+            if detail is not None:
+                problem = StreamProblem(TRY_AGAIN, "Too many streams", f"{detail}: try again later")
+                await self._end(websocket, problem)
+                return
+            await self._serve_one(websocket)
+
+    async def _serve_one(self, websocket: WebSocket) -> None:
         self._open += 1
         try:
             await self._serve(websocket)
@@ -116,11 +131,12 @@ class Streams:
             await websocket.close(problem.code)
 
     async def _serve(self, websocket: WebSocket) -> None:
-        stream, group = await self._start(websocket)
+        patience = _Patience(self._limits.stream_idle_s)
+        stream, group = await self._start(websocket, patience)
         channel = self._stepper.add(stream, group)
         begun: asyncio.Queue[_Begun | Exception] = asyncio.Queue()
         free = asyncio.Semaphore(_AHEAD)
-        reader = asyncio.create_task(self._read(websocket, channel, begun, free))
+        reader = asyncio.create_task(self._read(websocket, channel, begun, free, patience))
         try:
             while await self._answer(websocket, channel, await begun.get()):
                 free.release()
@@ -129,9 +145,10 @@ class Streams:
             channel.close()
             note(websocket.scope, f"{channel.audio_s:.2f} s of audio")
 
-    async def _start(self, websocket: WebSocket) -> tuple[Stream, object]:
+    async def _start(self, websocket: WebSocket, patience: _Patience) -> tuple[Stream, object]:
         """Open the stream of the first message; also return its group for the stepper."""
-        start = read_start(await self._receive(websocket))
+        start = read_start(await self._receive(websocket, patience))
+        patience.renew()
         if not 1 <= start.channels <= self._limits.max_channels:
             raise bad_message(f"channels must be 1 to {self._limits.max_channels}, got {start.channels}")
         options = StreamOptions(
@@ -141,7 +158,10 @@ class Streams:
         )
         open_stream = partial(options.open, self._denoiser, start.sample_rate, channels=start.channels)
         try:
-            stream = await anyio.to_thread.run_sync(open_stream)  # the first of a look-ahead loads a model
+            # The first of a look-ahead loads a model, or makes it.
+            stream = await asyncio.wait_for(in_thread(open_stream), self._limits.timeout_s)
+        except asyncio.TimeoutError:
+            raise _stalled(self._limits.timeout_s) from None
         except BackendUnavailable as error:
             raise StreamProblem(SERVER_ERROR, "Stream not available", str(error)) from error
         except (AudioError, ValueError) as error:
@@ -166,12 +186,13 @@ class Streams:
         channel: Channel,
         begun: asyncio.Queue[_Begun | Exception],
         free: asyncio.Semaphore,
+        patience: _Patience,
     ) -> None:
         """Receive messages and begin their work. The last item of the queue is a flush or the reason to end."""
         try:
             while True:
                 await free.acquire()
-                item = self._begin(channel, await self._receive(websocket))
+                item = self._begin(channel, await self._receive(websocket, patience))
                 begun.put_nowait(item)
                 if item.kind == "flush":
                     return
@@ -193,7 +214,7 @@ class Streams:
         """Answer a message; return False after the last one."""
         if isinstance(begun, Exception):
             raise begun
-        result: Any = None if begun.future is None else await _result(begun.future)
+        result: Any = None if begun.future is None else await _result(begun.future, self._limits.stall_s)
         if begun.kind == "audio":
             await self._send(websocket, b"" if result is None else write_audio(result))
         elif begun.kind == "flush":
@@ -210,29 +231,31 @@ class Streams:
     def _limit_attenuation(self, limit_db: float | None, stream: Stream) -> None:
         stream.attenuation_limit_db = self._denoiser.attenuation_limit_db if limit_db is None else limit_db
 
-    async def _receive(self, websocket: WebSocket) -> str | bytes:
+    async def _receive(self, websocket: WebSocket, patience: _Patience) -> str | bytes:
         """Receive a message.
 
         Raises:
             WebSocketDisconnect: The client left.
-            StreamProblem: No message came in time, or the server is shutting down.
+            StreamProblem: No audio came in time, or the server is shutting down.
         """
         with CancelScope() as scope:
             self._receiving.add(scope)
             if self._is_draining:
                 scope.cancel()
             try:
-                with anyio.move_on_after(self._limits.stream_idle_s):
+                with anyio.move_on_after(patience.left_s), patience:
                     message = await websocket.receive()
                     if message["type"] == "websocket.disconnect":
                         raise WebSocketDisconnect(message.get("code", 1005))
                     content: str | bytes = message["text"] if message.get("bytes") is None else message["bytes"]
+                    if content and isinstance(content, bytes):
+                        patience.renew()
                     return content
             finally:
                 self._receiving.discard(scope)
         if self._is_draining:
             raise StreamProblem(RESTART, "Shutting down", "the server is shutting down: connect again")
-        raise StreamProblem(CLIENT_ERROR, "Idle", f"no message for {self._limits.stream_idle_s:g} s")
+        raise StreamProblem(CLIENT_ERROR, "Idle", f"no audio for {self._limits.stream_idle_s:g} s")
 
     async def _send(self, websocket: WebSocket, message: bytes | Mapping[str, Any]) -> None:
         """Send a message.
@@ -268,16 +291,47 @@ class _Begun:
     future: Future[Any] | None
 
 
-async def _result(future: Future[Any]) -> Any:
+class _Patience:
+    """How long a client may still go without audio. Only the time that it is waited for counts.
+
+    Args:
+        most_s: All of it.
+
+    Attributes:
+        left_s: What is left.
+    """
+
+    def __init__(self, most_s: float) -> None:
+        self._most_s = self.left_s = most_s
+        self._began = 0.0
+
+    def renew(self) -> None:
+        """Begin again after audio."""
+        self._began, self.left_s = time.monotonic(), self._most_s
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self.left_s -= time.monotonic() - self._began
+
+
+async def _result(future: Future[Any], stall_s: float) -> Any:
     """Wait for a result of the stepper.
 
     Raises:
-        StreamProblem: The engine failed.
+        StreamProblem: The engine failed, or does not answer.
     """
     try:
-        return await asyncio.wrap_future(future)
+        return await asyncio.wait_for(asyncio.wrap_future(future), stall_s)
+    except asyncio.TimeoutError:
+        raise _stalled(stall_s) from None
     except FrcrnAccelError as error:
         raise StreamProblem(SERVER_ERROR, "The engine failed", str(error)) from error
+
+
+def _stalled(limit_s: float) -> StreamProblem:
+    return StreamProblem(SERVER_ERROR, "The engine stalled", f"no answer of the engine for {limit_s:g} s")
 
 
 def _flush(stream: Stream) -> bytes:

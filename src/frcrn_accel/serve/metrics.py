@@ -10,6 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from frcrn_accel.serve.clients import client_of
 from frcrn_accel.serve.problems import Problem, unexpected_problem
 
 __all__ = ["CONTENT_TYPE", "Metrics", "Observed", "note"]
@@ -51,6 +52,11 @@ class Metrics:
             Histogram, "real_time_factor", "Processing time of a file over its duration.", buckets=_REAL_TIME_FACTORS
         )
         self.batch_size = named(Histogram, "batch_size", "Windows per call of the engine.", buckets=_BATCHES)
+        self.file_processes_died = named(
+            Counter, "file_processes_died", "Processes for files that a file has ended; each was replaced."
+        )
+        self.connections = named(Gauge, "connections", "Connections.")
+        self.refused = named(Counter, "connections_refused", "Connections beyond a limit.")
         self.streams = named(Gauge, "streams", "Live streams.")
         self.streams_waiting = named(Gauge, "streams_waiting", "Live streams with audio waiting to be computed.")
         self.stream_seconds = named(Counter, "stream_audio_seconds", "Duration of the denoised live audio.")
@@ -120,7 +126,9 @@ class Observed:
             level = logging.DEBUG if path in ("/health", "/ready", "/metrics") else logging.INFO
             shown = route if path != "other" else ascii(route[:_SHOWN])
             client, method = _plain((scope.get("client") or ["-"])[0]), _plain(scope.get("method", "WS"))
-            _log.log(level, "%s %s %s %d %.3f s%s", client, method, shown, status, seconds, facts)
+            line = "%s %s %s %d %.3f s%s"
+            whose = {"client": client_of(scope)}
+            _log.log(level, line, client, method, shown, status, seconds, facts, extra=whose)
 
 
 def _plain(text: str) -> str:

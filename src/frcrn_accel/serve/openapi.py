@@ -23,7 +23,7 @@ _PROBLEMS = {
     413: "The body is too large, or its audio too long.",
     415: "The body is compressed.",
     422: "The body is not audio that can be read and denoised, or the format cannot hold the result.",
-    429: "Too many requests are waiting.",
+    429: "Too many requests are waiting or are the client's, or too many of its tokens were wrong.",
     500: "The engine failed.",
     503: "The request took too long, or the server is shutting down.",
     507: "The server's disk is full.",
@@ -33,13 +33,14 @@ _DESCRIPTION = """Denoise files and live streams.
 Live streams are at `/v1/stream`, a WebSocket, which OpenAPI cannot describe: see docs/serving.md."""
 
 
-def openapi_document(*, has_tokens: bool) -> dict[str, Any]:
+def openapi_document(*, has_tokens: bool, open_metrics: bool = False) -> dict[str, Any]:
     """Return the document.
 
     Args:
         has_tokens: Whether requests need a token.
+        open_metrics: Whether those for the metrics need none.
     """
-    denied = (401, 403) if has_tokens else (403,)
+    denied = (401, 403, 429) if has_tokens else (403,)
     security: dict[str, Any] = {"security": [{"token": []}]} if has_tokens else {}
     components: dict[str, Any] = {"schemas": _SCHEMAS}
     if has_tokens:
@@ -89,8 +90,9 @@ def openapi_document(*, has_tokens: bool) -> dict[str, Any]:
                             "description": "The metrics in the text format.",
                             "content": {"text/plain": {"schema": {"type": "string"}}},
                         },
-                        **_problems(403),
+                        **_problems(*((403,) if open_metrics else denied)),
                     },
+                    **({} if open_metrics else security),
                 }
             },
             "/openapi.json": {
@@ -230,6 +232,7 @@ _SCHEMAS = {
                         "precision": _TEXT,
                         "device": _TEXT,
                         "streams": {"type": "boolean"},
+                        "stream_model": _TEXT,
                         "attenuation_limit_db": {"type": ["number", "null"]},
                         "high_band": {"type": "string", "enum": list(HIGH_BANDS)},
                     }

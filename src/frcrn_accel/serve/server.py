@@ -9,17 +9,18 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Iterable
-from ipaddress import ip_network
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from types import FrameType
 from typing import Any
 
-import h11
 import uvicorn
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from frcrn_accel.atomic import remove_leftovers
 from frcrn_accel.backends import resolve_backend
 from frcrn_accel.batching import BatchingSession
 from frcrn_accel.denoiser import Denoiser, DenoiserOptions
@@ -27,6 +28,7 @@ from frcrn_accel.errors import ServeError
 from frcrn_accel.models import find_model
 from frcrn_accel.posix_signals import handled
 from frcrn_accel.serve.app import Service
+from frcrn_accel.serve.connections import Bounds, HttpConnection, WebSocketConnection
 from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.messages import MAX_MESSAGE_BYTES
 from frcrn_accel.serve.metrics import Metrics
@@ -34,8 +36,13 @@ from frcrn_accel.serve.metrics import Metrics
 __all__ = ["Server", "listen", "open_denoiser", "run_server"]
 
 _KEEP_ALIVE_S = 10
-_MAX_HEAD_BYTES = 1 << 16
-_FLUSH_S = 5  # for the buffers of connections, after all requests are answered
+_FLUSH_S = 5.0  # for the buffers of connections, after all requests are answered
+_LEAST_FLUSH_S = 0.3
+_OVERDUE_S = 1.5  # after the time to finish, the process ends whatever hangs
+_BACKLOG = 64  # connections that asyncio accepts at a time
+_OWN_DESCRIPTORS = 64
+_REQUEST_DESCRIPTORS = 6  # files, and the sockets of processes
+_LEAST_CONNECTIONS = 16
 _TICK_S = 0.05
 
 _log = logging.getLogger("frcrn_accel.serve")
@@ -110,18 +117,17 @@ def run_server(
     Raises:
         ServeError: Requests or streams did not finish in time, or a proxy is not an address or a network.
         Exception: The warm-up failed.
+
+    If something hangs, the process ends by force `Limits.drain_s` and 1.5 s after the signal, with status 2.
     """
-    server = Server(app, service, trusted_proxies)
+    server = Server(app, service, trusted_proxies, overdue=lambda: _end_now(server))
     # Uvicorn raises the signal again when it has ended; here that must not end the process.
     with handled(lambda *_: None, signal.SIGTERM, signal.SIGINT):
         server.run(sockets=[listener])
     if service.failure is not None:
         raise service.failure
     if server.unanswered:
-        raise ServeError(
-            f"{server.unanswered} requests or streams were cut off: they did not finish within "
-            f"{service.limits.drain_s:g} s (--drain-s)"
-        )
+        raise ServeError(_cut_off(server))
 
 
 class Server(uvicorn.Server):
@@ -131,18 +137,30 @@ class Server(uvicorn.Server):
         app: The application.
         service: The service of the application.
         trusted_proxies: See `run_server`.
+        overdue: Called if the server has not ended by itself 1.5 s after it should have.
 
     Attributes:
         unanswered: Number of requests and streams that were cut off by the shutdown.
+        bounds: What connections share.
+        service: As given.
     """
 
-    def __init__(self, app: ASGIApp, service: Service, trusted_proxies: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        service: Service,
+        trusted_proxies: Iterable[str] = (),
+        overdue: Callable[[], None] | None = None,
+    ) -> None:
         limits = service.limits
-        proxies = _networks(trusted_proxies)
+        proxies = list(trusted_proxies)
+        self.bounds = Bounds(limits, _most_connections(limits), proxies, service.metrics.refused.inc)
+        service.metrics.connections.set_function(lambda: self.bounds.count)
         config = uvicorn.Config(
             app,
-            http=type("_Connection", (_Connection,), {"slow_s": limits.slow_s}),
-            ws=_WebSocket,
+            http=type("_Connection", (HttpConnection,), {"bounds": self.bounds}),
+            ws=WebSocketConnection,
+            backlog=_BACKLOG,
             ws_max_size=MAX_MESSAGE_BYTES,
             ws_per_message_deflate=False,  # PCM hardly compresses
             # A stream that is slowed down is not read, so its pongs would be missed and the stream closed.
@@ -155,25 +173,40 @@ class Server(uvicorn.Server):
             proxy_headers=bool(proxies),
             forwarded_allow_ips=proxies,
             timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=_FLUSH_S,
         )
         super().__init__(config)
-        self._service = service
+        self.service = service
+        self._overdue = overdue
+        self._timer: threading.Timer | None = None
         self.unanswered = 0
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Run until a signal, see `uvicorn.Server`. While the engine still computes then, `overdue` stays due."""
+        super().run(sockets)
+        if self._timer is not None and not self.service.is_computing:
+            self._timer.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to shut down, see `uvicorn.Server`."""
+        super().handle_exit(sig, frame)
+        if self._overdue is not None and self._timer is None:
+            self._timer = threading.Timer(self.service.limits.drain_s + _OVERDUE_S, self._overdue)
+            self._timer.daemon = True
+            self._timer.start()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Bound the sockets, then start, see `uvicorn.Server`."""
         for listener in sockets or []:
-            _bound_silence(listener, self._service.limits)
+            _bound_silence(listener, self.service.limits)
         await super().startup(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """End the server if the warm-up failed, see `uvicorn.Server`."""
-        return await super().on_tick(counter) or self._service.failure is not None
+        return await super().on_tick(counter) or self.service.failure is not None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish requests and streams, then shut down, see `uvicorn.Server`."""
-        service = self._service
+        service = self.service
         service.drain()
         if service.active:
             _log.info("waiting for %d requests and streams to finish", service.active)
@@ -181,105 +214,51 @@ class Server(uvicorn.Server):
         while service.active and not self.force_exit and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(_TICK_S)
         self.unanswered = service.active
+        left_s = deadline - asyncio.get_running_loop().time()
+        flush_s: Any = min(_FLUSH_S, max(_LEAST_FLUSH_S, left_s))  # wait_for, which gets it, takes a fraction
+        self.config.timeout_graceful_shutdown = flush_s
         await super().shutdown(sockets)
 
 
-class _Requests(h11.Connection):
-    """An HTTP parser that refuses requests whose end is ambiguous, which h11 accepts.
+def _most_connections(limits: Limits) -> int:
+    """Return how many connections there can be, so that accepting one never fails for want of a descriptor.
 
-    A proxy in front may find another end, and take what follows for a request of somebody else.
+    The number of descriptors is raised as far as the system lets this process.
     """
-
-    def next_event(self) -> Any:
-        event = super().next_event()
-        if isinstance(event, h11.Request):
-            headers = dict(event.headers)
-            is_chunked, has_length = b"transfer-encoding" in headers, b"content-length" in headers
-            if is_chunked and (has_length or event.http_version < b"1.1"):
-                raise h11.RemoteProtocolError("the length of the body is ambiguous")
-        return event
-
-
-class _Connection(H11Protocol):
-    """A connection with a time limit for the head of a request and for a handshake, which uvicorn lacks.
-
-    The limit also holds for the rest of a body that was answered before it was complete.
-
-    Attributes:
-        slow_s: The limit.
-    """
-
-    slow_s: float
-    _timer: asyncio.TimerHandle | None = None
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.conn = _Requests(h11.SERVER, _MAX_HEAD_BYTES)
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._unwatch()
-        super().connection_lost(exc)
-
-    def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        super().handle_websocket_upgrade(event)
-        self._unwatch()
-        protocol = self.transport.get_protocol()
-        if not getattr(protocol, "handshake_initiated", False):
-            # The parser of WebSockets takes a GET without a body, within limits of its own, and is silent otherwise.
-            self.send_400_response("Invalid WebSocket handshake.")
-        else:
-            self.loop.call_later(self.slow_s, _end_handshake, protocol)
-
-    def _watch(self) -> None:
-        is_upgraded = self.transport.get_protocol() is not self
-        is_waiting = self.cycle is None or self.cycle.response_complete
-        if is_upgraded or not is_waiting:
-            self._unwatch()
-        elif self._timer is None and not self.transport.is_closing():
-            self._timer = self.loop.call_later(self.slow_s, self.transport.close)
-
-    def _unwatch(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    try:
+        import resource
+    except ImportError:  # Windows
+        return limits.max_connections
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    kept = _OWN_DESCRIPTORS + _BACKLOG + _REQUEST_DESCRIPTORS * (limits.concurrency + limits.queue)
+    wanted = limits.max_connections + kept
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+    most = limits.max_connections if soft == resource.RLIM_INFINITY else min(limits.max_connections, soft - kept)
+    if most < limits.max_connections:
+        most = max(most, _LEAST_CONNECTIONS)
+        _log.warning("at most %d connections: the process may have %d descriptors (ulimit -n)", most, soft)
+    return most
 
 
-class _WebSocket(WebSocketsSansIOProtocol):
-    """A WebSocket that may be refused with a body; uvicorn 0.54 logs an error after a complete refusal."""
-
-    async def send(self, message: Any) -> None:
-        await super().send(message)
-        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            self.handshake_complete = True
+def _cut_off(server: Server) -> str:
+    limit_s = server.service.limits.drain_s
+    return (
+        f"{server.unanswered} requests or streams were cut off: they did not finish within {limit_s:g} s (--drain-s)"
+    )
 
 
-def _end_handshake(protocol: asyncio.BaseProtocol) -> None:
-    """Close a connection whose handshake was not answered in time."""
-    if isinstance(protocol, WebSocketsSansIOProtocol) and not protocol.handshake_complete:
-        protocol.transport.close()
-
-
-def _networks(proxies: Iterable[str]) -> list[str]:
-    """Check the addresses of proxies.
-
-    Raises:
-        ServeError: One is neither an address nor a network.
-    """
-    checked = list(proxies)
-    for proxy in checked:
-        try:
-            ip_network(proxy)
-        except ValueError as error:
-            raise ServeError(f"invalid proxy {proxy!r}: give an address or a network, e.g. 10.0.0.0/8") from error
-    return checked
+def _end_now(server: Server) -> None:
+    """End the process, whatever its threads do."""
+    server.unanswered = server.unanswered or server.service.active
+    text = _cut_off(server) if server.unanswered else "the engine did not answer, and was not waited for any longer"
+    remove_leftovers(server.service.files.folder, own=True)
+    logging.shutdown()
+    print(f"frcrn-accel: error: {text}", file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 def _bound_silence(listener: socket.socket, limits: Limits) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -11,11 +12,13 @@ from concurrent.futures import Future
 import numpy as np
 from numpy.typing import NDArray
 
+from frcrn_accel.serve.watch import EngineWatch
 from frcrn_accel.streaming import Stream, process_streams
 
 __all__ = ["Channel", "Stepper"]
 
 _SLICE_S = 0.1
+_CLOSE_S = 0.5
 _Samples = NDArray[np.int16]
 
 
@@ -61,10 +64,16 @@ class Stepper:
 
     Args:
         observe: Called after each call of the engine with its number of streams and their seconds of audio.
+        watch: Notes the calls of the engine.
     """
 
-    def __init__(self, observe: Callable[[int, float], None] = lambda streams, audio_s: None) -> None:
+    def __init__(
+        self,
+        observe: Callable[[int, float], None] = lambda streams, audio_s: None,
+        watch: EngineWatch | None = None,
+    ) -> None:
         self._observe = observe
+        self._watch = watch or EngineWatch(math.inf)
         self._channels: dict[object, list[Channel]] = {}
         self._changed = threading.Condition()
         self._is_closed = False
@@ -106,11 +115,11 @@ class Stepper:
             channel.waiting.clear()
 
     def close(self) -> None:
-        """End the thread after its current round."""
+        """End the thread after its current round; if the engine hangs, leave it."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(_CLOSE_S)
 
     def _work(self) -> None:
         while self._run_round():  # a call of its own, so that no local variable keeps a stream that was removed
@@ -142,7 +151,9 @@ class Stepper:
 
     def _act(self, channel: Channel, action: _Action) -> None:
         try:
-            _settle(action.future, action.function(channel.stream))
+            with self._watch.call():
+                result = action.function(channel.stream)
+            _settle(action.future, result)
         except Exception as error:
             _fail(action.future, error)
         self._pop(channel, action)
@@ -154,12 +165,15 @@ class Stepper:
             slices.append(chunk.samples[:, chunk.done : stop])
         began = time.perf_counter()
         try:
-            results = process_streams([channel.stream for channel, _ in items], slices)
+            with self._watch.call():
+                results = process_streams([channel.stream for channel, _ in items], slices)
         except Exception as error:  # of the engine: the chunks themselves were checked before
+            self._watch.failed()
             for channel, chunk in items:
                 _fail(chunk.future, error)
                 self.remove(channel)  # the stream has lost audio, so it cannot continue
             return
+        self._watch.succeeded()
         seconds = time.perf_counter() - began
         audio_s = 0.0
         for (channel, chunk), piece, result in zip(items, slices, results, strict=True):

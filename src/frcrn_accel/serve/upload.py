@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -23,16 +23,18 @@ _MULTIPART = "multipart/form-data"
 _FILE_PART = "file"
 
 
-async def receive_file(request: Request, target: Path, limits: Limits) -> None:
+async def receive_file(request: Request, target: Path, limits: Limits, take: Callable[[int], None]) -> None:
     """Write the audio of a request to a file.
 
     Args:
         request: Its body is the audio, or a form with one file named "file".
         target: The file to write.
         limits: Limits of the size and the speed of the body.
+        take: Called with the size of each part, before it is stored.
 
     Raises:
-        Problem: The body is too large (413), too slow (408), compressed (415), or an invalid form (400).
+        Problem: The body is too large (413), too slow (408), compressed (415), or an invalid form (400); or `take`
+            raised it.
         ClientDisconnect: The client left.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
@@ -40,7 +42,7 @@ async def receive_file(request: Request, target: Path, limits: Limits) -> None:
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limits.max_body_bytes:
         raise _too_large(limits)
-    request = Request(request.scope, _Paced(request.receive, limits))
+    request = Request(request.scope, _Paced(request.receive, limits, take))
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == _MULTIPART:
         await _receive_form(request, target)
         return
@@ -90,21 +92,25 @@ class _Paced:
     """An ASGI `receive` that refuses bodies that are too large or too slow.
 
     In each period of `slow_s`, the average must reach `min_bytes_per_second`. So a client that stalls is refused
-    after one or two periods, however fast it was before.
+    after one or two periods, however fast it was before. All of it must have come after `upload_s`.
     """
 
-    def __init__(self, receive: Receive, limits: Limits) -> None:
+    def __init__(self, receive: Receive, limits: Limits, take: Callable[[int], None]) -> None:
         self._receive = receive
         self._limits = limits
+        self._take = take
+        self._deadline = time.monotonic() + limits.upload_s
         self._total_bytes = 0
         self._start_period()
 
     async def __call__(self) -> Message:
         while True:
-            with anyio.move_on_after(max(0.0, self._end - time.monotonic())) as scope:
+            with anyio.move_on_after(max(0.0, min(self._end, self._deadline) - time.monotonic())) as scope:
                 message = await self._receive()
                 break
             assert scope.cancelled_caught
+            if time.monotonic() >= self._deadline:
+                raise self._too_slow()
             if self._period_bytes < self._limits.min_bytes_per_second * self._limits.slow_s:
                 raise Problem(
                     408,
@@ -117,7 +123,14 @@ class _Paced:
         self._total_bytes += size
         if self._total_bytes > self._limits.max_body_bytes:
             raise _too_large(self._limits)
+        if message.get("more_body", False) and time.monotonic() >= self._deadline:
+            raise self._too_slow()
+        self._take(size)
         return message
+
+    def _too_slow(self) -> Problem:
+        text = f"the body took longer to arrive than the limit of {self._limits.upload_s:g} s"
+        return Problem(408, text, {"Connection": "close"})
 
     def _start_period(self) -> None:
         self._end = time.monotonic() + self._limits.slow_s

@@ -3,56 +3,62 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel.audio import CEILING_FRAMES, EVENT_FRAMES, HEADROOM, STEEPNESS, gain_of
+from frcrn_accel.audio import CEILING_FRAMES, burst_ceiling_of, ceiling_of, gain_of, is_event_only
 
 __all__ = ["RunningLevel"]
 
-_OFFSET_HOPS = 50
 _ONSET_HOPS = 25
 _ONSET_LOUDEST = 5
 _ONSET_SHARE = 0.25  # the loudest 0.1 s of ordinary speech is up to 6 dB above its level
+_FEW_HOPS = 150  # before, there may be speech besides an event that is not loud enough yet
+_EARLY = 10.0  # of what is left without an event, the power that is too little for speech is 10 dB less before that
+_LINE_DB = 2.0
+_LOWEST_DB = -130.0
+_LINES = 76  # up to 20 dB above full scale
+_LINE_POWERS = np.append(10 ** ((_LOWEST_DB + _LINE_DB * np.arange(_LINES)) / 10), np.inf)
+_LITTLE, _MUCH = 0.5, 1.5  # dB that leaving events out changes: up to there nothing is left out, from there on all
+_CEILING_PACE = 13  # the ceiling falls by 3 dB while what was below it fades by 39 dB
+_TINY_POWER = 1e-15
 
 
-class _Hop(NamedTuple):
-    """A hop, or the weighted sum of many."""
-
-    power: float = 0.0
-    energy: float = 0.0
-    samples: float = 0.0
-    active_energy: float = 0.0  # of the samples above the mean power
-    active_samples: float = 0.0
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Channel:
     """The level of one channel.
 
     Attributes:
-        offset: Running mean of the samples: its sum and weight.
-        recent: The last hops, at most two seconds. Their weights are not final yet.
-        past: The sum of the hops before.
+        recent: Powers of the last hops, at most two seconds.
         ceiling: The highest ceiling of two seconds so far, fading.
+        hops: Number of hops so far, up to `_FEW_HOPS`.
+        sums: For each ceiling on a grid the sums over the hops up to it, `(4, ceilings)`: energy, samples, and both
+            for the samples above the mean power.
     """
 
-    offset: tuple[float, float] = (0.0, 0.0)
-    recent: tuple[_Hop, ...] = ()
-    past: _Hop = _Hop()  # noqa: RUF009 - immutable
-    ceiling: float = 0.0
+    recent: NDArray[np.float64]
+    ceiling: float
+    hops: int
+    sums: NDArray[np.float64]
+
+
+_SILENT = _Channel(np.zeros(0), 0.0, 0, np.zeros((4, len(_LINE_POWERS))))
 
 
 @dataclass(frozen=True)
 class RunningLevel:
     """The level of each channel so far, hop by hop.
 
-    The rule is that of `audio.measure_levels`, for what is known so far: audio beyond the horizon fades out. While
-    the last half second is much louder than that level, its loudest tenth of a second counts: somebody may have begun
-    to speak, or to shout. After an event that was shorter, the level is back. An instance is immutable; `update`
-    returns a new one.
+    It is the RMS of the samples above the mean power so far, where older audio fades out. Events are left out by the
+    rule of `audio.measure_levels`: hops above a ceiling do not count. The ceiling becomes known while the signal goes
+    on, so the level is followed for many ceilings at once, and that of the ceiling which is known now is taken: as if
+    the event had never been. What remains that is too quiet to be speech counts as little as it does in a file.
+
+    While the last half second is much louder than that level, its loudest tenth of a second counts: somebody may have
+    begun to speak, or to shout. After an event that was shorter, the level is back.
+
+    An instance is immutable; `update` returns a new one.
 
     Attributes:
         keep: Factor by which each hop reduces the previous sums.
@@ -65,7 +71,7 @@ class RunningLevel:
     @classmethod
     def silent(cls, channels: int, horizon_hops: float) -> RunningLevel:
         """Return the level before the first hop."""
-        return cls(1 - 1 / horizon_hops, (_Channel(),) * channels)
+        return cls(1 - 1 / horizon_hops, (_SILENT,) * channels)
 
     def update(self, hops: NDArray[np.float32]) -> tuple[NDArray[np.float32], RunningLevel]:
         """Add hops to the level.
@@ -77,59 +83,57 @@ class RunningLevel:
             The gain that brings each hop to the level the model was trained at, `(channels, hops)`, and the new
             level.
         """
-        squares = np.empty(hops.shape[:2])
+        powers = np.empty(hops.shape[:2])
         after = []
         for row, (channel, of_channel) in enumerate(zip(self.channels, hops, strict=True)):
             for column, hop in enumerate(of_channel):
-                squares[row, column], channel = self._updated(channel, hop)
+                powers[row, column], channel = self._updated(channel, hop)
             after.append(channel)
-        return gain_of(np.sqrt(squares)).astype(np.float32), RunningLevel(self.keep, tuple(after))
+        return gain_of(np.sqrt(powers)).astype(np.float32), RunningLevel(self.keep, tuple(after))
 
     def _updated(self, channel: _Channel, hop: NDArray[np.float32]) -> tuple[float, _Channel]:
         """Return the power of active speech after one more hop, and the new state of its channel."""
-        # A step has few hops and starts with a cold cache: plain numbers are faster than calls of numpy.
-        samples = len(hop)
-        keep = 1 - 1 / _OFFSET_HOPS
-        offset = (keep * channel.offset[0] + float(np.add.reduce(hop)) / samples, keep * channel.offset[1] + 1)
-        squares = np.square(hop - np.float32(offset[0] / offset[1]), dtype=np.float64)
-        energy = float(np.add.reduce(squares))
-        power = energy / samples
-        past, ceiling = channel.past, channel.ceiling
-        before = channel.recent
-        if len(before) == CEILING_FRAMES:
-            past = _sum(before[:1], ceiling, past, self.keep)
-            before = before[1:]
-        powers = [power, *(some.power for some in before)]
-        loudest = sorted(powers, reverse=True)
-        highest = max(self.keep * ceiling, HEADROOM * loudest[min(EVENT_FRAMES, len(loudest) // 2)])
-        known = _sum((*before, _Hop(power, energy, samples)), highest, past)
-        mean = known.energy / known.samples
-        active = squares[squares > mean]
-        active_energy, active_samples = float(np.add.reduce(active)), len(active)
-        weight = _weight(power, highest)
-        active_sum = known.active_samples + weight * active_samples
+        squares = np.sort(np.square(hop, dtype=np.float64))
+        energies = np.concatenate([[0.0], np.cumsum(squares)])
+        samples, energy = len(hop), energies[-1]
+        power = float(energy / samples)
+        recent = np.append(channel.recent[1 - CEILING_FRAMES :], power)
+        ceiling = self.keep ** (1 / _CEILING_PACE) * channel.ceiling
+        if len(recent) == CEILING_FRAMES:
+            known = ceiling = max(ceiling, float(ceiling_of(recent)))
+        else:
+            known = float(burst_ceiling_of(recent))  # it may be raised by an event that is not over
+        first = int(np.searchsorted(_LINE_POWERS, power))  # of the lines that the hop is not above
+        sums = channel.sums.copy()
+        counted = sums[:, first:]
+        counted *= self.keep
+        counted[:2] += [[energy], [samples]]
+        mean = sums[0] / np.maximum(sums[1], 1)
+        quiet = np.searchsorted(squares, mean[first:], side="right")
+        counted[2] += energy - energies[quiet]
+        counted[3] += samples - quiet
         # No sample is above the mean power in a square wave: its active energy is 0, and the mean is the level.
-        level = max((known.active_energy + weight * active_energy) / active_sum if active_sum else 0.0, mean)
-        onset = _ONSET_SHARE * sum(sorted([power, *powers[1:][1 - _ONSET_HOPS :]], reverse=True)[:_ONSET_LOUDEST])
-        recent = (*before, _Hop(power, energy, samples, active_energy, active_samples))
-        is_full = len(recent) == CEILING_FRAMES  # a ceiling of fewer hops may be that of an event
-        state = _Channel(offset, recent, past, highest if is_full else 0.0)
-        return max(level, onset / _ONSET_LOUDEST), state
+        levels = np.maximum(sums[2] / np.maximum(sums[3], 1), mean)
+        hops = min(channel.hops + 1, _FEW_HOPS)
+        level = _level_below(known, levels, is_early=hops < _FEW_HOPS)
+        onset = _ONSET_SHARE / _ONSET_LOUDEST * float(np.sum(np.sort(recent[-_ONSET_HOPS:])[-_ONSET_LOUDEST:]))
+        return max(level, onset), _Channel(recent, ceiling, hops, sums)
 
 
-def _sum(hops: tuple[_Hop, ...], ceiling: float, start: _Hop, keep: float = 1.0) -> _Hop:
-    """Return the weighted sum of hops, added to `keep` times `start`."""
-    energy, samples = keep * start.energy, keep * start.samples
-    active_energy, active_samples = keep * start.active_energy, keep * start.active_samples
-    for power, hop_energy, hop_samples, hop_active_energy, hop_active_samples in hops:
-        weight = 1.0 if power <= ceiling else _weight(power, ceiling)
-        energy += weight * hop_energy
-        samples += weight * hop_samples
-        active_energy += weight * hop_active_energy
-        active_samples += weight * hop_active_samples
-    return _Hop(0.0, energy, samples, active_energy, active_samples)
+def _level_below(ceiling: float, levels: NDArray[np.float64], *, is_early: bool) -> float:
+    """Return the level of what is below a ceiling, from those below each line; of all if that is nearly the same."""
+    all_of_it = float(levels[-1])
+    position = (10 * np.log10(max(ceiling, _TINY_POWER)) - _LOWEST_DB) / _LINE_DB
+    line = int(np.clip(position, 0, _LINES - 1))
+    below = _between(float(levels[line]), float(levels[line + 1]), float(np.clip(position - line, 0, 1)))
+    if is_event_only(all_of_it, below * (_EARLY if is_early else 1)):
+        return all_of_it
+    change_db = 10 * np.log10(max(all_of_it, _TINY_POWER) / max(below, _TINY_POWER))
+    return _between(all_of_it, below, float(np.clip((change_db - _LITTLE) / (_MUCH - _LITTLE), 0, 1)))
 
 
-def _weight(power: float, ceiling: float) -> float:
-    """Return the weight of audio of this power; see `audio.measure_levels`."""
-    return 1.0 if power <= ceiling else float((ceiling / power) ** STEEPNESS)
+def _between(first: float, second: float, share: float) -> float:
+    """Return a power between two, in dB; that of the louder if the other is zero."""
+    if min(first, second) <= 0 or share in (0, 1):
+        return second if share == 1 or (share > 0 and second > first) else first
+    return float(first ** (1 - share) * second**share)

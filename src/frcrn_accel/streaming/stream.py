@@ -7,7 +7,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from frcrn_accel.streaming.averaging import Averaging, Statistics
 from frcrn_accel.streaming.engine import Step, StreamEngine, StreamState
 from frcrn_accel.streaming.latency import Latency, delay_samples
 from frcrn_accel.streaming.level import RunningLevel
+from frcrn_accel.streaming.offset import RunningOffset
 from frcrn_accel.streaming.resampling import StreamResampler
 
 __all__ = ["Stream", "check_stream_options", "process_streams"]
@@ -38,6 +39,13 @@ ChunkT = TypeVar("ChunkT")
 Pack = Callable[[NDArray[np.float32]], Any]
 _LEVEL_HORIZON_S = 20.0
 _MAX_STEP_HOPS = 50
+
+
+class _Heard(NamedTuple):
+    """What is known of the input after a hop."""
+
+    offset: RunningOffset
+    level: RunningLevel
 
 
 class Stream:
@@ -197,7 +205,8 @@ class Stream:
             empty = np.zeros((self.channels, 0), np.float32)
             self._state: StreamState = self._engine.start(self.channels, self._averaging)
             horizon_hops = _LEVEL_HORIZON_S * metadata.sample_rate_hz / metadata.hop_samples
-            self._level = RunningLevel.silent(self.channels, horizon_hops)
+            level = RunningLevel.silent(self.channels, horizon_hops)
+            self._input = _Heard(RunningOffset.none(self.channels), level)
             self._to_model = StreamResampler(self.sample_rate_hz, metadata.sample_rate_hz, self.channels)
             self._from_model = StreamResampler(metadata.sample_rate_hz, self.sample_rate_hz, self.channels)
             self._high = (
@@ -222,8 +231,8 @@ class Stream:
         if self._high is not None:
             self._high.write(samples)
 
-    def _next_step(self) -> tuple[Step, NDArray[np.float32], RunningLevel] | None:
-        """Return the next step, the gains of its hops and the level after them; None until a step is full."""
+    def _next_step(self) -> tuple[Step, NDArray[np.float32], _Heard] | None:
+        """Return the next step, the gains of its hops and what is known after them; None until a step is full."""
         if not self._waiting.shape[1]:
             if self._to_model.ready < self._step_samples:
                 return None
@@ -231,19 +240,19 @@ class Stream:
             if self._high is not None:
                 self._high.write_low(self._waiting)
         hop = self._engine.metadata.hop_samples
-        audio = self._waiting.reshape(self.channels, -1, hop)
-        level = self._level
+        audio, offset = self._input.offset.taken_out(self._waiting.reshape(self.channels, -1, hop))
+        level = self._input.level
         if self._gain is None:
             gains, level = level.update(audio)
         else:
             gains = np.repeat(self._gain[:, None], audio.shape[1], axis=1)
         scaled = (audio * gains[..., None]).reshape(self.channels, -1)
-        return Step(self._state, self._averaging, scaled), gains, level
+        return Step(self._state, self._averaging, scaled), gains, _Heard(offset, level)
 
     def _finish(
-        self, out: NDArray[np.float32], state: StreamState, gains: NDArray[np.float32], level: RunningLevel
+        self, out: NDArray[np.float32], state: StreamState, gains: NDArray[np.float32], heard: _Heard
     ) -> None:
-        self._state, self._level = state, level
+        self._state, self._input = state, heard
         hops = gains.shape[1]
         gains = np.concatenate([self._gains, gains], axis=1)
         dry = np.concatenate([self._dry, self._waiting], axis=1)
@@ -254,16 +263,15 @@ class Stream:
         skipped = min(self._skip, wet.shape[1])
         self._skip -= skipped
         share = dry_share_of(self._attenuation_limit_db)
-        if self._high is not None:
-            self._high.write_model(dry[:, skipped:], wet[:, skipped:], share)
         before, self._share = share if self._share is None else self._share, share
+        shares = np.full(self._step_samples, share, np.float32)
         if share != before:  # a jump would click
             hop = self._engine.metadata.hop_samples
-            ramp = np.full(self._step_samples, share, np.float32)
-            ramp[:hop] = np.linspace(before, share, hop, endpoint=False)
-            (wet,) = mix_dry([wet], [dry], ramp)
-        elif share > 0:
-            (wet,) = mix_dry([wet], [dry], share)
+            shares[:hop] = np.linspace(before, share, hop, endpoint=False)
+        if self._high is not None:
+            self._high.write_model(dry[:, skipped:], wet[:, skipped:], shares[skipped:])
+        if max(share, before) > 0:
+            (wet,) = mix_dry([wet], [dry], shares)
         if skipped < wet.shape[1]:
             self._from_model.write(wet[:, skipped:])
             ready = self._from_model.read(self._from_model.ready)
@@ -362,10 +370,11 @@ class _StreamHighBand:
         self._high_band.write(signal[:, : low.shape[1]] - low)
         self._signal = [signal[:, low.shape[1] :]]
 
-    def write_model(self, dry: NDArray[np.float32], wet: NDArray[np.float32], dry_share: float) -> None:
-        """Append to the input and the output of the model."""
-        self._high_band.dry_share = dry_share
-        self._high_band.write_model(dry, wet)
+    def write_model(
+        self, dry: NDArray[np.float32], wet: NDArray[np.float32], dry_shares: NDArray[np.float32]
+    ) -> None:
+        """Append to the input and the output of the model, and to the share of the band that is kept."""
+        self._high_band.write_model(dry, wet, dry_shares)
 
     def read(self, samples: int) -> NDArray[np.float32]:
         """Return the next samples."""
@@ -455,5 +464,5 @@ def _compute(streams: Sequence[Stream]) -> None:
             return
         for items in by_length.values():
             results = items[0][0]._engine.run([step for _, (step, _, _) in items])
-            for (stream, (_, gains, level)), (out, state) in zip(items, results, strict=True):
-                stream._finish(out, state, gains, level)
+            for (stream, (_, gains, heard)), (out, state) in zip(items, results, strict=True):
+                stream._finish(out, state, gains, heard)

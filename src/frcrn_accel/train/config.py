@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 Range = tuple[float, float]
+_LARGEST = 2**53  # of any number; floats hold whole numbers up to it
+_LONGEST_CLIP_S = 3600
 
 
 @dataclass(frozen=True)
@@ -280,7 +282,7 @@ def read_config(path: Path) -> TrainingConfig:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TrainingError(f"config {str(path)!r} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is one
         raise TrainingError(f"config {str(path)!r} is not TOML: {error}") from error
     try:
         return parse_config(content)
@@ -313,6 +315,8 @@ def _parse(kind: Any, value: Any, name: str) -> Any:
         if not isinstance(value, list) or (length is not None and len(value) != length):
             raise TrainingError(f"{name!r} must be a list{f' of {length}' if length else ''}")
         return tuple(_parse(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(value))
+    if kind in (int, float) and type(value) in (int, float) and not abs(value) <= _LARGEST:  # NaN, too
+        raise TrainingError(f"{name!r} must be a number up to {_LARGEST}, got {value!r}")
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
@@ -343,6 +347,7 @@ def _check(config: TrainingConfig) -> None:
     model, mixing, run, validation = config.model, config.mixing, config.optimisation, config.validation
     least_steps = run.warmup_steps + run.decay_steps
     shortest_s = 2 * FRAME_SAMPLES / SAMPLE_RATE_HZ
+    clip_lengths = f"{shortest_s:g} or more, and at most {_LONGEST_CLIP_S}"
     checks = [
         ("model.channels", model.channels >= SE_REDUCTION and model.channels % SE_REDUCTION == 0, "a multiple of 8"),
         ("model.unets", 1 <= model.unets <= 2, "1 or 2"),
@@ -354,8 +359,8 @@ def _check(config: TrainingConfig) -> None:
         ("data.speech", len(config.data.speech) > 0, "one source or more"),
         ("data.noise", len(config.data.noise) > 0, "one source or more"),
         ("data.held_out_share", 0 < config.data.held_out_share < 0.5, "above 0 and below 0.5"),
-        ("mixing.clip_s", mixing.clip_s >= shortest_s, f"{shortest_s:g} or more"),
-        ("validation.clip_s", validation.clip_s >= shortest_s, f"{shortest_s:g} or more"),
+        ("mixing.clip_s", shortest_s <= mixing.clip_s <= _LONGEST_CLIP_S, clip_lengths),
+        ("validation.clip_s", shortest_s <= validation.clip_s <= _LONGEST_CLIP_S, clip_lengths),
         ("validation.clips", validation.clips > 0, "1 or more"),
         ("optimisation.precision", run.precision in ("bf16", "fp32"), "bf16 or fp32"),
         ("optimisation.steps", run.steps >= least_steps, "at least warmup_steps + decay_steps"),

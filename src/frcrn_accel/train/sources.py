@@ -15,6 +15,7 @@ from frcrn_accel.audio import float_to_int, resample
 from frcrn_accel.errors import TrainingError
 from frcrn_accel.files import audio_files, open_audio
 from frcrn_accel.network.topology import SAMPLE_RATE_HZ
+from frcrn_accel.quality.clips import finite_blocks
 from frcrn_accel.train.config import Source
 
 __all__ = ["Corpus", "draw_weight", "prepare_source"]
@@ -78,7 +79,7 @@ def prepare_source(source: Source, folder: Path, cache: Path) -> NDArray[np.int1
 
     Raises:
         TrainingError: The source, or a file in it, holds no audio.
-        AudioError: A file cannot be read.
+        AudioError: A file cannot be read, or holds NaN or infinity.
     """
     path = folder / source.path
     if path.suffix == ".npy" and path.is_file():
@@ -117,7 +118,7 @@ def _decode(path: Path) -> NDArray[np.int16]:
     audio = open_audio(path)
     blocks = [
         float_to_int(block, 16).astype(np.int16)
-        for block in resample(audio.blocks(), audio.sample_rate_hz, SAMPLE_RATE_HZ, audio.channels)
+        for block in resample(finite_blocks(audio), audio.sample_rate_hz, SAMPLE_RATE_HZ, audio.channels)
     ]
     if not any(block.size for block in blocks):
         raise TrainingError(f"{str(path)!r} holds no audio: remove it from the training data")

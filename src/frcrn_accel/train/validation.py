@@ -20,7 +20,7 @@ __all__ = ["score"]
 def score(
     network: FRCRN, loss: DenoisingLoss, examples: Sequence[Example], lookaheads: Sequence[int]
 ) -> dict[str, float]:
-    """Return means over the examples: the parts of the loss, SI-SDR, and PESQ-WB if the `[eval]` extra is installed.
+    """Return means over the examples: the parts of the loss, SI-SDR, and PESQ-WB if the `[pesq]` extra is installed.
 
     SI-SDR and PESQ-WB are means over the examples that contain speech, and are left out if none does.
 

@@ -3,7 +3,7 @@
 import { element, say, show } from "./elements.js";
 import { FileMode } from "./file.js";
 import { LiveMode } from "./live.js";
-import { models, notReady } from "./server.js";
+import { models, notReady, traits } from "./engine.js";
 
 const POLL_MS = 1000;
 
@@ -15,6 +15,8 @@ show(element("modes"), isSupported);
 if (isSupported) begin();
 
 function begin() {
+  element("privacy").textContent = traits.privacy;
+  element("service").textContent = traits.connecting;
   const tabs = { file: new FileMode(), live: new LiveMode() };
   let selected = "file";
 

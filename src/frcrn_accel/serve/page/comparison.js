@@ -1,27 +1,36 @@
-// The result on the page: both signals as pictures, and a player that switches between them.
+// The result on the page: the signals as pictures, and a player that switches between them.
 
 import { element, minutes, radioGroup, say } from "./elements.js";
 import { gatedLoudness } from "./loudness.js";
 import { depict, paintAxis } from "./pictures.js";
 import { Player } from "./player.js";
 import { acceptSeeking } from "./seeking.js";
+import { Selection } from "./selection.js";
+import { compare, inWords } from "./summary.js";
 import { Turns } from "./turns.js";
 
 const PICTURE_LEFT = 4; // px; where time begins, right of the coloured edge
-const NAMES = ["before", "after"];
+const SETTLE_MS = 250; // after the last movement of the slider, what it changes is measured and drawn again
+const TRACKS = { before: "a", after: "b", removed: "c" };
+const WORDS = { before: "Before", after: "After", removed: "Removed" };
 
-/** Plays and draws two signals, `before` and `after`. */
+/** Plays and draws two signals, `before` and `after`, and the difference between them, `removed`. */
 export class Comparison {
   #tracks = element("tracks");
   #selected = radioGroup("selected", (name) => this.#select(name));
+  #selection = new Selection(PICTURE_LEFT, () => this.#player);
   #player = null;
+  #buffers = null; // before and after, all noise taken away
+  #rateHz = 0;
+  #dryShare = 0; // of the signal before in the one after, as amplitude
   #pictures = null; // by name
   #loudness = null; // LUFS, by name
+  #settling = new AbortController();
 
   constructor() {
     element("play").addEventListener("click", () => this.#togglePlay());
-    element("equal").addEventListener("change", () => this.#setLevels());
-    acceptSeeking(this.#tracks, PICTURE_LEFT, () => this.#player);
+    element("equal").addEventListener("change", () => this.#setGains());
+    acceptSeeking(this.#tracks, PICTURE_LEFT, () => this.#player, () => !this.#selection.isOn);
     new ResizeObserver(() => this.#paint()).observe(this.#tracks);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#paint());
     this.#select(this.#selected.value());
@@ -32,23 +41,24 @@ export class Comparison {
    *
    * @param {{before: AudioBuffer, after: AudioBuffer}} buffers
    * @param {number} rateHz
+   * @param {number} dryShare See `setDryShare`.
    * @param {AbortSignal} signal
    */
-  async load(buffers, rateHz, signal) {
+  async load(buffers, rateHz, dryShare, signal) {
     const turns = new Turns(signal);
-    const [loudness, pictures] = [{}, {}];
-    for (const name of NAMES) {
-      const samples = channelsOf(buffers[name]);
-      loudness[name] = await gatedLoudness(samples, rateHz, turns);
-      pictures[name] = await depict(samples, rateHz, turns);
-    }
+    const samples = channelsOf(buffers.before);
+    const [loudness, picture] = [await gatedLoudness(samples, rateHz, turns), await depict(samples, rateHz, turns)];
     signal.throwIfAborted();
-    this.#loudness = loudness;
-    this.#pictures = pictures;
+    this.clear();
+    this.#buffers = buffers;
+    this.#rateHz = rateHz;
+    this.#dryShare = dryShare;
+    this.#loudness = { before: loudness };
+    this.#pictures = { before: picture };
+    await this.#measure(signal);
     this.#player = new Player(buffers, rateHz);
     this.#player.onChange = () => this.#showPlayer();
-    this.#player.select(this.#selected.value());
-    this.#setLevels();
+    this.#setGains();
   }
 
   /** Paint what was loaded, now that it is visible. */
@@ -58,30 +68,76 @@ export class Comparison {
   }
 
   clear() {
+    this.#settling.abort();
     this.#player?.close();
-    this.#player = this.#pictures = this.#loudness = null;
+    this.#player = this.#buffers = this.#pictures = this.#loudness = null;
+    this.#selection.clear();
   }
 
   pause() {
     this.#player?.pause();
   }
 
+  /** Mix some of the signal before into the one after: heard at once, drawn a moment later. */
+  async setDryShare(dryShare) {
+    this.#dryShare = dryShare;
+    if (this.#player === null) return;
+    this.#setGains();
+    this.#settling.abort();
+    this.#settling = new AbortController();
+    const { signal } = this.#settling;
+    try {
+      await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
+      await this.#measure(signal);
+    } catch (error) {
+      if (!signal.aborted) throw error;
+      return;
+    }
+    this.#setGains();
+    this.#paint();
+  }
+
   /** @returns {boolean} Whether the key was used. */
   key(key) {
     if (this.#player === null) return false;
+    const name = Object.keys(TRACKS).find((each) => TRACKS[each] === key);
     if (key === " ") this.#togglePlay();
-    else if (key === "a" || key === "b") this.#selected.choose(key === "a" ? "before" : "after");
+    else if (name) this.#selected.choose(name);
     else if (key === "x") this.#selected.other();
+    else if (key === "l") this.#selection.toggle();
+    else if (key === "[" || key === "]") this.#selection.setEdge(key === "[" ? 0 : 1);
     else return false;
     return true;
   }
 
+  /** Measure and draw what depends on the share of the signal before. */
+  async #measure(signal) {
+    signal.throwIfAborted();
+    const turns = new Turns(signal);
+    const [before, wet] = [channelsOf(this.#buffers.before), channelsOf(this.#buffers.after)];
+    const share = this.#dryShare;
+    const mix = (ofWet, ofBefore) =>
+      wet.map((channel, index) => channel.map((value, at) => ofWet * value + ofBefore * before[index][at]));
+    const after = share ? mix(1 - share, share) : wet;
+    const loudness = await gatedLoudness(after, this.#rateHz, turns);
+    const words = inWords(await compare(before, after, this.#rateHz, turns));
+    const pictures = {
+      after: await depict(after, this.#rateHz, turns),
+      removed: await depict(mix(share - 1, 1 - share), this.#rateHz, turns),
+    };
+    signal.throwIfAborted();
+    this.#loudness.after = loudness;
+    Object.assign(this.#pictures, pictures);
+    element("summary").textContent = words;
+  }
+
   #select(name) {
-    this.#player?.select(name);
     for (const track of this.#tracks.querySelectorAll(".track")) {
-      track.classList.toggle("selected", track.classList.contains(name === "before" ? "a" : "b"));
+      track.classList.toggle("selected", track.classList.contains(TRACKS[name]));
     }
-    if (this.#player) say(name === "before" ? "Before" : "After");
+    if (this.#player === null) return;
+    this.#setGains();
+    say(WORDS[name]);
   }
 
   #togglePlay() {
@@ -89,21 +145,29 @@ export class Comparison {
     else this.#player.play();
   }
 
-  #setLevels() {
+  #setGains() {
     if (this.#player === null) return;
     const { before, after } = this.#loudness;
     const louderDb = before - after;
-    const text = element("loudness");
     const isMeasured = Number.isFinite(louderDb);
-    const isOn = element("equal").checked && isMeasured;
-    const levels = { before: 1, after: 1 };
-    if (isOn) levels[louderDb > 0 ? "before" : "after"] = 10 ** (-Math.abs(louderDb) / 20);
-    this.#player.setLevels(levels);
+    const levels = { before: 1, after: 1, removed: 1 };
+    if (element("equal").checked && isMeasured) {
+      levels[louderDb > 0 ? "before" : "after"] = 10 ** (-Math.abs(louderDb) / 20);
+    }
+    const share = this.#dryShare;
+    const name = this.#selected.value();
+    const mix = { before: [1, 0], after: [share, 1 - share], removed: [1 - share, share - 1] }[name];
+    this.#player.setGains({ before: levels[name] * mix[0], after: levels[name] * mix[1] });
+    this.#showLoudness(louderDb, isMeasured);
+  }
+
+  #showLoudness(louderDb, isMeasured) {
+    const text = element("loudness");
     if (!isMeasured) text.textContent = "One of the signals is silent, so their loudness cannot be matched.";
     else {
-      const measured = `Loudness: before ${lufs(before)}, after ${lufs(after)}.`;
+      const measured = `Loudness: before ${lufs(this.#loudness.before)}, after ${lufs(this.#loudness.after)}.`;
       const matched = `${louderDb > 0 ? "Before" : "After"} is played ${Math.abs(louderDb).toFixed(1)} dB softer.`;
-      text.textContent = `${measured} ${isOn ? matched : "Both are played unchanged."}`;
+      text.textContent = `${measured} ${element("equal").checked ? matched : "Both are played unchanged."}`;
     }
   }
 
@@ -128,15 +192,16 @@ export class Comparison {
   #paint() {
     if (this.#player === null || !this.#tracks.clientWidth) return;
     const pictures = this.#pictures;
-    const peak = Math.max(...NAMES.map((name) => pictures[name].peak));
-    const topDb = Math.max(...NAMES.map((name) => pictures[name].topDb));
+    const peak = Math.max(pictures.before.peak, pictures.after.peak);
+    const topDb = Math.max(pictures.before.topDb, pictures.after.topDb);
     const style = getComputedStyle(this.#tracks);
-    NAMES.forEach((name, index) => {
-      const [wave, spectrogram] = this.#tracks.querySelectorAll(".track")[index].querySelectorAll("canvas");
+    for (const [name, track] of Object.entries(TRACKS)) {
+      const [wave, spectrogram] = this.#tracks.querySelectorAll(`.track.${track} canvas`);
       pictures[name].paintWave(wave, style.getPropertyValue(`--${name}`), peak);
       pictures[name].paintSpectrogram(spectrogram, topDb);
-    });
+    }
     paintAxis(this.#tracks.querySelector(".axis"), this.#player.durationS, PICTURE_LEFT);
+    this.#selection.show();
     this.#showPlayer();
   }
 }

@@ -14,11 +14,11 @@ export class NotPlayable extends Error {}
  * @param {number} options.durationS Its length.
  * @param {number} options.rateHz Its sample rate.
  * @param {number} options.channels Its channels.
- * @param {() => Promise<Blob>} options.decodeOnServer Gets the original as a WAV from the server.
+ * @param {() => Promise<Blob>} options.decodeAsWav Gets the original as a WAV from the engine.
  * @returns {Promise<{before: AudioBuffer, after: AudioBuffer}>}
  * @throws {NotPlayable}
  */
-export async function decodeBoth(file, result, { durationS, rateHz, channels, decodeOnServer }) {
+export async function decodeBoth(file, result, { durationS, rateHz, channels, decodeAsWav }) {
   if (!durationS) throw new NotPlayable("This file contains no audio.");
   if (2 * durationS * rateHz * channels * Float32Array.BYTES_PER_ELEMENT > MAX_DECODED_BYTES) {
     throw new NotPlayable("This file is too long to play in the browser. Download it instead.");
@@ -31,10 +31,10 @@ export async function decodeBoth(file, result, { durationS, rateHz, channels, de
     const format = `${rateHz / 1000} kHz, ${channels} channels`;
     throw new NotPlayable(`This browser cannot play WAV files like this one (${format}). Download it instead.`);
   }
-  return { before: await decodeOriginal(decoder, file, after, decodeOnServer), after };
+  return { before: await decodeOriginal(decoder, file, after, decodeAsWav), after };
 }
 
-async function decodeOriginal(decoder, file, after, decodeOnServer) {
+async function decodeOriginal(decoder, file, after, decodeAsWav) {
   try {
     const before = await decoder.decodeAudioData(await file.arrayBuffer());
     if (before.length === after.length && before.numberOfChannels === after.numberOfChannels) return before;
@@ -42,6 +42,6 @@ async function decodeOriginal(decoder, file, after, decodeOnServer) {
     // The browser does not know the format.
   }
   // The browser's decoder may also trim a lossy file differently, which would put the two signals out of sync.
-  const decoded = await decodeOnServer();
+  const decoded = await decodeAsWav();
   return decoder.decodeAudioData(await decoded.arrayBuffer());
 }

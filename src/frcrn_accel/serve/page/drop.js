@@ -1,15 +1,15 @@
-// Drop a file anywhere on the page.
+// Drop files anywhere on the page.
 
 import { element } from "./elements.js";
-import { Problem } from "./server.js";
+import { Problem } from "./problem.js";
 
 /**
  * Accept dropped files.
  *
- * @param {(file: File) => void} onFile Called with the file.
+ * @param {(files: File[]) => void} onFiles Called with the files.
  * @param {(problem: Problem) => void} onProblem Called if something else is dropped.
  */
-export function acceptDrops(onFile, onProblem) {
+export function acceptDrops(onFiles, onProblem) {
   let entered = 0; // nested elements that the dragged file is over
   const mark = () => element("drop").classList.toggle("over", entered > 0);
   document.addEventListener("dragenter", (event) => {
@@ -28,7 +28,7 @@ export function acceptDrops(onFile, onProblem) {
     mark();
     const { files, items } = event.dataTransfer;
     const isFolder = [...items].some((item) => item.webkitGetAsEntry?.()?.isDirectory);
-    if (files.length === 1 && !isFolder) onFile(files[0]);
-    else onProblem(new Problem("Not a file", "Drop one audio file. For folders, use frcrn-accel denoise."));
+    if (files.length && !isFolder) onFiles([...files]);
+    else onProblem(new Problem("Not a file", "Drop audio files. For folders, use frcrn-accel denoise."));
   });
 }

@@ -1,36 +1,48 @@
-// The File tab: choose, drop or record a file, denoise it, and show the result.
+// The File tab: choose, drop or record files, denoise them, and show the results.
 
+import { Batch } from "./batch.js";
 import { Comparison } from "./comparison.js";
 import { NotPlayable, decodeBoth } from "./decode.js";
-import { save } from "./download.js";
+import { resultName, save } from "./download.js";
 import { acceptDrops } from "./drop.js";
 import { element, say, show, showFacts, showProblem } from "./elements.js";
-import { Jobs } from "./jobs.js";
+import { models, traits } from "./engine.js";
+import { offerExamples } from "./examples.js";
+import { Cancelled, Jobs } from "./jobs.js";
 import { limitSlider } from "./limit.js";
+import { Problem } from "./problem.js";
 import { RecordButton } from "./record-button.js";
 import { Transfer, showPhase } from "./transfer.js";
 import { wavFormat } from "./wav.js";
+import { distinct, zipOf } from "./zip.js";
 
 /** The File tab. */
 export class FileMode {
   #showProblem = (problem) => showProblem(element("file-error"), problem);
-  #limit = limitSlider("file-limit");
+  #limit = limitSlider("file-limit", (limitDb) => this.#comparison.setDryShare(shareOf(limitDb)));
   #jobs = new Jobs(this.#showProblem);
+  #shows = new Jobs(this.#showProblem); // while files are being denoised, others can be shown
   #transfer = new Transfer();
   #comparison = new Comparison();
-  #recordButton = new RecordButton((file) => this.open(file), this.#showProblem);
-  #file = null;
-  #result = null; // {answer, limitDb}
+  #batch = new Batch();
+  #recordButton = new RecordButton((file) => this.open([file]), this.#showProblem);
+  #files = [];
+  #answers = []; // of each file, without a limit; null before it is done
+  #shown = null; // index
 
   constructor() {
     element("choose").addEventListener("click", () => element("chosen").click());
     element("chosen").addEventListener("change", ({ target }) => {
-      if (target.files.length) this.open(target.files[0]);
+      if (target.files.length) this.open([...target.files]);
       target.value = ""; // so that choosing the same file again is a change, too
     });
-    element("again").addEventListener("click", () => this.open(this.#file));
+    element("again").addEventListener("click", () => this.open(this.#files));
     element("download").addEventListener("click", () => this.#download());
-    acceptDrops((file) => this.open(file), this.#showProblem);
+    element("archive").addEventListener("click", () => this.#downloadAll());
+    for (const option of element("format").options) option.hidden = option.disabled = !traits.formats.includes(option.value);
+    show(element("formats"), traits.formats.length > 1);
+    acceptDrops((files) => this.open(files), this.#showProblem);
+    offerExamples((files) => this.open(files), this.#showProblem);
   }
 
   setDefaultLimit(limitDb) {
@@ -48,42 +60,51 @@ export class FileMode {
     this.#recordButton.stop();
   }
 
-  /** Denoise a file and show the result. @param {File} file */
-  async open(file) {
-    await this.#jobs.run(async (signal) => {
-      this.#clear();
-      this.#file = file;
-      const limitDb = this.#limit.value();
-      const answer = await this.#transfer.send(file, { format: "wav", limitDb, signal, verb: "Denoising" });
-      this.#result = { answer, limitDb };
-      this.#transfer.setProcessingTime(file, processingTime(answer));
-      element("result-title").textContent = file.name;
-      element("speed").textContent = speed(duration(answer), processingTime(answer));
-      const format = await wavFormat(answer.blob);
-      showFacts(element("facts"), facts(answer, format));
-      await this.#show(file, await this.#obstacle(file, answer, format, signal), signal);
-    });
-    show(element("again"), this.#file !== null);
+  /** Denoise files and show the first result. @param {File[]} files */
+  async open(files) {
+    this.#files = files;
+    this.#answers = files.map(() => null);
+    this.#batch.start(files, (index) => this.#shows.run((signal) => this.#show(index, signal)));
+    this.#clear();
+    show(element("again"), false);
+    await this.#jobs.run((signal) => this.#denoiseAll(signal));
+    show(element("again"), this.#answers.includes(null));
   }
 
-  /** Prepare both signals for playback. @returns {Promise<string>} why they cannot be played; "" if they can. */
-  async #obstacle(file, answer, { rateHz, channels }, signal) {
-    showPhase("Drawing");
-    // With a limit of 0 dB all of the noise is left in: the result is the decoded original.
-    const original = { format: "wav", limitDb: 0, signal, verb: "Decoding the original" };
-    const decodeOnServer = async () => (await this.#transfer.send(file, original)).blob;
-    try {
-      const options = { durationS: duration(answer), rateHz, channels, decodeOnServer };
-      await this.#comparison.load(await decodeBoth(file, answer.blob, options), rateHz, signal);
-      return "";
-    } catch (error) {
-      if (error instanceof NotPlayable) return error.message;
-      throw error;
+  async #denoiseAll(signal) {
+    for (const [index, file] of this.#files.entries()) {
+      try {
+        this.#batch.set(index, "denoising");
+        const verb = this.#files.length > 1 ? `Denoising ${index + 1} of ${this.#files.length}` : "Denoising";
+        const answer = await this.#transfer.send(file, { format: "wav", limitDb: Infinity, signal, verb });
+        signal.throwIfAborted();
+        this.#answers[index] = answer;
+        this.#batch.set(index, "done", { isDone: true });
+        if (this.#shown === null) await this.#show(index, signal);
+      } catch (error) {
+        this.#batch.set(index, signal.aborted ? "cancelled" : error.message, { isError: true });
+        if (signal.aborted || this.#files.length === 1 || !(error instanceof Problem)) throw error;
+      }
     }
+    const done = this.#answers.filter((answer) => answer !== null).length;
+    this.#batch.showArchive(done > 1);
+    if (this.#files.length > 1) say(`Denoised ${done} of ${this.#files.length} files`);
   }
 
-  #show(file, obstacle, signal) {
+  /** Show the result of a file. */
+  async #show(index, signal) {
+    const [file, answer] = [this.#files[index], this.#answers[index]];
+    this.#clear();
+    const [model] = await models();
+    this.#limit.setDefault(model.attenuation_limit_db);
+    element("result-title").textContent = file.name;
+    element("speed").textContent = speed(answer);
+    const format = await wavFormat(answer.blob);
+    showFacts(element("facts"), facts(answer, format));
+    const obstacle = await this.#obstacle(file, answer, format, signal);
     signal.throwIfAborted();
+    this.#shown = index;
+    this.#batch.select(index);
     element("not-playable").textContent = obstacle;
     show(element("not-playable"), obstacle);
     show(element("listening"), !obstacle);
@@ -92,46 +113,83 @@ export class FileMode {
     say(`Denoised ${file.name}`);
     // Move the focus to the next thing to do, unless the user is doing something else.
     const at = document.activeElement;
-    if (at === document.body || at.closest("#drop, #again")) element(obstacle ? "download" : "play").focus();
+    if (at === document.body || at.closest("#drop, #again, #batch")) element(obstacle ? "download" : "play").focus();
   }
 
-  async #download() {
-    const format = element("format").value;
-    const { answer, limitDb } = this.#result;
-    const file = this.#file;
-    if (format === "wav") return save(answer, file.name);
-    await this.#jobs.run(async (signal) => {
-      save(await this.#transfer.send(file, { format, limitDb, signal, verb: "Denoising for the download" }), file.name);
+  /** Prepare the signals for playback. @returns {Promise<string>} why they cannot be played; "" if they can. */
+  async #obstacle(file, answer, { rateHz, channels }, signal) {
+    showPhase("Drawing");
+    // With a limit of 0 dB all of the noise is left in: the result is the decoded original.
+    const original = { format: "wav", limitDb: 0, signal, verb: "Decoding the original" };
+    const decodeAsWav = async () => (await this.#transfer.send(file, original)).blob;
+    try {
+      const options = { durationS: answer.audioS, rateHz, channels, decodeAsWav };
+      const buffers = await decodeBoth(file, answer.blob, options);
+      await this.#comparison.load(buffers, rateHz, shareOf(this.#limit.value()), signal);
+      return "";
+    } catch (error) {
+      if (error instanceof NotPlayable) return error.message;
+      throw error;
+    }
+  }
+
+  #download() {
+    return this.#jobs.run(async (signal) => {
+      const file = this.#files[this.#shown];
+      const { blob, suffix } = await this.#finished(this.#shown, signal);
+      save(blob, resultName(file.name, suffix));
       say("Downloaded");
     });
   }
 
+  #downloadAll() {
+    return this.#jobs.run(async (signal) => {
+      const results = [];
+      for (const [index, file] of this.#files.entries()) {
+        if (this.#answers[index] === null) continue;
+        const { blob, suffix } = await this.#finished(index, signal);
+        results.push({ name: resultName(file.name, suffix), blob });
+      }
+      const names = distinct(results.map(({ name }) => name));
+      save(await zipOf(results.map(({ blob }, index) => ({ name: names[index], blob }))), "denoised.zip");
+      say("Downloaded");
+    });
+  }
+
+  /** Get the result in the chosen format and with the chosen limit. */
+  async #finished(index, signal) {
+    const format = element("format").value;
+    const limitDb = this.#limit.value();
+    const full = this.#answers[index];
+    if (format === "wav" && limitDb === Infinity) return full;
+    const answer = await this.#transfer.send(this.#files[index], { format, limitDb, full, signal, verb: "Preparing the download" });
+    signal.throwIfAborted();
+    return answer;
+  }
+
   #clear() {
     this.#comparison.clear();
-    this.#result = null;
+    this.#shown = null;
     show(element("result"), false);
   }
 }
 
-const duration = ({ header }) => Number(header("X-Audio-Seconds"));
-const processingTime = ({ header }) => Number(header("X-Processing-Seconds"));
+const shareOf = (limitDb) => 10 ** (-limitDb / 20);
 
 function facts(answer, { rateHz, channels }) {
-  const { header } = answer;
-  const clipped = Number(header("X-Clipped-Samples"));
-  const factor = header("X-Real-Time-Factor");
+  const { audioS, processingS } = answer;
   return [
-    ["Length", `${duration(answer).toFixed(2)} s`],
-    ["Processing time", `${processingTime(answer).toFixed(2)} s`],
-    ["Real-time factor", factor && Number(factor).toFixed(3)],
-    ["Model", decodeURIComponent(header("X-Model"))],
-    ["Backend", decodeURIComponent(header("X-Backend"))],
+    ["Length", `${audioS.toFixed(2)} s`],
+    ["Processing time", `${processingS.toFixed(2)} s`],
+    ["Real-time factor", audioS > 0 && (processingS / audioS).toFixed(3)],
+    ["Model", answer.model],
+    ["Backend", answer.backend],
     ["Audio", `${rateHz / 1000} kHz, ${channels === 1 ? "mono" : channels === 2 ? "stereo" : `${channels} channels`}`],
-    ["Clipped samples", clipped ? String(clipped) : ""],
+    ["Clipped samples", answer.clipped ? String(answer.clipped) : ""],
   ];
 }
 
-function speed(audioS, processingS) {
+function speed({ audioS, processingS }) {
   if (!audioS || !processingS) return "";
   const times = audioS / processingS;
   return `${times < 10 ? times.toFixed(1) : times.toFixed(0)}× real time`;

@@ -41,4 +41,5 @@ export class Jobs {
   }
 }
 
-class Cancelled extends Error {}
+/** The job was cancelled by the user, or by another job. */
+export class Cancelled extends Error {}

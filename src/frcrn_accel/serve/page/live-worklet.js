@@ -8,7 +8,7 @@ const SLACK_S = 0.2; // when the buffer exceeds the hold by more than this, audi
 const FADE_S = 0.012;
 
 /**
- * Samples are counted from the start. Sample `n` that the server returns is the denoised sample `n - latencySamples` of
+ * Samples are counted from the start. Sample `n` that the engine returns is the denoised sample `n - latencySamples` of
  * the input, so the original is delayed by `latencySamples` to be in sync.
  */
 registerProcessor(

@@ -1,10 +1,11 @@
-// The Live tab: stream the microphone to the server and play what comes back.
+// The Live tab: stream the microphone to the engine and play what comes back.
 
 import { element, radioGroup, say, show, showFacts, showLevel, showProblem } from "./elements.js";
 import { limitSlider } from "./limit.js";
 import { addWorklet, openMicrophone } from "./microphone.js";
 import { RollingPicture } from "./pictures.js";
-import { LiveStream, Problem } from "./server.js";
+import { LiveStream, traits } from "./engine.js";
+import { Problem } from "./problem.js";
 
 const MAX_BEHIND_S = 3;
 
@@ -38,7 +39,7 @@ export class LiveMode {
     this.#limit.setDefault(limitDb);
   }
 
-  /** Stop the microphone, and show what the server measured. */
+  /** Stop the microphone, and show what the engine measured. */
   async stop(problem = null) {
     this.#starting?.abort();
     this.#starting = null;
@@ -108,13 +109,13 @@ export class LiveMode {
       unanswered -= samples.length;
       node.port.postMessage({ samples }, [samples.buffer]);
     };
-    stream.onEnd = (problem) => this.stop(problem ?? new Problem("Ended", "The server ended the stream. Start again."));
+    stream.onEnd = (problem) => this.stop(problem ?? new Problem("Ended", "The stream ended. Start again."));
     node.port.onmessage = ({ data }) => {
       if (!data.samples) return this.#showReport(data, pictures, context, started);
       unanswered += data.samples.length;
       stream.send(data.samples);
       if (unanswered > MAX_BEHIND_S * context.sampleRate) {
-        this.stop(new Problem("Too slow", `The server is ${MAX_BEHIND_S} s behind: the server or the connection is too slow for live audio.`));
+        this.stop(new Problem("Too slow", `The denoiser is ${MAX_BEHIND_S} s behind: ${traits.slow}`));
       }
     };
     source.connect(node).connect(volume).connect(context.destination);

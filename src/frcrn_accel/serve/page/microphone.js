@@ -1,6 +1,7 @@
 // Open the microphone, and record from it.
 
-import { Problem, unreachable } from "./server.js";
+import { unreachable } from "./engine.js";
+import { Problem } from "./problem.js";
 import { wavFile } from "./wav.js";
 
 const MAX_S = 600;

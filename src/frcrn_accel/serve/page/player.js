@@ -1,8 +1,8 @@
-// Play two signals in sync, one of them audible.
+// Play two signals in sync, mixed by gains.
 
 const FADE_S = 0.012; // short enough to seem instant, long enough not to click
 
-/** Plays `before` and `after`, buffers of one length, at the same time; gains decide which of them is audible. */
+/** Plays `before` and `after`, buffers of one length, at the same time; gains decide what of them is audible. */
 export class Player {
   /** Called when it starts, stops or moves to another position. */
   onChange = () => {};
@@ -10,10 +10,10 @@ export class Player {
   #context = null; // created by the first `play`: browsers require a user action
   #buffers;
   #rateHz;
-  #gains = {};
-  #levels = { before: 1, after: 1 };
+  #nodes = {};
+  #gains = { before: 0, after: 1 };
   #sources = [];
-  #selected = "after";
+  #loop = null; // [from, to], s
   #from = 0;
   #beganAt = 0;
 
@@ -37,7 +37,11 @@ export class Player {
   get positionS() {
     if (!this.isPlaying) return this.#from;
     const played = this.#context.currentTime - this.#beganAt - (this.#context.outputLatency || 0);
-    return Math.min(this.durationS, this.#from + Math.max(0, played));
+    const at = this.#from + Math.max(0, played);
+    if (this.#loop && at > this.#loop[1]) {
+      return this.#loop[0] + ((at - this.#loop[0]) % (this.#loop[1] - this.#loop[0]));
+    }
+    return Math.min(this.durationS, at);
   }
 
   async play() {
@@ -64,16 +68,23 @@ export class Player {
     this.onChange();
   }
 
-  /** Make one signal audible. @param {"before"|"after"} name */
-  select(name) {
-    this.#selected = name;
-    this.#fade();
+  /** Repeat a part; null to play on to the end. @param {[number, number]|null} span First and last second. */
+  setLoop(span) {
+    const at = this.positionS;
+    this.#loop = span;
+    this.seek(at);
   }
 
-  /** Set the gains. @param {{before: number, after: number}} levels */
-  setLevels(levels) {
-    this.#levels = levels;
-    this.#fade();
+  /** Set the gains of the two signals; a gain below zero inverts. @param {{before: number, after: number}} gains */
+  setGains(gains) {
+    this.#gains = gains;
+    if (this.#context === null) return;
+    const now = this.#context.currentTime;
+    for (const [name, { gain }] of Object.entries(this.#nodes)) {
+      gain.cancelScheduledValues(now);
+      gain.setValueAtTime(gain.value, now);
+      gain.linearRampToValueAtTime(gains[name], now + FADE_S);
+    }
   }
 
   async close() {
@@ -83,18 +94,22 @@ export class Player {
 
   #open() {
     const context = new AudioContext({ sampleRate: this.#rateHz });
+    const sum = new GainNode(context);
+    sum.connect(context.destination);
     for (const name of Object.keys(this.#buffers)) {
-      this.#gains[name] = new GainNode(context, { gain: name === this.#selected ? this.#levels[name] : 0 });
-      this.#gains[name].connect(context.destination);
+      this.#nodes[name] = new GainNode(context, { gain: this.#gains[name] });
+      this.#nodes[name].connect(sum);
     }
     return context;
   }
 
   #start() {
+    if (this.#loop && (this.#from < this.#loop[0] || this.#from >= this.#loop[1])) this.#from = this.#loop[0];
     this.#beganAt = this.#context.currentTime;
     for (const [name, buffer] of Object.entries(this.#buffers)) {
-      const source = new AudioBufferSourceNode(this.#context, { buffer });
-      source.connect(this.#gains[name]);
+      const [loopStart, loopEnd] = this.#loop ?? [0, 0];
+      const source = new AudioBufferSourceNode(this.#context, { buffer, loop: this.#loop !== null, loopStart, loopEnd });
+      source.connect(this.#nodes[name]);
       source.start(this.#beganAt, this.#from);
       this.#sources.push(source);
     }
@@ -112,15 +127,5 @@ export class Player {
       source.disconnect();
     }
     this.#sources = [];
-  }
-
-  #fade() {
-    if (this.#context === null) return;
-    const now = this.#context.currentTime;
-    for (const [name, { gain }] of Object.entries(this.#gains)) {
-      gain.cancelScheduledValues(now);
-      gain.setValueAtTime(gain.value, now);
-      gain.linearRampToValueAtTime(name === this.#selected ? this.#levels[name] : 0, now + FADE_S);
-    }
   }
 }

@@ -10,8 +10,9 @@ const PAGE_S = 10;
  * @param {HTMLElement} tracks The pictures, one time axis from edge to edge.
  * @param {number} leftPx Where time begins.
  * @param {() => import("./player.js").Player} player
+ * @param {() => boolean} canScrub Whether a movement of the pointer seeks, and not only a click.
  */
-export function acceptSeeking(tracks, leftPx, player) {
+export function acceptSeeking(tracks, leftPx, player, canScrub) {
   const seek = (event) => {
     const box = tracks.getBoundingClientRect();
     const share = (event.clientX - box.left - leftPx) / (box.width - leftPx);
@@ -22,7 +23,7 @@ export function acceptSeeking(tracks, leftPx, player) {
     tracks.setPointerCapture(event.pointerId);
     seek(event);
   });
-  tracks.addEventListener("pointermove", (event) => tracks.hasPointerCapture(event.pointerId) && seek(event));
+  tracks.addEventListener("pointermove", (event) => tracks.hasPointerCapture(event.pointerId) && canScrub() && seek(event));
   tracks.addEventListener("keydown", (event) => {
     const { positionS, durationS } = player();
     const stepS = event.shiftKey ? SHIFT_STEP_S : STEP_S;

@@ -1,5 +1,6 @@
 // Requests to the server, and its errors.
 
+import { Problem } from "./problem.js";
 import { askForToken } from "./token.js";
 
 const SUBPROTOCOL = "frcrn-accel.bearer";
@@ -7,14 +8,13 @@ const NO_LIMIT_DB = 1000; // overrides a server's default limit; no audible nois
 
 let token = null; // kept until the page is closed
 
-/** An error to show to the user: what happened and what to do. */
-export class Problem extends Error {
-  constructor(title, detail, status = 0) {
-    super(detail);
-    this.title = title;
-    this.status = status;
-  }
-}
+/** What the page says and offers with this engine. */
+export const traits = {
+  privacy: "WAV, FLAC, MP3, Ogg, Opus and more. The file is sent to this server only, which does not keep it.",
+  connecting: "Connecting to the server",
+  slow: "the server or the connection is too slow for live audio.",
+  formats: ["wav", "flac", "mp3", "ogg", "opus", ""], // "" is that of the file
+};
 
 /** Get the entries of `GET /v1/models`. With `mayAsk`, ask the user for a token if the server requires one. */
 export function models({ mayAsk = true } = {}) {
@@ -38,32 +38,41 @@ export async function notReady() {
  * @param {Blob} file
  * @param {object} options
  * @param {string} options.format Format of the result; "" for that of the file.
- * @param {number|null} options.limitDb Attenuation limit; null for the server's default.
+ * @param {number} options.limitDb Attenuation limit; Infinity for none.
  * @param {AbortSignal} options.signal Cancels the request.
- * @param {(share: number) => void} options.onSent Called with the share of the file that was sent.
- * @param {(share: number) => void} options.onReceived Called with the share of the result that was received.
- * @returns {Promise<{blob: Blob, header: (name: string) => string|null}>}
+ * @param {(stage: string, share: number|null) => void} options.onProgress Called with "sending", "computing" or
+ *   "receiving" and the share of it that is done; null if that is not known.
+ * @returns {Promise<Answer>}
+ *
+ * @typedef {object} Answer
+ * @property {Blob} blob The denoised file.
+ * @property {string} suffix Of its name.
+ * @property {number} audioS Its length.
+ * @property {number} processingS
+ * @property {number} clipped Number of samples that were beyond full scale.
+ * @property {string} model
+ * @property {string} backend
  */
-export function denoise(file, { format, limitDb, signal, onSent, onReceived }) {
+export function denoise(file, { format, limitDb, signal, onProgress }) {
   const target = address("v1/denoise");
   if (format) target.searchParams.set("format", format);
-  if (limitDb !== null) target.searchParams.set("attenuation_limit_db", String(Math.min(limitDb, NO_LIMIT_DB)));
-  return withToken(() => post(target, file, signal, onSent, onReceived));
+  target.searchParams.set("attenuation_limit_db", String(Math.min(limitDb, NO_LIMIT_DB)));
+  return withToken(() => post(target, file, signal, onProgress));
 }
 
 // Not with fetch, which has no upload progress.
-function post(target, body, signal, onSent, onReceived) {
+function post(target, body, signal, onProgress) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("POST", target);
     request.responseType = "blob";
     for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
     request.setRequestHeader("Content-Type", "application/octet-stream");
-    request.upload.onprogress = (event) => event.lengthComputable && onSent(event.loaded / event.total);
-    request.upload.onload = () => onSent(1);
-    request.onprogress = (event) => event.lengthComputable && onReceived(event.loaded / event.total);
+    request.upload.onprogress = (event) => event.lengthComputable && onProgress("sending", event.loaded / event.total);
+    request.upload.onload = () => onProgress("computing", null);
+    request.onprogress = (event) => event.lengthComputable && onProgress("receiving", event.loaded / event.total);
     request.onload = async () => {
-      if (request.status === 200) resolve({ blob: request.response, header: (name) => request.getResponseHeader(name) });
+      if (request.status === 200) resolve(answerOf(request.response, (name) => request.getResponseHeader(name)));
       else {
         const error = problemOf(request.status, await request.response.text());
         const wait = request.getResponseHeader("Retry-After");
@@ -78,6 +87,16 @@ function post(target, body, signal, onSent, onReceived) {
     request.send(body);
   });
 }
+
+const answerOf = (blob, header) => ({
+  blob,
+  suffix: /filename="[^"]*\.(\w+)"/.exec(header("Content-Disposition"))[1],
+  audioS: Number(header("X-Audio-Seconds")),
+  processingS: Number(header("X-Processing-Seconds")),
+  clipped: Number(header("X-Clipped-Samples")),
+  model: decodeURIComponent(header("X-Model")),
+  backend: decodeURIComponent(header("X-Backend")),
+});
 
 /** A live stream: 16-bit samples in, the same number out. */
 export class LiveStream {
@@ -151,7 +170,7 @@ export class LiveStream {
 
 const address = (path) => new URL(`../${path}`, import.meta.url);
 const headers = () => (token === null ? {} : { Authorization: `Bearer ${token}` });
-const limit = (limitDb) => (limitDb === null ? {} : { attenuation_limit_db: Math.min(limitDb, NO_LIMIT_DB) });
+const limit = (limitDb) => ({ attenuation_limit_db: Math.min(limitDb, NO_LIMIT_DB) });
 export const unreachable = () =>
   new Problem("No answer", "The server does not answer. Is it running, and are you online?");
 

@@ -1,51 +1,45 @@
-// Send a file to the server and receive the result, with the progress on the page.
+// Have a file denoised, with the progress on the page.
 
 import { element, say, show } from "./elements.js";
-import { denoise } from "./server.js";
+import { denoise } from "./engine.js";
 
 const UPDATE_MS = 250;
+const STAGES = { sending: "Sending", receiving: "Receiving", loading: "Loading the model", decoding: "Decoding" };
 
-/** Transfers files. Once a file has been processed, its next run shows the remaining time. */
+/** Has files denoised. Once a file has been processed, its next run shows the remaining time. */
 export class Transfer {
   #timed = null; // {file, processingS} of the last file that was processed
-
-  /** Remember how long the server took for a file. */
-  setProcessingTime(file, processingS) {
-    this.#timed = { file, processingS };
-  }
 
   /**
    * Have a file denoised.
    *
    * @param {File} file
-   * @param {object} options
-   * @param {string} options.format Format of the result; "" for that of the file.
-   * @param {number|null} options.limitDb Attenuation limit; null for the server's default.
-   * @param {AbortSignal} options.signal
-   * @param {string} options.verb What the server does with the file, e.g. "Denoising".
-   * @returns {Promise<{blob: Blob, header: (name: string) => string|null}>}
+   * @param {object} options See `denoise` of the engine, and:
+   * @param {string} options.verb What is done with the file, e.g. "Denoising".
+   * @returns {Promise<import("./server.js").Answer>}
    */
-  async send(file, { format, limitDb, signal, verb }) {
+  async send(file, { verb, ...options }) {
     const expectedS = this.#timed?.file === file ? this.#timed.processingS : null;
-    let timer = null;
-    const onSent = (share) => {
-      if (share < 1) return showPhase(`Sending, ${Math.floor(100 * share)} %`, share);
-      if (timer !== null) return;
+    let [timer, announced] = [null, ""];
+    const onProgress = (stage, share) => {
+      clearInterval(timer);
+      timer = null;
+      const words = STAGES[stage] ?? verb;
+      if (words !== announced) say(`${words} ${file.name}`);
+      announced = words;
+      if (stage !== "computing" || share !== null) {
+        return showPhase(share === null ? words : `${words}, ${Math.floor(100 * share)} %`, share);
+      }
       const began = performance.now();
       const update = () => showProcessing(verb, (performance.now() - began) / 1000, expectedS);
       timer = setInterval(update, UPDATE_MS);
       update();
-      say(verb);
     };
-    const onReceived = (share) => {
-      clearInterval(timer);
-      showPhase(`Receiving, ${Math.floor(100 * share)} %`, share);
-    };
-    show(element("work"), true);
-    showPhase("Sending", 0);
-    say(`Sending ${file.name}`);
+    showPhase(verb);
     try {
-      return await denoise(file, { format, limitDb, signal, onSent, onReceived });
+      const answer = await denoise(file, { ...options, onProgress });
+      this.#timed = { file, processingS: answer.processingS };
+      return answer;
     } finally {
       clearInterval(timer);
     }
@@ -60,6 +54,7 @@ export class Transfer {
  */
 export function showPhase(text, share = null) {
   const progress = element("progress");
+  show(element("work"), true);
   element("phase").textContent = text;
   if (share === null) progress.removeAttribute("value");
   else progress.value = share;

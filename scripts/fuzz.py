@@ -1,0 +1,243 @@
+"""Send mutated requests, messages and files to a server on this machine: `python scripts/fuzz.py --seed 0`.
+
+Nothing may end the server, no answer may be a 5xx but 503 and 507, every connection is answered or closed, memory
+stays at its level, and no temporary file is left. `tests/test_serve_fuzz.py` sends a few of each with a fixed seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+START = b'{"type": "start", "sample_rate": 16000}'
+KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" + KEY
+HEADS = (
+    b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nOrigin: http://127.0.0.1:8000\r\nAccept: */*\r\n\r\n",
+    b"POST /v1/denoise?format=flac HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nRIFF",
+    b"POST /v1/denoise HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nRIFF\r\n0\r\n\r\n",
+    b"POST /v1/denoise HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    b'Content-Length: 75\r\n\r\n--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
+    b"x\r\n--b--\r\n",
+    b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\n" + UPGRADE + b"\r\n",
+    b"GET /page/file.js HTTP/1.0\r\nRange: bytes=0-9\r\nIf-None-Match: *\r\nConnection: keep-alive\r\n\r\n",
+)
+MESSAGES = (
+    (1, START),
+    (1, b'{"type": "set", "attenuation_limit_db": 12.5}'),
+    (1, b'{"type": "reset"}'),
+    (1, b'{"type": "flush"}'),
+    (2, bytes(64)),
+    (2, b"\x01\x00\xff\x7f" * 16),
+    (9, b"ping"),
+    (10, b"pong"),
+    (8, b"\x03\xe8bye"),
+    (0, b"more"),
+)
+PIECES = (
+    b"\r\n",
+    b"\0",
+    b"\xff",
+    b" ",
+    b":",
+    b"%00",
+    b"../",
+    b"\n",
+    b"\t",
+    b"9" * 30,
+    b"-1",
+    b"x" * 3_000,
+    b"chunked",
+)
+FORMATS = ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64", "VOC", "NIST")
+REFUSED = range(400, 500)
+FINE = (503, 507)
+
+
+def mutated(rng: np.random.Generator, content: bytes, times: int = 3) -> bytes:
+    """Return bytes with some changed, removed, repeated or added."""
+    data = bytearray(content)
+    for _ in range(rng.integers(1, times + 1)):
+        place = int(rng.integers(len(data) + 1))
+        length = int(rng.integers(1, 9))
+        kind = rng.integers(5)
+        if kind == 0:
+            data[place : place + 1] = rng.bytes(1)
+        elif kind == 1:
+            del data[place : place + length]
+        elif kind == 2:
+            data[place:place] = data[place : place + 4 * length]
+        elif kind == 3:
+            data[place:place] = PIECES[rng.integers(len(PIECES))]
+        else:
+            data[place : place + length] = rng.bytes(length)
+    return bytes(data)
+
+
+def framed(rng: np.random.Generator, opcode: int, payload: bytes) -> bytes:
+    """Return a frame whose head is wrong now and then."""
+    first = 0x80 | opcode if rng.random() < 0.9 else int(rng.integers(256))
+    masked = 0x80 if rng.random() < 0.97 else 0
+    length = len(payload) if rng.random() < 0.95 else int(rng.integers(1 << 16))
+    size = bytes((masked | length,)) if length < 126 else bytes((masked | 126,)) + length.to_bytes(2, "big")
+    return bytes((first,)) + size + (bytes(4) if masked else b"") + payload
+
+
+def requests(rng: np.random.Generator) -> Iterator[bytes]:
+    """Yield mutated requests without end."""
+    while True:
+        yield mutated(rng, HEADS[rng.integers(len(HEADS))])
+
+
+def conversations(rng: np.random.Generator) -> Iterator[bytes]:
+    """Yield handshakes with mutated messages after them, without end."""
+    while True:
+        content = b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\n" + UPGRADE + b"\r\n"
+        if rng.random() < 0.8:
+            content += b"\x81" + bytes((0x80 | len(START),)) + bytes(4) + START
+        for _ in range(rng.integers(1, 8)):
+            opcode, payload = MESSAGES[rng.integers(len(MESSAGES))]
+            content += framed(rng, opcode, mutated(rng, payload)[:60_000] if rng.random() < 0.7 else payload)
+        yield content
+
+
+def files(rng: np.random.Generator) -> Iterator[bytes]:
+    """Yield mutated audio files of all formats, rates and numbers of channels, without end."""
+    while True:
+        rate = int(rng.choice((8_000, 16_000, 44_100, 48_000)))
+        shape = int(rng.integers(1, 2_000)), int(rng.integers(1, 3))
+        file = io.BytesIO()
+        soundfile.write(file, 0.1 * rng.standard_normal(shape), rate, format=FORMATS[rng.integers(len(FORMATS))])
+        for _ in range(10):
+            yield mutated(rng, file.getvalue(), 6)
+
+
+def exchange(port: int, content: bytes, longest_s: float) -> bytes:
+    """Send something, then close our half; return what comes until the server closes the connection.
+
+    Raises:
+        TimeoutError: It does not.
+    """
+    answer = b""
+    with socket.create_connection(("127.0.0.1", port), longest_s) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(content)
+        connection.shutdown(socket.SHUT_WR)
+        while part := connection.recv(1 << 16):
+            answer += part
+    return answer
+
+
+def statuses(answer: bytes) -> list[int]:
+    """Return the statuses in an answer."""
+    return [int(found) for found in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)]
+
+
+def check(answer: bytes, content: bytes) -> list[int]:
+    """Return the statuses of an answer.
+
+    Raises:
+        AssertionError: One is a 5xx that it must not be.
+    """
+    found = statuses(answer)
+    bad = [status for status in found if status >= 500 and status not in FINE]
+    assert not bad, (bad, content)
+    return found
+
+
+def fuzz(port: int, contents: Iterator[bytes], count: int, longest_s: float = 60.0) -> Counter[int]:
+    """Send some, one after the other; count the statuses of the answers."""
+    seen: Counter[int] = Counter()
+    for content, _ in zip(contents, range(count), strict=False):
+        seen.update(check(exchange(port, content, longest_s), content) or [0])
+    return seen
+
+
+def fuzz_files(port: int, contents: Iterator[bytes], count: int) -> Counter[int]:
+    """Post some files, one after the other; count the statuses."""
+    seen: Counter[int] = Counter()
+    for content, _ in zip(contents, range(count), strict=False):
+        connection = HTTPConnection("127.0.0.1", port, timeout=120)
+        connection.request("POST", "/v1/denoise", content)
+        status = connection.getresponse().status
+        connection.close()
+        assert status in (200, *REFUSED, *FINE), (status, content)
+        seen[status] += 1
+    return seen
+
+
+def metric(port: int, name: str) -> float:
+    """Return a metric of the server."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+        text = answer.read().decode()
+    return float(next(line for line in text.splitlines() if line.startswith(f"{name} ")).split()[1])
+
+
+def main() -> None:
+    """Start a server, fuzz it, and show what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    for name, count in (("requests", 20_000), ("messages", 20_000), ("files", 50_000)):
+        parser.add_argument(f"--{name}", type=int, default=count)
+    arguments = parser.parse_args()
+    limits = ("--slow-s", "0.5", "--stream-idle-s", "0.5", "--client-frames-per-s", "1e6")
+    command = [sys.executable, "-m", "frcrn_accel", "serve", "--port", "0", "--drain-s", "5", *limits]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        temporary = Path(folder, "temporary")
+        temporary.mkdir()
+        with log.open("w") as stderr:
+            server = subprocess.Popen(command, stderr=stderr, env={**os.environ, "TMPDIR": str(temporary)})
+        try:
+            port = wait_until_ready(log)
+            kinds: tuple[tuple[str, Callable[..., Counter[int]], Iterator[bytes]], ...] = (
+                ("requests", fuzz, requests(np.random.default_rng(arguments.seed))),
+                ("messages", fuzz, conversations(np.random.default_rng(arguments.seed))),
+                ("files", fuzz_files, files(np.random.default_rng(arguments.seed))),
+            )
+            for name, send, contents in kinds:
+                began = time.perf_counter()
+                seen = send(port, contents, getattr(arguments, name))
+                resident = metric(port, "process_resident_memory_bytes") / (1 << 20)
+                died = metric(port, "frcrn_accel_file_processes_died_total")
+                took_s = time.perf_counter() - began
+                print(f"{name}: {dict(sorted(seen.items()))}, {took_s:.0f} s, {resident:.0f} MB, {died:.0f} died")
+                assert server.poll() is None
+            left = [path for path in temporary.rglob("*") if "frcrn" in path.name]
+            assert not left, left
+        finally:
+            server.terminate()
+            server.wait()
+        assert "Traceback" not in log.read_text(), log.read_text()[-5_000:]
+
+
+def wait_until_ready(log: Path) -> int:
+    """Return the port of the server once it is ready."""
+    for _ in range(600):
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text())
+        if found:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/ready", timeout=5).close()
+                return int(found[1])
+        time.sleep(0.1)
+    raise SystemExit("the server does not start")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The source of quantized models on the gate audio: what it gives, how fast, and how that is rated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frcrn_accel.backends import Backend, Session
+from frcrn_accel.backends.ort import OrtBackend
+from frcrn_accel.cpu import available_cpus
+from frcrn_accel.models import ModelFile
+from frcrn_accel.quality import Scorer, dnsmos, pesq_wb
+from frcrn_accel.quality.clips import Clip
+from frcrn_accel.quantize.recordings import denoise_clip
+
+__all__ = ["DNSMOS", "PESQ", "Output", "Reference", "denoise_timed", "load_session", "rate", "warm_up"]
+
+PESQ = "PESQ-WB"
+DNSMOS = "DNSMOS OVRL"
+
+Output = tuple[NDArray[np.float32], float]
+"""A denoised clip, `(samples,)`, and the computing time in seconds."""
+
+_WARM_UP_S = 1.0
+
+
+class Reference:
+    """The outputs and scores of the source. Each is computed once, when it is first needed.
+
+    All candidates are compared with the same reference: they differ, the source does not.
+
+    Args:
+        model: The fp32 model; it runs on ONNX Runtime.
+        clips: Speech in noise. PESQ needs clips with clean speech.
+
+    Attributes:
+        scorer: Knows which metrics are not installed.
+        device: Backend and device; "" before the first output.
+
+    Raises:
+        BackendUnavailable: ONNX Runtime is not installed; as do the methods.
+    """
+
+    def __init__(self, model: ModelFile, clips: Sequence[Clip]) -> None:
+        self.model = model
+        self.clips = clips
+        self.scorer = Scorer()
+        self.device = ""
+        self._session: Session | None = None
+        self._outputs: dict[int, Output] = {}
+        self._scores: dict[tuple[str, int], float | None] = {}
+
+    def output(self, number: int) -> Output:
+        """Return the output for a clip.
+
+        Raises:
+            EngineError: The engine failed, or its output is not finite.
+        """
+        if number not in self._outputs:
+            if self._session is None:
+                self._session = load_session(OrtBackend(), self.model, available_cpus())
+                self.device = f"{OrtBackend.name}: {self._session.device}"
+                warm_up(self.clips[0], self._session, self.model)
+            self._outputs[number] = denoise_timed(self.clips[number], self._session, self.model)
+            if len(self._outputs) == len(self.clips):
+                self._session.close()
+                self._session = None
+        return self._outputs[number]
+
+    def score(self, metric: str, number: int) -> float | None:
+        """Return the score of the output for a clip; None if it has none, see `Scorer`."""
+        if (metric, number) not in self._scores:
+            output, _ = self.output(number)
+            self._scores[metric, number] = rate(metric, self.clips[number], output, self.scorer)
+        return self._scores[metric, number]
+
+
+def rate(metric: str, clip: Clip, output: NDArray[np.float32], scorer: Scorer) -> float | None:
+    """Score a model's output for a clip; return None if there is no score, see `Scorer`."""
+    if metric == DNSMOS:
+        return scorer.score(metric, lambda: dnsmos(output).ovrl)
+    return None if clip.clean is None else scorer.score(metric, partial(pesq_wb, clip.clean, output))
+
+
+def load_session(backend: Backend, model: ModelFile, threads: int) -> Session:
+    """Load a model, if the backend can run here."""
+    backend.check()
+    return backend.load(model, threads)
+
+
+def warm_up(clip: Clip, session: Session, model: ModelFile) -> None:
+    """Run a second of a clip: the first run also prepares the engine."""
+    samples = round(_WARM_UP_S * model.metadata.sample_rate_hz)
+    denoise_clip(replace(clip, noisy=clip.noisy[:samples]), session, model.metadata)
+
+
+def denoise_timed(clip: Clip, session: Session, model: ModelFile) -> Output:
+    """Denoise a clip, and measure the time."""
+    began = time.perf_counter()
+    denoised = denoise_clip(clip, session, model.metadata)
+    return denoised, time.perf_counter() - began

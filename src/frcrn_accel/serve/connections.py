@@ -1,0 +1,315 @@
+"""Connections, with the bounds that uvicorn lacks: on their number, on time, and on small pieces.
+
+Python handles some 20,000 pieces a second: chunks of a body, or frames of a WebSocket. So bytes are parsed a little
+at a time, and a client that sends more pieces than it may is read more slowly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from frcrn_accel.errors import ServeError
+from frcrn_accel.serve.clients import Rates, Shares, client_of, network_of
+from frcrn_accel.serve.limits import Limits
+
+__all__ = ["Bounds", "HttpConnection", "WebSocketConnection"]
+
+_MAX_HEAD_BYTES = 1 << 16
+_AHEAD_S = 2.0  # of pieces that a client can save
+_SMALL_BYTES = 512  # a piece of a body below this counts
+# Parsed at a time; a chunk takes at least 6 bytes, and a frame as many.
+_SLICE_BYTES = 1 << 12
+_MAX_SLICE_BYTES = 1 << 14
+_FRAMES_BYTES = 1 << 11
+
+_log = logging.getLogger("frcrn_accel.serve")
+
+
+class Bounds:
+    """What connections share.
+
+    Args:
+        limits: Limits of the server.
+        most: Most connections.
+        proxies: Addresses or networks of proxies, which may have as many connections as there are.
+        refused: Called for each connection that is refused.
+
+    Attributes:
+        slow_s: Time limit for a head and for a handshake.
+        rates: What clients use up in pieces.
+        count: Number of connections.
+
+    Raises:
+        ServeError: A proxy is neither an address nor a network.
+    """
+
+    def __init__(
+        self, limits: Limits, most: int, proxies: Iterable[str] = (), refused: Callable[[], None] = lambda: None
+    ) -> None:
+        self.slow_s = limits.slow_s
+        self.rates = Rates(limits.client_frames_per_s, _AHEAD_S)
+        self.count = 0
+        self._most = most
+        self._shares = Shares(limits.client_connections)
+        self._proxies = [_network(proxy) for proxy in proxies]
+        self._refused = refused
+
+    def admit(self, address: str) -> Callable[[], None] | None:
+        """Admit a connection; return what to call at its end, or None to refuse it."""
+        client = network_of(address)
+        is_limited = not self._is_proxy(address)
+        if self.count >= self._most or (is_limited and not self._shares.take(client)):
+            self._refused()
+            return None
+        self.count += 1
+
+        def release() -> None:
+            self.count -= 1
+            if is_limited:
+                self._shares.give_back(client)
+
+        return release
+
+    def _is_proxy(self, address: str) -> bool:
+        with suppress(ValueError):
+            found = ip_address(address)
+            return any(found in network for network in self._proxies)
+        return False
+
+
+class _Requests(h11.Connection):
+    """An HTTP parser that refuses requests whose end is ambiguous, which h11 accepts.
+
+    A proxy in front may find another end, and take what follows for a request of somebody else.
+
+    Attributes:
+        is_long: Whether the body has a length, so that any part of it is one piece.
+        small: Pieces found that count.
+    """
+
+    is_long = False
+    small = 0
+
+    def next_event(self) -> Any:
+        """Return the next event, see `h11.Connection`."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            headers = dict(event.headers)
+            is_chunked, self.is_long = b"transfer-encoding" in headers, b"content-length" in headers
+            if is_chunked and (self.is_long or event.http_version < b"1.1"):
+                raise h11.RemoteProtocolError("the length of the body is ambiguous")
+            self.small += 1
+        elif isinstance(event, h11.Data):
+            self.small += len(event.data) < _SMALL_BYTES
+        elif isinstance(event, h11.EndOfMessage):
+            self.is_long = False
+        return event
+
+
+class HttpConnection(H11Protocol):
+    """A connection with a time limit for the head of a request and for a handshake.
+
+    The limit also holds for the rest of a body that was answered before it was complete.
+
+    Attributes:
+        bounds: What connections share.
+    """
+
+    bounds: Bounds
+    _timer: asyncio.TimerHandle | None = None
+    _pause: asyncio.TimerHandle | None = None
+    _release: Callable[[], None] | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.conn = _Requests(h11.SERVER, _MAX_HEAD_BYTES)
+        self._unread = bytearray()
+        self._slice = _SLICE_BYTES
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Admit the connection, see `asyncio.Protocol`."""
+        super().connection_made(transport)
+        self._release = self.bounds.admit(self.client[0] if self.client else "")
+        if self._release is None:
+            transport.abort()
+        else:
+            self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse as much as the client may send now, see `asyncio.Protocol`."""
+        self._unread += data
+        if self._pause is not None:
+            self.transport.pause_reading()
+        self._read()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give back what the connection took, see `asyncio.Protocol`."""
+        self._unwatch()
+        if self._pause is not None:
+            self._pause.cancel()
+        if self._release is not None:
+            self._release()
+        super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Hand the connection to a `WebSocketConnection`, see `H11Protocol`."""
+        super().handle_websocket_upgrade(event)
+        self._unwatch()
+        protocol = self.transport.get_protocol()
+        assert isinstance(protocol, WebSocketConnection)
+        protocol.bounds, protocol.release, self._release = self.bounds, self._release, None
+        if not protocol.handshake_initiated:
+            # The parser of WebSockets takes a GET without a body, within limits of its own, and is silent otherwise.
+            self.send_400_response("Invalid WebSocket handshake.")
+        else:
+            self.loop.call_later(self.bounds.slow_s, protocol.end_handshake)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a request that cannot be parsed, and end one in progress whose body that was."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.close()
+                return
+        super().send_400_response(msg)
+
+    def _read(self) -> None:
+        """Parse what was received, as fast as the client may send pieces."""
+        conn: Any = self.conn
+        while self._unread and self._pause is None and not self.transport.is_closing():
+            size = len(self._unread) if conn.is_long else self._slice
+            data = bytes(self._unread[:size])
+            del self._unread[:size]
+            conn.small = int(len(data) < _SMALL_BYTES)
+            super().data_received(data)
+            if self.transport.get_protocol() is not self:
+                return
+            self._watch()
+            # Larger slices cost less, as long as there is little in them.
+            self._slice = min(2 * self._slice, _MAX_SLICE_BYTES) if conn.small <= 8 else _SLICE_BYTES
+            scope: Any = self.scope or {"client": self.client}
+            wait_s = self.bounds.rates.spend(client_of(scope), conn.small) if conn.small else 0.0
+            if wait_s:
+                self.transport.pause_reading()
+                self._pause = self.loop.call_later(wait_s, self._go_on)
+
+    def _go_on(self) -> None:
+        self._pause = None
+        self._read()
+        if self._pause is None and not self.flow.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _watch(self) -> None:
+        is_upgraded = self.transport.get_protocol() is not self
+        is_waiting = self.cycle is None or self.cycle.response_complete
+        if is_upgraded or not is_waiting:
+            self._unwatch()
+        elif self._timer is None and not self.transport.is_closing():
+            self._timer = self.loop.call_later(self.bounds.slow_s, self.transport.close)
+
+    def _unwatch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class WebSocketConnection(WebSocketsSansIOProtocol):
+    """A WebSocket that is read a message at a time, and that may be refused with a body.
+
+    Attributes:
+        bounds: What connections share.
+        release: To call at its end.
+    """
+
+    bounds: Bounds | None = None
+    release: Callable[[], None] | None = None
+    _pause: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._unread = bytearray()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give back what the connection took, see `asyncio.Protocol`."""
+        if self._pause is not None:
+            self._pause.cancel()
+        if self.release is not None:
+            self.release()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse as much as the client may send now, see `asyncio.Protocol`."""
+        self._unread += data
+        self._read()
+
+    def handle_ping(self) -> None:
+        """Answer a ping, unless the client takes nothing."""
+        output = self.conn.data_to_send()
+        if self.writable.is_set():
+            self.transport.write(b"".join(output))
+
+    async def receive(self) -> Any:
+        """Return the next message, see ASGI."""
+        message = await super().receive()
+        self._read()
+        return message
+
+    async def send(self, message: Any) -> None:
+        """Send a message, see ASGI."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # uvicorn 0.54 logs an error after a complete refusal
+        self._read()
+
+    def end_handshake(self) -> None:
+        """Close the connection if the handshake has not been answered."""
+        if not self.handshake_complete:
+            self.transport.close()
+
+    def _read(self) -> None:
+        """Parse what was received: up to the next message, and as fast as the client may send frames."""
+        while self._unread and self._is_free and not self.transport.is_closing():
+            size = _FRAMES_BYTES if self.handshake_initiated else len(self._unread)
+            data = bytes(self._unread[:size])
+            del self._unread[:size]
+            self.conn.receive_data(data)
+            frames = len(self.conn.events)
+            if self.conn.parser_exc is not None:
+                self.handle_parser_exception()
+                return
+            self.handle_events()
+            wait_s = self.bounds.rates.spend(client_of(self.scope), frames) if self.bounds and frames else 0.0
+            if wait_s:
+                self._pause = self.loop.call_later(wait_s, self._go_on)
+        if self.transport.is_closing():
+            return
+        if self._unread or self._pause is not None:
+            self.transport.pause_reading()
+        elif not self.read_paused:
+            self.transport.resume_reading()
+
+    @property
+    def _is_free(self) -> bool:
+        return self._pause is None and (self.queue.empty() or self.close_sent)
+
+    def _go_on(self) -> None:
+        self._pause = None
+        self._read()
+
+
+def _network(proxy: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(proxy)
+    except ValueError as error:
+        raise ServeError(f"invalid proxy {proxy!r}: give an address or a network, e.g. 10.0.0.0/8") from error

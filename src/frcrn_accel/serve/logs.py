@@ -1,0 +1,57 @@
+"""The log of the server process: on one line, without control characters, and not without end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from frcrn_accel.serve.clients import Rates
+
+__all__ = ["SafeFormatter", "Sparing", "configure_log"]
+
+_LINES_PER_S = 20.0
+_AHEAD_S = 30.0
+_CLIENT = "client"
+
+
+class SafeFormatter(logging.Formatter):
+    """A formatter that escapes what is not printable in messages; tracebacks keep their lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line of a record, see `logging.Formatter`."""
+        text = super().formatMessage(record)
+        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+class Sparing(logging.Filter):
+    """A filter that lets few lines through for each client, and for the rest together; it says how many it left out.
+
+    Args:
+        per_s: Lines each second.
+        ahead_s: Seconds of that which can come at once.
+    """
+
+    def __init__(self, per_s: float = _LINES_PER_S, ahead_s: float = _AHEAD_S) -> None:
+        super().__init__()
+        self._rates = Rates(per_s, ahead_s)
+        self._left_out = 0
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to log a record, see `logging.Filter`."""
+        with self._lock:
+            if self._rates.spend(getattr(record, _CLIENT, ""), 1.0, most_owed=1.0) > 0:
+                self._left_out += 1
+                return False
+            if self._left_out:
+                record.msg = f"{record.msg} (before it, {self._left_out} lines were left out)"
+                self._left_out = 0
+        return True
+
+
+def configure_log() -> None:
+    """Log to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(Sparing())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])

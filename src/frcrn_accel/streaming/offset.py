@@ -1,0 +1,75 @@
+"""The constant offset of a live signal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frcrn_accel.audio import offset_matters
+
+__all__ = ["RunningOffset"]
+
+_HORIZON_HOPS = 50  # a second
+_STAY = 4.0  # an offset that is taken out may fall to a quarter of the power from which on it matters
+
+
+@dataclass(frozen=True, eq=False)
+class RunningOffset:
+    """The constant offset of each channel so far, hop by hop.
+
+    Files have their offset taken out if it matters to the model. Here, the mean of the last second is taken out, as
+    soon as it is clear that it is an offset and no low tone: of less than a second, the mean has to be the larger the
+    shorter it is. Each hop fades from the offset before it to its own. A signal without an offset stays as it is, to
+    the bit. An instance is immutable; `taken_out` returns a new one.
+
+    Attributes:
+        hops: Number of hops so far, up to a second.
+        means: Mean of the samples of each channel.
+        powers: Mean power of the samples of each channel, with the offset.
+        offsets: What was taken out of the last sample of each channel.
+    """
+
+    hops: int
+    means: NDArray[np.float64]
+    powers: NDArray[np.float64]
+    offsets: NDArray[np.float64]
+
+    @classmethod
+    def none(cls, channels: int) -> RunningOffset:
+        """Return the offset before the first hop."""
+        return cls(0, np.zeros(channels), np.zeros(channels), np.zeros(channels))
+
+    def taken_out(self, audio: NDArray[np.float32]) -> tuple[NDArray[np.float32], RunningOffset]:
+        """Take the offset out of hops.
+
+        Args:
+            audio: `(channels, hops, samples)`.
+
+        Returns:
+            The same without the offset, and the offset after them.
+        """
+        samples = audio.shape[2]
+        fade = np.arange(1, samples + 1) / samples
+        hop_means = np.add.reduce(audio, axis=2, dtype=np.float64) / samples
+        hop_powers = np.einsum("chs,chs->ch", audio, audio, dtype=np.float64) / samples
+        out, after = audio, self
+        for hop in range(audio.shape[1]):
+            before = after
+            after = before._updated(hop_means[:, hop], hop_powers[:, hop])
+            if before.offsets.any() or after.offsets.any():
+                out = audio.copy() if out is audio else out
+                start = before.offsets if before.hops else after.offsets
+                faded = start[:, None] + (after.offsets - start)[:, None] * fade
+                out[:, hop] -= faded.astype(np.float32)
+        return out, after
+
+    def _updated(self, means: NDArray[np.float64], powers: NDArray[np.float64]) -> RunningOffset:
+        """Return the offset after one more hop."""
+        hops = min(self.hops + 1, _HORIZON_HOPS)
+        means = self.means + (means - self.means) / hops
+        powers = self.powers + (powers - self.powers) / hops
+        evidence = (hops / _HORIZON_HOPS) ** 2 * np.where(self.offsets == 0, 1.0, _STAY)
+        matters = offset_matters(means, powers - means**2, evidence)
+        return RunningOffset(hops, means, powers, np.where(matters, means, 0.0))
