@@ -34,6 +34,7 @@ def transport_params() -> Any:
 
 GIVEN: dict[str, Callable[[], Any]] = {
     "noisy": lambda: noise(16_000),
+    "recording": lambda: Path(__file__).parents[1] / "examples" / "noisy.wav",
     "samples": lambda: noise(1, 480),
     "chunk": lambda: noise(777),
     "chunks": lambda: [noise(1, 480), noise(1, 960)],

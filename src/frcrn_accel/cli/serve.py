@@ -111,7 +111,7 @@ def serve(
     max_connections: Annotated[int, typer.Option(min=1, help="Most connections at the same time.")] = 512,
     client_connections: Annotated[int, typer.Option(min=1, help="Most connections of one client.")] = 128,
     client_frames_per_s: Annotated[
-        float, typer.Option(min=0, help="Most frames and small pieces of one client; beyond, it is slowed down.")
+        float, typer.Option(min=0, help="Most frames and small pieces of one client, 1/s; beyond, it waits.")
     ] = 1000,
     client_guesses: Annotated[
         int, typer.Option(min=1, help="Wrong tokens of one client before its answers are delayed.")

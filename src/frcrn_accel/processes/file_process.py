@@ -249,7 +249,8 @@ class FileProcesses:
     On systems without the limits of POSIX, such as Windows, jobs run in this process.
 
     >>> processes = FileProcesses()
-    >>> denoiser.denoise_file("in.wav", "out.wav", run=processes.run)
+    >>> report = denoiser.denoise_file(recording, "out.wav", run=processes.run)
+    >>> processes.close()
 
     Args:
         limits: Limits of each process.
