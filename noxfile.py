@@ -52,7 +52,7 @@ def make_uv_like_pip() -> None:
     links = os.environ.get("PIP_FIND_LINKS", configured).split()
     if links:
         os.environ.setdefault("UV_FIND_LINKS", ",".join(links))
-    # As pip does: else every process that a test starts compiles what it imports, where Python may not write bytecode.
+    # As pip does: else every process of a test compiles what it imports, where Python may not write bytecode.
     os.environ.setdefault("UV_COMPILE_BYTECODE", "1")
 
 
