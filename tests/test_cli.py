@@ -209,7 +209,7 @@ class TestPreparation:
         shown = io.StringIO()
         self.make(tiny, Console(file=shown, width=200, force_terminal=True))
         assert "quantizing tiny with method 'dynamic'" in shown.getvalue()
-        assert "dynamic: measure" in shown.getvalue()
+        assert "dynamic: build" in shown.getvalue()
 
     def test_nothing_is_shown_for_a_file_that_exists_or_after_the_block(self, cache, tiny):
         make_variant(tiny, "dynamic", gated=False)

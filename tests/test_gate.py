@@ -65,7 +65,8 @@ class TestCompare:
         assert report.source_device.startswith("ort: CPUExecutionProvider, ")
         assert 0 < report.source_real_time_factor < 10
         assert report.speedup > 0
-        assert steps == [("gate", 0, 2), ("gate", 1, 2), ("gate", 2, 2)]
+        assert [step for step in steps if step[0] == "gate"] == [("gate", 0, 2), ("gate", 1, 2), ("gate", 2, 2)]
+        assert [step for step in steps if step[0] == "score"][-1] == ("score", 2, 2)
 
     @pytest.mark.usefixtures("no_eval")
     def test_metrics_that_are_not_installed_are_noted_and_do_not_count(self, tiny, short_audio):
@@ -74,7 +75,7 @@ class TestCompare:
         assert agreement.passed
         for measure, name in zip(others, ("PESQ-WB", "DNSMOS OVRL"), strict=True):
             assert (measure.metric, measure.value, measure.passed, measure.clips) == (name, None, None, 0)
-            assert "pip install 'frcrn-accel[eval]'" in measure.note
+            assert "pip install 'frcrn-accel[" in measure.note
         assert report.passed
 
     @pytest.mark.usefixtures("no_eval")
