@@ -20,6 +20,7 @@ root could have written it: see `_distrust`. A folder that others can write to i
 from __future__ import annotations
 
 import atexit
+import errno
 import hashlib
 import json
 import logging
@@ -121,10 +122,7 @@ def cached_file(
     if found is not None:
         return found
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
-        problem = _distrust(folder)
-        if problem is None:
-            return _make(folder, stem, build, suffix)
+        return _make_in_cache(folder, stem, build, suffix)
     except OSError as error:
         problem = error.strerror or type(error).__name__
     log.warning("%s cannot be cached in %s (%s): every process makes it again", stem, folder, problem)
@@ -148,14 +146,10 @@ def compiled_file(
     if found is not None:
         return found
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
-        problem = _distrust(folder)
-        if problem is None:
-            return _make(folder, stem, build, suffix)
+        return _make_in_cache(folder, stem, build, suffix)
     except Exception as error:  # of the engine or the disk
-        problem = one_line(error)
-    log.debug("%s cannot be cached in %s (%s)", stem, folder, problem)
-    return None
+        log.debug("%s cannot be cached in %s (%s)", stem, folder, one_line(error))
+        return None
 
 
 def find_cached(source: ModelFile, key: Mapping[str, str]) -> ModelFile | None:
@@ -328,6 +322,20 @@ def _model_builder(build: Callable[[Path], None], source: ModelFile | None = Non
             raise ModelError(f"a file that was made from {source.path} says that it is of {made.metadata.name!r}")
 
     return build_model
+
+
+def _make_in_cache(folder: Path, stem: str, build: Callable[[Path], None], suffix: str) -> Path:
+    """Build a file in the cache folder, which is created if need be.
+
+    Raises:
+        OSError: It cannot be written, or others can write to it.
+        Exception: Whatever `build` raises.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
+    problem = _distrust(folder)
+    if problem is not None:
+        raise PermissionError(errno.EPERM, problem)
+    return _make(folder, stem, build, suffix)
 
 
 def _make(folder: Path, stem: str, build: Callable[[Path], None], suffix: str) -> Path:
