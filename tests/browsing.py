@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import soxr
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService, Keys
 from selenium.webdriver.common.by import By
@@ -122,6 +123,17 @@ class Page:
         import("{self.url}/page/{name}").then(async (m) => done({expression})).catch((error) => done(String(error)));
         """
         return self.driver.execute_async_script(script, *arguments)
+
+    def record(self) -> tuple[np.ndarray, int]:
+        """Record the microphone for a second or more, denoise it, and return the result with its rate."""
+        self["record"].click()
+        self.until(lambda: self.text("recorded") > "0:01.0")
+        self["record"].click()
+        self.until(lambda: self.is_shown("result"))
+        assert self.text("result-title") == "recording.wav"
+        samples, rate = soundfile.read(self.download())
+        assert len(samples) > rate
+        return samples, rate
 
     def focus(self) -> str:
         """Return the id of the element that has the focus, or its value or kind."""
