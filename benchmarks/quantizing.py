@@ -46,7 +46,7 @@ STEPS = (
 
 @dataclass
 class Spent:
-    """What a step took.
+    """Calls and time of a step.
 
     Attributes:
         calls: How often it ran.

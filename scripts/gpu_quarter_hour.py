@@ -2,7 +2,7 @@
 
 Such a machine takes some tens of MiB at a time, has no network, and may be gone at any moment. So the recordings are
 coded down and sent in two stages, everything is checked before training starts, and the state of the run is delivered
-every minute. In the order of use (`--help` of each lists its options):
+every minute. Run these commands in this order (`--help` lists the options of each):
 
     python scripts/gpu_quarter_hour.py pack examples/train/gpu-quarter-hour.toml PACK --data DIR --mib 50
 

@@ -55,7 +55,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a job, or a shard of it, is to do, and what it leaves out.
+    """The recordings of a job, or of one of its shards, and the files that it leaves out.
 
     Attributes:
         recordings: The recordings, sorted by output.

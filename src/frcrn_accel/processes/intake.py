@@ -1,4 +1,4 @@
-"""What to check of a file from a stranger, and to decide, once it is open."""
+"""Check an untrusted file, and choose the limits and the format of its job, once its header is read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SAMPLE_BYTES = 4
 
 @dataclass(frozen=True)
 class Intake:
-    """What to check of a source, and to decide.
+    """Limits for the source of a job, and how its target is named.
 
     Attributes:
         max_channels: Most channels; None for no limit.

@@ -25,10 +25,10 @@ __all__ = ["METHODS", "Method"]
 
 
 class Prepare(Protocol):
-    """The signature of `Method.prepare`."""
+    """Signature of `Method.prepare`."""
 
     def __call__(self, weights: Weights, audio: Sequence[NDArray[Any]], progress: Progress = no_progress, /) -> Build:
-        """See `Method`."""
+        """Return the function that builds graphs; see `Method.prepare`."""
 
 
 @dataclass(frozen=True)
