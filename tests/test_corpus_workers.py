@@ -127,7 +127,7 @@ class TestRemovedWhileTheJobRuns:
         def remove(report: CorpusReport) -> None:
             if report.done == 1 and not removed:
                 removed.append(report.failed)
-                shutil.rmtree(out / ".corpus")
+                (out / ".corpus").rename(tmp_path / "removed")  # at once: a worker may be writing in it
 
         job = CorpusJob(tmp_path / "in", out, PLAIN, workers=1)
         with pytest.raises(CorpusError, match="was removed while the job ran"):
