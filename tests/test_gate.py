@@ -164,14 +164,14 @@ class TestSensitivity:
         assert list(sensitivity.worst(list(levels), 20)) == list(costs)
 
     def test_the_worst_are_found_by_halves(self, tiny, short_audio):
-        levels = {f"g{i}": 0.001 for i in range(16)} | {"g5": 0.1, "g12": 0.03}
+        levels = {f"g{i}": 0.001 for i in range(8)} | {"g5": 0.1, "g2": 0.03}
         sensitivity, measured = self.of(tiny, short_audio, levels)
         worst = sensitivity.worst(list(levels), 19)
         assert next(worst).group == "g5"
-        assert len(measured) == 8  # two for each of the four times that a set is split
-        assert next(worst).group == "g12"
-        assert len(measured) == 14
-        assert len(list(worst)) == 14
+        assert len(measured) == 6  # two for each of the three times that a set is split
+        assert next(worst).group == "g2"
+        assert len(measured) == 10
+        assert len(list(worst)) == 6
 
     def test_no_groups(self, tiny, short_audio):
         sensitivity, measured = self.of(tiny, short_audio, {})
