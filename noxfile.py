@@ -46,12 +46,14 @@ DIST = Path(".nox", "dist")
 
 
 def make_uv_like_pip() -> None:
-    """Let uv find wheels where pip is configured to find them."""
+    """Let uv find wheels where pip is configured to find them, and compile what it installs."""
     command = [sys.executable, "-m", "pip", "config", "get", "global.find-links"]
     configured = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     links = os.environ.get("PIP_FIND_LINKS", configured).split()
     if links:
         os.environ.setdefault("UV_FIND_LINKS", ",".join(links))
+    # As pip does: else every process of a test compiles what it imports, where Python may not write bytecode.
+    os.environ.setdefault("UV_COMPILE_BYTECODE", "1")
 
 
 def find_other_python() -> str | None:

@@ -30,10 +30,12 @@ def test_import_loads_no_engine():
     assert loaded.strip() == "[]"
 
 
-def test_import_takes_less_than_200_ms():
-    """The fastest of seven, since other processes can only make it slower."""
-    code = "import time; t = time.perf_counter(); import frcrn_accel; print(time.perf_counter() - t)"
-    assert min(float(run(code)) for _ in range(7)) < 0.2
+def test_import_takes_less_than_three_times_as_long_as_numpy():
+    """The fastest of seven each, in turns, since other processes can only make it slower."""
+    code = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
+    times_s = [[float(run(code.format(name))) for name in ("frcrn_accel", "numpy")] for _ in range(7)]
+    ours_s, numpys_s = (min(column) for column in zip(*times_s, strict=True))
+    assert ours_s < 3 * numpys_s
 
 
 def test_every_public_name_is_there_and_documented():
