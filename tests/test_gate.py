@@ -66,16 +66,17 @@ class TestCompare:
         assert 0 < report.source_real_time_factor < 10
         assert report.speedup > 0
         assert [step for step in steps if step[0] == "gate"] == [("gate", 0, 2), ("gate", 1, 2), ("gate", 2, 2)]
-        assert [step for step in steps if step[0] == "score"][-1] == ("score", 2, 2)
+        assert not [step for step in steps if step[0] == "score"]  # neither metric can be had
 
     @pytest.mark.usefixtures("no_eval")
     def test_metrics_that_are_not_installed_are_noted_and_do_not_count(self, tiny, short_audio):
         report = run(tiny, OrtBackend, GATE_AUDIO)
         agreement, *others = report.measures
         assert agreement.passed
-        for measure, name in zip(others, ("PESQ-WB", "DNSMOS OVRL"), strict=True):
+        extras = (("PESQ-WB", "pesq"), ("DNSMOS OVRL", "eval"))
+        for measure, (name, extra) in zip(others, extras, strict=True):
             assert (measure.metric, measure.value, measure.passed, measure.clips) == (name, None, None, 0)
-            assert "pip install 'frcrn-accel[" in measure.note
+            assert f"pip install 'frcrn-accel[{extra}]'" in measure.note
         assert report.passed
 
     @pytest.mark.usefixtures("no_eval")
@@ -165,14 +166,14 @@ class TestSensitivity:
         assert list(sensitivity.worst(list(levels), 20)) == list(costs)
 
     def test_the_worst_are_found_by_halves(self, tiny, short_audio):
-        levels = {f"g{i}": 0.001 for i in range(16)} | {"g5": 0.1, "g12": 0.03}
+        levels = {f"g{i}": 0.001 for i in range(8)} | {"g5": 0.1, "g2": 0.03}
         sensitivity, measured = self.of(tiny, short_audio, levels)
         worst = sensitivity.worst(list(levels), 19)
         assert next(worst).group == "g5"
-        assert len(measured) == 8  # two for each of the four times that a set is split
-        assert next(worst).group == "g12"
-        assert len(measured) == 14
-        assert len(list(worst)) == 14
+        assert len(measured) == 6  # two for each of the three times that a set is split
+        assert next(worst).group == "g2"
+        assert len(measured) == 10
+        assert len(list(worst)) == 6
 
     def test_no_groups(self, tiny, short_audio):
         sensitivity, measured = self.of(tiny, short_audio, {})

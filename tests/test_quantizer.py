@@ -181,7 +181,6 @@ class TestRefusal:
         assert report.kept_float == report.rescue.groups == (DAMAGED_GROUP,)
         assert report.rescue.refused_for.startswith("SI-SDR to the source's output ")
         assert report.rescue.bytes_without == pytest.approx(report.output_bytes, rel=0.01)
-        assert report.rescue.real_time_factor_without > 0
         assert [cost.group for cost in report.sensitivity] == [DAMAGED_GROUP]
         assert json.loads(json.dumps(report.to_json()))["rescue"]["groups"] == [DAMAGED_GROUP]
 
@@ -357,7 +356,8 @@ def test_a_refused_candidate_is_rescued_group_by_group(tiny, short_audio, tmp_pa
         options = {"gate": limits, "gate_audio": short_audio, "max_rescued": max_rescued}
         return quantize_model(tiny.path, tmp_path / name, "dynamic", **options)
 
-    (alone,) = [m for m in quantized("none.onnx", 0, 0).gate.measures if m.metric.startswith("SI-SDR")]
+    without = quantized("none.onnx", 0, 0)
+    (alone,) = [m for m in without.gate.measures if m.metric.startswith("SI-SDR")]
     least_db = alone.value + 0.5
     with pytest.raises(QualityError) as refusal:
         quantized("a.onnx", least_db, 0)
@@ -368,9 +368,7 @@ def test_a_refused_candidate_is_rescued_group_by_group(tiny, short_audio, tmp_pa
     assert 1 <= count <= MAX_RESCUED
     assert set(report.kept_float) == {cost.group for cost in costs[:count]}
     assert report.rescue.groups == tuple(cost.group for cost in costs[:count])
-    without = tmp_path / "without.onnx"
-    expected = quantize_model(tiny.path, without, "dynamic", gate=None).output_bytes
-    assert report.rescue.bytes_without == pytest.approx(expected, abs=16)  # metadata name the result of the gate
+    assert report.rescue.bytes_without == pytest.approx(without.output_bytes, abs=16)  # metadata name the gate
     assert ModelFile.open(tmp_path / "a.onnx").metadata.kept_float == report.kept_float
     if count > 1:
         with pytest.raises(QualityError):

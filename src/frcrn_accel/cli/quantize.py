@@ -153,13 +153,10 @@ def _show(report: QuantizeReport) -> None:
 
 
 def _price(report: QuantizeReport) -> str:
-    """Say what the groups in float cost: bytes of the file, and time where both files were measured."""
+    """Say what the groups in float cost: bytes of the file."""
     assert report.rescue is not None
-    assert report.gate is not None
     size = report.output_bytes / report.rescue.bytes_without - 1
-    before, after = report.rescue.real_time_factor_without, report.gate.candidate_real_time_factor
-    time = "" if before is None or after is None else f", {after / before - 1:+.0%} time"
-    return f"{(report.output_bytes - report.rescue.bytes_without) / 1e6:+.2f} MB ({size:+.0%}){time}"
+    return f"{(report.output_bytes - report.rescue.bytes_without) / 1e6:+.2f} MB ({size:+.0%})"
 
 
 def _number(value: float | None) -> str:

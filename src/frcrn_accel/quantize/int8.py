@@ -71,6 +71,8 @@ def _inside_blocks(weights: Weights, progress: Progress) -> Mapping[str, FsmnRan
         digest.update(value.tobytes())
     if _last_inside[0] != digest.hexdigest():
         _last_inside = digest.hexdigest(), measure_ranges(weights, synthetic_clips(), progress).fsmn
+    else:
+        progress("measure ranges", 1, 1)
     return _last_inside[1]
 
 

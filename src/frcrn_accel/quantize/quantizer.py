@@ -40,13 +40,11 @@ class Rescue:
         groups: The groups, in the order in which they were added.
         refused_for: What the gate refused without them.
         bytes_without: Size of the file without them in float.
-        real_time_factor_without: Real-time factor without them; None if that file failed.
     """
 
     groups: tuple[str, ...]
     refused_for: str
     bytes_without: int
-    real_time_factor_without: float | None
 
 
 @dataclass(frozen=True)
@@ -261,7 +259,7 @@ def _choose(
     gate = first.gate
     assert gate is not None
     refused_for = _failed(gate)
-    return candidate, Rescue(tuple(rescued), refused_for, first.bytes, gate.candidate_real_time_factor), tuple(costs)
+    return candidate, Rescue(tuple(rescued), refused_for, first.bytes), tuple(costs)
 
 
 def _method(name: str) -> Method:
