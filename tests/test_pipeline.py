@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from frcrn_accel import Denoiser, EngineError, Windowing
+from frcrn_accel.models import DEFAULT_MODEL, find_model
+from frcrn_accel.pipeline import Engine, Signal, Treatment, denoise_signal
 from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.testing import FunctionBackend
 
@@ -150,3 +152,20 @@ def test_a_constant_offset_changes_the_result_by_hardly_anything(noisy, denoiser
     found = denoiser(audio + np.float32(offset), 16_000)
     assert si_sdr_db(denoiser(audio, 16_000), found) > 35
     assert abs(found.mean()) < 1e-3
+
+
+@pytest.mark.parametrize(("rate", "channels", "reads"), [(16_000, 1, 1), (48_000, 1, 2), (16_000, 64, 3)])
+def test_a_signal_that_is_not_long_is_read_less_often(rate, channels, reads):
+    audio = noise(channels, 140_000)  # of 64 channels that is 36 MB
+    opened = 0
+
+    def blocks():
+        nonlocal opened
+        opened += 1
+        return iter(np.array_split(audio, 7, axis=1))
+
+    model = find_model(DEFAULT_MODEL)
+    engine = Engine(FunctionBackend().load(model, 1), model.metadata, SMALL, 8)
+    out = np.concatenate(list(denoise_signal(Signal(blocks, rate, channels), engine, Treatment())), axis=1)
+    assert opened == reads
+    np.testing.assert_allclose(out, audio, atol=1e-6 if rate == 16_000 else 0.2)

@@ -95,6 +95,16 @@ def test_as_many_samples_as_ffmpeg_decodes(made, name, arguments):
         assert audio.shape[1] == SAMPLES * file.sample_rate_hz // RATE
 
 
+@pytest.mark.parametrize("name", [".wav", ".flac", ".mp3", ".m4a", ".webm", ".wma"])
+def test_blocks_are_long_in_every_format(made, name):
+    rate = 44_100 if name != ".webm" else 48_000
+    path = made(name, "-af", "apad=whole_len=150000", rate=rate)
+    sizes = [block.shape[1] for block in open_audio(path).blocks()]
+    assert sizes[:2] == [1 << 16, 1 << 16]
+    assert len(sizes) == 3
+    assert 149_000 < sum(sizes) < 155_000
+
+
 @pytest.mark.parametrize("inside", [".mp3", ".m4a", ".flac", ".ogg"])
 @pytest.mark.parametrize("suffix", [".wav", ".mp3", ""])
 def test_the_content_decides_and_not_the_suffix(made, tmp_path, inside, suffix):

@@ -7,7 +7,8 @@
         ├── less what 16 kHz can hold ── gains of the band above (high_band.py) ── + ── resample back ──┘
         └──────────────────────────── dry share (attenuation limit) ──────────── + ──► result
 
-The signal is read twice before that to measure its level: each channel gets one gain for its whole length.
+Before that its level is measured, in two passes: each channel gets one gain for its whole length. A signal that is
+not long is read once for both: it is kept at the model's rate.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from frcrn_accel.models import ModelMetadata
 from frcrn_accel.windows import Windowing
 
 __all__ = ["Engine", "Signal", "Treatment", "denoise_signal", "split_signal"]
+
+_MAX_KEPT_BYTES = 32 << 20  # 8 minutes of a channel; the windows of a call take more
 
 
 @dataclass(frozen=True)
@@ -111,17 +114,19 @@ def denoise_signal(signal: Signal, engine: Engine, treatment: Treatment) -> Iter
     def at_model_rate(blocks: Blocks) -> Iterator[NDArray[np.float32]]:
         return resample(blocks, signal.sample_rate_hz, rate_hz, signal.channels)
 
-    levels = measure_levels(lambda: at_model_rate(source()), signal.channels)
-    total = samples  # from here on `samples` counts the third reading
+    measured = _Repeated(lambda: at_model_rate(source()))
+    levels = measure_levels(measured.blocks, signal.channels)
+    total = samples  # from here on `samples` counts another reading
     if total == 0:
         return
     if treatment.high_band == "follow" and has_high_band(signal.sample_rate_hz, rate_hz):
+        del measured
         held, held_dry = _Held(signal.channels), _Held(signal.channels)
         dry = held_dry.kept(at_model_rate(held.kept(source())))
         wet = _enhance(dry, levels, engine)
         wet = _add_high_band(wet, held, held_dry, signal.sample_rate_hz, rate_hz)
     else:
-        wet = _enhance(at_model_rate(source()), levels, engine)
+        wet = _enhance(measured.blocks(), levels, engine)
         wet = resample(wet, rate_hz, signal.sample_rate_hz, signal.channels)
     wet = fit_length(wet, total, signal.channels)
     if treatment.dry_share > 0:
@@ -255,6 +260,34 @@ class _Feed:
             length += block.shape[1]
         self._held, self._start = np.concatenate(pieces, axis=1), start
         return self._held[:, : stop - start]
+
+
+class _Repeated:
+    """A signal that is read repeatedly: computed once and kept if it is not long, else computed each time.
+
+    Args:
+        compute: Returns the blocks from the start, each time it is called.
+    """
+
+    def __init__(self, compute: Callable[[], Blocks]) -> None:
+        self._compute = compute
+        self._kept: list[NDArray[np.float32]] | None = None
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the blocks from the start."""
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[NDArray[np.float32]] | None = []
+        size = 0
+        for block in self._compute():
+            size += block.nbytes
+            if kept is not None:
+                kept.append(block)
+            if size > _MAX_KEPT_BYTES:
+                kept = None
+            yield block
+        self._kept = kept
 
 
 class _Held:

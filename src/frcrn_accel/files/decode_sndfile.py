@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from frcrn_accel.files.chunks import family_of, walk
 
-__all__ = ["Repair", "decode_boxed", "find_repair", "open_boxed"]
+__all__ = ["BLOCK_SAMPLES", "Repair", "decode_boxed", "find_repair", "open_boxed"]
 
-_BLOCK_SAMPLES = 1 << 16
+BLOCK_SAMPLES = 1 << 16  # of each block but the last, whoever decodes
 _UNKNOWN_FROM = 0x7FFF_0000  # what programs write that do not know the length yet: 0xFFFFFFFF, 0x7FFFFFFF and less
 _MAX_32 = 0xFFFF_FFFE
 _W64_START = b"riff\x2e\x91\xcf\x11"
@@ -92,7 +92,7 @@ def decode_boxed(path: Path, repair: Repair) -> Iterator[NDArray[np.float32]]:
     """
     with open_boxed(path, repair) as file:
         left = file.frames if repair.samples is None else min(file.frames, repair.samples)
-        while left and len(block := file.read(min(left, _BLOCK_SAMPLES), dtype="float32", always_2d=True)):
+        while left and len(block := file.read(min(left, BLOCK_SAMPLES), dtype="float32", always_2d=True)):
             left -= len(block)
             yield np.ascontiguousarray(block.T)
 

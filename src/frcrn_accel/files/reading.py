@@ -19,7 +19,7 @@ from frcrn_accel.audio import check_format
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files.belongings import Belongings, read_belongings
 from frcrn_accel.files.decode_ffmpeg import Form, decode, probe
-from frcrn_accel.files.decode_sndfile import Repair, decode_boxed, find_repair, open_boxed
+from frcrn_accel.files.decode_sndfile import BLOCK_SAMPLES, Repair, decode_boxed, find_repair, open_boxed
 from frcrn_accel.files.ogg_chain import find_links
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.notices import notify
@@ -121,7 +121,7 @@ class AudioFile:
 
     def _decode(self) -> Iterator[NDArray[np.float32]]:
         if self._form is not None:
-            return decode(self.path, self.track, self._form)
+            return _gathered(decode(self.path, self.track, self._form))
         return decode_boxed(self.path, self._repair)
 
     def _check_unchanged(self) -> None:
@@ -237,6 +237,21 @@ def _open_with_ffmpeg(path: Path, track: int, stamp: _Stamp) -> AudioFile:
         _form=form,
         _stamp=stamp,
     )
+
+
+def _gathered(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """Join the frames of a codec into blocks like libsndfile's: what follows costs as much for a frame as for those."""
+    held: list[NDArray[np.float32]] = []
+    samples = 0
+    for block in blocks:
+        held.append(block)
+        samples += block.shape[1]
+        if samples >= BLOCK_SAMPLES:
+            joined = np.concatenate(held, axis=1)
+            yield joined[:, :BLOCK_SAMPLES]
+            held, samples = [joined[:, BLOCK_SAMPLES:]], samples - BLOCK_SAMPLES
+    if samples:
+        yield np.concatenate(held, axis=1)
 
 
 def _bit_rate(file: soundfile.SoundFile, size: int) -> int | None:
