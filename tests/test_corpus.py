@@ -17,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
@@ -31,6 +32,7 @@ from frcrn_accel.corpus.sizing import Sharing, choose_sharing, fit_workers
 from frcrn_accel.corpus.work import Work, Worker
 from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.digest import sha256_of
+from frcrn_accel.files import is_film, open_audio
 from frcrn_accel.memory import available_memory_bytes
 from frcrn_accel.models import find_model
 from frcrn_accel.testing import FunctionBackend
@@ -130,6 +132,27 @@ class TestInputs:
             Recording("/data/x.flac", "data/x.flac"),
             Recording("https://host/z.mp3?key=1", "host/z.mp3"),
         ]
+
+    def test_formats_that_are_not_written(self, tmp_path):
+        path = tmp_path / "files.txt"
+        path.write_text("a.AVI\nb.spx\nb.opus\nc.ape\nd.dts\nf.m2ts\nhttps://host/e.rm?key=1\n")
+        found = read_inputs(str(path), "out")
+        outputs = ["a.AVI.mkv", "b.opus", "b.spx.opus", "c.ape.flac", "d.dts.m4a", "f.m2ts", "host/e.rm.mkv"]
+        assert [recording.output for recording in found.recordings] == outputs
+        assert found.other_formats == {
+            ".ape": ".flac",
+            ".avi": ".mkv",
+            ".dts": ".m4a",
+            ".rm": ".mkv",
+            ".spx": ".opus",
+        }
+        path.write_text("a.spx\na.spx.opus\n")
+        with pytest.raises(AudioError, match=r"would both become 'a\.spx\.opus'"):
+            read_inputs(str(path), "out")
+        manifest = tmp_path / "files.jsonl"
+        manifest.write_text('{"input": "a.avi", "output": "a.wav"}\n')
+        found = read_inputs(str(manifest), "out")
+        assert (found.recordings[0].output, found.other_formats) == ("a.wav", {})
 
     def test_a_manifest(self, tmp_path):
         path = tmp_path / "files.jsonl"
@@ -663,6 +686,26 @@ class TestCommand:
         values = json.loads((tmp_path / "r.json").read_text())
         assert (values["files"], values["done"], len(values["failed"])) == (6, 5, 1)
         assert values["real_time_factor"] == values["wall_s"] / values["audio_s"]
+
+    def test_formats_that_are_not_written(self, run, tmp_path, noisy):
+        pytest.importorskip("onnxruntime")
+        folder = tmp_path / "in"
+        folder.mkdir()
+        soundfile.write(folder / "a.wav", noisy[:8_000], 16_000)
+        ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", folder / "a.wav"]
+        subprocess.run([*ffmpeg, "-c:a", "dca", "-strict", "-2", "-ar", "48000", folder / "b.dts"], check=True)
+        picture = ["-f", "lavfi", "-i", "color=size=32x32:rate=5:duration=0.5", "-c:v", "mpeg4"]
+        subprocess.run([*ffmpeg, *picture, folder / "b.avi"], check=True)
+        code, err = run(folder, tmp_path / "out", "--backend", "ort", "--workers", 1)
+        assert code == 0, err
+        said = [line for line in err.splitlines() if line.startswith("not written: ")]
+        assert said == [
+            f"not written: .{old}: such files become .{new}" for old, new in (("avi", "mkv"), ("dts", "m4a"))
+        ]
+        names = {path.name for path in (tmp_path / "out").iterdir()}
+        assert names == {"a.wav", "b.avi.mkv", "b.dts.m4a", "corpus.jsonl"}
+        assert is_film(tmp_path / "out/b.avi.mkv")
+        assert open_audio(tmp_path / "out/b.dts.m4a").subtype == "aac"
 
     def test_nothing_to_do(self, run, tmp_path, noisy):
         pytest.importorskip("onnxruntime")

@@ -147,6 +147,9 @@ def corpus(
             raise typer.Exit(_INTERRUPTED) from None
         if path is not None:
             path.write_text(json.dumps(latest.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    _print_lines(
+        [f"not written: {old}: such files become {new}" for old, new in latest.other_formats.items()], console
+    )
     _print_lines([f"left out: {path}: {reason}" for path, reason in latest.left_out.items()], console, _SHOWN)
     _print_lines([f"warning: {text}" for texts in latest.warnings.values() for text in texts], console, _SHOWN)
     _print_lines([f"damaged: {output}: made again" for output in latest.damaged], console)

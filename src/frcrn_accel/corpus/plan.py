@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from frcrn_accel.corpus.storage import is_remote, key_of, list_remote
 from frcrn_accel.errors import CorpusError
 from frcrn_accel.files import check_targets, scan_folder
+from frcrn_accel.files.formats import nearest_suffix
 
 __all__ = [
     "JOURNAL_NAME",
@@ -61,11 +62,13 @@ class Inputs:
         recordings: The recordings, sorted by output.
         left_out: Why files and folders are left out, by their paths or URLs.
         other_suffixes: Number of files that are not audio by their suffix, by suffix in lower case.
+        other_formats: Suffixes of formats that are read but not written, in lower case, with that of the outputs.
     """
 
     recordings: list[Recording]
     left_out: Mapping[str, str] = field(default_factory=dict)
     other_suffixes: Mapping[str, int] = field(default_factory=dict)
+    other_formats: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +156,11 @@ def read_inputs(inputs: str, out: str) -> Inputs:
     if not accepted(recordings):
         raise CorpusError(str(recordings[0].refusal))
     check_targets((recording.source, recording.output) for recording in accepted(recordings))
-    return replace(found, recordings=sorted(recordings, key=lambda recording: recording.output))
+    return replace(
+        found,
+        recordings=sorted(recordings, key=lambda recording: recording.output),
+        other_formats=_other_formats(accepted(recordings)),
+    )
 
 
 def accepted(recordings: Iterable[Recording]) -> list[Recording]:
@@ -200,7 +207,7 @@ def _in_storage(folder: str) -> Inputs:
         source for source, name in names if any(part.startswith(".") for part in name.split("/") if part != "..")
     }
     return Inputs(
-        [Recording(source, name) for source, name in names if source not in hidden],
+        [Recording(source, _as_written(name)) for source, name in names if source not in hidden],
         dict.fromkeys(sorted(hidden), "hidden"),
     )
 
@@ -215,7 +222,7 @@ def _in_folder(folder: Path, out: str) -> Inputs:
     if target == folder.resolve():
         raise CorpusError("the input and output folders are the same: choose another output folder")
     scan = scan_folder(folder, but_not_in=target)
-    recordings = [Recording(str(file), file.relative_to(folder).as_posix()) for file in scan.files]
+    recordings = [Recording(str(file), _as_written(file.relative_to(folder).as_posix())) for file in scan.files]
     left_out = {}
     for item in scan.left_out:
         if item.is_error:
@@ -279,7 +286,7 @@ def _read_manifest(path: str, suffix: str) -> list[Recording]:
         where = f"{path!r}, line {number}"
         try:
             source, output = _parse_manifest_line(line, where) if suffix == MANIFEST_SUFFIX else (stripped, None)
-            output = _checked_output(output or _mirrored(source), where)
+            output = _checked_output(output or _as_written(_mirrored(source)), where)
         except CorpusError as error:
             recordings.append(Recording(path, f"line {number}", str(error)))
         else:
@@ -313,6 +320,23 @@ def _mirrored(source: str) -> str:
         return key_of(source)
     path = Path(source)
     return path.relative_to(path.anchor).as_posix()
+
+
+def _as_written(name: str) -> str:
+    """Return the output of an input of this name; `a.amr` becomes `a.amr.m4a`, so that `a.m4a` may be beside it."""
+    suffix = PurePosixPath(name).suffix
+    nearest = nearest_suffix(suffix)
+    return name if nearest == suffix else f"{name}{nearest}"
+
+
+def _other_formats(recordings: Iterable[Recording]) -> dict[str, str]:
+    found = {}
+    for recording in recordings:
+        suffix = PurePosixPath(_mirrored(recording.source)).suffix
+        nearest = nearest_suffix(suffix)
+        if nearest != suffix and recording.output.endswith(suffix + nearest):
+            found[suffix.lower()] = nearest
+    return dict(sorted(found.items()))
 
 
 def leads_out(output: str) -> bool:

@@ -26,6 +26,7 @@ class CorpusReport:
         warnings: What was missing or damaged in recordings of this run, and what outputs cannot keep, by output.
         left_out: Why files and folders of the input folder are left out, such as hidden ones, by their paths.
         other_suffixes: Number of files in the input folder that are not audio by their suffix, by suffix.
+        other_formats: Suffixes of formats that are read but not written, with that of their outputs.
         audio_s: Length of the audio that this run has done.
         clipped_files: Files in which samples were clipped.
         clipped_samples: Samples that were clipped.
@@ -43,6 +44,7 @@ class CorpusReport:
     warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     other_suffixes: dict[str, int] = field(default_factory=dict)
+    other_formats: dict[str, str] = field(default_factory=dict)
     audio_s: float = 0.0
     clipped_files: int = 0
     clipped_samples: int = 0

@@ -59,6 +59,7 @@ def denoise_corpus(
         before = len(recordings) - len(refused) - sum(len(task.recordings) for task in left)
         report = CorpusReport(about, len(recordings), before)
         report.left_out, report.other_suffixes = dict(inputs.left_out), dict(inputs.other_suffixes)
+        report.other_formats = dict(inputs.other_formats)
         report.damaged = [task.output for task in left if journal.is_damaged(task.output)]
         _record([failed(Task(one.output, (one,)), str(one.refusal)) for one in refused], journal, report)
         _run(job, left, journal, report, progress)

@@ -19,7 +19,7 @@ from frcrn_accel.audio import Resampler
 from frcrn_accel.errors import AudioError, OutputExistsError
 from frcrn_accel.files.encode_ffmpeg import TrackEncoder, coding_for
 from frcrn_accel.files.ffmpeg import open_input
-from frcrn_accel.files.formats import Target, plan_track
+from frcrn_accel.files.formats import FILM_MUXERS, Target, plan_track
 from frcrn_accel.files.mp4 import is_item
 from frcrn_accel.files.reading import AudioFile
 from frcrn_accel.files.reasons import reason_of
@@ -27,19 +27,7 @@ from frcrn_accel.notices import notify
 
 __all__ = ["FILM_SUFFIXES", "Sound", "check_track", "film_suffix", "is_film", "write_film"]
 
-# The muxer for each suffix: the containers that keep sound in step to the sample. Others (AVI, FLV, WMV) can be read,
-# but do not say how much an encoder puts before the sound.
-_MUXERS = {
-    ".mp4": "mp4",
-    ".m4v": "mp4",
-    ".mov": "mov",
-    ".mkv": "matroska",
-    ".webm": "webm",
-    ".ts": "mpegts",
-    ".mts": "mpegts",
-    ".m2ts": "mpegts",
-}
-FILM_SUFFIXES = frozenset(_MUXERS)
+FILM_SUFFIXES = frozenset(FILM_MUXERS)
 _MP4 = ("mp4", "mov")
 _MATROSKA = ("matroska", "webm")
 _MILLISECOND = Fraction(1, 1_000)
@@ -98,7 +86,7 @@ def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overw
     """
     import av
 
-    muxer = _MUXERS.get(target.suffix.lower())
+    muxer = FILM_MUXERS.get(target.suffix.lower())
     if muxer is None:
         raise AudioError(f"{str(target)!r}: films are written as {', '.join(sorted(FILM_SUFFIXES))}")
     try:
@@ -127,7 +115,7 @@ def check_track(target: Path, like: AudioFile) -> None:
     Raises:
         AudioError: The container cannot hold it.
     """
-    plan_track(target, _MUXERS[target.suffix.lower()], like)
+    plan_track(target, FILM_MUXERS[target.suffix.lower()], like)
 
 
 def sound_start_s(path: Path, track: int) -> Fraction:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import soundfile
 
 from frcrn_accel.errors import AudioError
-from frcrn_accel.files.names import detected_suffix
+from frcrn_accel.files.names import audio_suffixes, detected_suffix
 from frcrn_accel.files.reading import AudioFile
 
 __all__ = [
+    "FILM_MUXERS",
     "PLACES",
     "Target",
     "mask_of",
+    "nearest_suffix",
     "places_of",
     "plan_target",
     "plan_track",
@@ -86,6 +88,18 @@ _FFMPEG = {
     ".tta": _Container("tta", ("tta",)),
 }
 
+# The muxer for each suffix of films: the containers that keep sound in step to the sample. Others (AVI, FLV, WMV) can
+# be read, but do not say how much an encoder puts before the sound.
+FILM_MUXERS = {
+    ".mp4": "mp4",
+    ".m4v": "mp4",
+    ".mov": "mov",
+    ".mkv": "matroska",
+    ".webm": "webm",
+    ".ts": "mpegts",
+    ".mts": "mpegts",
+    ".m2ts": "mpegts",
+}
 # The codecs that are written into films, by muxer. The first is for sound of any other codec.
 _FILM_CODECS = {
     "mp4": (*_MP4, "mp3"),
@@ -93,6 +107,16 @@ _FILM_CODECS = {
     "matroska": _MATROSKA,
     "webm": ("opus",),
     "mpegts": ("aac", "mp2", "mp3", "ac3", "eac3"),
+}
+# For formats that are read only, by what is usual in them; for all others a codec that loses something.
+_NEAREST = {
+    ".flac": (".ape", ".dsf", ".mlp", ".sd2", ".tak", ".thd"),
+    ".opus": (".spx",),
+    ".ogg": (".mogg", ".ogx"),
+    ".mkv": (
+        *(".3g2", ".avi", ".divx", ".f4v", ".flv", ".mpeg", ".mpg", ".mxf", ".nsv", ".ogm", ".ogv", ".qt", ".rm"),
+        *(".rmvb", ".vob", ".wmv", ".wtv"),
+    ),
 }
 # FFmpeg's encoders that do not have the name of their codec.
 ENCODERS = {"mp3": "libmp3lame", "opus": "libopus", "amr_nb": "libopencore_amrnb"}
@@ -244,6 +268,18 @@ def plan_track(path: Path, muxer: str, like: AudioFile) -> Target:
     encoding = codec if codec in codecs else codecs[0]
     notes = [] if encoding == codec else [f"track {like.track}: {codec} becomes {encoding}"]
     return _fit(path, like, True, muxer, encoding, notes)
+
+
+@lru_cache(maxsize=1_024)  # a job has many files of few formats
+def nearest_suffix(suffix: str) -> str:
+    """Return the suffix of an output for files of a suffix, by what is usual in them: `writable_suffix` unread.
+
+    It is the suffix itself if such files can be written, or if it is not that of an audio format.
+    """
+    lower = suffix.lower()
+    if lower in writable_suffixes() or lower in FILM_MUXERS or lower not in audio_suffixes():
+        return suffix
+    return next((nearest for nearest, those in _NEAREST.items() if lower in those), ".m4a")
 
 
 def writable_suffix(like: AudioFile) -> str:

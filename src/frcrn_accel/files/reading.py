@@ -240,7 +240,7 @@ def _open_with_ffmpeg(path: Path, track: int, stamp: _Stamp) -> AudioFile:
 
 
 def _gathered(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-    """Join the frames of a codec into blocks like libsndfile's: what follows costs as much for a frame as for those."""
+    """Join the frames of a codec into blocks like libsndfile's: what follows costs as much for a frame."""
     held: list[NDArray[np.float32]] = []
     samples = 0
     for block in blocks:
