@@ -7,10 +7,13 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
@@ -18,6 +21,7 @@ import soundfile
 from frcrn_accel import AudioError, Denoiser, EngineError, Windowing
 from frcrn_accel.errors import AudioTooLongError, OutputExistsError
 from frcrn_accel.file_denoising import FileJob, FileReport
+from frcrn_accel.notices import collected_notices
 from frcrn_accel.processes import FileProcess, FileProcesses, Intake, ProcessLimits
 from frcrn_accel.testing import FunctionBackend
 
@@ -136,6 +140,47 @@ class TestFileProcess:
             run(Intake(max_channels=0))
         with pytest.raises(AudioTooLongError, match=r"limit of 0\.5 s"):
             run(Intake(max_decoded_bytes=32_000, choose_suffix=True))
+
+    def test_films_are_chosen_and_checked_with_all_tracks(
+        self, denoiser: Denoiser, processes: FileProcesses, source: Path, tmp_path: Path
+    ) -> None:
+        film = tmp_path / "film"
+        inputs = ("-f", "lavfi", "-i", "color=size=32x32:rate=5:duration=1", "-i", source, "-i", source)
+        coding = (
+            "-map",
+            "0",
+            "-map",
+            "1",
+            "-map",
+            "2",
+            "-ac:a:1",
+            "2",
+            "-c:v",
+            "mpeg4",
+            "-c:a",
+            "flac",
+            "-f",
+            "matroska",
+        )
+        subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *inputs, *coding, film], check=True)
+
+        def run(name: str, **intake: Any) -> FileReport:
+            with collected_notices():
+                return denoiser.denoise_file(
+                    film, tmp_path / name, overwrite=True, run=lambda job: processes.run(job, Intake(**intake))
+                )
+
+        report = run("a", choose_suffix=True)
+        assert (report.target, report.tracks, report.is_film) == (tmp_path / "a.mkv", (0, 1), True)
+        report = run("a", choose_suffix=True, takes_films=False)
+        assert (report.target, report.tracks, report.is_film) == (tmp_path / "a.mka", (0,), False)
+        report = run("a.webm", takes_films=False)
+        assert (report.target, report.is_film) == (tmp_path / "a.weba", False)
+        with pytest.raises(AudioError, match="up to 1 channels, got 2"):
+            run("a.mkv", max_channels=1)
+        second_bytes = 3 * 4 * report.sample_rate_hz
+        with pytest.raises(AudioTooLongError, match=r"limit of 0\.5 s"):
+            run("a", max_decoded_bytes=second_bytes // 2, choose_suffix=True)
 
     @pytest.mark.parametrize(
         ("harm", "message"),

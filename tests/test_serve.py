@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import gc
+import hashlib
+import io
 import json
 import re
 import signal
@@ -18,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import ClassVar
 
+import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
@@ -106,6 +110,16 @@ def read(response: httpx.Response) -> tuple[np.ndarray, int]:
     return soundfile.read(sound_file(response.content), dtype="int16")
 
 
+def streams(content: bytes) -> tuple[str | None, int]:
+    """Return a digest of the picture, and the number of audio tracks."""
+    with av.open(io.BytesIO(content)) as film:
+        tracks = len(film.streams.audio)
+        if not film.streams.video:
+            return None, tracks
+        packets = [bytes(packet) for packet in film.demux(film.streams.video[0]) if packet.size]
+    return hashlib.sha256(b"".join(packets)).hexdigest(), tracks
+
+
 class TestFiles:
     def test_the_packaged_model_gives_what_the_denoiser_gives(self, tmp_path: Path, noisy_path: Path) -> None:
         pytest.importorskip("onnxruntime")
@@ -131,6 +145,36 @@ class TestFiles:
         form = server.client.post("/v1/denoise", files={"file": ("talk.wav", body)})
         np.testing.assert_allclose(read(raw)[0], NOISE / 2, atol=1)
         assert form.content == raw.content
+
+    @pytest.mark.parametrize(
+        ("suffix", "coding", "film_type", "sound_type"),
+        [
+            ("mp4", ("-c:v", "mpeg4", "-c:a", "aac"), "video/mp4", "audio/mp4"),
+            ("mov", ("-c:v", "mpeg4", "-c:a", "aac"), "video/quicktime", "audio/mp4"),
+            ("mkv", ("-c:v", "mpeg4", "-c:a", "flac"), "video/x-matroska", "application/octet-stream"),
+            ("webm", ("-c:v", "libvpx", "-c:a", "libopus"), "video/webm", "audio/webm"),
+        ],
+    )
+    def test_a_film_comes_back_as_a_film(
+        self, server: Running, tmp_path: Path, suffix: str, coding: tuple[str, ...], film_type: str, sound_type: str
+    ) -> None:
+        path = tmp_path / f"film.{suffix}"
+        (tmp_path / "talk.wav").write_bytes(wav(NOISE))
+        picture = ("-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=0.5")
+        inputs = (*picture, "-i", tmp_path / "talk.wav", "-i", tmp_path / "talk.wav")
+        ffmpeg = (imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *inputs, "-map", "0", "-map", "1", "-map", "2")
+        subprocess.run([*ffmpeg, *coding, path], check=True)
+        body = path.read_bytes()
+        for headers in ({}, {"Accept": "audio/*;q=0.5, video/*"}):
+            response = post(server, body, headers=headers)
+            assert (response.status_code, response.headers["content-type"]) == (200, film_type), response.text
+            assert response.headers["content-disposition"] == f'attachment; filename="denoised.{suffix}"'
+            assert streams(response.content) == (streams(body)[0], 2)
+        for query, headers in (("", {"Accept": "audio/*, */*;q=0.5"}), ("?format=webm", {})):
+            response = post(server, body, query, headers=headers)
+            expected = "audio/webm" if query else sound_type
+            assert (response.status_code, response.headers["content-type"]) == (200, expected), response.text
+            assert streams(response.content) == (None, 1)
 
     @pytest.mark.parametrize(
         ("name", "media_type", "found"),

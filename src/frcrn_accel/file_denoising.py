@@ -41,6 +41,7 @@ class FileReport:
         clipped_samples: Samples beyond full scale that an integer encoding clipped, in all files written.
         warnings: What was missing or damaged in the source, and what the target cannot keep, a line each.
         tracks: Numbers of the audio tracks that were denoised.
+        is_film: Whether the target is a film: the picture and the rest were copied.
     """
 
     source: Path
@@ -52,6 +53,7 @@ class FileReport:
     clipped_samples: int
     warnings: tuple[str, ...] = ()
     tracks: tuple[int, ...] = (0,)
+    is_film: bool = False
 
     @property
     def real_time_factor(self) -> float:
@@ -137,7 +139,8 @@ class FileJob:
             sounds[number] = Sound(file, (part[self.keep] for part in parts))
         clipped = write_film(self.target, source, sounds, overwrite=self.overwrite)
         duration_s = max(done.done_s for done in dones.values())
-        return self._report(sounds[numbers[0]].like, duration_s, clipped, tuple(numbers))
+        report = self._report(sounds[numbers[0]].like, duration_s, clipped, tuple(numbers))
+        return dataclasses.replace(report, is_film=True)
 
     def _parts(self, file: AudioFile, done: _Done, *, with_noise: bool) -> Iterator[dict[Keep, NDArray[np.float32]]]:
         """Yield the blocks of the speech, and of the noise if it is wanted."""

@@ -108,7 +108,7 @@ class Job:
             file = open_audio(source, self.track)
         film = is_film(source)
         suffix = writable_suffix(file) if source.suffix else detected_suffix(file)
-        if film and source.suffix:
+        if film:
             suffix = film_suffix(source)
         device = None
         if target is None:

@@ -105,8 +105,16 @@ def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overw
 
 
 def film_suffix(path: Path) -> str:
-    """Return the suffix for a new film: that of this one, or of Matroska, which holds nearly everything."""
-    return path.suffix if path.suffix.lower() in FILM_SUFFIXES else ".mkv"
+    """Return the suffix for a new film: that of this one, by name or content, or of Matroska, which holds most."""
+    if path.suffix.lower() in FILM_SUFFIXES:
+        return path.suffix
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start[4:8] == b"ftyp":
+        return ".mov" if start[8:12] == b"qt  " else ".mp4"
+    if start[:4] == b"\x1a\x45\xdf\xa3":
+        return ".webm" if b"webm" in start else ".mkv"
+    return ".mkv"
 
 
 def check_track(target: Path, like: AudioFile) -> None:

@@ -360,4 +360,5 @@ def _report(values: Mapping[str, Any]) -> FileReport:
         clipped_samples=int(values["clipped_samples"]),
         warnings=tuple(map(str, values["warnings"])),
         tracks=tuple(map(int, values["tracks"])),
+        is_film=bool(values["is_film"]),
     )

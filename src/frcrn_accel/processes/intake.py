@@ -21,11 +21,14 @@ class Intake:
         max_channels: Most channels; None for no limit.
         max_decoded_bytes: Longest audio, as 32-bit samples of all channels; None for no limit.
         choose_suffix: Give the target the suffix of the source's format, or of one close to it that can be written.
+        takes_films: Whether a film becomes a film, where the suffix of the target is that of one; otherwise only its
+            sound is written.
     """
 
     max_channels: int | None = None
     max_decoded_bytes: int | None = None
     choose_suffix: bool = False
+    takes_films: bool = True
 
 
 def admit(job: FileJob, intake: Intake) -> FileJob:
@@ -36,15 +39,26 @@ def admit(job: FileJob, intake: Intake) -> FileJob:
     """
     if intake == Intake():
         return job
-    from frcrn_accel.files import open_audio
+    from frcrn_accel.files import FILM_SUFFIXES, is_film, open_audio
+    from frcrn_accel.files.film import film_suffix
     from frcrn_accel.files.formats import writable_suffix
 
     file = open_audio(job.source, job.track)
-    if intake.max_channels is not None and file.channels > intake.max_channels:
-        raise AudioError(f"audio must have up to {intake.max_channels} channels, got {file.channels}")
-    if intake.max_decoded_bytes is not None:
-        longest_s = intake.max_decoded_bytes / (file.sample_rate_hz * file.channels * _SAMPLE_BYTES)
-        job = dataclasses.replace(job, max_duration_s=min(job.max_duration_s, longest_s))
+    film = is_film(job.source)
+    target = job.target
     if intake.choose_suffix:
-        job = dataclasses.replace(job, target=job.target.with_name(job.target.name + writable_suffix(file)))
-    return job
+        suffix = film_suffix(job.source) if film and intake.takes_films else writable_suffix(file)
+        target = target.with_name(target.name + suffix)
+    if film and not intake.takes_films and target.suffix == ".webm":
+        target = target.with_suffix(".weba")  # which is never a film
+    files = [file]
+    if film and job.track is None and target.suffix in FILM_SUFFIXES:  # all tracks are denoised, side by side
+        files = [open_audio(job.source, track) for track in range(file.tracks)]
+    most = max(one.channels for one in files)
+    if intake.max_channels is not None and most > intake.max_channels:
+        raise AudioError(f"audio must have up to {intake.max_channels} channels, got {most}")
+    if intake.max_decoded_bytes is not None:
+        second_bytes = sum(one.sample_rate_hz * one.channels * _SAMPLE_BYTES for one in files)
+        longest_s = intake.max_decoded_bytes / second_bytes
+        job = dataclasses.replace(job, max_duration_s=min(job.max_duration_s, longest_s))
+    return dataclasses.replace(job, target=target)

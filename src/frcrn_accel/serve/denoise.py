@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ class Files:
         """Handle a request, see ASGI."""
         request = Request(scope, receive)
         options = _read_options(request.query_params)
+        options = replace(options, takes_films=_takes_films(",".join(request.headers.getlist("accept"))))
         if self.is_draining:
             # Closing a connection with unread data resets it, and the answer may be lost.
             with anyio.move_on_after(_UNREAD_S):
@@ -186,6 +188,21 @@ async def _left(receive: Receive) -> None:
     """Return once the client has left."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _takes_films(accept: str) -> bool:
+    """Return whether an `Accept` header (RFC 9110, section 12.5.1) does not prefer sound to films."""
+    weights = {"*": 0.0}
+    for media_range in accept.split(","):
+        name, *parameters = (part.strip().lower() for part in media_range.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                with suppress(ValueError):
+                    weight = float(parameter[2:])
+        kind = name.partition("/")[0]
+        weights[kind] = max(weights.get(kind, 0.0), weight)
+    return weights.get("video", weights["*"]) >= weights.get("audio", weights["*"])
 
 
 def _read_options(query: QueryParams) -> JobOptions:

@@ -24,7 +24,7 @@ from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.problems import Problem
 from frcrn_accel.serve.watch import EngineWatch, WatchedSession
 
-__all__ = ["FORMATS", "MEDIA_TYPES", "Job", "JobOptions", "Workshop", "storage_problems"]
+__all__ = ["FILM_MEDIA_TYPES", "FORMATS", "MEDIA_TYPES", "Job", "JobOptions", "Workshop", "storage_problems"]
 
 MEDIA_TYPES = {
     "aiff": "audio/aiff",
@@ -34,10 +34,20 @@ MEDIA_TYPES = {
     "ogg": "audio/ogg",
     "opus": "audio/ogg",
     "wav": "audio/wav",
+    "weba": "audio/webm",
     "webm": "audio/webm",
 }
 """Media types by suffix. There are more formats; they are returned only for inputs of the same format."""
-FORMATS = tuple(suffix for suffix in MEDIA_TYPES if f".{suffix}" in audio_suffixes())
+FORMATS = tuple(
+    suffix for suffix in MEDIA_TYPES if f".{suffix}" in audio_suffixes() and suffix != "weba"
+)  # "webm" is the same
+FILM_MEDIA_TYPES = {
+    "mkv": "video/x-matroska",
+    "mov": "video/quicktime",
+    "mp4": "video/mp4",
+    "webm": "video/webm",
+}
+"""Media types of films, likewise."""
 
 _RESULT = "denoised"
 
@@ -53,12 +63,14 @@ class JobOptions:
         attenuation_limit_db: None for the denoiser's own.
         high_band: None for the denoiser's own.
         keep: See `Denoiser.denoise_file`.
+        takes_films: Whether a film may be the result for a film; with a format it is its sound.
     """
 
     format: str | None = None
     attenuation_limit_db: float | None = None
     high_band: HighBandMode | None = None
     keep: Keep = "speech"
+    takes_films: bool = True
 
 
 @dataclass(frozen=True)
@@ -148,7 +160,8 @@ class Job:
     @property
     def media_type(self) -> str:
         """Media type of the result."""
-        return MEDIA_TYPES.get(self.suffix, "application/octet-stream")
+        types = FILM_MEDIA_TYPES if self.result().is_film else MEDIA_TYPES
+        return types.get(self.suffix, "application/octet-stream")
 
     @property
     def suffix(self) -> str:
@@ -174,7 +187,12 @@ class Job:
                 keep=options.keep,
                 run=partial(
                     self._run,
-                    intake=Intake(limits.max_channels, limits.max_decoded_bytes, choose_suffix=not options.format),
+                    intake=Intake(
+                        limits.max_channels,
+                        limits.max_decoded_bytes,
+                        choose_suffix=not options.format,
+                        takes_films=options.takes_films and not options.format,
+                    ),
                 ),
             )
 

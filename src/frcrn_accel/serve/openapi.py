@@ -7,7 +7,7 @@ from typing import Any
 from frcrn_accel._version import __version__
 from frcrn_accel.denoiser import KEEPS
 from frcrn_accel.high_band import HIGH_BANDS
-from frcrn_accel.serve.job import FORMATS, MEDIA_TYPES
+from frcrn_accel.serve.job import FILM_MEDIA_TYPES, FORMATS, MEDIA_TYPES
 from frcrn_accel.serve.problems import PROBLEM_TYPE
 from frcrn_accel.serve.result_headers import RESULT_HEADERS
 
@@ -119,7 +119,8 @@ def _denoise(denied: tuple[int, ...]) -> dict[str, Any]:
         "operationId": "denoise",
         "summary": "Denoise a file.",
         "description": "The body is an audio file, of any media type, or a form with the file as its part `file`. "
-        "The result keeps rate, channels, length, level and, where the format allows, the encoding.",
+        "The result keeps rate, channels, length, level and, where the format allows, the encoding. A film comes back "
+        "as a film with denoised sound; with a format, or if `Accept` prefers audio, as the sound of its first track.",
         "parameters": [
             {
                 "name": "format",
@@ -150,7 +151,10 @@ def _denoise(denied: tuple[int, ...]) -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {
-                **{media_type: {"schema": _AUDIO} for media_type in sorted(set(MEDIA_TYPES.values()))},
+                **{
+                    media_type: {"schema": _AUDIO}
+                    for media_type in sorted({*MEDIA_TYPES.values(), *FILM_MEDIA_TYPES.values()})
+                },
                 "application/octet-stream": {"schema": _AUDIO},
                 "multipart/form-data": {
                     "schema": {
@@ -175,7 +179,10 @@ def _denoise(denied: tuple[int, ...]) -> dict[str, Any]:
                 },
                 "content": {
                     media_type: {"schema": _AUDIO}
-                    for media_type in [*sorted(set(MEDIA_TYPES.values())), "application/octet-stream"]
+                    for media_type in [
+                        *sorted({*MEDIA_TYPES.values(), *FILM_MEDIA_TYPES.values()}),
+                        "application/octet-stream",
+                    ]
                 },
             },
             **_problems(*refused),
