@@ -120,8 +120,8 @@ def _denoise(denied: tuple[int, ...]) -> dict[str, Any]:
         "summary": "Denoise a file.",
         "description": "The body is an audio file, of any media type, or a form with the file as its part `file`. "
         "The result keeps rate, channels, length, level and, where the format allows, the encoding. A film "
-        "comes back as one with denoised sound; with a format, or if `Accept` prefers audio, as the sound of its first "
-        "track.",
+        "comes back as one with denoised sound; with a format, or if `Accept` prefers audio, as the sound of its "
+        "first track.",
         "parameters": [
             {
                 "name": "format",
