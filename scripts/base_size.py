@@ -1,9 +1,9 @@
 """Write the size of the base install for each Python, and the version of PyAV that each gets, into docs/formats.md.
 
-    python scripts/base_size.py [--platform manylinux_2_28_x86_64] [--docs docs/formats.md]
+    python scripts/base_size.py [--docs docs/formats.md]
 
-pip resolves and downloads the wheels of what pyproject.toml requires; no other interpreter is needed. The installed size
-is that of the files in the wheels, without byte code.
+pip resolves and downloads the wheels of what pyproject.toml requires; no other interpreter is needed. The installed
+size is that of the files in the wheels, without byte code.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
     rows = ["| Python | download, MB | installed, MB | of it `av`, MB | `av` |", "|---|---|---|---|---|"]
     for version in VERSIONS:
         sizes = measure(version)
-        download, installed = (sum(size[index] for size in sizes.values()) for index in (1, 2))
+        download, installed = sum(size[1] for size in sizes.values()), sum(size[2] for size in sizes.values())
         number, _, av_installed = sizes["av"]
         rows.append(f"| {version} | {download:.0f} | {installed:.0f} | {av_installed:.0f} | {number} |")
         print(rows[-1], flush=True)

@@ -135,9 +135,9 @@ class TestInputs:
 
     def test_formats_that_are_not_written(self, tmp_path):
         path = tmp_path / "files.txt"
-        path.write_text("a.AVI\nb.spx\nb.opus\nc.ape\nd.dts\nf.m2ts\nhttps://host/e.rm?key=1\n")
+        path.write_text("a.AVI\na.wmv\nb.spx\nb.opus\nc.ape\nd.dts\nf.m2ts\nhttps://host/e.rm?key=1\n")
         found = read_inputs(str(path), "out")
-        outputs = ["a.AVI.mkv", "b.opus", "b.spx.opus", "c.ape.flac", "d.dts.m4a", "f.m2ts", "host/e.rm.mkv"]
+        outputs = ["a.AVI.mkv", "a.wmv", "b.opus", "b.spx.opus", "c.ape.flac", "d.dts.m4a", "f.m2ts", "host/e.rm.mkv"]
         assert [recording.output for recording in found.recordings] == outputs
         assert found.other_formats == {
             ".ape": ".flac",

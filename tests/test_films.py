@@ -14,6 +14,8 @@ import soundfile
 
 from frcrn_accel import AudioError, AudioWarning, Denoiser, OutputExistsError
 from frcrn_accel.files import Sound, is_film, open_audio, write_film
+from frcrn_accel.files.film import film_suffix
+from frcrn_accel.notices import collected_notices
 from frcrn_accel.testing import FunctionBackend
 
 FFMPEG = pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
@@ -38,6 +40,9 @@ FILMS = {
     "late.mp4": (("-itsoffset", "0.5"), (*H264, "-c:a", "aac")),
     "late.mov": (("-itsoffset", "0.123"), (*H264, "-c:a", "aac")),
     "late.mkv": (("-itsoffset", "0.5"), (*H264, "-c:a", "libopus")),
+    "plain.wmv": ((), ("-c:v", "wmv2", "-c:a", "wmav2")),
+    "late.wmv": (("-itsoffset", "0.5"), ("-c:v", "wmv2", "-c:a", "wmav2")),
+    "pcm.avi": ((), ("-c:v", "mpeg4", "-c:a", "pcm_s16le")),
     "late.webm": (("-itsoffset", "0.123"), ("-c:v", "libvpx", "-deadline", "realtime", "-c:a", "libopus")),
 }
 
@@ -144,6 +149,61 @@ def test_the_picture_is_copied_and_the_sound_stays_in_step(make, tmp_path, name)
         if name != "plain.ts":  # its sound is MP2 in both
             assert new.streams.audio[0].codec_context.name == old.streams.audio[0].codec_context.name
         assert [stream.type for stream in new.streams] == [stream.type for stream in old.streams]
+
+
+@pytest.mark.parametrize("offset_s", [0, 0.5])
+@pytest.mark.parametrize("picture", [("-c:v", "flv"), H264])
+def test_flash_stays_in_step_to_its_milliseconds(tmp_path, clicks, picture, offset_s):
+    source, target = tmp_path / "old.flv", tmp_path / "new.flv"
+    ffmpeg(
+        *PICTURE, "-itsoffset", offset_s, "-i", clicks, "-map", "0:v", "-map", "1:a", *picture, "-c:a", "aac", source
+    )
+    replaced(source, target)
+    assert copied(target) == copied(source)
+    late_s = picture_times(target) - picture_times(source)  # what an encoder puts in front cannot lie before 0
+    assert np.ptp(late_s) < 1e-6
+    assert 0 <= late_s[0] < 1_024 / RATE_HZ + 1e-3
+    found_s = np.array(lags(heard(source), heard(target))) / RATE_HZ
+    np.testing.assert_allclose(found_s, late_s[0], atol=1.01e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "coding", "suffix"),
+    [
+        ("a.avi", ("-c:v", "mpeg4", "-c:a", "pcm_s16le"), ".avi"),
+        ("a.divx", ("-c:v", "mpeg4", "-c:a", "pcm_s16le", "-f", "avi"), ".avi"),
+        ("a.avi", ("-c:v", "mpeg4", "-c:a", "mp3"), ".mkv"),
+        ("a.wmv", ("-c:v", "wmv2", "-c:a", "wmav2"), ".wmv"),
+        ("a.flv", ("-c:v", "flv", "-c:a", "mp3", "-ar", "44100"), ".flv"),
+        ("a", ("-c:v", "mpeg4", "-c:a", "aac", "-f", "mp4"), ".mp4"),
+        ("a", ("-c:v", "mpeg4", "-c:a", "aac", "-f", "mov"), ".mov"),
+        ("a", ("-c:v", "libvpx", "-c:a", "libopus", "-f", "webm"), ".webm"),
+        ("a", ("-c:v", "mpeg4", "-c:a", "mp2", "-f", "matroska"), ".mkv"),
+        ("a.mpg", ("-c:v", "mpeg1video", "-r", "25", "-c:a", "mp2"), ".mkv"),
+    ],
+)
+def test_the_container_of_a_new_film(tmp_path, clicks, identity, name, coding, suffix):
+    source = tmp_path / name
+    ffmpeg(*PICTURE, "-t", 0.5, "-i", clicks, "-map", "0:v", "-map", "1:a", *coding, "-t", 0.5, source)
+    assert film_suffix(source) == suffix
+    target = tmp_path / f"new{suffix}"
+    with collected_notices():
+        report = identity.denoise_file(source, target, overwrite=True)
+    assert report.is_film
+    assert copied(target) == copied(source)
+
+
+def test_an_avi_gets_pcm_and_says_so(tmp_path, clicks, identity):
+    ffmpeg(*PICTURE, "-i", clicks, "-map", "0:v", "-map", "1:a", "-c:v", "mpeg4", "-c:a", "mp3", tmp_path / "a.avi")
+    (tmp_path / "text").write_text(METADATA)
+    both = ("-i", tmp_path / "text", "-map_metadata", 1, "-map_chapters", 1, "-c", "copy")
+    ffmpeg("-i", tmp_path / "a.avi", *both, tmp_path / "a.mkv")
+    with pytest.warns(AudioWarning) as caught:
+        identity.denoise_file(tmp_path / "a.mkv", tmp_path / "new.avi")
+    said = [str(warning.message) for warning in caught]
+    assert any("track 0: mp3 becomes pcm_s16le" in text for text in said)
+    assert any("left out, the container cannot hold it: 2 chapters" in text for text in said)
+    assert copied(tmp_path / "new.avi") == copied(tmp_path / "a.mkv")
 
 
 @pytest.mark.parametrize(("suffix", "subtitles"), [(".mp4", "mov_text"), (".mkv", "srt")])

@@ -19,9 +19,9 @@ from frcrn_accel.audio import Resampler
 from frcrn_accel.errors import AudioError, OutputExistsError
 from frcrn_accel.files.encode_ffmpeg import TrackEncoder, coding_for
 from frcrn_accel.files.ffmpeg import open_input
-from frcrn_accel.files.formats import FILM_MUXERS, Target, plan_track
+from frcrn_accel.files.formats import FILM_MUXERS, Target, keeps_codec, plan_track
 from frcrn_accel.files.mp4 import is_item
-from frcrn_accel.files.reading import AudioFile
+from frcrn_accel.files.reading import AudioFile, open_audio
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.notices import notify
 
@@ -30,6 +30,7 @@ __all__ = ["FILM_SUFFIXES", "Sound", "check_track", "film_suffix", "is_film", "w
 FILM_SUFFIXES = frozenset(FILM_MUXERS)
 _MP4 = ("mp4", "mov")
 _MATROSKA = ("matroska", "webm")
+_WITHOUT_CHAPTERS = ("avi", "flv")
 _MILLISECOND = Fraction(1, 1_000)
 _MAX_WAIT_S = 60  # three windows of 20 s
 _IMAGES = {"mjpeg": ("image/jpeg", ".jpg"), "png": ("image/png", ".png"), "bmp": ("image/bmp", ".bmp")}
@@ -106,14 +107,21 @@ def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overw
 
 def film_suffix(path: Path) -> str:
     """Return the suffix for a new film: that of this one, by name or content, or of Matroska, which holds most."""
-    if path.suffix.lower() in FILM_SUFFIXES:
-        return path.suffix
     with path.open("rb") as file:
         start = file.read(64)
+    if start[:4] == b"RIFF":  # coded sound would not be in step in an AVI, and PCM is large
+        keeps = keeps_codec("avi", open_audio(path))
+        return (path.suffix if path.suffix.lower() == ".avi" else ".avi") if keeps else ".mkv"
+    if path.suffix.lower() in FILM_SUFFIXES - {".avi"}:
+        return path.suffix
     if start[4:8] == b"ftyp":
         return ".mov" if start[8:12] == b"qt  " else ".mp4"
     if start[:4] == b"\x1a\x45\xdf\xa3":
         return ".webm" if b"webm" in start else ".mkv"
+    if start[:4] == b"\x30\x26\xb2\x75":
+        return ".wmv"
+    if start[:3] == b"FLV":
+        return ".flv"
     return ".mkv"
 
 
@@ -169,7 +177,9 @@ class _Remux:
         left_out = _text_left_out(muxer, film)
         if left_out:
             notify(f"{str(target)!r}: left out, MP4 holds such text only without a cover: {', '.join(left_out)}")
-        if film.chapters():
+        if film.chapters() and muxer in _WITHOUT_CHAPTERS:
+            notify(f"{str(target)!r}: left out, the container cannot hold it: {len(film.chapters())} chapters")
+        elif film.chapters():
             out.set_chapters(film.chapters())
 
     def _copy(self, stream: Any) -> None:
@@ -258,6 +268,7 @@ class _Track:
         if plan.rate_hz != sound.like.sample_rate_hz:
             self._resampler = Resampler(sound.like.sample_rate_hz, plan.rate_hz, len(plan.sources))
         self._ended = self._is_aligned = False
+        self._leads = plan.encoding.startswith("wma")  # their decoders drop the first block of the codec
 
     def packets(self, time_s: Fraction | None) -> Iterator[Any]:
         """Yield the packets up to a time on the film's time line; None for all that are left."""
@@ -278,6 +289,11 @@ class _Track:
 
     def _encoded(self, block: NDArray[np.float32]) -> Iterator[Any]:
         self._given += block.shape[1]
+        if self._leads:
+            self._leads = False
+            lead = self.encoder.stream.codec_context.frame_size
+            self._start_s -= Fraction(lead, self._plan.rate_hz)
+            yield from self._shifted(self.encoder.encode(np.zeros((len(block), lead), np.float32)))
         yield from self._shifted(self.encoder.encode(block))
 
     def _shifted(self, packets: Iterator[Any]) -> Iterator[Any]:

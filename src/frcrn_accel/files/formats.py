@@ -19,6 +19,7 @@ __all__ = [
     "FILM_MUXERS",
     "PLACES",
     "Target",
+    "keeps_codec",
     "mask_of",
     "nearest_suffix",
     "places_of",
@@ -88,8 +89,8 @@ _FFMPEG = {
     ".tta": _Container("tta", ("tta",)),
 }
 
-# The muxer for each suffix of films: the containers that keep sound in step to the sample. Others (AVI, FLV, WMV) can
-# be read, but do not say how much an encoder puts before the sound.
+# The muxer for each suffix of films: the containers that keep sound in step to the sample, or to the milliseconds that
+# FLV and ASF count. AVI does not say how much an encoder puts before the sound, so it gets PCM.
 FILM_MUXERS = {
     ".mp4": "mp4",
     ".m4v": "mp4",
@@ -99,6 +100,10 @@ FILM_MUXERS = {
     ".ts": "mpegts",
     ".mts": "mpegts",
     ".m2ts": "mpegts",
+    ".wmv": "asf",
+    ".asf": "asf",
+    ".flv": "flv",
+    ".avi": "avi",
 }
 # The codecs that are written into films, by muxer. The first is for sound of any other codec.
 _FILM_CODECS = {
@@ -107,6 +112,9 @@ _FILM_CODECS = {
     "matroska": _MATROSKA,
     "webm": ("opus",),
     "mpegts": ("aac", "mp2", "mp3", "ac3", "eac3"),
+    "asf": ("wmav2", "wmav1"),
+    "flv": ("aac",),
+    "avi": ("pcm_s16le", "pcm_s24le"),
 }
 # For formats that are read only, by what is usual in them; for all others a codec that loses something.
 _NEAREST = {
@@ -114,8 +122,8 @@ _NEAREST = {
     ".opus": (".spx",),
     ".ogg": (".mogg", ".ogx"),
     ".mkv": (
-        *(".3g2", ".avi", ".divx", ".f4v", ".flv", ".mpeg", ".mpg", ".mxf", ".nsv", ".ogm", ".ogv", ".qt", ".rm"),
-        *(".rmvb", ".vob", ".wmv", ".wtv"),
+        *(".3g2", ".avi", ".divx", ".f4v", ".mpeg", ".mpg", ".mxf", ".nsv", ".ogm", ".ogv", ".qt", ".rm"),
+        *(".rmvb", ".vob", ".wtv"),
     ),
 }
 # FFmpeg's encoders that do not have the name of their codec.
@@ -258,6 +266,11 @@ def plan_target(path: Path, like: AudioFile) -> Target:
     return _fit(path, like, True, container.muxer, encoding, notes)
 
 
+def keeps_codec(muxer: str, like: AudioFile) -> bool:
+    """Return whether the sound of a film keeps its codec in a container."""
+    return codec_of(like) in _FILM_CODECS[muxer]
+
+
 def plan_track(path: Path, muxer: str, like: AudioFile) -> Target:
     """Decide how to write the sound of a film: in its own codec, or the first of those that the container takes.
 
@@ -277,9 +290,11 @@ def nearest_suffix(suffix: str) -> str:
     It is the suffix itself if such files can be written, or if it is not that of an audio format.
     """
     lower = suffix.lower()
-    if lower in writable_suffixes() or lower in FILM_MUXERS or lower not in audio_suffixes():
-        return suffix
-    return next((nearest for nearest, those in _NEAREST.items() if lower in those), ".m4a")
+    for nearest, those in _NEAREST.items():
+        if lower in those:
+            return nearest
+    is_kept = lower in writable_suffixes() or lower in FILM_MUXERS or lower not in audio_suffixes()
+    return suffix if is_kept else ".m4a"
 
 
 def writable_suffix(like: AudioFile) -> str:
