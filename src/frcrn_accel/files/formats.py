@@ -89,8 +89,8 @@ _FFMPEG = {
     ".tta": _Container("tta", ("tta",)),
 }
 
-# The muxer for each suffix of films: the containers that keep sound in step to the sample, or to the milliseconds that
-# FLV and ASF count. AVI does not say how much an encoder puts before the sound, so it gets PCM.
+# The muxer for each suffix of films: the containers that keep sound in step to the sample, or to the milliseconds
+# that FLV and ASF count. AVI does not say how much an encoder puts before the sound, so it gets PCM.
 FILM_MUXERS = {
     ".mp4": "mp4",
     ".m4v": "mp4",

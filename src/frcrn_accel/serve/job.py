@@ -42,10 +42,13 @@ FORMATS = tuple(
     suffix for suffix in MEDIA_TYPES if f".{suffix}" in audio_suffixes() and suffix != "weba"
 )  # "webm" is the same
 FILM_MEDIA_TYPES = {
+    "avi": "video/x-msvideo",
+    "flv": "video/x-flv",
     "mkv": "video/x-matroska",
     "mov": "video/quicktime",
     "mp4": "video/mp4",
     "webm": "video/webm",
+    "wmv": "video/x-ms-wmv",
 }
 """Media types of films, likewise."""
 
