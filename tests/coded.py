@@ -63,8 +63,9 @@ def write(path: Path, like: AudioFile, audio: np.ndarray, block: int = 7_001) ->
 
 
 def decode(path: Path, channels: int) -> np.ndarray:
-    """Decode with FFmpeg's command."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", path, "-map", "0:a:0", "-f", "f32le", "-"]
+    """Decode with FFmpeg's command. It does not know every MP3 of a few frames unless it is told."""
+    told = ("-f", "mp3") if path.suffix == ".mp3" else ()
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *told, "-i", path, "-map", "0:a:0", "-f", "f32le", "-"]
     done = subprocess.run(command, capture_output=True, check=True)
     return np.frombuffer(done.stdout, np.float32).reshape(-1, channels).T
 

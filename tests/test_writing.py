@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from coded import decode, lag, noise, source, stated_samples, write
 from example_counts import few
 from frcrn_accel import AudioError
-from frcrn_accel.files import AudioWriter, create_audio
+from frcrn_accel.files import AudioWriter, create_audio, open_audio
 from frcrn_accel.files.bitrates import bit_rate_for, vorbis_quality
 from frcrn_accel.files.formats import mask_of, places_of, plan_target, writable_suffix, writable_suffixes
 from frcrn_accel.files.riff import finish_wav
@@ -103,6 +103,29 @@ class TestLength:
         assert decoded.shape == (samples, channels)
         if samples > 1_000:
             assert lag(audio[0], decoded[:, 0]) == 0
+
+    @pytest.mark.parametrize("suffix", [".mp3", ".mp2", ".aac", ".ac3", ".eac3"])
+    @few(10)
+    @given(
+        samples=st.integers(1, 2_500),
+        channels=st.integers(1, 2),
+        rate=st.sampled_from([16_000, 44_100, 48_000]),
+        seed=st.integers(0, 99),
+    )
+    def test_a_few_frames_can_be_read(self, tmp_path_factory, suffix, samples, channels, rate, seed):
+        path = tmp_path_factory.getbasetemp() / f"short{suffix}"
+        write(path, source(suffix, rate, channels, format="", subtype=suffix[1:]), noise(samples, channels, seed))
+        file = open_audio(path)
+        read = sum(block.shape[1] for block in file.blocks())
+        wanted = round(samples * file.sample_rate_hz / rate)
+        assert wanted <= read <= wanted + (600 if suffix == ".mp3" else 3_000)
+
+    def test_tta_of_a_single_sample(self, tmp_path):
+        with pytest.raises(AudioError, match="TTA cannot hold a single sample"):
+            write(tmp_path / "a.tta", source(rate=16_000, channels=1), noise(1, 1))
+        assert list(tmp_path.iterdir()) == []
+        write(tmp_path / "a.tta", source(rate=16_000, channels=1), noise(2, 1))
+        assert decode(tmp_path / "a.tta", 1).shape == (1, 2)
 
     @pytest.mark.parametrize("suffix", [".mp3", ".mkv"])
     @pytest.mark.parametrize("samples", [5_185, 5_222, 5_777])  # cut within the last frame but one

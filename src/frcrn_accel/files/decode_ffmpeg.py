@@ -308,12 +308,43 @@ def _opened(path: Path, link: Link | None) -> Iterator[tuple[InputContainer, Bin
     with path.open("rb") as file:
         source = file if link is None else link.view(file)
         try:
-            with open_input(source) as container:
+            with _open(source, _raw_format(file) if link is None else None) as container:
                 if container.format.name in _PLAYLISTS:
                     raise AudioError(f"{str(path)!r} is a playlist or text, not audio")
                 yield container, file
         except av.FFmpegError as error:
             raise AudioError(f"{str(path)!r} cannot be read as audio: {reason_of(error)}") from error
+
+
+def _open(source: Any, raw_format: str | None) -> InputContainer:
+    """Open a container. A few frames alone are too little for FFmpeg to know them: then it is told what they are."""
+    import av
+
+    container: InputContainer
+    try:
+        container = open_input(source)
+    except av.FFmpegError:
+        if raw_format is None:
+            raise
+    else:
+        if raw_format is None or container.streams.audio:
+            return container
+        container.close()
+    source.seek(0)
+    container = open_input(source, format=raw_format)
+    return container
+
+
+def _raw_format(file: BinaryIO) -> str | None:
+    """Return FFmpeg's name for frames without a container, by the mark at their start; None for anything else."""
+    start = file.read(6)
+    file.seek(0)
+    if start[:2] == b"\x0b\x77" and len(start) == 6:
+        return "ac3" if start[5] >> 3 <= 10 else "eac3"
+    if start[:1] != b"\xff" or len(start) < 6 or start[1] < 0xE0:
+        return None
+    layer = start[1] >> 1 & 3  # 3 is layer I, and the mark of UTF-16
+    return {0: "aac" if start[1] >= 0xF0 else None, 1: "mp3", 2: "mp3"}.get(layer)
 
 
 def _stream(path: Path, container: InputContainer, track: int) -> av.AudioStream:

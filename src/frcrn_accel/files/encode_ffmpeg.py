@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.audio import float_to_int
+from frcrn_accel.errors import AudioError
 from frcrn_accel.files.bitrates import bit_rate_for, is_constant
 from frcrn_accel.files.formats import ENCODERS, Target, codec_of
 from frcrn_accel.files.reading import AudioFile
@@ -22,6 +23,7 @@ _BLOCK_SAMPLES = 1 << 14
 _FLOAT, _SHORT, _LONG = "flt", "s16", "s32"
 # Encoders that end without what their delay has kept back: as much silence pushes it out.
 _DELAYS = {"ac3": 256, "eac3": 256, "mp2": 481, "amr_nb": 40}
+_MP2_FRAME_SAMPLES = 1_152
 _INTEGERS = {"mp2", "amr_nb", "flac", "alac", "tta", "wavpack"}
 
 
@@ -116,7 +118,13 @@ class TrackEncoder:
 
     def finish(self) -> Iterator[Any]:
         """Yield the last packets."""
-        if delay := _DELAYS.get(self._coding.codec) if self.samples else None:
+        codec = self._coding.codec
+        if codec == "tta" and self.samples * self.channels == 1:
+            raise AudioError("TTA cannot hold a single sample")  # FFmpeg's encoder would end this process
+        delay = _DELAYS.get(codec, 0) if self.samples else 0
+        if codec == "mp2" and self.samples:
+            delay = max(delay, _MP2_FRAME_SAMPLES + 1 - self.samples)  # of a single frame FFmpeg decodes nothing
+        if delay:
             yield from self.encode(np.zeros((self.channels, delay), np.float32))
         if self.samples:  # without any frame an encoder has nothing to end
             yield from self.stream.encode(None)
