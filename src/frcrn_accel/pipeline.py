@@ -7,8 +7,8 @@
         ├── less what 16 kHz can hold ── gains of the band above (high_band.py) ── + ── resample back ──┘
         └──────────────────────────── dry share (attenuation limit) ──────────── + ──► result
 
-The signal is read twice before that to measure its level: each channel gets one gain for its whole length. Only events
-that are far louder than its speech reach the model with less (`_headroom`).
+The signal is read twice before that to measure its level: each channel gets one gain for its whole length. Only
+events that are far louder than its speech reach the model with less (`_headroom`).
 """
 
 from __future__ import annotations
@@ -225,9 +225,9 @@ def _enhance(blocks: Blocks, levels: Levels, engine: Engine) -> Iterator[NDArray
 def _headroom(rows: NDArray[np.float32], hop: int) -> NDArray[np.float32] | None:
     """Return the gain that brings events down to a level that the model knows, for each sample.
 
-    The level of a signal is that of its speech, so a bang at full scale beside quiet speech would reach the model at up
-    to 40 dB above full scale. It would pass it on, and its means over the whole signal would take away speech elsewhere.
-    Streams have the same bound: there, the level rises with the event.
+    The level of a signal is that of its speech, so a bang beside quiet speech would reach the model far above full
+    scale. The model passes such a bang on, and its means over the whole signal then take away speech elsewhere. In
+    streams, the level rises with an event, and keeps it within the same bound.
 
     Args:
         rows: Input of the model, whole hops, `(rows, samples)`.
