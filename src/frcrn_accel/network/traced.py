@@ -42,13 +42,9 @@ MIN_AGREEMENT_HALF_DB = 25.0
 """The same for graphs that compute in half precision."""
 
 _Array = NDArray[Any]
-_CONVOLUTION, _TRANSPOSED, _DEPTHWISE, _DENSE, _NORM = (
-    "Conv",
-    "ConvTranspose",
-    "depthwise Conv",
-    "dense layer",
-    "norm",
-)
+# Kinds of layers.
+_CONVOLUTION, _TRANSPOSED, _DEPTHWISE = "Conv", "ConvTranspose", "depthwise Conv"
+_DENSE, _NORM = "MatMul or Gemm", "BatchNormalization"
 _NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 _QUANTIZED = ("DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear", "MatMulInteger", "ConvInteger")
 _MAX_FIXED_SAMPLES = 3600 * SAMPLE_RATE_HZ
@@ -422,8 +418,8 @@ def _check_agreement(path: Path, weights: Weights, is_half: bool) -> None:
         )
     if not agreement_db >= least:
         raise ModelError(
-            f"an FRCRN with the weights of its graph computes something else than the graph itself: they agree to "
-            f"{agreement_db:.1f} dB on noise (at least {least:.0f}), so it is another network or a changed one"
+            f"an FRCRN with its weights has another output than its graph: they agree to {agreement_db:.1f} dB on "
+            f"noise (at least {least:.0f}), so it is another network or a changed one"
         )
 
 
