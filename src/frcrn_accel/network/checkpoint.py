@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frcrn_accel.digest import sha256_of
-from frcrn_accel.errors import ModelError
+from frcrn_accel.errors import MissingExtraError, ModelError
 from frcrn_accel.network.state_dict import Weights, normalise_state_dict
 from frcrn_accel.network.tensor_files import (
     MAX_BYTES,
@@ -62,6 +62,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         MissingExtraError: A package that reads this form is not installed.
         ModelError: The file cannot be read or does not hold an FRCRN.
     """
+    try:
+        import torch  # noqa: F401  whatever is done with the weights needs it
+    except ImportError as error:
+        raise MissingExtraError("Reading a checkpoint", "export", error) from error
     with _path_in_errors(path):
         sha256 = _digest(path)
         weights = _read(path)

@@ -48,13 +48,11 @@ def read_torch(path: Path) -> Any:
     """Read a file that `torch.save` wrote, with `weights_only=True`, which never runs code in the file.
 
     Raises:
-        MissingExtraError: torch is not installed.
+        ImportError: torch is not installed.
         ModelError: The file is damaged, unpacks to more than `MAX_BYTES`, or holds objects that are not plain.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingExtraError("Reading a checkpoint", "export", error) from error
+    import torch
+
     if zipfile.is_zipfile(path):
         try:
             with zipfile.ZipFile(path) as archive:
@@ -93,12 +91,11 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     """Read a file of safetensors, as tensors of torch: NumPy has no bfloat16.
 
     Raises:
-        MissingExtraError: The package safetensors, or torch, is not installed.
+        MissingExtraError: The package safetensors is not installed.
         ModelError: The file is damaged: its header contradicts its size or itself.
     """
     try:
         import safetensors
-        import torch  # noqa: F401  for the error here instead of below
     except ImportError as error:
         raise MissingExtraError("Reading a file of safetensors", "export", error) from error
     try:

@@ -227,14 +227,14 @@ class _Graph:
             if abs(epsilon - BN_EPSILON) > 1e-9:
                 found[3] = (found[3].astype(np.float64) + epsilon - BN_EPSILON).astype(np.float32)
             return _Layer(_NORM, found)
-        if node.op_type not in ("Conv", "ConvTranspose", "MatMul", "Gemm"):
+        if node.op_type not in ("Conv", "ConvTranspose", "MatMul", "Gemm", "FusedGemm"):
             return None
         weight = self.constant(node.input[1])
         if weight is None or _is_transform(weight):
             return None
         bias = self.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         options = _attributes(node)
-        if node.op_type in ("MatMul", "Gemm"):
+        if node.op_type not in ("Conv", "ConvTranspose"):
             if weight.ndim != 2 or options.get("transA") or {options.get("alpha", 1), options.get("beta", 1)} != {1}:
                 return None
             return _Layer(_DENSE, [weight if options.get("transB") else weight.T], bias)

@@ -73,7 +73,7 @@ def import_model(
     can run, is left out. Files made before from the same checkpoint are kept, so an interrupted import resumes.
 
     Args:
-        checkpoint: A released or fine-tuned checkpoint, see `network.checkpoint.load_checkpoint`.
+        checkpoint: Weights in any of the forms that `network.checkpoint.load_checkpoint` reads.
         name: Name for the model: letters, digits, - and _. A known name is only accepted for its known checkpoint.
             None for the known name of this checkpoint, or the name of the file.
         overwrite: Replace another model that was imported under this name.
