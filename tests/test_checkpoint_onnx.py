@@ -160,6 +160,20 @@ class TestForms:
         scale = released[f"{norm}.weight"] / np.sqrt(released[f"{norm}.running_var"] + 1e-5)
         np.testing.assert_allclose(loaded.weights[key], released[key] * scale[:, None, None, None], rtol=1e-5)
 
+    def test_weights_in_half_precision(self, model: Any, load: Any, released: Any) -> None:
+        for tensor in [
+            tensor for tensor in model.graph.initializer if "unet" in tensor.name and len(tensor.dims) == 4
+        ]:
+            half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            name = tensor.name
+            tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name} in half"))
+            model.graph.node.insert(
+                0, onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT)
+            )
+        loaded = load(model)
+        key = "unet2.decoders.2.transconv.tconv_re.weight"
+        np.testing.assert_array_equal(loaded.weights[key], released[key].astype(np.float16).astype(np.float32))
+
     def test_weights_beside_the_file(self, model: Any, tmp_path: Path, released: Any) -> None:
         path = tmp_path / "a.onnx"
         onnx.save(model, path, save_as_external_data=True, location="a.onnx.data", size_threshold=0)
@@ -257,6 +271,13 @@ class TestRefused:
         (tmp_path / "a.onnx").write_bytes(exported[:length])
         with pytest.raises(ModelError, match=r"a\.onnx': it(s graph)? "):
             load_checkpoint(tmp_path / "a.onnx")
+
+    def test_names_that_are_no_text(self, exported: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        for old in (b"LeakyRelu", b"noisy"):
+            (tmp_path / "a.onnx").write_bytes(exported.replace(old, b"\xff" * len(old)))
+            with pytest.raises(ModelError, match=r"its graph is damaged|its graph cannot be run"):
+                load_checkpoint(tmp_path / "a.onnx")
+        assert capfd.readouterr() == ("", "")
 
     def test_tensors_that_lie_about_their_size(self, model: Any, load: Any) -> None:
         for tensor in model.graph.initializer:

@@ -14,6 +14,7 @@ are run on noise, and have to agree.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel.errors import MissingExtraError, ModelError, one_line
+from frcrn_accel.errors import FrcrnAccelError, MissingExtraError, ModelError, one_line
 from frcrn_accel.network.state_dict import Weights, normalise_state_dict
 from frcrn_accel.network.topology import (
     BN_EPSILON,
@@ -67,7 +68,8 @@ def weight_files(path: Path) -> list[Path]:
         MissingExtraError: The ONNX package is not installed.
         ModelError: It is damaged, or names a file that is not in its own folder, or too short.
     """
-    return _external(path, _load(path))
+    with _damage_in_errors():
+        return _external(path, _load(path))
 
 
 def read_traced(path: Path) -> Weights:
@@ -79,23 +81,34 @@ def read_traced(path: Path) -> Weights:
         ModelError: The graph is damaged or quantized, is not an FRCRN from waveform to waveform, or its output is not
             that of an FRCRN with these weights.
     """
-    model = _load(path)
-    if _external(path, model):
-        from onnx.external_data_helper import load_external_data_for_model
+    with _damage_in_errors():
+        model = _load(path)
+        if _external(path, model):
+            from onnx.external_data_helper import load_external_data_for_model
 
-        load_external_data_for_model(model, str(path.parent))
-    quantized = {node.op_type for node in model.graph.node if node.op_type in _QUANTIZED or "QLinear" in node.op_type}
-    if quantized:
-        raise ModelError(f"its graph is quantized ({', '.join(sorted(quantized))}): give the one it was made from")
-    try:
+            load_external_data_for_model(model, str(path.parent))
         graph = _Graph(model)
+        if graph.quantized:
+            raise ModelError(
+                f"its graph is quantized ({', '.join(sorted(graph.quantized))}): give the one it was made from"
+            )
         weights = _by_name(graph)
         if weights is None:
             weights = normalise_state_dict(_by_place(graph.layers()))
-    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ModelError(f"its graph is damaged: {one_line(error)}") from error
-    _check_agreement(path, weights, _is_half(graph))
+        is_half = _is_half(graph)
+    _check_agreement(path, weights, is_half)
     return weights
+
+
+@contextmanager
+def _damage_in_errors() -> Iterator[None]:
+    """Turn what Python raises on a graph that contradicts itself into an error of this library."""
+    try:
+        yield
+    except (FrcrnAccelError, OSError):
+        raise
+    except Exception as error:  # they make the ONNX package, NumPy and this module fail with nearly any class
+        raise ModelError(f"its graph is damaged: {one_line(error)}") from error
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -157,6 +170,8 @@ class _Graph:
         self.outputs = [output.name for output in model.graph.output]
         self.initialisers = {tensor.name: tensor for tensor in model.graph.initializer}
         self.makers = {output: node for node in model.graph.node for output in node.output if output}
+        kinds = {node.op_type for node in model.graph.node}
+        self.quantized = {kind for kind in kinds if kind in _QUANTIZED or "QLinear" in kind}
         self._constants: dict[str, _Array | None] = {}
 
     def constant(self, name: str) -> _Array | None:
@@ -433,7 +448,9 @@ def _run(path: Path) -> tuple[NDArray[np.float32], list[_Array]]:
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # takes longer than the run
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
         (given,) = session.get_inputs()
         shape = [size if isinstance(size, int) and size > 0 else 1 for size in given.shape]
         fixed = given.shape[-1] if given.shape and isinstance(given.shape[-1], int) else None
