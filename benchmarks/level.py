@@ -1,10 +1,13 @@
 """The level that the model is fed at: what loud events change, and the difference to the plain rule.
 
-`python benchmarks/level.py AUDIO_DIR`: AUDIO_DIR has dev/noisy, dev/clean and train/speech. The plain rule is the RMS
-of the samples above the mean power, as upstream's pipelines have it. Numbers are dB.
+`python benchmarks/level.py AUDIO_DIR [--model NAME]`: AUDIO_DIR has dev/noisy, dev/clean and train/speech. The plain
+rule is the RMS of the samples above the mean power, as upstream's pipelines have it. Numbers are dB.
 
 What an event in a stream covers cannot be heard, whatever the rule. So its effect on a stream is also measured
 against the stream from which the audio under the event is cut out.
+
+With `--model`, the table is of the model's output instead: how an event changes the power of the speech elsewhere, as
+a whole and in the quarter of a second that changes most, and what is left of the event.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from frcrn_accel import Denoiser
 from frcrn_accel.audio import measure_levels
 from frcrn_accel.streaming.level import RunningLevel
 
@@ -102,10 +106,63 @@ def events(rng: np.random.Generator, samples: int) -> Iterator[tuple[str, np.nda
             yield f"slam of {decay_s:g} s at {start_s:g} s", placed(slam, start_s), start_s + 1.2 * decay_s
 
 
+def db(power: np.ndarray) -> np.ndarray:
+    out: np.ndarray = 10 * np.log10(power + 1e-12)
+    return out
+
+
+def of_output(speech: list[np.ndarray], denoiser: Denoiser) -> None:
+    """Print what events change in the output of a model."""
+
+    def whole(x: np.ndarray) -> np.ndarray:
+        return denoiser(x, RATE_HZ)
+
+    def streamed(x: np.ndarray) -> np.ndarray:
+        live = denoiser.stream(RATE_HZ, step_s=0.2)
+        return np.concatenate([live.process(x), live.flush()])[live.latency_samples :]
+
+    def quarters(x: np.ndarray) -> np.ndarray:
+        out: np.ndarray = np.mean(x.reshape(-1, RATE_HZ // 4) ** 2, axis=1)
+        return out
+
+    print("| event | speech, dBFS | file, all | file, worst | event in file | stream, all | stream, worst |")
+    print("|---|---|---|---|---|---|---|")
+    for level_db in (-52, -20):
+        quiet = [(x * 10 ** ((level_db - plain_file(x)) / 20)).astype(np.float32) for x in speech]
+        before = [[quarters(rule(x)) for rule in (whole, streamed)] for x in quiet]
+        for name, event, over_s in events(np.random.default_rng(2), 10 * RATE_HZ):
+            if not any(
+                word in name for word in ("500 ms at 0", "500 ms at 4", "clicks", "phone", "applause", "of 1 s")
+            ):
+                continue  # each takes half a minute
+            touched = np.convolve(quarters(event) > 0, [1, 1, 1], "same") > 0
+            later = np.arange(40) >= np.ceil(4 * (over_s + 1))
+            rows = []
+            for x, without in zip(quiet, before, strict=True):
+                loud = (x + event).astype(np.float32)
+                row = []
+                for rule, old, part in zip((whole, streamed), without, (~touched, later), strict=True):
+                    new = quarters(rule(loud))
+                    change = (db(new) - db(old))[part & (db(old) > level_db - 15)]
+                    row += [db(new[part].sum()) - db(old[part].sum()), max(change, key=abs, default=0)]
+                    if rule is not streamed:
+                        row.append(float(db(new[touched].max())))
+                rows.append(row)
+            values = [max(column, key=abs) for column in np.transpose(rows)]
+            values[2] = max(row[2] for row in rows)
+            print(f"| {name} | {level_db} | " + " | ".join(f"{value:.1f}" for value in values) + " |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    found = list(pieces(parser.parse_args().folder))
+    parser.add_argument("--model", help="Measure the output of this model.")
+    arguments = parser.parse_args()
+    found = list(pieces(arguments.folder))
+    speech = [x[: 10 * RATE_HZ] for kind, x in found if kind == "train" and len(x) >= 10 * RATE_HZ][:4]
+    if arguments.model:
+        of_output(speech, Denoiser(arguments.model, backend="ort"))
+        return
     kinds = np.array([kind for kind, _ in found])
     for name, change in (
         ("file", np.array([file(x) - plain_file(x) for _, x in found])),
@@ -121,7 +178,6 @@ def main() -> None:
                 f"95 % within {np.quantile(size, 0.95):.2f}, worst {of_kind[size.argmax()]:.2f}, "
                 f"over 0.5: {(size > 0.5).sum()}"
             )
-    speech = [x[: 10 * RATE_HZ] for kind, x in found if kind == "train" and len(x) >= 10 * RATE_HZ][:4]
     offset = [file(x + np.float32(0.3)) - file(x) for x in speech]
     print(f"offset 0.3 added: {max(map(abs, offset)):.3f}")
     for before, after, wanted in (("one second of speech in 30 s of -80 dBFS", 30, 1),):

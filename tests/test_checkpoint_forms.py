@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
-import struct
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,12 @@ class TestPrefixes:
         with pytest.raises(ModelError, match="does not hold an FRCRN"):
             normalise_state_dict({f"my_{key}": value for key, value in STATE.items()})
 
+    def test_modules_beside_the_network_are_left_out(self) -> None:
+        check({**{f"model.{key}": value for key, value in STATE.items()}, "loss.window": torch.ones(3), "epoch": 3})
+
+    def test_two_names_of_dense_layers(self) -> None:
+        check({key.replace(".0.weight", ".layers.0.weight"): value for key, value in STATE.items()})
+
 
 class TestWrappers:
     @pytest.mark.parametrize(
@@ -80,6 +87,22 @@ class TestWrappers:
     def test_they_are_found(self, wrap) -> None:
         check(wrap(STATE, {key: value + 1 for key, value in STATE.items()}))
 
+    @given(st.lists(st.sampled_from(["ema_model", "nets", "generator", "x.y", 0, 1, "list"]), max_size=12))
+    @settings(max_examples=25, derandomize=True, database=None, deadline=None)
+    def test_any_depth(self, names: list[str | int]) -> None:
+        content: object = STATE
+        for name in names:
+            content = [{}, content, 3] if name == "list" else {name: content, "step": 7, "optimiser": {"state": [{}]}}
+        check(content if isinstance(content, dict) else {"all": content})
+
+    def test_a_mapping_that_holds_itself(self) -> None:
+        content: dict[str, object] = {"state_dict": STATE}
+        content["self"] = [content, content]
+        check(content)
+        del content["state_dict"]
+        with pytest.raises(ModelError, match=r"does not hold an FRCRN .*: it holds: self$"):
+            normalise_state_dict(content)
+
     def test_several_without_a_rule(self) -> None:
         with pytest.raises(ModelError, match="it holds several networks, 'generator', 'ema'"):
             normalise_state_dict({"generator": STATE, "ema": STATE})
@@ -88,6 +111,14 @@ class TestWrappers:
         content = {"state_dict": STATE, "best": np.float64(3.5), "curve": np.arange(3), "epoch": np.int64(7)}
         loaded = load_checkpoint(saved(content, tmp_path / "a.pt"))
         assert loaded.config == CONFIG
+
+    def test_options_of_a_script_beside_the_weights(self, tmp_path: Path) -> None:
+        content = {"args": argparse.Namespace(lr=0.1), "generator": STATE}
+        assert load_checkpoint(saved(content, tmp_path / "a.ckpt")).config == CONFIG
+
+    def test_other_objects_are_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match=r"a Python object, fractions\.Fraction\. Save the state dict alone"):
+            load_checkpoint(saved({"model": STATE, "rate": Fraction(1, 3)}, tmp_path / "a.ckpt"))
 
     def test_arrays_of_numpy_as_weights(self, tmp_path: Path) -> None:
         loaded = load_checkpoint(saved({k: v.astype(np.float64) for k, v in WEIGHTS.items()}, tmp_path / "a.pt"))
@@ -122,8 +153,3 @@ class TestFiles:
             (tmp_path / "cut.pt").write_bytes(whole[:length])
             with pytest.raises(ModelError, match=r"written by torch\.save, or is damaged$"):
                 load_checkpoint(tmp_path / "cut.pt")
-
-    def test_safetensors(self, tmp_path: Path) -> None:
-        (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}" + bytes(8))
-        with pytest.raises(ModelError, match=r"is a file of safetensors: write what safetensors\.torch\.load_file"):
-            load_checkpoint(tmp_path / "a.safetensors")

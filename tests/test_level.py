@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from frcrn_accel import Denoiser, Windowing
 from frcrn_accel.audio import measure_levels
 from frcrn_accel.streaming.level import RunningLevel
 from frcrn_accel.streaming.offset import RunningOffset
+from frcrn_accel.testing import FunctionBackend
 
 RATE_HZ = 16_000
 HOP = 320
@@ -26,6 +30,10 @@ def speech(seconds: float, level_db: float, seed: int = 0) -> np.ndarray:
 def plain_db(x: np.ndarray) -> float:
     power = np.square(x, dtype=np.float64)
     return 10 * float(np.log10(power[power > power.mean()].mean()))
+
+
+def power_db(x: np.ndarray) -> float:
+    return 10 * float(np.log10(np.mean(np.square(x, dtype=np.float64))))
 
 
 def file_db(x: np.ndarray) -> float:
@@ -142,6 +150,90 @@ def test_a_slam_that_dies_away_hardly_counts():
     loud[4 * RATE_HZ :][: len(slam)] += slam.astype(np.float32)
     assert np.abs(stream_db(loud) - stream_db(x))[int(5.4 * 50) :].max() < 1
     assert abs(file_db(loud) - file_db(x)) < 1
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    ms=st.integers(10, 500),
+    start_s=st.one_of(st.just(0.0), st.floats(0, 5)),
+    level_db=st.floats(-52, -20),
+    seed=st.integers(0, 9),
+)
+def test_a_burst_anywhere_leaves_the_level_of_the_speech_that_can_be_heard(ms, start_s, level_db, seed):
+    """From 1 s after it, the level is within 1 dB of that of the speech without what the burst covers."""
+    x = speech(8, level_db, seed)
+    first = int(start_s * RATE_HZ)
+    last = first + ms * 16
+    loud = x.copy()
+    loud[first:last] += np.random.default_rng(seed + 1).uniform(-1, 1, ms * 16).astype(np.float32)
+    first_hop, last_hop = first // HOP, -(-last // HOP)  # of those that the burst touches
+    cut_db = plain_stream_db(np.concatenate([x[: first_hop * HOP], x[last_hop * HOP :]]))
+    assert np.abs(stream_db(loud)[last_hop + 50 :] - cut_db[first_hop + 50 :]).max() < 1
+    assert abs(file_db(loud) - file_db(x)) < 1
+
+
+class TestHeadroom:
+    """What files do so that an event does not reach the model far above full scale."""
+
+    @staticmethod
+    def with_bang(level_db: float) -> np.ndarray:
+        x = speech(6, level_db)
+        x[3 * RATE_HZ + 100 :][:8000] += np.random.default_rng(1).uniform(-1, 1, 8000).astype(np.float32)
+        return x
+
+    @pytest.mark.parametrize("windowing", [None, Windowing(window_s=2.0, past_s=0.1, future_s=0.04, fade_s=0.1)])
+    def test_frames_reach_the_model_at_most_13_db_above_speech(self, windowing):
+        fed = []
+        denoiser = Denoiser(backend=FunctionBackend(lambda batch: fed.append(batch) or batch), windowing=windowing)
+        x = np.stack([self.with_bang(-52), speech(6, -52, 1)])
+        out = denoiser(x, RATE_HZ)
+        powers = [np.mean(np.square(batch.reshape(-1, HOP), dtype=np.float64), axis=1) for batch in fed]
+        assert 10 * np.log10(np.concatenate(powers).max()) == pytest.approx(-12, abs=0.5)
+        np.testing.assert_allclose(out, x, rtol=1e-5, atol=1e-6)
+
+    def test_speech_is_fed_with_one_gain(self):
+        fed = []
+        denoiser = Denoiser(backend=FunctionBackend(lambda batch: fed.append(batch) or batch))
+        x = speech(6, -40)
+        denoiser(x, RATE_HZ)
+        gain = measure_levels(lambda: [x[None]], 1).gains.astype(np.float32)
+        np.testing.assert_array_equal(fed[0][0, HOP : HOP + len(x)], x * gain)
+
+    def test_the_loudest_that_a_file_can_hold_comes_back(self):
+        x = speech(6, -52)
+        x[50_000] = 1e6
+        out = Denoiser(backend=FunctionBackend())(x, RATE_HZ)
+        assert np.isfinite(out).all()
+        assert out[50_000] == pytest.approx(1e6, rel=1e-3)
+        np.testing.assert_allclose(out[:48_000], x[:48_000], rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("start_s", [0.0, 2.013])
+    def test_the_model_leaves_the_speech_elsewhere(self, denoiser, noisy, start_s):
+        """What the model makes of all other audio has the same power within 1 dB, and the bang is attenuated."""
+        x, loud, over = quiet_with_bang(noisy, start_s)
+        out, without = denoiser(loud, RATE_HZ), denoiser(x, RATE_HZ)
+        elsewhere = np.r_[0 : max(over - 12_000, 0), over + 4000 : len(x)]
+        assert abs(power_db(out[elsewhere]) - power_db(without[elsewhere])) < 1
+        assert power_db(out[over - 8000 : over]) < power_db(loud[over - 8000 : over]) - 20
+
+
+def quiet_with_bang(noisy: np.ndarray, start_s: float) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return speech at -52 dBFS without and with half a second of noise at full scale, and where that ends."""
+    x = noisy[: 4 * RATE_HZ]
+    x = (x * 10 ** ((-52 - file_db(x)) / 20)).astype(np.float32)
+    loud, first = x.copy(), int(start_s * RATE_HZ)
+    loud[first:][:8000] += np.random.default_rng(1).uniform(-1, 1, 8000).astype(np.float32)
+    return x, loud, first + 8000
+
+
+def test_a_stream_that_starts_with_a_bang_leaves_the_speech_from_a_second_after_it(denoiser, noisy):
+    x, loud, over = quiet_with_bang(noisy, 0.0)
+    streams = [denoiser.stream(RATE_HZ, step_s=0.1) for _ in range(2)]
+    without, out = (
+        np.concatenate([stream.process(y), stream.flush()])[stream.latency_samples :][over + RATE_HZ :]
+        for stream, y in zip(streams, (x, loud), strict=True)
+    )
+    assert abs(power_db(out) - power_db(without)) < 1
 
 
 class TestOffset:

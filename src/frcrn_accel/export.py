@@ -48,7 +48,7 @@ def export_model(
     """Write a checkpoint as a model file.
 
     Args:
-        checkpoint: A released or fine-tuned checkpoint, see `network.checkpoint.load_checkpoint`.
+        checkpoint: Weights in any of the forms that `network.checkpoint.load_checkpoint` reads.
         out: Path of the ONNX file to write.
         name: Name of the model; see `models.model_name`.
         overwrite: Replace `out` if it exists.

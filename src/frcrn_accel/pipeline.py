@@ -8,7 +8,8 @@
         └──────────────────────────── dry share (attenuation limit) ──────────── + ──► result
 
 Before that its level is measured, in two passes: each channel gets one gain for its whole length. A signal that is
-not long is read once for both: it is kept at the model's rate.
+not long is read once for both: it is kept at the model's rate. Only events that are far louder than its speech reach
+the model with less (`_headroom`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from frcrn_accel.windows import Windowing
 __all__ = ["Engine", "Signal", "Treatment", "denoise_signal", "split_signal"]
 
 _MAX_KEPT_BYTES = 32 << 20  # 8 minutes of a channel; the windows of a call take more
+_LOUDEST_FRAME = 10 ** (-12 / 10)  # power; 13 dB above active speech, whose loudest syllables reach 6 dB
+_HUGE = 1e60  # power of a frame: the gain of a louder one would be too small for float32
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,10 @@ def _enhance(blocks: Blocks, levels: Levels, engine: Engine) -> Iterator[NDArray
     for first in range(0, len(plan), windows_per_call):
         windows = plan[first : first + windows_per_call]
         batch = np.stack([feed.read(window.start, window.stop) for window in windows])
-        denoised = _run(engine, (batch * gain).reshape(-1, batch.shape[-1])).reshape(batch.shape) / gain
+        rows = (batch * gain).reshape(-1, batch.shape[-1])
+        headroom = _headroom(rows, hop)
+        denoised = _run(engine, rows) if headroom is None else _run(engine, rows * headroom) / headroom
+        denoised = denoised.reshape(batch.shape) / gain
         for index, (window, piece) in enumerate(zip(windows, denoised, strict=True), first):
             # The window's weights are zero before `position`, where its fade-in begins.
             grown = (piece * window.weights())[:, position - window.start :]
@@ -218,6 +224,32 @@ def _enhance(blocks: Blocks, levels: Levels, engine: Engine) -> Iterator[NDArray
             end = plan[index + 1].fade_in[0] if index + 1 < len(plan) else padded
             yield grown[:, max(0, margin - position) : min(end, margin + samples) - position]
             joined, position = grown[:, end - position :], end
+
+
+def _headroom(rows: NDArray[np.float32], hop: int) -> NDArray[np.float32] | None:
+    """Return the gain that brings events down to a level that the model knows, for each sample.
+
+    The level of a signal is that of its speech, so a bang beside quiet speech would reach the model far above full
+    scale. The model passes such a bang on, and its means over the whole signal then take away speech elsewhere. In
+    streams, the level rises with an event, and keeps it within the same bound.
+
+    Args:
+        rows: Input of the model, whole hops, `(rows, samples)`.
+        hop: Hop of the STFT in samples.
+
+    Returns:
+        Gains of the shape of `rows`; None if no frame is above the bound, as in nearly all recordings.
+    """
+    frames = rows.reshape(len(rows), -1, hop)
+    power = np.einsum("rfn,rfn->rf", frames, frames, dtype=np.float64) / hop
+    if power.max() <= _LOUDEST_FRAME:
+        return None
+    gains_db = 10 * np.log10(_LOUDEST_FRAME / np.clip(power, _LOUDEST_FRAME, _HUGE))
+    padded = np.pad(gains_db, [(0, 0), (1, 1)], mode="edge")
+    gains_db = np.minimum(np.minimum(padded[:, :-2], padded[:, 2:]), gains_db)  # an event may begin late in a frame
+    centres = np.arange(gains_db.shape[1]) * hop + (hop - 1) / 2
+    samples = np.arange(rows.shape[1])
+    return np.stack([10 ** (np.interp(samples, centres, of_row) / 20) for of_row in gains_db]).astype(np.float32)
 
 
 def _run(engine: Engine, rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -12,7 +12,9 @@ __all__ = ["export"]
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A released or fine-tuned checkpoint.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="Weights: PyTorch, safetensors, .npz or ONNX.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The model file to write.")],
     name: Annotated[
         str | None,
@@ -20,7 +22,11 @@ def export(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.onnx if it exists.")] = False,
 ) -> None:
-    """Convert a checkpoint to a model file for every backend, verified against PyTorch."""
+    """Convert a checkpoint to a model file for every backend, verified against PyTorch.
+
+    The content of CHECKPOINT decides how it is read: a file of torch.save, safetensors, an .npz of NumPy or MLX, or
+    a plain ONNX export, whose own output is then compared.
+    """
     from frcrn_accel.export import export_model
 
     console = Console(stderr=True, highlight=False)

@@ -69,7 +69,7 @@ def path(name: Annotated[str, typer.Argument(metavar="NAME", help="Model name; s
 
 @models.command("import")
 def import_(
-    checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="A released or fine-tuned checkpoint.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="Weights: PyTorch, safetensors, .npz or ONNX.")],
     name: Annotated[
         str | None,
         typer.Option(help="Name of the model; a known name requires its own checkpoint. [default: the file's]"),
@@ -79,6 +79,9 @@ def import_(
     ] = False,
 ) -> None:
     """Import a checkpoint: export it to the cache, verified against PyTorch, and quantize it.
+
+    The content of FILE decides how it is read: a file of torch.save, safetensors, an .npz of NumPy or MLX, or a plain
+    ONNX export, whose own output is then compared.
 
     Every command then accepts its name as a model. At the released size this can take half an hour.
     Exit code 1 if the quality gate refuses a quantized variant; the model itself can still be used.

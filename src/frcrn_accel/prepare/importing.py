@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frcrn_accel._version import __version__
-from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import BackendUnavailable, ModelError, OutputExistsError, QualityError
 from frcrn_accel.models import (
     MODEL_NAME,
@@ -19,6 +18,7 @@ from frcrn_accel.models import (
     model_name,
     ready_variant,
 )
+from frcrn_accel.network.checkpoint import checkpoint_digest
 from frcrn_accel.prepare.variants import make_variant
 from frcrn_accel.progress import Progress, no_progress
 
@@ -73,7 +73,7 @@ def import_model(
     can run, is left out. Files made before from the same checkpoint are kept, so an interrupted import resumes.
 
     Args:
-        checkpoint: A released or fine-tuned checkpoint, see `network.checkpoint.load_checkpoint`.
+        checkpoint: Weights in any of the forms that `network.checkpoint.load_checkpoint` reads.
         name: Name for the model: letters, digits, - and _. A known name is only accepted for its known checkpoint.
             None for the known name of this checkpoint, or the name of the file.
         overwrite: Replace another model that was imported under this name.
@@ -106,10 +106,7 @@ def _imported(
     checkpoint: Path, name: str | None, overwrite: bool, progress: Progress
 ) -> tuple[ModelFile, float | None]:
     """Return the fp32 model in the cache, with its difference from PyTorch if it was exported now."""
-    try:
-        sha256 = sha256_of(checkpoint)
-    except OSError as error:
-        raise ModelError(f"checkpoint {str(checkpoint)!r} cannot be read: {error.strerror}") from error
+    sha256 = checkpoint_digest(checkpoint)
     name = model_name(checkpoint, name, sha256)
     known = known_models().get(name)
     if known is not None and known.model_sha256 is not None:
