@@ -96,6 +96,73 @@ class TestOthersCanWrite:
             with pytest.raises(ModelError, match="chmod"):
                 keep_imported("mine", copy)
 
+    @pytest.mark.parametrize(("mode", "is_used"), [(0o757, False), (0o777, False), (0o1777, True), (0o755, True)])
+    def test_a_folder_above(self, tmp_path: Path, monkeypatch, caplog, mode: int, is_used: bool) -> None:
+        folder = tmp_path / "above" / "between" / "cache"
+        monkeypatch.setenv(CACHE_DIR_VARIABLE, str(folder))
+        path = keep_imported("mine", copy).path
+        made = cached_variant(SOURCE, {}, copy)
+        (tmp_path / "above").chmod(mode)
+        assert (find_cached(SOURCE, {}) == made) == is_used
+        assert [file.problem is None for file in cached_files()] == 2 * [is_used]
+        if is_used:
+            assert find_imported("mine") == ModelFile.open(path)
+            assert warnings_of(caplog) == []
+            return
+        remedy = f"other users can write to {tmp_path / 'above'} above it: run 'chmod go-w {tmp_path / 'above'}'"
+        assert remedy in warnings_of(caplog)[-1]
+        assert cached_variant(SOURCE, {}, copy).path.parent != folder
+        with pytest.raises(ModelError, match=f"'mine': '{folder}' is not used: {remedy}"):
+            find_imported("mine")
+        with pytest.raises(ModelError, match=remedy):
+            keep_imported("other", copy)
+
+    @pytest.mark.skipif("os.geteuid() != 0", reason="only root can give files away")
+    def test_a_folder_above_of_others(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        above = tmp_path / "above"
+        monkeypatch.setenv(CACHE_DIR_VARIABLE, str(above / "cache"))
+        made = cached_variant(SOURCE, {}, copy)
+        above.chmod(0o775)
+        assert find_cached(SOURCE, {}) == made  # the group is this user's own
+        os.chown(above, -1, 12_345)
+        assert find_cached(SOURCE, {}) is None
+        above.chmod(0o755)
+        assert find_cached(SOURCE, {}) == made
+        for mode in (0o755, 0o1777):
+            os.chown(above, 12_345, -1)
+            above.chmod(mode)
+            assert find_cached(SOURCE, {}) is None
+
+    @pytest.mark.parametrize("link", ["cache", "above"])
+    def test_links_on_the_way(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str) -> None:
+        real, named = tmp_path / "real" / "above" / "cache", tmp_path / "named" / "above" / "cache"
+        first, last = (named, real) if link == "cache" else (named.parent, real.parent)
+        real.mkdir(parents=True)
+        first.parent.mkdir(parents=True)
+        first.symlink_to(Path(os.path.relpath(last, first.parent)))
+        monkeypatch.setenv(CACHE_DIR_VARIABLE, str(named))
+        made = cached_variant(SOURCE, {}, copy)
+        assert made.path.parent == named
+        for folder in (tmp_path / "real", tmp_path / "real" / "above", tmp_path / "named"):
+            folder.chmod(0o777)
+            assert find_cached(SOURCE, {}) is None
+            folder.chmod(0o755)
+        assert find_cached(SOURCE, {}) == made
+        if os.geteuid() == 0:
+            os.chown(first, 12_345, -1, follow_symlinks=False)
+            assert find_cached(SOURCE, {}) is None
+
+    def test_new_folders_are_of_this_user_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "above" / "cache"))
+        before = os.umask(0)
+        try:
+            made = cached_variant(SOURCE, {}, copy)
+        finally:
+            os.umask(before)
+        for path in (tmp_path / "above", tmp_path / "above" / "cache", made.path):
+            assert path.stat().st_mode & 0o022 == 0
+        assert find_cached(SOURCE, {}) == made
+
     def test_a_file_of_another_model_under_the_name(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         def copy_other(path: Path) -> None:
             shutil.copyfile(find_model("frcrn-small-stream").path, path)

@@ -14,7 +14,8 @@ whose is used. No lock is taken, so none can be left stale, and file systems wit
 of processes that were killed are removed by the next process that makes a file.
 
 Whoever can write a file can also write its digest into its name. So a file is only used if nobody but this user and
-root could have written it: see `_distrust`. A folder that others can write to is not used at all.
+root could have written it: see `_distrust`. A folder that others can write to is not used at all, and neither is one
+that they can put another one in place of, since a folder above it is theirs to write to: see `_distrust_folder`.
 """
 
 from __future__ import annotations
@@ -191,8 +192,8 @@ def keep_imported(name: str, build: Callable[[Path], None]) -> ModelFile:
     """
     folder = cache_folder()
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
-        _require_trust(name, folder)
+        _make_folder(folder)
+        _require_trust(name, folder, _distrust_folder(folder))
         for path in _imported_paths(name):
             if not _is_whole(path):
                 path.unlink()
@@ -214,8 +215,9 @@ def find_imported(name: str) -> ModelFile | None:
     paths = _imported_paths(name)
     if not paths:
         return None
-    for path in (paths[-1].parent, paths[-1]):
-        _require_trust(name, path)
+    folder = paths[-1].parent
+    _require_trust(name, folder, _distrust_folder(folder))
+    _require_trust(name, paths[-1], _distrust(paths[-1]))
     if not _is_whole(paths[-1]):
         raise ModelError(
             f"the imported model {str(paths[-1])!r} is damaged: run 'frcrn-accel models import CHECKPOINT --name "
@@ -233,13 +235,16 @@ def imported_names() -> list[str]:
 def cached_files() -> list[FileStatus]:
     """Check every file in the cache folder against the digest in its name."""
     files = []
-    for path in sorted(cache_folder().glob(f"*-{_CONTENT}.*")):
+    folder = cache_folder()
+    for path in sorted(folder.glob(f"*-{_CONTENT}.*")):
         match = _FILE_NAME.fullmatch(path.name)
         if match is None:
             continue
         try:
             again = "import it again" if match["origin"] == _IMPORTED else "it is made again when it is needed"
-            problem = _distrust(path) or (None if _is_whole(path) else f"damaged: {again}")
+            problem = _distrust_folder(folder) or _distrust(path)
+            if problem is None and not _is_whole(path):
+                problem = f"damaged: {again}"
             files.append(FileStatus(path, path.stat().st_size, problem))
         except OSError as error:
             files.append(FileStatus(path, 0, f"cannot be read: {error.strerror}"))
@@ -272,8 +277,52 @@ def _distrust(path: Path) -> str | None:
     return None
 
 
-def _require_trust(name: str, path: Path) -> None:
-    problem = _distrust(path)
+def _distrust_folder(folder: Path) -> str | None:
+    """Return who else can write to a folder, or put another in its place, and the remedy; None if nobody can.
+
+    Who can write to a folder can rename what is in it, unless the folder is sticky, as `/tmp` is: there, only the
+    owner of an entry can. So all folders and links on the way to the folder have to be of this user or root.
+    """
+    problem = _distrust(folder)
+    if problem is not None or not hasattr(os, "geteuid"):
+        return problem
+    other = f"or set {CACHE_DIR_VARIABLE} to another folder"
+    # In a user namespace, root may have another number: whoever has the root folder can do what root can.
+    trusted = {0, os.geteuid(), Path("/").stat().st_uid}
+    for step in _way_to(folder):
+        status = step.lstat()
+        if status.st_uid not in trusted:
+            return f"{step} on the way to it belongs to another user: run 'chown' on that, {other}"
+        if stat.S_ISLNK(status.st_mode) or status.st_mode & stat.S_ISVTX:
+            continue
+        is_shared = status.st_mode & stat.S_IWGRP and not _is_own_group(status.st_gid)
+        if status.st_mode & stat.S_IWOTH or is_shared:
+            return f"other users can write to {step} above it: run 'chmod go-w {step}', {other}"
+    return None
+
+
+def _way_to(folder: Path) -> Iterator[Path]:
+    """Yield all folders and links on the way to a folder that exists, from the root, and the folder."""
+    path = folder.absolute()
+    for step in (*reversed(path.parents), path):
+        if step.is_symlink():
+            yield from _way_to(step.parent / step.readlink())
+        yield step
+
+
+def _is_own_group(group: int) -> bool:
+    """Return whether a group is that of this user alone, which has its name: many systems give each user one."""
+    import grp
+    import pwd
+
+    try:
+        user, found = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+    except KeyError:
+        return False
+    return found.gr_name == user.pw_name and group == user.pw_gid and set(found.gr_mem) <= {user.pw_name}
+
+
+def _require_trust(name: str, path: Path, problem: str | None) -> None:
     if problem is not None:
         raise ModelError(f"model {name!r}: {str(path)!r} is not used: {problem}")
 
@@ -314,7 +363,7 @@ def _find(folder: Path, stem: str, suffix: str, is_right: Callable[[Path], bool]
     """Return the intact cached file with that name, if any; delete damaged ones."""
     for path in sorted(folder.glob(f"{stem}-{_CONTENT}{suffix}")):
         try:
-            problem = _distrust(folder) or _distrust(path)
+            problem = _distrust_folder(folder) or _distrust(path)
             if problem is not None:
                 log.warning("cached file %s is not used: %s", path, problem)
                 continue
@@ -347,11 +396,17 @@ def _make_in_cache(folder: Path, stem: str, build: Callable[[Path], None], suffi
         OSError: It cannot be written, or others can write to it.
         Exception: Whatever `build` raises.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
-    problem = _distrust(folder)
+    _make_folder(folder)
+    problem = _distrust_folder(folder)
     if problem is not None:
         raise PermissionError(errno.EPERM, problem)
     return _make(folder, stem, build, suffix)
+
+
+def _make_folder(folder: Path) -> None:
+    """Create the cache folder and those above it, none for others to write to, whatever the umask is."""
+    for path in (*reversed(folder.parents), folder):
+        path.mkdir(exist_ok=True, mode=_FOLDER_MODE)
 
 
 def _make(folder: Path, stem: str, build: Callable[[Path], None], suffix: str) -> Path:
