@@ -398,7 +398,14 @@ def floods(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def kills(session: nox.Session) -> None:
+    """Kill servers, workers and jobs at random moments, and fill disks: `nox -s kills -- [server] [--count 30]`."""
+    install(session, "ort", "serve", "export", groups=("test",))
+    session.run("python", "scripts/kills.py", *session.posargs)
+
+
+@nox.session(default=False)
 def corpus(session: nox.Session) -> None:
-    """Test killed corpus jobs, full disks and speed, e.g. `nox -s corpus -- kills`; see benchmarks/corpus.py."""
+    """Test corpus jobs on full disks, Ray, and for speed: `nox -s corpus -- faults`; see benchmarks/corpus.py."""
     install(session, "ort", "ray")
     session.run("python", "benchmarks/corpus.py", *session.posargs)

@@ -1,6 +1,5 @@
 """Test jobs over many files: what they survive, and how fast they are.
 
-    python benchmarks/corpus.py kills [--count 20] [--files 60]
     python benchmarks/corpus.py faults
     python benchmarks/corpus.py ray [--files 60]
     python benchmarks/corpus.py speed [--files 200] [--rounds 6]
@@ -8,8 +7,6 @@
 each with [--backend ort] and [--json OUT.json]. The files are pieces of examples/noisy.wav in six formats, from one
 second to a minute, at several rates, with one or two channels. Linux only.
 
-- `kills`: `frcrn-accel corpus` is killed (SIGKILL) at a random moment in each job, and run again. The outputs must
-  equal those of a job that was not killed, each with one line in the journal, and no process may be left.
 - `faults`: a worker is killed; the disk is full (a small tmpfs, which requires root) and then larger; the folder is
   not writable (for root, a read-only tmpfs).
 - `ray`: the same job on a local Ray cluster with two actors, one of which is killed.
@@ -114,37 +111,6 @@ def workers_of(pid: int) -> list[int]:
         if parent == pid:
             found += [int(path.parent.name), *workers_of(int(path.parent.name))]
     return found
-
-
-def show_kills(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    source = folder / "in"
-    make_files(source, options.files, longest_s=8)
-    began = time.perf_counter()
-    subprocess.run(command(source, folder / "whole", options.backend), check=True, stderr=subprocess.DEVNULL)
-    whole_s = time.perf_counter() - began
-    expected = digests(folder / "whole")
-    rng = np.random.default_rng(1)
-    rows = []
-    for number, moment_s in enumerate(rng.uniform(0, whole_s, options.count)):
-        out = folder / f"out{number}"
-        job = subprocess.Popen(command(source, out, options.backend), stderr=subprocess.DEVNULL)
-        workers: list[int] = []
-        try:
-            job.wait(moment_s)
-        except subprocess.TimeoutExpired:
-            workers = workers_of(job.pid)
-            job.kill()
-            job.wait()
-        journal = out / "corpus.jsonl"
-        before = max(0, len(journal.read_bytes().splitlines()) - 1) if journal.exists() else 0
-        again = subprocess.run(command(source, out, options.backend), check=True, capture_output=True, text=True)
-        check_whole(out, expected)
-        left = [worker for worker in workers if Path(f"/proc/{worker}").exists()]
-        assert not left, f"processes are left: {left}"
-        rows.append({"killed_after_s": moment_s, "lines_before": before, "said": again.stderr.splitlines()[-1]})
-        print(f"killed after {moment_s:5.2f} s of {whole_s:.2f}, {before} lines: {rows[-1]['said']}", flush=True)
-    print(f"{len(rows)} jobs killed and run again: all outputs equal those of a job that was not killed")
-    return {"files": options.files, "whole_s": whole_s, "kills": rows}
 
 
 def show_faults(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -264,10 +230,9 @@ def show_speed(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shows = {"kills": show_kills, "faults": show_faults, "ray": show_ray, "speed": show_speed}
+    shows = {"faults": show_faults, "ray": show_ray, "speed": show_speed}
     parser.add_argument("show", choices=shows)
     parser.add_argument("--files", type=int)
-    parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--backend", default="ort")
     parser.add_argument("--json", type=Path)
