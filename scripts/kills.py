@@ -474,8 +474,12 @@ def small_disk(folder: Path, options: str) -> Iterator[Callable[[str], None]]:
     )
     if mounted.returncode:
         raise PermissionError("mounting a small disk is not permitted here")
+
+    def remount(more: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{more}", str(folder)], check=True)
+
     try:
-        yield lambda more: subprocess.run(["mount", "-o", f"remount,{more}", str(folder)], check=True) and None
+        yield remount
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
@@ -562,7 +566,7 @@ def room_of_file(folder: Path, *, inodes: bool) -> str:
         full = place.run(*arguments)
         assert full.returncode in (1, 2), full.stderr
         assert "Traceback" not in full.stderr, full.stderr
-        assert sorted((folder / "disk").iterdir()) == sorted(fillers)
+        assert sorted(path for path in (folder / "disk").rglob("*") if path.is_file()) == sorted(fillers)
         for path in fillers:
             path.unlink()
         again = place.run(*arguments)
@@ -625,6 +629,7 @@ def take_room(folder: Path, count: int, rng: np.random.Generator) -> str:
             except PermissionError as error:
                 found = f"not tried: {error}"
             said.append(f"{what}: {found}")
+            print(said[-1], file=sys.stderr, flush=True)
     said.append(f"no descriptors: {room_of_descriptors(folder / 'descriptors')}")
     return "\n  ".join(said)
 
