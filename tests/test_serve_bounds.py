@@ -130,6 +130,22 @@ class TestConnections:
         assert len(rest) < 20_000
 
 
+@pytest.mark.parametrize("number", [64, 263])
+def test_too_few_descriptors_are_refused(number: int) -> None:
+    pytest.importorskip("onnxruntime")
+    shell = ["sh", "-c", f'ulimit -n {number}; exec "$@"', "sh"]
+    done = subprocess.run(
+        [*shell, *COMMAND, "--port", "0", "--backend", "ort"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        f"frcrn-accel: error: the process may have {number} descriptors (ulimit -n), too few for 20"
+    )
+    assert last.endswith(" 20 requests, which take 264: raise that, or lower --concurrency or --queue")
+    assert "Traceback" not in done.stderr
+
+
 def _status(url: str) -> int:
     with contextlib.suppress(httpx.HTTPError):
         return httpx.get(url, timeout=5).status_code

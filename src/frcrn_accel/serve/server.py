@@ -115,7 +115,8 @@ def run_server(
         trusted_proxies: Addresses or networks of proxies. Only from these, `X-Forwarded-For` names the client.
 
     Raises:
-        ServeError: Requests or streams did not finish in time, or a proxy is not an address or a network.
+        ServeError: Requests or streams did not finish in time, a proxy is not an address or a network, or the process
+            may have too few descriptors.
         Exception: The warm-up failed.
 
     If something hangs, the process ends by force `Limits.drain_s` and 1.5 s after the signal, with status 2.
@@ -224,6 +225,9 @@ def _most_connections(limits: Limits) -> int:
     """Return how many connections there can be, so that accepting one never fails for want of a descriptor.
 
     The number of descriptors is raised as far as the system lets this process.
+
+    Raises:
+        ServeError: There are too few descriptors for the requests in progress.
     """
     try:
         import resource
@@ -238,8 +242,12 @@ def _most_connections(limits: Limits) -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
             soft = raised
     most = limits.max_connections if soft == resource.RLIM_INFINITY else min(limits.max_connections, soft - kept)
+    if most < min(_LEAST_CONNECTIONS, limits.max_connections):
+        raise ServeError(
+            f"the process may have {soft} descriptors (ulimit -n), too few for {limits.concurrency + limits.queue} "
+            f"requests, which take {kept + _LEAST_CONNECTIONS}: raise that, or lower --concurrency or --queue"
+        )
     if most < limits.max_connections:
-        most = max(most, _LEAST_CONNECTIONS)
         _log.warning("at most %d connections: the process may have %d descriptors (ulimit -n)", most, soft)
     return most
 
