@@ -419,7 +419,9 @@ def kill_workers(folder: Path, count: int, rng: np.random.Generator) -> str:
     while killed < count:
         out = folder / "out"
         job = place.job(folder / "in", out)
-        time.sleep(rng.uniform(0, whole_s))
+        while job.poll() is None and not place.processes(CORPUS_PROCESS):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, whole_s / 2))
         workers = place.processes(CORPUS_PROCESS)
         if workers:
             with contextlib.suppress(ProcessLookupError):
