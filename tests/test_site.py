@@ -25,6 +25,7 @@ from frcrn_accel import Denoiser
 from frcrn_accel.audio import measure_levels
 from frcrn_accel.high_band import HighBand
 from frcrn_accel.streaming.level import RunningLevel
+from frcrn_accel.streaming.offset import RunningOffset
 from frcrn_accel.streaming.resampling import StreamResampler
 from frcrn_accel.windows import Windowing
 from serving import wav
@@ -35,6 +36,13 @@ pytestmark = [
     pytest.mark.skipif(not SITE, reason="needs a built site: nox -s site"),
 ]
 TOLERANCE = 1e-3  # of the peak
+
+
+def with_bang(audio: np.ndarray, first: int, samples: int, level: float) -> np.ndarray:
+    """Return a signal with a bang in it."""
+    banged = audio.copy()
+    banged[first : first + samples] += level * np.random.default_rng(1).standard_normal(samples)
+    return banged
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -111,6 +119,18 @@ class TestFiles:
         found, _ = soundfile.read(page.download(), dtype="float32")
         assert soundfile.info(page.download()).subtype == "PCM_24"
         assert difference(found, denoiser(audio.astype(np.float32), RATE)) < TOLERANCE
+
+    def test_a_bang_beside_quiet_speech(
+        self, page: Page, denoiser: Denoiser, tmp_path: Path, noisy: np.ndarray
+    ) -> None:
+        audio = with_bang(0.02 * noisy[: 4 * RATE], RATE, 3000, 0.3).astype(np.float32)
+        path = tmp_path / "bang.wav"
+        soundfile.write(path, audio, RATE, "FLOAT")
+        page.denoise(path)
+        found, _ = soundfile.read(page.download(), dtype="float32")
+        expected = denoiser(audio, RATE)
+        assert difference(found, expected) < TOLERANCE
+        assert difference(found[2 * RATE :], expected[2 * RATE :]) < TOLERANCE  # of the peak of the speech alone
 
     @pytest.mark.parametrize("suffix", ["flac", "ogg", "mp3"])
     def test_what_the_browser_decodes(
@@ -205,7 +225,9 @@ class TestLive:
     @pytest.mark.parametrize("rate", [16_000, 48_000])
     def test_the_stream_is_that_of_python(self, page: Page, noisy: np.ndarray, rate: int) -> None:
         chunk = 960
-        signal = soxr.resample(noisy[: 2 * RATE], RATE, rate)
+        heard = with_bang(0.2 * noisy[: 3 * RATE], RATE, 3000, 0.2)
+        heard[2 * RATE :] += 0.1  # a constant offset
+        signal = soxr.resample(heard, RATE, rate)
         signal += 0.003 * np.random.default_rng(0).standard_normal(len(signal))
         audio = np.rint(signal[: len(signal) // chunk * chunk] * 32768).astype(np.int16)
         found, latency = page.module(
@@ -265,17 +287,16 @@ class TestModules:
 
     def test_levels(self, page: Page, noisy: np.ndarray) -> None:
         rng = np.random.default_rng(0)
-        bang = 0.01 * noisy[: 4 * RATE].copy()
-        bang[RATE : RATE + 3000] += rng.standard_normal(3000)
         signals = [
             noisy[: 2 * RATE],
-            bang,
+            with_bang(0.01 * noisy[: 4 * RATE], RATE, 3000, 1.0),
+            with_bang(0.1 * noisy[: 4 * RATE], RATE, 9600, 0.05),
             0.2 + noisy[: 2 * RATE],
             1e-9 * rng.standard_normal(999),
             np.zeros(RATE),
             np.sign(np.sin(np.arange(RATE) / 9)),
             np.concatenate([1e-5 * rng.standard_normal(3 * RATE), rng.standard_normal(2000)]),
-            rng.standard_normal(1),
+            np.full(1, 0.5),  # a constant that float32 sums hold exactly
         ]
         for signal in signals:
             audio = signal.astype(np.float32)
@@ -292,15 +313,37 @@ class TestModules:
             assert found["offset"] == pytest.approx(float(expected.offsets[0]), abs=1e-6)
 
     def test_running_levels(self, page: Page, noisy: np.ndarray) -> None:
-        audio = np.concatenate([noisy[: 2 * RATE], 0.001 * noisy[: 2 * RATE], np.zeros(3200), noisy[:RATE]])
+        speech = noisy[: 2 * RATE]
+        signals = [
+            np.concatenate([speech, 0.001 * speech, np.zeros(3200), noisy[:RATE]]),
+            with_bang(with_bang(0.02 * noisy[: 5 * RATE], 3200, 3000, 1.0), 4 * RATE, 9600, 0.1),
+            np.sign(np.sin(np.arange(RATE) / 9)),
+            np.zeros(RATE),
+        ]
+        for signal in signals:
+            hops = signal.astype(np.float32).reshape(-1, 320)
+            found = page.module(
+                "tab/level.js",
+                "(() => { const l = new m.RunningLevel(); return a[0].map((h) => l.update(Float32Array.from(h))); })()",
+                hops.tolist(),
+            )
+            expected, _ = RunningLevel.silent(1, 1000).update(hops[None])
+            np.testing.assert_allclose(found, expected[0], rtol=1e-4)
+
+    def test_running_offsets(self, page: Page, noisy: np.ndarray) -> None:
+        speech = noisy[:RATE]
+        tone = 0.3 * np.sin(2 * np.pi * 3 * np.arange(RATE) / RATE)
+        audio = np.concatenate([speech, speech + 0.1, speech + 0.02, speech, tone, speech])
         hops = audio.astype(np.float32).reshape(-1, 320)
         found = page.module(
-            "tab/level.js",
-            "(() => { const l = new m.RunningLevel(); return a[0].map((h) => l.update(Float32Array.from(h))); })()",
+            "tab/offset.js",
+            "(() => { const o = new m.RunningOffset(); "
+            "return a[0].map((h) => Array.from(o.takenOut(Float32Array.from(h)))); })()",
             hops.tolist(),
         )
-        expected, _ = RunningLevel.silent(1, 1000).update(hops[None])
-        np.testing.assert_allclose(found, expected[0], rtol=1e-4)
+        expected, _ = RunningOffset.none(1).taken_out(hops[None])
+        assert np.abs(expected[0] - hops).max() > 0.05
+        np.testing.assert_allclose(found, expected[0], atol=1e-6)
 
     @pytest.mark.parametrize(
         ("from_hz", "to_hz"), [(48_000, RATE), (44_100, RATE), (RATE, 44_100), (8_000, RATE), (RATE, 31_999)]
@@ -333,15 +376,16 @@ class TestModules:
         dry = rng.standard_normal(RATE).astype(np.float32) * np.repeat(rng.uniform(0.001, 0.2, 10), RATE // 10)
         wet = dry * np.repeat(rng.uniform(0, 1, 20) ** 3, RATE // 20)
         band = (0.1 * rng.standard_normal(rate)).astype(np.float32)
-        signals = [signal.astype(np.float32) for signal in (band, dry, wet)]
+        shares = np.clip(np.arange(RATE) / RATE - 0.3, 0, 0.1)  # of a limit that is set while it runs
+        signals = [signal.astype(np.float32) for signal in (band, dry, wet, shares)]
         found = page.module(
             "tab/high-band.js",
             """(() => {
               const highBand = new m.HighBand(a[1]);
-              const [band, dry, wet] = a[0].map((signal) => Float32Array.from(signal));
+              const [band, dry, wet, shares] = a[0].map((signal) => Float32Array.from(signal));
               const out = [];
               for (let at = 0; at < 100; at++) {
-                highBand.writeModel(dry.subarray(160 * at, 160 * (at + 1)), wet.subarray(160 * at, 160 * (at + 1)));
+                highBand.writeModel(...[dry, wet, shares].map((each) => each.subarray(160 * at, 160 * (at + 1))));
                 highBand.write(band.subarray((a[1] / 100) * at, (a[1] / 100) * (at + 1)));
                 out.push(...highBand.read());
               }
@@ -351,7 +395,7 @@ class TestModules:
             rate,
         )
         twin = HighBand(rate, RATE, 1)
-        twin.write_model(signals[1][None], signals[2][None])
+        twin.write_model(signals[1][None], signals[2][None], signals[3])
         twin.write(band[None])
         expected = np.concatenate([twin.read(), twin.finish()], axis=1)[0]
         assert difference(np.array(found), expected) < 1e-4
