@@ -315,7 +315,7 @@ class TestFile:
             )
 
         drop([])
-        assert page.text("file-error").startswith("Drop audio files.")
+        assert page.text("file-error").startswith("Drop audio files or films.")
         drop(["one.wav"])
         page.until(lambda: page.is_shown("result"))
         assert page.text("result-title") == "one.wav"

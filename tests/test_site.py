@@ -324,7 +324,8 @@ class TestModules:
             hops = signal.astype(np.float32).reshape(-1, 320)
             found = page.module(
                 "tab/level.js",
-                "(() => { const l = new m.RunningLevel(); return a[0].map((h) => l.update(Float32Array.from(h))); })()",
+                "(() => { const l = new m.RunningLevel(); "
+                "return a[0].map((h) => l.update(Float32Array.from(h))); })()",
                 hops.tolist(),
             )
             expected, _ = RunningLevel.silent(1, 1000).update(hops[None])
