@@ -22,13 +22,8 @@ from selenium.webdriver import Chrome, Keys
 
 from browsing import BROWSER, DRIVER, RATE, Page, microphone_noise, open_browser, place_and_gain, weak_texts
 from frcrn_accel import Denoiser
-from frcrn_accel.audio import measure_levels
-from frcrn_accel.high_band import HighBand
-from frcrn_accel.streaming.level import RunningLevel
-from frcrn_accel.streaming.offset import RunningOffset
-from frcrn_accel.streaming.resampling import StreamResampler
-from frcrn_accel.windows import Windowing
 from serving import wav
+from twins import difference, with_bang
 
 SITE = os.environ.get("FRCRN_ACCEL_SITE", "")
 pytestmark = [
@@ -36,13 +31,6 @@ pytestmark = [
     pytest.mark.skipif(not SITE, reason="needs a built site: nox -s site"),
 ]
 TOLERANCE = 1e-3  # of the peak
-
-
-def with_bang(audio: np.ndarray, first: int, samples: int, level: float) -> np.ndarray:
-    """Return a signal with a bang in it."""
-    banged = audio.copy()
-    banged[first : first + samples] += level * np.random.default_rng(1).standard_normal(samples)
-    return banged
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -89,12 +77,6 @@ def page(driver: Chrome, url: str, tmp_path: Path) -> Iterator[Page]:
 def denoiser() -> Iterator[Denoiser]:
     with Denoiser(backend="ort") as denoiser:
         yield denoiser
-
-
-def difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest difference, as a share of the peak."""
-    assert found.shape == expected.shape
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 class TestFiles:
@@ -268,138 +250,6 @@ class TestLive:
         page.until_live(is_heard)
         page["live-start"].click()
         page.until(lambda: page.text("live-start") == "Start")
-
-
-class TestModules:
-    """Each part against its twin in Python."""
-
-    def test_windows(self, page: Page) -> None:
-        lengths = [320 * count for count in (1, 999, 1000, 1001, 1717, 3000, 5432, 180_000)]
-        found = page.module("tab/windows.js", "a[0].map((length) => m.planWindows(length, 16000, 320))", lengths)
-        for length, plan in zip(lengths, found, strict=True):
-            expected = Windowing().plan(length, RATE, 320)
-            assert [
-                (each["start"], each["stop"], tuple(each["fadeIn"]), tuple(each["fadeOut"])) for each in plan
-            ] == [(each.start, each.stop, each.fade_in, each.fade_out) for each in expected]
-        plan = Windowing().plan(320 * 1717, RATE, 320)
-        weights = page.module("tab/windows.js", "Array.from(m.weightsOf(m.planWindows(549440, 16000, 320)[1]))")
-        np.testing.assert_allclose(weights, plan[1].weights(), atol=1e-6)
-
-    def test_levels(self, page: Page, noisy: np.ndarray) -> None:
-        rng = np.random.default_rng(0)
-        signals = [
-            noisy[: 2 * RATE],
-            with_bang(0.01 * noisy[: 4 * RATE], RATE, 3000, 1.0),
-            with_bang(0.1 * noisy[: 4 * RATE], RATE, 9600, 0.05),
-            0.2 + noisy[: 2 * RATE],
-            1e-9 * rng.standard_normal(999),
-            np.zeros(RATE),
-            np.sign(np.sin(np.arange(RATE) / 9)),
-            np.concatenate([1e-5 * rng.standard_normal(3 * RATE), rng.standard_normal(2000)]),
-            np.full(1, 0.5),  # a constant that float32 sums hold exactly
-        ]
-        for signal in signals:
-            audio = signal.astype(np.float32)
-            found = page.module(
-                "tab/level.js",
-                """await m.measureLevel(async function* () {
-                  for (let at = 0; at < a[0].length; at += 777) yield Float32Array.from(a[0].slice(at, at + 777));
-                })""",
-                audio.tolist(),
-            )
-            expected = measure_levels(lambda audio=audio: [audio[None]], 1)
-            assert found["samples"] == expected.samples
-            assert found["gain"] == pytest.approx(float(expected.gains[0]), rel=1e-4)
-            assert found["offset"] == pytest.approx(float(expected.offsets[0]), abs=1e-6)
-
-    def test_running_levels(self, page: Page, noisy: np.ndarray) -> None:
-        speech = noisy[: 2 * RATE]
-        signals = [
-            np.concatenate([speech, 0.001 * speech, np.zeros(3200), noisy[:RATE]]),
-            with_bang(with_bang(0.02 * noisy[: 5 * RATE], 3200, 3000, 1.0), 4 * RATE, 9600, 0.1),
-            np.sign(np.sin(np.arange(RATE) / 9)),
-            np.zeros(RATE),
-        ]
-        for signal in signals:
-            hops = signal.astype(np.float32).reshape(-1, 320)
-            found = page.module(
-                "tab/level.js",
-                "(() => { const l = new m.RunningLevel(); "
-                "return a[0].map((h) => l.update(Float32Array.from(h))); })()",
-                hops.tolist(),
-            )
-            expected, _ = RunningLevel.silent(1, 1000).update(hops[None])
-            np.testing.assert_allclose(found, expected[0], rtol=1e-4)
-
-    def test_running_offsets(self, page: Page, noisy: np.ndarray) -> None:
-        speech = noisy[:RATE]
-        tone = 0.3 * np.sin(2 * np.pi * 3 * np.arange(RATE) / RATE)
-        audio = np.concatenate([speech, speech + 0.1, speech + 0.02, speech, tone, speech])
-        hops = audio.astype(np.float32).reshape(-1, 320)
-        found = page.module(
-            "tab/offset.js",
-            "(() => { const o = new m.RunningOffset(); "
-            "return a[0].map((h) => Array.from(o.takenOut(Float32Array.from(h)))); })()",
-            hops.tolist(),
-        )
-        expected, _ = RunningOffset.none(1).taken_out(hops[None])
-        assert np.abs(expected[0] - hops).max() > 0.05
-        np.testing.assert_allclose(found, expected[0], atol=1e-6)
-
-    @pytest.mark.parametrize(
-        ("from_hz", "to_hz"), [(48_000, RATE), (44_100, RATE), (RATE, 44_100), (8_000, RATE), (RATE, 31_999)]
-    )
-    def test_resampling(self, page: Page, from_hz: int, to_hz: int) -> None:
-        signal = np.random.default_rng(0).standard_normal(3000).astype(np.float32)
-        found = page.module(
-            "tab/resample.js",
-            """(() => {
-              const resampler = new m.Resampler(a[1], a[2]);
-              const out = [];
-              for (let at = 0; at < a[0].length; at += 100) {
-                resampler.write(Float32Array.from(a[0].slice(at, at + 100)));
-                out.push(...resampler.read());
-              }
-              return out;
-            })()""",
-            signal.tolist(),
-            from_hz,
-            to_hz,
-        )
-        twin = StreamResampler(from_hz, to_hz, 1)
-        twin.write(signal[None])
-        expected = twin.read(twin.ready)[0]
-        assert difference(np.array(found), expected) < 1e-4
-
-    @pytest.mark.parametrize("rate", [48_000, 44_100])
-    def test_the_high_band(self, page: Page, rate: int) -> None:
-        rng = np.random.default_rng(0)
-        dry = rng.standard_normal(RATE).astype(np.float32) * np.repeat(rng.uniform(0.001, 0.2, 10), RATE // 10)
-        wet = dry * np.repeat(rng.uniform(0, 1, 20) ** 3, RATE // 20)
-        band = (0.1 * rng.standard_normal(rate)).astype(np.float32)
-        shares = np.clip(np.arange(RATE) / RATE - 0.3, 0, 0.1)  # of a limit that is set while it runs
-        signals = [signal.astype(np.float32) for signal in (band, dry, wet, shares)]
-        found = page.module(
-            "tab/high-band.js",
-            """(() => {
-              const highBand = new m.HighBand(a[1]);
-              const [band, dry, wet, shares] = a[0].map((signal) => Float32Array.from(signal));
-              const out = [];
-              for (let at = 0; at < 100; at++) {
-                highBand.writeModel(...[dry, wet, shares].map((each) => each.subarray(160 * at, 160 * (at + 1))));
-                highBand.write(band.subarray((a[1] / 100) * at, (a[1] / 100) * (at + 1)));
-                out.push(...highBand.read());
-              }
-              return out.concat(Array.from(highBand.finish()));
-            })()""",
-            [signal.tolist() for signal in signals],
-            rate,
-        )
-        twin = HighBand(rate, RATE, 1)
-        twin.write_model(signals[1][None], signals[2][None], signals[3])
-        twin.write(band[None])
-        expected = np.concatenate([twin.read(), twin.finish()], axis=1)[0]
-        assert difference(np.array(found), expected) < 1e-4
 
 
 class TestSite:
