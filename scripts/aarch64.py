@@ -41,7 +41,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--compute", type=Path, metavar="FILE", help="only run the models here, and write FILE")
     parser.add_argument("--folder", type=Path, default=Path(".nox", "aarch64-files"), help="where all is unpacked")
-    parser.add_argument("--wheel", required=True, help="the wheel of frcrn-accel")
+    parser.add_argument("--wheel", help="the wheel of frcrn-accel")
     parser.add_argument("--audio", type=Path, default=Path("examples", "noisy.wav"), help="mono, 16 kHz")
     parser.add_argument("--seconds", type=float, default=2.0, help="how much of the audio")
     parser.add_argument("--cpu", choices=CPUS, action="append", help="which CPUs to emulate; by default both")
@@ -49,6 +49,8 @@ def main() -> int:
     if arguments.compute:
         compute(arguments.audio, arguments.seconds, arguments.compute)
         return 0
+    if not arguments.wheel:
+        parser.error("give the --wheel")
     folder = arguments.folder.resolve()
     set_up(folder, arguments.wheel)
     options = ["--audio", str(arguments.audio), "--seconds", str(arguments.seconds)]
