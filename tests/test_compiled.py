@@ -11,7 +11,7 @@ from frcrn_accel import Backend, Denoiser, ModelFile
 from frcrn_accel.backends.openvino import OpenVinoBackend
 from frcrn_accel.backends.ort import OrtBackend, cpu_session
 from frcrn_accel.cpu import available_cpus, cpu_identity
-from frcrn_accel.models import CACHE_DIR_VARIABLE
+from frcrn_accel.models import CACHE_DIR_VARIABLE, loaded_once
 from frcrn_accel.prepare import prepare
 
 pytest.importorskip("onnxruntime")
@@ -80,6 +80,14 @@ def test_a_cache_that_cannot_be_written_only_costs_time(backend, tiny, cache):
     cache.rmdir()
     cache.write_text("a file where the folder should be")
     np.testing.assert_array_equal(denoised(backend, tiny), expected)
+
+
+def test_what_is_loaded_once_is_not_kept(backend, tiny, cache):
+    with loaded_once():
+        first = denoised(backend, tiny)
+    assert compiled(backend, cache) == []
+    np.testing.assert_array_equal(denoised(backend, tiny), first)
+    assert len(compiled(backend, cache)) == 1
 
 
 def test_the_number_of_threads_is_that_of_the_session(tiny, cache):

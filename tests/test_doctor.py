@@ -92,7 +92,7 @@ def changed(found: Report, **values: object) -> dict[str, object]:
 
 
 class TestReport:
-    def test_every_installed_backend_ran_or_has_a_reason(self, folder):
+    def test_every_installed_backend_ran_or_has_a_reason(self):
         pytest.importorskip("onnxruntime")
         steps: list[str] = []
         found = examine(steps.append)

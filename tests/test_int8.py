@@ -70,7 +70,7 @@ def test_speech_is_what_fp32_makes_of_it(noisy, backend):
 def test_every_number_of_frames_returns_and_is_close(noisy, backend):
     model = find_model(DEFAULT_MODEL)
     session, reference = (one.load(prepare(model, one), 2) for one in (backend(), OrtBackend()))
-    for frames in (*range(1, 33), 199):
+    for frames in (*range(1, 10), 31, 32, 199):
         window = noisy[None, 16_000 : 16_000 + 640 + 320 * (frames - 1)]
         expected, found = reference.run(window), session.run(window)
         assert found.shape == expected.shape

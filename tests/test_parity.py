@@ -5,6 +5,7 @@ A few lengths always; all of them with `--all-lengths` (the nox session `parity`
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,13 @@ pytest.importorskip("onnx")
 
 TOLERANCE = 1e-4  # of the peak
 LENGTHS = [640, 641, 959, 16_000, 16_001, 48_123, 80_000]
-FEW_LENGTHS = [641, 16_001]
+FEW = [(3, 641), (1, 16_001)]  # of the product of both
 
 
 def pytest_generate_tests(metafunc):
     if "samples" in metafunc.fixturenames:
         everything = metafunc.config.getoption("--all-lengths")
-        metafunc.parametrize("samples", LENGTHS if everything else FEW_LENGTHS)
+        metafunc.parametrize(("batch", "samples"), list(product([1, 3], LENGTHS)) if everything else FEW)
 
 
 @pytest.fixture(scope="module", params=[32, 128])
@@ -59,7 +60,6 @@ def session(exported):
     return OrtBackend().load(exported.model, threads=2)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
 def test_pytorch_and_onnx_runtime_give_what_upstream_gives(oracle, network, session, samples, batch):
     audio = (0.1 * np.random.default_rng(samples).standard_normal((batch, samples))).astype(np.float32)
     expected = upstream.run(oracle, audio)

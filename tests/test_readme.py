@@ -17,7 +17,6 @@ import pytest
 import soundfile
 
 from frcrn_accel import cli
-from frcrn_accel.models import DEFAULT_MODEL, find_model
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -50,14 +49,14 @@ NOT_HERE = ['pip install "nox[uv]" && nox', 'pip install ".[ort,serve]" && frcrn
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch, noisy, short_audio, training_data) -> Path:
+def folder(tmp_path, monkeypatch, noisy, short_audio, training_data, tiny) -> Path:
     """A folder with all that the commands name."""
     monkeypatch.chdir(tmp_path)
     soundfile.write("talk.mp3", noisy[:32_000], 16_000)
     make_film("talk.mp3", "film.mp4")
     shutil.copytree(short_audio, "recordings")
     shutil.copytree(REPOSITORY / "examples", "examples", ignore=shutil.ignore_patterns("train", "plugin"))
-    shutil.copy(find_model(DEFAULT_MODEL).path, "frcrn-16k.onnx")
+    shutil.copy(tiny.path, "frcrn-16k.onnx")
     for name, audio in (("noisy", noisy), ("clean", 0.5 * noisy)):
         (tmp_path / "pairs" / name).mkdir(parents=True)
         soundfile.write(tmp_path / "pairs" / name / "a.wav", audio[16_000:64_000], 16_000)

@@ -3,7 +3,7 @@
 import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -530,8 +530,10 @@ def test_engines_agree(denoiser: Denoiser, make: Callable[[], Backend]) -> None:
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("lookahead_s", [None, 0.0, 0.12], ids=["full", "none", "less"])
-@pytest.mark.parametrize("name", ["ort-dynamic-int8", "ort-static-int8"])
+@pytest.mark.parametrize(
+    ("name", "lookahead_s"),
+    [("ort-dynamic-int8", None), ("ort-static-int8", None), ("ort-dynamic-int8", 0.0), ("ort-static-int8", 0.12)],
+)
 def test_int8_streams_sound_like_fp32_ones(denoiser: Denoiser, name: str, lookahead_s: float | None) -> None:
     """On noisy speech; the quality gate requires 30 dB for the whole pass."""
     pytest.importorskip("onnx")
@@ -570,7 +572,7 @@ def test_training_for_streams_computes_what_a_stream_does(denoiser: Denoiser, lo
 def test_a_stream_of_noisy_speech_is_near_the_whole_pass(denoiser: Denoiser) -> None:
     """With default options the stream has to find its level and means."""
     scores = []
-    for clean, noisy, rate in read_gate_audio():
+    for clean, noisy, rate in islice(read_gate_audio(), None, None, 2):
         stream = denoiser.stream(rate)
         found = sent(stream, noisy, [800])[:, stream.latency_samples :]
         scores.append([si_sdr_db(clean[0], audio[0]) for audio in (noisy, denoiser(noisy, rate), found)])
@@ -581,7 +583,7 @@ def test_a_stream_of_noisy_speech_is_near_the_whole_pass(denoiser: Denoiser) -> 
 
 def test_the_model_for_streams_looks_ahead_less_and_is_better_at_that(denoiser: Denoiser) -> None:
     pytest.importorskip("onnx")
-    clips = list(read_gate_audio())
+    clips = list(read_gate_audio())[::2]
     with Denoiser(LIVE_MODEL, backend="ort") as live:
         assert live.stream(16_000).latency.lookahead_s == pytest.approx(0.08)
         means_db = []

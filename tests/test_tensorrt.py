@@ -118,13 +118,12 @@ class TestBuilding:
     def test_the_released_size(self, tmp_path):
         models = random_models(Config(128, 2), tmp_path)
         plans, layers = {}, {}
-        for precision in ("fp32", "fp16", "int8"):
+        for precision in ("fp16", "int8"):
             plan, build_log = detailed_plan(models[precision], precision, compute_capabilities=["8.9"])
             assert build_log.errors == []
             plans[precision], layers[precision] = plan, parse_layers(build_log.details)
             assert build_log.activation_bytes() < 1.5e9
         assert len(plans["int8"].content) < 0.9 * len(plans["fp16"].content)
-        assert len(plans["fp16"].content) < 0.9 * len(plans["fp32"].content)
         assert int8_share(layers["int8"]) >= 0.95
         assert int8_share(layers["fp16"]) == 0
         work = {name: sum(layer.multiply_accumulates for layer in found) for name, found in layers.items()}

@@ -12,6 +12,7 @@ from frcrn_accel.models.cache import (
     find_imported,
     imported_names,
     keep_imported,
+    loaded_once,
 )
 from frcrn_accel.models.catalog import (
     DEFAULT_MODEL,
@@ -75,6 +76,7 @@ __all__ = [
     "imported_names",
     "keep_imported",
     "known_models",
+    "loaded_once",
     "model_name",
     "packaged_files",
     "packaged_variant",

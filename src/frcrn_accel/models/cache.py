@@ -29,8 +29,9 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
@@ -56,6 +57,7 @@ __all__ = [
     "find_imported",
     "imported_names",
     "keep_imported",
+    "loaded_once",
 ]
 
 CACHE_DIR_VARIABLE = "FRCRN_ACCEL_CACHE_DIR"
@@ -66,6 +68,8 @@ _CONTENT = "[0-9a-f]" * _DIGITS  # in a glob
 _IMPORTED = "imported"
 _FOLDER_MODE, _FILE_MODE = 0o755, 0o644
 _FILE_NAME = re.compile(rf"(?P<model>.+)-(?P<origin>{_IMPORTED}|[0-9a-f]{{{_DIGITS}}})-[0-9a-f]{{{_DIGITS}}}\.\w+")
+
+_is_loaded_once: ContextVar[bool] = ContextVar("_is_loaded_once", default=False)
 
 log = logging.getLogger("frcrn_accel")
 
@@ -141,6 +145,8 @@ def compiled_file(
     It only saves time: an engine can always compile the model itself, and says then what is wrong with it. See
     `cached_file` for the arguments; this CPU is a part of the key.
     """
+    if _is_loaded_once.get():
+        return None
     folder, stem = cache_folder(), _stem(source, {**key, "cpu": cpu_identity()})
     found = _find(folder, stem, suffix)
     if found is not None:
@@ -150,6 +156,16 @@ def compiled_file(
     except Exception as error:  # of the engine or the disk
         log.debug("%s cannot be cached in %s (%s)", stem, folder, one_line(error))
         return None
+
+
+@contextmanager
+def loaded_once() -> Iterator[None]:
+    """Have engines compile what this thread loads for themselves, without a file: nobody loads it again."""
+    token = _is_loaded_once.set(True)
+    try:
+        yield
+    finally:
+        _is_loaded_once.reset(token)
 
 
 def find_cached(source: ModelFile, key: Mapping[str, str]) -> ModelFile | None:

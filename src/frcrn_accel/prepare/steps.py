@@ -22,6 +22,7 @@ from frcrn_accel.models import (
     ModelMetadata,
     Recipe,
     cached_variant,
+    loaded_once,
     packaged_variant,
     read_weights,
     usual_lookahead,
@@ -126,7 +127,8 @@ def _make_step(
         path.write_bytes(graph.SerializeToString())
         from onnx import helper
 
-        session = backend.load_step(ModelFile(path, metadata), threads)
+        with loaded_once():
+            session = backend.load_step(ModelFile(path, metadata), threads)
         try:
             start_means = measure_start(session, metadata)
         finally:

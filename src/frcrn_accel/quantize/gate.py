@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from frcrn_accel.backends import Backend
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.errors import EngineError, QuantizeError
-from frcrn_accel.models import ModelFile
+from frcrn_accel.models import ModelFile, loaded_once
 from frcrn_accel.progress import Progress
 from frcrn_accel.quality import MAX_AGREEMENT_DB, agreement_db
 from frcrn_accel.quantize.parallel import map_parallel
@@ -162,7 +162,8 @@ def compare(
         EngineError: The source fails. (If the quantized model fails, the report says so.)
     """
     engine = backend()
-    session = load_session(engine, candidate, available_cpus())
+    with loaded_once():
+        session = load_session(engine, candidate, available_cpus())
     clips = reference.clips
     outputs: list[Output] = []
     failure = ""

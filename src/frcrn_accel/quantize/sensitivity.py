@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from frcrn_accel.backends import Backend
 from frcrn_accel.errors import EngineError
-from frcrn_accel.models import ModelFile
+from frcrn_accel.models import ModelFile, loaded_once
 from frcrn_accel.progress import Progress
 from frcrn_accel.quality import MAX_AGREEMENT_DB, agreement_db
 from frcrn_accel.quantize.gate import GateReport
@@ -113,7 +113,8 @@ class Sensitivity:
         threads = plan_threads([len(clip.noisy) for clip in clips])
         expected = [self._reference.output(number)[0] for number in self._numbers]
         candidate = self._build_only(groups)
-        session = load_session(self._backend(), candidate, threads.each)
+        with loaded_once():
+            session = load_session(self._backend(), candidate, threads.each)
         try:
             found = map_parallel(
                 lambda clip: denoise_clip(clip, session, candidate.metadata), clips, threads.clips, lambda done: None
