@@ -47,14 +47,12 @@ DIST = Path(".nox", "dist")
 
 
 def make_uv_like_pip() -> None:
-    """Let uv find wheels where pip is configured to find them, and compile what it installs."""
+    """Let uv find wheels where pip is configured to find them."""
     command = [sys.executable, "-m", "pip", "config", "get", "global.find-links"]
     configured = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     links = os.environ.get("PIP_FIND_LINKS", configured).split()
     if links:
         os.environ.setdefault("UV_FIND_LINKS", ",".join(links))
-    # As pip does: else every process of a test compiles what it imports, where Python may not write bytecode.
-    os.environ.setdefault("UV_COMPILE_BYTECODE", "1")
 
 
 def find_other_python() -> str | None:
@@ -71,6 +69,8 @@ def find_other_python() -> str | None:
 
 
 make_uv_like_pip()
+# uv compiles nothing: what the first process imports, it compiles for all that follow.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 OTHER_PYTHON = find_other_python()
 _built: list[Path] = []  # the wheel, once `build` has run
 

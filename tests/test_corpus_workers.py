@@ -72,7 +72,7 @@ class TestWorkersThatEnd:
     def test_a_stopped_worker_is_replaced(self, tmp_path: Path, mark: Path) -> None:
         (tmp_path / "parts").mkdir()
         work = Work(DenoiserOptions(backend=EndingBackend, threads=1), tmp_path / "parts")
-        (result,) = next(run_local([task(sound(tmp_path / "stop.wav", 80_000))], work, 1, silent_s=2))
+        (result,) = next(run_local([task(sound(tmp_path / "stop.wav", 80_000))], work, 1, silent_s=5))
         assert result.is_made
         assert not mark.exists()
 
