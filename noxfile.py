@@ -249,7 +249,7 @@ def pythons(session: nox.Session) -> None:
 def aarch64(session: nox.Session) -> None:
     """Run the packaged models in an emulated 64-bit Arm Python: `nox -s aarch64 -- [--cpu cortex-a76]`.
 
-    It needs Debian's apt on x86-64, and 850 MB in .nox for what it downloads. It takes about seven minutes of CPU time for each CPU.
+    It needs Debian's apt on x86-64, and 850 MB in .nox. It takes about five minutes of CPU time for each CPU.
     """
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb") and platform.machine() == "x86_64"):
         session.skip("it takes qemu and an Arm Python from Debian's packages: apt-get on x86-64 is needed")
