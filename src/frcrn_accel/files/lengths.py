@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import BinaryIO
 
-import soundfile
-
 from frcrn_accel.files.ffmpeg import open_input
 from frcrn_accel.files.formats import MP4, Target
 
@@ -20,10 +18,20 @@ _FRAMED = ("aac", "ac3", "eac3", "mp2", "amr_nb", "opus", "wmav1", "wmav2")
 _MATROSKA = ("matroska", "webm")
 _OPUS_HZ = 48_000  # the rate that it is decoded at
 
-# Encodings of libsndfile that FFmpeg decodes in whole blocks while libsndfile stops at the length.
-_GSM_BLOCK, _GSM_PAIR = 160, 320
-_SDS_PACKETS = {"PCM_S8": 60, "PCM_16": 40, "PCM_24": 30}
-_WHOLE_BLOCKS = ("IMA_ADPCM", "MS_ADPCM", "GSM610", "G721_32", "G723_24", "G723_40", "VOX_ADPCM")
+# Samples per channel in a block of libsndfile's encodings, for the decoders that do not stop within one.
+_NMS = ("NMS_ADPCM_16", "NMS_ADPCM_24", "NMS_ADPCM_32")
+_BLOCK_SAMPLES = {"G721_32": 120, "G723_24": 120, "G723_40": 120, **dict.fromkeys(_NMS, 160)}
+_GSM_SAMPLES, _GSM_PAIR_SAMPLES = 160, 320
+_AIFF_IMA_SAMPLES = 64
+_PACKET_SAMPLES = {
+    ("SDS", "PCM_S8"): 60,
+    ("SDS", "PCM_16"): 40,
+    ("SDS", "PCM_24"): 30,
+    ("PAF", "PCM_24"): 10,
+}
+_WAV_BLOCK_BYTES = ((12_000, 256), (23_000, 512), (44_000, 1_024))
+_MOST_WAV_BLOCK_BYTES = 2_048
+_BYTE_CODES = ("PCM_S8", "PCM_U8", "ULAW", "ALAW")
 _STATES_LENGTH_OF_BLOCKS = ("WAV", "WAVEX", "RF64")
 _LONGEST_OGG_PAGE_BYTES = 65_307
 
@@ -133,36 +141,48 @@ def sndfile_surplus(target: Target, samples: int, file: BinaryIO) -> Surplus:
         target: How the file was written.
         samples: Samples per channel of the audio.
         file: The complete file.
-
-    Raises:
-        soundfile.SoundFileError: libsndfile cannot read what it has written.
     """
-    encoding, container = target.encoding, target.container
-    reason = "the format does not state where the audio ends"
-    if not samples:
-        return Surplus(0, 0, target.rate_hz, reason)
-    if encoding in _WHOLE_BLOCKS:
+    encoding, rate_hz = target.encoding, target.rate_hz
+    if encoding == "VORBIS":
+        after = _vorbis_surplus(samples, file) if samples else 0
+        return Surplus(0, after, rate_hz, "FFmpeg does not cut Vorbis of a single page")
+    block = _block_samples(target)
+    if block:
         reason = f"{encoding} is stored in whole blocks, and " + (
             "players tend to ignore the length beside them"
-            if container in _STATES_LENGTH_OF_BLOCKS
+            if target.container in _STATES_LENGTH_OF_BLOCKS
             else "the format does not say where the audio ends in the last"
         )
-    block = 0
+        return Surplus(0, -samples % block, rate_hz, reason)
+    return Surplus(
+        0, _byte_surplus(target, samples), rate_hz, "players take the byte that ends the audio for a sample"
+    )
+
+
+def _block_samples(target: Target) -> int:
+    """Return the samples per channel in a block; 0 if there are no blocks."""
+    encoding, container = target.encoding, target.container
     if encoding == "GSM610":
-        block = _GSM_BLOCK if container == "AIFF" else _GSM_PAIR
-    elif container == "SDS":
-        block, reason = _SDS_PACKETS[encoding], "SDS is stored in whole packets"
-    if block:
-        return Surplus(0, -samples % block, target.rate_hz, reason)
-    if encoding == "VORBIS":
-        return Surplus(
-            0, _vorbis_surplus(samples, file), target.rate_hz, "FFmpeg does not cut Vorbis of a single page"
-        )
-    if encoding == "OPUS" or container == "FLAC":
-        return Surplus(0, 0, target.rate_hz, reason)
-    file.seek(0)
-    with soundfile.SoundFile(file) as written:
-        return Surplus(0, max(0, written.frames - samples), target.rate_hz, reason)
+        return _GSM_SAMPLES if container == "AIFF" else _GSM_PAIR_SAMPLES
+    if encoding not in ("IMA_ADPCM", "MS_ADPCM"):
+        return _BLOCK_SAMPLES.get(encoding) or _PACKET_SAMPLES.get((container, encoding), 0)
+    if container == "AIFF":
+        return _AIFF_IMA_SAMPLES
+    channels = len(target.sources)
+    flow = target.rate_hz * channels
+    size = next((size for limit, size in _WAV_BLOCK_BYTES if flow < limit), _MOST_WAV_BLOCK_BYTES)
+    if encoding == "IMA_ADPCM":  # a head with the first sample, and half a byte for each of the others
+        return 2 * (size - 4 * channels) // channels + 1
+    return 2 * (size - 7 * channels) // channels + 2
+
+
+def _byte_surplus(target: Target, samples: int) -> int:
+    """Return 1 if a byte behind the audio is read as a sample, which takes samples of a byte and one channel."""
+    if not samples or len(target.sources) != 1 or target.encoding not in _BYTE_CODES:
+        return 0
+    if target.container == "AIFF":  # chunks have an even size
+        return samples % 2
+    return int(target.container == "VOC" and target.encoding in ("ULAW", "ALAW"))
 
 
 def _vorbis_surplus(samples: int, file: BinaryIO) -> int:
@@ -174,7 +194,7 @@ def _vorbis_surplus(samples: int, file: BinaryIO) -> int:
     file.seek(0)
     with open_input(file) as container:
         decoded = sum(frame.samples for frame in container.decode(container.streams.audio[0]))
-    return max(0, decoded - samples)
+    return max(0, int(decoded) - samples)
 
 
 def _count(samples: int) -> str:
