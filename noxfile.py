@@ -7,6 +7,7 @@ environments of their own show that each extra brings what it needs.
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -242,6 +243,27 @@ def pythons(session: nox.Session) -> None:
     """Run the tests that need only ONNX Runtime, on every version of Python."""
     install(session, "ort", groups=("test",))
     session.run("pytest", *session.posargs)
+
+
+@nox.session(default=False, requires=["build"])
+def aarch64(session: nox.Session) -> None:
+    """Run the packaged models in an emulated 64-bit Arm Python: `nox -s aarch64 -- [--cpu cortex-a76]`.
+
+    It needs Debian's apt on x86-64, and 850 MB in .nox. It takes about five minutes of CPU time for each CPU.
+    """
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb") and platform.machine() == "x86_64"):
+        session.skip("it takes qemu and an Arm Python from Debian's packages: apt-get on x86-64 is needed")
+    install(session, "ort")
+    session.install("uv")
+    session.run("python", "scripts/aarch64.py", "--wheel", str(_built[0]), *session.posargs)
+
+
+@nox.session(name="install-sizes", default=False, requires=["build"])
+def install_sizes(session: nox.Session) -> None:
+    """Measure what each extra takes on disk, for docs/platforms.md: `nox -s install-sizes -- [EXTRA ...]`."""
+    session.install("uv")
+    extras = session.posargs or [*CPU_EXTRAS, "cuda"]
+    session.run("python", "scripts/install_sizes.py", str(_built[0]), *extras, "--constraint", TORCH)
 
 
 def install_for_speed(session: nox.Session) -> None:

@@ -30,6 +30,7 @@ from frcrn_accel.files.formats import plan_target
 
 PAGE = Path(__file__).parents[1] / "docs" / "formats.md"
 SECTION = re.compile(r"(?P<head><!-- formats -->\n).*?(?P<tail><!-- end -->)", re.DOTALL)
+SAID = re.compile(r": ([\d,]+) samples? more than the source")
 SAMPLES = 30_011
 PICTURE = b"\xff\xd8\xff\xe0\0\x10JFIF" + bytes(100)
 BELONGINGS = Belongings(
@@ -101,6 +102,7 @@ HEAD = (
     "chapters",
     "channels up to",
     "samples",
+    "said",
     "lag",
     "same bytes",
 )
@@ -114,13 +116,15 @@ def noise(samples: int, channels: int) -> NDArray[np.float32]:
     return np.asarray(0.1 * low / low.std(), np.float32)
 
 
-def write(path: Path, subtype: str, rate_hz: int, channels: int, audio: NDArray[np.float32]) -> None:
-    """Write a file; what is left out is measured, and not printed."""
+def write(path: Path, subtype: str, rate_hz: int, channels: int, audio: NDArray[np.float32]) -> str:
+    """Write a file; what is left out is measured, and not printed. Return what is said about the length."""
     like = AudioFile(Path(f"source{path.suffix}"), rate_hz, channels, 0, "", subtype, belongings=BELONGINGS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AudioWarning)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", AudioWarning)
         with create_audio(path, like, overwrite=True) as writer:
             writer.write(audio)
+    said = [found for text in caught if (found := SAID.search(str(text.message)))]
+    return f"+{said[0][1]}" if said else ""
 
 
 def most_channels(path: Path, subtype: str, rate_hz: int) -> int:
@@ -174,8 +178,7 @@ def row(folder: Path, suffixes: str, subtype: str, rate_hz: int) -> str:
     most = most_channels(path, subtype, rate_hz)
     channels = min(2, most)
     audio = noise(SAMPLES, channels)
-    for name in (path, again):
-        write(name, subtype, rate_hz, channels, audio)
+    said = [write(name, subtype, rate_hz, channels, audio) for name in (path, again)]
     decoded, stated = decode(path)
     more = len(decoded) - SAMPLES
     samples = "exact" if not more or stated == SAMPLES else f"{more:+,}"
@@ -190,6 +193,7 @@ def row(folder: Path, suffixes: str, subtype: str, rate_hz: int) -> str:
         "yes" if len(found.chapters) == 2 else "",
         str(most),
         samples,
+        said[0],
         str(lag(audio[0], decoded)),
         "yes" if path.read_bytes() == again.read_bytes() else "no",
     )

@@ -163,8 +163,9 @@ class Page:
         self[button].click()
 
         def new() -> Path | None:
-            paths = self.downloads.iterdir()
-            return next((path for path in paths if path.suffix not in (".crdownload", ".tmp")), None)
+            paths = [path for path in self.downloads.iterdir() if path.suffix not in (".crdownload", ".tmp")]
+            # The browser reserves the name with an empty file, and replaces it in the end.
+            return next((path for path in paths if path.stat().st_size), None)
 
         return self.until(new)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import warnings
 from pathlib import Path
@@ -52,14 +53,33 @@ def noise(samples: int, channels: int = 2, seed: int = 0) -> np.ndarray:
     return (0.1 * low / low.std())[:, :samples].astype(np.float32)
 
 
+_SURPLUS = re.compile(
+    r": ([\d,]+) samples? more than the source at ([\d,]+) Hz \([\d,.]+ ms\)(?:, ([\d,]+) of them before)?"
+)
+
+
 def write(path: Path, like: AudioFile, audio: np.ndarray, block: int = 7_001) -> list[str]:
-    """Write a file in blocks, and return its warnings."""
+    """Write a file in blocks, and return its warnings; see `write_all` for the one about its length."""
+    return write_all(path, like, audio, block)[0]
+
+
+def write_all(
+    path: Path, like: AudioFile, audio: np.ndarray, block: int = 7_001
+) -> tuple[list[str], tuple[int, int, int] | None]:
+    """Write a file in blocks. Return its warnings, and what the one about its length says.
+
+    That is by how many samples it is longer than the audio, at which rate, and how many of them come first.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", AudioWarning)
         with create_audio(path, like, overwrite=True) as writer:
             for start in range(0, audio.shape[1], block):
                 writer.write(audio[:, start : start + block])
-    return [str(found.message) for found in caught]
+    texts = [str(found.message) for found in caught]
+    found = [match for text in texts if (match := _SURPLUS.search(text))]
+    assert len(found) <= 1
+    said = tuple(int((number or "0").replace(",", "")) for number in found[0].groups()) if found else None
+    return [text for text in texts if not _SURPLUS.search(text)], said
 
 
 def decode(path: Path, channels: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import math
 import signal
 import sys
 import threading
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -1028,6 +1029,15 @@ class TestCommand:
         np.testing.assert_allclose(written, self.expected(denoiser, noisy, 24_000), atol=1 / 32_768)
         assert [path.name for path in tmp_path.iterdir()] == ["out.wav"]
         assert signal.getsignal(signal.SIGINT) is before
+
+    def test_a_system_without_sighup(self, card, run, monkeypatch, tmp_path) -> None:
+        """Windows has none; a closed window ends the process there."""
+        there = {name: value for name, value in vars(signal).items() if name != "SIGHUP"}
+        monkeypatch.setattr(importlib.import_module("frcrn_accel.cli.live"), "signal", types.SimpleNamespace(**there))
+        card(lambda feed: signal.raise_signal(signal.SIGTERM))
+        code, text = run("-o", tmp_path / "out.wav", "--threads", 1)
+        assert code == 0, text
+        assert soundfile.info(tmp_path / "out.wav").frames == 24_000
 
     def test_a_duration(self, card, run, denoiser, noisy, tmp_path) -> None:
         card(lambda feed: None)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import random
 import threading
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -125,6 +127,17 @@ def test_a_connection_that_is_cut_off_is_taken_up_again(server, tmp_path):
     server.cut_after = [100_000, 50_000]
     assert download_checkpoint(NAME, tmp_path / "a.bin").read_bytes() == CONTENT
     assert server.asked == [None, "bytes=100000-", "bytes=150000-"]
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_a_system_without_users_and_links(server, tmp_path, monkeypatch):
+    """Windows has neither numbers of users nor O_NOFOLLOW."""
+    absent = ("geteuid", "O_NOFOLLOW")
+    there = {name: value for name, value in vars(os).items() if name not in absent}
+    monkeypatch.setattr(download, "os", types.SimpleNamespace(**there, O_BINARY=0))
+    server.cut_after = [100_000]
+    assert download_checkpoint(NAME, tmp_path / "a.bin").read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=100000-"]
     assert names(tmp_path) == ["a.bin"]
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
+import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
@@ -16,6 +20,7 @@ for _package in ("starlette", "uvicorn", "httpx", "websockets", "prometheus_clie
 
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select
 
 from browsing import (
     BROWSER,
@@ -107,6 +112,17 @@ def clip(tmp_path: Path, noisy: np.ndarray) -> Path:
     return path
 
 
+@pytest.fixture
+def film(tmp_path: Path, noisy_path: Path) -> Path:
+    """A film with two tracks of noisy speech."""
+    path = tmp_path / "holiday.film.mp4"
+    picture = ("-f", "lavfi", "-i", "testsrc=size=64x48:rate=10")
+    inputs = (*picture, "-i", noisy_path, "-i", noisy_path, "-map", "0", "-map", "1", "-map", "2")
+    coding = ("-c:v", "mpeg4", "-c:a", "aac", "-shortest")
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *inputs, *coding, path], check=True)
+    return path
+
+
 class TestFile:
     def test_the_download_is_the_servers_answer(self, page: ServedPage, clip: Path) -> None:
         page.denoise(clip)
@@ -161,6 +177,35 @@ class TestFile:
         page["play"].click()
         page.press("a")
         assert gain_db_of(page.heard_for(0.4), before) == pytest.approx(0, abs=0.01)
+
+    def test_a_film_is_heard_and_comes_back_as_a_film(self, page: ServedPage, film: Path) -> None:
+        def answer(query: str) -> bytes:
+            response = page.server.client.post(f"/v1/denoise?{query}", content=film.read_bytes())
+            assert response.status_code == 200
+            return response.content
+
+        page.denoise(film)
+        path = page.download()
+        assert path.name == "holiday.film.denoised.wav"
+        assert path.read_bytes() == answer("format=wav")
+        after, _ = soundfile.read(path)
+        before, _ = soundfile.read(io.BytesIO(answer("format=wav&attenuation_limit_db=0")))
+        assert before.shape == after.shape
+        page["equal"].click()
+        page["play"].click()
+        for key, signal in (("a", before), ("b", after), ("c", before - after)):
+            page.press(key)
+            assert gain_db_of(page.heard_for(0.4), signal) == pytest.approx(0, abs=0.01)
+        Select(page["format"]).select_by_visible_text("same as the file")
+        path = page.download()
+        assert path.name == "holiday.film.denoised.mp4"
+        assert path.read_bytes() == answer("")
+        with av.open(path) as found, av.open(film) as given:
+            assert found.format.name == given.format.name
+            assert [stream.codec.name for stream in found.streams] == [stream.codec.name for stream in given.streams]
+            assert [bytes(packet) for packet in found.demux(video=0)] == [
+                bytes(packet) for packet in given.demux(video=0)
+            ]
 
     def test_an_attenuation_limit_is_heard_at_once_and_downloaded(self, page: ServedPage, noisy_path: Path) -> None:
         before, _ = soundfile.read(noisy_path)
@@ -270,7 +315,7 @@ class TestFile:
             )
 
         drop([])
-        assert page.text("file-error").startswith("Drop audio files.")
+        assert page.text("file-error").startswith("Drop audio files or films.")
         drop(["one.wav"])
         page.until(lambda: page.is_shown("result"))
         assert page.text("result-title") == "one.wav"

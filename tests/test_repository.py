@@ -31,7 +31,7 @@ def nox_sessions() -> set[str]:
 @pytest.mark.parametrize("file", ["CONTRIBUTING.md", ".github/workflows/check.yml", ".github/workflows/release.yml"])
 def test_nox_sessions_are_there(file):
     text = read(file)
-    named = set(re.findall(r"\bnox -s ([a-z_]+)", text))
+    named = {name.replace("-", "_") for name in re.findall(r"\bnox -s ([a-z0-9_-]*[a-z0-9])", text)}
     for sessions in re.findall(r"session: \[(.*)\]", text):
         named |= set(sessions.split(", "))
     assert named <= nox_sessions()

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import soxr
 from numpy.typing import NDArray
 
 from frcrn_accel.errors import AudioError
@@ -38,6 +37,7 @@ __all__ = [
     "float_to_int",
     "gain_of",
     "is_event_only",
+    "load_soxr",
     "measure_levels",
     "mix_dry",
     "offset_matters",
@@ -211,6 +211,23 @@ def check_finite(block: NDArray[np.float32], offset: int) -> None:
         raise AudioError(f"audio contains NaN or infinity, first in channel {channel} at sample {offset + sample}")
 
 
+def load_soxr() -> Any:
+    """Import soxr, which only audio at other rates than the model's needs.
+
+    Raises:
+        AudioError: It is not installed.
+    """
+    try:
+        import soxr
+    except ImportError as error:
+        raise AudioError(
+            f"the sample rate cannot be converted: the package soxr is missing ({error}). Run 'pip install soxr'. "
+            "There is no wheel of it for Python for Arm on Windows: use Python for x86-64 there, which Windows "
+            "emulates, a C compiler to build soxr, or audio at 16 kHz"
+        ) from error
+    return soxr
+
+
 class Resampler:
     """Resamples a signal that arrives in blocks. The result does not depend on the block sizes.
 
@@ -221,7 +238,7 @@ class Resampler:
     """
 
     def __init__(self, from_hz: int, to_hz: int, channels: int) -> None:
-        self._stream = soxr.ResampleStream(from_hz, to_hz, channels, dtype="float32", quality="HQ")
+        self._stream = load_soxr().ResampleStream(from_hz, to_hz, channels, dtype="float32", quality="HQ")
         self._tail = np.zeros((channels, -(-from_hz // to_hz)), np.float32)
 
     def push(self, block: NDArray[np.float32], *, last: bool = False) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ import { planWindows, weightsOf } from "./windows.js";
 export const MODEL_RATE_HZ = 16_000;
 export const HOP_SAMPLES = 320;
 const FRAME_SAMPLES = 640;
+const LOUDEST_FRAME = 10 ** (-12 / 10);
 const MARGIN = FRAME_SAMPLES - HOP_SAMPLES; // silence around the signal, see `_enhance` of the library
 
 /** The audio cannot be denoised. */
@@ -138,7 +139,9 @@ async function* enhance(blocks, { samples, gain, offset }, model, onProgress) {
   for (const [index, window] of plan.entries()) {
     const audio = await feed.read(window.start, window.stop);
     for (let at = 0; at < audio.length; at++) audio[at] *= gain;
-    const denoised = await model.run(audio);
+    const headroom = headroomOf(audio);
+    let denoised = await model.run(headroom ? audio.map((value, at) => value * headroom[at]) : audio);
+    if (headroom) denoised = denoised.map((value, at) => value / headroom[at]);
     if (!denoised.every(Number.isFinite)) throw new AudioProblem("The model returned NaN or infinity.");
     const weights = weightsOf(window);
     // The window's weights are zero before `position`, where its fade-in begins.
@@ -154,6 +157,22 @@ async function* enhance(blocks, { samples, gain, offset }, model, onProgress) {
     sum = grown.subarray(end - position);
     position = end;
   }
+}
+
+/** Return the gain that brings events down to a level that the model knows, for each sample; null if there are none. */
+function headroomOf(audio) {
+  const powers = new Float64Array(audio.length / HOP_SAMPLES);
+  audio.forEach((value, at) => (powers[Math.floor(at / HOP_SAMPLES)] += value ** 2 / HOP_SAMPLES));
+  if (powers.every((power) => power <= LOUDEST_FRAME)) return null;
+  const gainsDb = powers.map((power) => Math.min(0, 10 * Math.log10(LOUDEST_FRAME / power)));
+  const at = (frame) => gainsDb[Math.min(gainsDb.length - 1, Math.max(0, frame))];
+  const least = gainsDb.map((_, frame) => Math.min(at(frame - 1), at(frame), at(frame + 1))); // it may begin late in a frame
+  return Float32Array.from(audio, (_, sample) => {
+    const place = Math.min(least.length - 1, Math.max(0, (sample - (HOP_SAMPLES - 1) / 2) / HOP_SAMPLES));
+    const frame = Math.floor(place);
+    const next = least[Math.min(least.length - 1, frame + 1)];
+    return 10 ** ((least[frame] + (next - least[frame]) * (place - frame)) / 20);
+  });
 }
 
 /** Reads windows from blocks, and keeps only what is needed from the last window's start. */

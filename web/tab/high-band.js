@@ -26,9 +26,6 @@ const TINY_POWER = 1e-20;
 
 /** Attenuates noise in the band above the model's, of one channel. */
 export class HighBand {
-  /** Share of the band, as amplitude, that is always kept. */
-  dryShare = 0;
-
   #rateHz;
   #hop;
   #window;
@@ -57,17 +54,23 @@ export class HighBand {
     this.#band = joined(this.#band, band);
   }
 
-  /** Append to the input and the output of the model, at its rate. */
-  writeModel(dry, wet) {
-    this.#model.write(dry, wet);
+  /**
+   * Append to what the model had and made of it, at its rate.
+   *
+   * @param {Float32Array} dry
+   * @param {Float32Array} wet
+   * @param {Float32Array} dryShares Share of the band, as amplitude, that is always kept, for each sample.
+   */
+  writeModel(dry, wet, dryShares = new Float32Array(dry.length)) {
+    this.#model.write(dry, wet, dryShares);
   }
 
   /** Return the samples that are ready. @returns {Float32Array} */
   read() {
     while (this.#band.length >= 2 * this.#hop) {
-      const gain = this.#model.at(this.#modelFrame());
-      if (gain === null) break;
-      this.#compute(gain);
+      const found = this.#model.at(this.#modelFrame());
+      if (found === null) break;
+      this.#compute(found);
     }
     const out = this.#ready.reduce(joined, new Float32Array(0));
     this.#ready = [];
@@ -86,7 +89,7 @@ export class HighBand {
     return Math.max(Math.floor((this.#frame * this.#hop * MODEL_RATE_HZ) / (this.#rateHz * MODEL_HOP)) - 1, 0);
   }
 
-  #compute(modelGain) {
+  #compute({ gain: modelGain, dryShare }) {
     const [hop, first] = [this.#hop, this.#firstBin];
     const size = 2 * hop;
     const signal = Float64Array.from(this.#window, (weight, index) => weight * this.#band[index]);
@@ -94,7 +97,7 @@ export class HighBand {
     this.#fft.transform(signal, new Float64Array(size), re, im);
     const power = Float64Array.from({ length: hop + 1 - first }, (_, bin) => re[first + bin] ** 2 + im[first + bin] ** 2);
     let gains = this.#floor.gains(smoothed(power), modelGain);
-    if (this.dryShare > 0) gains = gains.map((gain) => this.dryShare + (1 - this.dryShare) * gain);
+    if (dryShare > 0) gains = gains.map((gain) => dryShare + (1 - dryShare) * gain);
     for (let bin = 0; bin <= hop; bin++) {
       const gain = gains[Math.max(0, bin - first)]; // below is what the window smears of the lowest bins
       re[bin] *= gain;
@@ -114,10 +117,11 @@ export class HighBand {
   }
 }
 
-/** The gain of the model in each frame: the largest over bands of its output. */
+/** The gain of the model in each frame, the largest over bands of its output, and the share of the band that is kept. */
 class ModelGains {
   #dry = new Float32Array(MODEL_HOP);
   #wet = new Float32Array(MODEL_HOP);
+  #dryShares = new Float32Array(MODEL_HOP);
   #fft = new Fft(2 * MODEL_HOP);
   #window = sineWindow(MODEL_HOP);
   #edges = EDGES_HZ.map((edge) => Math.round((edge * 2 * MODEL_HOP) / MODEL_RATE_HZ));
@@ -125,16 +129,18 @@ class ModelGains {
   #first = 0; // frame of the first of the gains
   #gains = [];
 
-  write(dry, wet) {
+  write(dry, wet, dryShares) {
     this.#dry = joined(this.#dry, dry);
     this.#wet = joined(this.#wet, wet);
+    this.#dryShares = joined(this.#dryShares, dryShares);
     let at = 0;
     for (; at + 2 * MODEL_HOP <= this.#dry.length; at += MODEL_HOP) this.#add(at);
     this.#dry = this.#dry.subarray(at);
     this.#wet = this.#wet.subarray(at);
+    this.#dryShares = this.#dryShares.subarray(at);
   }
 
-  /** Return the gain of a frame; null if it is not known yet. Frames must not decrease. */
+  /** Return the gain and the share of a frame; null if they are not known yet. Frames must not decrease. */
   at(frame) {
     if (frame >= this.#first + this.#gains.length) return null;
     this.#gains.splice(0, frame - this.#first);
@@ -165,7 +171,7 @@ class ModelGains {
       largest = Math.max(largest, wet / (dry + SILENT_ENERGY));
     }
     this.#energies.shift();
-    this.#gains.push(Math.sqrt(Math.min(largest, 1)));
+    this.#gains.push({ gain: Math.sqrt(Math.min(largest, 1)), dryShare: this.#dryShares[at + size - 1] });
   }
 }
 

@@ -9,10 +9,17 @@ const EVENT_FRAMES = 28;
 const CEILING_FRAMES = 100;
 const CEILING_STEP = 10;
 const STEEPNESS = 6;
-const HEADROOM = 10;
+const HEADROOM = 20;
+const GAP = 4;
+const EDGE_FRAMES = 2;
+const BROKEN_FRAMES = 3;
+const NO_BURST = 2;
+const EVENT_ONLY = 10;
 const FAINT_POWER = 10 ** (-55 / 10);
+const TINY = 1e-30;
 
 const gainOf = (level) => (level > SILENCE_LEVEL ? TARGET_LEVEL / level : 1);
+const isEventOnly = (plain, robust) => robust < FAINT_POWER && plain > EVENT_ONLY * robust;
 const weightOf = (power, ceiling) => (power <= ceiling ? 1 : (ceiling / power) ** STEEPNESS);
 
 /**
@@ -73,25 +80,52 @@ export async function measureLevel(openBlocks) {
   const [plain, robust] = rules.map(({ activeEnergy, activeSamples, mean }) =>
     activeSamples > 0 ? activeEnergy / activeSamples : mean,
   );
-  const isEventOnly = robust < FAINT_POWER && plain > HEADROOM * robust;
   const rest = energies.reduce((sum, energy) => sum + energy, 0) / samples;
-  const matters = offset ** 2 > OFFSET_SHARE * rest && samples >= OFFSET_SAMPLES;
-  return { samples, gain: gainOf(Math.sqrt(isEventOnly ? plain : robust)), offset: matters ? offset : 0 };
+  const matters = offsetMatters(offset, rest) && samples >= OFFSET_SAMPLES;
+  return { samples, gain: gainOf(Math.sqrt(isEventOnly(plain, robust) ? plain : robust)), offset: matters ? offset : 0 };
 }
+
+/**
+ * Return whether a constant offset is large enough to change what the model does.
+ *
+ * @param {number} offset
+ * @param {number} rest Power of the signal without it.
+ * @param {number} evidence Factor of the power of the offset, below 1 if there is little audio to know it from.
+ */
+export const offsetMatters = (offset, rest, evidence = 1) => evidence * offset ** 2 > OFFSET_SHARE * rest;
 
 /** Return the highest power above which a frame counts less, over all spans of two seconds. */
 function highestCeiling(powers) {
-  const span = Math.min(CEILING_FRAMES, powers.length);
-  const rank = span - 1 - Math.min(EVENT_FRAMES, Math.floor(span / 2));
   let highest = 0;
   const lastStart = Math.max(powers.length - CEILING_FRAMES, 0);
   const starts = new Set();
   for (let start = 0; start < powers.length; start += CEILING_STEP) starts.add(Math.min(start, lastStart));
-  for (const start of starts) {
-    const sorted = Float64Array.from(powers.slice(start, start + span)).sort();
-    highest = Math.max(highest, HEADROOM * sorted[rank]);
-  }
+  for (const start of starts) highest = Math.max(highest, ceilingOf(powers.slice(start, start + CEILING_FRAMES)));
   return highest;
+}
+
+/** Return the power above which a frame counts less, from the frames of up to two seconds. */
+function ceilingOf(powers) {
+  const sorted = Float64Array.from(powers).sort();
+  const rank = powers.length - 1 - Math.min(EVENT_FRAMES, Math.floor(powers.length / 2));
+  return Math.min(HEADROOM * sorted[rank], burstCeilingOf(powers));
+}
+
+/** Return the power between a burst and all else, or 3 dB above the loudest frame if there is no burst. */
+function burstCeilingOf(powers) {
+  const order = [...powers.keys()].sort((first, second) => powers[second] - powers[first] || second - first);
+  const powerAt = (rank) => powers[order[Math.min(rank, powers.length - 1)]];
+  let ceiling = NO_BURST * powerAt(0);
+  let [first, last] = [Infinity, -Infinity];
+  const longest = Math.min(EVENT_FRAMES, Math.floor(powers.length / 2));
+  for (let frames = 1; frames <= longest; frames++) {
+    first = Math.min(first, order[frames - 1]);
+    last = Math.max(last, order[frames - 1]);
+    const [quietest, other] = [powerAt(frames - 1), powerAt(frames + EDGE_FRAMES)];
+    const isBurst = quietest > GAP * other && last - first < frames + BROKEN_FRAMES;
+    if (isBurst) ceiling = Math.sqrt(quietest) * Math.max(Math.sqrt(other), TINY); // of the longest
+  }
+  return ceiling;
 }
 
 /** Cut a signal into frames; the last may be shorter. */
@@ -113,71 +147,97 @@ async function* frames(blocks) {
   if (filled) yield frame.subarray(0, filled);
 }
 
-const OFFSET_HOPS = 50;
 const ONSET_HOPS = 25;
 const ONSET_LOUDEST = 5;
 const ONSET_SHARE = 0.25;
 const HORIZON_HOPS = 1000; // 20 s
+const FEW_HOPS = 150;
+const EARLY = 10;
+const LINE_DB = 2;
+const LOWEST_DB = -130;
+const LINES = 76;
+const LINE_POWERS = Float64Array.from({ length: LINES + 1 }, (_, line) =>
+  line < LINES ? 10 ** ((LOWEST_DB + LINE_DB * line) / 10) : Infinity,
+);
+const LITTLE_DB = 0.5;
+const MUCH_DB = 1.5;
+const CEILING_PACE = 13;
+const TINY_POWER = 1e-15;
+
+const clipped = (value, low, high) => Math.min(high, Math.max(low, value));
 
 /** The level of a live channel so far, hop by hop. */
 export class RunningLevel {
   #keep = 1 - 1 / HORIZON_HOPS;
-  #offset = [0, 0]; // running mean of the samples: its sum and weight
-  #recent = []; // the last hops, at most two seconds, whose weights are not final yet
-  #past = { energy: 0, samples: 0, activeEnergy: 0, activeSamples: 0 };
+  #recent = []; // powers of the last hops, at most two seconds
   #ceiling = 0; // the highest of two seconds so far, fading
+  #hops = 0;
+  // For each ceiling on a grid the sums over the hops up to it, and over their samples above the mean power.
+  #energy = new Float64Array(LINES + 1);
+  #samples = new Float64Array(LINES + 1);
+  #activeEnergy = new Float64Array(LINES + 1);
+  #activeSamples = new Float64Array(LINES + 1);
 
   /** Add a hop. @returns {number} The gain that brings it to the level that the model was trained at. */
   update(hop) {
-    const samples = hop.length;
-    const keep = 1 - 1 / OFFSET_HOPS;
-    this.#offset = [keep * this.#offset[0] + hop.reduce((sum, value) => sum + value, 0) / samples, keep * this.#offset[1] + 1];
-    const shift = this.#offset[0] / this.#offset[1];
-    const squares = Float64Array.from(hop, (value) => (value - shift) ** 2);
-    const energy = squares.reduce((sum, square) => sum + square, 0);
-    const power = energy / samples;
-    if (this.#recent.length === CEILING_FRAMES) {
-      this.#past = sumOf([this.#recent.shift()], this.#ceiling, this.#past, this.#keep);
+    const squares = Float64Array.from(hop, (value) => value ** 2).sort();
+    const energies = new Float64Array(hop.length + 1); // of the quietest samples
+    squares.forEach((square, at) => (energies[at + 1] = energies[at] + square));
+    const energy = energies[hop.length];
+    const power = energy / hop.length;
+    this.#recent.push(power);
+    if (this.#recent.length > CEILING_FRAMES) this.#recent.shift();
+    const isKnown = this.#recent.length === CEILING_FRAMES; // before, an event that is not over may raise it
+    this.#ceiling *= this.#keep ** (1 / CEILING_PACE);
+    if (isKnown) this.#ceiling = Math.max(this.#ceiling, ceilingOf(this.#recent));
+    this.#hops = Math.min(this.#hops + 1, FEW_HOPS);
+    for (let line = countUpTo(LINE_POWERS, power, false); line <= LINES; line++) {
+      this.#energy[line] = this.#keep * this.#energy[line] + energy;
+      this.#samples[line] = this.#keep * this.#samples[line] + hop.length;
+      const quiet = countUpTo(squares, this.#energy[line] / this.#samples[line], true);
+      this.#activeEnergy[line] = this.#keep * this.#activeEnergy[line] + energy - energies[quiet];
+      this.#activeSamples[line] = this.#keep * this.#activeSamples[line] + hop.length - quiet;
     }
-    const before = this.#recent;
-    const latest = [power, ...before.map((some) => some.power)];
-    const loudest = Float64Array.from(latest).sort().reverse();
-    const highest = Math.max(this.#keep * this.#ceiling, HEADROOM * loudest[Math.min(EVENT_FRAMES, Math.floor(loudest.length / 2))]);
-    const added = { power, energy, samples, activeEnergy: 0, activeSamples: 0 };
-    const known = sumOf([...before, added], highest, this.#past, 1);
-    const mean = known.energy / known.samples;
-    for (const square of squares) {
-      if (square > mean) {
-        added.activeEnergy += square;
-        added.activeSamples++;
-      }
-    }
-    const weight = weightOf(power, highest);
-    const activeSamples = known.activeSamples + weight * added.activeSamples;
-    const active = activeSamples ? (known.activeEnergy + weight * added.activeEnergy) / activeSamples : 0;
+    const level = this.#levelBelow(isKnown ? this.#ceiling : burstCeilingOf(this.#recent));
+    const loudest = Float64Array.from(this.#recent.slice(-ONSET_HOPS)).sort().slice(-ONSET_LOUDEST);
+    const onset = (ONSET_SHARE / ONSET_LOUDEST) * loudest.reduce((sum, some) => sum + some, 0);
+    return gainOf(Math.sqrt(Math.max(level, onset)));
+  }
+
+  /** Return the level of what is below a ceiling; of all if that is nearly the same. */
+  #levelBelow(ceiling) {
+    const all = this.#levelOf(LINES);
+    const position = (10 * Math.log10(Math.max(ceiling, TINY_POWER)) - LOWEST_DB) / LINE_DB;
+    const line = clipped(Math.trunc(position), 0, LINES - 1);
+    const below = between(this.#levelOf(line), this.#levelOf(line + 1), clipped(position - line, 0, 1));
+    if (isEventOnly(all, below * (this.#hops < FEW_HOPS ? EARLY : 1))) return all;
+    const changeDb = 10 * Math.log10(Math.max(all, TINY_POWER) / Math.max(below, TINY_POWER));
+    return between(all, below, clipped((changeDb - LITTLE_DB) / (MUCH_DB - LITTLE_DB), 0, 1));
+  }
+
+  /** Return the level below a line. */
+  #levelOf(line) {
     // No sample is above the mean power in a square wave: its active energy is 0, and the mean is the level.
-    const level = Math.max(active, mean);
-    const lately = [power, ...latest.slice(1).slice(1 - ONSET_HOPS)].sort((first, second) => second - first);
-    const onset = ONSET_SHARE * lately.slice(0, ONSET_LOUDEST).reduce((sum, some) => sum + some, 0);
-    before.push(added);
-    this.#ceiling = before.length === CEILING_FRAMES ? highest : 0; // of fewer hops, it may be that of an event
-    return gainOf(Math.sqrt(Math.max(level, onset / ONSET_LOUDEST)));
+    const mean = this.#energy[line] / Math.max(this.#samples[line], 1);
+    return Math.max(this.#activeEnergy[line] / Math.max(this.#activeSamples[line], 1), mean);
   }
 }
 
-function sumOf(hops, ceiling, start, keep) {
-  const sum = {
-    energy: keep * start.energy,
-    samples: keep * start.samples,
-    activeEnergy: keep * start.activeEnergy,
-    activeSamples: keep * start.activeSamples,
-  };
-  for (const hop of hops) {
-    const weight = weightOf(hop.power, ceiling);
-    sum.energy += weight * hop.energy;
-    sum.samples += weight * hop.samples;
-    sum.activeEnergy += weight * hop.activeEnergy;
-    sum.activeSamples += weight * hop.activeSamples;
+/** Return how many of the sorted values are below a limit, or up to it. */
+function countUpTo(sorted, limit, isIncluded) {
+  let [low, high] = [0, sorted.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (sorted[middle] < limit || (isIncluded && sorted[middle] === limit)) low = middle + 1;
+    else high = middle;
   }
-  return sum;
+  return low;
+}
+
+/** Return a power between two, in dB; that of the louder if the other is zero. */
+function between(first, second, share) {
+  if (Math.min(first, second) <= 0 || share === 0 || share === 1) {
+    return share === 1 || (share > 0 && second > first) ? second : first;
+  }
+  return first ** (1 - share) * second ** share;
 }

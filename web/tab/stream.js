@@ -4,6 +4,7 @@ import { HOP_SAMPLES, MODEL_RATE_HZ } from "./denoise.js";
 import { HighBand } from "./high-band.js";
 import { RunningLevel } from "./level.js";
 import { tensor } from "./model.js";
+import { RunningOffset } from "./offset.js";
 import { Resampler, joined, reachSamples } from "./resample.js";
 
 const STEP_HOPS = 2; // a call for two hops takes little longer than for one; the second U-Net begins after two
@@ -96,6 +97,7 @@ const sizeOf = (shape) => shape.reduce((product, length) => product * length, 1)
 /** Denoises one live channel: as many samples come out as go in, late by `latencySamples`. */
 export class Stream {
   #steps;
+  #offset = new RunningOffset();
   #level = new RunningLevel();
   #toModel;
   #fromModel;
@@ -139,13 +141,16 @@ export class Stream {
   }
 
   async #step(audio) {
+    const scaled = new Float32Array(STEP_SAMPLES);
     for (let at = 0; at < STEP_SAMPLES; at += HOP_SAMPLES) {
-      this.#gains.push(this.#level.update(audio.subarray(at, at + HOP_SAMPLES)));
+      const hop = this.#offset.takenOut(audio.subarray(at, at + HOP_SAMPLES));
+      const gain = this.#level.update(hop);
+      this.#gains.push(gain);
+      scaled.set(hop.map((value) => value * gain), at);
     }
     this.#dry = joined(this.#dry, audio);
     this.#high?.writeLow(audio);
-    const gains = this.#gains.slice(-STEP_HOPS);
-    const denoised = await this.#steps.run(audio.map((value, at) => value * gains[Math.floor(at / HOP_SAMPLES)]));
+    const denoised = await this.#steps.run(scaled);
     const gainsOfOutput = this.#gains.splice(0, STEP_HOPS);
     const dry = this.#dry.subarray(0, STEP_SAMPLES);
     this.#dry = this.#dry.subarray(STEP_SAMPLES);
@@ -153,13 +158,11 @@ export class Stream {
     const before = this.#share ?? share;
     this.#share = share;
     const undiluted = denoised.map((value, at) => value / gainsOfOutput[Math.floor(at / HOP_SAMPLES)]);
-    const wet = undiluted.map((value, at) => {
-      const shareNow = before + (share - before) * Math.min(1, at / HOP_SAMPLES);
-      return value * (1 - shareNow) + dry[at] * shareNow;
-    });
+    const shares = dry.map((_, at) => before + (share - before) * Math.min(1, at / HOP_SAMPLES));
+    const wet = undiluted.map((value, at) => value * (1 - shares[at]) + dry[at] * shares[at]);
     const skipped = Math.min(this.#skip, STEP_SAMPLES);
     this.#skip -= skipped;
-    this.#high?.writeModel(dry.subarray(skipped), undiluted.subarray(skipped), share);
+    this.#high?.writeModel(dry.subarray(skipped), undiluted.subarray(skipped), shares.subarray(skipped));
     if (skipped === STEP_SAMPLES) return;
     this.#fromModel.write(wet.subarray(skipped));
     const ready = this.#fromModel.read();
@@ -193,10 +196,9 @@ class LiveHighBand {
     this.#signal = this.#signal.subarray(low.length);
   }
 
-  /** Append to the input and the output of the model. */
-  writeModel(dry, wet, dryShare) {
-    this.#highBand.dryShare = dryShare;
-    this.#highBand.writeModel(dry, wet);
+  /** Append to the input and the output of the model, and to the share of the band that is kept. */
+  writeModel(dry, wet, dryShares) {
+    this.#highBand.writeModel(dry, wet, dryShares);
   }
 
   /** Return the next samples. */

@@ -6,10 +6,10 @@ import threading
 from typing import Any
 
 import numpy as np
-import soxr
 from numpy.typing import DTypeLike, NDArray
 
 from frcrn_accel.adapters.fading import Fader, mirrored_fade, restored, with_channels
+from frcrn_accel.audio import load_soxr
 
 __all__ = ["DelayLine", "Playout"]
 
@@ -64,7 +64,7 @@ class DelayLine:
         if joined.shape[1] > 1:
             margin = min(joined.shape[1] - 1, from_hz // 100)
             joined = np.pad(joined, ((0, 0), (margin, margin)), mode="reflect", reflect_type="odd")
-            resampled = soxr.resample(joined.T, from_hz, to_hz).T[:, round(margin * to_hz / from_hz) :]
+            resampled = load_soxr().resample(joined.T, from_hz, to_hz).T[:, round(margin * to_hz / from_hz) :]
             resampled = with_channels(resampled[:, : returned + inside], channels)
             whole = restored(resampled, self._inside.dtype)
             line._returned, line._inside = whole[:, :returned], whole[:, returned:]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import ctypes.util
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import distributions
 
 from frcrn_accel.cpu import affinity_cpus, available_cpus, quota_cpus
+from frcrn_accel.doctor.arm import arm_flags
 
 __all__ = ["CpuReport", "GpuDevice", "GpuReport", "examine_cpu", "examine_gpu", "explain_bf16", "explain_int8"]
 
 X86, ARM = "x86_64", "aarch64"
 _ARCHITECTURES = {"x86_64": X86, "AMD64": X86, "aarch64": ARM, "arm64": ARM, "ARM64": ARM}
-# From the names in the report to the flags of Linux, which archspec uses on every system.
+# From the names in the report to the flags of Linux, which archspec and `arm_flags` use on every system.
 _FEATURES = {
     X86: {
         "AVX2": "avx2",
@@ -26,7 +27,14 @@ _FEATURES = {
         "AMX INT8": "amx_int8",
         "AMX BF16": "amx_bf16",
     },
-    ARM: {"dot product": "asimddp", "i8mm": "i8mm", "BF16": "bf16"},
+    ARM: {
+        "NEON": "asimd",
+        "half precision": "asimdhp",
+        "dot product": "asimddp",
+        "i8mm": "i8mm",
+        "BF16": "bf16",
+        "SVE": "sve",
+    },
 }
 _EXACT_PRODUCTS = ("AVX-512 VNNI", "AVX-VNNI", "AMX INT8")
 _BF16 = ("AVX-512 BF16", "AMX BF16")
@@ -103,8 +111,9 @@ def examine_cpu() -> CpuReport:
     from archspec.cpu.detect import detected_info
 
     architecture = _ARCHITECTURES.get(platform.machine(), platform.machine())
-    # macOS lists no features of Apple's chips; archspec knows those by the name of the chip.
-    flags = detected_info().features or archspec.cpu.host().features
+    flags: Collection[str] = arm_flags(platform.system()) if architecture == ARM else ()
+    # Where a system lists no features of an Arm CPU, archspec may know them by the name of the chip.
+    flags = flags or detected_info().features or archspec.cpu.host().features
     features = {label: flag in flags for label, flag in _FEATURES.get(architecture, {}).items()}
     return CpuReport(
         model=_brand(),
@@ -142,9 +151,9 @@ def explain_int8(architecture: str, features: Mapping[str, bool]) -> str:
     if architecture == ARM:
         found = [label for label in ("dot product", "i8mm") if features[label]]
         return (
-            f"8-bit products in hardware ({', '.join(found)}); this project has not measured it on Arm"
+            f"8-bit products in hardware ({', '.join(found)}); its speed on Arm has not been measured"
             if found
-            else "no 8-bit products in hardware: it is unlikely to be faster than fp32"
+            else "no 8-bit dot products in hardware: it is unlikely to be faster than fp32"
         )
     return "not known for this architecture: 'ort-dynamic-int8' and 'ort-static-int8' test it when they start"
 

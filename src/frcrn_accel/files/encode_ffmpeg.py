@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -14,6 +14,7 @@ from frcrn_accel.audio import float_to_int
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files.bitrates import bit_rate_for, is_constant
 from frcrn_accel.files.formats import ENCODERS, Target, codec_of
+from frcrn_accel.files.lengths import fewest_samples
 from frcrn_accel.files.reading import AudioFile
 
 __all__ = ["Coding", "TrackEncoder", "coding_for"]
@@ -23,7 +24,6 @@ _BLOCK_SAMPLES = 1 << 14
 _FLOAT, _SHORT, _LONG = "flt", "s16", "s32"
 # Encoders that end without what their delay has kept back: as much silence pushes it out.
 _DELAYS = {"ac3": 256, "eac3": 256, "mp2": 481, "amr_nb": 40}
-_MP2_FRAME_SAMPLES = 1_152
 _INTEGERS = {"mp2", "amr_nb", "flac", "alac", "tta", "wavpack"}
 
 
@@ -32,6 +32,7 @@ class Coding:
     """How a track is coded.
 
     Attributes:
+        container: FFmpeg's name of the container.
         codec: FFmpeg's name of the codec.
         rate_hz: Sample rate.
         layout: Places of the channels, by FFmpeg's name.
@@ -39,6 +40,7 @@ class Coding:
         bits: Bits of an integer sample; 0 for encoders that get floating point.
     """
 
+    container: str
     codec: str
     rate_hz: int
     layout: str
@@ -56,7 +58,7 @@ def coding_for(target: Target, like: AudioFile) -> Coding:
         bits = {"mp2": 16, "amr_nb": 16}.get(codec, target.bits)
         if codec.startswith("pcm_s"):
             bits = int(codec[5:7])
-    return Coding(codec, target.rate_hz, target.layout or f"{channels} channels", bit_rate, bits)
+    return Coding(target.container, codec, target.rate_hz, target.layout or f"{channels} channels", bit_rate, bits)
 
 
 class TrackEncoder:
@@ -68,7 +70,9 @@ class TrackEncoder:
 
     Attributes:
         stream: The stream.
-        samples: Samples per channel that were encoded so far.
+        samples: Samples per channel that were encoded so far, with the silence that some codecs need around them.
+        packets: Packets that came out so far.
+        lead: Samples that the codec puts before the first one.
         clipped_samples: Samples beyond full scale that an integer encoding has clipped so far.
     """
 
@@ -93,7 +97,7 @@ class TrackEncoder:
         if coding.bit_rate:
             context.bit_rate = coding.bit_rate
         self.channels = context.layout.nb_channels
-        self.samples = 0
+        self.samples = self.packets = self.lead = 0
 
     def _encoder_format(self, codec: Any) -> str:
         """Return the sample format of the encoder that holds our samples."""
@@ -114,7 +118,7 @@ class TrackEncoder:
             frame.sample_rate, frame.pts = self._coding.rate_hz, self.samples
             frame.time_base = Fraction(1, self._coding.rate_hz)
             self.samples += part.shape[1]
-            yield from self.stream.encode(frame)
+            yield from self._counted(self.stream.encode(frame))
 
     def finish(self) -> Iterator[Any]:
         """Yield the last packets."""
@@ -122,12 +126,19 @@ class TrackEncoder:
         if codec == "tta" and self.samples * self.channels == 1:
             raise AudioError("TTA cannot hold a single sample")  # FFmpeg's encoder would end this process
         delay = _DELAYS.get(codec, 0) if self.samples else 0
-        if codec == "mp2" and self.samples:
-            delay = max(delay, _MP2_FRAME_SAMPLES + 1 - self.samples)  # of a single frame FFmpeg decodes nothing
+        if self.samples:
+            delay = max(delay, fewest_samples(self._coding.container, codec) - self.samples)
         if delay:
             yield from self.encode(np.zeros((self.channels, delay), np.float32))
         if self.samples:  # without any frame an encoder has nothing to end
-            yield from self.stream.encode(None)
+            yield from self._counted(self.stream.encode(None))
+
+    def _counted(self, packets: Iterable[Any]) -> Iterator[Any]:
+        for packet in packets:
+            if not self.packets and packet.pts is not None:
+                self.lead = round(-packet.pts * packet.time_base * self._coding.rate_hz)
+            self.packets += bool(packet.size)
+            yield packet
 
     def _samples_of(self, block: NDArray[np.float32]) -> NDArray[Any]:
         bits = self._coding.bits

@@ -14,6 +14,7 @@ from frcrn_accel.files.encode_ffmpeg import Coding, TrackEncoder, coding_for
 from frcrn_accel.files.formats import Target
 from frcrn_accel.files.inserting import Inserting
 from frcrn_accel.files.lame import set_padding
+from frcrn_accel.files.lengths import Surplus, coded_surplus, silence_before
 from frcrn_accel.files.mp4 import add_items, is_item
 from frcrn_accel.files.reading import AudioFile
 from frcrn_accel.files.tags import ape_tag, id3_tag, vorbis_comments
@@ -72,7 +73,7 @@ class FfmpegEncoder:
         )
         self._track = TrackEncoder(self._container, coding)
         self._describe(muxer)
-        self._led = not target.encoding.startswith("wma")
+        self._samples, self._is_led = 0, False
 
     @property
     def clipped_samples(self) -> int:
@@ -81,14 +82,21 @@ class FfmpegEncoder:
 
     def write(self, block: NDArray[np.float32]) -> None:
         """Append a block, `float32 (channels, samples)`."""
-        if not self._led:  # WMA's decoders drop the first block of the codec
-            self._led = True
+        if not self._is_led:
+            self._is_led = True
             self._container.start_encoding()  # opens the encoder, which then knows its block
-            lead = self._track.stream.codec_context.frame_size
-            self.write(np.zeros((len(block), lead), np.float32))
+            self._encode(np.zeros((len(block), silence_before(self._target, self._frame_samples)), np.float32))
+        self._samples += block.shape[1]
+        self._encode(block)
+
+    def _encode(self, block: NDArray[np.float32]) -> None:
         for packet in self._track.encode(block):
             self._container.mux(packet)
         self._raise_error()
+
+    @property
+    def _frame_samples(self) -> int:
+        return int(self._track.stream.codec_context.frame_size)
 
     def close(self) -> None:
         """Complete the file."""
@@ -105,6 +113,17 @@ class FfmpegEncoder:
         elif self._target.container in _MP4:
             extra = {name: text for name, text in self._belongings.tags.items() if not is_item(name, text)}
             add_items(self._file, extra, self._belongings.pictures)
+
+    def surplus(self) -> Surplus:
+        """Return what is heard besides the audio in the complete file."""
+        return coded_surplus(
+            self._target,
+            self._samples,
+            encoded=self._track.samples,
+            packets=self._track.packets,
+            frame_samples=self._frame_samples,
+            lead=self._track.lead,
+        )
 
     def abort(self) -> None:
         """Give up: the file is deleted by whoever made it."""

@@ -14,6 +14,7 @@ from frcrn_accel.files.belongings import Belongings
 from frcrn_accel.files.bitrates import OPUS_CHANNEL_BPS, bit_rate_for, vorbis_quality
 from frcrn_accel.files.formats import VORBIS_ORDER, Target, codec_of, mask_of, places_of
 from frcrn_accel.files.inserting import Inserting
+from frcrn_accel.files.lengths import Surplus, sndfile_surplus
 from frcrn_accel.files.reading import AudioFile
 from frcrn_accel.files.riff import caf_front, finish_aiff, finish_w64, finish_wav, w64_front, wav_front
 from frcrn_accel.files.tags import flac_picture, vorbis_comments
@@ -144,6 +145,10 @@ class SndfileEncoder:
             )
             self._file.seek(0)
             self._file.write(text)
+
+    def surplus(self) -> Surplus:
+        """Return what is heard besides the audio in the complete file."""
+        return sndfile_surplus(self._target, self._samples, self._file)
 
     def abort(self) -> None:
         """Give up: the file is deleted by whoever made it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -162,6 +163,7 @@ class _Remux:
         self._source = source
         self._tracks: list[_Track] = []
         self._copies: dict[int, Any] = {}  # output streams by the index of the source's
+        self._subtitles_left_out = Counter[str]()  # by codec
         audio = list(film.streams.audio)
         for stream in film.streams:
             number = audio.index(stream) if stream.type == "audio" else None
@@ -173,6 +175,9 @@ class _Remux:
                 _describe(self._tracks[-1].encoder.stream, stream)
             else:
                 self._copy(stream)
+        for codec, count in self._subtitles_left_out.items():
+            streams = f"{count} subtitle stream{'' if count == 1 else 's'} ({codec})"
+            notify(f"{str(target)!r}: left out, the container cannot hold it: {streams}")
         out.metadata.update(_text(film))
         left_out = _text_left_out(muxer, film)
         if left_out:
@@ -205,7 +210,10 @@ class _Remux:
         except (ValueError, TypeError, NotImplementedError, av.FFmpegError) as error:
             codec = stream.codec_context.name if stream.codec_context else "unknown"
             what = f"{stream.type} stream {stream.index} ({codec})"
-            if stream.type in ("video", "audio", "subtitle"):
+            if stream.type == "subtitle":
+                self._subtitles_left_out[codec] += 1
+                return
+            if stream.type in ("video", "audio"):
                 raise AudioError(f"{str(self._target)!r} cannot hold {what}: {error}") from error
             notify(f"{str(self._target)!r}: left out, the container cannot hold it: {what}")
             return

@@ -17,6 +17,7 @@ from frcrn_accel.files.reading import AudioFile
 
 __all__ = [
     "FILM_MUXERS",
+    "MP4",
     "PLACES",
     "Target",
     "keeps_codec",
@@ -56,6 +57,7 @@ class _Container:
     codecs: tuple[str, ...]
 
 
+MP4 = ("mp4", "mov", "ipod", "3gp")  # muxers of MP4 and its kin
 _MP4 = ("aac", "alac", "ac3", "eac3", "opus", "flac")
 _OGG = (".ogg", ".oga")
 _OGG_CODECS = ("opus", "flac")
@@ -209,7 +211,6 @@ _RATES = {
 
 
 _WITHOUT_PLACES = ("W64", "AU", "VOC", "IRCAM", "PAF", "PVF", "NIST", "MAT4", "MAT5")
-_WHOLE_BLOCKS = ("IMA_ADPCM", "MS_ADPCM", "GSM610", "G721_32", "G723_24", "G723_40", "VOX_ADPCM")
 
 
 @dataclass(frozen=True)
@@ -439,10 +440,13 @@ def _fit(path: Path, like: AudioFile, by_ffmpeg: bool, container: str, encoding:
     """
     codec = encoding.lower() if encoding in ("VORBIS", "OPUS") else encoding
     rates = _RATES.get(codec, ())
+    if codec == "opus" and container in MP4:
+        rates = rates[-1:]  # it counts at this rate, and the start of any other would be misplaced
     rate = like.sample_rate_hz
     if rates and rate not in rates:
         rate = next((allowed for allowed in rates if allowed >= rate), rates[-1])
-        notes.append(f"{codec} has no sample rate of {like.sample_rate_hz:,} Hz: resampled to {rate:,} Hz")
+        where = f"{codec} in MP4" if rates == _RATES["opus"][-1:] else codec
+        notes.append(f"{where} has no sample rate of {like.sample_rate_hz:,} Hz: resampled to {rate:,} Hz")
     allowed = _LAYOUTS.get(encoding)
     if codec == "flac" and container in ("matroska", "FLAC"):
         allowed = None  # its comments hold the mask of any layout
@@ -455,10 +459,6 @@ def _fit(path: Path, like: AudioFile, by_ffmpeg: bool, container: str, encoding:
         )
     if like.channels > 2 and layout and container in _WITHOUT_PLACES:
         notes.append(f"the format does not say where channels belong: their order is that of {layout}")
-    if encoding in _WHOLE_BLOCKS and container not in ("WAV", "WAVEX", "RF64"):
-        notes.append(
-            f"{encoding} is stored in whole blocks, and the format does not say where the audio ends in the last"
-        )
     return Target(by_ffmpeg, container, encoding, rate, layout, sources, _bits_of(like), tuple(notes))
 
 

@@ -18,6 +18,7 @@ from frcrn_accel.errors import AudioError, OutputExistsError
 from frcrn_accel.files.encode_sndfile import SndfileEncoder
 from frcrn_accel.files.formats import Target, plan_target
 from frcrn_accel.files.holding import keep
+from frcrn_accel.files.lengths import Surplus
 from frcrn_accel.files.reading import AudioFile
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.notices import notify
@@ -34,6 +35,8 @@ class _Encoder(Protocol):
     def close(self) -> None: ...
 
     def abort(self) -> None: ...
+
+    def surplus(self) -> Surplus: ...
 
 
 class AudioWriter:
@@ -111,9 +114,12 @@ def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[Au
             writer._finish()
             if not file.seek(0, os.SEEK_END):
                 raise AudioError(f"{str(path)!r} cannot be written: there are no samples, and the format needs some")
+            surplus = encoder.surplus()
         except BaseException:
             encoder.abort()
             raise
+        if surplus:
+            notify(f"{str(path)!r}: {surplus}")
 
 
 @contextmanager

@@ -47,7 +47,6 @@ __all__ = ["FileProcess", "FileProcesses", "ProcessLimits"]
 _WORKER = Path(__file__).with_name("file_worker.py")
 _PACKAGES = Path(__file__).parents[2]
 _SECRETS = "FRCRN_ACCEL_TOKENS"  # the process has no need to know them
-_IS_SUPPORTED = os.name == "posix"
 _TICK_S = 0.1
 _STOP_S = 1.0  # for a process that was asked to stop
 _MESSAGES = ("run", "progress", "done", "failed")
@@ -266,7 +265,7 @@ class FileProcesses:
 
     def run(self, job: FileJob, intake: Intake | None = None) -> FileReport:
         """Run a job in a process that is idle, or in a new one; see `FileProcess.run`."""
-        if not _IS_SUPPORTED:
+        if os.name != "posix":
             return admit(job, intake or Intake()).run()
         with self._lock:
             process = self._idle.pop() if self._idle else FileProcess(self._limits, self._died)

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import soxr
 
-from frcrn_accel.audio import measure_levels
+from frcrn_accel.audio import load_soxr, measure_levels
 from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 from frcrn_accel.train import noises
 from frcrn_accel.train.acoustics import (
@@ -195,7 +194,7 @@ class Mixer:
             return corpus.draw(rng, samples)
         speed = most ** rng.uniform(-1, 1)
         stretch = corpus.draw(rng, int(samples * speed) + 32)
-        played: Audio = soxr.resample(stretch, speed * SAMPLE_RATE_HZ, SAMPLE_RATE_HZ, "LQ")
+        played: Audio = load_soxr().resample(stretch, speed * SAMPLE_RATE_HZ, SAMPLE_RATE_HZ, "LQ")
         return np.resize(played, samples)
 
 

@@ -29,6 +29,6 @@ export function acceptDrops(onFiles, onProblem) {
     const { files, items } = event.dataTransfer;
     const isFolder = [...items].some((item) => item.webkitGetAsEntry?.()?.isDirectory);
     if (files.length && !isFolder) onFiles([...files]);
-    else onProblem(new Problem("Not a file", "Drop audio files. For folders, use frcrn-accel denoise."));
+    else onProblem(new Problem("Not a file", "Drop audio files or films. For folders, use frcrn-accel denoise."));
   });
 }

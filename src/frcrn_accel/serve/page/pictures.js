@@ -5,6 +5,7 @@ import { FLOOR_DB, Rows, fftFor, spectrogram } from "./spectrum.js";
 const COLUMNS = 1600;
 const ROWS = 160;
 const RANGE_DB = 75;
+const MARK_PX = 15; // height of a mark
 const MARKS_HZ = [500, 1000, 2000, 4000, 8000, 16000, 32000];
 const COLOURS = ["#0a0a12", "#1d1440", "#4f1d68", "#8d2f6b", "#c94a58", "#ee8147", "#fbc268", "#fdf4d5"];
 
@@ -171,9 +172,11 @@ function paintMarks(context, rows, height) {
   const scale = devicePixelRatio;
   context.font = `${11 * scale}px system-ui, sans-serif`;
   context.textBaseline = "middle";
+  let below = Infinity; // where the mark below is
   for (const frequencyHz of MARKS_HZ) {
     const y = height * (1 - rows.place(frequencyHz));
-    if (frequencyHz >= rows.topHz || y < 8 * scale) continue;
+    if (frequencyHz >= rows.topHz || y < 8 * scale || below - y < MARK_PX * scale) continue;
+    below = y;
     context.fillStyle = "rgb(255 255 255 / 20%)";
     context.fillRect(0, y, context.canvas.width, 1);
     const text = frequencyHz < 1000 ? `${frequencyHz} Hz` : `${frequencyHz / 1000} kHz`;

@@ -10,7 +10,7 @@ let token = null; // kept until the page is closed
 
 /** What the page says and offers with this engine. */
 export const traits = {
-  privacy: "WAV, FLAC, MP3, Ogg, Opus and more. The file is sent to this server only, which does not keep it.",
+  privacy: "WAV, FLAC, MP3, Ogg, Opus, MP4 and more. The file is sent to this server only, which does not keep it.",
   connecting: "Connecting to the server",
   slow: "the server or the connection is too slow for live audio.",
   formats: ["wav", "flac", "mp3", "ogg", "opus", ""], // "" is that of the file
