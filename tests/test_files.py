@@ -44,6 +44,7 @@ def quiet(audio: np.ndarray) -> np.ndarray:
         (".mp3", "MPEG_LAYER_III", 5e-2),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*Vorbis of a single page:frcrn_accel.AudioWarning")  # see test_lengths.py
 def test_format_encoding_rate_channels_and_length_are_kept(tmp_path, suffix, subtype, tolerance):
     source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
     soundfile.write(source, tone(30_011, 2, 44_100), 44_100, subtype=subtype)

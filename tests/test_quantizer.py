@@ -98,8 +98,8 @@ class TestQuantize:
         assert report.size_ratio == report.output_bytes / report.source_bytes < 0.95  # mostly graph
         assert report.gate.measures[0].value > 35
         assert report.sensitivity == ()
-        assert ("score", 2, 2) in steps
-        steps = [step for step in steps if step[0] not in ("measure ranges", "score")]
+        assert not [step for step in steps if step[0] == "score"]  # neither metric can be had
+        steps = [step for step in steps if step[0] != "measure ranges"]
         assert steps == [("build", 0, 1), ("build", 1, 1), ("gate", 0, 2), ("gate", 1, 2), ("gate", 2, 2)]
         values = json.loads(json.dumps(report.to_json(), allow_nan=False))
         assert values["gate"]["measures"][0]["passed"] is True

@@ -30,7 +30,7 @@ from frcrn_accel.windows import Windowing
 
 __all__ = ["Engine", "Signal", "Treatment", "denoise_signal", "split_signal"]
 
-_MAX_KEPT_BYTES = 32 << 20  # 8 minutes of a channel; the windows of a call take more
+_MAX_KEPT_BYTES = 8 << 20  # two minutes of a channel; the windows of a call take more
 _LOUDEST_FRAME = 10 ** (-12 / 10)  # power; 13 dB above active speech, whose loudest syllables reach 6 dB
 _HUGE = 1e60  # power of a frame: the gain of a louder one would be too small for float32
 
