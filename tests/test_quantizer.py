@@ -29,6 +29,7 @@ from frcrn_accel.quantize import (
     METHODS,
     GateThresholds,
     Method,
+    Source,
     quantize_model,
 )
 from frcrn_accel.quantize.recordings import sample_numbers
@@ -337,11 +338,10 @@ def test_layer_groups():
 def test_the_packaged_model_passes_with_all_measures(packaged_source, tmp_path, method):
     pytest.importorskip("pesq")
     pytest.importorskip("speechmos")
-    # The groups that the rescue found when the model was packaged: finding them again takes minutes.
-    packaged = packaged_variant(packaged_source.model, method)
-    kept = packaged.metadata.kept_float if packaged is not None else ()
-    report = quantize_model(packaged_source, tmp_path / "a.onnx", method, gate_audio=GATE_AUDIO, keep_float=kept)
+    report = quantize_model(packaged_source, tmp_path / "a.onnx", method, gate_audio=GATE_AUDIO)
     assert report.verdict == "passed"
+    packaged = packaged_variant(packaged_source.model, method)
+    assert report.kept_float == (packaged.metadata.kept_float if packaged is not None else ())
     assert [(measure.passed, measure.clips) for measure in report.gate.measures] == [(True, 8)] * 3
 
 
@@ -351,10 +351,10 @@ def test_a_refused_candidate_is_rescued_group_by_group(tiny, short_audio, tmp_pa
     some = dataclasses.replace(METHODS["dynamic"], groups=lambda config: SOME_GROUPS)
     monkeypatch.setitem(METHODS, "dynamic", some)
 
-    def quantized(name, least_db, max_rescued):
+    def quantized(name, least_db, max_rescued, source=tiny.path):
         limits = GateThresholds(max_pesq_drop_percent=100, max_dnsmos_drop=5, min_si_sdr_db=least_db)
         options = {"gate": limits, "gate_audio": short_audio, "max_rescued": max_rescued}
-        return quantize_model(tiny.path, tmp_path / name, "dynamic", **options)
+        return quantize_model(source, tmp_path / name, "dynamic", **options)
 
     without = quantized("none.onnx", 0, 0)
     (alone,) = [m for m in without.gate.measures if m.metric.startswith("SI-SDR")]
@@ -373,6 +373,15 @@ def test_a_refused_candidate_is_rescued_group_by_group(tiny, short_audio, tmp_pa
     if count > 1:
         with pytest.raises(QualityError):
             quantized("b.onnx", least_db, count - 1)
+    # A guess that is not enough changes nothing.
+    source = Source(tiny)
+    source.rescued = (costs[-1].group,)
+    assert source.rescued[0] not in report.kept_float
+    assert quantized("c.onnx", least_db, MAX_RESCUED, source).kept_float == report.kept_float
+    # One that is enough needs no search.
+    source.rescued = report.kept_float
+    guessed = quantized("d.onnx", least_db, MAX_RESCUED, source)
+    assert (guessed.kept_float, guessed.sensitivity) == (report.kept_float, ())
 
 
 def test_a_few_clips_are_taken_from_all_over(short_audio):

@@ -13,7 +13,7 @@ from frcrn_accel._version import __version__
 from frcrn_accel.atomic import replacing
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import MissingExtraError, ModelError, OutputExistsError, QualityError, QuantizeError
-from frcrn_accel.models import find_model
+from frcrn_accel.models import DEFAULT_MODEL, find_model, packaged_variant
 from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.quantize.candidate import Candidate, CandidateFactory, checked_groups
 from frcrn_accel.quantize.gate import GateReport, GateThresholds, Measure
@@ -173,7 +173,7 @@ def quantize_model(
             )
             factory = CandidateFactory(weights, metadata, chosen, build, reference, gate, progress)
             candidate, rescue, costs = _choose(
-                factory, temporary, kept_float, max_rescued, source.rescued, measure_all=sensitivity
+                factory, temporary, kept_float, max_rescued, _likely(source, chosen), measure_all=sensitivity
             )
             report = QuantizeReport(
                 source=str(source.model.path),
@@ -220,7 +220,7 @@ def _choose(
         path: File of the candidate.
         kept_float: Groups to keep in float in any case.
         max_rescued: Groups to keep in float beyond those, at most.
-        likely: Groups to try first.
+        likely: Groups to try first. If they are not enough, they are dropped, and the costliest are looked for.
         measure_all: Whether to measure the cost of each group.
 
     Returns:
@@ -247,6 +247,9 @@ def _choose(
             for group in likely:
                 if candidate.refused and group in groups and len(rescued) < most:
                     rescue(group)
+            if candidate.refused:
+                rescued.clear()
+                candidate = first
             worst = sensitivity.worst(factory.quantized_groups(candidate), sensitivity.of(candidate.gate))
         while candidate.refused and len(rescued) < most:
             cost = next(worst)
@@ -260,6 +263,13 @@ def _choose(
     assert gate is not None
     refused_for = _failed(gate)
     return candidate, Rescue(tuple(rescued), refused_for, first.bytes), tuple(costs)
+
+
+def _likely(source: Source, method: Method) -> tuple[str, ...]:
+    """Return the groups that another method, or by this method the packaged model, had to leave in float."""
+    packaged = packaged_variant(find_model(DEFAULT_MODEL), method.name)
+    kept = () if packaged is None else packaged.metadata.kept_float
+    return tuple(dict.fromkeys([*source.rescued, *kept]))
 
 
 def _method(name: str) -> Method:
