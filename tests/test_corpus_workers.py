@@ -76,6 +76,18 @@ class TestWorkersThatEnd:
         assert result.is_made
         assert not mark.exists()
 
+    def test_one_that_cannot_be_started(self, tmp_path: Path) -> None:
+        resource = pytest.importorskip("resource")
+        work = Work(DenoiserOptions(backend=EndingBackend, threads=1), tmp_path / "parts")
+        results = run_local([task(sound(tmp_path / "a.wav"))], work, 1)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises(CorpusError, match=r"cannot be started: Too many open files: run fewer workers"):
+                next(results)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
     def test_ctrl_c_ends_a_stopped_worker(self, tmp_path: Path, mark: Path) -> None:
         (tmp_path / "parts").mkdir()
         work = Work(DenoiserOptions(backend=EndingBackend, threads=1), tmp_path / "parts")

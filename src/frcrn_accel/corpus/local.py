@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -133,7 +133,7 @@ class _Slot:
             reason: How the one before died.
 
         Raises:
-            CorpusError: `MAX_TRIES` processes in a row died while loading.
+            CorpusError: `MAX_TRIES` processes in a row died while loading, or the system starts none.
         """
         if self._loads == MAX_TRIES:
             raise CorpusError(
@@ -142,11 +142,20 @@ class _Slot:
             )
         self._loads += 1
         self.is_loading, self.unheard_s = True, 0.0
-        self.connection, theirs = _CONTEXT.Pipe()
-        self._process = _CONTEXT.Process(target=_run_worker, args=(self._work, theirs))
-        with _interrupts_held():
-            self._process.start()
-        theirs.close()
+        with ExitStack() as opened:
+            try:
+                ours, theirs = map(opened.enter_context, _CONTEXT.Pipe())
+                process = _CONTEXT.Process(target=_run_worker, args=(self._work, theirs))
+                with _interrupts_held():
+                    process.start()
+            except OSError as error:  # no descriptors, or too many processes
+                raise CorpusError(
+                    f"a worker process cannot be started: {error.strerror}: run fewer workers with --workers, or "
+                    "raise the limit with 'ulimit'"
+                ) from error
+            theirs.close()
+            opened.pop_all()
+        self.connection, self._process = ours, process
 
     def check(self, answer: _Loaded) -> None:
         """Check the answer to `load`.
