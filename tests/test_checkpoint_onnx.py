@@ -37,7 +37,7 @@ def released(network: Any) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def exported(network: Any, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """What PyTorch exports: the weights of dense layers transposed under other names, the rest under their own."""
+    """Export as PyTorch does: dense weights are transposed and renamed, the other weights keep their names."""
 
     class Wrapper(torch.nn.Module):
         def __init__(self) -> None:
@@ -77,7 +77,7 @@ def check(loaded: Any, released: dict[str, np.ndarray]) -> None:
 
 
 def renamed(model: Any) -> Any:
-    """The same graph with numbers for names, and its nodes and weights in another order that is allowed."""
+    """Return the graph with numbered names, and with nodes and weights in another valid order."""
     names: dict[str, str] = {given.name: given.name for given in model.graph.input}
 
     def number(name: str) -> str:
@@ -113,7 +113,7 @@ def constants(model: Any) -> dict[str, Any]:
 
 
 def folded(model: Any) -> Any:
-    """The same function with each batch norm folded into the two convolutions whose sum it normalises."""
+    """Return the graph with each batch norm folded into the two convolutions before it."""
     arrays, added = constants(model), []
     makers = {output: node for node in model.graph.node for output in node.output}
 

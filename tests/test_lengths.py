@@ -1,4 +1,4 @@
-"""What FFmpeg decodes besides the audio is what the warning says, in every format that can be written."""
+"""The warning gives the exact number of extra samples that FFmpeg decodes, in every format that can be written."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ def test_a_burst_anywhere_leaves_the_level_of_the_speech_that_can_be_heard(ms, s
 
 
 class TestHeadroom:
-    """What files do so that an event does not reach the model far above full scale."""
+    """Files: loud events are attenuated before the model and restored after it."""
 
     @staticmethod
     def with_bang(level_db: float) -> np.ndarray:

@@ -115,7 +115,7 @@ class FfmpegEncoder:
             add_items(self._file, extra, self._belongings.pictures)
 
     def surplus(self) -> Surplus:
-        """Return what is heard besides the audio in the complete file."""
+        """Return the extra samples that decoders output for the complete file."""
         return coded_surplus(
             self._target,
             self._samples,

@@ -147,7 +147,7 @@ class SndfileEncoder:
             self._file.write(text)
 
     def surplus(self) -> Surplus:
-        """Return what is heard besides the audio in the complete file."""
+        """Return the extra samples that decoders output for the complete file."""
         return sndfile_surplus(self._target, self._samples, self._file)
 
     def abort(self) -> None:

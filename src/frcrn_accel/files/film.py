@@ -21,6 +21,7 @@ from frcrn_accel.errors import AudioError, OutputExistsError
 from frcrn_accel.files.encode_ffmpeg import TrackEncoder, coding_for
 from frcrn_accel.files.ffmpeg import open_input
 from frcrn_accel.files.formats import FILM_MUXERS, Target, keeps_codec, plan_track
+from frcrn_accel.files.lengths import silence_before
 from frcrn_accel.files.mp4 import is_item
 from frcrn_accel.files.reading import AudioFile, open_audio
 from frcrn_accel.files.reasons import reason_of
@@ -275,8 +276,7 @@ class _Track:
         self._resampler = None
         if plan.rate_hz != sound.like.sample_rate_hz:
             self._resampler = Resampler(sound.like.sample_rate_hz, plan.rate_hz, len(plan.sources))
-        self._ended = self._is_aligned = False
-        self._leads = plan.encoding.startswith("wma")  # their decoders drop the first block of the codec
+        self._ended = self._is_aligned = self._is_led = False
 
     def packets(self, time_s: Fraction | None) -> Iterator[Any]:
         """Yield the packets up to a time on the film's time line; None for all that are left."""
@@ -297,9 +297,9 @@ class _Track:
 
     def _encoded(self, block: NDArray[np.float32]) -> Iterator[Any]:
         self._given += block.shape[1]
-        if self._leads:
-            self._leads = False
-            lead = self.encoder.stream.codec_context.frame_size
+        if not self._is_led:
+            self._is_led = True
+            lead = silence_before(self._plan, self.encoder.stream.codec_context.frame_size)
             self._start_s -= Fraction(lead, self._plan.rate_hz)
             yield from self._shifted(self.encoder.encode(np.zeros((len(block), lead), np.float32)))
         yield from self._shifted(self.encoder.encode(block))

@@ -53,7 +53,7 @@ _AMR_LEAD, _AMR_STATED_LEAD = 39, 50
 
 @dataclass(frozen=True)
 class Surplus:
-    """What is heard besides the audio.
+    """Samples that a decoder outputs before and after the audio.
 
     Attributes:
         before: Samples before it.
@@ -101,7 +101,7 @@ def fewest_samples(container: str, codec: str) -> int:
 def coded_surplus(
     target: Target, samples: int, *, encoded: int, packets: int, frame_samples: int, lead: int
 ) -> Surplus:
-    """Return what is heard besides the audio in a file of FFmpeg.
+    """Return the extra samples that decoders output for a file written by FFmpeg.
 
     Args:
         target: How the file was written.
@@ -135,7 +135,7 @@ def coded_surplus(
 
 
 def sndfile_surplus(target: Target, samples: int, file: BinaryIO) -> Surplus:
-    """Return what is heard besides the audio in a file of libsndfile.
+    """Return the extra samples that decoders output for a file written by libsndfile.
 
     Args:
         target: How the file was written.

@@ -40,7 +40,7 @@ __all__ = ["MIN_AGREEMENT_DB", "MIN_AGREEMENT_HALF_DB", "read_traced", "weight_f
 MIN_AGREEMENT_DB = 60.0
 """Least ratio, in dB, of the output's energy to that of its difference from the graph's. Rounding leaves over 100."""
 MIN_AGREEMENT_HALF_DB = 25.0
-"""The same for graphs that compute in half precision."""
+"""Least ratio for graphs in half precision."""
 
 _Array = NDArray[Any]
 # Kinds of layers.
