@@ -120,8 +120,13 @@ class TestRegistry:
         with caplog.at_level(logging.INFO, "frcrn_accel"):
             assert isinstance(resolve_backend("auto"), HighBackend)
         assert [record.message for record in caplog.records] == [
-            "backend 'auto' chose 'high', the usable backend with the highest priority (before low)"
+            "backend 'auto' chose 'high', the usable backend with the highest priority"
         ]
+
+    def test_auto_checks_none_below_the_one_that_it_takes(self, points):
+        points(high=f"{__name__}:HighBackend", bad=f"{__name__}:Interrupted", absent=f"{__name__}:AbsentBackend")
+        assert isinstance(resolve_backend("auto"), HighBackend)
+        assert isinstance(resolve_backend("auto", model=find_model("frcrn-small")), HighBackend)
 
     def test_auto_without_any_usable_backend_says_what_to_install(self, points):
         points(absent=f"{__name__}:AbsentBackend")

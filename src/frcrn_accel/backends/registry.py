@@ -7,6 +7,7 @@ exit included, makes that plug-in unusable and nothing else.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,8 +58,7 @@ def backend_statuses(model: ModelFile | None = None) -> list[BackendStatus]:
     Args:
         model: The model to run; None for any fp32 model.
     """
-    statuses = [_status_of(name, model) for name in _entry_points()]
-    return sorted(statuses, key=lambda status: (not status.usable, -status.priority, status.name))
+    return sorted((_status_of(point, model) for point in _entry_points().values()), key=_rank)
 
 
 def resolve_backend(
@@ -84,7 +84,7 @@ def resolve_backend(
             or for a backend that does not calibrate.
     """
     if isinstance(backend, str):
-        backend = _choose(precision, model) if backend == AUTO else _load_class(backend)
+        backend = _choose(precision, model) if backend == AUTO else _load_class(_entry_point(backend))
     if isinstance(backend, type) and issubclass(backend, Backend):
         # A class without options need not accept these.
         options: dict[str, Any] = {"precision": precision, "calibration": calibration}
@@ -104,25 +104,41 @@ def resolve_backend(
 
 
 def _choose(precision: str | None, model: ModelFile | None) -> type[Backend]:
-    statuses = [
-        status
-        for status in backend_statuses(model)
-        if precision is None or precision in status.precisions or status.problem
-    ]
-    usable = [status for status in statuses if status.usable and status.priority >= 0]
-    if not usable and precision is not None:
+    """Return the usable backend with the highest priority.
+
+    A check may import an engine: PyTorch alone takes longer than denoising a minute of audio. So backends are checked
+    in the order of their priorities, up to the first that can run.
+    """
+    points = _entry_points().values()
+    unusable: list[BackendStatus] = []
+    for point in sorted(points, key=lambda point: (-_unchecked_priority(point, model), point.name)):
+        status = _status_of(point, model)
+        if status.problem is not None:
+            unusable.append(status)
+        elif status.priority >= 0 and (precision is None or precision in status.precisions):
+            log.info("backend 'auto' chose %r, the usable backend with the highest priority", point.name)
+            return _load_class(point)
+    if precision is not None:
         every = sorted({name for status in backend_statuses() if status.usable for name in status.precisions})
         raise UnsupportedPrecisionError(AUTO, precision, every)
-    if not usable:
-        remedies = "; ".join(str(status.problem) for status in statuses if status.problem is not None)
-        raise BackendUnavailable(AUTO, "no backend can run", f"for one: {remedies}" if remedies else "reinstall")
-    chosen, others = usable[0], [status.name for status in usable[1:]]
-    log.info(
-        "backend 'auto' chose %r, the usable backend with the highest priority%s",
-        chosen.name,
-        f" (before {', '.join(others)})" if others else "",
-    )
-    return _load_class(chosen.name)
+    remedies = "; ".join(str(status.problem) for status in sorted(unusable, key=_rank))
+    raise BackendUnavailable(AUTO, "no backend can run", f"for one: {remedies}" if remedies else "reinstall")
+
+
+def _rank(status: BackendStatus) -> tuple[bool, int, str]:
+    """Return the sort key of a backend in lists: first what `"auto"` takes first."""
+    return not status.usable, -status.priority, status.name
+
+
+def _unchecked_priority(point: EntryPoint, model: ModelFile | None) -> float:
+    """Return the priority of a backend that may not be usable; infinity, to check it first, if its code fails."""
+    try:
+        backend = point.load()
+        return int(backend.priority if model is None else backend.priority_for(model))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # its status will say what it is
+        return math.inf
 
 
 def _entry_points() -> dict[str, EntryPoint]:
@@ -140,9 +156,10 @@ def _is_built_in(point: EntryPoint) -> bool:
     return point.value.startswith(_BUILT_IN)
 
 
-def _status_of(name: str, model: ModelFile | None) -> BackendStatus:
+def _status_of(point: EntryPoint, model: ModelFile | None) -> BackendStatus:
+    name = point.name
     try:
-        backend = _load_class(name)
+        backend = _load_class(point)
     except BackendUnavailable as error:
         return BackendStatus(name, "", -1, (), error)
     description, priority = "", -1
@@ -159,16 +176,21 @@ def _status_of(name: str, model: ModelFile | None) -> BackendStatus:
     return BackendStatus(name, description, priority, precisions, None)
 
 
-def _load_class(name: str) -> type[Backend]:
-    point = _entry_points().get(name)
-    if point is None:
-        names = ", ".join(sorted(_entry_points()))
-        raise UnknownBackendError(f"unknown backend {name!r}: installed are {names}, or 'auto'")
-    with _plugin_errors(name, point.value):
+def _entry_point(name: str) -> EntryPoint:
+    points = _entry_points()
+    if name not in points:
+        raise UnknownBackendError(f"unknown backend {name!r}: installed are {', '.join(sorted(points))}, or 'auto'")
+    return points[name]
+
+
+def _load_class(point: EntryPoint) -> type[Backend]:
+    with _plugin_errors(point.name, point.value):
         loaded = point.load()
     if not (isinstance(loaded, type) and issubclass(loaded, Backend)):
         raise BackendUnavailable(
-            name, f"its entry point {point.value} is not a subclass of Backend", "repair or uninstall the plug-in"
+            point.name,
+            f"its entry point {point.value} is not a subclass of Backend",
+            "repair or uninstall the plug-in",
         )
     return loaded
 
