@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -18,10 +19,17 @@ from example_counts import few
 from frcrn_accel import Denoiser
 from frcrn_accel.errors import AudioWarning
 from frcrn_accel.files import open_audio
-from frcrn_accel.files.belongings import MAX_PICTURE_BYTES, Belongings, Chapter, Picture, read_belongings
-from frcrn_accel.files.chunks import Chunk, read_chunks
+from frcrn_accel.files.belongings import (
+    MAX_PICTURE_BYTES,
+    Belongings,
+    Chapter,
+    Picture,
+    belongings_of,
+    read_belongings,
+)
+from frcrn_accel.files.chunks import Chunk, is_bare, read_chunks
 from frcrn_accel.files.ffmpeg import open_input
-from frcrn_accel.files.formats import writable_suffixes
+from frcrn_accel.files.formats import places_of, writable_suffixes
 from frcrn_accel.testing import FunctionBackend
 
 RATE, SAMPLES = 48_000, 48_000
@@ -311,6 +319,63 @@ class TestChunks:
         (tmp_path / "a").write_bytes(start + content)
         chunks, _ = read_chunks(tmp_path / "a")
         assert sum(len(chunk.data) for chunk in chunks) <= len(content)
+
+
+STRUCTURE = [b"fmt ", b"data", b"fact", b"PEAK", b"JUNK", b"COMM", b"SSND", b"FVER", b"desc", b"free", b"\0\0\0\0"]
+
+
+class TestBareFiles:
+    """A file with nothing but its samples is not shown to FFmpeg, which would find nothing in it."""
+
+    @pytest.mark.parametrize("suffix", [".wav", ".rf64", ".w64", ".aiff", ".caf"])
+    @few(20)
+    @given(named=st.booleans(), samples=st.integers(1, 500), channels=st.integers(1, 2))
+    def test_what_is_written(self, tmp_path, suffix, named, samples, channels):
+        belongings = Belongings(MappingProxyType({"title": "a"} if named else {}))
+        write(
+            tmp_path / f"a{suffix}", source(".wav", RATE, channels, belongings=belongings), noise(samples, channels)
+        )
+        with (tmp_path / f"a{suffix}").open("rb") as file:
+            assert is_bare(file) == (not named and suffix != ".w64")
+        assert read_belongings(tmp_path / f"a{suffix}").tags == belongings.tags
+
+    @few(300)
+    @given(
+        start=st.sampled_from([b"RIFF\0\0\0\0WAVE", b"RF64\0\0\0\0WAVE", b"FORM\0\0\0\0AIFF", b"caff\0\1\0\0"]),
+        chunks=st.lists(
+            st.tuples(
+                st.sampled_from([*STRUCTURE, b"LIST", b"ID3 ", b"bext", b"info", b"NAME"]), st.binary(max_size=40)
+            ),
+            max_size=5,
+        ),
+        tail=st.sampled_from(
+            [b"", b"TAG" + b"title".ljust(125, b"\0"), b"APETAGEX" + bytes(24), b"ID3\4\0\0\0\0\0\0"]
+        ),
+    )
+    def test_ffmpeg_finds_nothing_in_one(self, tmp_path, start, chunks, tail):
+        wav, caf = start[8:] == b"WAVE", start[:4] == b"caff"
+        front = FORMAT[0] + struct.pack("<I", len(FORMAT[1])) + FORMAT[1] if wav else b""
+        body = b"".join(
+            name
+            + (struct.pack("<I", len(data)) if wav else struct.pack(">Q" if caf else ">I", len(data)))
+            + data
+            + (b"" if caf else b"\0" * (len(data) % 2))
+            for name, data in chunks
+        )
+        (tmp_path / "a").write_bytes(start + front + body + tail)
+        with (tmp_path / "a").open("rb") as file:
+            if not is_bare(file):
+                return
+        try:
+            with open_input(str(tmp_path / "a")) as container:
+                assert belongings_of(container) == Belongings()
+                assert [stream.type for stream in container.streams if stream.type != "audio"] == []
+        except (av.FFmpegError, ValueError):  # it reads no such file
+            pass
+
+    def test_places_of_few_channels_are_those_of_ffmpeg(self):
+        for layout in ("mono", "stereo"):
+            assert places_of(layout) == tuple(channel.name for channel in av.AudioLayout(layout).channels)
 
 
 class TestLimits:

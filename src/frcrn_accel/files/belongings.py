@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from frcrn_accel.files.chunks import Chunk, caf_info, read_chunks, wav_of
+from frcrn_accel.files.chunks import Chunk, caf_info, is_bare, read_chunks, wav_of
 from frcrn_accel.files.ffmpeg import open_input
 from frcrn_accel.notices import notify
 
@@ -143,6 +143,9 @@ def read_belongings(path: Path, track: int = 0) -> Belongings:
     Raises:
         OSError: The file cannot be read.
     """
+    with path.open("rb") as file:
+        if is_bare(file):
+            return Belongings()
     import av
 
     chunks, dropped = read_chunks(path)

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["MAX_CHUNK_BYTES", "W64_TAIL", "Chunk", "caf_info", "family_of", "read_chunks", "walk", "wav_of"]
+__all__ = [
+    "MAX_CHUNK_BYTES",
+    "W64_TAIL",
+    "Chunk",
+    "caf_info",
+    "family_of",
+    "is_bare",
+    "read_chunks",
+    "walk",
+    "wav_of",
+]
 
 MAX_CHUNK_BYTES = 1 << 26
 _MAX_CHUNKS = 1_000
@@ -95,6 +105,23 @@ def walk(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         yield identity, position + header, size
         align = 8 if w64 else 1 if family == "CAF" else 2
         position += header + -(-size // align) * align
+
+
+def is_bare(file: BinaryIO) -> bool:
+    """Return whether a WAV, AIFF or CAF file holds nothing but its samples, so that FFmpeg need not be loaded for it.
+
+    W64 is left to FFmpeg: text can be in a chunk that has no RIFF name.
+
+    Args:
+        file: The file, at its start.
+    """
+    start = file.read(16)
+    family = family_of(start)
+    if not family or start == _W64_RIFF:
+        return False
+    file.seek(0)
+    names = [name for name, *_ in walk(file)]
+    return len(names) < _MAX_CHUNKS and _STRUCTURE[family].issuperset(names)
 
 
 def read_chunks(path: Path) -> tuple[tuple[Chunk, ...], list[str]]:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from frcrn_accel.atomic import replacing
 from frcrn_accel.audio import Resampler
 from frcrn_accel.errors import AudioError, OutputExistsError
+from frcrn_accel.files.chunks import is_bare
 from frcrn_accel.files.encode_ffmpeg import TrackEncoder, coding_for
 from frcrn_accel.files.ffmpeg import open_input
 from frcrn_accel.files.formats import FILM_MUXERS, Target, keeps_codec, plan_track
@@ -58,15 +59,22 @@ def is_film(path: Path) -> bool:
     Raises:
         AudioError: The file cannot be read.
     """
+    try:
+        with path.open("rb") as file:
+            return not is_bare(file) and _has_pictures(file)
+    except OSError as error:
+        raise AudioError(f"{str(path)!r} cannot be read: {reason_of(error)}") from error
+
+
+def _has_pictures(file: BinaryIO) -> bool:
     import av
 
+    file.seek(0)
     try:
-        with path.open("rb") as file, open_input(file) as container:
+        with open_input(file) as container:
             return any(not _is_cover(stream) for stream in container.streams.video)
     except av.FFmpegError:
         return False
-    except OSError as error:
-        raise AudioError(f"{str(path)!r} cannot be read: {reason_of(error)}") from error
 
 
 def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overwrite: bool) -> int:

@@ -170,6 +170,7 @@ PLACES = (
 )
 _SIDE_OR_BACK = {"SL": "BL", "SR": "BR", "BL": "SL", "BR": "SR"}
 _STEREO = ("mono", "stereo")
+_USUAL_PLACES = {"": (), "mono": ("FC",), "stereo": ("FL", "FR")}  # without loading FFmpeg
 _XIPH = (*_STEREO, "3.0", "quad", "5.0", "5.1", "6.1", "7.1")
 _LAYOUTS = {
     "mp3": _STEREO,
@@ -325,11 +326,11 @@ def writable_suffixes() -> frozenset[str]:
 @cache
 def _container_of(suffix: str) -> _Container | None:
     """Return the container of a suffix, with the codecs that this build of FFmpeg has encoders for."""
-    import av
-
     container = _FFMPEG.get(suffix)
     if container is None:
         return None
+    import av
+
     codecs = []
     for codec in container.codecs:
         with suppress(av.codec.codec.UnknownCodecError):
@@ -506,10 +507,10 @@ def _match(places: tuple[str, ...], offered: tuple[str, ...]) -> tuple[int | Non
 @cache
 def places_of(layout: str) -> tuple[str, ...]:
     """Return the places of a layout of FFmpeg in its order, or nothing if they are not known."""
+    if layout in _USUAL_PLACES:
+        return _USUAL_PLACES[layout]
     import av
 
-    if not layout:
-        return ()
     try:
         channels: Any = av.AudioLayout(layout).channels
     except (ValueError, av.FFmpegError):

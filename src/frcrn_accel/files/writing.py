@@ -124,11 +124,13 @@ def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[Au
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    import av
-
     try:
         yield
     except (OutputExistsError, AudioError):
         raise
-    except (OSError, soundfile.SoundFileError, av.FFmpegError) as error:
+    except Exception as error:
+        import av  # here, so that what libsndfile writes does not wait for it
+
+        if not isinstance(error, (OSError, soundfile.SoundFileError, av.FFmpegError)):
+            raise
         raise AudioError(f"{str(path)!r} cannot be written: {reason_of(error)}") from error
