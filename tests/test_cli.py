@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import io
 import itertools
 import json
@@ -121,8 +122,8 @@ def every_option() -> list[tuple[str, object]]:
 
     def below(name: str, command: object) -> list[tuple[str, object]]:
         found = [(f"{name} {option.name}".strip(), option) for option in command.params]
-        for inner, child in getattr(command, "commands", {}).items():
-            found += below(f"{name} {inner}".strip(), child)
+        for inner in command.list_commands(None) if hasattr(command, "list_commands") else ():
+            found += below(f"{name} {inner}".strip(), command.get_command(None, inner))
         return found
 
     return below("", typer.main.get_command(cli.app))
@@ -168,7 +169,7 @@ def test_commands_are_listed_in_groups(run):
     commands = {heading: re.findall(r"^  ([a-z-]+) ", body, re.MULTILINE) for heading, body in sections}
     del commands["Options"]
     assert commands["Denoise"] == ["denoise", "corpus", "live", "serve"]
-    assert sorted(itertools.chain(*commands.values())) == sorted(typer.main.get_command(cli.app).commands)
+    assert sorted(itertools.chain(*commands.values())) == sorted(typer.main.get_command(cli.app).list_commands(None))
     assert "Denoise recordings and films" in run("--help").out
 
 
@@ -735,7 +736,7 @@ class TestModels:
             out.write_bytes(bytes(57_991_225))
 
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys.modules["frcrn_accel.cli.models"], "download_checkpoint", download_checkpoint)
+        monkeypatch.setattr(importlib.import_module("frcrn_accel.cli.models"), "download_checkpoint", download_checkpoint)
         result = run("models", "download", "frcrn-16k")
         assert asked == ["frcrn-16k", False]
         assert result.code == 0

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
 
 from frcrn_accel._version import __version__
-from frcrn_accel.cli.backends import backends
-from frcrn_accel.cli.bench import bench
-from frcrn_accel.cli.build_engine import build_engine
-from frcrn_accel.cli.corpus import corpus
-from frcrn_accel.cli.denoise import denoise
-from frcrn_accel.cli.doctor import doctor
-from frcrn_accel.cli.evaluate import evaluate
-from frcrn_accel.cli.export import export
 from frcrn_accel.cli.groups import GroupedCommands
-from frcrn_accel.cli.live import live
-from frcrn_accel.cli.models import models
 from frcrn_accel.cli.output import printable
-from frcrn_accel.cli.quantize import quantize
-from frcrn_accel.cli.serve import serve
-from frcrn_accel.cli.train import train
-from frcrn_accel.cli.usage import check_numbers
 from frcrn_accel.errors import FrcrnAccelError
 from frcrn_accel.posix_signals import Stopped
 
@@ -39,16 +24,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     cls=GroupedCommands,
 )
-_MODELS = "Make and check models"
-_GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Denoise": (denoise, corpus, live, serve),
-    "Look at this machine": (doctor, backends, bench),
-    _MODELS: (export, quantize, build_engine, evaluate, train),
-}
-for _heading, _commands in _GROUPS.items():
-    for _command in _commands:
-        app.command(rich_help_panel=_heading)(_command)
-app.add_typer(models, name="models", rich_help_panel=_MODELS)
 
 
 def _print_version(asked: bool) -> None:
@@ -77,7 +52,6 @@ def main() -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that a terminal cannot show is no error
     command = typer.main.get_command(app)
-    check_numbers(command)
     try:
         # Without "standalone mode" usage errors are raised too, and can be printed on one line like all others.
         code = command(prog_name="frcrn-accel", standalone_mode=False)

@@ -9,13 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from frcrn_accel.atomic import remove_leftovers
 from frcrn_accel.cli.inputs import Job, Plan, Ready, make_plan
@@ -29,12 +25,16 @@ from frcrn_accel.cli.options import (
     Threads,
 )
 from frcrn_accel.cli.output import printable
-from frcrn_accel.cli.progress import preparation
+from frcrn_accel.cli.progress import preparation, print_line, terminal
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.denoiser import Denoiser, DenoiserOptions
 from frcrn_accel.errors import AudioError, AudioWarning, FrcrnAccelError
 from frcrn_accel.models import DEFAULT_MODEL
 from frcrn_accel.posix_signals import stopping
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 __all__ = ["denoise"]
 
@@ -78,7 +78,7 @@ def denoise(
 
     From a film to a film, the sound is replaced, and picture, subtitles and the rest are copied.
     """
-    console = Console(stderr=True, highlight=False)
+    console = terminal()
     with usage_errors():
         options = DenoiserOptions(
             model,
@@ -103,7 +103,7 @@ class _Run:
     plan: Plan
     folder: Path
     overwrite: bool
-    console: Console
+    console: Console | None
     check_stop: Callable[[], None]
     ready: dict[Job, Ready] = field(default_factory=dict)
     failed: dict[Job, FrcrnAccelError] = field(default_factory=dict)
@@ -119,20 +119,19 @@ class _Run:
     def denoise(self, options: DenoiserOptions) -> None:
         """Denoise the files; the model is loaded for the first that can be read and written."""
         jobs = self.plan.jobs
-        columns = (TextColumn("{task.description}"), BarColumn(), _RealTimeFactor(), TimeRemainingColumn())
         denoiser: Denoiser | None = None
         with ExitStack() as stack:
-            bars = None
+            bars: Progress | None = None
             for number, job in enumerate(jobs, 1):
                 ready = self._check(job)
                 if ready is None:
                     continue
                 if denoiser is None:
                     denoiser = stack.enter_context(self._open(options))
-                if bars is None:
-                    bars = stack.enter_context(
-                        Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-                    )
+                if bars is None and self.console is not None:
+                    from frcrn_accel.cli.file_bars import file_bars
+
+                    bars = stack.enter_context(file_bars(self.console))
                 self._denoise(job, ready, denoiser, bars, f"{number}/{len(jobs)} " if len(jobs) > 1 else "")
 
     def report(self) -> None:
@@ -159,7 +158,7 @@ class _Run:
             raise typer.Exit(1)
 
     def _print(self, line: str) -> None:
-        self.console.print(printable(line), markup=False, soft_wrap=True)
+        print_line(self.console, printable(line))
 
     def _check(self, job: Job) -> Ready | None:
         """Return a checked job; None if it failed."""
@@ -199,39 +198,50 @@ class _Run:
             self._print(f"{denoiser.model.name} on {denoiser.backend}, {denoiser.precision} ({denoiser.device})")
             yield denoiser
 
-    def _denoise(self, job: Job, ready: Ready, denoiser: Denoiser, bars: Progress, count: str) -> None:
+    def _denoise(self, job: Job, ready: Ready, denoiser: Denoiser, bars: Progress | None, count: str) -> None:
         name, output = Path(job.source).name, ready.target.name if ready.device is None else ready.device
         if ready.noise_target is not None:
             output = f"{output} and {ready.noise_target.name}"
-        bar = bars.add_task(escape(printable(count + name)), total=None)
+        with (
+            self._bar(bars, count + name) as show,
+            self._collecting(job),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore", AudioWarning)  # the report has them
+            self._prepare_folder(ready.target.parent)
+            report = denoiser.denoise_file(
+                ready.source,
+                ready.target,
+                overwrite=self.overwrite,
+                progress=show,
+                keep="noise" if job.keep == "noise" else "speech",
+                noise_target=ready.noise_target,
+                track=job.track,
+            )
+            ready.deliver()
+            clipped = f", {report.clipped_samples} samples clipped" if report.clipped_samples else ""
+            self._print(
+                f"{count}{name} -> {output}: {report.duration_s:.1f} s in {report.processing_s:.1f} s, "
+                f"real-time factor {report.real_time_factor:.3f}{clipped}"
+            )
+            for notice in report.warnings:
+                self._print(f"warning: {notice}")
+
+    @contextmanager
+    def _bar(self, bars: Progress | None, text: str) -> Iterator[Callable[[float, float], None]]:
+        """Yield the function that is told how much of a file is done; it shows that, where there are bars."""
+        bar = None if bars is None else bars.add_task(printable(text), total=None)
 
         def show(done_s: float, total_s: float) -> None:
             self.check_stop()
-            bars.update(bar, completed=done_s, total=total_s)
+            if bars is not None and bar is not None:
+                bars.update(bar, completed=done_s, total=total_s)
 
         try:
-            with self._collecting(job), warnings.catch_warnings():
-                warnings.simplefilter("ignore", AudioWarning)  # the report has them
-                self._prepare_folder(ready.target.parent)
-                report = denoiser.denoise_file(
-                    ready.source,
-                    ready.target,
-                    overwrite=self.overwrite,
-                    progress=show,
-                    keep="noise" if job.keep == "noise" else "speech",
-                    noise_target=ready.noise_target,
-                    track=job.track,
-                )
-                ready.deliver()
-                clipped = f", {report.clipped_samples} samples clipped" if report.clipped_samples else ""
-                self._print(
-                    f"{count}{name} -> {output}: {report.duration_s:.1f} s in {report.processing_s:.1f} s, "
-                    f"real-time factor {report.real_time_factor:.3f}{clipped}"
-                )
-                for notice in report.warnings:
-                    self._print(f"warning: {notice}")
+            yield show
         finally:
-            bars.remove_task(bar)
+            if bars is not None and bar is not None:
+                bars.remove_task(bar)
 
     def _prepare_folder(self, folder: Path) -> None:
         """Create the folder of an output. Remove from it what a killed process has left there."""
@@ -243,12 +253,3 @@ class _Run:
             raise AudioError(f"cannot create folder {str(folder)!r}: {error.strerror}") from error
         remove_leftovers(folder)
         self.cleaned.add(folder)
-
-
-class _RealTimeFactor(ProgressColumn):
-    """The real-time factor (RTF) so far: processing time divided by audio time."""
-
-    def render(self, task: Task) -> Text:
-        if not task.completed or task.elapsed is None:
-            return Text("RTF -----")
-        return Text(f"RTF {task.elapsed / task.completed:.3f}")

@@ -1,36 +1,60 @@
-"""Progress of commands that take minutes."""
+"""Lines and progress bars on standard error.
+
+rich, which draws the bars, is loaded where there is a terminal to draw on, or once a command takes minutes anyway.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bars
+from frcrn_accel.progress import Progress, no_progress
 
-from frcrn_accel.progress import Progress
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
 
-__all__ = ["preparation", "preparation_log", "progress_bar"]
+__all__ = ["preparation", "preparation_log", "print_line", "progress_bar", "terminal"]
 
+_TAKEN_FOR_A_TERMINAL = ("FORCE_COLOR", "TTY_COMPATIBLE")  # by rich, depending on their values
 # Loggers of the modules that make files; each announces work that takes minutes.
 _PREPARING = ("frcrn_accel.prepare", "frcrn_accel.backends.tensorrt_plan")
 
 
+def terminal() -> Console | None:
+    """Return rich's console on standard error; None if that is not a terminal, and not to be taken for one."""
+    if not sys.stderr.isatty() and not any(name in os.environ for name in _TAKEN_FOR_A_TERMINAL):
+        return None
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    return console if console.is_terminal else None
+
+
+def print_line(console: Console | None, text: str) -> None:
+    """Print a line to standard error, above the bars of a console; None for no bars."""
+    if console is None:
+        print(text, file=sys.stderr, flush=True)
+    else:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
-def progress_bar(console: Console) -> Iterator[Progress]:
+def progress_bar(console: Console | None) -> Iterator[Progress]:
     """Draw a bar for each step that runs, and for the last that is done; without a terminal, draw nothing.
 
     A step of one unit has a moving bar: how much of it is done is not known.
     """
+    if console is None:
+        yield no_progress
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -54,14 +78,14 @@ def progress_bar(console: Console) -> Iterator[Progress]:
 
 
 @contextmanager
-def preparation(console: Console) -> Iterator[Progress]:
+def preparation(console: Console | None) -> Iterator[Progress]:
     """Show what is prepared while a denoiser and its streams are opened: log lines, and a bar for each step."""
     with preparation_log(console), progress_bar(console) as show:
         yield show
 
 
 @contextmanager
-def preparation_log(console: Console) -> Iterator[None]:
+def preparation_log(console: Console | None) -> Iterator[None]:
     """Print the log lines about files that are prepared."""
     handler = _ConsoleHandler(console)
     loggers = [logging.getLogger(name) for name in _PREPARING]
@@ -80,10 +104,10 @@ def preparation_log(console: Console) -> Iterator[None]:
 class _ConsoleHandler(logging.Handler):
     """Prints records above the bars."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console | None) -> None:
         super().__init__()
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
-        self._console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+        print_line(self._console, record.getMessage())
