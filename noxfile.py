@@ -266,6 +266,13 @@ def install_sizes(session: nox.Session) -> None:
     session.run("python", "scripts/install_sizes.py", str(_built[0]), *extras, "--constraint", TORCH)
 
 
+@nox.session(name="cold-start", default=False, requires=["build"])
+def cold_start(session: nox.Session) -> None:
+    """Measure what one cold command costs, on an idle machine: `nox -s cold-start -- [--runs 11] [--parts]`."""
+    install(session, "ort", "openvino")
+    session.run("python", "scripts/cold_start.py", *session.posargs)
+
+
 def install_for_speed(session: nox.Session) -> None:
     """Install everything that `frcrn-accel bench` measures, with upstream's code as backends."""
     install(session, "ort", "export", "quantize", "openvino", "eval", groups=("upstream",))

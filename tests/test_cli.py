@@ -736,7 +736,8 @@ class TestModels:
             out.write_bytes(bytes(57_991_225))
 
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(importlib.import_module("frcrn_accel.cli.models"), "download_checkpoint", download_checkpoint)
+        module = importlib.import_module("frcrn_accel.cli.models")
+        monkeypatch.setattr(module, "download_checkpoint", download_checkpoint)
         result = run("models", "download", "frcrn-16k")
         assert asked == ["frcrn-16k", False]
         assert result.code == 0
