@@ -7,6 +7,7 @@ import importlib
 import io
 import itertools
 import json
+import os
 import re
 import shutil
 import signal
@@ -458,6 +459,77 @@ class TestDenoise:
         assert process.returncode == 130
         assert "Traceback" not in rest
         assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
+
+
+class TestWhatIsImported:
+    """A cold command waits for all that it imports, so each imports what it uses; `nox -s cold-start` measures it."""
+
+    TOOLS = ("archspec", "av", "google", "onnx", "pynvml", "rich", "scipy", "soxr", "torch")
+
+    def imported(self, *arguments: object, forced: bool = False) -> set[str]:
+        """Return the modules that a command has imported when it ends; `forced`: as if on a terminal."""
+        code = (
+            "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=open('modules', 'w')))\n"
+            "from frcrn_accel.cli import main; main()"
+        )
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "TTY_COMPATIBLE")
+        }
+        if forced:
+            environment["FORCE_COLOR"] = "1"
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        subprocess.run(command, check=True, capture_output=True, env=environment, cwd=self.folder)
+        return set((self.folder / "modules").read_text().split())
+
+    @pytest.fixture(autouse=True)
+    def _in_folder(self, tmp_path, noisy):
+        self.folder = tmp_path
+        soundfile.write(tmp_path / "x.wav", noisy[:4_000], 16_000)
+
+    @pytest.mark.parametrize(("backend", "engine"), [("ort", "onnxruntime"), ("openvino", "openvino")])
+    def test_a_wav_file(self, backend, engine):
+        pytest.importorskip(engine)
+        with Denoiser(backend=backend):  # the files that are made once are there
+            pass
+        found = self.imported("denoise", "x.wav", "-o", "y.wav", "--backend", backend)
+        other = {"onnxruntime", "openvino"} - {engine}
+        assert engine in found
+        assert sorted(found & {*self.TOOLS, *other}) == []
+        ours = {name.removeprefix("frcrn_accel.") for name in found if name.startswith("frcrn_accel.")}
+        assert {name for name in ours if name.startswith("cli.")} == {
+            f"cli.{name}" for name in ("denoise", "groups", "inputs", "options", "output", "progress", "usage")
+        }
+        layers = (
+            "adapters",
+            "bench",
+            "corpus",
+            "doctor",
+            "evaluate",
+            "export",
+            "graph",
+            "quality",
+            "quantize",
+            "serve",
+        )
+        assert sorted(name for name in ours if name.partition(".")[0] in layers) == []
+        assert {name for name in ours if name.startswith("network")} == {"network", "network.topology"}
+
+    def test_other_files_and_terminals_bring_what_they_need(self, noisy):
+        soundfile.write(self.folder / "x.flac", noisy[:4_000], 24_000)
+        found = self.imported("denoise", "x.flac", "-o", "y.flac", "--backend", "ort", forced=True)
+        assert found & set(self.TOOLS) == {"av", "rich", "soxr"}
+
+    def test_auto_leaves_what_it_does_not_take(self):
+        """PyTorch, the last choice, is the largest."""
+        pytest.importorskip("torch")
+        found = self.imported("denoise", "x.wav", "-o", "y.wav")
+        assert "torch" not in found
+        assert found & {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"}
+
+    def test_the_version(self):
+        found = self.imported("--version")
+        assert found & {*self.TOOLS, "onnxruntime", "openvino", "soundfile"} == set()
+        assert "frcrn_accel.cli.denoise" not in found
 
 
 class TestBackends:

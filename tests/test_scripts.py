@@ -1,16 +1,19 @@
-"""What `scripts/install_sizes.py` and `scripts/aarch64.py` compute; `nox` runs them whole."""
+"""What the scripts `install_sizes`, `aarch64` and `cold_start` compute; `nox` runs them whole."""
 
 from __future__ import annotations
 
 import doctest
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
 import aarch64
+import cold_start
 import install_sizes
 import numpy as np
 import pytest
+import soundfile
 
 NOISE = (0.1 * np.random.default_rng(0).standard_normal(16_000)).astype(np.float32)
 
@@ -58,3 +61,30 @@ class TestAarch64:
         there = NOISE.copy()
         there[0] = np.nan
         assert not aarch64.compare({"frcrn-small, ort": NOISE}, {"frcrn-small, ort": there})
+
+
+class TestColdStart:
+    def test_examples(self):
+        assert doctest.testmod(cold_start, raise_on_error=True).attempted == 1
+
+    def test_the_cost_of_a_process(self):
+        code = "import time; block = bytearray(200_000_000); end = time.process_time() + 0.1\n"
+        cost = cold_start.run([sys.executable, "-c", f"{code}while time.process_time() < end: pass"])
+        assert 0.1 < cost.cpu_s < 2
+        assert cost.wall_s > 0.1
+        assert 200_000_000 < cost.peak_bytes < 2_000_000_000
+
+    def test_a_command_that_fails_ends_it(self):
+        with pytest.raises(SystemExit, match=r"failed: no such thing"):
+            cold_start.run([sys.executable, "-c", "raise SystemExit('no such thing')"])
+
+    @pytest.mark.parametrize("backend", ["ort", "openvino"])
+    def test_the_steps_run(self, backend, tmp_path, capsys):
+        pytest.importorskip(cold_start.ENGINES[backend])
+        paths = [str(tmp_path / name) for name in ("a.wav", "b.wav")]
+        soundfile.write(paths[0], NOISE, 16_000)
+        cold_start.print_parts("frcrn-small", backend, paths, 1)
+        steps = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[3:]]
+        assert steps[0] == "| start Python"
+        assert steps[-3:] == ["| read, measure and write", "| close the model", "| end the process"]
+        assert soundfile.info(paths[1]).frames == len(NOISE)

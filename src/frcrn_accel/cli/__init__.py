@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import sys
 from typing import Annotated, NoReturn
@@ -51,6 +53,8 @@ def main() -> NoReturn:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that a terminal cannot show is no error
+    # When Python ends, it searches all that was ever imported for cycles: 60 ms for nothing, 90 with OpenVINO.
+    atexit.register(gc.freeze)
     command = typer.main.get_command(app)
     try:
         # Without "standalone mode" usage errors are raised too, and can be printed on one line like all others.

@@ -10,11 +10,12 @@ import numpy as np
 from frcrn_accel.errors import ModelError
 from frcrn_accel.models.file import METADATA_PREFIX
 from frcrn_accel.models.recipe import FP32
-from frcrn_accel.network.checkpoint import Weights
 from frcrn_accel.network.topology import config_of, parameter_shapes
 
 if TYPE_CHECKING:
     import onnx
+
+    from frcrn_accel.network.checkpoint import Weights
 
 __all__ = ["read_weights"]
 

@@ -18,7 +18,6 @@ from frcrn_accel.models import (
     model_name,
     ready_variant,
 )
-from frcrn_accel.network.checkpoint import checkpoint_digest
 from frcrn_accel.prepare.variants import make_variant
 from frcrn_accel.progress import Progress, no_progress
 
@@ -106,6 +105,8 @@ def _imported(
     checkpoint: Path, name: str | None, overwrite: bool, progress: Progress
 ) -> tuple[ModelFile, float | None]:
     """Return the fp32 model in the cache, with its difference from PyTorch if it was exported now."""
+    from frcrn_accel.network.checkpoint import checkpoint_digest
+
     sha256 = checkpoint_digest(checkpoint)
     name = model_name(checkpoint, name, sha256)
     known = known_models().get(name)
