@@ -17,6 +17,7 @@ from frcrn_accel.files.ffmpeg import open_input
 from frcrn_accel.files.film_copy import CopiedStream, avi_step_s
 from frcrn_accel.files.film_sound import MATROSKA, Sound, Track, sound_start_s
 from frcrn_accel.files.film_streams import can_hold, is_cover, suffix_for, what_is
+from frcrn_accel.files.film_text import film_text, find_lost, stream_text
 from frcrn_accel.files.formats import FILM_MUXERS, keeps_codec, plan_track
 from frcrn_accel.files.mp4 import is_item
 from frcrn_accel.files.reading import open_audio
@@ -27,7 +28,6 @@ __all__ = ["FILM_SUFFIXES", "check_film", "film_suffix", "is_film", "write_film"
 
 FILM_SUFFIXES = frozenset(FILM_MUXERS)
 _MP4 = ("mp4", "mov")
-_WITHOUT_CHAPTERS = ("avi", "flv")
 _MAX_WAIT_S = 60  # three windows of 20 s
 _IMAGES = {"mjpeg": ("image/jpeg", ".jpg"), "png": ("image/png", ".png"), "bmp": ("image/bmp", ".bmp")}
 
@@ -80,7 +80,10 @@ def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overw
             options = _options(muxer, sounds, film)
             out = av.open(os.fspath(temporary), "w", format=muxer, container_options=options)
             with out:
-                return _Remux(film, out, source, target, muxer, sounds).run()
+                remux = _Remux(film, out, source, target, muxer, sounds)
+                clipped = remux.run()
+            remux.name_lost(temporary)
+            return clipped
     except (AudioError, OutputExistsError):
         raise
     except (OSError, av.FFmpegError) as error:
@@ -153,6 +156,7 @@ class _Remux:
         self._source = source
         self._tracks: list[Track] = []
         self._copies: dict[int, CopiedStream] = {}  # by the index of the source's stream
+        self._places: dict[int, int] = {}  # indexes of the new streams by those of the source's
         self._left_out: list[str] = []
         self._subtitles_left_out = Counter[str]()  # by codec
         audio = list(film.streams.audio)
@@ -167,14 +171,13 @@ class _Remux:
                     self._say(note)
                 self._tracks.append(Track(out, plan, sounds[number], starts[number] - self._origin_s))
                 _describe(self._tracks[-1].encoder.stream, stream)
+                self._places[stream.index] = self._tracks[-1].encoder.stream.index
             else:
                 self._copy(stream)
         for codec, count in self._subtitles_left_out.items():
             self._left_out.append(f"{count} subtitle stream{'' if count == 1 else 's'} ({codec})")
-        out.metadata.update(_text(film))
-        if film.chapters() and muxer in _WITHOUT_CHAPTERS:
-            self._left_out.append(f"{len(film.chapters())} chapters")
-        elif film.chapters():
+        out.metadata.update(film_text(film))
+        if film.chapters():
             out.set_chapters(film.chapters())
         for what in self._left_out:
             self._say(f"left out, the container cannot hold it: {what}")
@@ -212,6 +215,7 @@ class _Remux:
         copied = CopiedStream(self._out, self._muxer, self._film, stream, self._origin_s)
         _describe(copied.stream, stream)
         self._copies[stream.index] = copied
+        self._places[stream.index] = copied.stream.index
 
     @property
     def _is_mp4(self) -> bool:
@@ -252,6 +256,13 @@ class _Remux:
         self._encode_until(None)
         return sum(track.encoder.clipped_samples for track in self._tracks)
 
+    def name_lost(self, written: Path) -> None:
+        """Report the text and flags that are not in the film that was written."""
+        named = _text_left_out(self._muxer, self._film)
+        lost = [name for name in find_lost(written, self._source, self._film, self._places) if name not in named]
+        if lost:
+            self._say(f"left out, the container cannot hold it: {', '.join(lost)}")
+
     def _encode_until(self, time_s: Fraction | None) -> None:
         for track in self._tracks:
             for packet in track.packets(time_s):
@@ -277,26 +288,17 @@ def _refusal(target: Path, stream: Any) -> str:
     return f"{str(target)!r} cannot hold {what_is(stream)}; {hint}"
 
 
-# Written by the muxer.
-_OWN_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "creation_time"}
-
-
 def _describe(new: Any, old: Any) -> None:
     """Give a stream the language, title and other text of another one, and its disposition."""
-    skipped = ("duration", "handler_name", "vendor_id")
-    new.metadata.update({key: text for key, text in _text(old).items() if key.lower() not in skipped})
+    new.metadata.update(stream_text(old))
     new.disposition = old.disposition
-
-
-def _text(part: Any) -> dict[str, str]:
-    return {key: text for key, text in part.metadata.items() if key.lower() not in _OWN_METADATA}
 
 
 def _text_left_out(muxer: str, film: Any) -> list[str]:
     """Return the names of text that MP4 cannot hold: it has either a cover, or text with names of its own."""
     if not _holds_cover(muxer, film):
         return []
-    return [name for name, text in _text(film).items() if not is_item(name, text)]
+    return [name for name, text in film_text(film).items() if not is_item(name, text)]
 
 
 def _holds_cover(muxer: str, film: Any) -> bool:
