@@ -21,7 +21,6 @@ FORMS = [
 ]
 CODED_DB = {"GSM610": -9, "NMS_ADPCM_16": -9, "VOX_ADPCM": -9}
 
-NEED_SAMPLES = (".opus", ".m4a", ".mp3", ".flac", ".aac", ".webm", ".mka")
 TRIED = ((16_000, 1, 1_000), (44_100, 2, 1_000), (96_000, 3, 1_000), (8_000, 1, 1), (48_000, 2, 0))
 
 
@@ -90,21 +89,6 @@ def test_the_nearest_form_is_taken(tmp_path, name, subtype, rate, channels, enco
     assert (plan.encoding, plan.rate_hz) == (encoding, rate_hz)
     assert file.sample_rate_hz == pytest.approx(rate_hz, rel=1e-3)
     assert found.shape[1] >= round(4_000 * rate_hz / rate)
-
-
-@pytest.mark.parametrize(
-    "suffix", [".opus", ".ogg", ".mp3", ".m4a", ".flac", ".wav", ".webm", ".wma", ".aac", ".mka"]
-)
-def test_a_file_without_samples_is_read_back_or_not_written(tmp_path, suffix):
-    path = tmp_path / f"a{suffix}"
-    like = source(suffix, 48_000, 1, format="", subtype=suffix[1:])
-    if suffix in NEED_SAMPLES:
-        with pytest.raises(AudioError, match="there are no samples, and the format needs some"):
-            write(path, like, noise(0, 1))
-        assert list(tmp_path.iterdir()) == []
-        return
-    write(path, like, noise(0, 1))
-    assert sum(block.shape[1] for block in open_audio(path).blocks()) == 0
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ __all__ = ["nearest_rate_hz", "reads_back"]
 _SAMPLES = 4_000
 _MAX_ERROR = 0.25  # -6 dB: telephone codecs are better than that, damaged samples worse
 _ROUNDING = 1e-3  # nobody hears a speed that is off by less
+_FLOATING = ("FLOAT", "DOUBLE")  # all others get integers from the encoder, which take another way through libsndfile
 _USUAL_RATES_HZ = (
     *(8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000),
     *(176_400, 192_000),
@@ -63,7 +64,7 @@ def _stated_rate_hz(file_format: str, subtype: str, channels: int, rate_hz: int)
     file = io.BytesIO()
     try:
         with soundfile.SoundFile(file, "w", rate_hz, channels, subtype, format=file_format) as written:
-            written.write((tones * (1 << 31)).astype(np.int32))
+            written.write(tones.astype(np.float32) if subtype in _FLOATING else (tones * (1 << 31)).astype(np.int32))
         file.seek(0)
         with soundfile.SoundFile(file) as read:
             found = read.read(_SAMPLES, always_2d=True)

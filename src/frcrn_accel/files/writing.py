@@ -19,7 +19,7 @@ from frcrn_accel.files.encode_sndfile import SndfileEncoder
 from frcrn_accel.files.formats import Target, plan_target
 from frcrn_accel.files.holding import keep
 from frcrn_accel.files.lengths import Surplus
-from frcrn_accel.files.reading import AudioFile, open_audio
+from frcrn_accel.files.reading import AudioFile
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.notices import notify
 
@@ -112,7 +112,7 @@ def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[Au
         try:
             yield writer
             writer._finish()
-            if not file.seek(0, os.SEEK_END) or (not writer._written and not _is_readable(temporary)):
+            if not file.seek(0, os.SEEK_END):
                 raise AudioError(f"{str(path)!r} cannot be written: there are no samples, and the format needs some")
             surplus = encoder.surplus()
         except BaseException:
@@ -120,15 +120,6 @@ def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[Au
             raise
         if surplus:
             notify(f"{str(path)!r}: {surplus}")
-
-
-def _is_readable(path: Path) -> bool:
-    """Return whether a file without samples is read as audio."""
-    try:
-        open_audio(path)
-    except AudioError:
-        return False
-    return True
 
 
 @contextmanager
