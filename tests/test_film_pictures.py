@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import warnings
 
@@ -193,3 +194,23 @@ def click_after_the_first_picture_s(path) -> float:
     ]
     samples = np.concatenate(channels).astype(float)
     return float(frames[0].time + int(np.abs(samples).argmax()) / frames[0].sample_rate - shown_s)
+
+
+@pytest.mark.parametrize("codec", ["aac", "ac3", "eac3", "mp2", "libmp3lame", "libopus", "flac"])
+@pytest.mark.parametrize("suffix", TARGETS[:3] + TARGETS[4:])
+def test_the_sound_is_longer_by_as_much_as_is_said(tmp_path, codec, suffix):
+    source, target = tmp_path / "film.mkv", tmp_path / f"new{suffix}"
+    picture = ("-f", "lavfi", "-i", "testsrc=size=64x48:rate=25:duration=0.4")
+    sound = ("-f", "lavfi", "-i", "sine=r=48000:d=0.37")
+    ffmpeg(*picture, *sound, "-c:v", "libx264", *FAST, "-bf", "0", "-c:a", codec, source)
+    samples = sum(block.shape[1] for block in open_audio(source).blocks())
+    said = [int(match[1].replace(",", "")) for text in replaced(source, target) if (match := SAID.search(text))]
+    assert decoded_samples(target) - samples == sum(said)
+
+
+SAID = re.compile(r"track 0: .*: ([\d,]+) samples? more than the source")
+
+
+def decoded_samples(path) -> int:
+    command = [FFMPEG, "-v", "error", "-i", str(path), "-map", "0:a:0", "-ac", "1", "-f", "s16le", "-"]
+    return len(subprocess.run(command, check=True, capture_output=True).stdout) // 2

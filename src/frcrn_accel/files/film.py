@@ -254,6 +254,10 @@ class _Remux:
             for copy in copied_stream.finish():
                 self._out.mux(copy)
         self._encode_until(None)
+        for track in self._tracks:
+            surplus = track.surplus()
+            if surplus:
+                self._say(f"track {track.number}: {surplus}")
         return sum(track.encoder.clipped_samples for track in self._tracks)
 
     def name_lost(self, written: Path) -> None:

@@ -17,7 +17,7 @@ from frcrn_accel.audio import Resampler
 from frcrn_accel.files.encode_ffmpeg import TrackEncoder, coding_for
 from frcrn_accel.files.ffmpeg import open_input
 from frcrn_accel.files.formats import Target
-from frcrn_accel.files.lengths import silence_before
+from frcrn_accel.files.lengths import Surplus, coded_surplus, silence_before
 from frcrn_accel.files.reading import AudioFile
 
 __all__ = ["MATROSKA", "Sound", "Track", "sound_start_s"]
@@ -60,6 +60,10 @@ def sound_start_s(path: Path, track: int) -> Fraction:
 class Track:
     """New sound on its way into a film.
 
+    Attributes:
+        encoder: Its encoder.
+        number: Number of the track in the source.
+
     Args:
         out: The output container of PyAV; a stream is added to it.
         plan: How to write the sound.
@@ -71,6 +75,7 @@ class Track:
         self.encoder = TrackEncoder(out, coding_for(plan, sound.like))
         self._plan, self._like, self._blocks = plan, sound.like, sound.blocks
         self._start_s = start_s
+        self.number = sound.like.track
         self._given = self._taken = 0
         self._resampler = None
         if plan.rate_hz != sound.like.sample_rate_hz:
@@ -93,6 +98,17 @@ class Track:
             silence = np.zeros(block.shape[1], np.float32)
             block = np.stack([silence if row is None else block[row] for row in self._plan.sources])
             yield from self._encoded(block if self._resampler is None else self._resampler.push(block))
+
+    def surplus(self) -> Surplus:
+        """Return the extra samples that decoders output for the complete track."""
+        return coded_surplus(
+            self._plan,
+            self._given,
+            encoded=self._given,
+            packets=self.encoder.packets,
+            frame_samples=int(self.encoder.stream.codec_context.frame_size),
+            lead=self.encoder.lead,
+        )
 
     def _encoded(self, block: NDArray[np.float32]) -> Iterator[Any]:
         self._given += block.shape[1]

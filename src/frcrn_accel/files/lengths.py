@@ -11,7 +11,7 @@ from frcrn_accel.files.formats import MP4, Target
 __all__ = ["Surplus", "coded_surplus", "fewest_samples", "silence_before", "silence_behind", "sndfile_surplus"]
 
 # What a container says about the audio in it. The others, and codecs that pad nothing, say both.
-_STATES_NOTHING = ("adts", "ac3", "eac3", "mp2", "amr")
+_STATES_NOTHING = ("adts", "ac3", "eac3", "mp2", "amr", "mpegts", "flv")
 _STATES_START = (*MP4, "matroska", "webm", "asf")
 # Codecs of frames of one size, with a delay. FFmpeg tells a muxer the end for some of them only.
 _FRAMED = ("aac", "ac3", "eac3", "mp2", "amr_nb", "opus", "wmav1", "wmav2")
