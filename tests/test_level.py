@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from example_counts import few
 from frcrn_accel import Denoiser, Windowing
 from frcrn_accel.audio import measure_levels
 from frcrn_accel.streaming.level import RunningLevel
@@ -264,3 +265,26 @@ class TestOffset:
         first, offset = RunningOffset.none(1).taken_out(hops[:, :7])
         second, _ = offset.taken_out(hops[:, 7:])
         np.testing.assert_array_equal(np.concatenate([first, second], axis=1), at_once)
+
+
+@given(
+    value=st.floats(-4, 4, width=32).filter(lambda value: abs(value) > 1e-6),
+    samples=st.integers(1, 20_000),
+    channels=st.integers(1, 2),
+)
+def test_what_rounding_leaves_of_a_constant_is_silence(value, samples, channels):
+    audio = np.full((channels, samples), value, np.float32)
+    levels = measure_levels(lambda: [audio], channels)
+    np.testing.assert_array_equal(levels.gains, 1.0)
+
+
+@few(20)
+@given(offset=st.floats(0.05, 0.9), level_db=st.integers(-110, -20), samples=st.integers(400, 8_000))
+def test_a_faint_signal_beside_an_offset_keeps_its_level(offset, level_db, samples):
+    faint = 10 ** (level_db / 20) * np.random.default_rng(0).standard_normal((1, samples))
+    audio = (faint + offset).astype(np.float32)
+    gain = measure_levels(lambda: [audio], 1).gains[0]
+    wanted = measure_levels(lambda: [(audio - np.float64(audio.mean(dtype=np.float64))).astype(np.float32)], 1).gains[
+        0
+    ]
+    assert gain == pytest.approx(wanted, rel=0.02)

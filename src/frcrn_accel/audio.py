@@ -53,6 +53,8 @@ MAX_CHANNELS = 64  # with more, it is nearly always an array of (samples, channe
 TARGET_LEVEL = 10 ** (-25 / 20)  # upstream's pipelines bring active speech to -25 dBFS RMS (FRCRN's `audio_norm`)
 SILENCE_LEVEL = 10 ** (-140 / 20)  # signals below this RMS are not scaled
 _OFFSET_SAMPLES = 16_000  # a second at the model's rate: in less, an offset may be part of a low tone
+_ROUNDING = 2.0**-23  # of float32: what is left beside an offset and is smaller is none of the signal
+_PIVOT_RATIO = 1_000.0  # power of an offset over that of the rest
 _TINY = 1e-30  # instead of zero, in float32, too
 _HUGE = 1e38  # what float32 holds
 _OFFSET_SHARE = 0.03  # an offset with less power than this share of the rest changes the result by -35 dB or less
@@ -344,18 +346,22 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> Levels:
     samples, last = 0, LEVEL_FRAME_SAMPLES
     total = np.zeros(channels)
     parts = [np.zeros((2, channels, 0), np.float32)]  # of each frame 8 bytes stay: 1.4 MB an hour
+    pivot = np.zeros(channels)
     for frames in _frames(open_blocks(), channels):
+        if not samples:
+            pivot = _pivot_of(frames[:, 0])
         samples, last = samples + frames.shape[1] * frames.shape[2], frames.shape[2]
-        sums = np.add.reduce(frames, axis=2, dtype=np.float64)
+        centred: NDArray[Any] = frames - pivot[:, None, None] if pivot.any() else frames
+        sums = np.add.reduce(centred, axis=2, dtype=np.float64)
         total += sums.sum(axis=1)
-        energy = np.einsum("cfn,cfn->cf", frames, frames, dtype=np.float64)
+        energy = np.einsum("cfn,cfn->cf", centred, centred, dtype=np.float64)
         parts.append(np.clip([sums, energy], -_HUGE, _HUGE).astype(np.float32))
     sums, energy = np.concatenate(parts, axis=2)
     del parts
-    offset = total / max(samples, 1)
+    shift = (total / max(samples, 1))[:, None]
+    offset = shift[:, 0] + pivot
     counts = np.full(energy.shape[1], LEVEL_FRAME_SAMPLES, np.float32)
     counts[-1:] = last
-    shift = offset[:, None]
     energy = np.maximum(energy - 2 * shift * sums + shift**2 * counts, 0)
     del sums
     power = energy / counts
@@ -375,11 +381,23 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> Levels:
         first += frames.shape[1]
     levels = np.where(active_samples > 0, active_energy / np.where(active_samples > 0, active_samples, 1), mean_power)
     plain, robust = levels[0], levels[-1]
-    gains = gain_of(np.sqrt(np.where(is_event_only(plain, robust), plain, robust)))
+    level = np.sqrt(np.where(is_event_only(plain, robust), plain, robust))
+    gains = gain_of(np.where(level > _ROUNDING * np.abs(offset), level, 0.0))
     rest: NDArray[np.float64] = np.sum(energy, axis=1, dtype=np.float64)
     rest /= max(samples, 1)
     matters = offset_matters(offset, rest) & (samples >= _OFFSET_SAMPLES)
     return Levels(samples, gains, np.where(matters, offset, 0.0))
+
+
+def _pivot_of(frame: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return what to subtract from each channel before its energy is summed: its offset where that is most of it.
+
+    The energy of each frame is kept in float32, and what is left of a large one when the offset is taken out of it
+    afterwards is its rounding.
+    """
+    mean = frame.mean(axis=1, dtype=np.float64)
+    rest = np.mean(np.square(frame - mean[:, None]), axis=1)
+    return np.where(mean**2 > _PIVOT_RATIO * rest, mean, 0.0)
 
 
 def offset_matters(offset: NDArray[np.float64], rest: NDArray[np.float64], evidence: Any = 1.0) -> NDArray[np.bool_]:

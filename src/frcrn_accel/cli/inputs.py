@@ -91,7 +91,7 @@ class Job:
             OutputExistsError: The output exists, and `overwrite` is false.
         """
         from frcrn_accel.files import FILM_SUFFIXES, is_film, open_audio
-        from frcrn_accel.files.film import check_track, film_suffix
+        from frcrn_accel.files.film import check_film, film_suffix
         from frcrn_accel.files.formats import plan_target, writable_suffix
         from frcrn_accel.files.names import DEFAULT_NAME, NOISE_NAME, detected_suffix
 
@@ -123,7 +123,7 @@ class Job:
             output = Path(target)
         to_film = film and output.suffix.lower() in FILM_SUFFIXES
         if to_film:
-            check_track(output, file)
+            check_film(output, source, self.track)
         else:
             plan_target(output, file)
         noise = None

@@ -1,6 +1,7 @@
 """Read audio files in blocks, and write them atomically: a file is either complete or absent."""
 
-from frcrn_accel.files.film import FILM_SUFFIXES, Sound, is_film, write_film
+from frcrn_accel.files.film import FILM_SUFFIXES, is_film, write_film
+from frcrn_accel.files.film_sound import Sound
 from frcrn_accel.files.names import FolderScan, LeftOut, audio_files, audio_suffixes, check_targets, scan_folder
 from frcrn_accel.files.reading import AudioFile, open_audio
 from frcrn_accel.files.spool import local_file

@@ -15,7 +15,7 @@ from frcrn_accel.files.chunks import Chunk, caf_info, is_bare, read_chunks, wav_
 from frcrn_accel.files.ffmpeg import open_input
 from frcrn_accel.notices import notify
 
-__all__ = ["MAX_PICTURE_BYTES", "Belongings", "Chapter", "Picture", "belongings_of", "read_belongings"]
+__all__ = ["MAX_PICTURE_BYTES", "Belongings", "Chapter", "Picture", "belongings_of", "read_belongings", "tags_of"]
 
 MAX_PICTURE_BYTES = 1 << 24  # what the picture block of FLAC can hold
 _MAX_TEXT = 1 << 20
@@ -163,7 +163,7 @@ def read_belongings(path: Path, track: int = 0) -> Belongings:
     tags = found.tags
     for chunk in chunks:
         if chunk.family == "CAF" and chunk.id == b"info":  # FFmpeg cuts such text after 1,023 bytes
-            tags = MappingProxyType({**tags, **_tags(caf_info(chunk.data))})
+            tags = MappingProxyType({**tags, **tags_of(caf_info(chunk.data))})
     return Belongings(tags, found.pictures, found.chapters, chunks)
 
 
@@ -178,10 +178,10 @@ def belongings_of(container: Any, track: int = 0) -> Belongings:
     own.pop("language", None) if own.get("language") == "und" else None
     pictures = tuple(_pictures(container))
     chapters = tuple(_chapters(container)) if hasattr(container, "chapters") else ()
-    return Belongings(MappingProxyType(_tags({**own, **container.metadata})), pictures, chapters)
+    return Belongings(MappingProxyType(tags_of({**own, **container.metadata})), pictures, chapters)
 
 
-def _tags(found: Mapping[str, str]) -> dict[str, str]:
+def tags_of(found: Mapping[str, str]) -> dict[str, str]:
     """Return tags under one name for each field, without those about the coding."""
     tags: dict[str, str] = {}
     for raw_name, raw_text in found.items():

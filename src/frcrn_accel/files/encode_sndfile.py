@@ -14,7 +14,7 @@ from frcrn_accel.files.belongings import Belongings
 from frcrn_accel.files.bitrates import OPUS_CHANNEL_BPS, bit_rate_for, vorbis_quality
 from frcrn_accel.files.formats import VORBIS_ORDER, Target, codec_of, mask_of, places_of
 from frcrn_accel.files.inserting import Inserting
-from frcrn_accel.files.lengths import Surplus, sndfile_surplus
+from frcrn_accel.files.lengths import Surplus, silence_behind, sndfile_surplus
 from frcrn_accel.files.reading import AudioFile
 from frcrn_accel.files.riff import caf_front, finish_aiff, finish_w64, finish_wav, w64_front, wav_front
 from frcrn_accel.files.tags import flac_picture, vorbis_comments
@@ -117,6 +117,9 @@ class SndfileEncoder:
 
     def close(self) -> None:
         """Complete the file."""
+        behind = silence_behind(self._target, self._samples)
+        if behind:
+            self._kept = np.concatenate([self._kept, np.zeros((self._channels, behind), np.float32)], axis=1)
         if self._kept.shape[1]:
             self._write(self._kept)
         self._sound.close()

@@ -5,52 +5,32 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-
 from frcrn_accel.atomic import replacing
-from frcrn_accel.audio import Resampler
 from frcrn_accel.errors import AudioError, OutputExistsError
 from frcrn_accel.files.chunks import is_bare
-from frcrn_accel.files.encode_ffmpeg import TrackEncoder, coding_for
 from frcrn_accel.files.ffmpeg import open_input
-from frcrn_accel.files.formats import FILM_MUXERS, Target, keeps_codec, plan_track
-from frcrn_accel.files.lengths import silence_before
+from frcrn_accel.files.film_copy import CopiedStream, avi_step_s
+from frcrn_accel.files.film_sound import MATROSKA, Sound, Track, sound_start_s
+from frcrn_accel.files.film_streams import can_hold, is_cover, suffix_for, what_is
+from frcrn_accel.files.film_text import film_text, find_lost, stream_text
+from frcrn_accel.files.formats import FILM_MUXERS, keeps_codec, plan_track
 from frcrn_accel.files.mp4 import is_item
-from frcrn_accel.files.reading import AudioFile, open_audio
+from frcrn_accel.files.reading import open_audio
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.notices import notify
 
-__all__ = ["FILM_SUFFIXES", "Sound", "check_track", "film_suffix", "is_film", "write_film"]
+__all__ = ["FILM_SUFFIXES", "check_film", "film_suffix", "is_film", "write_film"]
 
 FILM_SUFFIXES = frozenset(FILM_MUXERS)
 _MP4 = ("mp4", "mov")
-_MATROSKA = ("matroska", "webm")
-_WITHOUT_CHAPTERS = ("avi", "flv")
-_MILLISECOND = Fraction(1, 1_000)
 _MAX_WAIT_S = 60  # three windows of 20 s
 _IMAGES = {"mjpeg": ("image/jpeg", ".jpg"), "png": ("image/png", ".png"), "bmp": ("image/bmp", ".bmp")}
-_TAGGED = ("h264", "hevc")  # MP4 names them by where their headers are: `hvc1` plays on Apple's, `hev1` does not
-
-
-@dataclass(frozen=True)
-class Sound:
-    """New sound for a track.
-
-    Attributes:
-        like: The track as it is in the source.
-        blocks: The sound, `float32 (channels, samples)` each, at the rate and with the length of the track.
-    """
-
-    like: AudioFile
-    blocks: Iterator[NDArray[np.float32]]
 
 
 def is_film(path: Path) -> bool:
@@ -72,7 +52,7 @@ def _has_pictures(file: BinaryIO) -> bool:
     file.seek(0)
     try:
         with open_input(file) as container:
-            return any(not _is_cover(stream) for stream in container.streams.video)
+            return any(not is_cover(stream) for stream in container.streams.video)
     except av.FFmpegError:
         return False
 
@@ -108,7 +88,10 @@ def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overw
             options = _options(muxer, sounds, film)
             out = av.open(os.fspath(temporary), "w", format=muxer, container_options=options)
             with out:
-                return _Remux(film, out, source, target, muxer, sounds).run()
+                remux = _Remux(film, out, source, target, muxer, sounds)
+                clipped = remux.run()
+            remux.name_lost(temporary)
+            return clipped
     except (AudioError, OutputExistsError):
         raise
     except (OSError, av.FFmpegError) as error:
@@ -116,7 +99,19 @@ def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overw
 
 
 def film_suffix(path: Path) -> str:
-    """Return the suffix for a new film: that of this one, by name or content, or of Matroska, which holds most."""
+    """Return the suffix for a new film: that of this one, by name or content, or of Matroska, which holds most.
+
+    If the container cannot hold the picture, it is the suffix of one that can.
+    """
+    suffix = _own_suffix(path)
+    with path.open("rb") as file, open_input(file) as film:
+        pictures = [stream for stream in film.streams.video if not is_cover(stream)]
+        if all(can_hold(FILM_MUXERS[suffix.lower()], picture) for picture in pictures):
+            return suffix
+        return suffix_for(pictures[0]) or suffix
+
+
+def _own_suffix(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(64)
     if start[:4] == b"RIFF":  # coded sound would not be in step in an AVI, and PCM is large
@@ -135,31 +130,28 @@ def film_suffix(path: Path) -> str:
     return ".mkv"
 
 
-def check_track(target: Path, like: AudioFile) -> None:
-    """Check that the sound of a film can be written.
+def check_film(target: Path, source: Path, track: int | None = None) -> None:
+    """Check that a film can be written with new sound, before any work is done.
+
+    Args:
+        target: The film to write.
+        source: The film to read.
+        track: Number of the audio track that gets new sound; None for all of them.
 
     Raises:
-        AudioError: The container cannot hold it.
+        AudioError: The source cannot be read, or the container cannot hold its sound or its picture.
     """
-    plan_track(target, FILM_MUXERS[target.suffix.lower()], like)
-
-
-def sound_start_s(path: Path, track: int) -> Fraction:
-    """Return where the first sample of a track that is heard lies on the time line of its film, in seconds.
-
-    Raises:
-        AudioError: The film cannot be read.
-        OSError: The same.
-    """
-    import av
-
-    with path.open("rb") as file, open_input(file) as film:
-        for packet in film.demux(film.streams.audio[track]):
-            with suppress(av.FFmpegError, EOFError):
-                for frame in packet.decode():
-                    if frame.pts is not None:
-                        return Fraction(frame.pts * frame.time_base)
-    return Fraction(0)
+    muxer = FILM_MUXERS[target.suffix.lower()]
+    with source.open("rb") as file, open_input(file) as film:
+        audio = list(film.streams.audio)
+        numbers = range(len(audio)) if track is None else (track,)
+        for number in numbers:
+            plan_track(target, muxer, open_audio(source, number))
+        copied = [stream for stream in film.streams.video if not is_cover(stream)]
+        copied += [stream for number, stream in enumerate(audio) if number not in numbers]
+        for stream in copied:
+            if not can_hold(muxer, stream):
+                raise AudioError(_refusal(target, stream))
 
 
 class _Remux:
@@ -170,66 +162,68 @@ class _Remux:
     ) -> None:
         self._film, self._out, self._target, self._muxer = film, out, target, muxer
         self._source = source
-        self._tracks: list[_Track] = []
-        self._copies: dict[int, Any] = {}  # output streams by the index of the source's
+        self._tracks: list[Track] = []
+        self._copies: dict[int, CopiedStream] = {}  # by the index of the source's stream
+        self._places: dict[int, int] = {}  # indexes of the new streams by those of the source's
+        self._left_out: list[str] = []
         self._subtitles_left_out = Counter[str]()  # by codec
         audio = list(film.streams.audio)
+        starts = {number: sound_start_s(source, number) for number in sounds}
+        # AVI does not say when a stream starts: sound is led in with silence, the picture with packets of nothing.
+        self._origin_s = _first_start_s(film, starts) if muxer == "avi" else Fraction(0)
         for stream in film.streams:
             number = audio.index(stream) if stream.type == "audio" else None
             if number is not None and number in sounds:
                 plan = plan_track(target, muxer, sounds[number].like)
                 for note in plan.notes:
-                    notify(f"{str(target)!r}: {note}")
-                self._tracks.append(_Track(out, plan, sounds[number], source))
+                    self._say(note)
+                self._tracks.append(Track(out, plan, sounds[number], starts[number] - self._origin_s))
                 _describe(self._tracks[-1].encoder.stream, stream)
+                self._places[stream.index] = self._tracks[-1].encoder.stream.index
             else:
                 self._copy(stream)
         for codec, count in self._subtitles_left_out.items():
-            streams = f"{count} subtitle stream{'' if count == 1 else 's'} ({codec})"
-            notify(f"{str(target)!r}: left out, the container cannot hold it: {streams}")
-        out.metadata.update(_text(film))
+            self._left_out.append(f"{count} subtitle stream{'' if count == 1 else 's'} ({codec})")
+        out.metadata.update(film_text(film))
+        if film.chapters():
+            out.set_chapters(film.chapters())
+        for what in self._left_out:
+            self._say(f"left out, the container cannot hold it: {what}")
         left_out = _text_left_out(muxer, film)
         if left_out:
-            notify(f"{str(target)!r}: left out, MP4 holds such text only without a cover: {', '.join(left_out)}")
-        if film.chapters() and muxer in _WITHOUT_CHAPTERS:
-            notify(f"{str(target)!r}: left out, the container cannot hold it: {len(film.chapters())} chapters")
-        elif film.chapters():
-            out.set_chapters(film.chapters())
+            self._say(f"left out, MP4 holds such text only without a cover: {', '.join(left_out)}")
+
+    def _say(self, text: str) -> None:
+        notify(f"{str(self._target)!r}: {text}")
 
     def _copy(self, stream: Any) -> None:
-        import av
-
         if stream.type == "attachment":
             name, mime = stream.metadata.get("filename", "attachment"), stream.metadata.get("mimetype", "")
-            if self._muxer not in _MATROSKA:
-                notify(f"{str(self._target)!r}: left out, the container cannot hold it: attachment {name!r}")
+            if self._muxer not in MATROSKA:
+                self._left_out.append(f"attachment {name!r}")
                 return
             self._out.add_attachment(name, mime or "application/octet-stream", bytes(stream.data or b""))
             return
         if stream.type == "data" and (self._holds_chapters(stream) or self._holds_time_code(stream)):
             return  # the muxer writes these tracks itself
-        if _is_cover(stream) and self._muxer in _MATROSKA:  # where a cover is an attachment, not a stream
+        if is_cover(stream) and self._muxer in MATROSKA:  # where a cover is an attachment, not a stream
             self._attach_cover(stream)
             return
-        if _is_cover(stream) and self._muxer != "mp4":
-            notify(f"{str(self._target)!r}: left out, the container cannot hold it: cover")
+        if is_cover(stream) and self._muxer != "mp4":
+            self._left_out.append("cover")
             return
-        try:
-            copied = self._out.add_stream_from_template(stream, opaque=True)
-        except (ValueError, TypeError, NotImplementedError, av.FFmpegError) as error:
-            codec = stream.codec_context.name if stream.codec_context else "unknown"
-            what = f"{stream.type} stream {stream.index} ({codec})"
-            if stream.type == "subtitle":
-                self._subtitles_left_out[codec] += 1
-                return
+        if not can_hold(self._muxer, stream):
             if stream.type in ("video", "audio"):
-                raise AudioError(f"{str(self._target)!r} cannot hold {what}: {error}") from error
-            notify(f"{str(self._target)!r}: left out, the container cannot hold it: {what}")
+                raise AudioError(_refusal(self._target, stream))
+            if stream.type == "subtitle":
+                self._subtitles_left_out[stream.codec_context.name if stream.codec_context else "unknown"] += 1
+            else:
+                self._left_out.append(what_is(stream))
             return
-        _describe(copied, stream)
-        if self._muxer in _MP4 and self._is_mp4 and copied.type == "video" and copied.codec_context.name in _TAGGED:
-            copied.codec_context.codec_tag = stream.codec_context.codec_tag
+        copied = CopiedStream(self._out, self._muxer, self._film, stream, self._origin_s)
+        _describe(copied.stream, stream)
         self._copies[stream.index] = copied
+        self._places[stream.index] = copied.stream.index
 
     @property
     def _is_mp4(self) -> bool:
@@ -245,7 +239,7 @@ class _Remux:
     def _attach_cover(self, stream: Any) -> None:
         mime, suffix = _IMAGES.get(stream.codec_context.name, ("application/octet-stream", ".bin"))
         if self._muxer == "webm":
-            notify(f"{str(self._target)!r}: left out, the container cannot hold it: cover")
+            self._left_out.append("cover")
             return
         name = stream.metadata.get("filename", f"cover{suffix}")
         self._out.add_attachment(
@@ -261,11 +255,25 @@ class _Remux:
                 continue  # the end of a stream
             time = packet.dts if packet.dts is not None else packet.pts
             if time is not None:
-                self._encode_until(time * packet.time_base)
-            packet.stream = self._copies[packet.stream.index]
-            self._out.mux(packet)
+                self._encode_until(time * packet.time_base - self._origin_s)
+            for copy in self._copies[packet.stream.index].packets(packet):
+                self._out.mux(copy)
+        for copied_stream in self._copies.values():
+            for copy in copied_stream.finish():
+                self._out.mux(copy)
         self._encode_until(None)
+        for track in self._tracks:
+            surplus = track.surplus()
+            if surplus:
+                self._say(f"track {track.number}: {surplus}")
         return sum(track.encoder.clipped_samples for track in self._tracks)
+
+    def name_lost(self, written: Path) -> None:
+        """Report the text and flags that are not in the film that was written."""
+        named = _text_left_out(self._muxer, self._film)
+        lost = [name for name in find_lost(written, self._source, self._film, self._places) if name not in named]
+        if lost:
+            self._say(f"left out, the container cannot hold it: {', '.join(lost)}")
 
     def _encode_until(self, time_s: Fraction | None) -> None:
         for track in self._tracks:
@@ -273,93 +281,40 @@ class _Remux:
                 self._out.mux(packet)
 
 
-class _Track:
-    """New sound on its way into a film."""
-
-    def __init__(self, out: Any, plan: Target, sound: Sound, source: Path) -> None:
-        self.encoder = TrackEncoder(out, coding_for(plan, sound.like))
-        self._plan, self._like, self._blocks = plan, sound.like, sound.blocks
-        self._start_s = sound_start_s(source, sound.like.track)
-        self._given = self._taken = 0
-        self._resampler = None
-        if plan.rate_hz != sound.like.sample_rate_hz:
-            self._resampler = Resampler(sound.like.sample_rate_hz, plan.rate_hz, len(plan.sources))
-        self._ended = self._is_aligned = self._is_led = False
-
-    def packets(self, time_s: Fraction | None) -> Iterator[Any]:
-        """Yield the packets up to a time on the film's time line; None for all that are left."""
-        rate_hz = self._plan.rate_hz
-        while not self._ended and (time_s is None or self._start_s + Fraction(self._given, rate_hz) < time_s):
-            block = next(self._blocks, None)
-            if block is None:
-                self._ended = True
-                if self._resampler is not None:
-                    wanted = round(self._taken * rate_hz / self._like.sample_rate_hz)
-                    yield from self._encoded(self._resampler.finish()[:, : max(0, wanted - self._given)])
-                yield from self._shifted(self.encoder.finish())
-                return
-            self._taken += block.shape[1]
-            silence = np.zeros(block.shape[1], np.float32)
-            block = np.stack([silence if row is None else block[row] for row in self._plan.sources])
-            yield from self._encoded(block if self._resampler is None else self._resampler.push(block))
-
-    def _encoded(self, block: NDArray[np.float32]) -> Iterator[Any]:
-        self._given += block.shape[1]
-        if not self._is_led:
-            self._is_led = True
-            lead = silence_before(self._plan, self.encoder.stream.codec_context.frame_size)
-            self._start_s -= Fraction(lead, self._plan.rate_hz)
-            yield from self._shifted(self.encoder.encode(np.zeros((len(block), lead), np.float32)))
-        yield from self._shifted(self.encoder.encode(block))
-
-    def _shifted(self, packets: Iterator[Any]) -> Iterator[Any]:
-        for packet in packets:
-            if not self._is_aligned:
-                self._is_aligned = True
-                self._align(-packet.pts * packet.time_base)
-            shift = round(self._start_s / packet.time_base)
-            packet.pts += shift
-            packet.dts += shift
-            yield packet
-
-    def _align(self, lead_s: Fraction) -> None:
-        """Move the start to where a player of Matroska puts it, which counts milliseconds.
-
-        It adds what the encoder puts before the sound to a rounded time, and rounds again.
-        """
-        if self._plan.container not in _MATROSKA:
-            return
-        wanted = round(self._start_s / _MILLISECOND)
-        first = math.floor(wanted - lead_s / _MILLISECOND)
-        while math.floor(first + lead_s / _MILLISECOND + Fraction(1, 2)) < wanted:
-            first += 1
-        self._start_s = first * _MILLISECOND + lead_s
+def _first_start_s(film: Any, starts: Mapping[int, Fraction]) -> Fraction:
+    """Return where a film starts in AVI: a whole number of pictures before the first one, and before all sound."""
+    pictures = [stream for stream in film.streams.video if not is_cover(stream) and stream.start_time is not None]
+    firsts = [stream.start_time * stream.time_base for stream in pictures]
+    first = Fraction(min([*starts.values(), *firsts]))
+    if not pictures:
+        return first
+    step_s = avi_step_s(pictures[0])
+    steps = math.ceil((firsts[0] - first) / step_s)
+    return Fraction(firsts[0] - steps * step_s)
 
 
-# Written by the muxer.
-_OWN_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "creation_time"}
+def _refusal(target: Path, stream: Any) -> str:
+    """Return the message for a stream that a container cannot hold."""
+    suffix = suffix_for(stream)
+    hint = f"try {suffix}" if suffix else "no container here takes it"
+    return f"{str(target)!r} cannot hold {what_is(stream)}; {hint}"
 
 
 def _describe(new: Any, old: Any) -> None:
     """Give a stream the language, title and other text of another one, and its disposition."""
-    skipped = ("duration", "handler_name", "vendor_id")
-    new.metadata.update({key: text for key, text in _text(old).items() if key.lower() not in skipped})
+    new.metadata.update(stream_text(old))
     new.disposition = old.disposition
-
-
-def _text(part: Any) -> dict[str, str]:
-    return {key: text for key, text in part.metadata.items() if key.lower() not in _OWN_METADATA}
 
 
 def _text_left_out(muxer: str, film: Any) -> list[str]:
     """Return the names of text that MP4 cannot hold: it has either a cover, or text with names of its own."""
     if not _holds_cover(muxer, film):
         return []
-    return [name for name, text in _text(film).items() if not is_item(name, text)]
+    return [name for name, text in film_text(film).items() if not is_item(name, text)]
 
 
 def _holds_cover(muxer: str, film: Any) -> bool:
-    return muxer == "mp4" and any(_is_cover(stream) for stream in film.streams.video)
+    return muxer == "mp4" and any(is_cover(stream) for stream in film.streams.video)
 
 
 def _first_packet(path: Path, index: int) -> bytes:
@@ -368,10 +323,6 @@ def _first_packet(path: Path, index: int) -> bytes:
             if packet.size:
                 return bytes(packet)
     return b""
-
-
-def _is_cover(stream: Any) -> bool:
-    return bool(stream.disposition & type(stream.disposition).attached_pic)
 
 
 def _options(muxer: str, sounds: Mapping[int, Sound], film: Any) -> dict[str, str]:

@@ -14,6 +14,7 @@ import soundfile
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files.names import audio_suffixes, detected_suffix
 from frcrn_accel.files.reading import AudioFile
+from frcrn_accel.files.sndfile_forms import nearest_rate_hz, reads_back
 
 __all__ = [
     "FILM_MUXERS",
@@ -257,7 +258,7 @@ def plan_target(path: Path, like: AudioFile) -> Target:
         file_format = _sndfile_format(suffix, like)
         if file_format is None:
             raise AudioError(_unknown(path, like))
-        return _fit(path, like, False, file_format, _sndfile_subtype(file_format, like), notes)
+        return _fit(path, like, False, file_format, _sndfile_subtype(path, file_format, like, notes), notes)
     encoding = codec if codec in container.codecs else _default_codec(container, like)
     if encoding.startswith("pcm") and container.muxer == "matroska" and like.channels > 2:
         encoding = "flac"  # Matroska does not say where the channels of PCM belong
@@ -415,22 +416,33 @@ def _sndfile_format(suffix: str, like: AudioFile) -> str | None:
     return file_format
 
 
-def _sndfile_subtype(file_format: str, like: AudioFile) -> str:
-    """Return libsndfile's encoding: that of the source if the format has it, else the nearest."""
+def _sndfile_subtype(path: Path, file_format: str, like: AudioFile, notes: list[str]) -> str:
+    """Return libsndfile's encoding: that of the source if the format has it and is read back, else the nearest.
+
+    Raises:
+        AudioError: The format does not hold so many channels.
+    """
     if file_format == "OGG":
         return "VORBIS"
     available = soundfile.available_subtypes("WAV" if file_format == "WAVEX" else file_format)
     codec = codec_of(like)
-    kept = (
+    own = (
         like.subtype if like.subtype in available else _SUBTYPES.get(codec.removesuffix("le").removesuffix("be"), "")
     )
-    if kept in available and not kept.startswith("MPEG"):
-        return kept
     wanted = ["PCM_24", "PCM_32", "ALAC_24", "FLOAT"] if _bits_of(like) == 24 else []
-    for subtype in [*wanted, "PCM_16"]:
-        if subtype in available:
-            return subtype
-    return str(soundfile.default_subtype(file_format))
+    wanted += ["PCM_16", str(soundfile.default_subtype(file_format)), *available]
+    if own in available and not own.startswith("MPEG"):
+        wanted.insert(0, own)
+    usable = [subtype for subtype in wanted if subtype in available and not subtype.startswith("MPEG")]
+    exact = [form for form in usable if reads_back(file_format, form, like.channels, like.sample_rate_hz)]
+    held = exact or [
+        form for form in usable if nearest_rate_hz(file_format, form, like.channels, like.sample_rate_hz)
+    ]
+    if not held:
+        raise AudioError(f"{str(path)!r} cannot hold {like.channels} channels: {file_format} has fewer; try .wav")
+    if wanted[0] == own and held[0] != own:
+        notes.append(f"{own} of this rate and these channels cannot be read back from {file_format}: it is {held[0]}")
+    return held[0]
 
 
 def _fit(path: Path, like: AudioFile, by_ffmpeg: bool, container: str, encoding: str, notes: list[str]) -> Target:
@@ -444,9 +456,11 @@ def _fit(path: Path, like: AudioFile, by_ffmpeg: bool, container: str, encoding:
     if codec == "opus" and container in MP4:
         rates = rates[-1:]  # it counts at this rate, and the start of any other would be misplaced
     rate = like.sample_rate_hz
+    if not by_ffmpeg and container != "OGG":
+        rates = (nearest_rate_hz(container, encoding, like.channels, rate) or rate,)
     if rates and rate not in rates:
         rate = next((allowed for allowed in rates if allowed >= rate), rates[-1])
-        where = f"{codec} in MP4" if rates == _RATES["opus"][-1:] else codec
+        where = f"{codec} in MP4" if rates == _RATES["opus"][-1:] else codec if by_ffmpeg else container
         notes.append(f"{where} has no sample rate of {like.sample_rate_hz:,} Hz: resampled to {rate:,} Hz")
     allowed = _LAYOUTS.get(encoding)
     if codec == "flac" and container in ("matroska", "FLAC"):

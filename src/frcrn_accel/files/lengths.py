@@ -8,10 +8,10 @@ from typing import BinaryIO
 from frcrn_accel.files.ffmpeg import open_input
 from frcrn_accel.files.formats import MP4, Target
 
-__all__ = ["Surplus", "coded_surplus", "fewest_samples", "silence_before", "sndfile_surplus"]
+__all__ = ["Surplus", "coded_surplus", "fewest_samples", "silence_before", "silence_behind", "sndfile_surplus"]
 
 # What a container says about the audio in it. The others, and codecs that pad nothing, say both.
-_STATES_NOTHING = ("adts", "ac3", "eac3", "mp2", "amr")
+_STATES_NOTHING = ("adts", "ac3", "eac3", "mp2", "amr", "mpegts", "flv")
 _STATES_START = (*MP4, "matroska", "webm", "asf")
 # Codecs of frames of one size, with a delay. FFmpeg tells a muxer the end for some of them only.
 _FRAMED = ("aac", "ac3", "eac3", "mp2", "amr_nb", "opus", "wmav1", "wmav2")
@@ -93,6 +93,15 @@ def silence_before(target: Target, frame_samples: int) -> int:
     return _AMR_STATED_LEAD - _AMR_LEAD if target.encoding == "amr_nb" and target.container in MP4 else 0
 
 
+def silence_behind(target: Target, samples: int) -> int:
+    """Return how many samples of silence to write behind the audio, for libsndfile to write, and find, all of it.
+
+    It leaves out the last packet unless that is full, and reads nothing of a file of a single one.
+    """
+    packet = _PACKET_SAMPLES.get((target.container, target.encoding), 0)
+    return max(-samples % packet, 2 * packet - samples) if packet and samples else 0
+
+
 def fewest_samples(container: str, codec: str) -> int:
     """Return how many samples to encode at least, with silence behind the audio, for FFmpeg to find any."""
     return _FEWEST_OF_MP2 if codec == "mp2" else _FEWEST.get((container, codec), 0)
@@ -153,7 +162,7 @@ def sndfile_surplus(target: Target, samples: int, file: BinaryIO) -> Surplus:
             if target.container in _STATES_LENGTH_OF_BLOCKS
             else "the format does not say where the audio ends in the last"
         )
-        return Surplus(0, -samples % block, rate_hz, reason)
+        return Surplus(0, silence_behind(target, samples) or -samples % block, rate_hz, reason)
     return Surplus(
         0, _byte_surplus(target, samples), rate_hz, "players take the byte that ends the audio for a sample"
     )

@@ -1,0 +1,96 @@
+"""Decide which streams of a film a container can hold, and how they are coded there."""
+
+from __future__ import annotations
+
+import io
+from contextlib import suppress
+from typing import Any
+
+from frcrn_accel.files.formats import FILM_MUXERS
+
+__all__ = ["can_hold", "filter_for", "is_cover", "kept_tag", "suffix_for", "what_is"]
+
+# What a transport stream has a type for. FFmpeg writes any other codec, too, as data that no player shows.
+_MPEGTS = frozenset(
+    (
+        *("mpeg1video", "mpeg2video", "mpeg4", "h264", "hevc", "vvc", "cavs", "avs2", "avs3", "dirac", "vc1"),
+        *("aac", "aac_latm", "mp1", "mp2", "mp3", "ac3", "eac3", "dts", "truehd", "opus", "s302m"),
+        *("dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle", "klv", "timed_id3", "scte_35"),
+    )
+)
+# What a muxer leaves to its caller: start codes for AVI, and headers within the stream where the container has none.
+_FILTERS = {("avi", "h264"): "h264_mp4toannexb", ("mpegts", "mpeg4"): "dump_extra"}
+_FAMILIES = {"mp4": ("mp4", "mov"), "avi": ("avi",), "asf": ("asf",)}  # by FFmpeg's name of the source's container
+_NEEDS_TAG = "prores"  # its tag says how deep its samples are
+_USUAL = (".mkv", ".mp4", ".mov", ".webm", ".avi", ".ts", ".wmv", ".flv")
+
+
+def is_cover(stream: Any) -> bool:
+    """Return whether a stream is a picture that goes with the rest."""
+    return bool(stream.disposition & type(stream.disposition).attached_pic)
+
+
+def what_is(stream: Any) -> str:
+    """Return the name of a stream for a message, such as `video stream 0 (h264)`."""
+    return f"{stream.type} stream {stream.index} ({codec_of_stream(stream)})"
+
+
+def codec_of_stream(stream: Any) -> str:
+    """Return FFmpeg's name of the codec of a stream, whichever decoder reads it, or `unknown`."""
+    return str(stream.codec_context.codec.canonical_name) if stream.codec_context else "unknown"
+
+
+def can_hold(muxer: str, stream: Any) -> bool:
+    """Return whether a container can hold a stream of a film: FFmpeg writes a header with it, and players see it.
+
+    Args:
+        muxer: FFmpeg's name of the container.
+        stream: The stream.
+    """
+    if muxer == "mpegts" and codec_of_stream(stream) not in _MPEGTS:
+        return False
+    return _takes(muxer, stream, "")
+
+
+def suffix_for(stream: Any) -> str:
+    """Return the suffix of a film that can hold a stream, or an empty string."""
+    return next((suffix for suffix in _USUAL if can_hold(FILM_MUXERS[suffix], stream)), "")
+
+
+def kept_tag(muxer: str, film: Any, stream: Any) -> str:
+    """Return the tag of the codec that a copy of a stream keeps, or an empty string for the usual one.
+
+    Containers name a codec by a tag that says more than the codec: `hvc1` of H.265 plays on Apple's players, `hev1`
+    does not.
+    """
+    if stream.type != "video" or not stream.codec_context:
+        return ""
+    names = film.format.name.split(",")
+    related = any(muxer in family for name, family in _FAMILIES.items() if name in names)
+    tag = str(stream.codec_context.codec_tag)
+    if tag.strip("\0") and (related or codec_of_stream(stream) == _NEEDS_TAG) and _takes(muxer, stream, tag):
+        return tag
+    return ""
+
+
+def filter_for(muxer: str, stream: Any) -> str:
+    """Return the bitstream filter of FFmpeg that a stream needs in a container, or an empty string."""
+    return _FILTERS.get((muxer, codec_of_stream(stream)), "")
+
+
+def _takes(muxer: str, stream: Any, tag: str) -> bool:
+    """Try to write the header of a film with one stream."""
+    import av
+
+    out = av.open(io.BytesIO(), "w", format=muxer)
+    try:
+        copied = out.add_stream_from_template(stream, opaque=True)
+        if tag:
+            copied.codec_context.codec_tag = tag
+        out.start_encoding()
+    except (ValueError, TypeError, NotImplementedError, OSError, av.FFmpegError):
+        return False
+    finally:
+        with suppress(ValueError, OSError, av.FFmpegError):
+            out.close()
+    return True
