@@ -333,7 +333,7 @@ class TestJob:
         assert journal.read_text() == before
 
     def test_what_a_job_writes(self, tmp_path):
-        """Where these values change, raise `_OUTPUTS_SINCE` to the version to come: 0.1.0 wrote others for the last two."""
+        """Where these change, raise `_OUTPUTS_SINCE` to the next version: 0.1.0 wrote others for the last two."""
         seconds = np.random.default_rng(0).standard_normal((3, 48_000))
         inputs = {
             "noise": 0.05 * seconds[0],
