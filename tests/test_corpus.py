@@ -554,6 +554,13 @@ class TestWorker:
         (entry,) = worker().do(Task("empty.wav", (Recording(str(tmp_path / "empty.wav"), "empty.wav"),))).entries
         assert (entry.error, entry.duration_s, entry.real_time_factor) == (None, 0, None)
 
+    def test_no_audio_has_no_scores_and_is_not_clean(self, worker, tmp_path):
+        pytest.importorskip("speechmos")
+        soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
+        task = Task("empty.wav", (Recording(str(tmp_path / "empty.wav"), "empty.wav"),))
+        (entry,) = worker(dnsmos=True, skip_clean=1.0).do(task).entries
+        assert (entry.error, entry.dnsmos_before, entry.dnsmos_after, entry.copied) == (None, None, None, False)
+
     def test_errors_name_the_files_of_the_job(self, worker, tmp_path):
         soundfile.write(tmp_path / "six.wav", np.zeros((1_000, 6)), 48_000)
         task = Task("x/six.mp3", (Recording(str(tmp_path / "six.wav"), "x/six.mp3"),))

@@ -89,6 +89,18 @@ class TestStorageKeys:
     def test_keys_are_taken_as_they_are(self, name: str) -> None:
         assert key_of(f"s3://bucket/{name}.wav") == f"bucket/{name}.wav"
 
+    def test_markers_of_folders_fail_by_name(self, bucket: str, tmp_path: Path) -> None:
+        """Consoles of object stores keep an empty folder as a key that ends with a slash."""
+        fsspec = pytest.importorskip("fsspec")
+        files = fsspec.filesystem("memory")
+        with files.open("/bucket/marked/a.wav", "wb") as file:
+            file.write(b"")
+        files.store["/bucket/marked/x.wav/"] = files.store.pop("/bucket/marked/a.wav")
+        report = denoise("memory://bucket/marked", tmp_path / "out")
+        print(report)
+        assert list(report.failed) == ["x.wav/"]
+        assert not (tmp_path / "out/x.wav").exists()
+
 
 class TestBadNames:
     def test_each_fails_alone_and_a_mended_list_goes_on(self, source: Path, tmp_path: Path) -> None:
