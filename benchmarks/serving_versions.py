@@ -2,8 +2,8 @@
 
 PYTHON is the interpreter of an environment with the earlier version and its `[ort,serve]`. Servers of both run all
 the time, and in each round take turns: files of 10 s, with as many concurrent requests as they compute, then a live
-stream of 20 ms frames in real time. The library itself takes a turn at the stream, too, in this process. Shown are the
-medians of the rounds, and the median of the ratios in each round, this version over the earlier one.
+stream of 20 ms frames in real time. The library itself takes a turn at the stream, too, in this process. Shown are
+the medians of the rounds, and the median of the ratios in each round, this version over the earlier one.
 """
 
 from __future__ import annotations
