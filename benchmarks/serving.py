@@ -111,8 +111,8 @@ class Server:
 
 
 @contextmanager
-def server(backend: str, batch_size: int, threads: int) -> Iterator[Server]:
-    command = [sys.executable, "-c", SERVE, "serve", "--port", "0", "--backend", backend]
+def server(backend: str, batch_size: int, threads: int, python: str = sys.executable) -> Iterator[Server]:
+    command = [python, "-c", SERVE, "serve", "--port", "0", "--backend", backend]
     command += ["--batch-size", str(batch_size), "--threads", str(threads)]
     command += ["--concurrency", str(CONCURRENCY), "--queue", str(QUEUE), "--max-streams", str(max(STREAM_COUNTS))]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

@@ -14,6 +14,7 @@ import multiprocessing
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import wave
 from collections.abc import Callable
@@ -183,10 +184,10 @@ def main() -> None:
     parser.add_argument("options", nargs="*", help="options of `frcrn-accel serve`, after --")
     arguments = parser.parse_args()
     command = [sys.executable, "-m", "frcrn_accel", "serve", "--port", "0", "--drain-s", "5", *arguments.options]
-    with Path("floods.log").open("w+") as log:
+    with tempfile.NamedTemporaryFile() as log:
         server = subprocess.Popen(command, stderr=log)
         try:
-            port = wait_until_ready(Path("floods.log"))
+            port = wait_until_ready(Path(log.name))
             results = {}
             print(f"{'':>14}  {'health, ms':^19}  {'file of 1 s, ms':^19}")
             print(f"{'':>14}  {'p50':>9} {'p99':>9}  {'p50':>9} {'p99':>9}  {'failed':>6}  memory, MB")
@@ -208,8 +209,7 @@ def main() -> None:
         finally:
             server.terminate()
             server.wait()
-    print(f"the log has {Path('floods.log').stat().st_size} bytes")
-    Path("floods.log").unlink()
+        print(f"the log has {Path(log.name).stat().st_size} bytes")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -2,6 +2,7 @@
 
 Nothing may end the server, no answer may be a 5xx but 503 and 507, every connection is answered or closed, memory
 stays at its level, and no temporary file is left. `tests/test_serve_fuzz.py` sends a few of each with a fixed seed.
+After Ctrl-C or SIGTERM the rest is not sent, and what was found until then is shown.
 """
 
 from __future__ import annotations
@@ -11,19 +12,25 @@ import contextlib
 import io
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
+from itertools import islice, takewhile
 from pathlib import Path
 
+import av
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 START = b'{"type": "start", "sample_rate": 16000}'
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -67,6 +74,18 @@ PIECES = (
     b"chunked",
 )
 FORMATS = ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64", "VOC", "NIST")
+CONTAINERS = {
+    "mp4": "aac",
+    "mov": "alac",
+    "adts": "aac",
+    "webm": "libopus",
+    "matroska": "ac3",
+    "asf": "wmav2",
+    "mpegts": "mp2",
+    "flv": "adpcm_swf",
+    "avi": "adpcm_ms",
+    "wv": "wavpack",
+}
 REFUSED = range(400, 500)
 FINE = (503, 507)
 
@@ -122,11 +141,36 @@ def files(rng: np.random.Generator) -> Iterator[bytes]:
     """Yield mutated audio files of all formats, rates and numbers of channels, without end."""
     while True:
         rate = int(rng.choice((8_000, 16_000, 44_100, 48_000)))
-        shape = int(rng.integers(1, 2_000)), int(rng.integers(1, 3))
-        file = io.BytesIO()
-        soundfile.write(file, 0.1 * rng.standard_normal(shape), rate, format=FORMATS[rng.integers(len(FORMATS))])
+        audio = 0.1 * rng.standard_normal((int(rng.integers(1, 2_000)), int(rng.integers(1, 3))))
+        form = (*FORMATS, *CONTAINERS)[rng.integers(len(FORMATS) + len(CONTAINERS))]
+        content = contained(audio, form) if form in CONTAINERS else written(audio, form, rate)
         for _ in range(10):
-            yield mutated(rng, file.getvalue(), 6)
+            yield mutated(rng, content, 6)
+
+
+def written(audio: NDArray[np.float64], form: str, rate: int) -> bytes:
+    """Return audio `(samples, channels)` as a file of libsndfile."""
+    file = io.BytesIO()
+    soundfile.write(file, audio, rate, format=form)
+    return file.getvalue()
+
+
+def contained(audio: NDArray[np.float64], form: str) -> bytes:
+    """Return audio `(samples, channels)` as a file of FFmpeg, at a rate that its encoder takes."""
+    rate = 48_000 if form == "webm" else 44_100
+    layout = "stereo" if audio.shape[1] == 2 else "mono"
+    file = io.BytesIO()
+    with av.open(file, "w", format=form) as container:
+        stream = container.add_stream(CONTAINERS[form], rate=rate, layout=layout, bit_rate=64_000)
+        assert isinstance(stream, av.AudioStream)
+        samples = np.ascontiguousarray(audio.T, dtype=np.float32)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
+        frame.sample_rate = rate
+        resampler = av.AudioResampler(stream.format, layout, rate, stream.frame_size or None)
+        for part in (*resampler.resample(frame), *resampler.resample(None)):
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    return file.getvalue()
 
 
 def exchange(port: int, content: bytes, longest_s: float) -> bytes:
@@ -161,25 +205,48 @@ def check(answer: bytes, content: bytes) -> list[int]:
     return found
 
 
-def fuzz(port: int, contents: Iterator[bytes], count: int, longest_s: float = 60.0) -> Counter[int]:
+def fuzz(port: int, contents: Iterable[bytes], longest_s: float = 60.0) -> Counter[int]:
     """Send some, one after the other; count the statuses of the answers."""
     seen: Counter[int] = Counter()
-    for content, _ in zip(contents, range(count), strict=False):
+    for content in contents:
         seen.update(check(exchange(port, content, longest_s), content) or [0])
     return seen
 
 
-def fuzz_files(port: int, contents: Iterator[bytes], count: int) -> Counter[int]:
-    """Post some files, one after the other; count the statuses."""
+def fuzz_files(port: int, contents: Iterable[bytes]) -> Counter[int]:
+    """Post some files, two at a time; count the statuses."""
     seen: Counter[int] = Counter()
-    for content, _ in zip(contents, range(count), strict=False):
-        connection = HTTPConnection("127.0.0.1", port, timeout=120)
-        connection.request("POST", "/v1/denoise", content)
-        status = connection.getresponse().status
-        connection.close()
-        assert status in (200, *REFUSED, *FINE), (status, content)
-        seen[status] += 1
+    rest = iter(contents)
+    taking = threading.Lock()
+
+    def post_files() -> None:
+        while True:
+            with taking:
+                content = next(rest, None)
+            if content is None:
+                return
+            status = post(port, content)
+            with taking:
+                seen[status] += 1
+
+    with ThreadPoolExecutor(2) as threads:
+        for posting in [threads.submit(post_files) for _ in range(2)]:
+            posting.result()
     return seen
+
+
+def post(port: int, content: bytes) -> int:
+    """Post a file; return the status.
+
+    Raises:
+        AssertionError: It is one that it must not be.
+    """
+    connection = HTTPConnection("127.0.0.1", port, timeout=120)
+    connection.request("POST", "/v1/denoise", content)
+    status = connection.getresponse().status
+    connection.close()
+    assert status in (200, *REFUSED, *FINE), (status, content)
+    return status
 
 
 def metric(port: int, name: str) -> float:
@@ -196,14 +263,20 @@ def main() -> None:
     for name, count in (("requests", 20_000), ("messages", 20_000), ("files", 50_000)):
         parser.add_argument(f"--{name}", type=int, default=count)
     arguments = parser.parse_args()
-    limits = ("--slow-s", "0.5", "--stream-idle-s", "0.5", "--client-frames-per-s", "1e6")
+    is_interrupted = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: is_interrupted.set())
+    # One thread for the engine: signals are short, and each file waits for it.
+    limits = ("--threads", "1", "--slow-s", "0.5", "--stream-idle-s", "0.5", "--client-frames-per-s", "1e6")
     command = [sys.executable, "-m", "frcrn_accel", "serve", "--port", "0", "--drain-s", "5", *limits]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         temporary = Path(folder, "temporary")
         temporary.mkdir()
         with log.open("w") as stderr:
-            server = subprocess.Popen(command, stderr=stderr, env={**os.environ, "TMPDIR": str(temporary)})
+            environment = {**os.environ, "TMPDIR": str(temporary)}
+            # A session of its own, so that Ctrl-C ends this process alone.
+            server = subprocess.Popen(command, stderr=stderr, env=environment, start_new_session=True)
         try:
             port = wait_until_ready(log)
             kinds: tuple[tuple[str, Callable[..., Counter[int]], Iterator[bytes]], ...] = (
@@ -213,18 +286,29 @@ def main() -> None:
             )
             for name, send, contents in kinds:
                 began = time.perf_counter()
-                seen = send(port, contents, getattr(arguments, name))
+                some = islice(contents, getattr(arguments, name))
+                seen = send(port, takewhile(lambda _: not is_interrupted.is_set(), some))
                 resident = metric(port, "process_resident_memory_bytes") / (1 << 20)
                 died = metric(port, "frcrn_accel_file_processes_died_total")
                 took_s = time.perf_counter() - began
                 print(f"{name}: {dict(sorted(seen.items()))}, {took_s:.0f} s, {resident:.0f} MB, {died:.0f} died")
                 assert server.poll() is None
-            left = [path for path in temporary.rglob("*") if "frcrn" in path.name]
+            left = leftovers(temporary)
             assert not left, left
         finally:
             server.terminate()
             server.wait()
         assert "Traceback" not in log.read_text(), log.read_text()[-5_000:]
+
+
+def leftovers(folder: Path, longest_s: float = 10.0) -> list[Path]:
+    """Return what the server has left in its temporary folder, once the last requests have ended."""
+    began = time.perf_counter()
+    while True:
+        left = [path for path in folder.rglob("*") if "frcrn" in path.name]
+        if not left or time.perf_counter() - began > longest_s:
+            return left
+        time.sleep(0.1)
 
 
 def wait_until_ready(log: Path) -> int:

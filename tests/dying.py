@@ -12,7 +12,16 @@ import numpy as np
 from frcrn_accel import ModelFile, Session
 from frcrn_accel.testing import FunctionBackend
 
-__all__ = ["FIRST", "MARK", "DyingBackend", "DyingOnceBackend", "DyingWhenLoadedBackend", "EndingBackend"]
+__all__ = [
+    "FIRST",
+    "MARK",
+    "DyingBackend",
+    "DyingOnceBackend",
+    "DyingWhenLoadedBackend",
+    "EndingBackend",
+    "OrphanedBackend",
+    "OrphanedOnceBackend",
+]
 
 LONG_SAMPLES = 32_000  # audio of this length and more kills them
 MARK = "FRCRN_ACCEL_TEST_MARK"
@@ -64,6 +73,40 @@ class DyingWhenLoadedBackend(FunctionBackend):
         if os.environ[FIRST] != str(os.getpid()):
             die()
         return super().load(model, threads)
+
+
+def orphaned(audio: np.ndarray) -> np.ndarray:
+    """Kill the process that started this one: under Ray, the actor."""
+    if audio.shape[-1] >= LONG_SAMPLES:
+        os.kill(os.getppid(), signal.SIGKILL)
+        signal.pause()
+    return audio.copy()
+
+
+def orphaned_once(audio: np.ndarray) -> np.ndarray:
+    """Do so once: see `dying_once`."""
+    if audio.shape[-1] >= LONG_SAMPLES and Path(os.environ[MARK]).exists():
+        Path(os.environ[MARK]).unlink()
+        return orphaned(audio)
+    return audio.copy()
+
+
+class OrphanedBackend(FunctionBackend):
+    """Kills its parent process on long audio, each time."""
+
+    name: ClassVar[str] = "orphaned"
+
+    def __init__(self) -> None:
+        super().__init__(orphaned)
+
+
+class OrphanedOnceBackend(FunctionBackend):
+    """Kills its parent process on long audio, once."""
+
+    name: ClassVar[str] = "orphaned-once"
+
+    def __init__(self) -> None:
+        super().__init__(orphaned_once)
 
 
 def ending(audio: np.ndarray) -> np.ndarray:

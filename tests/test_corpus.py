@@ -50,6 +50,15 @@ def denoise(inputs, out, denoiser=PLAIN, progress=lambda report: None, **more) -
     return denoise_corpus(CorpusJob(inputs, out, denoiser, **more), progress)
 
 
+class BendingBackend(FunctionBackend):
+    """Returns something that depends on the level of its input."""
+
+    name = "bending"
+
+    def __init__(self) -> None:
+        super().__init__(lambda audio: np.tanh(3 * audio))
+
+
 class GpuBackend(FunctionBackend):
     """Returns its input, and takes no threads."""
 
@@ -280,7 +289,7 @@ class TestJob:
         assert (report.before, report.done) == (0, 5)
 
     def test_settings_stay_what_they_were(self, tree, tmp_path):
-        """Jobs that version 0.1.0 began must find the same keys and values."""
+        """Jobs that version 0.2.0 began must find the same keys and values."""
         denoiser = dataclasses.replace(PLAIN, attenuation_limit_db=6.0, batch_size=2, high_band="drop")
         denoise(tree, tmp_path, denoiser, shard=Shard(1, 2), files_per_tar=9, **ONE)
         head = json.loads((tmp_path / "corpus-1-of-2.jsonl").read_text().splitlines()[0])
@@ -291,11 +300,12 @@ class TestJob:
             "replaces": False,
             "others": [],
             "settings": {
-                "version": "0.1.0",
+                "version": "0.2.0",
                 "inputs": str(tree.resolve()),
                 "shard": "1/2",
                 "model": "frcrn-small",
                 "attenuation_limit_db": "6.0",
+                "high_band": "drop",
                 "model_sha256": sha256_of(find_model("frcrn-small").path),
                 "backend": "function",
                 "precision": "fp32",
@@ -306,10 +316,43 @@ class TestJob:
         other = dataclasses.replace(denoiser, threads=2, batch_size=1)  # the outputs do not depend on these
         denoise(tree, tmp_path, other, shard=Shard(1, 2), files_per_tar=9, workers=2)
 
-    def test_a_job_that_dropped_the_high_band_is_not_resumed_with_it(self, tree, tmp_path):
+    def test_another_high_band_is_an_error(self, tree, tmp_path):
         denoise(tree, tmp_path, dataclasses.replace(PLAIN, high_band="drop"), **ONE)
-        with pytest.raises(CorpusError, match=r"other settings: high_band was None, now 'follow'"):
+        with pytest.raises(CorpusError, match=r"other settings: high_band was 'drop', now 'follow'"):
             denoise(tree, tmp_path, PLAIN, **ONE)
+
+    def test_a_job_of_a_version_that_wrote_something_else_is_not_resumed(self, tree, tmp_path):
+        denoise(tree, tmp_path, PLAIN, **ONE)
+        journal = tmp_path / "corpus.jsonl"
+        before = journal.read_text().replace('"version": "0.2.0"', '"version": "0.1.0"')
+        journal.write_text(before)
+        with pytest.raises(
+            CorpusError, match=r"other settings: version was '0\.1\.0', now '0\.2\.0'; .* --overwrite"
+        ):
+            denoise(tree, tmp_path, PLAIN, **ONE)
+        assert journal.read_text() == before
+
+    def test_what_a_job_writes(self, tmp_path):
+        """Where these change, raise `_OUTPUTS_SINCE` to the next version: 0.1.0 wrote others for the last two."""
+        seconds = np.random.default_rng(0).standard_normal((3, 48_000))
+        inputs = {
+            "noise": 0.05 * seconds[0],
+            "bang": np.concatenate([0.01 * seconds[1], 0.9 * seconds[0, :480]]),
+            "offset": 0.3 + 0.05 * seconds[2],
+        }
+        (tmp_path / "in").mkdir()
+        for name, audio in inputs.items():
+            soundfile.write(tmp_path / "in" / f"{name}.wav", audio, 48_000, subtype="FLOAT")
+        denoise(tmp_path / "in", tmp_path / "out", options(BendingBackend), **ONE)
+        levels = {}
+        for name in inputs:
+            audio, _ = soundfile.read(tmp_path / "out" / f"{name}.wav")
+            levels[name] = [float(part.std()) for part in np.array_split(audio, 3)]
+        assert levels == {
+            "noise": pytest.approx([0.09378, 0.09252, 0.09330], rel=1e-3),
+            "bang": pytest.approx([0.01846, 0.01862, 0.20671], rel=1e-3),
+            "offset": pytest.approx([0.09291, 0.09336, 0.09282], rel=1e-3),
+        }
 
     def test_outputs_of_others_are_not_replaced_unasked(self, tree, expected, tmp_path):
         (tmp_path / "one.wav").write_bytes(b"precious")
@@ -510,6 +553,13 @@ class TestWorker:
         soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
         (entry,) = worker().do(Task("empty.wav", (Recording(str(tmp_path / "empty.wav"), "empty.wav"),))).entries
         assert (entry.error, entry.duration_s, entry.real_time_factor) == (None, 0, None)
+
+    def test_no_audio_has_no_scores_and_is_not_clean(self, worker, tmp_path):
+        pytest.importorskip("speechmos")
+        soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
+        task = Task("empty.wav", (Recording(str(tmp_path / "empty.wav"), "empty.wav"),))
+        (entry,) = worker(dnsmos=True, skip_clean=1.0).do(task).entries
+        assert (entry.error, entry.dnsmos_before, entry.dnsmos_after, entry.copied) == (None, None, None, False)
 
     def test_errors_name_the_files_of_the_job(self, worker, tmp_path):
         soundfile.write(tmp_path / "six.wav", np.zeros((1_000, 6)), 48_000)

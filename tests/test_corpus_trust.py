@@ -89,6 +89,17 @@ class TestStorageKeys:
     def test_keys_are_taken_as_they_are(self, name: str) -> None:
         assert key_of(f"s3://bucket/{name}.wav") == f"bucket/{name}.wav"
 
+    def test_markers_of_folders_fail_by_name(self, bucket: str, tmp_path: Path) -> None:
+        """Consoles of object stores keep an empty folder as a key that ends with a slash."""
+        fsspec = pytest.importorskip("fsspec")
+        files = fsspec.filesystem("memory")
+        for key in ("a.wav", "b.wav"):
+            files.pipe_file(f"/bucket/marked/{key}", b"")
+        files.store["/bucket/marked/x.wav/"] = files.store.pop("/bucket/marked/b.wav")
+        recordings = read_inputs("memory://bucket/marked", str(tmp_path / "out")).recordings
+        refusals = {recording.output: str(recording.refusal) for recording in recordings}
+        assert refusals == {"a.wav": "None", "x.wav/": "'x.wav/' is another spelling of 'x.wav'"}
+
 
 class TestBadNames:
     def test_each_fails_alone_and_a_mended_list_goes_on(self, source: Path, tmp_path: Path) -> None:

@@ -323,3 +323,28 @@ class TestPartialDownload:
         with pytest.raises(OutputExistsError, match=r"a\.bin\.part' is not a file that an earlier download left"):
             download_checkpoint("frcrn-16k", tmp_path / "a.bin")
         assert precious.read_bytes() == b"precious"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere, homes are found in other ways")
+def test_a_user_without_a_home_and_a_name() -> None:
+    """As in containers: `HOME` is not set, and the system has no name for the number of the user."""
+    pytest.importorskip("onnxruntime")
+    code = """
+import pwd
+import numpy
+def unknown(number):
+    raise KeyError(number)
+pwd.getpwuid = unknown
+from frcrn_accel import Denoiser, backend_statuses
+from frcrn_accel.models import cache_folder
+print(*(status.problem for status in backend_statuses() if status.name == "openvino"))
+print(cache_folder().is_dir(), Denoiser()(numpy.full(800, 0.1), 16_000).shape)
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")}
+    environment.pop(CACHE_DIR_VARIABLE, None)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    problem, made = done.stdout.splitlines()
+    assert "failed" not in problem
+    assert made == "True (800,)"
+    assert "this user has no home folder: files are made again by every process" in done.stderr

@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from dying import FIRST, MARK, DyingBackend, DyingOnceBackend, DyingWhenLoadedBackend
+from dying import (
+    FIRST,
+    MARK,
+    DyingOnceBackend,
+    DyingWhenLoadedBackend,
+    EndingBackend,
+    OrphanedBackend,
+    OrphanedOnceBackend,
+)
 from frcrn_accel import CorpusError, MissingExtraError
 from frcrn_accel.corpus import CorpusJob, CorpusReport, denoise_corpus
 from frcrn_accel.denoiser import DenoiserOptions
@@ -145,9 +153,10 @@ def test_the_packaged_model(tree, tmp_path):
     assert digests(tmp_path / "ray") == digests(tmp_path / "local")
 
 
-def test_an_actor_that_dies_once_loses_nothing(tree, local, tmp_path, mark):
+@pytest.mark.parametrize("backend", [DyingOnceBackend, OrphanedOnceBackend])
+def test_a_worker_or_actor_that_dies_once_loses_nothing(backend, tree, local, tmp_path, mark):
     mark.touch()
-    report = denoise(tree, tmp_path, options(DyingOnceBackend), workers_on="ray", workers=2)
+    report = denoise(tree, tmp_path, options(backend), workers_on="ray", workers=2)
     assert not mark.exists()
     assert report.done == 7
     assert digests(tmp_path) == digests(local)
@@ -155,15 +164,24 @@ def test_an_actor_that_dies_once_loses_nothing(tree, local, tmp_path, mark):
     assert sorted(made) == sorted([*digests(local), "a/broken.wav"])
 
 
-def test_a_file_that_its_actors_die_of(tree, local, tmp_path):
-    report = denoise(tree, tmp_path, options(DyingBackend), workers_on="ray", workers=2)
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [
+        (EndingBackend, "its worker process died 3 times (killed by SIGSEGV)"),
+        (OrphanedBackend, "its actor died 3 times (out of memory?)"),
+    ],
+)
+def test_a_file_that_kills_says_how(backend, reason, tree, local, tmp_path):
+    report = denoise(tree, tmp_path, options(backend), workers_on="ray", workers=2)
     assert report.done == 6
-    assert report.failed["long.wav"] == "its actor died 3 times (out of memory?)"
+    assert report.failed["long.wav"] == reason
     assert digests(tmp_path) == {name: digest for name, digest in digests(local).items() if name != "long.wav"}
 
 
 def test_actors_that_die_while_they_load(tree, tmp_path):
-    with pytest.raises(CorpusError, match="died 3 times while it loaded the model"):
+    with pytest.raises(
+        CorpusError, match=r"a worker process died 3 times while it loaded the model \(killed by SIGKILL"
+    ):
         denoise(tree, tmp_path, options(DyingWhenLoadedBackend), workers_on="ray", workers=1)
 
 

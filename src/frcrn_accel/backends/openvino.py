@@ -68,6 +68,8 @@ class OpenVinoBackend(Backend):
             import openvino
         except ImportError as error:
             raise BackendUnavailable(cls.name, str(error), install_hint("openvino")) from error
+        except RuntimeError as error:  # openvino-telemetry looks for a home folder when it is imported
+            raise BackendUnavailable(cls.name, first_line(error), "set HOME to the path of a folder") from error
         try:
             found = openvino.Core().available_devices
         except Exception as error:  # libraries that do not load fail here, with any exception
@@ -80,7 +82,7 @@ class OpenVinoBackend(Backend):
         """Return bf16 if the CPU has it, since its rounding is inaudible; else, or without OpenVINO, fp32."""
         try:
             return "bf16" if has_bf16() else "fp32"
-        except ImportError:
+        except (ImportError, RuntimeError):  # see `check`
             return "fp32"
 
     def precision_for(self, model: ModelFile) -> str:

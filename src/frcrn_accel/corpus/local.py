@@ -23,7 +23,7 @@ from frcrn_accel.corpus.plan import Task
 from frcrn_accel.corpus.work import MAX_TRIES, Result, Work, Worker, failed, text_of
 from frcrn_accel.errors import CorpusError
 
-__all__ = ["SILENT_S", "run_local"]
+__all__ = ["SILENT_S", "WorkerProcess", "run_local"]
 
 SILENT_S = 120.0  # a worker that sends nothing for so long is replaced
 _HANG_S = 1800.0  # without progress in a file a worker stops sending beats
@@ -80,12 +80,75 @@ def run_local(
                     if deaths[task.output] < MAX_TRIES:
                         again.append(task)
                     else:
-                        results.append(failed(task, f"its worker process died {MAX_TRIES} times ({answer.reason})"))
+                        results.append(_given_up(task, answer.reason))
             for slot in slots:
                 if not slot.is_busy and (task := next_task()) is not None:
                     slot.start(task)
             if results:
                 yield results
+
+
+class WorkerProcess:
+    """A worker in a process of its own, which is replaced when it dies, for one task after the other.
+
+    Args:
+        work: How to do them.
+        silent_s: A worker that does not respond for this time is killed and replaced.
+
+    Raises:
+        CorpusError: It cannot load the model, or dies `MAX_TRIES` times while it loads it.
+    """
+
+    def __init__(self, work: Work, silent_s: float = SILENT_S) -> None:
+        self._slot = _Slot(work)
+        self._silent_s = silent_s
+        try:
+            self._slot.load()
+            while self._slot.is_loading:
+                self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def do(self, task: Task) -> Result:
+        """Do a task; it fails after `MAX_TRIES` deaths.
+
+        Raises:
+            CorpusError: A new process cannot load the model.
+        """
+        reason = ""
+        for _ in range(MAX_TRIES):
+            self._slot.start(task)
+            answer = None
+            while answer is None:
+                answer = self._answer()
+            if isinstance(answer, Result):
+                return answer
+            reason = answer.reason
+        return _given_up(task, reason)
+
+    def close(self) -> None:
+        """End the process: at once if it is busy."""
+        self._slot.close()
+
+    def _answer(self) -> Result | _Death | None:
+        """Wait for a second at most; return the result of the task, how its process died, or None for neither."""
+        slot = self._slot
+        for _, answer in _answers([slot], self._silent_s):
+            if isinstance(answer, Result):
+                slot.task = None
+                return answer
+            if isinstance(answer, _Loaded):
+                slot.check(answer)
+                continue
+            task, was_loading = slot.task, slot.is_loading
+            slot.close()
+            if not was_loading:
+                return answer
+            slot.load(answer.reason)
+            if task is not None:
+                slot.start(task)
+        return None
 
 
 @dataclass(frozen=True)
@@ -218,6 +281,10 @@ def _answers(slots: Sequence[_Slot], silent_s: float) -> Iterator[tuple[_Slot, R
             message = _Death(slot.end())
         if message is not None:  # a beat is None
             yield slot, message
+
+
+def _given_up(task: Task, reason: str) -> Result:
+    return failed(task, f"its worker process died {MAX_TRIES} times ({reason})")
 
 
 def _reason(code: int) -> str:

@@ -1,5 +1,6 @@
-"""Run tasks on a Ray cluster, with a denoiser in each actor.
+"""Run tasks on a Ray cluster, with a worker process in each actor.
 
+A file that kills a worker does not kill its actor, which knows how the process ended; Ray does not say it of actors.
 Ray Data starts actors where the cluster has room, gives them tasks, restarts those that die and repeats their tasks.
 A task returns its lines for the journal, which the process that runs the job writes. Unless the output folder is a
 URL, all machines of the cluster must share it.
@@ -19,9 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frcrn_accel.corpus.local import WorkerProcess
 from frcrn_accel.corpus.plan import Task
 from frcrn_accel.corpus.sizing import with_threads
-from frcrn_accel.corpus.work import MAX_TRIES, Result, Work, Worker, failed, text_of
+from frcrn_accel.corpus.work import MAX_TRIES, Result, Work, failed, text_of
 from frcrn_accel.errors import CorpusError, MissingExtraError
 
 __all__ = ["run_ray"]
@@ -35,7 +37,7 @@ def run_ray(
 ) -> tuple[Generator[list[Result], None, None], str]:
     """Start tasks on the cluster that `RAY_ADDRESS` names or that this process is connected to, else on this machine.
 
-    A task whose actor dies is tried again; it fails after `MAX_TRIES` deaths.
+    A task whose worker or actor dies is tried again; it fails after `MAX_TRIES` deaths.
 
     Args:
         tasks: The tasks.
@@ -110,7 +112,7 @@ def _results(
 
 
 class _Actor:
-    """A worker in an actor.
+    """An actor with a worker process.
 
     Args:
         work: Work for the worker.
@@ -130,7 +132,7 @@ class _Actor:
             )
             return
         try:
-            self._worker = Worker(work)
+            self._worker = WorkerProcess(work)
         except Exception as error:
             self._problem = text_of(error)
         self._end(loading)
@@ -144,7 +146,10 @@ class _Actor:
             return Result(task.output, (), stop=self._problem)
         if not self._may_try(task.output):
             return failed(task, f"its actor died {MAX_TRIES} times (out of memory?)")
-        result = self._worker.do(task)
+        try:
+            result = self._worker.do(task)
+        except CorpusError as error:
+            result = Result(task.output, (), stop=str(error))
         self._end(task.output)
         return result
 
