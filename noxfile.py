@@ -180,8 +180,11 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def tutorial(session: nox.Session) -> None:
-    """Execute the tutorial in an environment of its own, and write it and its page with the results."""
-    install(session, "ort", "openvino", "export", "quantize", "serve", "eval", groups=("tutorial",))
+    """Execute the tutorial in an environment of its own, and write it and its page with the results.
+
+    PESQ needs a C compiler.
+    """
+    install(session, "ort", "openvino", "export", "quantize", "serve", "eval", "pesq", groups=("tutorial",))
     session.run("python", "scripts/tutorial.py", *session.posargs)
 
 
@@ -359,6 +362,18 @@ def quality(session: nox.Session) -> None:
     """
     install(session, "ort", "quantize", "openvino", "eval", groups=("test",))
     session.run("python", "benchmarks/quality.py", *session.posargs)
+
+
+@nox.session(default=False)
+def compare(session: nox.Session) -> None:
+    """Compare with other denoisers: `nox -s compare -- PAIRS_DIR [--speed-only]`, on an idle machine for the speed.
+
+    PESQ needs a C compiler. The environments of the denoisers take 1.5 GB in .nox.
+    """
+    install(session, "ort", "eval", "pesq", groups=("compare",))
+    environment = {"PYTHONPATH": "scripts"}
+    session.run("python", "benchmarks/compare.py", *session.posargs, "--constraint", TORCH, env=environment)
+    session.run("python", "scripts/figures.py")
 
 
 @nox.session(default=False)

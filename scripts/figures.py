@@ -62,18 +62,20 @@ def throughput(report: Report) -> str:
     return "\n\n".join([*parts, f"Measured {report['began'][:10]} on {machine_line(report)}."])
 
 
+def mean_and_interval(metric: str, value: Mapping[str, Any] | None, sign: str = "") -> str:
+    """Write a mean with its interval; "" without one."""
+    if value is None:
+        return ""
+    digits, (low, high) = DIGITS.get(metric, 2), value["interval"]
+    return f"{value['mean']:{sign}.{digits}f} ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})"
+
+
 def quality(report: Report) -> str:
     """Write means and intervals before and after, by metric."""
-
-    def cell(metric: str, value: Mapping[str, Any] | None) -> str:
-        if value is None:
-            return ""
-        digits, (low, high) = DIGITS.get(metric, 2), value["interval"]
-        return f"{value['mean']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
     lines = ["| | noisy | denoised |", "|---|---|---|"]
     for metric, found in report["summary"].items():
-        lines.append(f"| {metric} | {cell(metric, found['noisy'])} | {cell(metric, found['denoised'])} |")
+        cells = [mean_and_interval(metric, found[what]) for what in ("noisy", "denoised")]
+        lines.append(f"| {metric} | {' | '.join(cells)} |")
     what = f"{report['model']} on {report['backend']}, {report['precision']}, {len(report['clips'])} recordings"
     return "\n".join([*lines, "", f"{what}: mean and 95 % interval."])
 
@@ -197,6 +199,49 @@ def recognition(what: str) -> Callable[[Report], str]:
     return render
 
 
+def comparison(what: str) -> Callable[[Report], str]:
+    """Return a function that writes a row for each denoiser and its scores, see benchmarks/compare.py.
+
+    Args:
+        what: "scores", or "difference" for their difference to this project's model.
+    """
+    sign = "+" if what == "difference" else ""
+
+    def render(report: Report) -> str:
+        rows = {name: row[what] for name, row in report["denoisers"].items() if any_difference(row) or not sign}
+        metrics = list(next(iter(rows.values())))
+        lines = [f"| | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
+        for name, row in rows.items():
+            lines.append(
+                f"| {name} | {' | '.join(mean_and_interval(metric, row[metric], sign) for metric in metrics)} |"
+            )
+        return "\n".join([*lines, "", f"{report['clips']} recordings: mean and 95 % interval."])
+
+    return render
+
+
+def any_difference(row: Report) -> bool:
+    """Return whether the scores are not those of the model that all others are compared with."""
+    return any(value["mean"] for value in row["difference"].values())
+
+
+def comparison_costs(report: Report) -> str:
+    """Write a row for each denoiser: its speed, delay, sizes and licence."""
+    heads = ["", "works at", "processor time / duration", "delay, live", "weights, MB", "installed, MB", "licence"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, row in report["denoisers"].items():
+        if "rtf" in row:
+            delay = "takes whole files" if row["latency_ms"] is None else f"{row['latency_ms']:.0f} ms"
+            rate = f"{row['rate_hz'] // 1000} kHz"
+            sizes = f"{row['weights_bytes'] / 1e6:.1f} | {row['install_bytes'] / 1e6:.0f}"
+            lines.append(
+                f"| {name} (`{row['package']}`) | {rate} | {row['rtf']:.3f} | {delay} | {sizes} | {row['licence']} |"
+            )
+    machine = report["speed_machine"]
+    where = f"{machine['cpu'] or 'unknown CPU'}, {machine['system']}, Python {machine['python']}"
+    return "\n".join([*lines, "", f"Processor time: median of {report['rounds']} rounds in turns, on {where}."])
+
+
 # For each section: its report, and the function that writes it.
 SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "speed-released": ("speed-released.json", speed(FEW_COLUMNS, with_notes=False)),
@@ -217,6 +262,9 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "corpus-speed": ("corpus-speed.json", corpus_speed),
     "recognition": ("recognition.json", recognition("wer")),
     "recognition-change": ("recognition.json", recognition("change")),
+    "compare": ("compare.json", comparison("scores")),
+    "compare-difference": ("compare.json", comparison("difference")),
+    "compare-costs": ("compare.json", comparison_costs),
 }
 
 

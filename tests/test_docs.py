@@ -25,7 +25,7 @@ class TestTutorial:
         if "ort-dynamic-int8" not in [status.name for status in backend_statuses() if status.usable]:
             pytest.skip("this CPU has no exact 8-bit products")
         soundfile.write(tmp_path / "short.wav", noisy[:16_000], 16_000)
-        names = {"model": str(tiny.path), "recording": str(tmp_path / "short.wav"), "keep_float": [], "gate": None}
+        names = {"model": str(tiny.path), "recording": str(tmp_path / "short.wav"), "gate": None}
         parameters = tmp_path / "parameters.py"
         parameters.write_text("".join(f"{name} = {value!r}\n" for name, value in names.items()))
         command = [sys.executable, "scripts/tutorial.py", "--dry-run", "--parameters", str(parameters)]

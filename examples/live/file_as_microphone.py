@@ -14,7 +14,7 @@ source_path, target_path = sys.argv[1:]
 with soundfile.SoundFile(source_path) as source:
     rate = source.samplerate
     chunks = (block.T for block in source.blocks(rate // 100, dtype="float32", always_2d=True))
-    stream = Denoiser().stream(rate, channels=source.channels)
+    stream = Denoiser("frcrn-small-stream").stream(rate, channels=source.channels)
     status = LiveStatus(rate)
     with soundfile.SoundFile(target_path, "w", rate, source.channels) as target:
         denoise_live(chunks, stream, [aligned(lambda block: target.write(block.T), stream.latency_samples)], status)
