@@ -1,21 +1,24 @@
 """Make the noisy speech for calibration and for the quality gate, with its credits.
 
-    apt-get download asterisk-core-sounds-{en,fr,it,ru}-g722
-    for package in *.deb; do dpkg-deb -x $package sounds; done
-    pip install av
-    python scripts/make_quantize_audio.py sounds/usr/share/asterisk/sounds
+    apt-get download flite libflite1
+    for package in *.deb; do dpkg-deb -x $package flite; done
+    python scripts/make_quantize_audio.py flite
 
-Debian's version 1.6.1-1 of the four packages, with the seed below, gives the set in the package: prompts of four
-speakers in synthetic noise. The gate and the calibration set share neither prompts nor kinds of noise.
+Debian's version 2.2-5 of the two packages, with the seed below, gives the set in the package: sentences read by
+Flite's voices in synthetic noise, so that no one else's recording is in it. The gate and the calibration set share
+neither sentences nor kinds of noise.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
@@ -24,11 +27,12 @@ import frcrn_accel.quantize
 
 FOLDER = Path(frcrn_accel.quantize.__file__).parent / "audio"
 RATE_HZ = 16_000
-VOICES = ("en_US_f_Allison", "fr_CA_f_June", "it_IT_m_Carlo", "ru_RU_f_IvrvoiceRU")
+# Flite's voices by name, each at two pitches: the mean of its fundamental frequency, Hz, as recorded or else.
+VOICES = ("slt", "rms", "awb", "slt:235", "rms:80", "awb:150")
 CLIP_S = 4.0
 PAUSE_S = 0.3
 LEVEL = 10 ** (-26 / 20)  # RMS of a mixture
-BITS_PER_S = {"clean": 34_000, "noisy": 36_000, "calibration": 30_000}
+BITS_PER_S = {"clean": 34_000, "noisy": 36_000, "calibration": 29_000}
 
 Audio = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, int, "Voices"], Audio]
@@ -36,75 +40,60 @@ Noise = Callable[[np.random.Generator, int, "Voices"], Audio]
 CREDITS = """\
 # Speech in noise for quantizing
 
-The recordings in this folder are licensed under the Creative Commons
-Attribution-ShareAlike 3.0 licence (CC BY-SA 3.0,
-<https://creativecommons.org/licenses/by-sa/3.0/>), not under this package's
-Apache-2.0. What a denoiser makes of them is an adaptation of the same works
-and stays under that licence. A model that was calibrated on them holds ranges
-of numbers that were measured on them, and nothing of the recordings.
+The recordings in this folder are made by `scripts/make_quantize_audio.py`, and
+are under this package's licence, Apache-2.0.
 
 `gate/` holds pairs of noisy and clean speech: a quantized model is compared
-with its source on them. `calibration/` holds other prompts in other noise,
+with its source on them. `calibration/` holds other sentences in other noise,
 from which ranges of activations are measured. 16 kHz, mono, Opus.
 
 ## Speech
 
-From the Debian packages `asterisk-core-sounds-{en,fr,it,ru}-g722` 1.6.1-1,
-folder `/usr/share/asterisk/sounds/`; upstream
-<http://downloads.asterisk.org/pub/telephony/asterisk/>. As their `copyright`
-files say:
-
-- `en_US_f_Allison`: copyright 2003-2010, Allison Smith
-  (<http://www.theivrvoice.com>). Financial contributions by Digium, Inc.
-  (<http://www.digium.com>). CC BY-SA 3.0.
-- `fr_CA_f_June`: copyright 2006-2008, June Wallack
-  (<http://www.junewallack.com>). Translated by Clod Patry, Kristopher
-  Lalletti and June Wallack. Financial contributions by Digium, Inc.,
-  Unlimitel (<http://www.unlimitel.ca>) and BGM Informatique
-  (<http://www.bgm.qc.ca>). CC BY-SA 3.0.
-- `it_IT_m_Carlo`: copyright 2012, Carlo Flora (<http://www.carloflora.com>,
-  <http://www.segreterietelefoniche.it>). Translated by Silvia Petrin. CC BY
-  3.0, <https://creativecommons.org/licenses/by/3.0/>.
-- `ru_RU_f_IvrvoiceRU`: copyright 2010, Maxim Topal
-  (<http://www.ivrvoice.ru>). CC BY 3.0.
+Read by Flite 2.2 (Carnegie Mellon University, <http://cmuflite.org>, Debian's
+packages `flite` and `libflite1` 2.2-5) with its voices `slt`, `rms` and `awb`,
+each at its own pitch and at another. Flite and its voices may be used and
+distributed free of charge, without restriction. The text is the first two
+chapters of "Alice's Adventures in Wonderland" by Lewis Carroll, in the public
+domain, as it comes with Flite.
 
 ## Changes
 
-The prompts were decoded from G.722, trimmed, joined with pauses of 0.3 s, cut
-to 4 s, mixed with noise at the ratio in the table (speech while active to
-noise, dB), scaled to -26 dBFS RMS and encoded with Opus. The noise is made by
-`scripts/make_quantize_audio.py`; babble and crowd are six and twelve more of
-the prompts at once. No one named here endorses this use.
+The sentences were trimmed, joined with pauses of 0.3 s, cut to 4 s, mixed with
+noise at the ratio in the table (speech while active to noise, dB), scaled to
+-26 dBFS RMS and encoded with Opus. Babble and crowd are six and twelve more of
+the sentences at once.
 
-| file | noise | ratio, dB | prompts |
-|---|---|---|---|
+| file | noise | ratio, dB | voice | sentences begin with |
+|---|---|---|---|---|
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the audio for calibration and for the quality gate.")
-    parser.add_argument("sounds", type=Path, help="/usr/share/asterisk/sounds of the unpacked packages")
+    parser.add_argument("flite", type=Path, help="the folder with the unpacked packages")
     rng = np.random.default_rng(20_000)
-    voices = Voices(parser.parse_args().sounds, rng)
+    voices = Voices(parser.parse_args().flite, rng)
     rows = []
     for number, (noise, snr_db) in enumerate(
         [(pink, 0), (babble, 5), (hum, 10), (gusts, 10), (pink, 15), (babble, 20), (hum, 20), (gusts, 25)]
     ):
-        clean, noisy, prompts = mixture(voices, VOICES[number % len(VOICES)], noise, snr_db, rng)
+        voice = VOICES[number % len(VOICES)]
+        clean, noisy, sentences = mixture(voices, voice, noise, snr_db, rng)
         name = f"{number:02}.opus"
         write("clean", FOLDER / "gate" / "clean" / name, clean)
         write("noisy", FOLDER / "gate" / "noisy" / name, noisy)
-        rows.append((f"gate/{{clean,noisy}}/{name}", noise, snr_db, prompts))
+        rows.append((f"gate/{{clean,noisy}}/{name}", noise, snr_db, voice, sentences))
     for number, (noise, snr_db) in enumerate(
         [(white, 0), (crowd, 5), (rumble, 10), (clicks, 10), (white, 15), (crowd, 15), (rumble, 25), (clicks, 20)]
     ):
-        _, noisy, prompts = mixture(voices, VOICES[number % len(VOICES)], noise, snr_db, rng)
+        voice = VOICES[number % len(VOICES)]
+        _, noisy, sentences = mixture(voices, voice, noise, snr_db, rng)
         name = f"{number:02}.opus"
         write("calibration", FOLDER / "calibration" / name, noisy)
-        rows.append((f"calibration/{name}", noise, snr_db, prompts))
+        rows.append((f"calibration/{name}", noise, snr_db, voice, sentences))
     table = "".join(
-        f"| `{name}` | {noise.__name__} | {snr_db} | {', '.join(f'`{prompt}`' for prompt in prompts)} |\n"
-        for name, noise, snr_db, prompts in rows
+        f"| `{name}` | {noise.__name__} | {snr_db} | `{voice}` | {' / '.join(map(beginning, sentences))} |\n"
+        for name, noise, snr_db, voice, sentences in rows
     )
     (FOLDER / "CREDITS.md").write_text(CREDITS + table, encoding="utf-8")
     size = sum(path.stat().st_size for path in FOLDER.rglob("*.opus"))
@@ -112,37 +101,52 @@ def main() -> None:
 
 
 class Voices:
-    """The prompts of each voice in random order, each used once."""
+    """Sentences in random order, each read once, by any of the voices."""
 
     def __init__(self, folder: Path, rng: np.random.Generator) -> None:
-        self._folder = folder
-        self._left: dict[str, Iterator[Path]] = {}
-        for voice in VOICES:
-            paths = sorted(path for path in (folder / voice).rglob("*.g722") if path.stat().st_size > 12_000)
-            rng.shuffle(paths)
-            self._left[voice] = iter(paths)
+        (library,) = folder.rglob("libflite.so.1")
+        self._command = folder / "usr" / "bin" / "flite"
+        self._environment = {**os.environ, "LD_LIBRARY_PATH": str(library.parent)}
+        text = (folder / "usr" / "share" / "doc" / "flite" / "examples" / "alice").read_text(encoding="utf-8")
+        text = " ".join(re.sub(r"^ *(ALICE|CHAPTER).*$|[`']", "", text, flags=re.MULTILINE).split())
+        sentences = [
+            sentence for sentence in re.split(r"(?<=[.!?]) ", text) if re.fullmatch(r"\w[^*()]{29,199}", sentence)
+        ]
+        rng.shuffle(sentences)
+        self._left: Iterator[str] = iter(sentences)
 
     def next(self, voice: str) -> tuple[Audio, str]:
-        """Return the next prompt, trimmed, with a peak of 1, and its name."""
-        path = next(self._left[voice])
-        with av.open(str(path), format="g722") as file:
-            audio = np.concatenate([frame.to_ndarray().ravel() for frame in file.decode(audio=0)]) / 32_768
+        """Return the next sentence, trimmed, with a peak of 1, and its text."""
+        text = next(self._left)
+        name, _, pitch_hz = voice.partition(":")
+        pitch = ("--setf", f"int_f0_target_mean={pitch_hz}") if pitch_hz else ()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "sentence.wav"
+            command = (self._command, "-voice", name, *pitch, "-t", text, "-o", path)
+            subprocess.run(command, env=self._environment, check=True, stdout=subprocess.DEVNULL)
+            audio, rate_hz = soundfile.read(path)
+        assert rate_hz == RATE_HZ
         loud = np.flatnonzero(np.abs(audio) > 0.02 * np.abs(audio).max())
         audio = audio[max(0, loud[0] - 800) : loud[-1] + 1_600]
-        return audio / np.abs(audio).max(), str(path.relative_to(self._folder))
+        return np.asarray(audio / np.abs(audio).max()), text
+
+
+def beginning(sentence: str) -> str:
+    """Return its first five words."""
+    return " ".join(sentence.split()[:5])
 
 
 def mixture(
     voices: Voices, voice: str, noise: Noise, snr_db: float, rng: np.random.Generator
 ) -> tuple[Audio, Audio, list[str]]:
-    """Return clean and noisy speech, and the names of its prompts."""
+    """Return clean and noisy speech, and its sentences."""
     samples = round(CLIP_S * RATE_HZ)
     pause = np.zeros(round(PAUSE_S * RATE_HZ))
-    speech, prompts = pause, []
+    speech, sentences = pause, []
     while len(speech) < samples:
-        prompt, name = voices.next(voice)
-        speech = np.concatenate([speech, prompt, pause])
-        prompts.append(name)
+        audio, sentence = voices.next(voice)
+        speech = np.concatenate([speech, audio, pause])
+        sentences.append(sentence)
     speech = speech[:samples]
     fade = np.linspace(1, 0, 400)
     speech[-len(fade) :] *= fade
@@ -150,7 +154,7 @@ def mixture(
     sound = noise(rng, samples, voices)
     sound *= np.sqrt(np.mean(speech[active] ** 2) / np.mean(sound**2)) * 10 ** (-snr_db / 20)
     scale = min(LEVEL / np.std(speech + sound), 0.9 / np.abs(speech + sound).max())
-    return speech * scale, (speech + sound) * scale, prompts
+    return speech * scale, (speech + sound) * scale, sentences
 
 
 def write(kind: str, path: Path, audio: Audio) -> None:
@@ -219,8 +223,8 @@ def crowd(rng: np.random.Generator, samples: int, voices: Voices) -> Audio:
 def voices_at_once(count: int, rng: np.random.Generator, samples: int, voices: Voices) -> Audio:
     sound = np.zeros(samples)
     for number in range(count):
-        prompt, _ = voices.next(VOICES[number % len(VOICES)])
-        sound += np.roll(np.resize(prompt, samples), rng.integers(samples))
+        audio, _ = voices.next(VOICES[number % len(VOICES)])
+        sound += np.roll(np.resize(audio, samples), rng.integers(samples))
     return sound
 
 

@@ -3,12 +3,13 @@
     python scripts/model_card.py PAIRS_DIR OUT_DIR [--model frcrn-small] [--files 00 01 ...]
 
 PAIRS_DIR has `noisy` and `clean`. OUT_DIR gets a JPEG of noisy, denoised and clean for each file, and FLAC files of
-recordings of the quality gate, which may be redistributed, before and after. Needs the extras `[ort]` and `[train]`.
+examples of the web page, which may be redistributed, before and after. Needs the extras `[ort]` and `[train]`.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ import soundfile
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+import frcrn_accel
 from frcrn_accel import Denoiser
 from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.quality.clips import read_clips
-from frcrn_accel.quantize import GATE_AUDIO
 
+EXAMPLES = Path(frcrn_accel.__file__).with_name("serve") / "page" / "examples"
 RATE_HZ = 16_000
 FFT, HOP = 512, 128
 RANGE_DB = 70
@@ -77,9 +79,10 @@ def main() -> None:
             options.out / f"{clip.path.stem}.jpg",
         )
         print(title)
-    for clip in read_clips(GATE_AUDIO, RATE_HZ)[:3]:
-        soundfile.write(options.out / f"{clip.path.stem}-noisy.flac", clip.noisy, RATE_HZ)
-        soundfile.write(options.out / f"{clip.path.stem}-denoised.flac", denoiser(clip.noisy, RATE_HZ), RATE_HZ)
+    for path in sorted(EXAMPLES.glob("*.flac")):
+        noisy, rate_hz = soundfile.read(path, dtype="float32")
+        shutil.copyfile(path, options.out / f"{path.stem}-noisy.flac")
+        soundfile.write(options.out / f"{path.stem}-denoised.flac", denoiser(noisy, rate_hz), rate_hz)
 
 
 if __name__ == "__main__":

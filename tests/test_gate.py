@@ -206,9 +206,9 @@ class TestClips:
         size = sum(path.stat().st_size for path in GATE_AUDIO.parent.rglob("*.opus"))
         assert size < 400_000
         credits = (GATE_AUDIO.parent / "CREDITS.md").read_text()
-        prompts = [line.split("|")[4].split(",") for line in credits.splitlines() if line.endswith("g722` |")]
-        used = [prompt.strip() for row in prompts for prompt in row]
-        assert len(prompts) == 16
+        sentences = [line.split("|")[5].split("/") for line in credits.splitlines() if ".opus` |" in line]
+        used = [sentence.strip() for row in sentences for sentence in row]
+        assert len(sentences) == 16
         assert len(used) == len(set(used))
 
     def test_channels_and_rates(self, tmp_path, noisy):
