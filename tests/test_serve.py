@@ -14,6 +14,7 @@ import socket
 import struct
 import subprocess
 import sys
+import urllib.parse
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -34,10 +35,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from frcrn_accel import Denoiser, ServeError, Windowing
-from frcrn_accel.denoiser import DenoiserOptions
+from frcrn_accel.denoiser import DenoiserOptions, FileReport
 from frcrn_accel.models import DEFAULT_MODEL, find_model
 from frcrn_accel.serve import TOKENS_VARIABLE, Limits, listen, open_denoiser, read_tokens
 from frcrn_accel.serve.metrics import Metrics
+from frcrn_accel.serve.result_headers import result_headers
 from frcrn_accel.serve.stepping import Stepper
 from frcrn_accel.serve.tokens import SUBPROTOCOL, TokenSet
 from frcrn_accel.streaming import Stream
@@ -138,6 +140,20 @@ class TestFiles:
         assert factor == pytest.approx(seconds / report.duration_s, abs=2e-6)
         assert (response.headers["x-model"], response.headers["x-backend"]) == ("frcrn-small", "ort")
         assert response.headers["x-clipped-samples"] == str(report.clipped_samples)
+
+    def test_warnings(self, server: Running, backend: GatedBackend) -> None:
+        """They name no path, and have a longest length."""
+        whole = post(server, wav(NOISE))
+        assert "x-warnings" not in whole.headers
+        cut = post(server, wav(NOISE)[:-8_000], "?format=ogg")
+        lines = urllib.parse.unquote(cut.headers["x-warnings"]).splitlines()
+        assert lines[0] == "the file is cut off: about 0.2 s at its end are missing"
+        assert lines[1].startswith("the result: FFmpeg does not cut Vorbis of a single page: 96 samples more")
+        assert len(lines) == 2
+        report = FileReport(Path("a"), Path("b"), 16_000, 1, 1.0, 1.0, 0, warnings=("é\n" * 300,))
+        with gated_denoiser(backend) as denoiser:
+            text = urllib.parse.unquote(result_headers(denoiser, report)["X-Warnings"])
+        assert text == "é\n" * 248 + "é..."
 
     def test_a_form_gives_the_result_of_the_plain_file(self, server: Running) -> None:
         body = wav(NOISE)

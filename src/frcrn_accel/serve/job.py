@@ -152,9 +152,7 @@ class Job:
             with storage_problems():
                 self._raise_if_storage_failed(self._error)
             status = 413 if isinstance(self._error, AudioTooLongError) else 422
-            # Clients must not see paths of this machine.
-            text = str(self._error).replace(repr(str(self._source)), "the file")
-            raise Problem(status, self._target_pattern().sub("the result", text)) from self._error
+            raise Problem(status, self._without_paths(str(self._error))) from self._error
         if self._error is not None:
             raise self._error
         assert self._report is not None
@@ -179,8 +177,8 @@ class Job:
     def _denoise(self) -> FileReport:
         options, limits = self._options, self._workshop.limits
         target = self._source.with_name(_RESULT)
-        with collected_notices():  # they name files of this machine
-            return self._workshop.denoiser.denoise_file(
+        with collected_notices():  # they are in the report
+            report = self._workshop.denoiser.denoise_file(
                 self._source,
                 target.with_suffix(f".{options.format}") if options.format else target,
                 progress=self._check,
@@ -198,6 +196,11 @@ class Job:
                     ),
                 ),
             )
+        return dataclasses.replace(report, warnings=tuple(map(self._without_paths, report.warnings)))
+
+    def _without_paths(self, text: str) -> str:
+        """Return an error or a warning without paths of this machine, which clients must not see."""
+        return self._target_pattern().sub("the result", text.replace(repr(str(self._source)), "the file"))
 
     def _run(self, job: FileJob, intake: Intake) -> FileReport:
         session = WatchedSession(job.engine.session, self._workshop.watch)
@@ -205,7 +208,7 @@ class Job:
         return self._workshop.processes.run(job, intake)
 
     def _target_pattern(self) -> re.Pattern[str]:
-        """Return what the path of the result looks like in an error."""
+        """Return what the path of the result looks like in an error or a warning."""
         return re.compile(re.escape(repr(str(self._source.with_name(_RESULT)))[:-1]) + r"[.\w]*'")
 
     def _check(self, done_s: float, total_s: float) -> None:

@@ -12,6 +12,7 @@ from frcrn_accel.denoiser import Denoiser, FileReport
 __all__ = ["RESULT_HEADERS", "ResultHeader", "result_headers"]
 
 _NUMBER = {"type": "number", "minimum": 0}
+_LONGEST = 500
 _PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")  # what a header may hold as it is
 
 
@@ -72,7 +73,20 @@ RESULT_HEADERS = (
         {"type": "integer"},
         lambda denoiser, report: str(report.clipped_samples),
     ),
+    ResultHeader(
+        "X-Warnings",
+        "What was missing or damaged in the file, and what the result cannot keep, a line each, encoded likewise;"
+        " missing if there is nothing to say.",
+        {"type": "string"},
+        lambda denoiser, report: _shortened("\n".join(report.warnings)),
+        required=False,
+    ),
 )
+
+
+def _shortened(text: str) -> str:
+    """Return text of a length that clients and proxies take in a header, also when each character is encoded."""
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 def result_headers(denoiser: Denoiser, report: FileReport) -> dict[str, str]:

@@ -186,6 +186,7 @@ function facts(answer, { rateHz, channels }) {
     ["Backend", answer.backend],
     ["Audio", `${rateHz / 1000} kHz, ${channels === 1 ? "mono" : channels === 2 ? "stereo" : `${channels} channels`}`],
     ["Clipped samples", answer.clipped ? String(answer.clipped) : ""],
+    ["Warnings", answer.warnings],
   ];
 }
 

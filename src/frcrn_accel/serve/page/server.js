@@ -50,6 +50,7 @@ export async function notReady() {
  * @property {number} audioS Its length.
  * @property {number} processingS
  * @property {number} clipped Number of samples that were beyond full scale.
+ * @property {string} warnings What was missing or damaged, and what the result cannot keep, a line each.
  * @property {string} model
  * @property {string} backend
  */
@@ -94,6 +95,7 @@ const answerOf = (blob, header) => ({
   audioS: Number(header("X-Audio-Seconds")),
   processingS: Number(header("X-Processing-Seconds")),
   clipped: Number(header("X-Clipped-Samples")),
+  warnings: decodeURIComponent(header("X-Warnings") ?? ""),
   model: decodeURIComponent(header("X-Model")),
   backend: decodeURIComponent(header("X-Backend")),
 });
