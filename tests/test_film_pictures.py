@@ -154,7 +154,7 @@ def test_a_picture_of_times_that_do_not_grow_is_written(make, tmp_path):
 
 
 def test_the_suffix_of_a_new_film_is_one_that_holds_its_picture(make):
-    assert film_suffix(make("h263")) == ".mov"
+    assert film_suffix(make("h263")) == ".3gp"
     assert film_suffix(make("h264", ".flv")) == ".flv"
 
 

@@ -113,6 +113,30 @@ def test_the_content_decides_and_not_the_suffix(made, tmp_path, inside, suffix):
     assert read(path)[1].shape == (1, SAMPLES)
 
 
+def ogg_pages(content: bytes) -> list[tuple[bytes, bytes, bytes]]:
+    """Head, lengths and body of each page."""
+    pages, at = [], 0
+    while at < len(content):
+        lengths = content[at + 27 : at + 27 + content[at + 26]]
+        body = at + 27 + len(lengths)
+        pages.append((content[at : at + 26], lengths, content[body : body + sum(lengths)]))
+        at = body + sum(lengths)
+    return pages
+
+
+def ogg_page(parts: tuple[bytes, bytes, bytes]) -> bytes:
+    """A page with its checksum (RFC 3533, section 6)."""
+    head, lengths, body = parts
+    page = bytearray(head[:22] + bytes(4) + bytes([len(lengths)]) + lengths + body)
+    checksum = 0
+    for byte in page:
+        checksum ^= byte << 24
+        for _ in range(8):
+            checksum = (checksum << 1 ^ (0x04C11DB7 if checksum & 0x80000000 else 0)) & 0xFFFFFFFF
+    page[22:26] = checksum.to_bytes(4, "little")
+    return bytes(page)
+
+
 class TestJoined:
     @pytest.mark.parametrize("parts", [2, 3])
     @pytest.mark.parametrize("between", [b"", b"TAG" + bytes(125), b"ID3\x03\0\0\0\0\0\x0a" + bytes(10), bytes(700)])
@@ -168,6 +192,38 @@ class TestWrongSizes:
         path = tmp_path / "after.wav"
         path.write_bytes(made(".wav").read_bytes() + after)
         assert read(path)[1].shape == (1, SAMPLES)
+
+    def test_a_file_of_no_bytes_is_an_error(self, tmp_path):
+        (tmp_path / "none.mp3").touch()
+        with pytest.raises(AudioError, match=r"none\.mp3' cannot be read as audio: it is empty"):
+            open_audio(tmp_path / "none.mp3")
+
+    def test_an_mp4_that_is_cut_off_before_its_first_sample_is_an_error(self, made, tmp_path):
+        content = made(".m4a").read_bytes()
+        start = content.index(b"mdat") + 4
+        end = content.index(b"moov") - 4
+        path = tmp_path / "cut.m4a"
+        path.write_bytes(content[:start] if start > end else content[:start] + bytes(end - start) + content[end:])
+        with pytest.raises(AudioError, match="cannot be read as audio"):
+            read(path)
+
+    def test_vorbis_whose_audio_begins_on_the_page_of_its_header(self, tmp_path):
+        soundfile.write(tmp_path / "a.ogg", np.random.default_rng(0).uniform(-0.1, 0.1, 100_000), 44_100)
+        pages = ogg_pages((tmp_path / "a.ogg").read_bytes())
+        number = next(i for i, (head, *_) in enumerate(pages) if int.from_bytes(head[6:14], "little"))
+        (before, lengths, body), (after, moved, rest) = pages[number - 1 : number + 1]
+        first = next(i for i, length in enumerate(moved) if length < 255) + 1
+        size = sum(moved[:first])
+        pages[number - 1 : number + 1] = [
+            (before, lengths + moved[:first], body + rest[:size]),
+            (after, moved[first:], rest[size:]),
+        ]
+        path = tmp_path / "old.ogg"
+        path.write_bytes(b"".join(map(ogg_page, pages)))
+        _, audio, notices = read(path)
+        decoded = np.frombuffer(ffmpeg("-i", path, "-f", "f32le", "-"), np.float32)
+        assert (audio.shape[1], notices) == (100_000, [])
+        np.testing.assert_allclose(audio[0][-90_000:], decoded[-90_000:], atol=1e-5)
 
     def test_empty_files_stay_empty(self, tmp_path):
         soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)

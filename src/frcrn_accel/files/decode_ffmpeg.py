@@ -180,6 +180,8 @@ class _Decoder:
         form, rate = self._form, self._form.sample_rate_hz
         if self._packets and not self.samples:
             raise AudioError(f"{str(self._path)!r} cannot be read as audio: not one frame of {form.codec} is whole")
+        if form.expected_samples and not self.samples:
+            raise AudioError(f"{str(self._path)!r} cannot be read as audio: it is cut off before its first sample")
         if self._errors or self._concealed:
             lost = f"{self._concealed / rate:.2f} s are silent instead" if self._concealed else "they are skipped"
             notify(f"{str(self._path)!r} is damaged: {self._errors or 'some'} of its frames are not whole, {lost}")

@@ -6,7 +6,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +19,7 @@ from frcrn_accel.files.film_copy import CopiedStream, avi_step_s
 from frcrn_accel.files.film_sound import MATROSKA, Sound, Track, sound_start_s
 from frcrn_accel.files.film_streams import can_hold, is_cover, suffix_for, what_is
 from frcrn_accel.files.film_text import film_text, find_lost, stream_text
-from frcrn_accel.files.formats import FILM_MUXERS, keeps_codec, plan_track
+from frcrn_accel.files.formats import FILM_MUXERS, MP4, keeps_codec, plan_track
 from frcrn_accel.files.mp4 import is_item
 from frcrn_accel.files.reading import open_audio
 from frcrn_accel.files.reasons import reason_of
@@ -28,7 +28,7 @@ from frcrn_accel.notices import notify
 __all__ = ["FILM_SUFFIXES", "check_film", "film_suffix", "is_film", "write_film"]
 
 FILM_SUFFIXES = frozenset(FILM_MUXERS)
-_MP4 = ("mp4", "mov")
+_AUDIBLE_SHIFT_S = 0.002
 _MAX_WAIT_S = 60  # three windows of 20 s
 _IMAGES = {"mjpeg": ("image/jpeg", ".jpg"), "png": ("image/png", ".png"), "bmp": ("image/bmp", ".bmp")}
 
@@ -41,7 +41,7 @@ def is_film(path: Path) -> bool:
     """
     try:
         with path.open("rb") as file:
-            return not is_bare(file) and _has_pictures(file)
+            return bool(path.stat().st_size) and not is_bare(file) and _has_pictures(file)
     except OSError as error:
         raise AudioError(f"{str(path)!r} cannot be read: {reason_of(error)}") from error
 
@@ -83,13 +83,20 @@ def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overw
     try:
         with ExitStack() as stack:
             temporary = stack.enter_context(replacing(target, overwrite=overwrite))
-            film = open_input(stack.enter_context(source.open("rb")))
+            # AVI does not say when a picture is shown: FFmpeg finds it from those around it.
+            wanted = {} if muxer == "avi" else {"fflags": "+genpts"}
+            film = open_input(stack.enter_context(source.open("rb")), container_options=wanted)
             stack.enter_context(film)
             options = _options(muxer, sounds, film)
             out = av.open(os.fspath(temporary), "w", format=muxer, container_options=options)
             with out:
                 remux = _Remux(film, out, source, target, muxer, sounds)
-                clipped = remux.run()
+                try:
+                    clipped = remux.run()
+                except AudioError:
+                    with suppress(av.FFmpegError):  # from the end of the film, which would hide the reason
+                        out.close()
+                    raise
             remux.name_lost(temporary)
             return clipped
     except (AudioError, OutputExistsError):
@@ -166,6 +173,7 @@ class _Remux:
         self._copies: dict[int, CopiedStream] = {}  # by the index of the source's stream
         self._places: dict[int, int] = {}  # indexes of the new streams by those of the source's
         self._left_out: list[str] = []
+        self._untimed = ""  # a stream with packets that have no time, which most containers refuse
         self._subtitles_left_out = Counter[str]()  # by codec
         audio = list(film.streams.audio)
         starts = {number: sound_start_s(source, number) for number in sounds}
@@ -220,10 +228,23 @@ class _Remux:
             else:
                 self._left_out.append(what_is(stream))
             return
+        self._say_shift(stream)
         copied = CopiedStream(self._out, self._muxer, self._film, stream, self._origin_s)
         _describe(copied.stream, stream)
         self._copies[stream.index] = copied
         self._places[stream.index] = copied.stream.index
+
+    def _say_shift(self, stream: Any) -> None:
+        """Report copied sound that is moved because AVI does not say when a stream starts."""
+        if self._muxer != "avi" or stream.type != "audio" or stream.start_time is None:
+            return
+        shift_s = float(stream.start_time * stream.time_base - self._origin_s)
+        if abs(shift_s) >= _AUDIBLE_SHIFT_S:
+            early = "early" if shift_s > 0 else "late"
+            self._say(
+                f"{what_is(stream)} comes {abs(shift_s):.3f} s too {early}: AVI does not say when a stream starts, and it "
+                "is copied"
+            )
 
     @property
     def _is_mp4(self) -> bool:
@@ -257,16 +278,31 @@ class _Remux:
             if time is not None:
                 self._encode_until(time * packet.time_base - self._origin_s)
             for copy in self._copies[packet.stream.index].packets(packet):
-                self._out.mux(copy)
+                self._mux(copy)
         for copied_stream in self._copies.values():
             for copy in copied_stream.finish():
-                self._out.mux(copy)
+                self._mux(copy)
         self._encode_until(None)
         for track in self._tracks:
             surplus = track.surplus()
             if surplus:
                 self._say(f"track {track.number}: {surplus}")
         return sum(track.encoder.clipped_samples for track in self._tracks)
+
+    def _mux(self, packet: Any) -> None:
+        import av
+
+        if packet.pts is None:
+            self._untimed = what_is(packet.stream)
+        try:
+            self._out.mux(packet)
+        except av.FFmpegError as error:
+            if not self._untimed:
+                raise
+            raise AudioError(
+                f"{str(self._target)!r} cannot be written: {self._untimed} does not say when each packet is shown; "
+                "write the sound alone, such as to a .wav"
+            ) from error
 
     def name_lost(self, written: Path) -> None:
         """Report the text and flags that are not in the film that was written."""
@@ -278,7 +314,7 @@ class _Remux:
     def _encode_until(self, time_s: Fraction | None) -> None:
         for track in self._tracks:
             for packet in track.packets(time_s):
-                self._out.mux(packet)
+                self._mux(packet)
 
 
 def _first_start_s(film: Any, starts: Mapping[int, Fraction]) -> Fraction:
@@ -329,7 +365,7 @@ def _options(muxer: str, sounds: Mapping[int, Sound], film: Any) -> dict[str, st
     # Sound comes in pieces of up to a window, which is longer than FFmpeg waits for the other streams by itself. It
     # must not wait for ever: until the next subtitle it would hold the film in memory.
     options = {"fflags": "+bitexact", "max_interleave_delta": str(_MAX_WAIT_S * 1_000_000)}
-    if muxer in _MP4:
+    if muxer in MP4:
         options["movflags"] = "+faststart" + ("" if _holds_cover(muxer, film) else "+use_metadata_tags")
         # The unit that MP4 counts the start of a track in: samples of all tracks, and the usual milliseconds.
         options["movie_timescale"] = str(math.lcm(1_000, *(sound.like.sample_rate_hz for sound in sounds.values())))

@@ -40,7 +40,7 @@ class CopiedStream:
 
         self.stream = out.add_stream_from_template(stream, opaque=True)
         self._filter = None
-        name = filter_for(muxer, stream)
+        name = filter_for(muxer, film, stream)
         if name:
             self._filter = BitStreamFilterContext(name, stream, self.stream)
             self.stream.codec_context.codec_tag = _NO_TAG  # the filter hands on the source's

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from frcrn_accel.audio import Resampler
 from frcrn_accel.files.encode_ffmpeg import TrackEncoder, coding_for
 from frcrn_accel.files.ffmpeg import open_input
-from frcrn_accel.files.formats import Target
+from frcrn_accel.files.formats import MP4, Target
 from frcrn_accel.files.lengths import Surplus, coded_surplus, silence_before
 from frcrn_accel.files.reading import AudioFile
 
@@ -101,7 +101,7 @@ class Track:
 
     def surplus(self) -> Surplus:
         """Return the extra samples that decoders output for the complete track."""
-        return coded_surplus(
+        found = coded_surplus(
             self._plan,
             self._given,
             encoded=self._given,
@@ -109,6 +109,11 @@ class Track:
             frame_samples=int(self.encoder.stream.codec_context.frame_size),
             lead=self.encoder.lead,
         )
+        if self._plan.container in MP4 and self._plan.encoding in ("aac", "mp3"):
+            # FFmpeg tells a player to skip only what lies before the start of the film.
+            heard = min(self.encoder.lead, max(0, round(self._start_s * self._plan.rate_hz)))
+            return replace(found, before=found.before + heard)
+        return found
 
     def _encoded(self, block: NDArray[np.float32]) -> Iterator[Any]:
         self._given += block.shape[1]
@@ -117,7 +122,8 @@ class Track:
             lead = silence_before(self._plan, self.encoder.stream.codec_context.frame_size)
             if self._plan.container == "avi":  # there all sound starts with the film
                 lead += round(self._start_s * self._plan.rate_hz)
-            self._start_s -= Fraction(lead, self._plan.rate_hz)
+            if self._plan.encoding != "amr_nb":  # there it is within what is stated to come before the sound
+                self._start_s -= Fraction(lead, self._plan.rate_hz)
             yield from self._shifted(self.encoder.encode(np.zeros((len(block), lead), np.float32)))
         yield from self._shifted(self.encoder.encode(block))
 

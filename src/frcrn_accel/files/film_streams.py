@@ -6,7 +6,7 @@ import io
 from contextlib import suppress
 from typing import Any
 
-from frcrn_accel.files.formats import FILM_MUXERS
+from frcrn_accel.files.formats import FILM_MUXERS, MP4
 
 __all__ = ["can_hold", "filter_for", "is_cover", "kept_tag", "suffix_for", "what_is"]
 
@@ -18,9 +18,12 @@ _MPEGTS = frozenset(
         *("dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle", "klv", "timed_id3", "scte_35"),
     )
 )
+_OGG = frozenset(("theora", "vorbis", "opus", "flac", "speex"))  # FFmpeg writes VP8, too, and each picture one late
+_PLAYED = {"mpegts": _MPEGTS, "ogv": _OGG}
 # What a muxer leaves to its caller: start codes for AVI, and headers within the stream where the container has none.
 _FILTERS = {("avi", "h264"): "h264_mp4toannexb", ("mpegts", "mpeg4"): "dump_extra"}
-_FAMILIES = {"mp4": ("mp4", "mov"), "avi": ("avi",), "asf": ("asf",)}  # by FFmpeg's name of the source's container
+_UNPACK = "mpeg4_unpack_bframes"  # DivX and Xvid put two pictures into a packet of AVI, and an empty one behind it
+_FAMILIES = {"mp4": MP4, "avi": ("avi",), "asf": ("asf",)}  # by FFmpeg's name of the source's container
 _NEEDS_TAG = "prores"  # its tag says how deep its samples are
 _USUAL = (".mkv", ".mp4", ".mov", ".webm", ".avi", ".ts", ".wmv", ".flv")
 
@@ -47,7 +50,8 @@ def can_hold(muxer: str, stream: Any) -> bool:
         muxer: FFmpeg's name of the container.
         stream: The stream.
     """
-    if muxer == "mpegts" and codec_of_stream(stream) not in _MPEGTS:
+    played = _PLAYED.get(muxer)
+    if played is not None and codec_of_stream(stream) not in played:
         return False
     return _takes(muxer, stream, "")
 
@@ -73,9 +77,17 @@ def kept_tag(muxer: str, film: Any, stream: Any) -> str:
     return ""
 
 
-def filter_for(muxer: str, stream: Any) -> str:
-    """Return the bitstream filter of FFmpeg that a stream needs in a container, or an empty string."""
-    return _FILTERS.get((muxer, codec_of_stream(stream)), "")
+def filter_for(muxer: str, film: Any, stream: Any) -> str:
+    """Return the bitstream filters of FFmpeg that a stream needs in a container, or an empty string.
+
+    Args:
+        muxer: FFmpeg's name of the container.
+        film: The source.
+        stream: The stream of the source.
+    """
+    codec = codec_of_stream(stream)
+    unpacks = codec == "mpeg4" and film.format.name == "avi"
+    return ",".join(filter(None, (_UNPACK * unpacks, _FILTERS.get((muxer, codec), ""))))
 
 
 def _takes(muxer: str, stream: Any, tag: str) -> bool:

@@ -56,8 +56,11 @@ def find_lost(written: Path, source: Path, film: Any, places: Mapping[int, int])
 
 def film_text(film: Any) -> dict[str, str]:
     """Return the text of a film by the names that FFmpeg's muxers know, without what the muxers write themselves."""
-    timecode = {key: text for key, text in film.metadata.items() if key in _FOR_MUXERS}
-    return {**_without_date(tags_of(film.metadata)), **timecode}
+    return {**_without_date(tags_of(film.metadata)), **_for_muxers(film.metadata)}
+
+
+def _for_muxers(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {key: text for key, text in metadata.items() if key in _FOR_MUXERS}
 
 
 def _without_date(tags: dict[str, str]) -> dict[str, str]:
@@ -75,8 +78,8 @@ def stream_text(stream: Any) -> dict[str, str]:
 
 
 def _different(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    there = {name.lower(): text.strip() for name, text in tags_of(new).items()}
-    wanted = _without_date(tags_of(old))
+    there = {name.lower(): text.strip() for name, text in {**tags_of(new), **_for_muxers(new)}.items()}
+    wanted = {**_without_date(tags_of(old)), **_for_muxers(old)}
     return [name for name, text in wanted.items() if there.get(name.lower()) != text.strip()]
 
 

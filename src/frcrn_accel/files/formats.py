@@ -58,7 +58,7 @@ class _Container:
     codecs: tuple[str, ...]
 
 
-MP4 = ("mp4", "mov", "ipod", "3gp")  # muxers of MP4 and its kin
+MP4 = ("mp4", "mov", "ipod", "3gp", "3g2")  # muxers of MP4 and its kin
 _MP4 = ("aac", "alac", "ac3", "eac3", "opus", "flac")
 _OGG = (".ogg", ".oga")
 _OGG_CODECS = ("opus", "flac")
@@ -98,6 +98,8 @@ FILM_MUXERS = {
     ".mp4": "mp4",
     ".m4v": "mp4",
     ".mov": "mov",
+    ".3gp": "3gp",
+    ".3g2": "3g2",
     ".mkv": "matroska",
     ".webm": "webm",
     ".ts": "mpegts",
@@ -107,6 +109,7 @@ FILM_MUXERS = {
     ".asf": "asf",
     ".flv": "flv",
     ".avi": "avi",
+    ".ogv": "ogv",
 }
 # The codecs that are written into films, by muxer. The first is for sound of any other codec.
 _FILM_CODECS = {
@@ -118,6 +121,9 @@ _FILM_CODECS = {
     "asf": ("wmav2", "wmav1"),
     "flv": ("aac",),
     "avi": ("pcm_s16le", "pcm_s24le"),
+    "3gp": ("aac", "amr_nb"),
+    "3g2": ("aac", "amr_nb"),
+    "ogv": _OGG_CODECS,
 }
 # For formats that are read only, by what is usual in them; for all others a codec that loses something.
 _NEAREST = {
@@ -281,7 +287,7 @@ def plan_track(path: Path, muxer: str, like: AudioFile) -> Target:
         AudioError: The container cannot hold these channels.
     """
     codec, codecs = codec_of(like), _FILM_CODECS[muxer]
-    encoding = codec if codec in codecs else codecs[0]
+    encoding = codec if codec in codecs and _has_encoder(codec) else codecs[0]
     notes = [] if encoding == codec else [f"track {like.track}: {codec} becomes {encoding}"]
     return _fit(path, like, True, muxer, encoding, notes)
 
@@ -330,14 +336,18 @@ def _container_of(suffix: str) -> _Container | None:
     container = _FFMPEG.get(suffix)
     if container is None:
         return None
+    codecs = tuple(codec for codec in container.codecs if _has_encoder(codec))
+    return replace(container, codecs=codecs) if codecs else None
+
+
+@cache
+def _has_encoder(codec: str) -> bool:
     import av
 
-    codecs = []
-    for codec in container.codecs:
-        with suppress(av.codec.codec.UnknownCodecError):
-            av.Codec(ENCODERS.get(codec, codec), "w")
-            codecs.append(codec)
-    return replace(container, codecs=tuple(codecs)) if codecs else None
+    with suppress(av.codec.codec.UnknownCodecError):
+        av.Codec(ENCODERS.get(codec, codec), "w")
+        return True
+    return False
 
 
 # Codecs that lose something, besides those in the table of rates: nothing is gained by storing them without loss.

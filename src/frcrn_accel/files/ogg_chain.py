@@ -12,12 +12,15 @@ from typing import BinaryIO
 
 from frcrn_accel.ogg import is_page_right
 
-__all__ = ["FilePart", "Link", "find_links"]
+__all__ = ["FilePart", "Link", "find_links", "is_header_apart"]
 
 _HEADER = struct.Struct("<4sBBqIIIB")  # pattern, version, type, position, serial number, page, checksum, segments
 _PATTERN = b"OggS"
 _FIRST_PAGE, _LAST_PAGE = 2, 4
 _MAX_LINKS = 10_000
+_SERIAL = slice(14, 18)
+_FULL_SEGMENT = 255  # the packet goes on
+_VORBIS_HEADERS = 3
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,37 @@ def find_links(file: BinaryIO) -> list[Link]:
         Link(start, end, tuple(form), is_ended, is_ended and is_whole)
         for start, end, form, is_ended, is_whole in zip(starts, ends, forms, ended, whole, strict=True)
     ]
+
+
+def is_header_apart(file: BinaryIO) -> bool:
+    """Return whether the header of Vorbis ends with its page, as it must. True for other codecs.
+
+    Some old encoders put the first packets of the audio behind it. libsndfile does not count them, and leaves out
+    as much of the start as it takes them for.
+
+    Source: Vorbis I specification, section A.2.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    file.seek(0)
+    left, serial = _VORBIS_HEADERS, None
+    while left:
+        header = file.read(_HEADER.size)
+        if len(header) < _HEADER.size or header[:4] != _PATTERN:
+            return True
+        lengths = file.read(header[-1])
+        body = file.read(sum(lengths))
+        serial = serial or header[_SERIAL]
+        if header[_SERIAL] != serial:
+            continue
+        if left == _VORBIS_HEADERS and body[:7] != b"\x01vorbis":
+            return True
+        ends = [number for number, length in enumerate(lengths) if length < _FULL_SEGMENT]
+        if len(ends) >= left:
+            return ends[left - 1] == len(lengths) - 1
+        left -= len(ends)
+    return True
 
 
 def _next_page(file: BinaryIO, start: int) -> int:

@@ -20,7 +20,7 @@ from frcrn_accel.errors import AudioError
 from frcrn_accel.files.belongings import Belongings, read_belongings
 from frcrn_accel.files.decode_ffmpeg import Form, decode, probe
 from frcrn_accel.files.decode_sndfile import BLOCK_SAMPLES, Repair, decode_boxed, find_repair, open_boxed
-from frcrn_accel.files.ogg_chain import find_links
+from frcrn_accel.files.ogg_chain import find_links, is_header_apart
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.notices import notify
 
@@ -144,6 +144,8 @@ def open_audio(path: Path, track: int | None = None) -> AudioFile:
         raise AudioError(f"{str(path)!r} {'is not a file' if path.exists() else 'does not exist'}")
     with _reading(path):
         stamp = _Stamp.of(path.stat())
+        if not stamp.size:
+            raise AudioError(f"{str(path)!r} cannot be read as audio: it is empty")
         found = _open(path, track or 0, stamp)
     check_format(found.sample_rate_hz, found.channels)
     return found
@@ -198,7 +200,7 @@ def _is_for_sndfile(path: Path) -> bool:
         start = file.read(4)
         if start == b"OggS":
             links = find_links(file)
-            return len(links) == 1 and links[0].is_whole
+            return len(links) == 1 and links[0].is_whole and is_header_apart(file)
         if start == b"Crea":
             return _voc_sounds(file) == 1  # libsndfile takes what lies between several for samples
     return start.startswith(_SNDFILE_STARTS)

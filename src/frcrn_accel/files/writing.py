@@ -19,7 +19,7 @@ from frcrn_accel.files.encode_sndfile import SndfileEncoder
 from frcrn_accel.files.formats import Target, plan_target
 from frcrn_accel.files.holding import keep
 from frcrn_accel.files.lengths import Surplus
-from frcrn_accel.files.reading import AudioFile
+from frcrn_accel.files.reading import AudioFile, open_audio
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.notices import notify
 
@@ -112,7 +112,7 @@ def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[Au
         try:
             yield writer
             writer._finish()
-            if not file.seek(0, os.SEEK_END):
+            if not writer._written and not (file.seek(0, os.SEEK_END) and _can_be_read(temporary)):
                 raise AudioError(f"{str(path)!r} cannot be written: there are no samples, and the format needs some")
             surplus = encoder.surplus()
         except BaseException:
@@ -120,6 +120,14 @@ def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[Au
             raise
         if surplus:
             notify(f"{str(path)!r}: {surplus}")
+
+
+def _can_be_read(path: Path) -> bool:
+    """Return whether a file without samples is read as one."""
+    try:
+        return not any(block.size for block in open_audio(path).blocks())
+    except AudioError:
+        return False
 
 
 @contextmanager
