@@ -242,8 +242,8 @@ class _Remux:
         if abs(shift_s) >= _AUDIBLE_SHIFT_S:
             early = "early" if shift_s > 0 else "late"
             self._say(
-                f"{what_is(stream)} comes {abs(shift_s):.3f} s too {early}: AVI does not say when a stream starts, and it "
-                "is copied"
+                f"{what_is(stream)} comes {abs(shift_s):.3f} s too {early}: AVI does not say when a stream starts, "
+                "and it is copied"
             )
 
     @property
