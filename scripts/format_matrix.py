@@ -128,14 +128,21 @@ def write(path: Path, subtype: str, rate_hz: int, channels: int, audio: NDArray[
 
 
 def most_channels(path: Path, subtype: str, rate_hz: int) -> int:
-    """Return how many channels a format holds, of those that are tried."""
+    """Return how many channels a format holds in the encoding that it uses for one, of those that are tried."""
+    encoding = planned(path, subtype, rate_hz, 1)
     for channels in (64, 32, 16, 8, 6, 4, 2):
         try:
             write(path, subtype, rate_hz, channels, noise(480, channels))
         except AudioError:
             continue
-        return channels
+        if planned(path, subtype, rate_hz, channels) == encoding:
+            return channels
     return 1
+
+
+def planned(path: Path, subtype: str, rate_hz: int, channels: int) -> str:
+    """Return the encoding of a new file, in lower case: FFmpeg's name of a codec or libsndfile's."""
+    return plan_target(path, AudioFile(path, rate_hz, channels, 0, "", subtype)).encoding.lower()
 
 
 def decode(path: Path) -> tuple[NDArray[np.float32], int | None]:
