@@ -384,6 +384,28 @@ def test_a_refused_candidate_is_rescued_group_by_group(tiny, short_audio, tmp_pa
     assert (guessed.kept_float, guessed.sensitivity) == (report.kept_float, ())
 
 
+@pytest.mark.usefixtures("no_eval")
+def test_a_group_that_others_made_needless_is_quantized(tiny, short_audio, tmp_path, monkeypatch):
+    """The group that costs most alone costs nothing beside others."""
+    costly_alone = SOME_GROUPS[0]
+
+    def build(weights, metadata, keep_float):
+        quantized = set(SOME_GROUPS) - set(keep_float)
+        turned = [layer_group(key) for key in weights] if quantized == {costly_alone} else quantized & {DAMAGED_GROUP}
+        weights = {
+            key: -value if value.ndim > 1 and layer_group(key) in turned else value for key, value in weights.items()
+        }
+        return build_graph(weights, metadata.name, __version__, metadata.to_properties())
+
+    method = Method("damaged", "-", False, lambda weights, audio, progress: build, groups=lambda config: SOME_GROUPS)
+    monkeypatch.setitem(METHODS, "damaged", method)
+    report = quantize_model(tiny.path, tmp_path / "a.onnx", "damaged", gate_audio=short_audio)
+    assert [cost.group for cost in report.sensitivity] == [costly_alone, DAMAGED_GROUP]
+    assert (report.verdict, report.kept_float, report.rescue.groups) == ("passed", (DAMAGED_GROUP,), (DAMAGED_GROUP,))
+    assert ModelFile.open(tmp_path / "a.onnx").metadata.kept_float == (DAMAGED_GROUP,)
+    assert sha256_of(tmp_path / "a.onnx") == report.output_sha256
+
+
 def test_a_few_clips_are_taken_from_all_over(short_audio):
     clips = read_clips(GATE_AUDIO, 16_000)
     assert [clips[number].name for number in sample_numbers(clips, 8)] == ["00.opus", "04.opus"]

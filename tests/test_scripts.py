@@ -72,7 +72,7 @@ class TestColdStart:
         cost = cold_start.run([sys.executable, "-c", f"{code}while time.process_time() < end: pass"])
         assert 0.1 < cost.cpu_s < 2
         assert cost.wall_s > 0.1
-        assert 200_000_000 < cost.peak_bytes < 2_000_000_000
+        assert cost.peak_bytes > 200_000_000  # or the size of this process, from which it is started
 
     def test_a_command_that_fails_ends_it(self):
         with pytest.raises(SystemExit, match=r"failed: no such thing"):

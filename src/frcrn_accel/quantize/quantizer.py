@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -213,7 +214,7 @@ def _choose(
     *,
     measure_all: bool,
 ) -> tuple[Candidate, Rescue | None, tuple[GroupCost, ...]]:
-    """Write the candidate that passes the gate with the fewest groups in float, or the last that was refused.
+    """Write a candidate that passes the gate with few groups in float, all of them needed, or the last refused one.
 
     Args:
         factory: Makes candidates.
@@ -257,12 +258,33 @@ def _choose(
             rescue(cost.group)
         if candidate.refused and not measure_all:
             costs += islice(worst, _NAMED_GROUPS)
+    if not candidate.refused:
+        candidate, rescued = _with_fewer(factory, path, candidate, kept_float, rescued)
     if candidate.refused or not rescued:
         return candidate, None, tuple(costs)
     gate = first.gate
     assert gate is not None
     refused_for = _failed(gate)
     return candidate, Rescue(tuple(rescued), refused_for, first.bytes), tuple(costs)
+
+
+def _with_fewer(
+    factory: CandidateFactory, path: Path, candidate: Candidate, kept_float: Sequence[str], rescued: list[str]
+) -> tuple[Candidate, list[str]]:
+    """Quantize groups that need not be in float any more since others are: costs do not add up.
+
+    Returns:
+        The candidate, whose file is at the path, and its rescued groups.
+    """
+    with tempfile.TemporaryDirectory(prefix="frcrn-accel-") as folder:
+        trial_path = Path(folder) / path.name
+        for group in rescued[:-1]:  # without the last one, it was refused
+            fewer = [other for other in rescued if other != group]
+            trial = factory.candidate(trial_path, [*kept_float, *fewer], is_last=False)
+            if not trial.refused:
+                path.write_bytes(trial_path.read_bytes())
+                candidate, rescued = trial, fewer
+    return candidate, rescued
 
 
 def _likely(source: Source, method: Method) -> tuple[str, ...]:

@@ -91,13 +91,14 @@ class StreamResampler:
                 "nt,nt->n", windows[starts], _filters(self._from, self._to, phases)
             )
             return found
-        # Every `_to` samples the phase is the same, and the windows are `_from` apart: a product with a matrix each.
+        # Every `_to` samples the phase is the same, and the windows are `_from` apart. BLAS would need a copy of
+        # them, and wakes threads that wait for each other longer than such a product takes.
         out = np.empty(len(positions), np.float32)
         table = _table(self._from, self._to, self._to)
         for first in range(min(self._to, len(positions))):
             start, phase = divmod(int(positions[first]), self._to)
             of_phase = out[first :: self._to]
-            of_phase[:] = np.ascontiguousarray(windows[start :: self._from][: len(of_phase)]) @ table[phase]
+            np.einsum("nt,t->n", windows[start :: self._from][: len(of_phase)], table[phase], out=of_phase)
         return out
 
 
