@@ -42,11 +42,14 @@ FORMATS = tuple(
     suffix for suffix in MEDIA_TYPES if f".{suffix}" in audio_suffixes() and suffix != "weba"
 )  # "webm" is the same
 FILM_MEDIA_TYPES = {
+    "3g2": "video/3gpp2",
+    "3gp": "video/3gpp",
     "avi": "video/x-msvideo",
     "flv": "video/x-flv",
     "mkv": "video/x-matroska",
     "mov": "video/quicktime",
     "mp4": "video/mp4",
+    "ogv": "video/ogg",
     "webm": "video/webm",
     "wmv": "video/x-ms-wmv",
 }
