@@ -52,12 +52,12 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 @dataclass(frozen=True)
 class Denoiser:
-    """What is known about a denoiser before it runs.
+    """A denoiser to compare.
 
     Attributes:
-        package: What a user installs.
-        licence: Of code and weights.
-        needs: What its environment needs besides, to run it and the worker.
+        package: The package that a user installs.
+        licence: Licence of its code and weights.
+        needs: Further packages that its environment needs to run it and the worker.
     """
 
     package: str

@@ -82,7 +82,7 @@ print(json.dumps(stamps), flush=True)
 
 
 class Cost(NamedTuple):
-    """What a process took."""
+    """The cost of one process."""
 
     wall_s: float
     cpu_s: float

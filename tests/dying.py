@@ -38,12 +38,16 @@ def dying(audio: np.ndarray) -> np.ndarray:
     return audio.copy()
 
 
+def is_first_time() -> bool:
+    """Return whether the mark, a file, is there; remove it."""
+    mark = Path(os.environ[MARK])
+    is_there = mark.exists()
+    mark.unlink(missing_ok=True)
+    return is_there
+
+
 def dying_once(audio: np.ndarray) -> np.ndarray:
-    """Die once: the mark is a file that is removed before dying."""
-    if audio.shape[-1] >= LONG_SAMPLES and Path(os.environ[MARK]).exists():
-        Path(os.environ[MARK]).unlink()
-        die()
-    return audio.copy()
+    return dying(audio) if audio.shape[-1] >= LONG_SAMPLES and is_first_time() else audio.copy()
 
 
 class DyingBackend(FunctionBackend):
@@ -84,11 +88,7 @@ def orphaned(audio: np.ndarray) -> np.ndarray:
 
 
 def orphaned_once(audio: np.ndarray) -> np.ndarray:
-    """Do so once: see `dying_once`."""
-    if audio.shape[-1] >= LONG_SAMPLES and Path(os.environ[MARK]).exists():
-        Path(os.environ[MARK]).unlink()
-        return orphaned(audio)
-    return audio.copy()
+    return orphaned(audio) if audio.shape[-1] >= LONG_SAMPLES and is_first_time() else audio.copy()
 
 
 class OrphanedBackend(FunctionBackend):
@@ -110,10 +110,9 @@ class OrphanedOnceBackend(FunctionBackend):
 
 
 def ending(audio: np.ndarray) -> np.ndarray:
-    """Crash on audio of about 2 s, and stop on longer audio once: see `dying_once`."""
+    """Crash on audio of about 2 s, and stop on longer audio once."""
     if audio.shape[-1] >= 2 * LONG_SAMPLES:
-        if Path(os.environ[MARK]).exists():
-            Path(os.environ[MARK]).unlink()
+        if is_first_time():
             os.kill(os.getpid(), signal.SIGSTOP)
     elif audio.shape[-1] >= LONG_SAMPLES:
         os.kill(os.getpid(), signal.SIGSEGV)

@@ -84,7 +84,7 @@ def replaced(source, target) -> list[str]:
 
 
 def things(path) -> set[str]:
-    """What a film has besides picture and sound, by the names that notices use."""
+    """Return what a film holds besides picture and sound, under the names used in notices."""
     with av.open(str(path)) as film:
         found = {name.lower() for name in film.metadata if name.lower() in {key.lower() for key in TAGS}}
         if film.chapters():
@@ -110,7 +110,7 @@ def things(path) -> set[str]:
 
 
 def named(notices: list[str]) -> set[str]:
-    """What notices name, in the same words."""
+    """Return what the notices list as left out, under the same names."""
     found = set()
     for text in notices:
         if not text.startswith("left out"):

@@ -1,4 +1,4 @@
-"""What the scripts `install_sizes`, `aarch64` and `cold_start` compute; `nox` runs them whole."""
+"""Test the parts of `install_sizes`, `aarch64` and `cold_start`; nox sessions run the scripts themselves."""
 
 from __future__ import annotations
 

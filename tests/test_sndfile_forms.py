@@ -1,4 +1,4 @@
-"""What libsndfile says that it can write is read back, or becomes the nearest form that is."""
+"""Each form that libsndfile claims to write is read back correctly, or replaced by the nearest one that is."""
 
 from __future__ import annotations
 

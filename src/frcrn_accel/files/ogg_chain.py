@@ -19,7 +19,7 @@ _PATTERN = b"OggS"
 _FIRST_PAGE, _LAST_PAGE = 2, 4
 _MAX_LINKS = 10_000
 _SERIAL = slice(14, 18)
-_FULL_SEGMENT = 255  # the packet goes on
+_FULL_SEGMENT = 255  # bytes; the packet continues in the next segment
 _VORBIS_HEADERS = 3
 
 
