@@ -2,9 +2,10 @@
 
     pip install ".[cuda,tensorrt-rtx]" && python benchmarks/gpu.py [MODEL.onnx] [--hour]
 
-Every backend and precision that can run denoises a 5 s clip and, with `--hour`, a file of one hour. The table also
-has the published times of the same network on an RTX 4090D with TensorRT (5 s in 89 ms in fp32, in 42 ms in INT8).
-The output of each is compared with that of ONNX Runtime on the CPU; the exit code is 1 if one differs too much.
+Every backend and precision that can run denoises a 5 s clip and, with `--hour`, a file of one hour; `ort-cuda` also
+does so with CUDA graphs and with channels-last kernels. The table includes the published times of the same network on
+an RTX 4090D with TensorRT (5 s in 89 ms in fp32, in 42 ms in INT8). The output of each is compared with that of ONNX
+Runtime on the CPU; the exit code is 1 if one differs too much.
 
 Without MODEL.onnx the network has the released size and seeded random weights, which are as fast as trained ones.
 INT8 is less accurate with random weights, so its limit is lower then. With a model, INT8 is calibrated on the audio
@@ -21,6 +22,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -41,6 +43,9 @@ from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, quantize_model
 CLIP_S = 5
 EXAMPLE = Path(__file__).parents[1] / "examples" / "noisy.wav"
 BACKENDS: tuple[type[Backend], ...] = (OrtCudaBackend, TensorRtBackend, TensorRtRtxBackend)
+OPTIONS: dict[type[Backend], list[tuple[str, ...]]] = {  # that are off by default, to be compared with none
+    OrtCudaBackend: [("cuda_graphs",), ("prefer_nhwc",), ("cuda_graphs", "prefer_nhwc")],
+}
 PUBLISHED = {("TensorRT", "fp32"): 89.0, ("TensorRT", "int8"): 42.0}  # ms for 5 s, RTX 4090D
 LEAST_DB = {"fp32": 80.0, "fp16": 40.0, "int8": 30.0}  # SI-SDR to the CPU's output
 LEAST_RANDOM_INT8_DB = 10.0
@@ -48,9 +53,10 @@ LEAST_RANDOM_INT8_DB = 10.0
 
 @dataclass(frozen=True)
 class Row:
-    """The measurements of one backend and precision.
+    """The measurements of one backend, precision and set of options.
 
     Attributes:
+        options: Options of the backend that are on, e.g. `"cuda_graphs"`.
         clip_ms: Median time of the clip.
         agreement_db: SI-SDR to the output of the CPU.
         hour_s: Time of the hour; None if it was not measured.
@@ -58,6 +64,7 @@ class Row:
 
     backend: str
     precision: str
+    options: tuple[str, ...]
     device: str
     clip_ms: float
     agreement_db: float
@@ -101,6 +108,7 @@ def clip() -> NDArray[np.float32]:
 def measure(
     kind: type[Backend],
     precision: str,
+    options: tuple[str, ...],
     model: ModelFile,
     expected: NDArray[np.float32],
     rounds: int,
@@ -108,7 +116,8 @@ def measure(
 ) -> Row:
     audio = clip()
     # The plan here is tuned for the clip, the one below for the windows of a file.
-    backend = kind(precision, window_s=CLIP_S) if issubclass(kind, TensorRtBackend) else kind(precision)
+    switched_on: dict[str, Any] = dict.fromkeys(options, True)
+    backend = kind(precision, **({"window_s": CLIP_S} if issubclass(kind, TensorRtBackend) else switched_on))
     session = backend.load(model, threads=2)
     try:
         found = session.run(audio)  # the first call allocates memory, and compiles
@@ -122,11 +131,11 @@ def measure(
         session.close()
     hour_s = None
     if hour is not None:
-        with Denoiser(model.path, backend=kind(precision)) as denoiser:
+        with Denoiser(model.path, backend=kind(precision, **switched_on)) as denoiser:
             denoiser(audio[0], SAMPLE_RATE_HZ)
             hour_s = denoiser.denoise_file(hour, hour.with_suffix(".out.wav"), overwrite=True).processing_s
     agreement_db = si_sdr_db(expected[0], found[0])
-    return Row(backend.name, precision, device, 1e3 * statistics.median(times), agreement_db, hour_s)
+    return Row(backend.name, precision, options, device, 1e3 * statistics.median(times), agreement_db, hour_s)
 
 
 def main() -> None:
@@ -146,7 +155,7 @@ def main() -> None:
             soundfile.write(hour, np.resize(audio, 3600 * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
         files = {"fp32": fp32_model(options.model, folder)}
         expected = OrtBackend().load(files["fp32"], available_cpus()).run(clip())
-        configurations: list[tuple[type[Backend], str]] = []
+        configurations: list[tuple[type[Backend], str, tuple[str, ...]]] = []
         for backend in BACKENDS:
             try:
                 backend.check()
@@ -154,16 +163,19 @@ def main() -> None:
                 print(f"left out: {error}")
                 continue
             configurations += [
-                (backend, precision) for precision in ("fp32", "fp16", "int8") if precision in backend.precisions
+                (backend, precision, switches)
+                for precision in ("fp32", "fp16", "int8")
+                if precision in backend.precisions
+                for switches in [(), *OPTIONS.get(backend, [])]
             ]
-        if any(precision == "int8" for _, precision in configurations):
+        if any(precision == "int8" for _, precision, _ in configurations):
             files["int8"] = int8_model(options.model, files["fp32"], folder)
-        for kind, precision in configurations:
-            title = f"{kind.name} {precision}"
+        for kind, precision, switches in configurations:
+            title = " ".join([kind.name, precision, *switches])
             print(f"{title} ...", file=sys.stderr)
             try:
                 model = files["int8" if precision == "int8" else "fp32"]
-                row = measure(kind, precision, model, expected, options.rounds, hour)
+                row = measure(kind, precision, switches, model, expected, options.rounds, hour)
             except BackendError as error:
                 print(f"left out: {title}: {error}")
                 continue
@@ -183,7 +195,7 @@ def main() -> None:
     for row in rows:
         published = PUBLISHED.get(("TensorRT" if row.backend.startswith("tensorrt") else row.backend, row.precision))
         cells = [
-            f"`{row.backend}` {row.precision}",
+            " ".join([f"`{row.backend}` {row.precision}", *(f"`{option}`" for option in row.options)]),
             f"{row.clip_ms:.1f}",
             "" if published is None else f"{published:.0f}",
             "" if row.hour_s is None else f"{row.hour_s:.1f}",

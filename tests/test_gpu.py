@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import soundfile
 
 from frcrn_accel import Backend, BackendUnavailable, Denoiser, EngineError, Windowing, backend_statuses
 from frcrn_accel.backends import resolve_backend
+from frcrn_accel.backends.fixed_shapes import FixedShapes, run_bound
 from frcrn_accel.backends.gpu import GpuSession, OutOfGpuMemory, driver_problem
 from frcrn_accel.backends.ort_cuda import OrtCudaBackend, provider_problem
 from frcrn_accel.backends.tensorrt import TensorRtBackend, TensorRtRtxBackend
@@ -145,14 +147,60 @@ class TestOptions:
             "arena_extend_strategy": "kSameAsRequested",
             "use_tf32": "1",
         }
-        options = OrtCudaBackend(device_index=1, gpu_memory_limit_mb=2000)
+        options = OrtCudaBackend(device_index=1, gpu_memory_limit_mb=2000, cuda_graphs=True, prefer_nhwc=True)
         assert options.provider_options("fp32") == {
             "device_id": "1",
             "cudnn_conv_algo_search": "HEURISTIC",
             "arena_extend_strategy": "kSameAsRequested",
             "gpu_mem_limit": "2000000000",
+            "enable_cuda_graph": "1",
+            "prefer_nhwc": "1",
             "use_tf32": "0",
         }
+
+
+class TestFixedShapes:
+    """On the CPU, which ignores the number of a CUDA graph; buffers and results are the same."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def small(cls):
+        pytest.importorskip("onnxruntime")
+        from frcrn_accel.backends.ort import cpu_session
+
+        return cpu_session(str(find_model("frcrn-small").path), 1)
+
+    @staticmethod
+    def batch(windows: int, samples: int) -> np.ndarray:
+        return np.random.default_rng(windows).standard_normal((windows, samples), np.float32) * np.float32(0.05)
+
+    def test_results_are_those_of_single_calls(self, small):
+        shapes = FixedShapes(small, "cpu", 0)
+        found = []
+        for shape in [(2, 1_280), (1, 1_280), (2, 1_280), (1, 1_280), (2, 1_280), (3, 960)]:
+            for scale in (1, 0.5):
+                batch = self.batch(*shape) * np.float32(scale)
+                found.append((shapes.run(batch), run_bound(small, batch, "cpu", 0)))
+        assert shapes.shapes == [(2, 1_280), (1, 1_280), (3, 960)]
+        for result, expected in found:  # after all calls: none has written into the result of another
+            np.testing.assert_array_equal(result, expected)
+
+    def test_a_bound_on_shapes(self, small):
+        """Those that come first have buffers; the others run without."""
+        shapes = FixedShapes(small, "cpu", 0)
+        for windows in range(1, 7):
+            batch = self.batch(windows, 960)
+            for _ in range(3):
+                np.testing.assert_array_equal(shapes.run(batch), run_bound(small, batch, "cpu", 0))
+        assert shapes.shapes == [(windows, 960) for windows in range(1, 5)]
+
+    def test_one_call_at_a_time(self, small):
+        shapes = FixedShapes(small, "cpu", 0)
+        batches = [self.batch(1, 1_280) * np.float32(0.1 * i) for i in range(16)]
+        expected = [run_bound(small, batch, "cpu", 0) for batch in batches]
+        with ThreadPoolExecutor(4) as pool:
+            for result, right in zip(pool.map(shapes.run, batches), expected, strict=True):
+                np.testing.assert_array_equal(result, right)
 
 
 @needs_no_gpu
@@ -263,6 +311,20 @@ class TestOnACard:
         for _ in range(5):
             for signal, expected in zip(signals, first, strict=True):
                 np.testing.assert_array_equal(session.run(signal), expected)
+
+    def test_cuda_graphs(self, noisy):
+        """Calls that launch a graph give the bits of calls that do not."""
+        model = find_model("frcrn-small")
+        session = self.backend("ort-cuda", "fp16", cuda_graphs=True).load(model, threads=2)
+        plain = self.backend("ort-cuda", "fp16").load(model, threads=2)
+        for samples in (10 * 16_000, 4 * 320):
+            for scale in (1, 0.5, 0.25, 0.125, 0.0625):
+                batch = noisy[None, :samples] * np.float32(scale)
+                np.testing.assert_array_equal(session.run(batch), plain.run(batch))
+
+    def test_channels_last(self, noisy, denoiser):
+        with Denoiser(backend=self.backend("ort-cuda", "fp16", prefer_nhwc=True)) as on_card:
+            assert si_sdr_db(denoiser(noisy, 16_000), on_card(noisy, 16_000)) >= 40
 
     def test_it_is_silent(self, name, capfd, noisy):
         """No message of an engine on standard error, as long as nothing is wrong; and the card by its name."""

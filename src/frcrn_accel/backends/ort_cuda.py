@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.backends.base import Backend, Session
+from frcrn_accel.backends.fixed_shapes import FixedShapes, run_bound
 from frcrn_accel.backends.gpu import (
     GpuSession,
     OutOfGpuMemory,
@@ -31,6 +32,7 @@ from frcrn_accel.models import FP16, FP32, ModelFile, Recipe
 __all__ = ["OrtCudaBackend", "provider_problem"]
 
 _PROVIDER = "CUDAExecutionProvider"
+_DEVICE = "cuda"
 _PROBE = Path(__file__).with_name("u8s8-probe.onnx")
 _PROBE_S = 120
 _WARNINGS, _ERRORS = 2, 3  # levels of its log
@@ -47,6 +49,9 @@ class OrtCudaBackend(Backend):
         precision: See `Backend`. fp32 does not use TF32.
         device_index: Number of the GPU.
         gpu_memory_limit_mb: Limit of ONNX Runtime's arena, MB; None for no limit. cuDNN's workspaces come on top.
+        cuda_graphs: Record the kernels of the shapes that come again and launch them as a whole, see `FixedShapes`.
+            Calls are then made one at a time. Built, not run on a card yet.
+        prefer_nhwc: Prefer convolution kernels for channels-last activations. Built, not run on a card yet.
 
     Raises:
         UnsupportedPrecisionError: See `Backend`.
@@ -68,6 +73,8 @@ class OrtCudaBackend(Backend):
         *,
         device_index: int = 0,
         gpu_memory_limit_mb: int | None = None,
+        cuda_graphs: bool = False,
+        prefer_nhwc: bool = False,
     ) -> None:
         super().__init__(precision)
         if device_index < 0:
@@ -76,6 +83,8 @@ class OrtCudaBackend(Backend):
             raise ValueError(f"gpu_memory_limit_mb must be at least 1, got {gpu_memory_limit_mb}")
         self.device_index = device_index
         self.gpu_memory_limit_mb = gpu_memory_limit_mb
+        self.cuda_graphs = cuda_graphs
+        self.prefer_nhwc = prefer_nhwc
 
     @classmethod
     def check(cls) -> None:
@@ -134,6 +143,10 @@ class OrtCudaBackend(Backend):
         }
         if self.gpu_memory_limit_mb is not None:
             options["gpu_mem_limit"] = str(self.gpu_memory_limit_mb * 1_000_000)
+        if self.cuda_graphs:
+            options["enable_cuda_graph"] = "1"
+        if self.prefer_nhwc:
+            options["prefer_nhwc"] = "1"
         return options
 
 
@@ -152,27 +165,23 @@ class _CudaSession(GpuSession):
             reason = provider_problem() or f"ONNX Runtime fell back to {active[0]}"
             raise BackendUnavailable(OrtCudaBackend.name, reason, "see ONNX Runtime's messages above")
         self._device_index = int(options["device_id"])
-        self._input = self._session.get_inputs()[0].name
-        self._output = self._session.get_outputs()[0].name
+        records = "enable_cuda_graph" in options
+        self._shapes = FixedShapes(self._session, _DEVICE, self._device_index) if records else None
         self.device = f"{gpu_name(self._device_index)}, {_PROVIDER}, {precision}"
 
     def run_batch(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
-        # With a binding the batch is copied to the GPU once and back once. A binding belongs to one call.
         try:
-            binding = self._session.io_binding()
-            binding.bind_cpu_input(self._input, np.ascontiguousarray(audio))
-            binding.bind_output(self._output, "cuda", self._device_index)
-            self._session.run_with_iobinding(binding)
-            (denoised,) = binding.copy_outputs_to_cpu()
+            if self._shapes is not None:
+                return self._shapes.run(audio)
+            return run_bound(self._session, audio, _DEVICE, self._device_index)
         except Exception as error:  # as above
             text = str(error).lower()
             if any(sign in text for sign in _OUT_OF_MEMORY):
                 raise OutOfGpuMemory(one_line(error)) from error
             raise EngineError(f"ONNX Runtime failed on a batch of {audio.shape}: {one_line(error)}") from error
-        return denoised  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        self._session = None
+        self._session = self._shapes = None
 
 
 @cache
