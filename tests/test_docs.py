@@ -60,6 +60,11 @@ def test_pictures_are_made_from_what_is_there(name):
     assert text in (pictures.DOCS / name).read_bytes(), f"{name}: run 'python scripts/pictures.py'"
 
 
+def test_the_logo_is_that_of_the_page():
+    page = REPOSITORY / "src" / "frcrn_accel" / "serve" / "page" / "icon.svg"
+    assert (REPOSITORY / "docs" / "icon.svg").read_bytes() == page.read_bytes()
+
+
 class TestSimulation:
     def test_constant_times(self):
         """One stream is answered after the time of a call; two that share calls after that of a call for two."""
