@@ -18,7 +18,7 @@ import soundfile
 for _package in ("starlette", "uvicorn", "httpx", "websockets", "prometheus_client", "python_multipart", "selenium"):
     pytest.importorskip(_package, reason="needs [serve], httpx and selenium: nox -s page")
 
-from selenium.webdriver import Chrome, Keys
+from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
@@ -224,6 +224,26 @@ class TestFile:
         without = page.server.client.post("/v1/denoise?format=wav", content=content)
         assert page.download().read_bytes() == without.content != answer.content
 
+    def test_without_the_sound_above_8_khz(self, page: ServedPage, tmp_path: Path) -> None:
+        """The file is denoised again; at 16 kHz there is nothing to choose."""
+        samples = 0.1 * np.random.default_rng(0).standard_normal(48_000)
+        for rate in (48_000, 16_000):
+            soundfile.write(tmp_path / f"{rate}.wav", samples, rate, "PCM_16")
+        page.denoise(tmp_path / "48000.wav")
+        content = (tmp_path / "48000.wav").read_bytes()
+        answers = {
+            mode: page.server.client.post(f"/v1/denoise?format=wav&high_band={mode}", content=content).content
+            for mode in ("follow", "drop")
+        }
+        assert answers["follow"] != answers["drop"]
+        assert page["file-band"].is_selected()
+        assert page.download().read_bytes() == answers["follow"]
+        page["file-band"].click()
+        page.until(lambda: page.is_shown("result"))
+        assert page.download().read_bytes() == answers["drop"]
+        page.denoise(tmp_path / "16000.wav")
+        assert not page.is_shown("file-band")
+
     def test_what_was_removed_can_be_heard(self, page: ServedPage, noisy_path: Path) -> None:
         before, _ = soundfile.read(noisy_path)
         page.denoise(noisy_path)
@@ -251,6 +271,41 @@ class TestFile:
         assert gain_db_of(heard[-int(0.4 * rate) :], repeated) == pytest.approx(0, abs=0.001)
         page["loop"].click()
         assert page["loop"].get_attribute("aria-pressed") == "false"
+
+    def test_zoom(self, page: ServedPage, noisy_path: Path) -> None:
+        """A click seeks to the time that is shown there; zooming in with a loop shows the loop."""
+        page.denoise(noisy_path)
+        duration_s = soundfile.info(noisy_path).duration
+
+        def time_at(share: float) -> float:
+            box = page["tracks"].size
+            across = round(4 + share * (box["width"] - 4) - box["width"] / 2)
+            ActionChains(page.driver).move_to_element_with_offset(page["tracks"], across, 0).click().perform()
+            return page.position_s()
+
+        def picture() -> str:
+            return page.script("return document.querySelector('.track.b .spectrogram').toDataURL()")
+
+        assert time_at(0.5) == pytest.approx(duration_s / 2, abs=0.1)
+        whole = picture()
+        page.press("+")
+        page.until(lambda: page.text("status") == f"Showing {duration_s / 4:.1f} to {3 * duration_s / 4:.1f} s")
+        assert picture() != whole
+        assert time_at(0) == pytest.approx(duration_s / 4, abs=0.1)
+        assert page["playhead"].is_displayed()
+        page["tracks"].send_keys(Keys.HOME)
+        assert not page["playhead"].is_displayed()
+        page["zoom-out"].click()
+        page.until(lambda: page.text("status") == f"Showing 0.0 to {duration_s:.1f} s")
+        assert not page["zoom-out"].is_enabled()
+        assert picture() == whole
+        page["tracks"].send_keys(Keys.HOME, Keys.ARROW_RIGHT)
+        page.press("[")
+        page["tracks"].send_keys(Keys.ARROW_RIGHT)
+        page.press("]")
+        page["zoom-in"].click()
+        page.until(lambda: page.text("status") == "Showing 1.0 to 2.0 s")
+        assert time_at(0.5) == pytest.approx(1.5, abs=0.1)
 
     def test_the_summary_is_in_words(self, page: ServedPage, clip: Path) -> None:
         page.denoise(clip)
@@ -416,7 +471,9 @@ class TestLive:
             return place_and_gain(heard[-rate // 10 :], rate, microphone_noise())[1]
 
         page.until_live(lambda: gain() == pytest.approx(GAIN + dry * (1 - GAIN), rel=0.03))
+        assert not page["live-band"].is_enabled()  # a stream keeps what it was started with
         page["live-start"].click()
+        assert page["live-band"].is_enabled()
         page.until(lambda: "Real-time factor" in page.text("live-facts"))
 
     def test_an_engine_that_fails_is_an_error_in_words(self, page: ServedPage, backend: Backend) -> None:

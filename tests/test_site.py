@@ -146,6 +146,22 @@ class TestFiles:
         expected = denoiser(audio.astype(np.float32), rate)
         assert np.linalg.norm(found.T - expected) < 0.03 * np.linalg.norm(expected)  # another resampler
 
+    def test_without_the_sound_above_8_khz(self, page: Page, tmp_path: Path, noisy: np.ndarray) -> None:
+        rate = 48_000
+        audio = soxr.resample(noisy[: 2 * RATE], RATE, rate)
+        audio += 0.003 * np.random.default_rng(0).standard_normal(len(audio))
+        audio *= np.interp(np.arange(len(audio)), [0, 9_600, len(audio) - 9_600, len(audio)], [0, 1, 1, 0])
+        soundfile.write(tmp_path / "clip.wav", audio, rate, "FLOAT")
+        page.denoise(tmp_path / "clip.wav")
+        page["file-band"].click()
+        page.until(lambda: page.is_shown("result"))
+        found, _ = soundfile.read(page.download(), dtype="float32")
+        with Denoiser(high_band="drop") as denoiser:
+            expected = denoiser(audio.astype(np.float32), rate)
+        assert np.linalg.norm(found - expected) < 0.03 * np.linalg.norm(expected)  # another resampler
+        above = np.abs(np.fft.rfft(found))[round(9_000 / rate * len(found)) :]
+        assert np.linalg.norm(above) < 1e-3 * np.linalg.norm(np.fft.rfft(found))
+
     def test_a_limit(self, page: Page, denoiser: Denoiser, tmp_path: Path, noisy: np.ndarray) -> None:
         path = tmp_path / "clip.wav"
         path.write_bytes(wav(noisy[: 3 * RATE]))

@@ -3,6 +3,8 @@
 import { Problem } from "./problem.js";
 import { sampleRateOf } from "./tab/sample-rate.js";
 
+const HIGH_BAND = "follow"; // unless the user chooses otherwise
+
 export const traits = {
   privacy: "WAV, FLAC, MP3, Ogg, Opus, MP4 and more. Nothing leaves this device: the file is denoised in this page.",
   connecting: "Loading the model",
@@ -80,11 +82,11 @@ export async function notReady() {
 export async function models() {
   const { model, threads } = await loaded;
   const backend = `this device, ${threads} thread${threads > 1 ? "s" : ""}`;
-  return [{ name: model, backend, precision: "fp32", attenuation_limit_db: null }];
+  return [{ name: model, backend, precision: "fp32", attenuation_limit_db: null, high_band: HIGH_BAND }];
 }
 
 /** Denoise a file; see `server.js`. */
-export async function denoise(file, { limitDb, full = null, signal, onProgress }) {
+export async function denoise(file, { limitDb, highBand = null, full = null, signal, onProgress }) {
   if (failure) load();
   const watch = setInterval(() => onProgress("loading", loadShare), 250);
   let described;
@@ -95,7 +97,7 @@ export async function denoise(file, { limitDb, full = null, signal, onProgress }
   }
   signal.throwIfAborted();
   onProgress("computing", 0);
-  const values = { dryShare: dryShareOf(limitDb), full: full?.blob };
+  const values = { dryShare: dryShareOf(limitDb), highBand: highBand ?? HIGH_BAND, full: full?.blob };
   const options = { signal, onProgress: (share) => onProgress("computing", share) };
   let result = await computer.ask("denoise", { ...values, file }, options);
   if (result === null) {
@@ -131,10 +133,11 @@ export class LiveStream {
   #rateHz;
   #last = Promise.resolve();
 
-  static async open(rateHz, limitDb) {
+  static async open(rateHz, limitDb, highBand) {
     const stream = new LiveStream();
     stream.#rateHz = rateHz;
-    const started = await stream.#computer.ask("open", { rateHz, dryShare: dryShareOf(limitDb) });
+    const options = { rateHz, dryShare: dryShareOf(limitDb), highBand: highBand ?? HIGH_BAND };
+    const started = await stream.#computer.ask("open", options);
     return { stream, started: { ...started, sample_rate: rateHz, backend: "this device" } };
   }
 

@@ -21,14 +21,16 @@ export class AudioProblem extends Error {}
  * @param {number} channel
  * @param {object} model
  * @param {(audio: Float32Array) => Promise<Float32Array>} model.run Denoises a window at the model's rate.
- * @param {number} dryShare Share of the input in the result, as amplitude.
+ * @param {object} options
+ * @param {number} options.dryShare Share of the input in the result, as amplitude.
+ * @param {"follow"|"drop"} options.highBand What becomes of the band above the model's.
  * @param {(share: number) => void} onProgress
  * @returns {AsyncIterable<Float32Array>} Blocks of the result, which has the length of the source.
  */
-export async function* denoiseChannel(source, channel, model, dryShare, onProgress) {
+export async function* denoiseChannel(source, channel, model, { dryShare, highBand }, onProgress) {
   const level = await measureLevel(() => modelRate(source, channel));
   if (level.samples === 0) return;
-  const result = source.rateHz > MODEL_RATE_HZ ? withHighBand : sourceRate;
+  const result = source.rateHz > MODEL_RATE_HZ && highBand === "follow" ? withHighBand : sourceRate;
   const wet = fitted(result(source, channel, level, model, onProgress), source.samples);
   yield* dryShare > 0 ? mixed(wet, source.blocks(channel), dryShare) : wet;
 }

@@ -115,11 +115,12 @@ export class Stream {
    * @param {import("onnxruntime-web").InferenceSession} session The step of a model.
    * @param {{start_means: string, unets: number}} facts What the build wrote about the model.
    * @param {number} rateHz Rate of the signal.
+   * @param {"follow"|"drop"} highBand What becomes of the band above the model's.
    */
-  constructor(session, facts, rateHz) {
+  constructor(session, facts, rateHz, highBand = "follow") {
     this.#steps = new Steps(session, facts);
     this.#toModel = new Resampler(rateHz, MODEL_RATE_HZ);
-    if (rateHz > MODEL_RATE_HZ) this.#high = new LiveHighBand(rateHz);
+    if (rateHz > MODEL_RATE_HZ && highBand === "follow") this.#high = new LiveHighBand(rateHz);
     this.#fromModel = new Resampler(MODEL_RATE_HZ, rateHz);
     this.#heldBack = (this.#steps.lag + 1) * HOP_SAMPLES;
     const late = reachSamples(MODEL_RATE_HZ, rateHz) + this.#heldBack + STEP_SAMPLES - 1;

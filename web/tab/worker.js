@@ -28,7 +28,7 @@ const TASKS = {
    * Denoise a WAV file or decoded channels; the result is null if the file has to be decoded first. With `full`, a
    * result without any of the input in it, only mix.
    */
-  async denoise({ id, file, decoded, full, dryShare }, progress) {
+  async denoise({ id, file, decoded, full, dryShare, highBand }, progress) {
     const source = decoded ? decodedSource(decoded.channels, decoded.rateHz) : await wavSource(file);
     if (source === null) return null;
     if (source.rateHz < MIN_RATE_HZ || source.rateHz > MAX_RATE_HZ) {
@@ -50,7 +50,7 @@ const TASKS = {
     const channels = shares.map((_, channel) => {
       if (dryShare === 1) return source.blocks(channel);
       if (wet) return mixed(wet.blocks(channel), source.blocks(channel), dryShare);
-      return denoiseChannel(source, channel, model, dryShare, (share) => {
+      return denoiseChannel(source, channel, model, { dryShare, highBand }, (share) => {
         shares[channel] = share;
         progress(shares.reduce((sum, value) => sum + value, 0) / shares.length);
       });
@@ -70,11 +70,11 @@ const TASKS = {
   },
 
   /** Open a live stream. */
-  async open({ rateHz, dryShare }, progress) {
+  async open({ rateHz, dryShare, highBand }, progress) {
     const facts = (await modelFacts())[STREAM_MODEL];
     const session = await loadModel(`${STREAM_MODEL}.step`, { threads: 1, onProgress: progress });
     await new Stream(session, facts, MODEL_RATE_HZ).process(new Float32Array(0.4 * MODEL_RATE_HZ)); // the first calls are slow
-    stream = new Stream(session, facts, rateHz);
+    stream = new Stream(session, facts, rateHz, highBand);
     stream.dryShare = dryShare;
     return { model: STREAM_MODEL, latency_samples: stream.latencySamples, latency_s: stream.latencySamples / rateHz };
   },

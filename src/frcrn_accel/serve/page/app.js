@@ -70,7 +70,7 @@ async function describe(tabs) {
     }
     const [model] = await models({ mayAsk: false });
     write(`${model.name} on ${model.backend}, ${model.precision}: ready`, "ready");
-    for (const tab of Object.values(tabs)) tab.setDefaultLimit(model.attenuation_limit_db);
+    for (const tab of Object.values(tabs)) tab.setDefaults(model);
   } catch (error) {
     if (error.status === 401) write("ready; a token is required", "ready");
     else write(error.message, "failed");

@@ -1,6 +1,7 @@
 // The result on the page: the signals as pictures, and a player that switches between them.
 
-import { element, minutes, radioGroup, say } from "./elements.js";
+import { TimeAxis } from "./axis.js";
+import { element, minutes, radioGroup, say, show } from "./elements.js";
 import { gatedLoudness } from "./loudness.js";
 import { depict, paintAxis } from "./pictures.js";
 import { Player } from "./player.js";
@@ -12,25 +13,31 @@ import { Turns } from "./turns.js";
 const PICTURE_LEFT = 4; // px; where time begins, right of the coloured edge
 const SETTLE_MS = 250; // after the last movement of the slider, what it changes is measured and drawn again
 const TRACKS = { before: "a", after: "b", removed: "c" };
+const ZOOM = 2;
 const WORDS = { before: "Before", after: "After", removed: "Removed" };
 
 /** Plays and draws two signals, `before` and `after`, and the difference between them, `removed`. */
 export class Comparison {
   #tracks = element("tracks");
   #selected = radioGroup("selected", (name) => this.#select(name));
-  #selection = new Selection(PICTURE_LEFT, () => this.#player);
+  #axis = new TimeAxis(this.#tracks, PICTURE_LEFT);
+  #selection = new Selection(this.#axis, () => this.#player);
   #player = null;
   #buffers = null; // before and after, all noise taken away
   #rateHz = 0;
   #dryShare = 0; // of the signal before in the one after, as amplitude
-  #pictures = null; // by name
+  #pictures = null; // of the whole signals, by name
+  #views = null; // of the part that is shown
   #loudness = null; // LUFS, by name
   #settling = new AbortController();
+  #zooming = new AbortController();
 
   constructor() {
     element("play").addEventListener("click", () => this.#togglePlay());
     element("equal").addEventListener("change", () => this.#setGains());
-    acceptSeeking(this.#tracks, PICTURE_LEFT, () => this.#player, () => !this.#selection.isOn);
+    element("zoom-in").addEventListener("click", () => this.#zoom(1 / ZOOM));
+    element("zoom-out").addEventListener("click", () => this.#zoom(ZOOM));
+    acceptSeeking(this.#tracks, this.#axis, () => this.#player, () => !this.#selection.isOn);
     new ResizeObserver(() => this.#paint()).observe(this.#tracks);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#paint());
     this.#select(this.#selected.value());
@@ -55,6 +62,7 @@ export class Comparison {
     this.#dryShare = dryShare;
     this.#loudness = { before: loudness };
     this.#pictures = { before: picture };
+    this.#axis.reset(buffers.before.length / rateHz);
     await this.#measure(signal);
     this.#player = new Player(buffers, rateHz);
     this.#player.onChange = () => this.#showPlayer();
@@ -69,8 +77,9 @@ export class Comparison {
 
   clear() {
     this.#settling.abort();
+    this.#zooming.abort();
     this.#player?.close();
-    this.#player = this.#buffers = this.#pictures = this.#loudness = null;
+    this.#player = this.#buffers = this.#pictures = this.#views = this.#loudness = null;
     this.#selection.clear();
   }
 
@@ -105,6 +114,8 @@ export class Comparison {
     else if (name) this.#selected.choose(name);
     else if (key === "x") this.#selected.other();
     else if (key === "l") this.#selection.toggle();
+    else if (key === "+" || key === "=") this.#zoom(1 / ZOOM);
+    else if (key === "-") this.#zoom(ZOOM);
     else if (key === "[" || key === "]") this.#selection.setEdge(key === "[" ? 0 : 1);
     else return false;
     return true;
@@ -114,21 +125,62 @@ export class Comparison {
   async #measure(signal) {
     signal.throwIfAborted();
     const turns = new Turns(signal);
-    const [before, wet] = [channelsOf(this.#buffers.before), channelsOf(this.#buffers.after)];
-    const share = this.#dryShare;
-    const mix = (ofWet, ofBefore) =>
-      wet.map((channel, index) => channel.map((value, at) => ofWet * value + ofBefore * before[index][at]));
-    const after = share ? mix(1 - share, share) : wet;
+    const [before, after] = [this.#samples("before"), this.#samples("after")];
     const loudness = await gatedLoudness(after, this.#rateHz, turns);
     const words = inWords(await compare(before, after, this.#rateHz, turns));
     const pictures = {
       after: await depict(after, this.#rateHz, turns),
-      removed: await depict(mix(share - 1, 1 - share), this.#rateHz, turns),
+      removed: await depict(this.#samples("removed"), this.#rateHz, turns),
     };
     signal.throwIfAborted();
     this.#loudness.after = loudness;
     Object.assign(this.#pictures, pictures);
     element("summary").textContent = words;
+    await this.#depictView();
+  }
+
+  /** Get samples of a signal, all of them or those of a part, a channel each. */
+  #samples(name, [fromS, toS] = [0, Infinity]) {
+    const [first, end] = [fromS * this.#rateHz, toS * this.#rateHz].map(Math.round);
+    const part = (buffer) => channelsOf(buffer).map((channel) => channel.subarray(first, end));
+    const [before, wet] = [part(this.#buffers.before), part(this.#buffers.after)];
+    const [ofBefore, ofWet] = mixOf(name, this.#dryShare);
+    if (ofWet === 0) return before;
+    if (ofBefore === 0) return wet;
+    return wet.map((channel, index) => channel.map((value, at) => ofWet * value + ofBefore * before[index][at]));
+  }
+
+  /** Compute the pictures of the part that is shown. @returns {Promise<boolean>} False if another part is shown by now. */
+  async #depictView() {
+    this.#zooming.abort();
+    this.#zooming = new AbortController();
+    const { signal } = this.#zooming;
+    try {
+      this.#views = this.#axis.isWhole ? this.#pictures : await this.#picturesOf(this.#axis.span, signal);
+    } catch (error) {
+      if (!signal.aborted) throw error;
+      return false;
+    }
+    return true;
+  }
+
+  async #picturesOf(span, signal) {
+    const turns = new Turns(signal);
+    const pictures = {};
+    for (const name of Object.keys(TRACKS)) pictures[name] = await depict(this.#samples(name, span), this.#rateHz, turns);
+    return pictures;
+  }
+
+  /** Zoom around the position, at first into what is repeated. @param {number} factor Of the time that is shown. */
+  async #zoom(factor) {
+    if (this.#player === null) return;
+    const loop = this.#selection.span;
+    if (factor < 1 && loop && loop[1] - loop[0] < this.#axis.lengthS) this.#axis.show(loop);
+    else this.#axis.zoom(factor, this.#player.positionS);
+    if (!(await this.#depictView())) return;
+    this.#paint();
+    const [fromS, toS] = this.#axis.span;
+    say(`Showing ${fromS.toFixed(1)} to ${toS.toFixed(1)} s`);
   }
 
   #select(name) {
@@ -154,9 +206,8 @@ export class Comparison {
     if (element("equal").checked && isMeasured) {
       levels[louderDb > 0 ? "before" : "after"] = 10 ** (-Math.abs(louderDb) / 20);
     }
-    const share = this.#dryShare;
     const name = this.#selected.value();
-    const mix = { before: [1, 0], after: [share, 1 - share], removed: [1 - share, share - 1] }[name];
+    const mix = mixOf(name, this.#dryShare);
     this.#player.setGains({ before: levels[name] * mix[0], after: levels[name] * mix[1] });
     this.#showLoudness(louderDb, isMeasured);
   }
@@ -179,8 +230,8 @@ export class Comparison {
     element("play").textContent = isPlaying ? "Pause" : "Play";
     element("clock").textContent = `${minutes(positionS)} / ${minutes(durationS)}`;
     const tracks = this.#tracks;
-    const width = tracks.clientWidth - PICTURE_LEFT;
-    element("playhead").style.transform = `translateX(${((width * positionS) / durationS).toFixed(1)}px)`;
+    element("playhead").style.transform = `translateX(${this.#axis.placeOf(positionS).toFixed(1)}px)`;
+    show(element("playhead"), this.#axis.shows(positionS));
     if (!isPlaying || Math.floor(positionS) !== Math.floor(Number(tracks.getAttribute("aria-valuenow")))) {
       tracks.setAttribute("aria-valuemax", durationS.toFixed(1));
       tracks.setAttribute("aria-valuenow", positionS.toFixed(1));
@@ -197,14 +248,18 @@ export class Comparison {
     const style = getComputedStyle(this.#tracks);
     for (const [name, track] of Object.entries(TRACKS)) {
       const [wave, spectrogram] = this.#tracks.querySelectorAll(`.track.${track} canvas`);
-      pictures[name].paintWave(wave, style.getPropertyValue(`--${name}`), peak);
-      pictures[name].paintSpectrogram(spectrogram, topDb);
+      this.#views[name].paintWave(wave, style.getPropertyValue(`--${name}`), peak);
+      this.#views[name].paintSpectrogram(spectrogram, topDb);
     }
-    paintAxis(this.#tracks.querySelector(".axis"), this.#player.durationS, PICTURE_LEFT);
+    paintAxis(this.#tracks.querySelector(".axis"), this.#axis.span, PICTURE_LEFT);
+    element("zoom-out").disabled = this.#axis.isWhole;
     this.#selection.show();
     this.#showPlayer();
   }
 }
 
+/** Shares of the signals before and after in one that is played or drawn. @returns {[number, number]} */
+const mixOf = (name, dryShare) =>
+  ({ before: [1, 0], after: [dryShare, 1 - dryShare], removed: [1 - dryShare, dryShare - 1] })[name];
 const channelsOf = (buffer) => Array.from({ length: buffer.numberOfChannels }, (_, index) => buffer.getChannelData(index));
 const lufs = (loudness) => `${loudness.toFixed(1)} LUFS`;

@@ -1,5 +1,6 @@
 // The File tab: choose, drop or record files, denoise them, and show the results.
 
+import { bandBox } from "./band.js";
 import { Batch } from "./batch.js";
 import { Comparison } from "./comparison.js";
 import { NotPlayable, decodeBoth } from "./decode.js";
@@ -20,6 +21,7 @@ import { distinct, zipOf } from "./zip.js";
 export class FileMode {
   #showProblem = (problem) => showProblem(element("file-error"), problem);
   #limit = limitSlider("file-limit", (limitDb) => this.#comparison.setDryShare(shareOf(limitDb)));
+  #band = bandBox("file-band", () => this.open(this.#files));
   #jobs = new Jobs(this.#showProblem);
   #shows = new Jobs(this.#showProblem); // while files are being denoised, others can be shown
   #transfer = new Transfer();
@@ -45,8 +47,10 @@ export class FileMode {
     offerExamples((files) => this.open(files), this.#showProblem);
   }
 
-  setDefaultLimit(limitDb) {
-    this.#limit.setDefault(limitDb);
+  /** Show the defaults of the engine. @param {object} model Its entry in `GET /v1/models`. */
+  setDefaults(model) {
+    this.#limit.setDefault(model.attenuation_limit_db);
+    this.#band.setDefault(model.high_band);
   }
 
   /** @returns {boolean} Whether the key was used. */
@@ -76,7 +80,8 @@ export class FileMode {
       try {
         this.#batch.set(index, "denoising");
         const verb = this.#files.length > 1 ? `Denoising ${index + 1} of ${this.#files.length}` : "Denoising";
-        const answer = await this.#transfer.send(file, { format: "wav", limitDb: Infinity, signal, verb });
+        const options = { format: "wav", limitDb: Infinity, highBand: this.#band.value(), signal, verb };
+        const answer = await this.#transfer.send(file, options);
         signal.throwIfAborted();
         this.#answers[index] = answer;
         this.#batch.set(index, "done", { isDone: true });
@@ -96,10 +101,11 @@ export class FileMode {
     const [file, answer] = [this.#files[index], this.#answers[index]];
     this.#clear();
     const [model] = await models();
-    this.#limit.setDefault(model.attenuation_limit_db);
+    this.setDefaults(model);
     element("result-title").textContent = file.name;
     element("speed").textContent = speed(answer);
     const format = await wavFormat(answer.blob);
+    show(element("file-band-box"), format.rateHz > MODEL_RATE_HZ);
     showFacts(element("facts"), facts(answer, format));
     const obstacle = await this.#obstacle(file, answer, format, signal);
     signal.throwIfAborted();
@@ -162,7 +168,8 @@ export class FileMode {
     const limitDb = this.#limit.value();
     const full = this.#answers[index];
     if (format === "wav" && limitDb === Infinity) return full;
-    const answer = await this.#transfer.send(this.#files[index], { format, limitDb, full, signal, verb: "Preparing the download" });
+    const options = { format, limitDb, highBand: this.#band.value(), full, signal, verb: "Preparing the download" };
+    const answer = await this.#transfer.send(this.#files[index], options);
     signal.throwIfAborted();
     return answer;
   }
@@ -174,6 +181,7 @@ export class FileMode {
   }
 }
 
+const MODEL_RATE_HZ = 16_000;
 const shareOf = (limitDb) => 10 ** (-limitDb / 20);
 
 function facts(answer, { rateHz, channels }) {

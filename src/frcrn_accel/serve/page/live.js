@@ -1,5 +1,6 @@
 // The Live tab: stream the microphone to the engine and play what comes back.
 
+import { bandBox } from "./band.js";
 import { element, radioGroup, say, show, showFacts, showLevel, showProblem } from "./elements.js";
 import { limitSlider } from "./limit.js";
 import { addWorklet, openMicrophone } from "./microphone.js";
@@ -17,6 +18,7 @@ export class LiveMode {
   #facts = element("live-facts");
   #selected = radioGroup("live-selected", (name) => this.#select(name));
   #limit = limitSlider("live-limit", (limitDb) => this.#session?.stream.setLimit(limitDb));
+  #band = bandBox("live-band");
   #tracks = [...document.querySelectorAll("#live .track")];
   #session = null;
   #starting = null;
@@ -35,8 +37,10 @@ export class LiveMode {
     return true;
   }
 
-  setDefaultLimit(limitDb) {
-    this.#limit.setDefault(limitDb);
+  /** Show the defaults of the engine. @param {object} model Its entry in `GET /v1/models`. */
+  setDefaults(model) {
+    this.#limit.setDefault(model.attenuation_limit_db);
+    this.#band.setDefault(model.high_band);
   }
 
   /** Stop the microphone, and show what the engine measured. */
@@ -77,7 +81,7 @@ export class LiveMode {
       microphone = await openMicrophone((problem) => this.stop(problem));
       const { context } = microphone;
       await addWorklet(context, "live-worklet.js");
-      const opened = await LiveStream.open(context.sampleRate, this.#limit.value());
+      const opened = await LiveStream.open(context.sampleRate, this.#limit.value(), this.#band.value());
       ({ stream } = opened);
       starting.signal.throwIfAborted();
       this.#run(microphone, stream, opened.started);
@@ -146,6 +150,7 @@ export class LiveMode {
 
   #showRunning(isRunning) {
     this.#button.textContent = isRunning ? "Stop" : "Start";
+    this.#band.enable(!isRunning); // a stream keeps what it was started with
     if (!isRunning) say("Stopped");
   }
 

@@ -78,8 +78,14 @@ class Picture {
   }
 }
 
-/** Paint the time axis. @param {number} leftPx Where time begins. */
-export function paintAxis(canvas, durationS, leftPx) {
+/**
+ * Paint the time axis.
+ *
+ * @param {[number, number]} span What it shows, s.
+ * @param {number} leftPx Where time begins.
+ */
+export function paintAxis(canvas, [fromS, toS], leftPx) {
+  const durationS = toS - fromS;
   const { context, width, height } = prepare(canvas);
   const scale = devicePixelRatio;
   const style = getComputedStyle(canvas);
@@ -93,18 +99,18 @@ export function paintAxis(canvas, durationS, leftPx) {
     (candidate) => durationS / candidate <= most,
   );
   if (!step) return;
-  for (let index = 0; index * step <= durationS; index++) {
-    const x = left + ((width - left) * index * step) / durationS;
+  for (let index = Math.ceil(fromS / step); index * step <= toS; index++) {
     const seconds = index * step;
-    const text = step < 1 ? `${seconds.toFixed(step < 0.1 ? 2 : 1)} s` : clock(seconds, durationS);
+    const x = left + ((width - left) * (seconds - fromS)) / durationS;
+    const text = step < 1 ? `${seconds.toFixed(step < 0.1 ? 2 : 1)} s` : clock(seconds, toS);
     const size = context.measureText(text).width;
     context.fillRect(x, 0, scale, 4 * scale);
     context.fillText(text, Math.max(0, Math.min(width - size, x - (index ? size / 2 : 0))), 6 * scale);
   }
 }
 
-const clock = (seconds, durationS) =>
-  durationS < 60 ? `${seconds} s` : `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+const clock = (seconds, longestS) =>
+  longestS < 60 ? `${seconds} s` : `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
 
 /** A spectrogram that scrolls to the left as audio arrives. */
 export class RollingPicture {

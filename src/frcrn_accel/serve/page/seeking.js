@@ -7,17 +7,13 @@ const PAGE_S = 10;
 /**
  * Make an element seek in a player.
  *
- * @param {HTMLElement} tracks The pictures, one time axis from edge to edge.
- * @param {number} leftPx Where time begins.
+ * @param {HTMLElement} tracks The pictures.
+ * @param {import("./axis.js").TimeAxis} axis Theirs.
  * @param {() => import("./player.js").Player} player
  * @param {() => boolean} canScrub Whether a movement of the pointer seeks, and not only a click.
  */
-export function acceptSeeking(tracks, leftPx, player, canScrub) {
-  const seek = (event) => {
-    const box = tracks.getBoundingClientRect();
-    const share = (event.clientX - box.left - leftPx) / (box.width - leftPx);
-    player().seek(share * player().durationS);
-  };
+export function acceptSeeking(tracks, axis, player, canScrub) {
+  const seek = (event) => player().seek(axis.timeAt(event.clientX));
   tracks.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     tracks.setPointerCapture(event.pointerId);

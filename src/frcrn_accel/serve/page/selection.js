@@ -10,16 +10,16 @@ export class Selection {
   #button = element("loop");
   #mark = element("selection");
   #tracks = element("tracks");
-  #leftPx;
+  #axis;
   #player;
   #span = null; // [from, to], s
 
   /**
-   * @param {number} leftPx Where time begins in the pictures.
+   * @param {import("./axis.js").TimeAxis} axis Of the pictures.
    * @param {() => import("./player.js").Player|null} player
    */
-  constructor(leftPx, player) {
-    this.#leftPx = leftPx;
+  constructor(axis, player) {
+    this.#axis = axis;
     this.#player = player;
     this.#button.addEventListener("click", () => this.toggle());
     let anchor = null;
@@ -28,13 +28,18 @@ export class Selection {
     });
     this.#tracks.addEventListener("pointermove", (event) => {
       if (anchor === null || Math.abs(event.clientX - anchor) < DRAG_PX) return;
-      this.#set([this.#timeAt(anchor), this.#timeAt(event.clientX)].sort((first, second) => first - second));
+      this.#set([this.#axis.timeAt(anchor), this.#axis.timeAt(event.clientX)].sort((first, second) => first - second));
     });
     for (const type of ["pointerup", "pointercancel"]) this.#tracks.addEventListener(type, () => (anchor = null));
   }
 
   get isOn() {
     return this.#span !== null;
+  }
+
+  /** @returns {[number, number]|null} What is repeated, s. */
+  get span() {
+    return this.#span;
   }
 
   /** Loop over everything, or stop looping. */
@@ -65,9 +70,11 @@ export class Selection {
     this.#button.setAttribute("aria-pressed", String(this.isOn));
     show(this.#mark, this.isOn);
     if (!this.isOn || !this.#player()) return;
-    const scale = (this.#tracks.clientWidth - this.#leftPx) / this.#player().durationS;
-    this.#mark.style.transform = `translateX(${(this.#span[0] * scale).toFixed(1)}px)`;
-    this.#mark.style.width = `${((this.#span[1] - this.#span[0]) * scale).toFixed(1)}px`;
+    const [shownFromS, shownToS] = this.#axis.span;
+    const left = this.#axis.placeOf(Math.min(shownToS, Math.max(shownFromS, this.#span[0])));
+    const right = this.#axis.placeOf(Math.min(shownToS, Math.max(shownFromS, this.#span[1])));
+    this.#mark.style.transform = `translateX(${left.toFixed(1)}px)`;
+    this.#mark.style.width = `${(right - left).toFixed(1)}px`;
   }
 
   #set([from, to]) {
@@ -77,10 +84,5 @@ export class Selection {
     this.#span = [start, Math.min(durationS, Math.max(to, start + least))];
     this.#player().setLoop(this.#span);
     this.show();
-  }
-
-  #timeAt(clientX) {
-    const box = this.#tracks.getBoundingClientRect();
-    return ((clientX - box.left - this.#leftPx) / (box.width - this.#leftPx)) * this.#player().durationS;
   }
 }

@@ -39,6 +39,7 @@ export async function notReady() {
  * @param {object} options
  * @param {string} options.format Format of the result; "" for that of the file.
  * @param {number} options.limitDb Attenuation limit; Infinity for none.
+ * @param {"follow"|"drop"|null} [options.highBand] What becomes of the band above 8 kHz; null for the engine's default.
  * @param {AbortSignal} options.signal Cancels the request.
  * @param {(stage: string, share: number|null) => void} options.onProgress Called with "sending", "computing" or
  *   "receiving" and the share of it that is done; null if that is not known.
@@ -54,10 +55,11 @@ export async function notReady() {
  * @property {string} model
  * @property {string} backend
  */
-export function denoise(file, { format, limitDb, signal, onProgress }) {
+export function denoise(file, { format, limitDb, highBand = null, signal, onProgress }) {
   const target = address("v1/denoise");
   if (format) target.searchParams.set("format", format);
   target.searchParams.set("attenuation_limit_db", String(Math.min(limitDb, NO_LIMIT_DB)));
+  if (highBand) target.searchParams.set("high_band", highBand);
   return withToken(() => post(target, file, signal, onProgress));
 }
 
@@ -113,10 +115,11 @@ export class LiveStream {
   #hasEnded = false;
 
   /** Open a stream. @returns {Promise<{stream: LiveStream, started: object}>} once the server has started it. */
-  static async open(sampleRate, limitDb) {
+  static async open(sampleRate, limitDb, highBand) {
     await models(); // asks for a token if needed; a WebSocket cannot report that one is missing
     const stream = new LiveStream();
-    const started = await stream.#start({ type: "start", sample_rate: sampleRate, ...limit(limitDb) });
+    const band = highBand ? { high_band: highBand } : {};
+    const started = await stream.#start({ type: "start", sample_rate: sampleRate, ...limit(limitDb), ...band });
     return { stream, started };
   }
 
