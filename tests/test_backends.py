@@ -287,6 +287,11 @@ class WithoutThreads(FunctionBackend):
     uses_threads = False
 
 
+class TestWithoutThreads(BackendConformance):
+    backend = WithoutThreads(np.copy)
+    reads_models = False
+
+
 class RaisesInCheck(FunctionBackend):
     priority = 99
 
