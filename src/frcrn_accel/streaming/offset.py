@@ -21,8 +21,8 @@ class RunningOffset:
 
     In files, an offset is removed if it matters to the model. Here, the mean of the last second is removed as soon as
     it is clear that it is an offset and not a low tone. In the first second, the shorter the signal so far, the
-    larger the mean has to be. Each hop fades from the previous offset to its own. A signal without an offset is unchanged,
-    bit for bit. An instance is immutable; `taken_out` returns a new one.
+    larger the mean has to be. Each hop fades from the previous offset to its own. A signal without an offset is
+    unchanged, bit for bit. An instance is immutable; `taken_out` returns a new one.
 
     Attributes:
         hops: Number of hops so far, up to a second.
