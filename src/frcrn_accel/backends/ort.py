@@ -113,7 +113,7 @@ class _OrtInt8Backend(OrtBackend):
 
     @classmethod
     def priority_for(cls, model: ModelFile) -> int:
-        """See `Backend.priority_for`. `"auto"` does not start to quantize: the variant must exist already."""
+        """See `Backend.priority_for`. `"auto"` never starts quantizing: the variant must exist already."""
         if model.metadata.method == cls.method:
             return cls.priority
         if ready_variant(model, cls.method) is None:
@@ -210,7 +210,7 @@ def _open(model: ModelFile, threads: int, *, is_step: bool = False) -> tuple[Any
 
 
 def _optimized(model: ModelFile) -> Path | None:
-    """Return the graph as ONNX Runtime optimizes it for this CPU, which takes most of the time of loading."""
+    """Return the graph as ONNX Runtime optimizes it for this CPU. Optimizing takes most of the loading time."""
     import onnxruntime
 
     def write(path: Path) -> None:
@@ -263,9 +263,9 @@ def make_session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # The plan of all buffers, made at the second run of a shape, comes on top of the arena of the first run: two
-    # thirds more memory, and no gain in speed (benchmarks/length.py). A step has small buffers and many operators;
-    # the plan makes it 5 % faster.
+    # The plan of all buffers, made at the second run of a shape, is allocated in addition to the arena of the first
+    # run: two thirds more memory, and no gain in speed (benchmarks/length.py). A step has small buffers and many
+    # operators; the plan makes it 5 % faster.
     options.enable_mem_pattern = is_step
     options.log_severity_level = 3  # errors are raised; warnings about folded constants only confuse users
     if not optimize:

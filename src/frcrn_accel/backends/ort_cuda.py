@@ -50,7 +50,7 @@ class OrtCudaBackend(Backend):
 
     Raises:
         UnsupportedPrecisionError: See `Backend`.
-        ValueError: An option is out of its range.
+        ValueError: An option is out of range.
     """
 
     name: ClassVar[str] = "ort-cuda"
@@ -177,10 +177,10 @@ class _CudaSession(GpuSession):
 
 @cache
 def provider_problem() -> str | None:
-    """Say why ONNX Runtime cannot use its CUDA provider, in the loader's words; None if it can.
+    """Return why ONNX Runtime cannot use its CUDA provider, in the loader's words; None if it can.
 
-    ONNX Runtime does not raise this error: it writes it to standard error and falls back to the CPU. So it is tried
-    in a separate process, whose standard error can be read.
+    ONNX Runtime does not raise this error: it writes it to standard error and falls back to the CPU. The provider is
+    therefore tried in a separate process, whose standard error can be read.
     """
     code = (
         "import json, sys, onnxruntime\n"
@@ -212,8 +212,7 @@ def _reason_in(stderr: str) -> str:
 def _quiet() -> Iterator[None]:
     """Silence ONNX Runtime's message that no plug-in provides the device, since the built-in provider does.
 
-    The message comes from a logger that belongs to no session and whose level cannot be read: afterwards the level is
-    set to the usual one.
+    The message comes from a global logger, whose level can be set but not read: afterwards, the default level is set.
     """
     import onnxruntime
 

@@ -1,7 +1,7 @@
 """Find backends: entry points of one group, the built-in ones included.
 
 A plug-in is foreign code. Whatever it raises while it is imported, checked or asked for its priority, an attempt to
-exit included, makes that plug-in unusable and nothing else.
+exit included, makes only that plug-in unusable.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _unchecked_priority(point: EntryPoint, model: ModelFile | None) -> float:
         return int(backend.priority if model is None else backend.priority_for(model))
     except KeyboardInterrupt:
         raise
-    except BaseException:  # its status will say what it is
+    except BaseException:  # its status reports the error
         return math.inf
 
 
@@ -201,7 +201,7 @@ def _plugin_errors(name: str, value: str) -> Iterator[None]:
 
     Args:
         name: Name of the backend.
-        value: Where its class is.
+        value: Location of its class.
     """
     try:
         yield
