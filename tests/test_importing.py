@@ -284,6 +284,13 @@ class TestLookup:
         os.utime(newer, (0, 0))
         assert find_imported("mine") == ModelFile.open(older)
 
+    def test_one_that_cannot_be_read(self, folder):
+        path = keep_imported("mine", copy_of_the_packaged).path
+        path.unlink()
+        path.mkdir(mode=0o755)
+        with pytest.raises(ModelError, match="the imported model 'mine' cannot be read: "):
+            find_imported("mine")
+
 
 class TestFiles:
     def test_of_the_package(self):

@@ -27,6 +27,7 @@ from frcrn_accel.models import (
 from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
 
 __all__ = [
+    "PROBE",
     "STEP_FORM",
     "OrtBackend",
     "OrtDynamicInt8Backend",
@@ -39,7 +40,7 @@ __all__ = [
 STEP_FORM: Form = "step"  # for a few frames it is faster than the form of model files, whose last axis is time
 _PROVIDERS = ["CPUExecutionProvider"]
 # One MatMulInteger of uint8 (1, 64) and a constant int8 (64, 16) of 127: made by scripts/make_probe.py.
-_PROBE = Path(__file__).with_name("u8s8-probe.onnx")
+PROBE = Path(__file__).with_name("u8s8-probe.onnx")
 
 
 class OrtBackend(Backend):
@@ -278,5 +279,5 @@ def make_session(
 @cache
 def _products_are_exact() -> bool:
     """Return whether ONNX Runtime's integer product computes 255 * 127 + 255 * 127 without saturating."""
-    (found,) = cpu_session(str(_PROBE), 1).run(None, {"x": np.full((1, 64), 255, np.uint8)})
+    (found,) = cpu_session(str(PROBE), 1).run(None, {"x": np.full((1, 64), 255, np.uint8)})
     return bool((found == 64 * 255 * 127).all())

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -24,14 +23,13 @@ from frcrn_accel.backends.gpu import (
     gpu_name,
     gpu_recipe,
 )
-from frcrn_accel.backends.ort import make_session
+from frcrn_accel.backends.ort import PROBE, make_session
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint, one_line
 from frcrn_accel.models import FP16, FP32, ModelFile, Recipe
 
 __all__ = ["OrtCudaBackend", "provider_problem"]
 
 _PROVIDER = "CUDAExecutionProvider"
-_PROBE = Path(__file__).with_name("u8s8-probe.onnx")
 _PROBE_S = 120
 _WARNINGS, _ERRORS = 2, 3  # levels of its log
 _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "out_of_memory", "available memory of")
@@ -190,7 +188,7 @@ def provider_problem() -> str | None:
         "print(json.dumps(session.get_providers()))"
     )
     try:
-        command = [sys.executable, "-c", code, str(_PROBE), _PROVIDER]
+        command = [sys.executable, "-c", code, str(PROBE), _PROVIDER]
         found = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"the trial failed: {error}"

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 DEFAULT_MODEL = "frcrn-small"
-LIVE_MODEL = "frcrn-small-stream"  # for users who hear their own voice
+LIVE_MODEL = "frcrn-small-stream"  # short latency, for users who hear their own voice
 STEP = "step"  # the key of a packaged step of a stream, among the methods of the other variants
 _FOLDER = Path(__file__).parent
 _DATA = _FOLDER / "data"
@@ -86,7 +86,7 @@ def find_model(model: str | Path) -> ModelFile:
     """Find a model by its name or path.
 
     Args:
-        model: A known name, the name of an imported model (`import_model`), or the path of a file made by
+        model: A known name, the name of an imported model (`prepare.import_model`), or the path of a file made by
             `frcrn-accel export`. A name takes precedence over a file of that name: write `./name` for the file.
 
     Raises:

@@ -35,7 +35,7 @@ class ImportedVariant:
         method: One of `models.VARIANT_METHODS`.
         file: The quantized file; None if it was not made.
         refusal: Why the quality gate refused it; None if it passed.
-        missing: Why no backend here can run it, so that it was not made; None if one can.
+        missing: Why it was not made: no backend here can run it; None if one can.
     """
 
     method: str
@@ -74,7 +74,7 @@ def import_model(
     Args:
         checkpoint: Weights in any of the forms that `network.checkpoint.load_checkpoint` reads.
         name: Name for the model: letters, digits, - and _. A known name is only accepted for its known checkpoint.
-            None for the known name of this checkpoint, or the name of the file.
+            None for the known name of this checkpoint, or the file's name without its suffix.
         overwrite: Replace another model that was imported under this name.
         progress: Called for each step.
 
