@@ -124,6 +124,8 @@ class TestImport:
     def test_another_file_does_not_get_it(self, checkpoint, folder):
         with pytest.raises(ModelError, match=f"is not the known checkpoint of '{NAME}'"):
             import_model(checkpoint, name=NAME)
+        with pytest.raises(ModelError, match=f"is not the known checkpoint of '{NAME}': choose another name"):
+            import_model(checkpoint.rename(checkpoint.with_stem(NAME)))
         assert not folder.exists()
 
     def test_a_file_that_was_made_of_another_checkpoint_is_not_taken_for_it(self, checkpoint):

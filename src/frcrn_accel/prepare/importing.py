@@ -110,6 +110,11 @@ def _imported(
     sha256 = checkpoint_digest(checkpoint)
     name = model_name(checkpoint, name, sha256)
     known = known_models().get(name)
+    if known is not None and known.checkpoint_sha256 != sha256:  # the file itself has the name of a known model
+        raise ModelError(
+            f"{str(checkpoint)!r} has the name of a known model and is not the known checkpoint of {name!r}: choose "
+            "another name (set it with --name)"
+        )
     if known is not None and known.model_sha256 is not None:
         raise ModelError(f"model {name!r} is in the package: it does not need to be imported")
     if not MODEL_NAME.fullmatch(name):
