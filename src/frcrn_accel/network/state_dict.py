@@ -105,9 +105,7 @@ def _find_state_dict(content: Any) -> dict[str, Any]:
         if wrapper in found:
             return found[wrapper]
     if len(found) > 1:
-        raise ModelError(
-            f"it holds several networks, {', '.join(map(repr, found))}: save only the one that you want"
-        )
+        raise ModelError(f"it holds several networks, {', '.join(map(repr, found))}: save only the one that you want")
     return next(iter(found.values()))
 
 
