@@ -70,7 +70,7 @@ _EDGE_FRAMES = 2  # at the edges of a burst, which fills them only in part
 _BROKEN_FRAMES = 3  # quieter frames that a burst may contain
 _NO_BURST = 2.0  # the ceiling is 3 dB above the loudest frame where there is no burst
 _EVENT_ONLY = 10.0  # 10 dB: only events louder than this over the rest can be the signal itself
-_FAINT_POWER = 10 ** (-55 / 10)  # speech below this level cannot be told from the noise of a quiet room
+_FAINT_POWER = 10 ** (-55 / 10)  # speech below this level cannot be distinguished from the noise of a quiet room
 
 # The supported dtypes, and the value that stands for 1.0.
 _FULL_SCALE: Mapping[np.dtype[Any], float] = {

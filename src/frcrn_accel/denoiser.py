@@ -316,7 +316,7 @@ class Denoiser:
             overwrite: Replace `target` if it exists.
             progress: Called regularly with the seconds of audio that are done and the total. An exception from it
                 stops the work, and nothing is written.
-            max_duration_s: Refuse longer audio; `math.inf` for no limit.
+            max_duration_s: Refuse audio longer than this, by default 24 h; `math.inf` for no limit.
             attenuation_limit_db: Limit for this file alone, `math.inf` for none; None for the denoiser's own.
             high_band: What to do with the band above 8 kHz of this file; None for the denoiser's own choice.
             keep: What to write to `target`: `"speech"`, or `"noise"` for what was removed, the input minus the

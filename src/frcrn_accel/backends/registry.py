@@ -82,6 +82,7 @@ def resolve_backend(
         BackendUnavailable: The backend is installed but cannot run here.
         ValueError: `precision` differs from that of a given instance, or `calibration` was given with an instance
             or for a backend that does not calibrate.
+        TypeError: `backend` is not a name, a `Backend` class or an instance of one.
     """
     if isinstance(backend, str):
         backend = _choose(precision, model) if backend == AUTO else _load_class(_entry_point(backend))

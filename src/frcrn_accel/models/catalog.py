@@ -95,7 +95,10 @@ def find_model(model: str | Path) -> ModelFile:
     """
     if isinstance(model, str) and (named := _find_named(model)) is not None:
         return named
-    path = Path(model).expanduser()
+    try:
+        path = Path(model).expanduser()
+    except RuntimeError as error:  # "~" without a home folder, or of an unknown user
+        raise ModelError(f"{str(model)!r} cannot be found: {error}") from error
     if not path.exists() and path.parent == Path() and not path.suffix:
         names = ", ".join(dict.fromkeys([*known_models(), *imported_names()]))
         raise ModelError(f"unknown model {str(model)!r}: give one of {names} or a path")

@@ -50,7 +50,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     ============  ==========================================================================================
     torch.save    with `weights_only=True`, which never runs code in the file
     safetensors   by the package safetensors
-    .npz          without Python objects; MLX's order, with the channels of convolutions last, is told by the shapes
+    .npz          without Python objects; convolutions with channels last, as in MLX, are recognised by their shapes
     ONNX          by the names of its weights, or by their places in the graph; then the file's own output on
                   noise is compared with the network's: see `network.traced`
     ============  ==========================================================================================
