@@ -61,7 +61,7 @@ def test_a_damaged_packaged_model(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows guesses the folders of other users")
 def test_a_path_of_an_unknown_user():
-    with pytest.raises(ModelError, match="'~no-such-user/mine.onnx' cannot be found: "):
+    with pytest.raises(ModelError, match=r"'~no-such-user/mine\.onnx' cannot be found: "):
         find_model("~no-such-user/mine.onnx")
 
 
