@@ -123,7 +123,9 @@ def _choose(precision: str | None, model: ModelFile | None) -> type[Backend]:
         every = sorted({name for status in backend_statuses() if status.usable for name in status.precisions})
         raise UnsupportedPrecisionError(AUTO, precision, every)
     remedies = "; ".join(str(status.problem) for status in sorted(unusable, key=_rank))
-    raise BackendUnavailable(AUTO, "no backend can run", f"for one: {remedies}" if remedies else "reinstall")
+    raise BackendUnavailable(
+        AUTO, "no backend can run", f"make one usable: {remedies}" if remedies else "reinstall frcrn-accel"
+    )
 
 
 def _rank(status: BackendStatus) -> tuple[bool, int, str]:

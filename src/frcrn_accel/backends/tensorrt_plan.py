@@ -271,7 +271,9 @@ def _build(content: bytes, model: ModelFile, target: Target, build_log: BuildLog
         builder = trt.Builder(logger)
     except TypeError as error:  # TensorRT's factory returned nothing
         raise BackendUnavailable(
-            target.package.replace("_", "-"), build_log.last_error(str(error)), "build where a GPU is"
+            target.package.replace("_", "-"),
+            build_log.last_error(str(error)),
+            "build on a machine with an NVIDIA GPU",
         ) from error
     # Types are taken from the file, whose writer has chosen the precision of each tensor.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
