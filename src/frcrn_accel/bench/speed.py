@@ -23,7 +23,7 @@ from frcrn_accel.quality.clips import Clip
 __all__ = ["Group", "Row", "loadable", "measure_group", "reference_of"]
 
 _WARM_UPS = 1  # after the first call; some engines settle buffers in the second run of a shape
-# After a run, threads of an engine spin for a while before they sleep. The pause lets them end before the next turn.
+# After a run, threads of an engine spin for a while before they sleep. The pause lets them sleep by the next turn.
 _PAUSE_S = 0.05
 
 

@@ -233,7 +233,7 @@ def _unusable(status: BackendStatus, reason: str, remedy: str) -> BackendReport:
 
 def _examine_cache() -> CacheReport:
     folder = cache_folder()
-    # A drive of Windows may be missing, with all of the path.
+    # On Windows, even the drive of the path may be missing.
     nearest = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
     return CacheReport(
         folder=str(folder),

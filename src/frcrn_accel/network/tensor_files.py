@@ -1,6 +1,6 @@
 """Read files of tensors: of PyTorch, safetensors, and NumPy's `.npz`, which MLX writes too.
 
-No code in a file is run, and its unpacked size is checked before it is unpacked.
+No code in a file is run, and a file is unpacked only if its unpacked size is within bounds.
 """
 
 from __future__ import annotations

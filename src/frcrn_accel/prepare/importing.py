@@ -35,7 +35,7 @@ class ImportedVariant:
         method: One of `models.VARIANT_METHODS`.
         file: The quantized file; None if it was not made.
         refusal: Why the quality gate refused it; None if it passed.
-        missing: Why it was not made: no backend here can run it; None if one can.
+        missing: Why no backend here can run it, in which case it was not made; None if one can.
     """
 
     method: str

@@ -27,10 +27,10 @@ class PerceptualDisturbance(torch.nn.Module):
 
     Both signals become loudness over Bark bands and time. Their difference counts as a disturbance where it exceeds a
     quarter of the softer one, and counts more where something was added than where something is missing. In contrast
-    to the standard,
-    signals are not aligned in time, filters and changing gains are not compensated, Bark bands (M. Schroeder) and
-    thresholds of hearing (E. Terhardt) come from closed formulas instead of tables, and the bound on a frame's
-    disturbance is smooth. On noisy and denoised speech the result correlates with the score of the standard (0.9).
+    to the standard, signals are not aligned in time, filters and changing gains are not compensated, Bark bands
+    (M. Schroeder) and thresholds of hearing (E. Terhardt) come from closed formulas instead of tables, and the bound
+    on a frame's disturbance is smooth. On noisy and denoised speech the result correlates with the score of the
+    standard (0.9).
     """
 
     window: Tensor
