@@ -264,8 +264,10 @@ class TestDenoiserOptions:
             ({"step_s": 0.03}, "step_s must be a multiple of 0.02 s, up to 1 s, got 0.03 s"),
             ({"step_s": math.inf}, "step_s must be a multiple"),
             ({"step_s": math.nan}, "step_s must be a multiple"),
-            ({"gain_db": math.nan}, "gain_db must be finite, got nan"),
+            ({"gain_db": math.nan}, "gain_db must be -200 to 200 dB, got nan dB"),
+            ({"gain_db": 1e6}, "gain_db must be -200 to 200 dB, got 1e\\+06 dB"),
             ({"attenuation_limit_db": -1.0}, "-1"),
+            ({"high_band": "invent"}, "high_band must be one of follow, drop, got 'invent'"),
         ],
     )
     def test_a_stream_option_out_of_range(self, values, problem):
@@ -283,6 +285,11 @@ class TestDenoiserOptions:
 
 class WithoutThreads(FunctionBackend):
     uses_threads = False
+
+
+class TestWithoutThreads(BackendConformance):
+    backend = WithoutThreads(np.copy)
+    reads_models = False
 
 
 class RaisesInCheck(FunctionBackend):

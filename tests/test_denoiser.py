@@ -113,6 +113,8 @@ def test_a_noise_file_beside_nothing_else_is_refused(tmp_path, noisy_path):
         denoiser.denoise_file(noisy_path, tmp_path / "a.wav", keep="noise", noise_target=tmp_path / "b.wav")
     with pytest.raises(ValueError, match="must not be the same file"):
         denoiser.denoise_file(noisy_path, tmp_path / "a.wav", noise_target=tmp_path / "a.wav")
+    with pytest.raises(ValueError, match="must not be the same file"):
+        denoiser.denoise_file(noisy_path, tmp_path / "a.wav", noise_target=tmp_path / "no" / ".." / "a.wav")
     (tmp_path / "b.wav").write_bytes(b"precious")
     with pytest.raises(OutputExistsError):
         denoiser.denoise_file(noisy_path, tmp_path / "a.wav", noise_target=tmp_path / "b.wav")

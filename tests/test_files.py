@@ -296,6 +296,8 @@ class TestBadFiles:
         with pytest.raises(AudioError, match="longer than the limit of 5 s"):
             identity.denoise_file(tmp_path / "in.wav", tmp_path / "out.wav", max_duration_s=5)
         assert not (tmp_path / "out.wav").exists()
+        identity.denoise_file(tmp_path / "in.wav", tmp_path / "out.wav", max_duration_s=float("inf"))
+        assert soundfile.info(tmp_path / "out.wav").frames == 160_000
 
     def test_three_hours_in_bounded_memory(self, tmp_path):
         """With an engine that does nothing, to measure everything else."""

@@ -124,6 +124,8 @@ class TestImport:
     def test_another_file_does_not_get_it(self, checkpoint, folder):
         with pytest.raises(ModelError, match=f"is not the known checkpoint of '{NAME}'"):
             import_model(checkpoint, name=NAME)
+        with pytest.raises(ModelError, match=f"is not the known checkpoint of '{NAME}': choose another name"):
+            import_model(checkpoint.rename(checkpoint.with_stem(NAME)))
         assert not folder.exists()
 
     def test_a_file_that_was_made_of_another_checkpoint_is_not_taken_for_it(self, checkpoint):
@@ -283,6 +285,13 @@ class TestLookup:
             find_imported("mine")
         os.utime(newer, (0, 0))
         assert find_imported("mine") == ModelFile.open(older)
+
+    def test_one_that_cannot_be_read(self, folder):
+        path = keep_imported("mine", copy_of_the_packaged).path
+        path.unlink()
+        path.mkdir(mode=0o755)
+        with pytest.raises(ModelError, match="the imported model 'mine' cannot be read: "):
+            find_imported("mine")
 
 
 class TestFiles:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 
 import pytest
@@ -56,6 +57,12 @@ def test_a_damaged_packaged_model(tmp_path, monkeypatch):
     monkeypatch.setattr("frcrn_accel.models.catalog.KnownModel.packaged_path", damaged)
     with pytest.raises(ModelError, match="is damaged: reinstall"):
         find_model(DEFAULT_MODEL)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows guesses the folders of other users")
+def test_a_path_of_an_unknown_user():
+    with pytest.raises(ModelError, match=r"'~no-such-user/mine\.onnx' cannot be found: "):
+        find_model("~no-such-user/mine.onnx")
 
 
 def test_a_path_is_a_model_too(tmp_path):

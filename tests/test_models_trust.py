@@ -167,7 +167,7 @@ class TestOthersCanWrite:
         def copy_other(path: Path) -> None:
             shutil.copyfile(find_model("frcrn-small-stream").path, path)
 
-        with pytest.raises(ModelError, match="says that it is of 'frcrn-small-stream'"):
+        with pytest.raises(ModelError, match="has the metadata of 'frcrn-small-stream'"):
             cached_variant(SOURCE, {}, copy_other)
         made = cached_variant(SOURCE, {}, copy).path
         other = cached_variant(find_model("frcrn-small-stream"), {}, copy_other).path

@@ -272,6 +272,8 @@ class TestForms:
             ({"step_s": 0.03}, ValueError, r"multiple of 0\.02 s"),
             ({"step_s": 5.0}, ValueError, "up to 1 s"),
             ({"gain_db": np.inf}, ValueError, "gain_db"),
+            ({"lookahead_s": np.inf}, ValueError, "lookahead_s must be a multiple"),
+            ({"lookahead_s": np.nan}, ValueError, "lookahead_s must be a multiple"),
         ],
     )
     def test_bad_arguments(self, delay: Denoiser, options: dict, error: type[Exception], message: str) -> None:

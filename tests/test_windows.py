@@ -54,6 +54,7 @@ def test_work_grows_without_steps():
         {"fade_s": -0.1},
         {"window_s": 5.0},
         {"window_s": float("nan")},
+        {"window_s": float("inf")},
         {"past_s": float("nan")},
     ],
 )

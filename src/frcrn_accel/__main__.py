@@ -1,4 +1,4 @@
-"""`python -m frcrn_accel`: what `torchrun -m` and machines without scripts on the path start."""
+"""`python -m frcrn_accel`: for `torchrun -m`, and for machines whose path lacks the installed scripts."""
 
 from frcrn_accel.cli import main
 

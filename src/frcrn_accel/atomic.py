@@ -19,8 +19,8 @@ from frcrn_accel.errors import OutputExistsError
 
 __all__ = ["copy_to_device", "is_device", "remove_leftovers", "replacing", "temporary_folder", "temporary_path"]
 
-# A temporary file says which process writes it: the machine with its boot and process namespace, the process, and
-# when that started. So the file of a killed process is told from one that is being written.
+# The name of a temporary file identifies the process that writes it: the machine with its boot and process namespace,
+# the process number, and when it started. This distinguishes the file of a killed process from one being written.
 _TEMPORARY = re.compile(
     r"\..*-frcrn-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-(?P<start>\d+)-[0-9a-f]{8}(\.[^.]*)?", re.S
 )
@@ -34,9 +34,9 @@ _MAX_PART_BYTES = 64  # of the stem and of the suffix, so that the longest legal
 def replacing(path: Path, *, overwrite: bool, like: Path | None = None) -> Iterator[Path]:
     """Create an empty temporary file next to `path`, and move it to `path` when the block ends without an error.
 
-    A symbolic link is written through: the link stays, and the file that it names is replaced. To a device or a FIFO
-    the result is copied. The file gets the mode of the user's umask, without the permissions that `like`, or the file
-    that is replaced, does not have.
+    A symbolic link is followed: the link stays, and the file that it points to is replaced. For a device or a FIFO,
+    the result is copied to it. The file gets the mode of the user's umask, without the permissions that `like`, or
+    the file that is replaced, does not have.
 
     Args:
         path: The file to write.
@@ -89,7 +89,7 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
 
 
 def is_device(path: Path) -> bool:
-    """Return whether a path is something to write to and not to replace: a device, a FIFO or a socket."""
+    """Return whether a path must be written to rather than replaced: a device, a FIFO or a socket."""
     if _descriptor(path) is not None:
         return True
     try:
@@ -106,7 +106,7 @@ def copy_to_device(source: Path, device: Path) -> None:
         OSError: The device refuses, or the reader of the FIFO has gone.
     """
     descriptor = _descriptor(device)
-    # A descriptor is used as it is: opened again by its name, a file would be cut to nothing.
+    # A descriptor is used as it is: opening it again by name would truncate a file.
     number = os.open(device, os.O_WRONLY) if descriptor is None else os.dup(descriptor)
     with os.fdopen(number, "wb") as out, source.open("rb") as file:
         shutil.copyfileobj(file, out)
@@ -165,7 +165,7 @@ def _mode(target: Path, like: Path | None) -> int:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return a new name beside a file, hidden, which `remove_leftovers` knows."""
+    """Return a new hidden name beside a file, of the pattern that `remove_leftovers` knows."""
     process = os.getpid()
     owner = f"{_machine() or _UNKNOWN}-{process}-{_start_of(process) or 0}"
     return path.with_name(f".{_cut(path.stem)}-frcrn-{owner}-{secrets.token_hex(4)}{_cut(path.suffix)}")

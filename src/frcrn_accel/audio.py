@@ -53,10 +53,10 @@ MAX_CHANNELS = 64  # with more, it is nearly always an array of (samples, channe
 TARGET_LEVEL = 10 ** (-25 / 20)  # upstream's pipelines bring active speech to -25 dBFS RMS (FRCRN's `audio_norm`)
 SILENCE_LEVEL = 10 ** (-140 / 20)  # signals below this RMS are not scaled
 _OFFSET_SAMPLES = 16_000  # a second at the model's rate: in less, an offset may be part of a low tone
-_ROUNDING = 2.0**-23  # of float32: what is left beside an offset and is smaller is none of the signal
+_ROUNDING = 2.0**-23  # of float32: relative to an offset, anything smaller is rounding and not signal
 _PIVOT_RATIO = 1_000.0  # power of an offset over that of the rest
-_TINY = 1e-30  # instead of zero, in float32, too
-_HUGE = 1e38  # what float32 holds
+_TINY = 1e-30  # replaces zero in divisions; float32 can hold it
+_HUGE = 1e38  # float32 can hold it
 _OFFSET_SHARE = 0.03  # an offset with less power than this share of the rest changes the result by -35 dB or less
 
 LEVEL_FRAME_SAMPLES = 320  # 20 ms at the model's rate
@@ -66,11 +66,11 @@ _CEILING_STEP = 10
 _STEEPNESS = 6  # a frame 5 dB above the ceiling counts 30 dB less
 _HEADROOM = 20.0  # 13 dB: loud syllables are within it
 _GAP = 4.0  # 6 dB between a burst and the loudest speech around it
-_EDGE_FRAMES = 2  # at the edges of a burst, that it fills in part
-_BROKEN_FRAMES = 3  # of others within a burst
+_EDGE_FRAMES = 2  # at the edges of a burst, which fills them only in part
+_BROKEN_FRAMES = 3  # quieter frames that a burst may contain
 _NO_BURST = 2.0  # the ceiling is 3 dB above the loudest frame where there is no burst
-_EVENT_ONLY = 10.0  # 10 dB: events that are no louder than this need not be told from speech
-_FAINT_POWER = 10 ** (-55 / 10)  # speech below this level cannot be told from the noise of a quiet room
+_EVENT_ONLY = 10.0  # 10 dB: only events louder than this over the rest can be the signal itself
+_FAINT_POWER = 10 ** (-55 / 10)  # speech below this level cannot be distinguished from the noise of a quiet room
 
 # The supported dtypes, and the value that stands for 1.0.
 _FULL_SCALE: Mapping[np.dtype[Any], float] = {
@@ -125,7 +125,7 @@ def unpack(audio: Any) -> tuple[NDArray[np.float32], Layout]:
     Raises:
         AudioError: The type, dtype or shape is not supported, or it is a masked array.
     """
-    torch = sys.modules.get("torch")  # whoever passes a tensor has imported torch
+    torch = sys.modules.get("torch")  # a caller with a tensor has imported torch
     device = None
     if torch is not None and isinstance(audio, torch.Tensor):
         device = audio.device
@@ -214,10 +214,10 @@ def check_finite(block: NDArray[np.float32], offset: int) -> None:
 
 
 def load_soxr() -> Any:
-    """Import soxr, which only audio at other rates than the model's needs.
+    """Import soxr, which is needed only for audio at other rates than the model's.
 
     Raises:
-        AudioError: It is not installed.
+        AudioError: soxr is not installed.
     """
     try:
         import soxr
@@ -331,10 +331,10 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> Levels:
     power. A channel without such samples (a square wave, silence) uses its plain RMS. A channel below -140 dBFS is
     silence and gets gain 1.
 
-    Three things are different here, and change little for ordinary speech. A constant offset does not count. Frames
-    above a ceiling (`ceiling_of`) have less weight, and hardly any from 5 dB above it on: a bang does not take the
-    level of the speech away. If what is left after that is too quiet to be speech (`is_event_only`), the
-    loud part is the signal, and all frames count.
+    Three things differ from upstream, and change little for ordinary speech. A constant offset does not count. Frames
+    above a ceiling (`ceiling_of`) have less weight, and hardly any from 5 dB above it on, so that a bang does not
+    change the level of the speech. If the rest is too quiet to be speech (`is_event_only`), the loud part is the
+    signal, and all frames count.
 
     Args:
         open_blocks: Returns the signal from its start, at the model's rate, each time it is called; it is read twice.
@@ -345,7 +345,7 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> Levels:
     """
     samples, last = 0, LEVEL_FRAME_SAMPLES
     total = np.zeros(channels)
-    parts = [np.zeros((2, channels, 0), np.float32)]  # of each frame 8 bytes stay: 1.4 MB an hour
+    parts = [np.zeros((2, channels, 0), np.float32)]  # 8 bytes per frame: 1.4 MB per hour
     pivot = np.zeros(channels)
     for frames in _frames(open_blocks(), channels):
         if not samples:
@@ -390,10 +390,10 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> Levels:
 
 
 def _pivot_of(frame: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return what to subtract from each channel before its energy is summed: its offset where that is most of it.
+    """Return what to subtract from each channel before its energy is summed: its offset, if that dominates it.
 
-    The energy of each frame is kept in float32, and what is left of a large one when the offset is taken out of it
-    afterwards is its rounding.
+    The energy of each frame is kept in float32. If a large offset were removed only afterwards, little more than
+    rounding errors would remain.
     """
     mean = frame.mean(axis=1, dtype=np.float64)
     rest = np.mean(np.square(frame - mean[:, None]), axis=1)
@@ -406,7 +406,7 @@ def offset_matters(offset: NDArray[np.float64], rest: NDArray[np.float64], evide
     Args:
         offset: The offset of each channel.
         rest: The power of each channel without it.
-        evidence: Factor of the power of the offset, below 1 if there is little audio to know it from.
+        evidence: Factor of the power of the offset, below 1 if there is too little audio to measure it well.
     """
     matters: NDArray[np.bool_] = evidence * offset**2 > _OFFSET_SHARE * rest
     return matters
@@ -430,8 +430,8 @@ def ceiling_of(power: NDArray[Any]) -> NDArray[Any]:
 def burst_ceiling_of(power: NDArray[Any]) -> NDArray[Any]:
     """Return the power between a burst and all else, or 3 dB above the loudest frame if there is no burst.
 
-    A burst is a run of up to 28 frames, at most half of all, that are 6 dB louder than the others. It can be told
-    from speech as soon as it is over; events of other shapes need the two seconds of `ceiling_of`.
+    A burst is a run of up to 28 frames, at most half of all, that are 6 dB louder than the others. It can be
+    distinguished from speech as soon as it is over; events of other shapes need the two seconds of `ceiling_of`.
 
     Args:
         power: Powers of consecutive frames of 20 ms, `(..., frames)`.
@@ -454,10 +454,10 @@ def burst_ceiling_of(power: NDArray[Any]) -> NDArray[Any]:
 
 
 def is_event_only(plain: Any, robust: Any) -> Any:
-    """Return whether what is left without loud events is too quiet to be speech, so that the events are the signal.
+    """Return whether a signal without its loud events is too quiet to be speech, so that the events are the signal.
 
     Args:
-        plain: Power of the active samples, all of them.
+        plain: Power of all active samples.
         robust: The same with less weight for loud events.
     """
     return (robust < _FAINT_POWER) & (plain > _EVENT_ONLY * robust)
@@ -468,7 +468,7 @@ def _robust_weights(power: NDArray[np.float64]) -> NDArray[np.float64]:
     frames = power.shape[1]
     starts = np.unique(np.minimum(np.arange(0, frames, _CEILING_STEP), max(frames - CEILING_FRAMES, 0)))
     ceiling = np.zeros(len(power))
-    for some in np.array_split(starts, -(-len(starts) // 256)):  # a few MB at a time
+    for some in np.array_split(starts, -(-len(starts) // 256)):  # bounds the memory to a few MB
         windows = power[:, some[:, None] + np.arange(min(CEILING_FRAMES, frames))]
         ceiling = np.maximum(ceiling, ceiling_of(windows).max(axis=1))
     weights: NDArray[np.float64] = np.minimum(1.0, ceiling[:, None] / np.maximum(power, _TINY)) ** _STEEPNESS

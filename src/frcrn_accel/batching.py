@@ -16,17 +16,17 @@ __all__ = ["BatchingSession"]
 
 
 class BatchingSession(Session):
-    """A session that computes calls which wait at the same time together, in one call of another session.
+    """A session that joins calls waiting at the same time into one call of another session.
 
-    A call is never delayed to wait for others. Once the engine is free, the next call takes along those that are
-    waiting and have as many samples as the oldest. Use it with `Windowing(fixed=True)`: otherwise windows of
-    different signals rarely have the same length.
+    A call is never delayed to wait for others. Once the engine is free, the next call includes all waiting calls that
+    have as many samples as the oldest, up to the batch size. Use it with `Windowing(fixed=True)`: otherwise windows
+    of different signals rarely have the same length.
 
     >>> Denoiser(windowing=Windowing(fixed=True), wrap_session=lambda session: BatchingSession(session, 8))
 
     Args:
         session: The session that computes. It gets one call at a time.
-        batch_size: Most rows per call; a call that alone has more is passed on as it is.
+        batch_size: Maximum number of rows per call; a single call with more is passed on as it is.
         observe: Called with the number of rows of each call, in the thread that makes the call.
 
     Raises:
@@ -110,7 +110,7 @@ class BatchingSession(Session):
 
 
 class _Call:
-    """The call of one thread; compared by identity."""
+    """The call of one thread. Calls are compared by identity."""
 
     def __init__(self, audio: NDArray[np.float32]) -> None:
         self.audio = audio

@@ -1,4 +1,4 @@
-"""Tell which CPU this is, how many of them this process may use, and how busy the machine is."""
+"""Identify the CPU, count the CPUs that this process may use, and measure how busy the machine is."""
 
 from __future__ import annotations
 

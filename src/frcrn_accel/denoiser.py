@@ -1,8 +1,9 @@
-"""The `Denoiser`, the class that users meet, and its options."""
+"""The `Denoiser`, the main class of the library, and its options."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ AudioT = TypeVar("AudioT")
 
 @dataclass(frozen=True)
 class DenoiserOptions:
-    """Options of a `Denoiser`, checked, for code that passes them on to where one is opened.
+    """Validated options of a `Denoiser`, for code that opens one elsewhere.
 
     >>> options = DenoiserOptions(backend="ort", threads=1)
     >>> with options.open() as denoiser:
@@ -93,7 +94,7 @@ class DenoiserOptions:
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """Options of a `Stream`, checked, for code that passes them on to where one is opened.
+    """Validated options of a `Stream`, for code that opens one elsewhere.
 
     >>> from frcrn_accel import Denoiser
     >>> options = StreamOptions(step_s=0.1)
@@ -119,6 +120,8 @@ class StreamOptions:
         """Check the ranges."""
         check_stream_options(self.step_s, self.gain_db)
         check_attenuation_limit(self.attenuation_limit_db)
+        if self.high_band is not None:
+            check_high_band(self.high_band)
 
     def open(self, denoiser: Denoiser, sample_rate: int, *, channels: int = 1) -> Stream:
         """Open a stream of a denoiser with these options.
@@ -179,7 +182,7 @@ class Denoiser:
         UnsupportedPrecisionError: The backend does not compute in that precision.
         BackendUnavailable: The backend cannot run here; the message says why and what to install.
         ModelError: The model is unknown, missing or damaged.
-        QualityError: The backend runs a quantized model, and the quality gate refused the result of quantizing.
+        QualityError: The backend runs a quantized model, and the quality gate refused it.
         ValueError: An argument is out of range, or has no effect with this backend.
     """
 
@@ -254,10 +257,10 @@ class Denoiser:
         Args:
             audio: numpy array or torch tensor, `(samples,)` or `(channels, samples)`; float16, float32 or float64
                 with full scale at 1.0, or int16 or int32. Each channel is denoised by itself.
-            sample_rate: Its sample rate, 8,000 to 192,000 Hz. The model hears up to 8 kHz, see `high_band`.
+            sample_rate: Its sample rate, 8,000 to 192,000 Hz. The model processes audio up to 8 kHz, see `high_band`.
             attenuation_limit_db: Limit for this signal alone, `math.inf` for none; None for the denoiser's own.
             high_band: What to do with the band above 8 kHz of this signal; None for the denoiser's own choice.
-            keep: `"speech"`, or `"noise"` for what was taken away: the input minus the speech, sample by sample.
+            keep: `"speech"`, or `"noise"` for what was removed: the input minus the speech, sample by sample.
 
         Returns:
             The same kind of object: type, dtype, shape, rate and level. Integers are clipped, never wrapped.
@@ -267,7 +270,8 @@ class Denoiser:
             AudioError: The type, dtype, shape or sample rate is not supported, a sample is NaN or infinite, or the
                 array is masked.
             EngineError: The engine failed.
-            ValueError: The attenuation limit is out of range, or `high_band` or `keep` is unknown.
+            ValueError: The attenuation limit is out of range, `high_band` or `keep` is unknown, or the denoiser is
+                closed.
         """
         treatment = self._treatment(attenuation_limit_db, high_band)
         check_keep(keep)
@@ -312,10 +316,10 @@ class Denoiser:
             overwrite: Replace `target` if it exists.
             progress: Called regularly with the seconds of audio that are done and the total. An exception from it
                 stops the work, and nothing is written.
-            max_duration_s: Refuse longer audio.
+            max_duration_s: Refuse audio longer than this, by default 24 h; `math.inf` for no limit.
             attenuation_limit_db: Limit for this file alone, `math.inf` for none; None for the denoiser's own.
             high_band: What to do with the band above 8 kHz of this file; None for the denoiser's own choice.
-            keep: What to write to `target`: `"speech"`, or `"noise"` for what was taken away, the input minus the
+            keep: What to write to `target`: `"speech"`, or `"noise"` for what was removed, the input minus the
                 speech.
             noise_target: Also write the noise, to this file; only with `keep="speech"`, and not of films.
             track: Number of the audio track to denoise, from 0. None for all tracks of a film, and for the first one
@@ -328,8 +332,8 @@ class Denoiser:
             AudioError: `source` cannot be read or denoised, or `target` cannot be written.
             OutputExistsError: `target` or `noise_target` exists and `overwrite` is false.
             EngineError: The engine failed.
-            ValueError: The attenuation limit is out of range, `high_band` or `keep` is unknown, or `noise_target` is
-                given with `keep="noise"` or is the same file as `target`.
+            ValueError: The attenuation limit is out of range, `high_band` or `keep` is unknown, `noise_target` is
+                given with `keep="noise"` or is the same file as `target`, or the denoiser is closed.
         """
         check_keep(keep, target, noise_target)
         job = FileJob(
@@ -362,25 +366,27 @@ class Denoiser:
         attenuation_limit_db: float | None = None,
         high_band: HighBandMode | None = None,
     ) -> Stream:
-        """Start to denoise a live signal. Any number of streams share the model.
+        """Start denoising a live signal. Any number of streams share the model.
 
         Args:
             sample_rate: Its sample rate, 8,000 to 192,000 Hz.
             channels: Its channels; each is denoised separately.
-            step_s: Audio that is computed at a time, a multiple of 0.02 s. Longer steps take less time per second of
-                audio and add latency.
+            step_s: Audio that is computed at a time, a multiple of 0.02 s up to 1 s. Longer steps take less time per
+                second of audio and add latency.
             lookahead_s: How far the model looks ahead, a multiple of 0.02 s for each U-Net. None for the look-ahead
                 that the model was trained for, or all of it (0.14 s for each U-Net) if it was not trained for
                 streams. Less look-ahead means less latency and less quality (`docs/streaming.md`).
             averaging: How to estimate the means over the whole signal, which a stream cannot know; see
                 `streaming.Averaging`.
-            gain_db: Gain that brings active speech to -25 dBFS, if known; by default the level is tracked.
+            gain_db: Gain that brings active speech to -25 dBFS, if known, -200 to 200 dB; by default the level is
+                tracked.
             attenuation_limit_db: See the property of the stream; None for the denoiser's own.
             high_band: What to do with the band above 8 kHz; None for the denoiser's own choice. It adds no delay.
 
         Raises:
             AudioError: The sample rate or the number of channels is out of range.
-            BackendUnavailable: The backend has no streams, or packages are missing to make the file for them.
+            BackendUnavailable: The backend does not run streams, or packages needed to make their file are missing.
+            ModelError: The model is quantized, and the file for streams needs the original weights.
             ValueError: An argument is out of range, or the denoiser is closed.
         """
         frames = self._lookahead_frames(lookahead_s)
@@ -408,8 +414,7 @@ class Denoiser:
         `progress` is not kept. Copies of this object (`copy.copy`) open the model again, too.
 
         Raises:
-            TypeError: It was opened with `wrap_session` or an instance of a backend, which hold what cannot be
-                copied.
+            TypeError: It was opened with `wrap_session` or an instance of a backend, which cannot be copied.
             ValueError: The denoiser is closed.
         """
         self._open()
@@ -427,7 +432,7 @@ class Denoiser:
     def close(self) -> None:
         """Free the engine, once the calls of other threads are done. Closing twice is allowed.
 
-        The denoiser and its streams cannot be used afterwards: from now on, calls are a `ValueError`.
+        The denoiser and its streams cannot be used afterwards: further calls raise `ValueError`.
 
         Raises:
             RuntimeError: It is called while this thread uses the denoiser, for example by `progress`.
@@ -468,7 +473,7 @@ class Denoiser:
             return usual_lookahead(self._model)
         metadata = self.model
         frame_s = metadata.unets * metadata.hop_samples / metadata.sample_rate_hz
-        frames = round(lookahead_s / frame_s)
+        frames = round(lookahead_s / frame_s) if math.isfinite(lookahead_s) else -1
         if not (0 <= frames <= LOOKAHEAD_FRAMES and abs(frames * frame_s - lookahead_s) < 1e-9):
             raise ValueError(
                 f"lookahead_s must be a multiple of {frame_s:g} s, up to {LOOKAHEAD_FRAMES * frame_s:g} s, "
@@ -483,7 +488,7 @@ class Denoiser:
 
 
 def _name_or_absolute(model: str | Path, path: Path) -> str | Path:
-    """Return a name as it is, and the path of a model file such that it means the same in every folder."""
+    """Return a name as it is, and a path as an absolute one, which means the same in every folder."""
     is_name = isinstance(model, str) and Path(model).expanduser() != path
     return model if is_name else path.absolute()
 

@@ -22,7 +22,7 @@
         ├── BackendUnavailable     the backend is installed but cannot run here
         └── EngineError            the engine failed at run time, or returned NaN or infinity
 
-`AudioWarning`, a `UserWarning`, says what is missing in a file or cannot be kept.
+`AudioWarning`, a `UserWarning`, reports what is missing in a file or cannot be kept.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class AudioTooLongError(AudioError):
 
 
 class AudioWarning(UserWarning):
-    """Part of a file is missing, was repaired or cannot be kept; the rest is right. Its message is one line."""
+    """Part of a file is missing, was repaired or cannot be kept; the rest is intact. Its message is one line."""
 
 
 class OutputExistsError(FrcrnAccelError, FileExistsError):

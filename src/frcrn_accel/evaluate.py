@@ -175,7 +175,7 @@ def evaluate_clips(
     """
     if options.threads is None and _uses_threads(options):
         options = dataclasses.replace(options, threads=1)
-    with options.open(progress=progress) as denoiser:  # here first, to report its errors
+    with options.open(progress=progress) as denoiser:  # first in this process, which reports its errors
         scores: list[Score] = []
         workers = min(processes or available_cpus(), len(clips))
         progress("evaluate", 0, len(clips))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -39,7 +40,7 @@ class FileReport:
         duration_s: Duration of the audio; of a film, that of its longest track.
         processing_s: Time taken, reading and writing included.
         clipped_samples: Samples beyond full scale that an integer encoding clipped, in all files written.
-        warnings: What was missing or damaged in the source, and what the target cannot keep, a line each.
+        warnings: What was missing or damaged in the source, and what the target cannot keep, one line each.
         tracks: Numbers of the audio tracks that were denoised.
         is_film: Whether the target is a film: the picture and the rest were copied.
     """
@@ -145,13 +146,14 @@ class FileJob:
     def _parts(self, file: AudioFile, done: _Done, *, with_noise: bool) -> Iterator[dict[Keep, NDArray[np.float32]]]:
         """Yield the blocks of the speech, and of the noise if it is wanted."""
         rate_hz = file.sample_rate_hz
+        max_samples = None if self.max_duration_s == math.inf else int(self.max_duration_s * rate_hz)
 
         def blocks() -> Iterator[NDArray[np.float32]]:
             for block in file.blocks():
                 done.show(file)  # while the level is measured, too: a long file is read twice before denoising
                 yield block
 
-        signal = Signal(blocks, rate_hz, file.channels, max_samples=int(self.max_duration_s * rate_hz))
+        signal = Signal(blocks, rate_hz, file.channels, max_samples=max_samples)
         parts: Iterator[dict[Keep, NDArray[np.float32]]]
         if with_noise:
             split = split_signal(signal, self.engine, self.treatment)
@@ -177,7 +179,7 @@ class FileJob:
 
 
 class _Done:
-    """How much of a track is done.
+    """Progress on one track.
 
     Attributes:
         samples: Samples that are done.
@@ -205,5 +207,5 @@ def check_keep(keep: Keep, target: str | Path = "", noise_target: str | Path | N
     if noise_target is not None:
         if keep == "noise":
             raise ValueError("noise_target needs keep='speech': with keep='noise' the noise goes to target")
-        if Path(noise_target).absolute() == Path(target).absolute():
+        if os.path.realpath(noise_target) == os.path.realpath(target):
             raise ValueError("noise_target must not be the same file as target")

@@ -22,15 +22,14 @@ class InUse:
     ValueError: the file is closed
 
     Args:
-        message: What to say of calls after it is closed.
+        message: Message of the `ValueError` that later calls get.
     """
 
     def __init__(self, message: str) -> None:
         self._message = message
         self._changed = threading.Condition()
-        self._calls: list[
-            tuple[int, int]
-        ] = []  # process and thread of each: after a fork, those of the parent are gone
+        # Process and thread of each call: after a fork, the calls of the parent are gone.
+        self._calls: list[tuple[int, int]] = []
         self._is_closed = False
 
     def __enter__(self) -> None:
@@ -58,7 +57,7 @@ class InUse:
             free: Frees it; called again if it is closed again.
 
         Raises:
-            RuntimeError: A call of this thread runs, and would be waited for without end.
+            RuntimeError: This thread is inside a call, and would wait for itself forever.
         """
         with self._changed:
             own = (os.getpid(), threading.get_ident())

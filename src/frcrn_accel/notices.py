@@ -1,4 +1,4 @@
-"""Notices: what a reader or writer of files has to say while it goes on, such as that part of a file is missing."""
+"""Notices: messages about files that are not errors, such as that part of a recording is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _collected: ContextVar[list[str] | None] = ContextVar("frcrn_accel_notices", def
 
 
 def notify(text: str) -> None:
-    """Report, on one line, what is not an error: to `collected_notices` around the caller, or as a warning."""
+    """Report a notice of one line: to `collected_notices` around the caller, or else as an `AudioWarning`."""
     collected = _collected.get()
     if collected is None:
         warnings.warn(text, AudioWarning, stacklevel=3)
@@ -27,7 +27,7 @@ def notify(text: str) -> None:
 def collected_notices() -> Iterator[list[str]]:
     """Collect the notices of the block in a list, each text once, instead of issuing warnings.
 
-    This is per thread and per task, which `warnings.catch_warnings` is not.
+    Unlike `warnings.catch_warnings`, this affects only the calling thread or task.
     """
     collected: list[str] = []
     token = _collected.set(collected)

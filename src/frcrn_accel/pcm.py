@@ -25,7 +25,7 @@ def from_pcm(pcm: Buffer, channels: int, dtype: DTypeLike = np.int16) -> NDArray
     Args:
         pcm: The samples: any object with a buffer of bytes or 16-bit integers, e.g. `bytes`, `memoryview`, `array`.
         channels: Number of channels.
-        dtype: `int16` in the byte order of the samples: that of the machine by default, or e.g. `"<i2"`.
+        dtype: `int16` in the byte order of the samples: by default that of the machine, or e.g. `"<i2"`.
 
     Returns:
         `(channels, samples)` of that dtype, a copy.

@@ -7,9 +7,9 @@
         ├── less what 16 kHz can hold ── gains of the band above (high_band.py) ── + ── resample back ──┘
         └──────────────────────────── dry share (attenuation limit) ──────────── + ──► result
 
-Before that its level is measured, in two passes: each channel gets one gain for its whole length. A signal that is
-not long is read once for both: it is kept at the model's rate. Only events that are far louder than its speech reach
-the model with less (`_headroom`).
+Before that, the level is measured, in two passes: each channel gets one gain for its whole length. A short signal is
+read only once for both passes, and kept at the model's rate. Only events that are far louder than the speech get less
+gain (`_headroom`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from frcrn_accel.windows import Windowing
 
 __all__ = ["Engine", "Signal", "Treatment", "denoise_signal", "split_signal"]
 
-_MAX_KEPT_BYTES = 8 << 20  # two minutes of a channel; the windows of a call take more
+_MAX_KEPT_BYTES = 8 << 20  # two minutes of one channel; the windows of a call take more
 _LOUDEST_FRAME = 10 ** (-12 / 10)  # power; 13 dB above active speech, whose loudest syllables reach 6 dB
 _HUGE = 1e60  # power of a frame: the gain of a louder one would be too small for float32
 
@@ -71,7 +71,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Treatment:
-    """How to treat what the model does not decide.
+    """Settings of the processing around the model.
 
     Attributes:
         dry_share: Share of the input to mix into the result, as amplitude, 0 to 1.
@@ -89,7 +89,7 @@ def denoise_signal(signal: Signal, engine: Engine, treatment: Treatment) -> Iter
     Args:
         signal: The signal.
         engine: The model.
-        treatment: What to do besides.
+        treatment: The processing around it.
 
     Yields:
         Blocks of the result, `float32 (channels, samples)`, at the rate and level of the signal and with its length.
@@ -162,8 +162,8 @@ def _add_high_band(
 ) -> Iterator[NDArray[np.float32]]:
     """Bring the model's output to the rate of the signal, and add the band above the model's.
 
-    That band is the signal minus what is left of it after resampling to the model's rate and back, so that both bands
-    together are the signal, through the cross-over, too.
+    That band is the signal minus what is left of it after resampling to the model's rate and back, so that the two
+    bands add up to the signal at every frequency, the cross-over included.
 
     Args:
         wet: The model's output, at its rate.
@@ -196,12 +196,12 @@ def _add_high_band(
 def _enhance(blocks: Blocks, levels: Levels, engine: Engine) -> Iterator[NDArray[np.float32]]:
     """Cut a signal at the model's rate into windows, denoise them and join the results."""
     samples, gains, offsets = levels
-    if offsets.any():  # the model takes an offset away, and sounds worse for it
+    if offsets.any():  # the model would remove an offset, at a cost in quality
         shift = offsets.astype(np.float32)[:, None]
         blocks = (block - shift for block in blocks)
     hop = engine.metadata.hop_samples
-    # With silence around the signal, all of its samples are part of equally many STFT frames. The model's first and
-    # last hop of output are not reliable.
+    # With silence around the signal, each of its samples is part of the same number of STFT frames. The first and the
+    # last hop of the model's output are not reliable.
     margin = engine.metadata.frame_samples - hop
     padded = -(-(samples + 2 * margin) // hop) * hop
     plan = engine.windowing.plan(padded, engine.metadata.sample_rate_hz, hop)
@@ -227,11 +227,11 @@ def _enhance(blocks: Blocks, levels: Levels, engine: Engine) -> Iterator[NDArray
 
 
 def _headroom(rows: NDArray[np.float32], hop: int) -> NDArray[np.float32] | None:
-    """Return the gain that brings events down to a level that the model knows, for each sample.
+    """Return, for each sample, the gain that brings loud events down to levels that the model was trained on.
 
     The level of a signal is that of its speech, so a bang beside quiet speech would reach the model far above full
-    scale. The model passes such a bang on, and its means over the whole signal then take away speech elsewhere. In
-    streams, the level rises with an event, and keeps it within the same bound.
+    scale. The model passes such a bang through, and because it averages over the whole signal, it then removes speech
+    elsewhere. In streams, the level rises with an event, which keeps the event within the same bound.
 
     Args:
         rows: Input of the model, whole hops, `(rows, samples)`.
@@ -267,7 +267,7 @@ def _run(engine: Engine, rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class _Feed:
-    """Reads windows from blocks, and keeps only what is needed from the last window's start.
+    """Reads windows from blocks, and keeps only the samples from the start of the last window on.
 
     Args:
         blocks: The signal.
@@ -295,7 +295,7 @@ class _Feed:
 
 
 class _Repeated:
-    """A signal that is read repeatedly: computed once and kept if it is not long, else computed each time.
+    """A signal that is read repeatedly: kept after the first time if it is short, else computed each time.
 
     Args:
         compute: Returns the blocks from the start, each time it is called.

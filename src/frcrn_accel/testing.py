@@ -104,7 +104,7 @@ class BackendConformance:
     @pytest.fixture(scope="class")
     @classmethod
     def instance(cls) -> Backend:
-        """Return the backend, ready to load; skip the tests with its own reason where it cannot run."""
+        """Return the backend, ready to load; if it cannot run here, skip the tests with its reason."""
         return _resolve_or_skip(cls.backend)
 
     @pytest.fixture(scope="class")
@@ -200,7 +200,7 @@ class BackendConformance:
         """A denoiser takes two channels at another rate, cut into windows."""
         audio = _noise(2, 3 * 24_000)
         windowing = Windowing(window_s=1.0, past_s=0.2, future_s=0.04, fade_s=0.05)
-        with Denoiser(model.path, backend=instance, threads=1, windowing=windowing) as denoiser:
+        with Denoiser(model.path, backend=instance, threads=_one_thread(instance), windowing=windowing) as denoiser:
             denoised = denoiser(audio, 24_000)
         assert denoised.shape == audio.shape
         assert np.isfinite(denoised).all()
@@ -209,7 +209,7 @@ class BackendConformance:
         """If it has streams: as many samples out as in, independent of the chunks, and not silent."""
         audio = _noise(1, 6_400)[0]
         results = []
-        with Denoiser(model.path, backend=instance, threads=1) as denoiser:
+        with Denoiser(model.path, backend=instance, threads=_one_thread(instance)) as denoiser:
             for size in (320, 6_400, 77):
                 try:
                     stream = denoiser.stream(16_000)
@@ -229,6 +229,11 @@ def _resolve_or_skip(backend: str | type[Backend] | Backend) -> Backend:
         return resolve_backend(backend)
     except BackendUnavailable as error:
         pytest.skip(str(error))
+
+
+def _one_thread(backend: Backend) -> int | None:
+    """Return the option `threads` for one thread; None for a backend that does not take the option."""
+    return 1 if backend.uses_threads else None
 
 
 def _samples(model: ModelFile, frames: int) -> int:

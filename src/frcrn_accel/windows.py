@@ -14,6 +14,7 @@ The rule, for every length:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,7 +79,7 @@ class Windowing:
 
     Raises:
         ValueError: `past_s` or `future_s` is shorter than an STFT frame, `fade_s` is negative, or `window_s` is
-            shorter than three overlaps.
+            shorter than three overlaps or infinite.
     """
 
     window_s: float = 20.0
@@ -99,6 +100,8 @@ class Windowing:
                 f"window_s must be at least three times the overlap past_s + fade_s + future_s "
                 f"({3 * overlap_s:g} s), got {self.window_s:g} s"
             )
+        if math.isinf(self.window_s):
+            raise ValueError("window_s must be finite")
 
     def plan(self, samples: int, sample_rate_hz: int, hop: int) -> Sequence[Window]:
         """Cut a signal into windows.

@@ -1,8 +1,8 @@
 """The contract of an engine: everything between the denoiser and the code that computes.
 
-A backend knows nothing of audio files, sample rates, levels or windows. It gets batches of `float32 (batch, samples)`
-at the model's rate and level and returns the same; the STFT is inside the model. It makes no model files either: it
-says which one it runs (`Backend.recipe`), and loads the file that it is given.
+A backend knows nothing about audio files, sample rates, levels or windows. It gets batches of
+`float32 (batch, samples)` at the model's rate and level and returns the same; the STFT is inside the model. Nor does
+it make model files: it declares which one it runs (`Backend.recipe`), and loads the file that it is given.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class Backend(abc.ABC):
         """
 
     def recipe(self, model: ModelFile) -> Recipe:
-        """Say which file this backend runs for a model; by default the model file as it is.
+        """Return which file this backend runs for a model; by default the model file as it is.
 
         Args:
             model: The model that the user chose.
@@ -174,14 +174,14 @@ class Backend(abc.ABC):
         return Recipe(method=model.metadata.method)
 
     def step_recipe(self, model: ModelFile, lookahead_frames: int) -> Recipe:
-        """Say which file this backend runs for streams of a model; by default the model file as it is.
+        """Return which file this backend runs for streams of a model; by default the model file as it is.
 
         Args:
             model: The model that the user chose.
             lookahead_frames: Frames that each U-Net looks ahead.
 
         Raises:
-            BackendUnavailable: The backend has no streams, or not in this precision.
+            BackendUnavailable: The backend does not run streams, or not in this precision.
             ModelError: The backend does not run files that are quantized like this one.
         """
         return Recipe(method=model.metadata.method)
@@ -209,7 +209,7 @@ class Backend(abc.ABC):
                 of a recipe with `lookahead_frames` is built for them.
 
         Raises:
-            BackendUnavailable: The backend has no streams, or none with that look-ahead; or see `load`.
+            BackendUnavailable: The backend does not run streams, or not with this look-ahead; or see `load`.
             ModelError: The engine cannot read the file.
         """
         raise BackendUnavailable(self.name, "it does not run streams", "use backend 'ort' or 'openvino' for them")
@@ -218,7 +218,7 @@ class Backend(abc.ABC):
         """Check that this backend runs files that are quantized like this one.
 
         Raises:
-            ModelError: It does not.
+            ModelError: It does not run them.
         """
         method = model.metadata.method
         if method not in self.methods:

@@ -1,7 +1,7 @@
-"""GPU memory through `cuda-bindings`.
+"""Manage GPU memory through `cuda-bindings`.
 
 `cuda-bindings` is NVIDIA's own package: a few megabytes, with the CUDA runtime linked in, so that it needs only the
-driver. PyTorch would do as well, at some gigabytes; TensorRT's packages offer no memory management.
+driver. PyTorch would work too, but takes gigabytes; TensorRT's packages offer no memory management.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ class Queue:
         self.handle = int(_checked(*_runtime().cudaStreamCreate()))
 
     def wait(self) -> None:
-        """Wait until all work is done.
+        """Wait until all queued work is done.
 
         Raises:
-            CudaError: Some work failed.
+            CudaError: Part of the work failed.
         """
         _checked(*_runtime().cudaStreamSynchronize(self.handle))
 

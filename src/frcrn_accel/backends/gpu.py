@@ -1,4 +1,4 @@
-"""Shared by the engines on a GPU: the driver, the recipe, and running out of memory."""
+"""Code shared by the GPU backends: the driver, the recipe, and running out of memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class OutOfGpuMemory(Exception):
 
 
 class GpuSession(Session):
-    """A session that halves a batch that does not fit into the GPU's memory, down to one window."""
+    """A session that halves batches that do not fit into the GPU's memory, down to one window."""
 
     _fitting: int | None = None  # windows that are known to fit, after a larger batch did not
 
@@ -67,9 +67,9 @@ class GpuSession(Session):
 
 
 def driver_problem(device_index: int = 0) -> str | None:
-    """Say why NVIDIA's driver cannot be used here; None if it can.
+    """Return why NVIDIA's driver cannot be used here; None if it can.
 
-    The driver is asked directly, without any package, since everything else depends on it.
+    The driver is queried directly, without any package, since everything else depends on it.
     """
     try:
         driver = _driver()

@@ -63,7 +63,7 @@ class OpenVinoBackend(Backend):
     def check(cls) -> None:
         """See `Backend.check`."""
         try:
-            if find_spec("onnx") is None:  # it writes the direct form; what is in the cache needs no import of it
+            if find_spec("onnx") is None:  # needed to write the direct form, but not imported for a cached file
                 raise ImportError("No module named 'onnx'")
             import openvino
         except ImportError as error:
@@ -118,7 +118,7 @@ class OpenVinoBackend(Backend):
         return _OpenVinoStep(model, self._checked_precision(model), threads)
 
     def _checked_precision(self, model: ModelFile) -> str:
-        """Return the precision for a file, after checking that the file and this CPU have it."""
+        """Return the precision for a file, after checking that the file and this CPU support it."""
         self.check_method(model)
         precision = self.precision_for(model)
         if model.metadata.method == OPENVINO_INT8 and precision != "int8":
@@ -240,21 +240,21 @@ def _compile(core: Any, model: ModelFile, options: Mapping[str, Any]) -> Any:
         "engine_version": openvino.__version__,
         "precision": options["INFERENCE_PRECISION_HINT"],
     }
-    # OpenVINO's own cache loads damaged files without a word; this one compares digests.
+    # OpenVINO's own cache loads damaged files without an error; this one compares digests.
     path = compiled_file(model, key, write, ".compiled")
     return compile_() if path is None else core.import_model(io.BytesIO(path.read_bytes()), DEVICE, options)
 
 
 def check_settings(compiled: Any, hint: str, threads: int) -> None:
-    """Check that OpenVINO took the settings that it was given: a hint is only a hint.
+    """Check that OpenVINO took the settings that it was given: it may ignore hints.
 
     Args:
         compiled: OpenVINO's compiled model.
-        hint: The precision that was asked for, `"f32"` or `"bf16"`.
-        threads: The number of threads that was asked for.
+        hint: The requested precision, `"f32"` or `"bf16"`.
+        threads: The requested number of threads.
 
     Raises:
-        BackendUnavailable: It would run otherwise.
+        BackendUnavailable: It would run with other settings.
     """
     found = {
         "devices": compiled.get_property("EXECUTION_DEVICES"),
@@ -315,5 +315,5 @@ def _signal_stack_kept() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an OpenVINO error that is not a place in its source."""
+    """Return the first line of an OpenVINO error that is not a location in its source."""
     return one_line(error, skip="Exception from ")

@@ -27,6 +27,7 @@ from frcrn_accel.models import (
 from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
 
 __all__ = [
+    "PROBE",
     "STEP_FORM",
     "OrtBackend",
     "OrtDynamicInt8Backend",
@@ -39,7 +40,7 @@ __all__ = [
 STEP_FORM: Form = "step"  # for a few frames it is faster than the form of model files, whose last axis is time
 _PROVIDERS = ["CPUExecutionProvider"]
 # One MatMulInteger of uint8 (1, 64) and a constant int8 (64, 16) of 127: made by scripts/make_probe.py.
-_PROBE = Path(__file__).with_name("u8s8-probe.onnx")
+PROBE = Path(__file__).with_name("u8s8-probe.onnx")
 
 
 class OrtBackend(Backend):
@@ -113,7 +114,7 @@ class _OrtInt8Backend(OrtBackend):
 
     @classmethod
     def priority_for(cls, model: ModelFile) -> int:
-        """See `Backend.priority_for`. `"auto"` does not start to quantize: the variant must exist already."""
+        """See `Backend.priority_for`. `"auto"` never starts quantizing: the variant must exist already."""
         if model.metadata.method == cls.method:
             return cls.priority
         if ready_variant(model, cls.method) is None:
@@ -210,7 +211,7 @@ def _open(model: ModelFile, threads: int, *, is_step: bool = False) -> tuple[Any
 
 
 def _optimized(model: ModelFile) -> Path | None:
-    """Return the graph as ONNX Runtime optimizes it for this CPU, which takes most of the time of loading."""
+    """Return the graph as ONNX Runtime optimizes it for this CPU. Optimizing takes most of the loading time."""
     import onnxruntime
 
     def write(path: Path) -> None:
@@ -263,9 +264,9 @@ def make_session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # The plan of all buffers, made at the second run of a shape, comes on top of the arena of the first run: two
-    # thirds more memory, and no gain in speed (benchmarks/length.py). A step has small buffers and many operators;
-    # the plan makes it 5 % faster.
+    # The plan of all buffers, made at the second run of a shape, is allocated in addition to the arena of the first
+    # run: two thirds more memory, and no gain in speed (benchmarks/length.py). A step has small buffers and many
+    # operators; the plan makes it 5 % faster.
     options.enable_mem_pattern = is_step
     options.log_severity_level = 3  # errors are raised; warnings about folded constants only confuse users
     if not optimize:
@@ -278,5 +279,5 @@ def make_session(
 @cache
 def _products_are_exact() -> bool:
     """Return whether ONNX Runtime's integer product computes 255 * 127 + 255 * 127 without saturating."""
-    (found,) = cpu_session(str(_PROBE), 1).run(None, {"x": np.full((1, 64), 255, np.uint8)})
+    (found,) = cpu_session(str(PROBE), 1).run(None, {"x": np.full((1, 64), 255, np.uint8)})
     return bool((found == 64 * 255 * 127).all())

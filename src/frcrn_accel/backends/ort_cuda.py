@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -25,7 +24,7 @@ from frcrn_accel.backends.gpu import (
     gpu_name,
     gpu_recipe,
 )
-from frcrn_accel.backends.ort import make_session
+from frcrn_accel.backends.ort import PROBE, make_session
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint, one_line
 from frcrn_accel.models import FP16, FP32, ModelFile, Recipe
 
@@ -33,7 +32,6 @@ __all__ = ["OrtCudaBackend", "provider_problem"]
 
 _PROVIDER = "CUDAExecutionProvider"
 _DEVICE = "cuda"
-_PROBE = Path(__file__).with_name("u8s8-probe.onnx")
 _PROBE_S = 120
 _WARNINGS, _ERRORS = 2, 3  # levels of its log
 _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "out_of_memory", "available memory of")
@@ -55,7 +53,7 @@ class OrtCudaBackend(Backend):
 
     Raises:
         UnsupportedPrecisionError: See `Backend`.
-        ValueError: An option is out of its range.
+        ValueError: An option is out of range.
     """
 
     name: ClassVar[str] = "ort-cuda"
@@ -186,10 +184,10 @@ class _CudaSession(GpuSession):
 
 @cache
 def provider_problem() -> str | None:
-    """Say why ONNX Runtime cannot use its CUDA provider, in the loader's words; None if it can.
+    """Return why ONNX Runtime cannot use its CUDA provider, in the loader's words; None if it can.
 
-    ONNX Runtime does not raise this error: it writes it to standard error and falls back to the CPU. So it is tried
-    in a separate process, whose standard error can be read.
+    ONNX Runtime does not raise this error: it writes it to standard error and falls back to the CPU. The provider is
+    therefore tried in a separate process, whose standard error can be read.
     """
     code = (
         "import json, sys, onnxruntime\n"
@@ -199,7 +197,7 @@ def provider_problem() -> str | None:
         "print(json.dumps(session.get_providers()))"
     )
     try:
-        command = [sys.executable, "-c", code, str(_PROBE), _PROVIDER]
+        command = [sys.executable, "-c", code, str(PROBE), _PROVIDER]
         found = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"the trial failed: {error}"
@@ -221,8 +219,7 @@ def _reason_in(stderr: str) -> str:
 def _quiet() -> Iterator[None]:
     """Silence ONNX Runtime's message that no plug-in provides the device, since the built-in provider does.
 
-    The message comes from a logger that belongs to no session and whose level cannot be read: afterwards the level is
-    set to the usual one.
+    The message comes from a global logger, whose level can be set but not read: afterwards, the default level is set.
     """
     import onnxruntime
 

@@ -1,7 +1,7 @@
 """Find backends: entry points of one group, the built-in ones included.
 
 A plug-in is foreign code. Whatever it raises while it is imported, checked or asked for its priority, an attempt to
-exit included, makes that plug-in unusable and nothing else.
+exit included, makes only that plug-in unusable.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def resolve_backend(
         BackendUnavailable: The backend is installed but cannot run here.
         ValueError: `precision` differs from that of a given instance, or `calibration` was given with an instance
             or for a backend that does not calibrate.
+        TypeError: `backend` is not a name, a `Backend` class or an instance of one.
     """
     if isinstance(backend, str):
         backend = _choose(precision, model) if backend == AUTO else _load_class(_entry_point(backend))
@@ -122,7 +123,9 @@ def _choose(precision: str | None, model: ModelFile | None) -> type[Backend]:
         every = sorted({name for status in backend_statuses() if status.usable for name in status.precisions})
         raise UnsupportedPrecisionError(AUTO, precision, every)
     remedies = "; ".join(str(status.problem) for status in sorted(unusable, key=_rank))
-    raise BackendUnavailable(AUTO, "no backend can run", f"for one: {remedies}" if remedies else "reinstall")
+    raise BackendUnavailable(
+        AUTO, "no backend can run", f"make one usable: {remedies}" if remedies else "reinstall frcrn-accel"
+    )
 
 
 def _rank(status: BackendStatus) -> tuple[bool, int, str]:
@@ -137,7 +140,7 @@ def _unchecked_priority(point: EntryPoint, model: ModelFile | None) -> float:
         return int(backend.priority if model is None else backend.priority_for(model))
     except KeyboardInterrupt:
         raise
-    except BaseException:  # its status will say what it is
+    except BaseException:  # its status reports the error
         return math.inf
 
 
@@ -201,7 +204,7 @@ def _plugin_errors(name: str, value: str) -> Iterator[None]:
 
     Args:
         name: Name of the backend.
-        value: Where its class is.
+        value: Location of its class.
     """
     try:
         yield

@@ -50,12 +50,12 @@ class TensorRtBackend(Backend):
         calibration: See `Backend`; for precision `"int8"`.
         device_index: Number of the GPU.
         window_s: Longest window, for which the plan is tuned: the `window_s` of the `Windowing`.
-        max_batch: Most windows per call. GPU memory is allocated as they come.
+        max_batch: Maximum number of windows per call. GPU memory is allocated as needed.
         plan: File built by `frcrn-accel build-engine` for this model and GPU; None to use the cache.
 
     Raises:
         UnsupportedPrecisionError: See `Backend`.
-        ValueError: An option is out of its range.
+        ValueError: An option is out of range, or `calibration` is given without precision `"int8"`.
     """
 
     name: ClassVar[str] = "tensorrt"
@@ -133,7 +133,7 @@ class TensorRtBackend(Backend):
     def load(self, model: ModelFile, threads: int) -> Session:
         """See `Backend.load`."""
         gpu = self._usable_gpu(self.device_index)
-        ModelFile.open(model.path)  # report a damaged file first
+        ModelFile.open(model.path)  # reports a damaged file before TensorRT does
         target = self._target(model, (gpu.compute_capability,), gpu.name)
         return _TensorRtSession(load_plan(model, target, self.plan), gpu)
 
@@ -162,7 +162,7 @@ class TensorRtBackend(Backend):
         """Return a GPU that the installed packages can use.
 
         Raises:
-            BackendUnavailable: Packages, the driver or the GPU are missing, or do not fit together.
+            BackendUnavailable: Packages, the driver or the GPU are missing, or are not compatible.
         """
         cls.check_packages()
         from frcrn_accel.backends.cuda import CudaError, find_gpu
@@ -205,12 +205,12 @@ class TensorRtRtxBackend(TensorRtBackend):
 
 
 def load_plan(model: ModelFile, target: Target, path: Path | None = None) -> Plan:
-    """Return a plan from a file, from the cache, or a new one.
+    """Return a plan: from a file, from the cache, or newly built.
 
     Args:
         model: The model file that it is built from.
         target: The model, GPU and shapes that it must fit.
-        path: A file built before; None for the cache.
+        path: A plan built before; None for the cache.
 
     Raises:
         ModelError: The file is not a plan, or does not fit the target. Or see `build_plan`.
@@ -232,8 +232,7 @@ def load_plan(model: ModelFile, target: Target, path: Path | None = None) -> Pla
 class _TensorRtSession(GpuSession):
     """Run a plan, one call at a time.
 
-    Memory for activations is given to the engine at each call, as much as its shape needs, so a smaller batch does
-    take less.
+    The engine gets memory for activations at each call, as much as the shape needs, so a smaller batch takes less.
     """
 
     def __init__(self, plan: Plan, gpu: Gpu) -> None:
@@ -274,8 +273,7 @@ class _TensorRtSession(GpuSession):
         if audio.shape[1] > self._target.longest_window_samples:
             raise EngineError(
                 f"the plan takes windows of at most {self._target.longest_window_samples} samples, got "
-                f"{audio.shape[1]}: "
-                "give the backend the window_s of the Windowing"
+                f"{audio.shape[1]}: give the backend the window_s of the Windowing"
             )
         parts = [np.ascontiguousarray(audio[first : first + most]) for first in range(0, len(audio), most)]
         denoised = []

@@ -1,8 +1,8 @@
-"""Build TensorRT plans: from a model file to the form that a GPU runs. The RTX package needs no GPU for it.
+"""Build TensorRT plans: compile a model file for a GPU. The RTX package needs no GPU for this.
 
 NVIDIA has two packages with one API: `tensorrt` for data centres, which builds for the GPU in the machine, and
-`tensorrt_rtx` for RTX GPUs, which builds for any. This library stores a plan behind a header line that says what it
-was built from and for (`Target`), so that a plan that does not fit is refused before the engine sees it.
+`tensorrt_rtx` for RTX GPUs, which builds for any of them. This library stores a plan behind a header line that says
+what it was built from and for (`Target`), so that a plan that does not fit is refused before the engine reads it.
 
 A plan has two profiles: one for the window length that long audio is cut into, and one for any shorter length. Both
 take a batch of 1 to `max_batch`.
@@ -61,7 +61,7 @@ class Target:
         compute_capabilities: Architectures, e.g. `("8.9",)`.
         precision: `"fp32"`, `"fp16"` or `"int8"`.
         longest_window_samples: Window length of the first profile, the longest that the plan takes.
-        max_batch: Most windows per call.
+        max_batch: Maximum number of windows per call.
     """
 
     model_sha256: str
@@ -78,7 +78,7 @@ class Target:
         return {"plan": json.dumps(dataclasses.asdict(self), sort_keys=True)}
 
     def mismatch(self, wanted: Target) -> str:
-        """Say why a plan for this target does not fit another one; "" if it does."""
+        """Return why a plan for this target does not fit another target; "" if it does."""
         for field in dataclasses.fields(self):
             has, wants = getattr(self, field.name), getattr(wanted, field.name)
             if field.name == "compute_capabilities":
@@ -105,7 +105,7 @@ class Plan:
     content: bytes
 
     def write(self, path: Path) -> None:
-        """Write both to a file."""
+        """Write the target, as a header, and the content to a file."""
         header = json.dumps({"format": _MAGIC, **dataclasses.asdict(self.target)}).encode()
         with path.open("wb") as file:
             file.write(header + b"\n")
@@ -164,7 +164,7 @@ def import_package(package: str) -> ModuleType:
         ImportError: It is not installed, or incomplete.
     """
     module = importlib.import_module(package)
-    if not hasattr(module, "Builder"):  # only an empty folder or type stubs have that name
+    if not hasattr(module, "Builder"):  # an empty folder or type stubs with the package's name
         raise ImportError(f"the package {package!r} is incomplete")
     return module
 
@@ -205,7 +205,7 @@ def build_plan(
 
     Raises:
         ModelError: TensorRT cannot read the model, for example because it lacks an operator.
-        BackendUnavailable: The package cannot build for these compute capabilities, or not without a GPU.
+        BackendUnavailable: The package cannot build for these compute capabilities, or needs the GPU in the machine.
         EngineError: Building failed.
     """
     build_log = build_log or BuildLog()
@@ -269,11 +269,13 @@ def _build(content: bytes, model: ModelFile, target: Target, build_log: BuildLog
     logger = make_logger(package, build_log, detailed=detailed)
     try:
         builder = trt.Builder(logger)
-    except TypeError as error:  # a factory that returned nothing
+    except TypeError as error:  # TensorRT's factory returned nothing
         raise BackendUnavailable(
-            target.package.replace("_", "-"), build_log.last_error(str(error)), "build where a GPU is"
+            target.package.replace("_", "-"),
+            build_log.last_error(str(error)),
+            "build on a machine with an NVIDIA GPU",
         ) from error
-    # Types are taken from the file, whose writer has put each precision where it belongs.
+    # Types are taken from the file, whose writer has chosen the precision of each tensor.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(content):
@@ -282,7 +284,7 @@ def _build(content: bytes, model: ModelFile, target: Target, build_log: BuildLog
         reason = problems or build_log.last_error("no reason given")
         raise ModelError(f"TensorRT cannot read {str(model.path)!r}: {reason}")
     config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 is fp32
+    config.clear_flag(trt.BuilderFlag.TF32)  # it would compute fp32 with 10 bits of mantissa
     if detailed:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if target.package == RTX:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.backends.base import Backend, Session
-from frcrn_accel.errors import BackendUnavailable, EngineError, install_hint
+from frcrn_accel.errors import BackendUnavailable, EngineError, install_hint, one_line
 from frcrn_accel.models import ModelFile, Recipe, read_weights
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class TorchBackend(Backend):
     def check(cls) -> None:
         """See `Backend.check`."""
         try:
-            import onnx  # noqa: F401 - reads the weights out of the model file
+            import onnx  # noqa: F401 - needed to read the weights from the model file
             import torch  # noqa: F401
         except ImportError as error:
             raise BackendUnavailable(cls.name, str(error), install_hint("export")) from error
@@ -62,6 +62,6 @@ class _TorchSession(Session):
             with torch.inference_mode():
                 return self._network(torch.from_numpy(audio)).numpy()  # type: ignore[no-any-return]
         except RuntimeError as error:
-            raise EngineError(f"PyTorch failed on a batch of {audio.shape}: {error}") from error
+            raise EngineError(f"PyTorch failed on a batch of {audio.shape}: {one_line(error)}") from error
         finally:
             torch.set_num_threads(before)

@@ -31,7 +31,7 @@ def check_plot() -> None:
 
 
 def plot_speed_and_quality(report: Json, picture: Path) -> None:
-    """Plot each configuration: how many times faster than real time it is, and how far its sound is from fp32.
+    """Plot each configuration: its speed relative to real time against the change of its output from fp32.
 
     Args:
         report: The JSON of a `BenchReport`.

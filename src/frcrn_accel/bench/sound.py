@@ -42,7 +42,7 @@ class Quality:
         pesq_change_percent: Change from the reference, in percent of the reference's mean.
         dnsmos_ovrl: Mean DNSMOS OVRL of its output; None without the packages for it.
         dnsmos_change: Change from the reference, in points.
-        note: Why a score is missing; empty if none is.
+        note: Why a score is missing; empty if no score is.
     """
 
     clips: int

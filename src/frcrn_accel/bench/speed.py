@@ -23,7 +23,7 @@ from frcrn_accel.quality.clips import Clip
 __all__ = ["Group", "Row", "loadable", "measure_group", "reference_of"]
 
 _WARM_UPS = 1  # after the first call; some engines settle buffers in the second run of a shape
-# After a run, threads of an engine spin for a while before they sleep. Wait for that before the next turn.
+# After a run, threads of an engine spin for a while before they sleep. The pause lets them sleep by the next turn.
 _PAUSE_S = 0.05
 
 
@@ -123,7 +123,7 @@ class Group:
 def loadable(
     configurations: Sequence[Configuration], threads: int, progress: Progress = no_progress
 ) -> tuple[list[Configuration], list[LeftOut]]:
-    """Load each configuration once before measuring: files that backends make at first use are cached then.
+    """Load each configuration once before measuring, so that files that backends make at first use are cached.
 
     Args:
         configurations: All configurations.
@@ -221,7 +221,7 @@ def measure_group(
 
 
 class _OtherWork:
-    """Other work of the machine during a benchmark, from now on."""
+    """Other work of the machine, measured from the creation of the object on."""
 
     def __init__(self) -> None:
         self._began_s = time.perf_counter()

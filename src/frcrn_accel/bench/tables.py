@@ -81,7 +81,7 @@ _SOUND: dict[str, tuple[str, Callable[[Json], str]]] = {
     "pesq": ("PESQ-WB, %", _quality("pesq_change_percent", _change(2))),
     "dnsmos": ("DNSMOS OVRL", _quality("dnsmos_change", _change(3))),
 }
-_BUSY_CPUS = 0.1  # other work beyond this slows engines unequally, most those whose threads sleep between layers
+_BUSY_CPUS = 0.1  # more other work slows engines unequally; those whose threads sleep between layers suffer most
 BASELINES = "baselines"
 COLUMNS = (*_TIME, BASELINES, *_SOUND)
 _SETTING = ("workers", "threads", "batch")

@@ -21,7 +21,7 @@ BATCHES = (1, 2, 4)
 
 @dataclass(frozen=True)
 class Setting:
-    """How a machine is shared out.
+    """How the CPUs of a machine are divided among workers.
 
     Attributes:
         workers: Processes, each working on a file of its own.
@@ -82,7 +82,7 @@ class Throughput:
 
 
 def settings_for(configuration: Configuration, cpus: int, batches: Sequence[int] = BATCHES) -> list[Setting]:
-    """Return the settings to measure: all CPUs, shared out among 1, 2, 4, ... workers, up to one for each CPU.
+    """Return the settings to measure: all CPUs, divided among 1, 2, 4, ... workers, up to one for each CPU.
 
     Args:
         configuration: The configuration; threads and batches are varied only where they have an effect.

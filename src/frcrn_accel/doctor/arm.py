@@ -31,14 +31,14 @@ _WINDOWS = {19: "asimd", 67: "asimdhp", 43: "asimddp", 66: "i8mm", 68: "bf16", 4
 
 
 def arm_flags(system: str) -> frozenset[str]:
-    """Return the features of this Arm CPU that matter here; empty if the system does not say.
+    """Return the features of this Arm CPU that matter here; empty if the system does not list them.
 
     Args:
         system: The operating system, as `platform.system()` names it.
     """
     try:
         if system == "Linux" and sys.maxsize > 2**32:  # a 32-bit process sees the names of 32-bit Arm
-            # Not /proc/cpuinfo: in a container for another architecture, that is about the machine below.
+            # Not /proc/cpuinfo: in an emulated container, that file describes the host's CPU.
             return flags_of_auxv(AUXV.read_bytes())
         if system == "Darwin":
             command = ["/usr/sbin/sysctl", "-i", *_SYSCTL]  # -i: no error for names that an older macOS does not know
@@ -64,7 +64,7 @@ def flags_of_auxv(auxv: bytes) -> frozenset[str]:
 
 
 def flags_of_sysctl(text: str) -> frozenset[str]:
-    """Return the features in what macOS's `sysctl` prints.
+    """Return the features in the output of macOS's `sysctl`.
 
     >>> sorted(flags_of_sysctl("hw.optional.arm.FEAT_DotProd: 1\\nhw.optional.arm.FEAT_I8MM: 0\\n"))
     ['asimddp']

@@ -233,7 +233,8 @@ def _unusable(status: BackendStatus, reason: str, remedy: str) -> BackendReport:
 
 def _examine_cache() -> CacheReport:
     folder = cache_folder()
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    # On Windows, even the drive of the path may be missing.
+    nearest = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
     return CacheReport(
         folder=str(folder),
         exists=folder.is_dir(),

@@ -139,7 +139,7 @@ def _brand() -> str | None:
 
 
 def explain_int8(architecture: str, features: Mapping[str, bool]) -> str:
-    """Say what the features of a CPU mean for INT8."""
+    """Explain what the features of a CPU mean for INT8."""
     if architecture == X86:
         exact = [label for label in _EXACT_PRODUCTS if features[label]]
         if exact:
@@ -159,7 +159,7 @@ def explain_int8(architecture: str, features: Mapping[str, bool]) -> str:
 
 
 def explain_bf16(architecture: str, features: Mapping[str, bool]) -> str:
-    """Say what the features of a CPU mean for bfloat16."""
+    """Explain what the features of a CPU mean for bfloat16."""
     if architecture == X86:
         found = [label for label in _BF16 if features[label]]
         if found:

@@ -1,4 +1,4 @@
-"""Remove from a report who made it and where."""
+"""Remove the names of users, hosts and home folders from a report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["without_names"]
 def without_names(value: Any) -> Any:
     """Return a JSON value with the home folder as `~`, and user and host names in paths as `<user>` and `<host>`.
 
-    A name is replaced only where it is part of a path: as a mere word, "root" or "linux" may mean something else.
+    A name is replaced only where it is part of a path: as a plain word, "root" or "linux" may mean something else.
     """
     return _replaced(value, [*_home_patterns(), *_name_patterns()])
 

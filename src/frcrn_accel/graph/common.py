@@ -1,8 +1,8 @@
 """The parts that all forms of the network share: the transforms, the order of the layers, the weights.
 
-Weights are stored under their released key names. Whatever they need before use (a sum, a sign, an order of taps, the
-folded batch norm) is written as operators on these tensors. The operators depend on constants only, so an engine
-computes them once, when it loads the file.
+Weights are stored under their released key names. All that is done to them before use (a sum, a sign, an order of
+taps, the folded batch norm) is written as operators on these tensors. The operators depend on constants only, so an
+engine computes them once, when it loads the file.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ class Network(abc.ABC, Generic[X]):
         return self.graph.op("Concat", *[self.block_row(w_re, w_im, which) for which in (0, 1)], axis=0)
 
     def fsmn_filter(self, name: str, layer: int, *, is_im_net: bool) -> str:
-        """Compute the depthwise filter, with its residual (input added to output) as one more in the last tap."""
+        """Compute the depthwise filter. Its residual (input added to output) is an extra 1 in the last tap."""
         g = self.graph
         tap = np.zeros((1, 1, FSMN_ORDER, 1), np.float32)
         tap[0, 0, -1, 0] = 1

@@ -13,8 +13,8 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a graph in which everything that does not depend on an input is a stored value.
 
     A model file stores each weight once, under its released name, and prepares it with operators. Engines fold these
-    when they load the file, but not all do it well. TensorRT refuses integers that are not the
-    input of a `DequantizeLinear`, so these nodes stay, with their integers.
+    when they load the file, but not all do it well. TensorRT refuses integers that are not the input of a
+    `DequantizeLinear`, so these nodes stay, with their integers.
 
     Args:
         model: A graph of this library. It is not changed.

@@ -117,7 +117,7 @@ class GaussNetwork(Network[Pair]):
         scales, shifts = zip(*(self.batch_norm(name, "transconv.tconv", which) for which in (0, 1)), strict=True)
 
         def kernels(first: int, places: np.ndarray) -> str:
-            """Weight `(2 * sets, 2 * c, kernel rows, 2)`; `places` is 0 or 1 for (tap, set, kernel row)."""
+            """Return weights `(2 * sets, 2 * c, kernel rows, 2)`; `places` is 0 or 1 for (tap, set, kernel row)."""
             _, sets, kernel_rows = places.shape
             part_re, part_im = (
                 g.op("Slice", weight, g.ints(first), g.ints(first + c), g.ints(1)) for weight in (w_re, w_im)
@@ -155,7 +155,7 @@ class GaussNetwork(Network[Pair]):
                 "Conv",
                 g.op("Concat", *part, axis=1),
                 kernels(0, places),
-                # Both sets of rows to the height of the even ones and one more.
+                # Pad both sets of rows to the height of the even ones plus one.
                 pads=[1, 0, 1 + row_counts[0] - count, 0],
             )
             for part, places, count in zip(rows, from_rows, row_counts, strict=True)

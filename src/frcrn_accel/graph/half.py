@@ -1,8 +1,9 @@
 """Half precision, for hardware that computes in float16.
 
-Some parts would overflow or lose too much in float16 and stay in float32: the STFT; its inverse with the division by
-the overlap; the small layer that ends a U-Net, the mask and its product with the spectrum; and squeeze-and-excitation
-from its means on, which are sums over up to 159 bins and all frames. Audio is float32 on both sides.
+Some parts would overflow or lose too much precision in float16 and stay in float32: the STFT; its inverse with the
+division by the overlap; the small layer that ends a U-Net, the mask and its product with the spectrum; and
+squeeze-and-excitation from its means on, which are sums over up to 159 bins and all frames. Audio is float32 at input
+and output.
 """
 
 from __future__ import annotations

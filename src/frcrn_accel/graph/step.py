@@ -45,8 +45,8 @@ class StepNetwork(PlainNetwork):
     def analysis(self, audio: str, kernel: str) -> str:
         """Write the STFT, see `Network.analysis`.
 
-        The halves of a frame lie a whole number of periods of an even bin apart, and half a period more of an odd
-        bin. Even bins are therefore a transform of the sum of the halves, odd bins of their difference.
+        The two halves of a frame are a whole number of periods apart for an even bin, and half a period more for an
+        odd bin. Even bins are therefore a transform of the sum of the halves, odd bins of their difference.
         """
         g = self.graph
         audio = self.time.with_last(audio, FRAME_SAMPLES - HOP_SAMPLES, ("batch", TIME))

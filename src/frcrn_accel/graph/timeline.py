@@ -1,12 +1,13 @@
 """The network along time: over a whole signal at once, or a few frames at a time with states in between.
 
-A form of the network leaves everything that reaches beyond a frame to a timeline. An encoder stage takes the frame
-before, a decoder stage the frame after, and the memory at the bottleneck the 19 frames before.
+A form of the network leaves everything that reaches beyond a frame to a timeline. An encoder stage also takes the
+previous frame, a decoder stage the next frame, and the memory at the bottleneck the previous 19 frames.
 Squeeze-and-excitation takes the mean over all frames, and the STFT half a frame.
 
-A step of a stream cannot take frames that have not arrived. A decoder stage therefore outputs the frame before: it
-lags by a frame, and whatever it is combined with (a skip connection, at the end the spectrum) is delayed as much. The
-output of each U-Net so lags by seven frames. Except for the lag it is that of the whole signal.
+A step of a stream cannot take frames that have not arrived. A decoder stage therefore outputs the previous frame: it
+lags by a frame, and everything that it is combined with (a skip connection, at the end the spectrum) is delayed by as
+much. With the full look-ahead, the output of each U-Net thus lags by seven frames. Apart from the lag, and from means
+that run over the signal so far, it is that of the whole signal.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Timeline(abc.ABC):
 
     @abc.abstractmethod
     def padding(self, frames: int) -> int:
-        """Return how many frames of zeros to pad, for an operator that takes this many earlier frames."""
+        """Return the number of zero frames to pad for an operator that takes this many earlier frames."""
 
     @abc.abstractmethod
     def with_last(self, x: str, frames: int, shape: Shape) -> str:

@@ -1,4 +1,4 @@
-"""Model files: what they say of themselves, which are known, and where they are."""
+"""Model files: their metadata, the catalogue of known ones, and the cache."""
 
 from frcrn_accel.models.cache import (
     CACHE_DIR_VARIABLE,

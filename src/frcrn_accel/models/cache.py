@@ -13,9 +13,9 @@ Two processes that need the same file at once both make it. Each puts a complete
 whose is used. No lock is taken, so none can be left stale, and file systems without locking work too. Temporary files
 of processes that were killed are removed by the next process that makes a file.
 
-Whoever can write a file can also write its digest into its name. So a file is only used if nobody but this user and
-root could have written it: see `_distrust`. A folder that others can write to is not used at all, and neither is one
-that they can put another one in place of, since a folder above it is theirs to write to: see `_distrust_folder`.
+Anyone who can write a file can also put its digest into its name. A file is therefore used only if nobody but this
+user and root could have written it: see `_distrust`. A folder that others can write to is not used at all, nor is one
+that they can replace because they can write to a folder above it: see `_distrust_folder`.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def cached_file(
         key: Everything that decides the content, besides the source's content and the version of this library.
         build: Writes the file at the path that it is given, which is an empty file.
         suffix: Suffix of the file name.
-        is_right: Whether a cached file says of itself that it is the one; otherwise it is made again.
+        is_right: Returns whether the metadata of a cached file is right; otherwise the file is made again.
 
     Raises:
         ModelError: No folder can be written, for example because the disk is full.
@@ -143,8 +143,8 @@ def compiled_file(
 ) -> Path | None:
     """Return what an engine compiled from a model, the cached file or a new one; None if it cannot be cached.
 
-    It only saves time: an engine can always compile the model itself, and says then what is wrong with it. See
-    `cached_file` for the arguments; this CPU is a part of the key.
+    This only saves time: without it, the engine compiles the model itself, and reports errors in it. See
+    `cached_file` for the arguments; this CPU is part of the key.
     """
     if _is_loaded_once.get():
         return None
@@ -161,7 +161,7 @@ def compiled_file(
 
 @contextmanager
 def loaded_once() -> Iterator[None]:
-    """Have engines compile what this thread loads for themselves, without a file: nobody loads it again."""
+    """Skip `compiled_file` for the models that this thread loads in the block, since they are loaded only once."""
     token = _is_loaded_once.set(True)
     try:
         yield
@@ -210,15 +210,19 @@ def find_imported(name: str) -> ModelFile | None:
     """Return the model that `keep_imported` stored under a name; None if there is none.
 
     Raises:
-        ModelError: Its file is damaged, or others can write to it.
+        ModelError: Its file is damaged or cannot be read, or others can write to it.
     """
-    paths = _imported_paths(name)
-    if not paths:
-        return None
-    folder = paths[-1].parent
-    _require_trust(name, folder, _distrust_folder(folder))
-    _require_trust(name, paths[-1], _distrust(paths[-1]))
-    if not _is_whole(paths[-1]):
+    try:
+        paths = _imported_paths(name)
+        if not paths:
+            return None
+        folder = paths[-1].parent
+        _require_trust(name, folder, _distrust_folder(folder))
+        _require_trust(name, paths[-1], _distrust(paths[-1]))
+        is_whole = _is_whole(paths[-1])
+    except OSError as error:
+        raise ModelError(f"the imported model {name!r} cannot be read: {error.strerror}") from error
+    if not is_whole:
         raise ModelError(
             f"the imported model {str(paths[-1])!r} is damaged: run 'frcrn-accel models import CHECKPOINT --name "
             f"{name}' again"
@@ -251,7 +255,7 @@ def cached_files() -> list[FileStatus]:
     return files
 
 
-_made_by_this_process: dict[tuple[Path, str], Path] = {}  # by the cache folder that is not writable, and stem
+_made_by_this_process: dict[tuple[Path, str], Path] = {}  # by the cache folder that is not usable, and stem
 
 
 def _imported_paths(name: str) -> list[Path]:
@@ -267,7 +271,7 @@ def _is_whole(path: Path) -> bool:
 
 def _distrust(path: Path) -> str | None:
     """Return who else can write a file or a folder, and the remedy; None if only this user and root can."""
-    if not hasattr(os, "geteuid"):  # Windows: folders of users are their own
+    if not hasattr(os, "geteuid"):  # Windows: user folders are private
         return None
     status = path.stat()
     if status.st_uid not in (0, os.geteuid()):
@@ -278,16 +282,16 @@ def _distrust(path: Path) -> str | None:
 
 
 def _distrust_folder(folder: Path) -> str | None:
-    """Return who else can write to a folder, or put another in its place, and the remedy; None if nobody can.
+    """Return who else can write to a folder, or replace it, and the remedy; None if nobody can.
 
-    Who can write to a folder can rename what is in it, unless the folder is sticky, as `/tmp` is: there, only the
-    owner of an entry can. So all folders and links on the way to the folder have to be of this user or root.
+    Anyone who can write to a folder can rename its entries, unless it is sticky, as `/tmp` is: there, only the owner
+    of an entry can. So all folders and links on the way to the folder have to belong to this user or root.
     """
     problem = _distrust(folder)
     if problem is not None or not hasattr(os, "geteuid"):
         return problem
     other = f"or set {CACHE_DIR_VARIABLE} to another folder"
-    # In a user namespace, root may have another number: whoever has the root folder can do what root can.
+    # In a user namespace, root may have another number: the owner of the root folder can do what root can.
     trusted = {0, os.geteuid(), Path("/").stat().st_uid}
     for step in _way_to(folder):
         status = step.lstat()
@@ -311,7 +315,7 @@ def _way_to(folder: Path) -> Iterator[Path]:
 
 
 def _is_own_group(group: int) -> bool:
-    """Return whether a group is that of this user alone, which has its name: many systems give each user one."""
+    """Return whether a group is this user's private one, with the user's name, as many systems give each user."""
     import grp
     import pwd
 
@@ -328,7 +332,7 @@ def _require_trust(name: str, path: Path, problem: str | None) -> None:
 
 
 def _is_made_from(path: Path, source: ModelFile) -> bool:
-    """Return whether a cached model file says that it was made from a model."""
+    """Return whether the metadata of a cached model file names this model as its source."""
     try:
         found = ModelFile.open(path).metadata
     except ModelError:
@@ -342,7 +346,7 @@ def _is_made_from(path: Path, source: ModelFile) -> bool:
 def _source_sha256(path: Path) -> str:
     """Return the digest of a model file; an unchanged file is read once per process."""
     status = path.stat()
-    # A file can have the size and the time of the one that it replaces, but not the inode and the time of its change.
+    # A new file can have the size and modification time of the one it replaces, but not its inode and change time.
     return _remembered_sha256(
         path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     )
@@ -378,13 +382,13 @@ def _find(folder: Path, stem: str, suffix: str, is_right: Callable[[Path], bool]
 
 
 def _model_builder(build: Callable[[Path], None], source: ModelFile | None = None) -> Callable[[Path], None]:
-    """Wrap `build` so that a result that is not a model file, or not one of its source, is rejected."""
+    """Wrap `build` so that a result that is not a model file, or was not made from the source, is rejected."""
 
     def build_model(path: Path) -> None:
         build(path)
         made = ModelFile.open(path)
         if source is not None and not _is_made_from(path, source):
-            raise ModelError(f"a file that was made from {source.path} says that it is of {made.metadata.name!r}")
+            raise ModelError(f"the file made from {source.path} has the metadata of {made.metadata.name!r}")
 
     return build_model
 
@@ -404,7 +408,7 @@ def _make_in_cache(folder: Path, stem: str, build: Callable[[Path], None], suffi
 
 
 def _make_folder(folder: Path) -> None:
-    """Create the cache folder and those above it, none for others to write to, whatever the umask is."""
+    """Create the cache folder and those above it, writable only for this user, whatever the umask is."""
     for path in (*reversed(folder.parents), folder):
         path.mkdir(exist_ok=True, mode=_FOLDER_MODE)
 
@@ -417,7 +421,7 @@ def _make(folder: Path, stem: str, build: Callable[[Path], None], suffix: str) -
     try:
         build(temporary)
         path = folder / f"{stem}-{sha256_of(temporary)[:_DIGITS]}{suffix}"
-        if not path.exists() or _distrust(path) is not None:  # else another process made the same
+        if not path.exists() or _distrust(path) is not None:  # otherwise another process has made the same file
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

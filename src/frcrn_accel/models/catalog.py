@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 DEFAULT_MODEL = "frcrn-small"
-LIVE_MODEL = "frcrn-small-stream"  # for users who hear their own voice
+LIVE_MODEL = "frcrn-small-stream"  # short latency, for users who hear their own voice
 STEP = "step"  # the key of a packaged step of a stream, among the methods of the other variants
 _FOLDER = Path(__file__).parent
 _DATA = _FOLDER / "data"
@@ -86,7 +86,7 @@ def find_model(model: str | Path) -> ModelFile:
     """Find a model by its name or path.
 
     Args:
-        model: A known name, the name of an imported model (`import_model`), or the path of a file made by
+        model: A known name, the name of an imported model (`prepare.import_model`), or the path of a file made by
             `frcrn-accel export`. A name takes precedence over a file of that name: write `./name` for the file.
 
     Raises:
@@ -95,7 +95,10 @@ def find_model(model: str | Path) -> ModelFile:
     """
     if isinstance(model, str) and (named := _find_named(model)) is not None:
         return named
-    path = Path(model).expanduser()
+    try:
+        path = Path(model).expanduser()
+    except RuntimeError as error:  # "~" without a home folder, or of an unknown user
+        raise ModelError(f"{str(model)!r} cannot be found: {error}") from error
     if not path.exists() and path.parent == Path() and not path.suffix:
         names = ", ".join(dict.fromkeys([*known_models(), *imported_names()]))
         raise ModelError(f"unknown model {str(model)!r}: give one of {names} or a path")

@@ -1,4 +1,4 @@
-"""Download a known checkpoint from the model hub: the only code in this library that uses the network by itself."""
+"""Download a known checkpoint from the model hub: the only code in this library that connects to the internet."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def _attempt(known: KnownModel, file: BinaryIO, have: int, total: int, progress:
                     f"{have + int(length):,} bytes, expected {total:,}"
                 )
             progress(have, total)
-            # Ask for one byte more than expected, to notice a server that sends more.
+            # Ask for one byte more than expected, to detect a server that sends more.
             while chunk := response.read(min(_CHUNK_BYTES, total - have + 1)):
                 if have + len(chunk) > total:
                     file.truncate(0)
@@ -171,7 +171,7 @@ def _open_unlinked(part: Path) -> BinaryIO:
 
 
 def _kept(part: Path) -> str:
-    """Say how to resume, if there is a partial file."""
+    """Return how to resume, for the end of an error message; "" if there is no partial file."""
     return (
         f"; run the same command again to resume from {str(part)!r}" if part.exists() and part.stat().st_size else ""
     )

@@ -103,7 +103,7 @@ class ModelMetadata:
         return found
 
     def _check(self) -> None:
-        """Check that this describes an FRCRN, so that nothing that is computed with it can fail."""
+        """Check that this describes an FRCRN, so that later computations can rely on it."""
         for name, expected in (
             ("sample_rate_hz", SAMPLE_RATE_HZ),
             ("frame_samples", FRAME_SAMPLES),
@@ -156,7 +156,7 @@ class ModelFile:
                 )
         except OSError as error:
             raise ModelError(f"model file {str(path)!r} cannot be read: {error.strerror}") from error
-        except (ValueError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise ModelError(f"{str(path)!r} is not an ONNX file ({error})") from error
         try:
             return cls(path, ModelMetadata.from_properties(properties))

@@ -1,7 +1,7 @@
-"""Read the metadata properties of an ONNX file, without the ONNX package, and find out whether it needs other files.
+"""Read the metadata properties of an ONNX file, without the ONNX package, and check whether it needs other files.
 
-A model file is one protobuf message. Only its field `metadata_props` is read; everything else is skipped unread, so
-that takes a millisecond for a model of 60 MB.
+A model file is one protobuf message. Only its field `metadata_props` is read; everything else is skipped, so reading
+takes a millisecond for a model of 60 MB.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def has_external_data(path: Path) -> bool:
     with path.open("rb") as file:
         end = file.seek(0, 2)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.find(_LOCATION) < 0:  # nearly always, and quickly known
+            if content.find(_LOCATION) < 0:  # a quick test, which settles nearly all files
                 return False
         pending = [("ModelProto", 0, end)]
         while pending:

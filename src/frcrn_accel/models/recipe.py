@@ -1,4 +1,4 @@
-"""Name the files that can be made from one model: how they are quantized, and how their graph is arranged."""
+"""Names of the files that can be made from one model: how they are quantized, and how their graph is arranged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
     "Recipe",
 ]
 
-# Methods of quantization; `quantize.METHODS` says what each does. A file's metadata holds one of these names.
+# Methods of quantization; `quantize.METHODS` describes them. A file's metadata holds one of these names.
 FP32 = "fp32"  # not quantized
 FP16 = "fp16"
 DYNAMIC = "dynamic"

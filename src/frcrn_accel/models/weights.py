@@ -21,7 +21,7 @@ __all__ = ["read_weights"]
 
 
 def read_weights(path: Path) -> Weights:
-    """Read the network's weights out of an fp32 model file, under the released key names.
+    """Read the network's weights from an fp32 model file, under the released key names.
 
     Raises:
         ImportError: The ONNX package is not installed.

@@ -1,4 +1,4 @@
-"""Read the weights of an FRCRN from a file, in every form that people hold them in.
+"""Read the weights of an FRCRN from a file, in any of the forms in use.
 
 The same weights give the same arrays, bit for bit, whatever the form.
 """
@@ -43,15 +43,15 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Load the weights of an FRCRN from a file; its content decides how it is read, and its name does not.
+    """Load the weights of an FRCRN from a file. Its content, not its name, decides how it is read.
 
     ============  ==========================================================================================
     form          how it is read
     ============  ==========================================================================================
     torch.save    with `weights_only=True`, which never runs code in the file
     safetensors   by the package safetensors
-    .npz          without Python objects; MLX keeps the channels of convolutions last, which shows in the shapes
-    ONNX          by the names of its weights, or by where they are in the graph; then the file's own output on
+    .npz          without Python objects; convolutions with channels last, as in MLX, are recognised by their shapes
+    ONNX          by the names of its weights, or by their places in the graph; then the file's own output on
                   noise is compared with the network's: see `network.traced`
     ============  ==========================================================================================
 
@@ -63,7 +63,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ModelError: The file cannot be read or does not hold an FRCRN.
     """
     try:
-        import torch  # noqa: F401  whatever is done with the weights needs it
+        import torch  # noqa: F401  everything that uses the weights needs it
     except ImportError as error:
         raise MissingExtraError("Reading a checkpoint", "export", error) from error
     with _path_in_errors(path):
@@ -77,8 +77,8 @@ def checkpoint_digest(path: Path) -> str:
 
     Raises:
         MissingExtraError: It is an ONNX file, and the ONNX package is not installed.
-        ModelError: It cannot be read or is too large, or it is an ONNX file with weights in files that are not beside
-            it.
+        ModelError: The file cannot be read or is too large, or it is an ONNX file whose files of weights are missing
+            or damaged.
     """
     with _path_in_errors(path):
         return _digest(path)

@@ -1,7 +1,7 @@
 """The order of the axes in the weights of convolutions.
 
-PyTorch has the channels before the kernel, MLX after it. Which of them a file has shows in the shapes: a layer has at
-least 8 channels, and no kernel is that long but the filter of an FSMN, which has one channel.
+PyTorch has the channels before the kernel, MLX after it. The shapes show which order a file has: a layer has at least
+8 channels, and no kernel is that long except the filter of an FSMN, which has one channel.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["as_pytorch"]
 # How axes are permuted to PyTorch's order: (outputs, inputs, height, width), and (inputs, outputs, height, width) for
 # transposed convolutions. First PyTorch's own, then MLX's, (outputs, height, width, inputs) for both.
 _CONVOLUTION = ((0, 1, 2, 3), (0, 3, 1, 2))
-# The last one is that of files whose maker only moved the channels of PyTorch's weights to the end.
+# The last one is that of files in which the channels of PyTorch's weights were just moved to the end.
 _TRANSPOSED = ((0, 1, 2, 3), (3, 0, 1, 2), (0, 3, 1, 2))
 
 

@@ -266,7 +266,7 @@ class _ComplexBatchNorm(nn.Module):
         y = F.batch_norm(y, mean, variance, weight, None, True, cast(float, self.bn_re.momentum), BN_EPSILON)
         self._keep("running_mean", mean + bias.detach())
         self._keep("running_var", variance)
-        # The mean removes the bias. Distributed training needs a gradient for it nevertheless.
+        # Subtracting the mean cancels the bias, but distributed training needs a gradient for it.
         return y.permute(0, 2, 3, 1), offset + 0 * bias
 
     def _both(self, name: str) -> Tensor:
@@ -325,7 +325,7 @@ class _Fsmn(nn.Module):
 
     def taps(self, past: int) -> Tensor:
         """Return the filter over the last `past` positions and the current one, `(channels, 1, past + 1, 1)`."""
-        # One more in the last tap adds the memory itself: a third of the memory traffic of a separate addition.
+        # An extra 1 in the last tap adds the memory itself, at a third of the traffic of a separate addition.
         weight = self.conv1.weight[:, :, -1 - past :]
         return weight + F.pad(torch.ones_like(weight[:, :, :1]), (0, 0, past, 0))
 

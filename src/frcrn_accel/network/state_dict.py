@@ -50,9 +50,9 @@ _LIST_NAME = {
 }
 # The first tensor of a network, by its names.
 _ANCHORS = tuple(f"unet.{name}.conv.conv_re.weight" for name in ("encoders.0", "encoder0", "encoders_0"))
-# Names that torch.compile, DataParallel, FSDP and checkpointing put into keys, anywhere.
+# Names that torch.compile, DataParallel, FSDP and checkpointing insert anywhere in keys.
 _WRAPPING = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-# Where the weights are in a checkpoint that holds more, the first that is there; `average` is of this library's runs.
+# Where the weights are in a checkpoint that holds more; the first one found counts. `average` is of this library.
 _WRAPPERS = ("", "state_dict", "model_state_dict", "model", "model.state_dict", "average")
 _LISTED = 8  # at most this many keys of each kind in an error
 
@@ -105,9 +105,7 @@ def _find_state_dict(content: Any) -> dict[str, Any]:
         if wrapper in found:
             return found[wrapper]
     if len(found) > 1:
-        raise ModelError(
-            f"it holds several networks, {', '.join(map(repr, found))}: save the one that you want alone"
-        )
+        raise ModelError(f"it holds several networks, {', '.join(map(repr, found))}: save only the one that you want")
     return next(iter(found.values()))
 
 
@@ -131,7 +129,7 @@ def _state_dicts(content: Mapping[Any, Any]) -> Iterator[tuple[str, dict[str, An
 
 
 def _own_state_dict(content: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the state dict that a mapping is, without the names of wrapping modules; None if it is not one."""
+    """Return a mapping as a state dict, without the names of wrapping modules; None if it is not a state dict."""
     keys = {key: ".".join(part for part in key.split(".") if part not in _WRAPPING) for key in content}
     prefixes = {key.removesuffix(anchor) for key in keys.values() for anchor in _ANCHORS if key.endswith(anchor)}
     # A prefix ends at a dot: `my_unet.` is another module.
@@ -224,7 +222,7 @@ def _drop_transform(tensors: dict[str, NDArray[np.float32]]) -> None:
         array = tensors.pop(key, None)
         if array is not None and not _is_same(array, expected):
             raise ModelError(f"{key!r} is not the 640/320 transform with a square-root Hann window")
-    tensors.pop("istft.window_sum", None)  # of MLX: the overlap-added squared window, as long as its maker wished
+    tensors.pop("istft.window_sum", None)  # of MLX: the overlap-added squared window, of any length
 
 
 def _is_same(array: NDArray[np.float32], expected: NDArray[Any]) -> bool:

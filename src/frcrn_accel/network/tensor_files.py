@@ -1,6 +1,6 @@
 """Read files of tensors: of PyTorch, safetensors, and NumPy's `.npz`, which MLX writes too.
 
-Nothing in a file is run, and what it unpacks to is bounded before it is unpacked.
+No code in a file is run, and a file is unpacked only if its unpacked size is within bounds.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def read_torch(path: Path) -> Any:
             with zipfile.ZipFile(path) as archive:
                 _check_sizes(archive)
         except (zipfile.BadZipFile, ValueError, NotImplementedError):
-            pass  # torch has its own reader, and says what is wrong
+            pass  # torch's own reader reports the problem
     try:
         with warnings.catch_warnings(), _harmless_allowed(torch):
             warnings.simplefilter("ignore")  # torch warns of old pickle protocols
@@ -148,7 +148,7 @@ def _read_npy(file: IO[bytes], key: str, length: int) -> NDArray[Any]:
 
 
 def _check_sizes(archive: zipfile.ZipFile) -> None:
-    """Check what the members of a zip archive unpack to. Python reads no more of a member than it says."""
+    """Check the unpacked size of a zip archive. Python reads no more of a member than the archive declares."""
     total = sum(member.file_size for member in archive.infolist())
     if total > MAX_BYTES:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""The shape of FRCRN, as numbers. Needs numpy only.
+"""The topology of FRCRN: its layers, kernels and shapes. Needs numpy only.
 
 FRCRN (frequency recurrent convolutional recurrent network) denoises the STFT of noisy speech. It multiplies the
 spectrum by a complex mask, an estimate of the cIRM (complex ideal ratio mask), which would turn the noisy spectrum

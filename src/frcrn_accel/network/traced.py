@@ -1,14 +1,15 @@
-"""Read the weights of an FRCRN out of an ONNX graph that somebody else exported.
+"""Read the weights of an FRCRN from an ONNX graph that another tool exported.
 
-Exporters keep the names of most weights and lose some: those of dense layers are transposed into constants of their
-own. Optimisers rename everything. So the names are used if all of them are there. Otherwise the graph is: a walk from
-its output meets the layers in an order that the data flow decides, whatever the order of the stored nodes.
+Exporters keep the names of most weights and lose some: the weights of dense layers are transposed into unnamed
+constants. Optimisers rename everything. The names are therefore used only if all of them are present. Otherwise the
+weights are found by their places in the graph: a walk from its output meets the layers in an order that depends only
+on the data flow, not on the order of the stored nodes.
 
 A complex layer computes re(x0) - im(x1) and re(x1) + im(x0), so each of its weights is met twice. If batch norms were
-folded into the convolutions, the two times differ by a factor for each channel, which becomes the batch norm's.
+folded into the convolutions, the two copies differ by a factor for each channel, which becomes the batch norm's.
 
-Whichever way they were found, the weights are right only if the network computes with them what the graph does. Both
-are run on noise, and have to agree.
+Either way, the weights are right only if the network computes with them what the graph computes. Both are run on
+noise, and their outputs must agree.
 """
 
 from __future__ import annotations
@@ -61,19 +62,19 @@ class _Layer:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """Return the files beside an ONNX file that hold weights of it.
+    """Return the files beside an ONNX file that hold its weights.
 
     Raises:
         OSError: The file cannot be read.
         MissingExtraError: The ONNX package is not installed.
-        ModelError: It is damaged, or names a file that is not in its own folder, or too short.
+        ModelError: It is damaged, or names a file that is not in its own folder or is too short.
     """
     with _damage_in_errors():
         return _external(path, _load(path))
 
 
 def read_traced(path: Path) -> Weights:
-    """Read the weights out of an exported graph, and compare the network with the graph.
+    """Read the weights from an exported graph, and compare the network with the graph.
 
     Raises:
         OSError: The file cannot be read.
@@ -102,7 +103,7 @@ def read_traced(path: Path) -> Weights:
 
 @contextmanager
 def _damage_in_errors() -> Iterator[None]:
-    """Turn what Python raises on a graph that contradicts itself into an error of this library."""
+    """Turn any other exception, such as a malformed graph causes, into `ModelError`."""
     try:
         yield
     except (FrcrnAccelError, OSError):
@@ -177,7 +178,7 @@ class _Graph:
     def constant(self, name: str) -> _Array | None:
         """Return a tensor that does not depend on the input; None if it does, or is computed in an unusual way."""
         if name not in self._constants:
-            self._constants[name] = None  # for a graph that is a circle
+            self._constants[name] = None  # ends the recursion if the graph has a cycle
             self._constants[name] = self._compute(name)
         return self._constants[name]
 
@@ -258,7 +259,7 @@ class _Graph:
         return _Layer(_CONVOLUTION if node.op_type == "Conv" else _TRANSPOSED, [weight], bias)
 
     def _add_bias(self, node: onnx.NodeProto, layers: dict[str, _Layer]) -> None:
-        """Note the bias of a dense layer, which exporters add in a node of its own."""
+        """Record the bias of a dense layer, which exporters add in a separate node."""
         for name, other in (node.input, reversed(node.input)):
             layer = layers.get(name)
             bias = self.constant(other)
@@ -296,14 +297,14 @@ def _by_name(graph: _Graph) -> Weights | None:
 
 @dataclass
 class _Reader:
-    """Takes the layers of a graph one after the other, and makes parameters of them."""
+    """Reads the layers of a graph in order, and turns them into parameters."""
 
     layers: list[_Layer]
     weights: dict[str, _Array] = field(default_factory=dict)
     place: int = 0
 
     def take(self, kind: str, name: str) -> _Layer:
-        """Take the next layer, which has to be of this kind."""
+        """Take the next layer, which must be of this kind."""
         if self.place == len(self.layers):
             raise ModelError(f"its graph ends where an FRCRN has {name} ({kind}), after {self.place} layers")
         layer = self.layers[self.place]
@@ -316,7 +317,7 @@ class _Reader:
         return layer
 
     def keep(self, name: str, array: _Array) -> None:
-        """Note a tensor; if it was met before, it has to be the same."""
+        """Record a tensor; if it was met before, it must be the same."""
         array = np.asarray(array, np.float32)
         if not np.array_equal(self.weights.setdefault(name, array), array):
             raise ModelError(f"its graph uses two different tensors where an FRCRN has {name} twice")
@@ -397,7 +398,7 @@ def _ratio(scaled: _Array, weight: _Array, axis: int) -> _Array:
 
 
 def _by_place(layers: list[_Layer]) -> Weights:
-    """Return the weights of a graph by where they are in it."""
+    """Return the weights of a graph by their places in it."""
     reader = _Reader(layers)
     unets = 0
     while unets == 0 or reader.place < len(layers):
@@ -468,10 +469,10 @@ def _run(path: Path) -> tuple[NDArray[np.float32], list[_Array]]:
 
 
 def _agreement_db(output: _Array, expected: _Array) -> float:
-    """Return the energy of the expected output over that of the difference, in dB; -inf if it is no waveform.
+    """Return the energy of the expected output over that of the difference, in dB; -inf if it is not a waveform.
 
-    The first and last 20 ms are left out: exporters pad or cut the end, and PyTorch's drops the 1e-8 that keeps
-    upstream from dividing 0 by 0 in the very first sample.
+    The first and last 20 ms are left out: exporters pad or cut the end, and PyTorch's exporter drops the 1e-8 that
+    keeps upstream from dividing 0 by 0 in the very first sample.
     """
     if output.size != max(output.shape, default=0) or abs(output.size - len(expected)) > 2 * HOP_SAMPLES:
         return -np.inf

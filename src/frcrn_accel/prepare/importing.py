@@ -35,7 +35,7 @@ class ImportedVariant:
         method: One of `models.VARIANT_METHODS`.
         file: The quantized file; None if it was not made.
         refusal: Why the quality gate refused it; None if it passed.
-        missing: Why no backend here can run it, so that it was not made; None if one can.
+        missing: Why no backend here can run it, in which case it was not made; None if one can.
     """
 
     method: str
@@ -74,7 +74,7 @@ def import_model(
     Args:
         checkpoint: Weights in any of the forms that `network.checkpoint.load_checkpoint` reads.
         name: Name for the model: letters, digits, - and _. A known name is only accepted for its known checkpoint.
-            None for the known name of this checkpoint, or the name of the file.
+            None for the known name of this checkpoint, or the file's name without its suffix.
         overwrite: Replace another model that was imported under this name.
         progress: Called for each step.
 
@@ -110,6 +110,11 @@ def _imported(
     sha256 = checkpoint_digest(checkpoint)
     name = model_name(checkpoint, name, sha256)
     known = known_models().get(name)
+    if known is not None and known.checkpoint_sha256 != sha256:  # the file itself has the name of a known model
+        raise ModelError(
+            f"{str(checkpoint)!r} has the name of a known model and is not the known checkpoint of {name!r}: choose "
+            "another name (set it with --name)"
+        )
     if known is not None and known.model_sha256 is not None:
         raise ModelError(f"model {name!r} is in the package: it does not need to be imported")
     if not MODEL_NAME.fullmatch(name):

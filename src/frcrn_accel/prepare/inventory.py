@@ -34,7 +34,7 @@ class ModelStatus:
         checkpoint_sha256: Digest of the checkpoint, hexadecimal; "" if unknown.
         place: "packaged", "imported" (in the cache) or "absent".
         path: Its fp32 file; None if it is absent or damaged.
-        bytes: Size of that file; 0 without.
+        bytes: Size of that file; 0 if there is none.
         variants: Methods of the variants that exist.
         problem: What is wrong with its files; None if they are intact.
     """
@@ -77,7 +77,7 @@ def _own_status(name: str) -> ModelStatus:
 
 
 def _examined(status: ModelStatus) -> ModelStatus:
-    """Fill in what the files of a model say."""
+    """Add the path, the size and the variants of a model, or the problem with its files."""
     try:
         model = find_model(status.name)
         variants = tuple(method for method in VARIANT_METHODS if ready_variant(model, method) is not None)

@@ -57,7 +57,7 @@ def prepare_step(
 
     Raises:
         ModelError: The model is quantized, and its original weights are needed.
-        BackendUnavailable: The backend has no streams, or packages are missing to make the file.
+        BackendUnavailable: The backend does not run streams, or packages needed to make the file are missing.
         Exception: See `prepare.prepare`.
     """
     recipe = backend.step_recipe(model, lookahead_frames)
@@ -90,7 +90,7 @@ def prepare_step(
 
 
 def _int8_step(model: ModelFile, recipe: Recipe, backend: Backend, threads: int, progress: Progress) -> ModelFile:
-    """Return a step with the numbers of a quantized variant."""
+    """Return a step with the weights and ranges of a quantized variant."""
     lookahead_frames = recipe.lookahead_frames
     assert lookahead_frames is not None
     if model.metadata.method != FP32:
@@ -119,7 +119,7 @@ def _make_step(
     threads: int,
     progress: Progress,
 ) -> ModelFile:
-    """Return the cached step, or write its graph and measure what its streams start with."""
+    """Return the cached step, or write its graph and measure the means that its streams start with."""
 
     def build(path: Path) -> None:
         progress("prepare streams", 0, 1)

@@ -44,7 +44,7 @@ def prepare(model: ModelFile, backend: Backend, progress: Progress = no_progress
         ModelError: The model is quantized with another method, or needs calibration audio.
         QualityError: The quality gate refused the quantized model.
         QuantizeError, AudioError: The calibration audio is not usable.
-        BackendUnavailable: Packages are missing to make the file.
+        BackendUnavailable: Packages needed to make the file are missing.
     """
     recipe = backend.recipe(model)
     if recipe.form is not None:
@@ -109,7 +109,7 @@ def make_variant(
         method: One of `quantize.METHODS`.
         calibration: Folder of noisy speech, for a method that needs calibration; None for the audio in the package.
         gated: Whether the result has to pass the quality gate; benchmarks skip it.
-        source: The model, with what several methods share; None for one method.
+        source: The model together with the data that several methods share; None for a single method.
         progress: Called while the file is made.
 
     Raises:
@@ -154,7 +154,7 @@ def cached_form(model: ModelFile, form: Form, backend: str, progress: Progress =
 
     Raises:
         ModelError: The file does not hold the original weights.
-        BackendUnavailable: Packages are missing to write the graph.
+        BackendUnavailable: Packages needed to write the graph are missing.
     """
     key = {"form": form}
 
@@ -174,7 +174,7 @@ def cached_form(model: ModelFile, form: Form, backend: str, progress: Progress =
 
 @contextmanager
 def packages_for(backend: str, why: str) -> Iterator[None]:
-    """Turn a missing package, needed to make a file, into the backend's own error.
+    """Turn the error about a missing package, needed to make a file, into `BackendUnavailable`.
 
     Args:
         backend: Name of the backend.

@@ -21,7 +21,7 @@ __all__ = [
     "stoi",
 ]
 
-_NO_STOI = 1e-5  # what the package returns where there is too little speech; no score
+_NO_STOI = 1e-5  # the package returns this instead of a score where there is too little speech
 MAX_AGREEMENT_DB = 120.0  # of signals that are equal or nearly so: float32 does not resolve more
 
 
@@ -51,8 +51,8 @@ def si_sdr_db(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
 def agreement_db(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
     """Return the SI-SDR between two signals, limited to +-`MAX_AGREEMENT_DB` and defined for all signals.
 
-    Two silent signals agree fully. A silent signal and another one agree least, and so do signals with values that
-    are not finite. The result is never NaN.
+    Two silent signals have the highest agreement. A silent signal and one that is not silent have the lowest, and so
+    do signals with values that are not finite. The result is never NaN.
 
     >>> from frcrn_accel.quality import agreement_db
     >>> agreement_db(np.zeros(4), np.zeros(4)), agreement_db(np.zeros(4), np.array([0.0, 0.1, 0.0, 0.1]))
@@ -133,7 +133,7 @@ def stoi(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
 
 
 def _check_pair(metric: str, reference: NDArray[Any], estimate: NDArray[Any]) -> None:
-    """Check that two signals can be compared at all: the packages fail on others, or return some number."""
+    """Check that two signals can be compared: on others, the packages fail or return a meaningless number."""
     if reference.shape != estimate.shape:
         raise AudioError(
             f"{metric} cannot score this: the lengths differ, {len(reference)} and {len(estimate)} samples"

@@ -1,7 +1,7 @@
 """DNSMOS P.835: ratings of listeners, estimated by a network.
 
-The network is a file of the package `speechmos`, whose own code needs librosa with its compilers. Only the file is
-used here, by the engine that is installed.
+The network is a file of the package `speechmos`, whose own code needs librosa, which brings a compiler. Only the file
+is used here, with the engine that is installed.
 
 Source: C. K. A. Reddy, V. Gopal, R. Cutler, "DNSMOS P.835", ICASSP 2022.
 """
@@ -69,9 +69,9 @@ def dnsmos(audio: NDArray[Any]) -> Dnsmos:
 
 
 def _segments(audio: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    """Yield the segments that the package takes, whose scores are those that papers report.
+    """Yield the same segments as the package, so that scores are comparable with published ones.
 
-    It computes the end of a segment in seconds, and leaves out one that rounding makes a sample too short.
+    The package computes the end of a segment in seconds, and skips a segment that rounding makes a sample too short.
     """
     seconds = _SAMPLES / SAMPLE_RATE_HZ
     for start_s in range(int(len(audio) // SAMPLE_RATE_HZ - seconds) + 1):
@@ -95,7 +95,7 @@ def load_dnsmos() -> _Network:
 
 @functools.cache
 def load_network(path: Path) -> _Network:
-    """Load a network that gives three numbers for `float32 (1, samples)`, once; see `load_dnsmos` for the errors."""
+    """Load, once, a network that returns three numbers for `float32 (1, samples)`; see `load_dnsmos` for errors."""
     content = path.read_bytes()
     try:
         import onnxruntime

@@ -1,6 +1,6 @@
 """Quantize an fp32 model file: smaller, faster, and compared with its source. Needs the `[quantize]` extra.
 
-`methods` has the table of methods, `quantizer` the way from a model to a variant, and `gate` the comparison. Three
+`methods` has the table of methods, `quantizer` turns a model into a variant, and `gate` compares the two. Three
 modules write INT8 graphs:
 
 - `integer`: 8-bit operators, for ONNX Runtime on a CPU. FSMN layers (feedforward sequential memory network, see

@@ -59,7 +59,7 @@ class CandidateFactory:
         build: Writes graphs.
         reference: Outputs of the fp32 model; None to skip the gate.
         thresholds: Limits of the gate; None to skip it.
-        progress: Called on the way.
+        progress: Called while candidates are built and measured.
     """
 
     weights: Weights
@@ -76,7 +76,7 @@ class CandidateFactory:
         Args:
             path: The file.
             keep_float: Layer groups to leave in float.
-            is_last: Whether it gets into the report even if it is refused, and so needs all measures.
+            is_last: Whether it goes into the report even if it is refused, so that all measures are needed.
 
         Raises:
             Exception: See `gate.compare`.

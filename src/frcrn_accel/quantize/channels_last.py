@@ -1,8 +1,8 @@
 """The form of the network with channels last, for integer products: its activations and its float layers.
 
-Activations are pairs of `(1, time, frequency, channels)`, so a convolution is a gathering of rows and one product.
+Activations are pairs of `(1, time, frequency, channels)`, so a convolution is a gather of rows and one product.
 `IntegerNetwork` adds the convolutions and the FSMN in 8 bits. The first and the last layer, squeeze-and-excitation
-and the mask are in float, here.
+and the mask are in float, and are written here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Explicit INT8: `QuantizeLinear` and `DequantizeLinear` around both inputs of a convolution.
 
 The two nodes are called a QDQ pair. OpenVINO and TensorRT fuse the pairs into an integer convolution. This module
-has what the graphs for both share: measuring the ranges of activations on audio, and writing the pairs. The module of
+holds the code that both share: measuring the ranges of activations on audio, and writing the pairs. The module of
 each engine chooses the form of the network, the layers and how ranges are set.
 
 All ranges are symmetric. An input of activations has a single range; weights have a range for each output channel.
@@ -40,7 +40,7 @@ _PIECE_SAMPLES = 80_640  # 5 s: takes 2 GB at the released size
 _BINS_PER_OCTAVE = 64
 _LOWEST_OCTAVE, _HIGHEST_OCTAVE = -30, 30
 _EDGES = 2.0 ** (np.arange(_LOWEST_OCTAVE * _BINS_PER_OCTAVE, _HIGHEST_OCTAVE * _BINS_PER_OCTAVE) / _BINS_PER_OCTAVE)
-# A float32 is beyond an edge if it is beyond the largest float32 that the edge is not below.
+# A float32 exceeds an edge if and only if it exceeds the largest float32 that is not above the edge.
 _EDGES_32 = _EDGES.astype(np.float32)
 _EDGES_32 = np.where(_EDGES_32 > _EDGES, np.nextafter(_EDGES_32, np.float32(0)), _EDGES_32)
 # The bin at the start of each cell of float32 whose sign, exponent and first 8 binary places are equal. A cell is
@@ -69,7 +69,7 @@ class Histogram:
             counts += np.bincount(_bins(np.abs(values).ravel()), minlength=len(counts))
 
     def quantile(self, quantile: float, scales: NDArray[np.float32] | None = None) -> float:
-        """Return the smallest magnitude that a share of the values does not exceed.
+        """Return the smallest magnitude that a given share of the values does not exceed.
 
         Args:
             quantile: The share.
@@ -120,7 +120,7 @@ def measure_inputs(
         MissingExtraError: The `[quantize]` extra is not installed.
     """
     model = probe.build("calibration", "", {})
-    del model.graph.output[0]  # the engine leaves out what only the denoised signal needs
+    del model.graph.output[0]  # the engine then skips what only the denoised signal needs
     model.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in probe.inputs.values())
     try:
         session = cpu_session(model.SerializeToString(), threads)

@@ -118,8 +118,8 @@ class GateReport:
         clips: Results of each clip.
         source_device, candidate_device: Backend and device of each model.
         source_real_time_factor, candidate_real_time_factor: Computing time over duration, medians over the clips. The
-            first candidate takes turns with the source; later ones are compared with the times of that. None if the
-            quantized model failed on the first clip.
+            first candidate takes turns with the source; later ones are compared with the times from that run. None if
+            the quantized model failed on the first clip.
         speedup: Computing time of the source over that of the quantized model, median over the clips.
     """
 
@@ -154,12 +154,12 @@ def compare(
         backend: Returns the backend that the quantized model runs on.
         thresholds: The limits.
         progress: Called after each clip, as "gate", and after each score of the quantized model, as "score".
-        complete: Whether to take all measures of a model that misses a limit already. DNSMOS takes most of the time.
+        complete: Whether to take all measures even if the model misses a limit already. DNSMOS takes the most time.
 
     Raises:
         BackendUnavailable: A backend cannot run here.
         ModelError: The backend cannot load the quantized model.
-        EngineError: The source fails. (If the quantized model fails, the report says so.)
+        EngineError: The source failed. (A failure of the quantized model is part of the report.)
     """
     engine = backend()
     with loaded_once():
@@ -230,7 +230,7 @@ class _Scores:
             return
 
         def report(done: int) -> None:
-            if metric not in self._reference.scorer.notes:  # it takes time
+            if metric not in self._reference.scorer.notes:  # a skipped metric takes no time
                 self._progress("score", done, total)
 
         numbers = range(total)

@@ -1,14 +1,14 @@
-"""Where the products of a convolution find their inputs: the layout of the rows that they gather.
+"""The layout of the rows that the matrix product of a convolution gathers as its inputs.
 
 With channels last a convolution is one matrix product, of rows that are gathered from a stack `(rows, channels)`:
 
     padding, part 0 for time 0, padding, part 1 for time 0, padding, ..., part 0 for time 1, padding, ...
 
 A part is the real or the imaginary part of a source, and a time is a tap along time. The frames of a part follow each
-other, each with all its rows. The padding is zero and as long as the longest frame: whatever lies before the first
+other, each with all its rows. The padding is zero and as long as the longest frame: everything before the first
 frame, after the last or beyond the edges along frequency is read there.
 
-How many frames a signal has is known only when the graph runs, so every index is linear in it. Needs numpy only.
+The number of frames is known only when the graph runs, so every index is linear in it. Needs numpy only.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Speed:
 
-- Activations are channels-last, so a convolution is a gathering of rows (`gather`) and one integer matrix product.
-  The integer convolutions for the order `(channels, frequency, time)` are slow.
+- Activations are channels-last, so a convolution is a gather of rows (`gather`) and one integer matrix product. The
+  integer convolutions for the order `(channels, frequency, time)` are slow.
 - A transposed convolution of stride 2 along frequency is one product too: the two output rows of a pair lie side by
   side in the columns of the product, which is also their order in memory.
 - The FSMN along frequency (feedforward sequential memory network) stays in 8 bits from its input to the sum of its
@@ -448,15 +448,15 @@ class IntegerNetwork(ChannelsLastNetwork):
         return results[0], results[1]
 
     def observe(self, name: str, what: str, tensor: str) -> None:
-        """Do nothing. A subclass gets here each tensor that `FsmnRanges` describes, relative to the scale.
+        """Do nothing. A subclass receives each tensor that `FsmnRanges` describes, relative to the scale.
 
-        Only for blocks in float.
+        Called only for blocks in float.
         """
 
     def observe_input(self, name: str, source: Activation) -> None:
-        """Do nothing. A subclass gets here each source of a convolution in integers."""
+        """Do nothing. A subclass receives each source of a convolution in integers."""
 
-    # Plumbing.
+    # Helpers.
 
     def _quantized(self, x: str, scales: str, zero: int = ZERO) -> str:
         """Quantize to uint8, with a scale per frame."""

@@ -109,7 +109,7 @@ def _observed(
         batch=1,
         more_outputs=dict.fromkeys(observer.seen, (None, None)),
     )
-    del model.graph.output[0]  # the engine leaves out what only the denoised signal needs
+    del model.graph.output[0]  # the engine then skips what only the denoised signal needs
     threads = plan_threads([len(clip) for clip in clips])
     try:
         session = cpu_session(model.SerializeToString(), threads.each)

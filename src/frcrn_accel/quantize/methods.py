@@ -39,9 +39,9 @@ class Method:
         name: Name that users type.
         description: One line for tables.
         needs_calibration: Whether it measures ranges on calibration audio.
-        prepare: Takes the weights and the model's inputs for the calibration audio, `float32 (1, samples)` each (none
-            without calibration) and a function to report progress to, and returns the function that builds graphs. It
-            is called once, however many graphs are built.
+        prepare: Takes the weights, the model's inputs for the calibration audio, `float32 (1, samples)` each (none
+            without calibration), and a function to report progress to. Returns the function that builds graphs. It is
+            called once, however many graphs are built.
         backend: Returns the backend that the gate runs files on: the one they are for, or ONNX Runtime on the CPU for
             GPU methods, because files are also made on machines without a GPU.
         groups: Returns the layer groups of a network that can be kept in float.

@@ -29,10 +29,10 @@ class Threads(NamedTuple):
 
 
 def plan_threads(samples: Sequence[int]) -> Threads:
-    """Choose how many clips to run at once: as many as there are CPUs, while they are short.
+    """Choose how many clips to run at once: as many as there are CPUs, if the clips are short enough.
 
-    Threads that share a clip wait for each other at the end of each operator, those with clips of their own do not:
-    with other processes on the machine that halves the CPU time. The outputs are the same.
+    Threads that share a clip wait for each other at the end of each operator; threads with clips of their own do not.
+    With other processes on the machine, this halves the CPU time. The outputs are the same.
 
     Args:
         samples: Lengths of the clips.
@@ -55,7 +55,7 @@ def map_parallel(
         report: Called with the number of results after each.
 
     Raises:
-        Exception: The first that the function raises.
+        Exception: The first exception that the function raises.
     """
     results: list[_Result] = []
     with ThreadPoolExecutor(threads) as pool:

@@ -60,14 +60,14 @@ class QuantizeReport:
         kept_float: Layer groups left in float, on request or to pass the gate.
         library_version: Version of this library.
         source_sha256, output_sha256: Digests of the files, hexadecimal.
-        calibration_sha256: Digest of the calibration audio; "" without.
+        calibration_sha256: Digest of the calibration audio; "" if there was none.
         source_bytes, output_bytes: Sizes of the files.
         verdict: "passed", "refused" (nothing was written) or "skipped".
         thresholds: Limits of the gate; None if it was skipped.
         gate: Measurements of the gate; None if it was skipped.
-        sensitivity: Costs of layer groups, the worst first: of all groups on request, else of those that had to be
-            known.
-        rescue: Groups that were left in float to pass the gate; None if it passed without.
+        sensitivity: Costs of layer groups, the worst first: of all groups on request, else of those that were
+            measured in search of the costliest.
+        rescue: Groups that were left in float to pass the gate; None if it passed without them.
     """
 
     source: str
@@ -125,8 +125,8 @@ def quantize_model(
     'skipped'
 
     Args:
-        model: A known name, or the path of a file written by `frcrn-accel export`; a `Source` to share what methods
-            have in common.
+        model: A known name, or the path of a file written by `frcrn-accel export`; or a `Source`, to share data
+            between several methods.
         out: Path of the ONNX file to write.
         method: One of `METHODS`.
         calibration: Folder of noisy speech, for methods that measure ranges; the package has `CALIBRATION_AUDIO`.
@@ -135,7 +135,7 @@ def quantize_model(
             pairs of equal names. By default `GATE_AUDIO`.
         keep_float: Layer groups to leave in float, e.g. `"unet.encoders.1"`.
         max_rescued: If the gate refuses the result, leave up to this many further layer groups in float, the
-            costliest first, until it passes. The report says which, and what that costs.
+            costliest first, until it passes. The report lists them, and what they cost.
         sensitivity: Measure the cost of each layer group even if the gate passes the result.
         overwrite: Replace `out` if it exists.
         progress: Called while the model is calibrated, built and compared.
@@ -151,7 +151,7 @@ def quantize_model(
         BackendUnavailable: A backend that the gate compares with is not installed.
     """
     try:
-        import onnx  # noqa: F401 - every builder does
+        import onnx  # noqa: F401 - every builder needs it
     except ImportError as error:
         raise MissingExtraError("Quantizing a model", "quantize", error) from error
 
@@ -225,7 +225,7 @@ def _choose(
         measure_all: Whether to measure the cost of each group.
 
     Returns:
-        The candidate, the groups that were rescued, and the costs of groups that were measured.
+        The candidate, the groups that were rescued, and the costs of the groups that were measured.
     """
     candidate = first = factory.candidate(path, kept_float, is_last=not max_rescued)
     groups = factory.quantized_groups(first)
@@ -271,7 +271,7 @@ def _choose(
 def _with_fewer(
     factory: CandidateFactory, path: Path, candidate: Candidate, kept_float: Sequence[str], rescued: list[str]
 ) -> tuple[Candidate, list[str]]:
-    """Quantize groups that need not be in float any more since others are: costs do not add up.
+    """Quantize rescued groups again that are no longer needed in float, because the costs of groups do not add up.
 
     Returns:
         The candidate, whose file is at the path, and its rescued groups.
@@ -288,7 +288,7 @@ def _with_fewer(
 
 
 def _likely(source: Source, method: Method) -> tuple[str, ...]:
-    """Return the groups that another method, or by this method the packaged model, had to leave in float."""
+    """Return the groups that other methods left in float for this model, and this method for the packaged model."""
     packaged = packaged_variant(find_model(DEFAULT_MODEL), method.name)
     kept = () if packaged is None else packaged.metadata.kept_float
     return tuple(dict.fromkeys([*source.rescued, *kept]))
@@ -319,7 +319,7 @@ def _prepare(method: Method, source: Source, calibration: Path | None, progress:
 
 
 def _refusal(report: QuantizeReport) -> str:
-    """Say in one line what the gate refused and what to do."""
+    """Return, on one line, what the gate refused and what to do."""
     failed = _failed(report.gate) if report.gate else ""
     kept = f", with {', '.join(report.kept_float)} in float" if report.kept_float else ""
     text = f"{report.output!r} was not written, too far from {report.source!r}: {failed}{kept}"
@@ -334,7 +334,7 @@ def _refusal(report: QuantizeReport) -> str:
 
 
 def _failed(gate: GateReport) -> str:
-    """Say which measures are beyond their limits."""
+    """Return the measures that are beyond their limits."""
     return "; ".join(_described(measure) for measure in gate.measures if measure.passed is False)
 
 

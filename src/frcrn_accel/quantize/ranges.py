@@ -37,7 +37,7 @@ class FsmnRanges:
     total: float
 
     def __post_init__(self) -> None:
-        """Check that no range is NaN or infinite, which no later comparison would notice."""
+        """Check that no range is NaN or infinite, which later comparisons would not detect."""
         _check_finite(vars(self))
 
 

@@ -26,7 +26,7 @@ CALIBRATION_AUDIO = _FOLDER / "calibration"
 
 
 def digest_of(clips: Sequence[Clip]) -> str:
-    """Return the digest of the noisy files of clips, of their contents in order, hexadecimal."""
+    """Return the digest of the noisy files of clips, hexadecimal: of their contents, in order."""
     digest = hashlib.sha256()
     for path in dict.fromkeys(clip.path for clip in clips):
         digest.update(bytes.fromhex(sha256_of(path)))
@@ -34,7 +34,7 @@ def digest_of(clips: Sequence[Clip]) -> str:
 
 
 def sample_numbers(clips: Sequence[Clip], duration_s: float) -> Sequence[int]:
-    """Pick clips of about this length in total, evenly from the whole list, at least one; return their numbers."""
+    """Pick clips of about this total length, at least one, evenly from the whole list; return their numbers."""
     count = max(1, round(len(clips) * duration_s / sum(clip.duration_s for clip in clips)))
     return range(0, len(clips), max(1, len(clips) // count))
 

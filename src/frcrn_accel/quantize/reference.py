@@ -1,4 +1,4 @@
-"""The source of quantized models on the gate audio: what it gives, how fast, and how that is rated."""
+"""The outputs, computing times and scores of the source model on the gate audio."""
 
 from __future__ import annotations
 
@@ -32,18 +32,15 @@ _WARM_UP_S = 1.0
 class Reference:
     """The outputs and scores of the source. Each is computed once, when it is first needed.
 
-    All candidates are compared with the same reference: they differ, the source does not.
+    All candidates are compared with the same reference.
 
     Args:
         model: The fp32 model; it runs on ONNX Runtime.
         clips: Speech in noise. PESQ needs clips with clean speech.
 
     Attributes:
-        scorer: Knows which metrics are not installed.
+        scorer: Notes which metrics are not installed.
         device: Backend and device; "" before the first output.
-
-    Raises:
-        BackendUnavailable: ONNX Runtime is not installed; as do the methods.
     """
 
     def __init__(self, model: ModelFile, clips: Sequence[Clip]) -> None:
@@ -59,6 +56,7 @@ class Reference:
         """Return the output for a clip.
 
         Raises:
+            BackendUnavailable: ONNX Runtime is not installed.
             EngineError: The engine failed, or its output is not finite.
         """
         if number not in self._outputs:
@@ -88,7 +86,7 @@ def rate(metric: str, clip: Clip, output: NDArray[np.float32], scorer: Scorer) -
 
 
 def load_session(backend: Backend, model: ModelFile, threads: int) -> Session:
-    """Load a model, if the backend can run here."""
+    """Load a model, after checking that the backend can run here."""
     backend.check()
     return backend.load(model, threads)
 

@@ -41,7 +41,7 @@ class Sensitivity:
     """Measures the cost of groups: the SI-SDR to the source's output with only these groups quantized.
 
     Args:
-        reference: The source and the clips. A few clips from all over are used, about 8 s.
+        reference: The source and the clips. A few clips, spread over the list, are used: about 8 s.
         build_only: Returns the model with only these groups quantized, valid until the next call.
         backend: Returns the backend that these models run on.
         progress: Called as "sensitivity" for each group, and for the search of the worst.
@@ -72,22 +72,22 @@ class Sensitivity:
     def of(self, gate: GateReport | None) -> float:
         """Return the cost of all groups that a candidate quantizes, as the gate measured it, dB."""
         found = [clip.si_sdr_db for clip in gate.clips] if gate else []
-        if len(found) < len(self._reference.clips):  # it failed
+        if len(found) < len(self._reference.clips):  # the candidate failed on a clip
             return -MAX_AGREEMENT_DB
         return statistics.fmean(found[number] for number in self._numbers)
 
     def worst(self, groups: Sequence[str], si_sdr_db: float) -> Iterator[GroupCost]:
         """Yield the costs of groups, the highest first, each measured when it is asked for.
 
-        Several groups together cost at least as much as any of them. So the group that costs most is found by halves:
-        the set of groups with the largest error is split, until it is a single group. With 48 groups this takes some
-        20 models.
+        Several groups together cost at least as much as any of them. The costliest group is therefore found by
+        bisection: the set of groups with the largest error is split, until it is a single group. With 48 groups this
+        takes about 20 models.
 
         Args:
             groups: The groups.
             si_sdr_db: Cost of all of them together.
         """
-        order = itertools.count()  # of equal errors the first found, in the network's order
+        order = itertools.count()  # among equal errors, the first in the network's order comes first
         sets = [(si_sdr_db, next(order), tuple(groups))] if groups else []
         self._progress(_SEARCH, 0, 1)
         while sets:

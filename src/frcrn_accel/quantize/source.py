@@ -1,4 +1,4 @@
-"""What all quantized files of a model share."""
+"""The data that all quantized files of a model share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Source"]
 
 
 class Source:
-    """An fp32 model to quantize with several methods: what does not depend on the method is computed once.
+    """An fp32 model to quantize with several methods; data that do not depend on the method are computed once.
 
     >>> from frcrn_accel.models import find_model
     >>> from frcrn_accel.quantize import Source, quantize_model

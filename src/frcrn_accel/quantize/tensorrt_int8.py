@@ -95,16 +95,15 @@ def find_ranges(channels: int, seen: Mapping[str, Histogram]) -> Ranges:
         to_complex = _complex_channels(name, len(histogram.counts), channels)
         magnitudes = np.zeros(to_complex.max() + 1, np.float32)
         np.maximum.at(magnitudes, to_complex, histogram.channel_quantiles(CHANNEL_QUANTILE))
-        typical = max(
-            float(np.median(magnitudes)), float(np.finfo(np.float32).tiny)
-        )  # half the channels may be silent
+        # Half of the channels may be silent.
+        typical = max(float(np.median(magnitudes)), float(np.finfo(np.float32).tiny))
         factors[name] = (magnitudes / typical).clip(1 / _LARGEST_FACTOR, _LARGEST_FACTOR).astype(np.float32)
         limits[name] = histogram.quantile(LIMIT_QUANTILE, factors[name][to_complex])
     return Ranges(limits, factors)
 
 
 def _complex_channels(name: str, tensor_channels: int, channels: int) -> NDArray[np.int64]:
-    """Return the number of the factor of each channel of an operand's tensor."""
+    """Return, for each channel of an operand's tensor, the index of its factor."""
     if name.endswith(".project"):  # both nets on the real part, both on the imaginary part
         return np.tile(np.arange(2 * channels), 2)
     # Each tensor holds real, then imaginary parts; a decoder takes two tensors.

@@ -32,7 +32,7 @@ class Latency:
 
 
 def delay_samples(sample_rate_hz: int, model_rate_hz: int, step: int, held_back: int) -> int:
-    """Return the delay of a stream in samples: every input sample yields an output sample, whatever the chunks.
+    """Return the delay of a stream in samples, large enough that each chunk yields as many samples as it has.
 
     Let `r` be `sample_rate_hz / model_rate_hz`. With `n` samples received, the output that is due ends with sample
     `k = n - 1 - delay` of the signal. It needs the model's output up to sample `j <= k / r + reach` (of the second

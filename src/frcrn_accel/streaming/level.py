@@ -14,13 +14,13 @@ __all__ = ["RunningLevel"]
 _ONSET_HOPS = 25
 _ONSET_LOUDEST = 5
 _ONSET_SHARE = 0.25  # the loudest 0.1 s of ordinary speech is up to 6 dB above its level
-_FEW_HOPS = 150  # before, there may be speech besides an event that is not loud enough yet
-_EARLY = 10.0  # of what is left without an event, the power that is too little for speech is 10 dB less before that
+_FEW_HOPS = 150  # until then, speech beside an event may not have reached its level yet
+_EARLY = 10.0  # until then, the rest beside an event counts as too quiet for speech only 10 dB further down
 _LINE_DB = 2.0
 _LOWEST_DB = -130.0
 _LINES = 76  # up to 20 dB above full scale
 _LINE_POWERS = np.append(10 ** ((_LOWEST_DB + _LINE_DB * np.arange(_LINES)) / 10), np.inf)
-_LITTLE, _MUCH = 0.5, 1.5  # dB that leaving events out changes: up to there nothing is left out, from there on all
+_LITTLE, _MUCH = 0.5, 1.5  # dB: events that change the level by less count fully, by more not at all
 _CEILING_PACE = 13  # the ceiling falls by 3 dB while what was below it fades by 39 dB
 _TINY_POWER = 1e-15
 
@@ -51,12 +51,12 @@ class RunningLevel:
     """The level of each channel so far, hop by hop.
 
     It is the RMS of the samples above the mean power so far, where older audio fades out. Events are left out by the
-    rule of `audio.measure_levels`: hops above a ceiling do not count. The ceiling becomes known while the signal goes
-    on, so the level is followed for many ceilings at once, and that of the ceiling which is known now is taken: as if
-    the event had never been. What remains that is too quiet to be speech counts as little as it does in a file.
+    rule of `audio.measure_levels`: hops above a ceiling do not count. The ceiling becomes known only as the signal
+    arrives. The level is therefore tracked for a grid of ceilings at once, and that of the current ceiling is used,
+    as if the event had not happened. If the rest is too quiet to be speech, all hops count, as in a file.
 
-    While the last half second is much louder than that level, its loudest tenth of a second counts: somebody may have
-    begun to speak, or to shout. After an event that was shorter, the level is back.
+    While the last half second is much louder than that level, the level comes from its loudest tenth of a second:
+    speech, or shouting, may have begun. After a shorter event, the level falls back.
 
     An instance is immutable; `update` returns a new one.
 
@@ -102,7 +102,7 @@ class RunningLevel:
         if len(recent) == CEILING_FRAMES:
             known = ceiling = max(ceiling, float(ceiling_of(recent)))
         else:
-            known = float(burst_ceiling_of(recent))  # it may be raised by an event that is not over
+            known = float(burst_ceiling_of(recent))  # an event that is not over yet may raise it
         first = int(np.searchsorted(_LINE_POWERS, power))  # of the lines that the hop is not above
         sums = channel.sums.copy()
         counted = sums[:, first:]
@@ -121,7 +121,7 @@ class RunningLevel:
 
 
 def _level_below(ceiling: float, levels: NDArray[np.float64], *, is_early: bool) -> float:
-    """Return the level of what is below a ceiling, from those below each line; of all if that is nearly the same."""
+    """Return the level below a ceiling, from those below each line; the level of all hops if nearly the same."""
     all_of_it = float(levels[-1])
     position = (10 * np.log10(max(ceiling, _TINY_POWER)) - _LOWEST_DB) / _LINE_DB
     line = int(np.clip(position, 0, _LINES - 1))
@@ -133,7 +133,7 @@ def _level_below(ceiling: float, levels: NDArray[np.float64], *, is_early: bool)
 
 
 def _between(first: float, second: float, share: float) -> float:
-    """Return a power between two, in dB; that of the louder if the other is zero."""
+    """Interpolate between two powers, in dB; return the larger one if the other is zero."""
     if min(first, second) <= 0 or share in (0, 1):
         return second if share == 1 or (share > 0 and second > first) else first
     return float(first ** (1 - share) * second**share)

@@ -12,23 +12,23 @@ from frcrn_accel.audio import offset_matters
 __all__ = ["RunningOffset"]
 
 _HORIZON_HOPS = 50  # a second
-_STAY = 4.0  # an offset that is taken out may fall to a quarter of the power from which on it matters
+_STAY = 4.0  # an offset that is being removed stays removed down to a quarter of the power at which it matters
 
 
 @dataclass(frozen=True, eq=False)
 class RunningOffset:
     """The constant offset of each channel so far, hop by hop.
 
-    Files have their offset taken out if it matters to the model. Here, the mean of the last second is taken out, as
-    soon as it is clear that it is an offset and no low tone: of less than a second, the mean has to be the larger the
-    shorter it is. Each hop fades from the offset before it to its own. A signal without an offset stays as it is, to
-    the bit. An instance is immutable; `taken_out` returns a new one.
+    In files, an offset is removed if it matters to the model. Here, the mean of the last second is removed as soon as
+    it is clear that it is an offset and not a low tone. In the first second, the shorter the signal so far, the
+    larger the mean has to be. Each hop fades from the previous offset to its own. A signal without an offset is
+    unchanged, bit for bit. An instance is immutable; `taken_out` returns a new one.
 
     Attributes:
         hops: Number of hops so far, up to a second.
         means: Mean of the samples of each channel.
         powers: Mean power of the samples of each channel, with the offset.
-        offsets: What was taken out of the last sample of each channel.
+        offsets: Offset that was removed from the last sample of each channel.
     """
 
     hops: int
@@ -42,13 +42,13 @@ class RunningOffset:
         return cls(0, np.zeros(channels), np.zeros(channels), np.zeros(channels))
 
     def taken_out(self, audio: NDArray[np.float32]) -> tuple[NDArray[np.float32], RunningOffset]:
-        """Take the offset out of hops.
+        """Remove the offset from hops.
 
         Args:
             audio: `(channels, hops, samples)`.
 
         Returns:
-            The same without the offset, and the offset after them.
+            The hops without the offset, and the state after them.
         """
         samples = audio.shape[2]
         fade = np.arange(1, samples + 1) / samples

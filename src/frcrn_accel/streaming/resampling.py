@@ -1,7 +1,7 @@
 """Resample a live signal, with a delay that is known exactly.
 
-The delay of a general resampler depends on how it cuts the signal into blocks inside, and differs from version to
-version of a library. A stream promises a constant delay, so it uses a filter whose reach is known: a windowed sinc
+The delay of a general resampler depends on how it cuts the signal into blocks internally, and differs between
+versions of a library. A stream promises a constant delay, so it uses a filter whose reach is known: a windowed sinc
 (J. O. Smith, "Digital Audio Resampling", https://ccrma.stanford.edu/~jos/resample/), with linear phase. An output
 sample needs the input up to `reach` samples after its own position, and nothing else.
 """
@@ -32,8 +32,8 @@ def reach_samples(from_hz: int, to_hz: int) -> int:
 class StreamResampler:
     """A resampler for blocks of a live signal.
 
-    Output sample `n` is the signal at the time `n / to_hz`. It can be read once the input sample `reach_samples`
-    after that time has arrived. Before its start, the signal is zero.
+    Output sample `n` is the signal at time `n / to_hz`. It can be read once the input has arrived up to
+    `reach_samples` samples after that time. Before its start, the signal is zero.
 
     The result of `read` depends on the numbers of samples read, and not on how they were written.
 
@@ -48,7 +48,7 @@ class StreamResampler:
         self._to, self._from = to_hz // common, from_hz // common
         self._reach = reach_samples(from_hz, to_hz)
         self._taps = max(2 * self._reach, 1)
-        # From the first sample that the next output sample needs.
+        # The input from the first sample that the next output sample needs.
         self._held = np.zeros((channels, max(self._reach - 1, 0)), np.float32)
         self._written: list[NDArray[np.float32]] = []
         self._samples = self._held.shape[1]
@@ -91,8 +91,8 @@ class StreamResampler:
                 "nt,nt->n", windows[starts], _filters(self._from, self._to, phases)
             )
             return found
-        # Every `_to` samples the phase is the same, and the windows are `_from` apart. BLAS would need a copy of
-        # them, and wakes threads that wait for each other longer than such a product takes.
+        # The phase repeats every `_to` samples, and the windows are then `_from` apart. BLAS would need a copy of
+        # them, and would wake threads that wait for each other longer than such a product takes.
         out = np.empty(len(positions), np.float32)
         table = _table(self._from, self._to, self._to)
         for first in range(min(self._to, len(positions))):

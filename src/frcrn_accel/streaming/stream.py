@@ -39,10 +39,11 @@ ChunkT = TypeVar("ChunkT")
 Pack = Callable[[NDArray[np.float32]], Any]
 _LEVEL_HORIZON_S = 20.0
 _MAX_STEP_HOPS = 50
+_MAX_GAIN_DB = 200  # beyond, float32 samples would overflow or vanish
 
 
-class _Heard(NamedTuple):
-    """What is known of the input after a hop."""
+class _InputState(NamedTuple):
+    """The offset and the level of the input after a hop."""
 
     offset: RunningOffset
     level: RunningLevel
@@ -52,8 +53,8 @@ class Stream:
     """Denoise a live signal, chunk by chunk. Create it with `Denoiser.stream`.
 
     Chunks can have any size; each call returns as many samples as it gets. The output is delayed by `latency_s`: it
-    starts with silence, and `flush` returns the end. How the signal is cut into chunks does not change a bit of the
-    result.
+    starts with silence, and `flush` returns the end. The result is the same, bit for bit, however the signal is cut
+    into chunks.
 
     >>> stream = denoiser.stream(48_000)
     >>> for chunk in microphone:
@@ -206,7 +207,7 @@ class Stream:
             self._state: StreamState = self._engine.start(self.channels, self._averaging)
             horizon_hops = _LEVEL_HORIZON_S * metadata.sample_rate_hz / metadata.hop_samples
             level = RunningLevel.silent(self.channels, horizon_hops)
-            self._input = _Heard(RunningOffset.none(self.channels), level)
+            self._input = _InputState(RunningOffset.none(self.channels), level)
             self._to_model = StreamResampler(self.sample_rate_hz, metadata.sample_rate_hz, self.channels)
             self._from_model = StreamResampler(metadata.sample_rate_hz, self.sample_rate_hz, self.channels)
             self._high = (
@@ -214,9 +215,9 @@ class Stream:
                 if self._has_high_band
                 else None
             )
-            self._waiting = empty  # a step at the model's rate that is not computed yet
+            self._waiting = empty  # a step at the model's rate, not computed yet
             self._out = [np.zeros((self.channels, self._delay), np.float32)]
-            # The input of the hops that are still inside the model, and their gains.
+            # The input of the hops that the model has not output yet, and their gains.
             self._dry = np.zeros((self.channels, self._held_back), np.float32)
             self._gains = np.ones((self.channels, self._held_back // metadata.hop_samples), np.float32)
             self._skip = self._held_back
@@ -231,8 +232,8 @@ class Stream:
         if self._high is not None:
             self._high.write(samples)
 
-    def _next_step(self) -> tuple[Step, NDArray[np.float32], _Heard] | None:
-        """Return the next step, the gains of its hops and what is known after them; None until a step is full."""
+    def _next_step(self) -> tuple[Step, NDArray[np.float32], _InputState] | None:
+        """Return the next step, the gains of its hops and the input's state after it; None until the step is full."""
         if not self._waiting.shape[1]:
             if self._to_model.ready < self._step_samples:
                 return None
@@ -247,12 +248,12 @@ class Stream:
         else:
             gains = np.repeat(self._gain[:, None], audio.shape[1], axis=1)
         scaled = (audio * gains[..., None]).reshape(self.channels, -1)
-        return Step(self._state, self._averaging, scaled), gains, _Heard(offset, level)
+        return Step(self._state, self._averaging, scaled), gains, _InputState(offset, level)
 
     def _finish(
-        self, out: NDArray[np.float32], state: StreamState, gains: NDArray[np.float32], heard: _Heard
+        self, out: NDArray[np.float32], state: StreamState, gains: NDArray[np.float32], after: _InputState
     ) -> None:
-        self._state, self._input = state, heard
+        self._state, self._input = state, after
         hops = gains.shape[1]
         gains = np.concatenate([self._gains, gains], axis=1)
         dry = np.concatenate([self._dry, self._waiting], axis=1)
@@ -312,7 +313,7 @@ class Stream:
 
 
 def _buffer(chunk: Any) -> memoryview | None:
-    """Return a view of a chunk that is a buffer, and no array."""
+    """Return a view of a chunk that is a buffer; None for arrays and other objects."""
     if isinstance(chunk, np.ndarray | np.generic):
         return None
     try:
@@ -325,7 +326,7 @@ def _dtype_of(view: memoryview) -> np.dtype[Any]:
     """Return the dtype of the samples in a buffer.
 
     Raises:
-        AudioError: It holds items of another type.
+        AudioError: The buffer holds items of another type.
     """
     order, kind = view.format[:-1], view.format[-1:]
     if kind in "bBc" and view.itemsize == 1:
@@ -341,10 +342,10 @@ def _dtype_of(view: memoryview) -> np.dtype[Any]:
 class _StreamHighBand:
     """The band above the model's, of a stream.
 
-    It adds no delay: it is always ready as far as the model's output is at the rate of the stream. A sample of that
-    output needs the model up to the reach of the resampler after it, which is 4 ms, and `HighBand` needs no more. The
-    signal itself is ahead of the model's output by at least a frame and a step, 40 ms; of that, the band needs the
-    reach of the resampler and 8 ms.
+    It adds no delay: it is always ready as far as the resampled output of the model. A sample of that output needs
+    the model up to 4 ms later, which is the reach of the resampler, and `HighBand` needs no more. The signal itself
+    is ahead of the model's output by at least a frame and a step, 40 ms; of these, the band needs the reach of the
+    resampler and 8 ms.
 
     Args:
         rate_hz: Rate of the stream.
@@ -373,7 +374,7 @@ class _StreamHighBand:
     def write_model(
         self, dry: NDArray[np.float32], wet: NDArray[np.float32], dry_shares: NDArray[np.float32]
     ) -> None:
-        """Append to the input and the output of the model, and to the share of the band that is kept."""
+        """Append to the model's input and output, and to the share of the band that is kept."""
         self._high_band.write_model(dry, wet, dry_shares)
 
     def read(self, samples: int) -> NDArray[np.float32]:
@@ -399,8 +400,8 @@ def check_stream_options(step_s: float, gain_db: float | None) -> int:
         raise ValueError(
             f"step_s must be a multiple of {hop_s:g} s, up to {_MAX_STEP_HOPS * hop_s:g} s, got {step_s:g} s"
         )
-    if gain_db is not None and not math.isfinite(gain_db):
-        raise ValueError(f"gain_db must be finite, got {gain_db}")
+    if gain_db is not None and not -_MAX_GAIN_DB <= gain_db <= _MAX_GAIN_DB:  # NaN, too
+        raise ValueError(f"gain_db must be {-_MAX_GAIN_DB} to {_MAX_GAIN_DB} dB, got {gain_db:g} dB")
     return hops
 
 
@@ -412,7 +413,7 @@ def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list
     >>> [result.shape for result in process_streams(streams, chunks)]
     [(320,), (960,)]
 
-    Each call can combine other streams. The result of each stream is what `Stream.process` would return, up to
+    The streams can differ from call to call. The result of each stream is what `Stream.process` would return, up to
     rounding. Streams can differ in rate and channels, chunks in length.
 
     Args:
@@ -464,5 +465,5 @@ def _compute(streams: Sequence[Stream]) -> None:
             return
         for items in by_length.values():
             results = items[0][0]._engine.run([step for _, (step, _, _) in items])
-            for (stream, (_, gains, heard)), (out, state) in zip(items, results, strict=True):
-                stream._finish(out, state, gains, heard)
+            for (stream, (_, gains, after)), (out, state) in zip(items, results, strict=True):
+                stream._finish(out, state, gains, after)

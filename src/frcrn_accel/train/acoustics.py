@@ -1,4 +1,4 @@
-"""Levels, filters and rooms, for the making of training examples."""
+"""Levels, filters and rooms for training examples."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def active_level(audio: Audio) -> float:
 
 
 def to_level(audio: Audio, rms: float) -> Audio:
-    """Scale audio to an RMS. Audio that is next to silent stays so."""
+    """Scale audio to an RMS. Nearly silent audio stays nearly silent."""
     level = float(np.sqrt(np.mean(audio.astype(np.float64) ** 2)))
     return audio * np.float32(rms / max(level, _QUIET))
 
@@ -78,7 +78,7 @@ def room(rng: np.random.Generator) -> Audio:
 
 
 def convolve(audio: Audio, response: Audio) -> Audio:
-    """Play audio in a room, without the reverberation after its end."""
+    """Convolve audio with the response of a room, and cut the reverberation after its end."""
     length = 1 << (len(audio) + len(response)).bit_length()  # transforms of prime lengths take many times as long
     spectrum = np.fft.rfft(audio, length) * np.fft.rfft(response, length)
     return np.fft.irfft(spectrum, length)[: len(audio)].astype(np.float32)
@@ -87,9 +87,9 @@ def convolve(audio: Audio, response: Audio) -> Audio:
 def lower_floor(audio: Audio, by_db: float) -> Audio:
     """Lower the steady noise below speech with a soft expander.
 
-    The floor of each bin is the tenth lowest of its levels in a hundred, smoothed over 3 frames and 9 bins. What is
-    within 6 dB of the floor is lowered by `by_db`, what is 18 dB above it or more stays. Audio whose loud frames are
-    less than 18 dB above its soft ones stays as it is: it has no pauses that would show a floor.
+    The floor of each bin is the 10th percentile of its levels, smoothed over 3 frames and 9 bins. Levels within 6 dB
+    of the floor are lowered by `by_db`, those 18 dB or more above it are unchanged. Audio whose loud frames are less
+    than 18 dB above its soft ones is unchanged: it has no pauses that would show a floor.
     """
     window = np.sqrt(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_EXPANDER_FRAME) / _EXPANDER_FRAME))
     padded = np.pad(audio.astype(np.float64), (_EXPANDER_FRAME, 2 * _EXPANDER_FRAME))

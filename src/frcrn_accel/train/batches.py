@@ -32,7 +32,7 @@ def prepare_examples(config: TrainingConfig, data: Path, cache: Path) -> tuple[M
         cache: Folder for decoded audio.
 
     Returns:
-        What makes the training examples, and the validation examples.
+        The mixer of the training examples, and the validation examples.
 
     Raises:
         TrainingError: A source holds no audio.
@@ -63,11 +63,11 @@ def load_batches(
     """Yield the batch of each step and the seconds spent waiting for it.
 
     Args:
-        mixer: What makes the examples.
+        mixer: Makes the examples.
         seed: Seed of the run.
         rows: Rows of each batch to make.
         steps: Steps to make batches for.
-        loaders: Processes that make them; with 0 this process does.
+        loaders: Number of processes that make them; 0 for this process.
         pin_memory: Whether to put them into pinned memory, for fast copies to a GPU.
 
     Yields:
@@ -90,7 +90,7 @@ def load_batches(
 
 @contextmanager
 def loader_errors() -> Iterator[None]:
-    """Turn the error about a loader that died, which interrupts any code, into a `TrainingError`."""
+    """Turn the error about a loader that died, which can interrupt any code, into a `TrainingError`."""
     try:
         yield
     except RuntimeError as error:

@@ -181,8 +181,8 @@ class Loss:
         intelligibility: Weight of 1 - STOI.
         exponent: Exponent of the compression.
         erb_exponent: How much low frequencies count in both spectra: the weight of a bin is the inverse of the
-            bandwidth of hearing there (ERB), to this power. With 1, bins below 1 kHz have 47 % of the weight, with 0
-            all bins count the same.
+            equivalent rectangular bandwidth (ERB) of hearing there, to this power. With 1, bins below 1 kHz have 47 %
+            of the weight; with 0, all bins count the same.
         perceptual_at_end: Weight that `perceptual` changes to while the learning rate falls; None for no change.
     """
 
@@ -212,8 +212,8 @@ class Optimisation:
         precision: "bf16" (autocast) or "fp32".
         batch_statistics: Whether batch norms normalise by the statistics of the batch, and learn them. If false they
             keep those of `model.start`: faster, and the network computes in training exactly what it computes later.
-        seed: Seed of everything random.
-        cuda_graph: Whether a step on a single GPU is recorded as a CUDA graph, which is launched at once.
+        seed: Seed of all random numbers.
+        cuda_graph: Whether a step on a single GPU is recorded as a CUDA graph, which is launched as a whole.
         save_every_steps: Interval at which the state is saved; a run that was killed resumes from there.
         save_every_s: Interval in seconds at which it is saved as well; None for none.
         validate_every_steps: Interval at which the averaged weights are scored.
@@ -245,7 +245,7 @@ class Validation:
         clip_s: Length of an example.
         snr_db: Range over which their signal-to-noise ratios are evenly spread.
         seed: Seed of the examples.
-        mixing: How they are mixed, but for their length and ratio; None for one recorded noise, as it is, and speech.
+        mixing: How they are mixed, except for length and ratio; None for speech and one recorded noise, unaltered.
     """
 
     clips: int = 24
@@ -375,6 +375,11 @@ def _check(config: TrainingConfig) -> None:
         ),
         ("optimisation.ema_decay", 0 <= run.ema_decay < 1, "0 or more and below 1"),
     ]
+    for name in ("warmup_steps", "decay_steps", "weight_decay", "seed"):
+        checks.append((f"optimisation.{name}", getattr(run, name) >= 0, "0 or more"))
+    for name in ("learning_rate", "gradient_norm"):
+        checks.append((f"optimisation.{name}", getattr(run, name) > 0, "above 0"))
+    checks.append(("validation.seed", validation.seed >= 0, "0 or more"))
     for name in typing.get_type_hints(Loss):
         value = getattr(config.loss, name)
         checks.append((f"loss.{name}", value is None or 0 <= value < float("inf"), "0 or more, and finite"))
@@ -392,7 +397,7 @@ def _check(config: TrainingConfig) -> None:
 
 
 def _checks_of_mixing(table: str, mixing: Mixing) -> list[tuple[str, bool, str]]:
-    """Return what must hold for a way of mixing: a name, whether it does, and what is legal."""
+    """Return the conditions for a table of mixing: a name, whether it is in range, and the legal range."""
 
     def total(names: tuple[str, ...]) -> float:
         return float(sum(getattr(mixing, name) for name in names))
@@ -403,6 +408,7 @@ def _checks_of_mixing(table: str, mixing: Mixing) -> list[tuple[str, bool, str]]
     return [
         *((f"{table}.{' + '.join(names)}", total(names) <= 1, "at most 1") for names in (inputs, kinds)),
         (f"{table}.babble_voices", 1 <= least <= most, "1 or more, least first"),
+        *((f"{table}.{name}", getattr(mixing, name) >= 0, "0 or more") for name in ("level_jitter_db", "eq_db")),
         *(
             (f"{table}.{name}", 0 <= getattr(mixing, name) <= 1, "a probability, 0 to 1")
             for name, hint in typing.get_type_hints(Mixing).items()

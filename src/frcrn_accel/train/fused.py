@@ -1,7 +1,7 @@
 """The operators between convolutions for training on a CPU, in bfloat16 and with few passes over memory.
 
-The activations of a batch take gigabytes, and PyTorch's own operators read and write them so often that this takes
-longer than all convolutions together. `fused.c` is compiled when training starts; without a C compiler PyTorch's
+The activations of a batch take gigabytes, and PyTorch's own operators read and write them so often that they take
+longer than all convolutions together. `fused.c` is compiled when training starts; without a C compiler, PyTorch's
 operators are used.
 """
 

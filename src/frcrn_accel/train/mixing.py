@@ -104,7 +104,7 @@ class Mixer:
         return np.stack([e.noisy for e in examples]), np.stack([e.target for e in examples])
 
     def _low_and_loud(self, rng: np.random.Generator, level: float, samples: int) -> Audio:
-        """Return rumble and bangs. Their levels are their own: they may be far above the speech."""
+        """Return rumble and bangs. Their levels do not depend on the noise: they may be far above the speech."""
         mixing = self._mixing
         sound = np.zeros(samples, np.float32)
         if _happens(rng, mixing.rumble):
@@ -199,5 +199,5 @@ class Mixer:
 
 
 def _happens(rng: np.random.Generator, probability: float) -> bool:
-    """Draw whether something happens. What never happens draws nothing, and so changes no example of older runs."""
+    """Draw whether something happens. Probability 0 draws no number, so that new options change no older examples."""
     return probability > 0 and rng.random() < probability

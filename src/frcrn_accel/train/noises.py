@@ -14,7 +14,7 @@ _LEVEL = 0.1  # RMS; the mixture sets its own
 
 
 def coloured(rng: np.random.Generator, samples: int) -> Audio:
-    """Return noise between bluish and brown."""
+    """Return noise of a random colour, from slightly blue to brown."""
     return _shaped(rng, samples, np.maximum(_bins_hz(samples), 30) ** -rng.uniform(-0.3, 1))
 
 
@@ -38,7 +38,7 @@ def tones(rng: np.random.Generator, samples: int) -> Audio:
 
 
 def rumble(rng: np.random.Generator, samples: int) -> Audio:
-    """Return what lies below speech: wind and traffic, knocks on the table, or the hum of mains or rails.
+    """Return noise below the band of speech: wind and traffic, knocks on a table, or mains or railway hum.
 
     Wind and traffic fall with frequency from 5 to 80 Hz, with or without swelling. Knocks are one to three a second,
     and last 50 to 300 ms. Hum is 16.7, 50 or 60 Hz with up to four harmonics.
@@ -75,7 +75,7 @@ def bangs(rng: np.random.Generator, samples: int) -> Audio:
     for start in rng.integers(0, max(1, samples - 1600), rng.integers(1, 5)):
         length = int(_log_uniform(rng, 0.005, 0.2) * SAMPLE_RATE_HZ)
         bang = rng.standard_normal(length)
-        if rng.random() < 0.4:  # metal or wood, that rings
+        if rng.random() < 0.4:  # ringing metal or wood
             time_s = _times_s(length)
             pitches_hz = np.exp(rng.uniform(np.log(150), np.log(4000), rng.integers(2, 6)))
             bang = 0.3 * bang + np.sum([np.sin(2 * np.pi * hz * time_s + rng.uniform(0, 6)) for hz in pitches_hz], 0)
@@ -130,7 +130,7 @@ def cries(rng: np.random.Generator, samples: int) -> Audio:
 
 
 def gusts(rng: np.random.Generator, samples: int) -> Audio:
-    """Return wind in gusts: a swell every 1 to 5 s, of which a gust has more of the high frequencies, too."""
+    """Return wind in gusts: a swell every 1 to 5 s, with more high frequencies while it is loud."""
     hz = np.maximum(_bins_hz(samples), 10)
     slope = rng.uniform(0.7, 1.2)
     swell = _swell(rng, samples, 0.2, 1.0, rng.uniform(12, 30))
@@ -185,13 +185,13 @@ def _swell(rng: np.random.Generator, samples: int, slowest_hz: float, fastest_hz
 
 
 def _starts(rng: np.random.Generator, samples: int, rate_hz: float) -> list[int]:
-    """Return when events begin whose distances vary by half of their mean either way."""
+    """Return the starts of events whose distances vary by up to half of their mean in both directions."""
     most = 2 + int(2 * rate_hz * samples / SAMPLE_RATE_HZ)
     times_s = np.cumsum(rng.uniform(0.5, 1.5, most) / rate_hz) - 0.5 / rate_hz * rng.random()
     return [int(time_s * SAMPLE_RATE_HZ) for time_s in times_s if time_s * SAMPLE_RATE_HZ < samples]
 
 
 def _add(signal: NDArray[np.float64], sound: NDArray[np.float64], start: int) -> None:
-    """Add a sound that begins at a sample; what goes beyond the end is left out."""
+    """Add a sound that begins at a sample; cut what reaches beyond the end."""
     part = signal[start : start + len(sound)]
     part += sound[: len(part)]

@@ -28,14 +28,13 @@ class Muon:
 
     Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. The scale of the
     updates, which lets Muon and Adam share a learning rate, is from J. Liu et al., "Muon is scalable for LLM
-    training", 2025.
-    `torch.optim.Muon` takes matrices only; here the kernel of a convolution counts as a matrix of its outputs by
-    everything else. Biases, batch norms, depthwise filters and small matrices are trained with Adam.
+    training", 2025. `torch.optim.Muon` takes matrices only; here the kernel of a convolution counts as a matrix of
+    its outputs by everything else. Biases, batch norms, depthwise filters and small matrices are trained with Adam.
     docs/models/frcrn-small.md compares Muon with AdamW.
 
     Gradients and states are single tensors over all parameters, in which matrices of one shape are neighbours: a step
-    takes some three hundred operations instead of ten thousand. No number of it is read by the host, so that a GPU is
-    never waited for, and a CUDA graph can hold the step.
+    takes about three hundred operations instead of ten thousand. The host reads none of its numbers, so it never
+    waits for a GPU, and a CUDA graph can hold the step.
 
     Args:
         network: The network whose parameters to train.

@@ -25,11 +25,12 @@ _SPLIT_FRAMES = 20  # interval within which the worst frames count most
 class PerceptualDisturbance(torch.nn.Module):
     """The two disturbances of ITU-T P.862 and P.862.2, in points of the score before it is mapped.
 
-    Both signals become loudness over Bark bands and time. Their difference disturbs where it exceeds a quarter of the
-    softer one, and more where something was added than where something is missing. In contrast to the standard,
-    signals are not aligned in time, filters and changing gains are not compensated, Bark bands (M. Schroeder) and
-    thresholds of hearing (E. Terhardt) come from closed formulas instead of tables, and the bound on a frame's
-    disturbance is smooth. On noisy and denoised speech the result correlates with the score of the standard (0.9).
+    Both signals become loudness over Bark bands and time. Their difference counts as a disturbance where it exceeds a
+    quarter of the softer one, and counts more where something was added than where something is missing. In contrast
+    to the standard, signals are not aligned in time, filters and changing gains are not compensated, Bark bands
+    (M. Schroeder) and thresholds of hearing (E. Terhardt) come from closed formulas instead of tables, and the bound
+    on a frame's disturbance is smooth. On noisy and denoised speech the result correlates with the score of the
+    standard (0.9).
     """
 
     window: Tensor

@@ -1,4 +1,4 @@
-"""The means that a stream knows, to train a network for streams."""
+"""Running means, as a stream has them, to train a network for streams."""
 
 from __future__ import annotations
 

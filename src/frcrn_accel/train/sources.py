@@ -1,4 +1,4 @@
-"""Recordings to draw from: decoded once, and kept as samples in files that are mapped into memory."""
+"""Recordings to draw from, decoded once and kept as samples in files that are mapped into memory."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Corpus:
 
 
 def draw_weight(source: Source, samples: int) -> float:
-    """Return how often a source of a length is drawn, relative to others: see `Source`."""
+    """Return how often a source of this length is drawn, relative to others: see `Source`."""
     if source.voices is None:
         return source.weight
     return source.weight * math.sqrt(samples / SAMPLE_RATE_HZ / 3600 * source.voices)
@@ -122,5 +122,5 @@ def _decode(path: Path) -> NDArray[np.int16]:
     ]
     if not any(block.size for block in blocks):
         raise TrainingError(f"{str(path)!r} holds no audio: remove it from the training data")
-    # One after the other, so that no channel is lost and none are mixed.
+    # Channels follow each other, so that none is lost and they are not mixed.
     return np.concatenate(blocks, axis=1).reshape(-1)

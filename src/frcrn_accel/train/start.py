@@ -55,8 +55,8 @@ def read_start(start: str, data: Path) -> Weights:
     """Read the weights that `model.start` names.
 
     Args:
-        start: Name of a model, path of an fp32 model file (`.onnx`), or path of a checkpoint. A name comes before a
-            file of that name: write `./name` for that.
+        start: Name of a model, path of an fp32 model file (`.onnx`), or path of a checkpoint. A name takes precedence
+            over a file of that name: write `./name` for the file.
         data: Folder that paths are relative to.
 
     Raises:

@@ -22,7 +22,7 @@ _PARTS = ("complex_spectrum", "magnitude", "si_sdr", "perceptual", "intelligibil
 
 
 class Objective(nn.Module):
-    """From noisy and target to the parts of the loss, as the one module that distributed training needs.
+    """The network and its loss, from noisy and target to the parts of the loss, as a module for distributed training.
 
     Args:
         network: The network.
@@ -95,7 +95,7 @@ class Step:
         self._warm: Counter[int] = Counter()
         self._queued: deque[torch.cuda.Event] = deque()
         if device.type == "cuda":
-            # In the network the convolutions are in bf16. Those in float32 are the transforms, which stay exact.
+            # The network's convolutions are in bf16. Those in float32 are the STFT and its inverse, which stay exact.
             torch.backends.cudnn.benchmark = True
             torch.backends.cudnn.allow_tf32 = False
             torch.set_float32_matmul_precision("high")
@@ -112,7 +112,7 @@ class Step:
         """
         run = self._config.optimisation
         self._rate.fill_(learning_rate_at(step, run))
-        # The first averages are over fewer steps, so that the start is soon forgotten.
+        # The first averages are over fewer steps, so that the initial weights soon lose influence.
         self._share.fill_(1 - min(run.ema_decay, (1 + step) / (10 + step)))
         self._loss.fall(fall_at(step, run))
         lookaheads = self._config.model.lookahead_frames
@@ -178,7 +178,7 @@ class Step:
         else:
             self._graphs[lookahead] = self._recorded(*self._batch)
             self._graphs[lookahead].replay()
-        # Without a bound the host would queue hundreds of steps, and a deadline would come long before their end.
+        # Without a bound the host would queue hundreds of steps, which would still run long after a deadline.
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         self._queued.append(event)
@@ -186,7 +186,7 @@ class Step:
             self._queued.popleft().synchronize()
 
     def _compute_aside(self, noisy: Tensor, target: Tensor) -> None:
-        """Compute on a stream of its own, as what is recorded later must have run before."""
+        """Compute on a separate stream: operations must have run there before they are recorded."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -198,7 +198,7 @@ class Step:
         graph = torch.cuda.CUDAGraph()
         pool = next((recorded.pool() for recorded in self._graphs.values()), None)
         self._optimiser.zero_grad()
-        # Of other threads, that of the loader allocates pinned memory meanwhile, which is no part of the step.
+        # The loader's thread allocates pinned memory meanwhile, which must not become part of the recording.
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             self._compute(noisy, target)
         return graph

@@ -1,4 +1,4 @@
-"""The training loop: from a config to a checkpoint, in one sitting or several."""
+"""The training loop: from a config to a checkpoint, in one session or several."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def train(
         show: Called with the step and each entry of the log.
 
     Returns:
-        Number of steps done, over all sittings.
+        Number of steps done, over all sessions.
 
     Raises:
         TrainingError: The audio is missing, the run folder holds another network, a process died, or training
