@@ -564,7 +564,7 @@ class TestPipecat:
             return b"".join(found)
 
         with Denoiser(backend=type(backend)(0.5)) as half:
-            found = from_pcm(asyncio.run(run()), 1)
+            found = from_pcm(asyncio.run(asyncio.wait_for(run(), 60)), 1)
         expected = delayed(audio, stream.latency_samples)
         np.testing.assert_array_equal(found[:, :RATE], audio[:, :RATE])
         assert_half(found[:, 2 * RATE :], expected[:, 2 * RATE :])

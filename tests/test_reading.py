@@ -374,10 +374,10 @@ def test_a_file_that_changes_is_an_error(made, tmp_path):
 def test_fifos(made, tmp_path, identity, name):
     fifo = tmp_path / f"fifo{name}"
     os.mkfifo(fifo)
-    feeder = threading.Thread(target=lambda: fifo.write_bytes(made(name).read_bytes()))
+    feeder = threading.Thread(target=lambda: fifo.write_bytes(made(name).read_bytes()), daemon=True)
     feeder.start()
     report = identity.denoise_file(fifo, tmp_path / "out.wav")
-    feeder.join()
+    feeder.join(60)
     assert (report.source, report.duration_s) == (fifo, SAMPLES / RATE)
     assert soundfile.info(tmp_path / "out.wav").frames == SAMPLES
 
