@@ -196,6 +196,12 @@ def denoiser() -> Denoiser:
     return Denoiser(backend="ort")
 
 
+@pytest.fixture(scope="session")
+def denoised(denoiser: Denoiser, noisy: np.ndarray) -> np.ndarray:
+    """The example recording, denoised by the packaged model on ONNX Runtime."""
+    return denoiser(noisy, 16_000)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Make a process what the tests take it to be, however they were started."""
     load_profile(config.getoption("examples_times"))
