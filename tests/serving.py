@@ -31,6 +31,7 @@ __all__ = [
     "Running",
     "answer_to_drops",
     "gated_denoiser",
+    "resident_bytes",
     "running",
     "sound_file",
     "wav",
@@ -182,6 +183,12 @@ def answer_to_drops(connection: socket.socket, drop: bytes) -> bytes:
         while part := connection.recv(1 << 16):
             answer += part
     return answer
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process; 0 where the system does not report it."""
+    status = Path("/proc/self/status")
+    return 1024 * int(status.read_text().split("VmRSS:")[1].split()[0]) if status.exists() else 0
 
 
 def wav(audio: np.ndarray, rate: int = 16_000, **options: Any) -> bytes:

@@ -84,7 +84,7 @@ def test_every_number_of_frames_returns_and_is_close(noisy, backend):
         for frame in range(frames):
             overlap[HOP_SAMPLES * frame :][:FRAME_SAMPLES] += stft_window() ** 2
         error = np.abs(found - expected) * overlap
-        # Held against what came in: how much a model takes away does not say how exact it has to be.
+        # Relative to the input: how much a model removes does not determine how exact it has to be.
         assert error.max() < 0.05 * np.abs(window).max()
 
 

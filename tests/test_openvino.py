@@ -64,7 +64,7 @@ class TestBf16(BackendConformance):
     reference = "ort"
 
     def test_it_agrees_with_the_reference(self, session, model):
-        """Noise alone is nearly all taken away: rounding is held against what goes in. For speech see below."""
+        """Nearly all of the noise is removed, so rounding is measured relative to the input. For speech see below."""
         audio = (0.05 * np.random.default_rng(0).standard_normal((2, 25_920))).astype(np.float32)
         expected = OrtBackend().load(model, threads=THREADS).run(audio)
         assert np.abs(session.run(audio) - expected).max() <= 0.005 * np.abs(audio).max()

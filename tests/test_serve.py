@@ -45,7 +45,16 @@ from frcrn_accel.serve.tokens import SUBPROTOCOL, TokenSet
 from frcrn_accel.streaming import Stream
 from frcrn_accel.testing import FunctionBackend
 from hostile import hostile_bodies
-from serving import GatedBackend, Running, answer_to_drops, gated_denoiser, running, sound_file, wav
+from serving import (
+    GatedBackend,
+    Running,
+    answer_to_drops,
+    gated_denoiser,
+    resident_bytes,
+    running,
+    sound_file,
+    wav,
+)
 from waiting import until
 
 RNG = np.random.default_rng(0)
@@ -904,14 +913,6 @@ class TestHostileBodies:
                 connection.sendall(request)
                 assert received(connection).startswith(b"HTTP/1.1 400")
         assert server.client.get("/health").status_code == 200
-
-
-def resident_bytes() -> int:
-    """Return the resident memory of this process."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return 0
-    return 1024 * int(status.read_text().split("VmRSS:")[1].split()[0])
 
 
 def test_the_end_of_an_answer_does_not_wait_for_an_acknowledgement() -> None:

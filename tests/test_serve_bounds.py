@@ -33,7 +33,7 @@ from frcrn_accel.atomic import remove_leftovers, temporary_folder
 from frcrn_accel.serve import Limits, Service
 from frcrn_accel.serve.clients import Rates, Shares, client_of
 from frcrn_accel.serve.logs import SafeFormatter, Sparing
-from serving import GatedBackend, Running, answer_to_drops, gated_denoiser, running, wav
+from serving import GatedBackend, Running, answer_to_drops, gated_denoiser, resident_bytes, running, wav
 from waiting import until
 
 NOISE = (3000 * np.random.default_rng(0).standard_normal(1_600)).astype(np.int16)
@@ -264,18 +264,13 @@ class TestStreams:
         """A client that sends pings and reads nothing: the server keeps no more than what a socket holds."""
         ping = Frame(Opcode.PING, bytes(125)).serialize(mask=True)
         with serve(denoiser, tmp_path, client_frames_per_s=1e6, stream_idle_s=3.0) as run:
-            before = _resident_bytes()
+            before = resident_bytes()
             with run.raw(UPGRADE) as flood, contextlib.suppress(ConnectionError):
                 flood.recv(1_000)
                 for _ in range(150):
                     flood.sendall(400 * ping)
             run.line("WS")
-            assert _resident_bytes() - before < 6 << 20
-
-
-def _resident_bytes() -> int:
-    status = Path("/proc/self/status")
-    return 1024 * int(status.read_text().split("VmRSS:")[1].split()[0]) if status.exists() else 0
+            assert resident_bytes() - before < 6 << 20
 
 
 class TestAccess:
