@@ -1033,8 +1033,8 @@ class TestProcess:
             (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
             (["--token-file", "none"], "cannot read tokens from 'none'"),
             (["--timeout-s", "0"], "timeout_s must be more than 0"),
-            (["--model", "none.onnx"], "none.onnx"),
-            (["--backend", "none"], "unknown backend 'none'"),
+            (["--model", "none.onnx", "--port", "0"], "none.onnx"),
+            (["--backend", "none", "--port", "0"], "unknown backend 'none'"),
         ],
     )
     def test_options_that_stop_the_start(self, options: list[str], message: str) -> None:
