@@ -119,7 +119,7 @@ def test_help(run, arguments):
 
 
 def every_option() -> list[tuple[str, object]]:
-    """Of all commands, those of `models` too."""
+    """Return the names and options of all commands, including those of `models`."""
 
     def below(name: str, command: object) -> list[tuple[str, object]]:
         found = [(f"{name} {option.name}".strip(), option) for option in command.params]

@@ -45,7 +45,7 @@ def int8(quantized) -> ModelFile:
 
 
 def at_model_level(audio: np.ndarray) -> np.ndarray:
-    """`(1, samples)` at -25 dBFS."""
+    """Return audio as `(1, samples)` at -25 dBFS."""
     return (audio * 10 ** (-25 / 20) / np.sqrt(np.mean(audio**2)))[None].astype(np.float32)
 
 

@@ -60,7 +60,7 @@ def packaged_plans(int8) -> Callable[[str], tuple[Plan, BuildLog]]:
 
 
 def prepared(model: ModelFile, precision: str, folder: Path) -> ModelFile:
-    """The file that the backend loads, in a cache of its own."""
+    """Return the file that the backend loads, in a cache of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_DIR_VARIABLE, str(folder))
         return prepare(model, TensorRtRtxBackend(precision))

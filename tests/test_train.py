@@ -203,7 +203,7 @@ class TestIntelligibilityLoss:
 
 
 def muon_by_the_paper(parameters, gradients, rate, norm, decay):
-    """Parameters after Muon or Adam steps, in float64 and one parameter at a time."""
+    """Return the parameters after Muon or Adam steps, computed in float64 and one parameter at a time."""
     results = [p.double() for p in parameters]
     momentum, mean, square = ([torch.zeros_like(p) for p in results] for _ in range(3))
     for step, of_step in enumerate(gradients, start=1):
