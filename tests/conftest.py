@@ -33,7 +33,7 @@ from frcrn_accel.network.topology import Config
 from frcrn_accel.testing import FunctionBackend, random_weights
 
 if TYPE_CHECKING:
-    from frcrn_accel.quantize import QuantizeReport, Source
+    from frcrn_accel.quantize import QuantizeReport
 
 REPOSITORY = Path(__file__).parents[1]
 DEV_AUDIO = REPOSITORY.parent / "shared" / "audio" / "dev"
@@ -111,15 +111,6 @@ def tiny(tmp_path_factory) -> ModelFile:
     graph = build_graph(random_weights(config), "tiny", metadata.library_version, metadata.to_properties())
     path.write_bytes(graph.SerializeToString())
     return ModelFile(path, metadata)
-
-
-@pytest.fixture(scope="session")
-def packaged_source() -> Source:
-    """The packaged model, whose outputs and scores on the gate audio are the same for all tests of a process."""
-    pytest.importorskip("onnxruntime")
-    from frcrn_accel.quantize import Source
-
-    return Source(find_model(DEFAULT_MODEL))
 
 
 @pytest.fixture(scope="session")
