@@ -23,7 +23,7 @@ nox.options.error_on_missing_interpreters = True
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
-# One exact version: a plain "torch" is a CUDA build of several gigabytes in many places.
+# One exact version: where a plain "torch" comes from PyPI for Linux, it is a CUDA build of several gigabytes.
 TORCH = os.environ.get("FRCRN_ACCEL_TORCH", "torch==2.13.0")
 # Upstream's code is an oracle for tests; its own requirements are not needed for the folder that is used.
 UPSTREAM = "clearvoice==0.1.2"
@@ -69,14 +69,14 @@ def find_other_python() -> str | None:
 
 
 make_uv_like_pip()
-# uv compiles nothing: what the first process imports, it compiles for all that follow.
+# uv compiles no bytecode, so the first process that imports a module compiles it for all later ones.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 OTHER_PYTHON = find_other_python()
 _built: list[Path] = []  # the wheel, once `build` has run
 
 
 def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ()) -> None:
-    """Install the package with extras, and dependency groups; torch, if an extra wants it, in the exact version."""
+    """Install the package with extras and dependency groups, and the exact version of PyTorch if one needs it."""
     package = str(_built[0]) if _built else "."
     packages = [f"{package}[{','.join(extras)}]" if extras else package]
     if {"export", "train"} & set(extras):
@@ -122,14 +122,14 @@ def smoke(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 @nox.parametrize("extra", ["none", "ort", "export", "openvino", "tensorrt-rtx"])
 def alone(session: nox.Session, extra: str) -> None:
-    """Install one extra alone: its backend runs, or says why not, and the others say what they need."""
+    """Install one extra alone: its backend runs or says why not, and the other backends name what to install."""
     install(session, *([] if extra == "none" else [extra]), groups=("test",))
     session.run("pytest", "-q", "tests/test_alone.py", f"--alone={extra}")
 
 
 @nox.session(requires=["build"])
 def cuda(session: nox.Session) -> None:
-    """Check what ONNX Runtime with CUDA says without a card, and its conformance class where there is one."""
+    """Check the errors of ONNX Runtime with CUDA on a machine without a GPU, or its conformance on one with a GPU."""
     install(session, groups=("test",))
     session.install(*ONNXRUNTIME_GPU)
     tests = ("tests/test_gpu.py", "tests/test_backends.py", "-k", "not test_backends or TestOrtCuda")
@@ -205,7 +205,7 @@ def build_docs(session: nox.Session, site: Path | None = None) -> None:
 
 
 def run_tests(session: nox.Session, *coverage: str) -> None:
-    """Run pytest: all tests but those of the page, or what is asked for."""
+    """Run pytest on what was asked for, or else on all tests except those of the page."""
     everything = ("--ignore=tests/test_page.py", "--ignore=tests/test_site.py", "--durations=25", *coverage)
     session.run("pytest", *PARALLEL, *(session.posargs or everything))
 
@@ -236,7 +236,7 @@ def parity(session: nox.Session) -> None:
 
 @nox.session(name="stream-hours", default=False)
 def stream_hours(session: nox.Session) -> None:
-    """Run two hours of stream at every rate, fast-forward, for hours on a core: `nox -s stream-hours -- [HOURS]`."""
+    """Stream two hours of audio at every rate, which takes hours on one core: `nox -s stream-hours -- [HOURS]`."""
     install(session, groups=("test",))
     session.run("python", "benchmarks/stream_hours.py", *session.posargs)
 

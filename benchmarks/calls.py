@@ -1,4 +1,4 @@
-"""Run calls through the adapters for Pipecat and LiveKit, fast-forward, with much that goes wrong.
+"""Run calls through the adapters for Pipecat and LiveKit, faster than real time, with frequent failures.
 
     python benchmarks/calls.py --minutes 30
 
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     logging.disable(logging.ERROR)
-    print("adapter  seconds  failures  as it came, s  off, s  silent, s  clicks  samples lost  took, s")
+    print("adapter  seconds  failures         dry, s  off, s  silent, s  clicks  samples lost  took, s")
     calls: dict[str, Callable[..., Call]] = {"pipecat": pipecat_call, "livekit": livekit_call}
     for name, run in calls.items():
         began = time.perf_counter()

@@ -96,7 +96,7 @@ def deepfilternet3() -> Loaded:
     path = str(model_path()).encode()
 
     def create() -> Any:
-        return library.df_create(path, 100.0, None)  # an attenuation limit of 100 dB is none
+        return library.df_create(path, 100.0, None)  # 100 dB: in effect no attenuation limit
 
     state = create()
     frame: int = library.df_get_frame_length(state)

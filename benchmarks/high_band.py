@@ -1,10 +1,10 @@
 """Compare rules for the band above 8 kHz on speech and on noise.
 
 `python benchmarks/high_band.py WIDE_DIR [--spectrograms DIR]`: WIDE_DIR has noisy/ and clean/, pairs of 48 kHz. The
-rules are: noisy, the input as it came; dropped and followed, the two modes of `high_band`; passed, the model's output
-below and the input above; and streamed, followed in a stream. Distances and SI-SDR are those of 8 to 20 kHz; means
-with 95 % intervals from a bootstrap over the pairs. With `--visqol` and `visqol-python` installed, ViSQOL's audio
-mode, which covers 48 kHz, rates whole signals; it takes many seconds for each.
+rules are: noisy, the unprocessed input; dropped and followed, the two modes of `high_band`; passed, the output of the
+model below and the input above; and streamed, followed in a stream. Distances and SI-SDR are those of 8 to 20 kHz;
+means with 95 % intervals from a bootstrap over the pairs. With `--visqol` and `visqol-python` installed, ViSQOL's
+audio mode, which covers 48 kHz, rates whole signals; it takes many seconds for each.
 """
 
 from __future__ import annotations

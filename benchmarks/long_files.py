@@ -2,7 +2,7 @@
 
     python benchmarks/long_files.py [--minutes 60] [--formats ...] [--old SRC] [--json OUT.json]
 
-The engine gives back what it gets, so that all the rest is left. The files repeat examples/noisy.wav. Each run is a
+The engine returns its input, so that only the rest is measured. The files repeat examples/noisy.wav. Each run is a
 process of its own, and the CPU seconds of all its threads are taken. `--old` is the folder `src` of another version,
 which takes turns with this one on the formats that it reads. Linux only.
 """

@@ -181,6 +181,8 @@ def main() -> None:
     parser.add_argument("--recognizer", default="pocketsphinx", help="pocketsphinx, or whisper=DIR")
     arguments = parser.parse_args()
     name, _, folder = arguments.recognizer.partition("=")
+    if (name, bool(folder)) not in (("pocketsphinx", False), ("whisper", True)):
+        parser.error(f"unknown recognizer {arguments.recognizer!r}: give pocketsphinx or whisper=DIR")
     run(arguments, name, whisper(folder) if name == "whisper" else pocketsphinx())
     lines = [json.loads(line) for line in arguments.log.read_text(encoding="utf-8").splitlines()]
     rows = summary(complete(lines))

@@ -6,7 +6,7 @@
 A variation is `NAME[:KEY=VALUE,...]`, with values as in TOML. The learning rate falls over `--decay-steps`. Give the
 config `[validation]` with `clips = 96` or more, and `[validation.mixing]` with the noises that matter: fewer clips
 mislead. Each run is in OUT_DIR/NAME; the same command resumes what was interrupted and adds variations to the table.
-SI-SDR and PESQ-WB can be compared always, parts of the loss between runs with the same weights only.
+SI-SDR and PESQ-WB can always be compared, parts of the loss only between runs with the same weights.
 """
 
 from __future__ import annotations

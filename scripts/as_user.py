@@ -2,7 +2,7 @@
 
 PYTHON is the interpreter of an environment that has the wheel with `[ort,serve,export]`, `moto[server]` and `s3fs`.
 It belongs to root, so the user can read the package and not change it. Home and temporary folder are the user's own.
-Each line says what was sent, and what came of it:
+Each line of the output says what was sent and what happened:
 
 - a file of 6 kB whose result, as Ogg, once killed the server and the command;
 - a server below a prefix of another application, which once checked no tokens there;
@@ -56,7 +56,7 @@ def request(port: int, method: str, path: str, body: bytes | None = None, **head
 
 @contextlib.contextmanager
 def serving(folder: Path, *arguments: str) -> Iterator[int]:
-    """Run a server, and give its port; it must end by itself when it is told to, and leave nothing."""
+    """Run a server and yield its port. It must end on SIGTERM and leave no temporary files."""
     from fuzz import leftovers, wait_until_ready
 
     log = folder / "log"

@@ -1,4 +1,4 @@
-"""Average two checkpoints of one network, of which the second was trained from the first.
+"""Average two checkpoints of the same network, the second of which was trained from the first.
 
     python scripts/average_checkpoints.py FIRST.pt SECOND.pt OUT.pt [--share 0.5]
 

@@ -1,8 +1,8 @@
 """Measure what one cold command costs: `nox -s cold-start -- [--runs 11] [--backends ort openvino] [--model NAME]`.
 
-Each run is a process of its own, on 10 s of noise at 16 kHz. The commands take turns, so that what else the machine
-does hits all of them; medians are printed, and the least, which other processes disturb least. The first round is not
-counted: it compiles the modules to bytecode, and fills the cache of compiled models. Linux and macOS only.
+Each run is a process of its own, on 10 s of noise at 16 kHz. The commands take turns, so that other load affects all
+of them. The table has medians, and minima, which other load affects least. The first round is not counted: it
+compiles the modules to bytecode, and fills the cache of compiled models. Linux and macOS only.
 
 Three commands are for comparison: `python` runs nothing, `libraries` imports what any program for sound with that
 engine imports (numpy, soundfile and the engine), and `in Python` denoises one array with a `Denoiser`.

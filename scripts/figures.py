@@ -291,7 +291,7 @@ def pages() -> list[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a section differs")
     options = parser.parse_args()
     stale = []
     for page in pages():

@@ -88,7 +88,7 @@ def flood_chunks(port: int) -> None:
 
 
 def flood_upgrades(port: int) -> None:
-    """Send handshakes that are none, and that are never completed."""
+    """Send handshakes that are invalid, and others that are never completed."""
     heads = (UPGRADE, UPGRADE + b"Content-Length: 5\r\n\r\n", UPGRADE + b"Transfer-Encoding: chunked\r\n\r\n")
     while True:
         held = []

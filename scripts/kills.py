@@ -1,18 +1,18 @@
-"""Kill servers, their processes for files, workers and jobs at random moments, and take room away from them.
+"""Kill servers, their processes for files, workers and jobs at random moments, and run them out of room.
 
     python scripts/kills.py [server] [child] [worker] [job] [room] [--count 30] [--seed 0]
 
 - `server`: `frcrn-accel serve` is killed (SIGKILL) with files and streams in flight, every third time while it starts
-  with an empty cache. Its processes have to end. The next one has to take the same port, clear the temporary files,
-  and answer right.
-- `child`: one of the server's processes for files is killed while it does files. At most its own request may fail,
-  with a reason; all others have to be answered right.
-- `worker`: a worker of `frcrn-accel corpus` is killed. The job has to end as if nothing had happened.
-- `job`: the job is killed, every third time also the one that resumes it. Resumed, its outputs have to equal, bit for
-  bit, those of a job that was not killed, each with one line in the journal, and nothing may be left. (With
+  with an empty cache. Its child processes must end. The next server must take the same port, clear the temporary
+  files, and answer correctly.
+- `child`: one of the server's processes for files is killed while it works. Only its own request may fail, with a
+  reason; all others must be answered correctly.
+- `worker`: a worker of `frcrn-accel corpus` is killed. The job must end as if nothing had happened.
+- `job`: the job is killed, every third time also the one that resumes it. Once resumed, its outputs must equal, bit
+  for bit, those of a job that was not killed, each with one line in the journal and no other files left. (For
   `--workers-on ray`, `benchmarks/corpus.py ray` kills an actor. Ray does not say which signal ended an actor.)
-- `room`: no space, no inodes (small tmpfs, which require root) and no descriptors. There has to be an answer, or one
-  line of error; with room again, all has to go on.
+- `room`: no space, no inodes (small tmpfs, which require root) and no descriptors. There must be an answer or one
+  line of error, and everything must work again once there is room.
 
 Linux only.
 """
@@ -307,7 +307,7 @@ class Load:
         """Wait until the clients have noticed that the server has gone; check what it answered, and count that."""
         for thread in self._threads:
             thread.join(GONE_S + 8)
-            assert not thread.is_alive(), "a client was not told that the server has gone"
+            assert not thread.is_alive(), "a client did not notice that the server has gone"
         for number, (status, content) in self.answers:
             assert status in (0, 200), (status, content)
             if status:
@@ -658,7 +658,8 @@ def main() -> None:
                 said = KINDS[name](Path(folder), arguments.count, np.random.default_rng(arguments.seed))
             finally:
                 for process in processes_in(Path(folder)):
-                    os.kill(process, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
         print(f"{name}: {said}", flush=True)
 
 

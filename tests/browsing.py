@@ -175,14 +175,14 @@ class Page:
         return int(rate), np.array(samples, np.float64)
 
     def heard_across_a_switch(self) -> tuple[int, np.ndarray]:
-        """Return the same, with X pressed in the middle."""
+        """Press X and return the rate of the output, and its samples before and after the switch."""
         rate, samples = self.driver.execute_async_script(SWITCHED)
         return int(rate), np.array(samples, np.float64)
 
     def heard_for(self, duration_s: float) -> np.ndarray:
         """Play from the start and return the last `duration_s` of the output."""
+        self.until(lambda: self.text("play") == "Pause")  # it starts a moment after the click
         self["tracks"].send_keys(Keys.HOME)
-        assert self.text("play") == "Pause"
         self.until(lambda: self.position_s() > duration_s + 0.3)
         return self.heard()[1][-int(duration_s * RATE) :]
 
@@ -251,7 +251,10 @@ def place_and_gain(part: np.ndarray, rate: int, signal: np.ndarray) -> tuple[flo
 
 
 def weak_texts(page: Page) -> list[tuple[str, str, str]]:
-    """Return the texts with a contrast of less than 4.5, their colours, and what is behind them. Shows all of it."""
+    """Return the texts with a contrast of less than 4.5, their colours, and what is behind them.
+
+    It first unhides the whole page.
+    """
     page.script("for (const node of document.querySelectorAll('[hidden]')) node.hidden = false")
     found = page.script(
         """

@@ -29,7 +29,7 @@ def source(
     bits: int | None = None,
     belongings: Belongings | None = None,
 ) -> AudioFile:
-    """A source as the reader describes it."""
+    """Describe a source as the reader does."""
     return AudioFile(
         Path(f"source{suffix}"),
         rate,
@@ -45,7 +45,7 @@ def source(
 
 
 def noise(samples: int, channels: int = 2, seed: int = 0) -> np.ndarray:
-    """Noise that every codec keeps: nothing above a quarter of the rate."""
+    """Make noise that every codec keeps, without anything above an eighth of the rate."""
     white = np.random.default_rng(seed).standard_normal((channels, max(samples, 64)))
     spectrum = np.fft.rfft(white)
     spectrum[:, spectrum.shape[1] // 4 :] = 0
@@ -66,9 +66,10 @@ def write(path: Path, like: AudioFile, audio: np.ndarray, block: int = 7_001) ->
 def write_all(
     path: Path, like: AudioFile, audio: np.ndarray, block: int = 7_001
 ) -> tuple[list[str], tuple[int, int, int] | None]:
-    """Write a file in blocks. Return its warnings, and what the one about its length says.
+    """Write a file in blocks. Return its other warnings, and what the one about its length says.
 
-    That is by how many samples it is longer than the audio, at which rate, and how many of them come first.
+    The latter is by how many samples the file is longer than the audio, at which rate, and how many of these samples
+    come before the audio.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", AudioWarning)
@@ -83,22 +84,22 @@ def write_all(
 
 
 def decode(path: Path, channels: int) -> np.ndarray:
-    """Decode with FFmpeg's command. It does not know every MP3 of a few frames unless it is told."""
-    told = ("-f", "mp3") if path.suffix == ".mp3" else ()
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *told, "-i", path, "-map", "0:a:0", "-f", "f32le", "-"]
+    """Decode with FFmpeg's command, which does not detect every MP3 of a few frames unless the format is given."""
+    form = ("-f", "mp3") if path.suffix == ".mp3" else ()
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *form, "-i", path, "-map", "0:a:0", "-f", "f32le", "-"]
     done = subprocess.run(command, capture_output=True, check=True)
     return np.frombuffer(done.stdout, np.float32).reshape(-1, channels).T
 
 
 def stated_samples(path: Path) -> int:
-    """How many samples the container says there are."""
+    """Return the number of samples that the container states."""
     with av.open(str(path)) as container:
         stream = container.streams.audio[0]
         return round(stream.duration * stream.time_base * stream.rate)
 
 
 def lag(one: np.ndarray, other: np.ndarray) -> int:
-    """By how many samples the other signal is later."""
+    """Return by how many samples the other signal is later."""
     size = min(len(one), len(other))
     product = np.fft.rfft(other[:size], 2 * size) * np.fft.rfft(one[:size], 2 * size).conj()
     shift = int(np.argmax(np.fft.irfft(product)))

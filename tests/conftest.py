@@ -33,7 +33,7 @@ from frcrn_accel.network.topology import Config
 from frcrn_accel.testing import FunctionBackend, random_weights
 
 if TYPE_CHECKING:
-    from frcrn_accel.quantize import QuantizeReport, Source
+    from frcrn_accel.quantize import QuantizeReport
 
 REPOSITORY = Path(__file__).parents[1]
 DEV_AUDIO = REPOSITORY.parent / "shared" / "audio" / "dev"
@@ -114,15 +114,6 @@ def tiny(tmp_path_factory) -> ModelFile:
 
 
 @pytest.fixture(scope="session")
-def packaged_source() -> Source:
-    """The packaged model, whose outputs and scores on the gate audio are the same for all tests of a process."""
-    pytest.importorskip("onnxruntime")
-    from frcrn_accel.quantize import Source
-
-    return Source(find_model(DEFAULT_MODEL))
-
-
-@pytest.fixture(scope="session")
 def quantized_once(shared_folder) -> Callable[..., QuantizeReport]:
     """Quantize the packaged model with the packaged audio: once a run, for all files and processes of the tests.
 
@@ -194,6 +185,12 @@ def denoiser() -> Denoiser:
     """The packaged model on ONNX Runtime."""
     pytest.importorskip("onnxruntime")
     return Denoiser(backend="ort")
+
+
+@pytest.fixture(scope="session")
+def denoised(denoiser: Denoiser, noisy: np.ndarray) -> np.ndarray:
+    """The example recording, denoised by the packaged model on ONNX Runtime."""
+    return denoiser(noisy, 16_000)
 
 
 def pytest_configure(config: pytest.Config) -> None:

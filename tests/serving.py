@@ -11,7 +11,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,16 @@ from frcrn_accel.processes import FileProcesses
 from frcrn_accel.serve import Limits, Service, create_app, listen
 from frcrn_accel.serve.server import Server
 
-__all__ = ["GatedBackend", "Running", "gated_denoiser", "running", "sound_file", "wav"]
+__all__ = [
+    "GatedBackend",
+    "Running",
+    "answer_to_drops",
+    "gated_denoiser",
+    "resident_bytes",
+    "running",
+    "sound_file",
+    "wav",
+]
 
 _PROCESSES = FileProcesses()  # of all servers of these tests: starting one takes half a second
 atexit.register(_PROCESSES.close)
@@ -155,6 +164,31 @@ def gated_denoiser(backend: GatedBackend, batch_size: int = 4) -> Denoiser:
 
     windowing = Windowing(window_s=1.0, past_s=0.2, future_s=0.04, fade_s=0.05, fixed=True)
     return Denoiser(backend=backend, windowing=windowing, batch_size=batch_size, wrap_session=wrap)
+
+
+def answer_to_drops(connection: socket.socket, drop: bytes) -> bytes:
+    """Send a few bytes again and again until the server answers; return all of its answer."""
+    connection.settimeout(0.02)
+    for _ in range(3_000):
+        # Once the server has closed the connection nothing can be sent, but its answer can still be received.
+        with suppress(ConnectionError):
+            connection.sendall(drop)
+        with suppress(TimeoutError):
+            answer = connection.recv(1 << 16)
+            break
+    else:
+        raise AssertionError("no answer in a minute")
+    connection.settimeout(60)
+    with suppress(ConnectionError):  # the server did not read what was sent last
+        while part := connection.recv(1 << 16):
+            answer += part
+    return answer
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process; 0 where the system does not report it."""
+    status = Path("/proc/self/status")
+    return 1024 * int(status.read_text().split("VmRSS:")[1].split()[0]) if status.exists() else 0
 
 
 def wav(audio: np.ndarray, rate: int = 16_000, **options: Any) -> bytes:

@@ -144,7 +144,7 @@ class TestSwitched:
                     assert switched.enabled
                     assert not switched.is_denoising
 
-        # In a worker, as in the adapters: there a KeyboardInterrupt is no Ctrl-C.
+        # In a worker, as in the adapters: there a KeyboardInterrupt does not come from Ctrl-C.
         with ThreadPoolExecutor(1) as worker:
             worker.submit(run).result()
         assert switched.is_denoising
@@ -271,7 +271,7 @@ class TestBackground:
         background.open(RATE, 1)
         before = noise(RATE) // 10
         self.send(background, before)
-        # The worker opens the stream for the other rate; until then the signal comes out as it came.
+        # The worker opens the stream for the other rate; until then the signal comes out unprocessed.
         loud = np.full((2, 480), 30_000, np.int16)
         late = round(background.latency_s * 48_000)
         found = np.concatenate([background.process(loud, 48_000) for _ in range(300)], axis=1)
@@ -564,7 +564,7 @@ class TestPipecat:
             return b"".join(found)
 
         with Denoiser(backend=type(backend)(0.5)) as half:
-            found = from_pcm(asyncio.run(run()), 1)
+            found = from_pcm(asyncio.run(asyncio.wait_for(run(), 60)), 1)
         expected = delayed(audio, stream.latency_samples)
         np.testing.assert_array_equal(found[:, :RATE], audio[:, :RATE])
         assert_half(found[:, 2 * RATE :], expected[:, 2 * RATE :])

@@ -19,7 +19,7 @@ multiply_accumulates = arithmetic.multiply_accumulates
 
 
 def per_second(config: Config) -> float:
-    """Per second of audio, without the extra frames at the ends of a window."""
+    """Count per second of audio, without the extra frames at the ends of a window."""
     long, short = (sum(multiply_accumulates(config, s * SAMPLE_RATE_HZ).values()) for s in (20, 10))
     return (long - short) / 10
 

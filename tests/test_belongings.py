@@ -89,7 +89,7 @@ def round_trip(path: Path, belongings: Belongings) -> tuple[Belongings, list[str
 
 
 def named(found: Belongings) -> dict[str, str]:
-    """Tags, by names in one case: Matroska has no lower case, and Vorbis comments do not tell it apart."""
+    """Return the tags under lower-case names: Matroska has upper case only, and Vorbis comments ignore case."""
     return {name.lower(): text for name, text in found.tags.items()}
 
 

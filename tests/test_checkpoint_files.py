@@ -28,7 +28,7 @@ FILTER = "unet.fsmn.fsmn_re_L1.conv1.weight"
 
 
 def mlx(weights: dict[str, np.ndarray], filter_rank: int = 3) -> dict[str, np.ndarray]:
-    """The weights as MLX's modules keep them: channels last, outputs first."""
+    """Return the weights as MLX's modules keep them: channels last, outputs first."""
     found = {}
     for key, value in weights.items():
         if key.endswith(".conv1.weight"):
@@ -43,7 +43,7 @@ def mlx(weights: dict[str, np.ndarray], filter_rank: int = 3) -> dict[str, np.nd
 
 
 def in_swift(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """MLX's weights under the names that modules in Swift have, which cannot be in lists."""
+    """Return MLX's weights under the names of Swift's modules, which cannot be in lists."""
     found = {}
     for key, value in mlx(weights).items():
         for name in ("encoders", "decoders", "fsmn_enc", "fsmn_dec", "se_layers_enc", "se_layers_dec"):

@@ -119,7 +119,7 @@ def test_help(run, arguments):
 
 
 def every_option() -> list[tuple[str, object]]:
-    """Of all commands, those of `models` too."""
+    """Return the names and options of all commands, including those of `models`."""
 
     def below(name: str, command: object) -> list[tuple[str, object]]:
         found = [(f"{name} {option.name}".strip(), option) for option in command.params]
@@ -239,7 +239,7 @@ class TestDenoise:
         result = run("denoise", noisy_path, "-o", tmp_path / "a.wav", "--backend", "ort", "--calibration", tmp_path)
         assert the_error(result) == "Invalid value: backend 'ort' does not calibrate: leave calibration out"
 
-    def test_a_file(self, run, tmp_path, noisy_path, noisy, denoiser):
+    def test_a_file(self, run, tmp_path, noisy_path, denoised):
         result = run("denoise", noisy_path, "-o", tmp_path / "clean.wav", "--backend", "ort", "--precision", "fp32")
         assert result.code == 0
         assert "frcrn-small on ort, fp32 (CPUExecutionProvider, " in result.err
@@ -247,7 +247,7 @@ class TestDenoise:
         assert "real-time factor 0." in result.err
         written, rate = soundfile.read(tmp_path / "clean.wav")
         assert rate == 16_000
-        np.testing.assert_allclose(written, denoiser(noisy, 16_000), atol=1 / 32_768)
+        np.testing.assert_allclose(written, denoised, atol=1 / 32_768)
 
     def test_a_precision_that_the_backend_does_not_have(self, run, tmp_path, noisy_path):
         result = run("denoise", noisy_path, "-o", tmp_path / "clean.wav", "--backend", "ort", "--precision", "int4")

@@ -97,7 +97,7 @@ def server(monkeypatch) -> Iterator[Server]:
 
 
 def serve(monkeypatch, url: str) -> None:
-    """Say that the checkpoint is to be had there."""
+    """Make this the URL of the checkpoint of `NAME`."""
     known = dataclasses.replace(
         known_models()[NAME],
         checkpoint_url=url,

@@ -95,7 +95,7 @@ def replaced(source, target) -> list[str]:
 
 
 def pictures(path) -> list[str]:
-    """Format and digest of each decoded picture."""
+    """Return format and digest of each decoded picture."""
     with av.open(str(path)) as film:
         return [
             f"{frame.format.name} {hashlib.sha256(frame.to_ndarray(format='rgb48le').tobytes()).hexdigest()}"

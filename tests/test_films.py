@@ -96,7 +96,7 @@ def replaced(source: Path, target: Path) -> None:
 
 
 def copied(path: Path) -> dict[str, tuple[int, str]]:
-    """Number and digest of the packets of each kind of stream but sound."""
+    """Return number and digest of the packets of each kind of stream except audio."""
     digests: dict[str, list[bytes]] = defaultdict(list)
     with av.open(path) as film:
         streams = [stream for stream in film.streams if stream.type in ("video", "subtitle")]
@@ -113,7 +113,7 @@ def picture_times(path: Path) -> np.ndarray:
 
 
 def heard(path: Path, track: int = 0) -> np.ndarray:
-    """The sound as a player puts it on the time line."""
+    """Decode a track as a player places it on the time line."""
     options = (
         "-map",
         f"0:a:{track}",
@@ -130,7 +130,7 @@ def heard(path: Path, track: int = 0) -> np.ndarray:
 
 
 def lags(expected: np.ndarray, found: np.ndarray) -> list[int]:
-    """Delay in samples around the first and the last click, the two loudest places that are far from each other."""
+    """Return the delays in samples at the first and the last click, the two loudest places far from each other."""
     first = int(np.abs(expected).argmax())
     others = np.abs(expected).copy()
     others[max(0, first - RATE_HZ // 2) : first + RATE_HZ // 2] = 0

@@ -10,9 +10,9 @@ import soundfile
 
 from frcrn_accel import AudioError, BackendUnavailable, EngineError, QuantizeError
 from frcrn_accel.backends.ort import OrtBackend
-from frcrn_accel.models import ModelFile, read_weights
+from frcrn_accel.models import DEFAULT_MODEL, ModelFile, find_model, packaged_variant, read_weights
 from frcrn_accel.quality.clips import read_clips
-from frcrn_accel.quantize import CALIBRATION_AUDIO, GATE_AUDIO, GateThresholds
+from frcrn_accel.quantize import CALIBRATION_AUDIO, GATE_AUDIO, GateThresholds, Source, quantize_model
 from frcrn_accel.quantize.gate import compare
 from frcrn_accel.quantize.recordings import digest_of, model_inputs
 from frcrn_accel.quantize.reference import Reference
@@ -22,6 +22,12 @@ from frcrn_accel.testing import FunctionBackend
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
 from frcrn_accel.graph.forms import build_graph
+
+
+@pytest.fixture(scope="module")
+def packaged_source() -> Source:
+    """The packaged model, whose outputs and scores on the gate audio are computed once."""
+    return Source(find_model(DEFAULT_MODEL))
 
 
 class Identity(FunctionBackend):
@@ -258,6 +264,17 @@ class TestClips:
             active = audio[audio**2 > np.mean(audio**2)]
             assert 20 * np.log10(np.sqrt(np.mean(active**2))) == pytest.approx(-25, abs=0.2)
         assert digest_of(found) == digest_of(read_clips(short_audio, 16_000)) != digest_of(found[:1])
+
+
+@pytest.mark.parametrize("method", ["dynamic", "fp16"])
+def test_the_packaged_model_passes_with_all_measures(packaged_source, tmp_path, method):
+    pytest.importorskip("pesq")
+    pytest.importorskip("speechmos")
+    report = quantize_model(packaged_source, tmp_path / "a.onnx", method, gate_audio=GATE_AUDIO)
+    assert report.verdict == "passed"
+    packaged = packaged_variant(packaged_source.model, method)
+    assert report.kept_float == (packaged.metadata.kept_float if packaged is not None else ())
+    assert [(measure.passed, measure.clips) for measure in report.gate.measures] == [(True, 8)] * 3
 
 
 def test_a_source_that_fails_is_an_error(tiny, short_audio, tmp_path):

@@ -289,7 +289,7 @@ class TestOnACard:
         return request.param
 
     def backend(self, name: str, precision: str, **options) -> Backend:
-        """Where it cannot run, the test is skipped with its own reason."""
+        """Return the backend, or skip the test with the reason why it cannot run."""
         return _resolve_or_skip(GPU_BACKENDS[name](precision, **options))
 
     @pytest.mark.parametrize(("precision", "least_db"), [("fp32", 80), ("fp16", 40)])

@@ -42,7 +42,7 @@ def scaled(
 
 @pytest.mark.parametrize("rate_hz", RATES)
 def test_a_model_that_changes_nothing_gives_back_every_sample(rate_hz):
-    """Both bands together are the signal, through the cross-over, too: no dip, no shift."""
+    """The two bands sum to the signal, also in the cross-over: no dip, no shift."""
     audio = white(2, rate_hz // 2)
     out = Denoiser(backend=FunctionBackend())(audio, rate_hz)
     np.testing.assert_allclose(out, audio, atol=1e-5)
@@ -149,7 +149,7 @@ def test_parts_of_any_length_give_the_same_bits(cuts, model_cuts, rate_hz):
 
 @pytest.mark.parametrize("rate_hz", [16_001, 24_000, 44_100, 48_000, 192_000])
 def test_a_stream_needs_no_more_than_the_model_at_its_rate(rate_hz):
-    """A stream relies on it: with the model's signals up to 4 ms after a sample, and the band 8 ms, it is ready."""
+    """Streams need a sample to be ready once the model's signals reach 4 ms, and the band 8 ms, beyond it."""
     samples = rate_hz // 10
     high_band = HighBand(rate_hz, MODEL_RATE_HZ, 1)
     high_band.write(np.zeros((1, samples + -(-rate_hz * 8 // 1000)), np.float32))
@@ -202,7 +202,7 @@ def test_the_band_is_the_signal_less_what_resampling_leaves():
 
 
 def test_noise_under_speech_without_a_pause_is_attenuated():
-    """The model never hears silence; what never goes away in a second is noise, and speech 30 dB above it stays."""
+    """There is no pause: what stays for a second is noise, and speech 30 dB above it is kept."""
     noise, dry = white(1, 3 * RATE_HZ, seed=1), white(1, 3 * MODEL_RATE_HZ, seed=2)
     syllables = np.sin(2 * np.pi * 2 * np.arange(3 * RATE_HZ) / RATE_HZ) > 0
     speech = 30 * white(1, 3 * RATE_HZ, seed=3) * syllables
@@ -215,7 +215,7 @@ def test_noise_under_speech_without_a_pause_is_attenuated():
 
 
 def test_a_click_in_digital_silence_is_removed():
-    """What the model leaves after a click is more than the silence around it, and no sign of speech."""
+    """What the model leaves of a click exceeds the silence around it, but is no sign of speech."""
     band, dry = np.zeros((1, RATE_HZ), np.float32), np.zeros((1, MODEL_RATE_HZ), np.float32)
     band[0, 30_000:30_096], dry[0, 10_000:10_032] = white(96, seed=4), white(32, seed=5)
     wet = dry * np.float32(1e-2) + white(1, MODEL_RATE_HZ, seed=6) * np.float32(1e-5)

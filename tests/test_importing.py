@@ -73,7 +73,7 @@ def saved(path: Path, seed: int) -> Path:
 
 
 def known_as(monkeypatch, checkpoint: Path) -> None:
-    """Say that this is the checkpoint of `NAME`."""
+    """Make this the known checkpoint of `NAME`."""
     known = dataclasses.replace(known_models()[NAME], checkpoint_sha256=sha256_of(checkpoint))
     monkeypatch.setitem(known_models(), NAME, known)
 

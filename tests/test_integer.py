@@ -63,7 +63,7 @@ def weights():
 
 @pytest.fixture(scope="module")
 def ranges(weights):
-    """As for dynamic INT8, from two clips; and those of convolutions, as for static INT8."""
+    """Ranges for dynamic INT8 and, for convolutions, static INT8, measured on two clips."""
     return measure_ranges(weights, islice(synthetic_clips(), 2))
 
 

@@ -77,7 +77,7 @@ LENGTHS = st.one_of(st.sampled_from([1, 2, 100]), st.integers(1, 5_000))
 
 
 def decoded_rate(path, rate):
-    """Opus is decoded at 48 kHz, whatever it was made from; a file of a rounded rate keeps the samples."""
+    """Return the rate after decoding: 48 kHz for Opus; a file whose rate was rounded keeps its samples."""
     with av.open(str(path)) as container:
         codec = container.streams.audio[0].codec_context
         return codec.sample_rate if codec.name in ("opus", "libopus") else rate

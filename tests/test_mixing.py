@@ -20,7 +20,7 @@ RATE = 16_000
 
 
 def mixer(speech=None, noise=None, **mixing):
-    """A mixer that does nothing but mix, unless `mixing` asks for more."""
+    """Make a mixer that does nothing but mix, unless `mixing` asks for more."""
     never = {name: 0.0 for name, hint in get_type_hints(Mixing).items() if hint is float}
     rng = np.random.default_rng(3)
     time_s = np.arange(4 * RATE) / RATE
@@ -34,7 +34,7 @@ def mixer(speech=None, noise=None, **mixing):
 
 
 def loud_level(audio):
-    """RMS of the samples whose power is above the mean."""
+    """Return the RMS of the samples whose power is above the mean."""
     power = np.square(audio, dtype=np.float64)
     return np.sqrt(power[power > power.mean()].mean())
 

@@ -30,7 +30,7 @@ def test_metadata_agrees_with_the_onnx_package():
 
 
 def written_by_0_1_0(metadata: ModelMetadata) -> dict[str, str]:
-    """The properties under the names of that version, which the packaged files have."""
+    """Return the properties under the names of that version, which the packaged files have."""
     properties = metadata.to_properties()
     properties["frcrn_accel.window_samples"] = properties.pop("frcrn_accel.frame_samples")
     if properties.pop("frcrn_accel.is_step", None):

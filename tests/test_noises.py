@@ -29,14 +29,14 @@ def frame_levels_db(audio, frame=320) -> np.ndarray:
 
 
 def bursts(audio, below_peak_db: float, frame=80) -> list[tuple[int, int]]:
-    """First and last frame of each stretch that is this close to the loudest frame."""
+    """Return first and last frame of each stretch that is this close to the loudest frame."""
     loud = frame_levels_db(audio, frame) > frame_levels_db(audio, frame).max() - below_peak_db
     edges = np.flatnonzero(np.diff(np.concatenate([[0], loud.astype(int), [0]])))
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def modulation_share(audio, low_hz, high_hz, frame=160) -> float:
-    """Share of the power of the level's changes, in dB, that lies between two rates."""
+    """Return the share of the power of the level in dB that lies between two modulation rates."""
     level_db = frame_levels_db(audio, frame)
     power = np.abs(np.fft.rfft((level_db - level_db.mean()) * np.hanning(len(level_db)))) ** 2
     hz = np.fft.rfftfreq(len(level_db), frame / RATE)

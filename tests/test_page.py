@@ -263,9 +263,9 @@ class TestFile:
         assert page.text("status") == "Loop from 1.0 to 2.0 s"
         assert page["loop"].get_attribute("aria-pressed") == "true"
         page["play"].click()
-        began = page.position_s()
-        assert 1 <= began <= 2
-        page.until(lambda: page.position_s() < began or page.position_s() == 1)
+        page.until(lambda: 1 <= page.position_s() < 1.4)
+        page.until(lambda: page.position_s() > 1.5)
+        page.until(lambda: 1 <= page.position_s() < 1.5)
         rate, heard = page.heard()
         repeated = np.tile(after[rate : 2 * rate], 4)
         assert gain_db_of(heard[-int(0.4 * rate) :], repeated) == pytest.approx(0, abs=0.001)
@@ -531,7 +531,7 @@ class TestKeyboard:
     def test_all_of_it_works_without_a_mouse(self, page: ServedPage, clip: Path) -> None:
         page.press(Keys.TAB)
         order = [page.focus()]
-        while order[-1] != "example-night":
+        while order[-1] != "example-night" and len(order) < 20:
             page.press(Keys.TAB)
             order.append(page.focus())
         assert order == ["tab-file", "choose", "record", "example-train", "example-rain", "example-night"]
@@ -547,7 +547,7 @@ class TestKeyboard:
         page.press(" ")
         page.until(lambda: page.text("play") == "Play")
         order = []
-        while not order or order[-1] != "a":
+        while (not order or order[-1] != "a") and len(order) < 20:
             page.press(Keys.TAB)
             order.append(page.focus())
             style, width = page.script(

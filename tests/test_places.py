@@ -278,10 +278,10 @@ class TestOutputs:
         fifo = tmp_path / "fifo"
         os.mkfifo(fifo)
         read: list[bytes] = []
-        reader = threading.Thread(target=lambda: read.append(fifo.read_bytes()))
+        reader = threading.Thread(target=lambda: read.append(fifo.read_bytes()), daemon=True)
         reader.start()
         assert run("denoise", talk, "-o", fifo)[0] == 0
-        reader.join()
+        reader.join(60)
         assert soundfile.info(io.BytesIO(read[0])).frames == 8_000
         assert names_in(tmp_path) == ["fifo", "talk.wav"]
         assert fifo.is_fifo()
@@ -295,10 +295,10 @@ class TestOutputs:
     def test_a_fifo_as_input(self, run, talk, tmp_path):
         fifo = tmp_path / "fifo"
         os.mkfifo(fifo)
-        writer = threading.Thread(target=lambda: fifo.write_bytes(talk.read_bytes()))
+        writer = threading.Thread(target=lambda: fifo.write_bytes(talk.read_bytes()), daemon=True)
         writer.start()
         assert run("denoise", fifo, "-o", tmp_path / "x.wav")[0] == 0
-        writer.join()
+        writer.join(60)
         assert soundfile.info(tmp_path / "x.wav").frames == 8_000
 
     @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="about systems that name open files")

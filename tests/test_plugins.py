@@ -35,7 +35,7 @@ class QuieterBackend(Backend):
 
     @classmethod
     def check(cls) -> None:
-        """It runs everywhere."""
+        """Do nothing: it runs everywhere."""
 
     def load(self, model: ModelFile, threads: int) -> Session:
         device = f"CPU, {self.precision}, {threads} threads"

@@ -84,7 +84,7 @@ def cluster(s3, mark):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MARK, str(mark))
         patch.setenv(FIRST, str(os.getpid()))
-        if Path("/tmp").is_dir():  # Ray waits for ever for a socket whose path is too long, as in a deep TMPDIR
+        if Path("/tmp").is_dir():  # Ray waits forever for a socket whose path is too long, as in a deep TMPDIR
             patch.setenv("RAY_TMPDIR", "/tmp")
         folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, folders)))

@@ -114,7 +114,7 @@ def test_the_content_decides_and_not_the_suffix(made, tmp_path, inside, suffix):
 
 
 def ogg_pages(content: bytes) -> list[tuple[bytes, bytes, bytes]]:
-    """Head, lengths and body of each page."""
+    """Return head, lengths and body of each page."""
     pages, at = [], 0
     while at < len(content):
         lengths = content[at + 27 : at + 27 + content[at + 26]]
@@ -125,7 +125,7 @@ def ogg_pages(content: bytes) -> list[tuple[bytes, bytes, bytes]]:
 
 
 def ogg_page(parts: tuple[bytes, bytes, bytes]) -> bytes:
-    """A page with its checksum (RFC 3533, section 6)."""
+    """Make a page with its checksum (RFC 3533, section 6)."""
     head, lengths, body = parts
     page = bytearray(head[:22] + bytes(4) + bytes([len(lengths)]) + lengths + body)
     checksum = 0
@@ -374,10 +374,10 @@ def test_a_file_that_changes_is_an_error(made, tmp_path):
 def test_fifos(made, tmp_path, identity, name):
     fifo = tmp_path / f"fifo{name}"
     os.mkfifo(fifo)
-    feeder = threading.Thread(target=lambda: fifo.write_bytes(made(name).read_bytes()))
+    feeder = threading.Thread(target=lambda: fifo.write_bytes(made(name).read_bytes()), daemon=True)
     feeder.start()
     report = identity.denoise_file(fifo, tmp_path / "out.wav")
-    feeder.join()
+    feeder.join(60)
     assert (report.source, report.duration_s) == (fifo, SAMPLES / RATE)
     assert soundfile.info(tmp_path / "out.wav").frames == SAMPLES
 

@@ -44,7 +44,7 @@ TEXTS = [README, *(page.read_text(encoding="utf-8") for page in TAUGHT)]
 BLOCKS = [block for text in TEXTS for block in code_blocks("sh", text)]
 FOUND = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 LINES = list(dict.fromkeys(FOUND))
-# Run by what tests the whole project: they install it, and run these very tests; or for ever.
+# Not run here: the first installs the project and runs these very tests, the second does not end by itself.
 NOT_HERE = ['pip install "nox[uv]" && nox', 'pip install ".[ort,serve]" && frcrn-accel serve']
 
 

@@ -45,7 +45,16 @@ from frcrn_accel.serve.tokens import SUBPROTOCOL, TokenSet
 from frcrn_accel.streaming import Stream
 from frcrn_accel.testing import FunctionBackend
 from hostile import hostile_bodies
-from serving import GatedBackend, Running, gated_denoiser, running, sound_file, wav
+from serving import (
+    GatedBackend,
+    Running,
+    answer_to_drops,
+    gated_denoiser,
+    resident_bytes,
+    running,
+    sound_file,
+    wav,
+)
 from waiting import until
 
 RNG = np.random.default_rng(0)
@@ -377,7 +386,8 @@ class TestLimits:
             assert waited.headers["retry-after"] == "60"
             backend.files_gate.set()
             assert {future.result(60).status_code for future in futures} == {503}
-            assert post(run, wav(NOISE)).status_code == 200
+            # On a busy machine, a request may take longer than the limit even then.
+            until(lambda: post(run, wav(NOISE)).status_code, lambda status: status == 200)
 
     def test_slow_senders(self, serve: Serve) -> None:
         """One stops within its body, one sends nothing, one sends byte by byte."""
@@ -387,15 +397,9 @@ class TestLimits:
                 assert received(silent) == b""
             with run.raw(b"POST /v1/denoise HTTP/1.1\r\nHost: x") as half:
                 assert received(half) == b""
-            with run.raw(run.head(100_000)) as dripping, contextlib.suppress(ConnectionError):
-                answer = b""
-                while not answer:
-                    dripping.sendall(b"x")
-                    dripping.settimeout(0.02)
-                    with contextlib.suppress(TimeoutError):
-                        answer = dripping.recv(100)
-                assert b"408 Request Timeout" in answer
-            assert run.leftovers() == []
+            with run.raw(run.head(100_000)) as dripping:
+                assert b"408 Request Timeout" in answer_to_drops(dripping, b"x")
+            until(run.leftovers, lambda left: left == [])
 
     def test_slow_takers(self, serve: Serve) -> None:
         with serve(slow_s=0.3, min_bytes_per_second=50_000) as run:
@@ -413,13 +417,25 @@ class TestLimits:
 
 def until_metric(url: str, line: str) -> str:
     """Return the metrics of a server once they have this line."""
-    return until(lambda: httpx.get(f"{url}/metrics").text, lambda text: line in text.splitlines())
+    return until(lambda: metrics_text(url), lambda text: line in text.splitlines())
 
 
-def live_streams() -> int:
-    """Count the streams in this process."""
+def metrics_text(url: str) -> str:
+    return httpx.get(f"{url}/metrics", timeout=60).text
+
+
+def files_begun(url: str) -> float:
+    """Return how many files a server has admitted; those that it has answered count, too."""
+    lines = (line.rpartition(" ") for line in metrics_text(url).splitlines())
+    values = {name: value for name, _, value in lines}
+    answered = 'frcrn_accel_requests_total{path="/v1/denoise",status="200"}'
+    return float(values["frcrn_accel_requests_admitted"]) + float(values.get(answered, 0))
+
+
+def live_streams() -> weakref.WeakSet[Stream]:
+    """Return the streams in this process, and keep none."""
     gc.collect()
-    return sum(type(found) is Stream for found in gc.get_objects())
+    return weakref.WeakSet(found for found in gc.get_objects() if type(found) is Stream)
 
 
 def iter_done(futures: list) -> Iterator[httpx.Response]:
@@ -465,6 +481,7 @@ class TestVanishing:
             assert backend.files_entered.acquire(timeout=60)
             assert len(run.leftovers()) == 1
             vanish(connection)
+            until_metric(run.url, "frcrn_accel_connections 1.0")  # that of the metrics
             # A call of the engine cannot be interrupted, but no other follows.
             backend.files_gate.set()
             assert run.line("POST").endswith("the client left")
@@ -709,10 +726,9 @@ class TestStreams:
             until_metric(server.url, "frcrn_accel_streams_waiting 4.0")
             backend.gate.set()
             assert [len(socket_.recv(timeout=60)) for socket_ in sockets] == [640] * 4
-        text = server.client.get("/metrics").text
+        text = until_metric(server.url, 'frcrn_accel_stream_batch_size_bucket{le="3.0"} 2.0')
         assert 'frcrn_accel_stream_batch_size_bucket{le="1.0"} 1.0' in text
         assert 'frcrn_accel_stream_batch_size_bucket{le="2.0"} 1.0' in text
-        assert 'frcrn_accel_stream_batch_size_bucket{le="3.0"} 2.0' in text
 
     @pytest.mark.parametrize(
         ("message", "detail"),
@@ -819,7 +835,7 @@ class TestStreams:
             backend.gate.set()
         assert "the client left" in server.line("WS")
         assert server.service.active == 0
-        until(live_streams, lambda count: count == before)
+        until(lambda: live_streams() <= before, bool)
 
 
 class TestStepper:
@@ -846,7 +862,6 @@ class TestStepper:
             assert stepper.waiting == 0
             backend.gate.set()
             del channel, stream
-            # A bool, since `until` keeps what it was given last, and a stream that is kept is never freed.
             until(lambda: (gc.collect(), found() is None)[1], bool)
 
 
@@ -900,14 +915,6 @@ class TestHostileBodies:
         assert server.client.get("/health").status_code == 200
 
 
-def resident_bytes() -> int:
-    """Return the resident memory of this process."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return 0
-    return 1024 * int(status.read_text().split("VmRSS:")[1].split()[0])
-
-
 def test_the_end_of_an_answer_does_not_wait_for_an_acknowledgement() -> None:
     """Of its start, which the system of a client delays by some 40 ms."""
     with (
@@ -944,7 +951,7 @@ class TestProcess:
             with ThreadPoolExecutor(6) as pool, httpx.Client(base_url=url, timeout=60) as client:
                 until(lambda: client.get("/ready").status_code, lambda status: status == 200)
                 futures = [pool.submit(httpx.post, f"{url}/v1/denoise", content=body, timeout=60) for _ in range(6)]
-                until_metric(url, "frcrn_accel_requests_admitted 6.0")
+                until(lambda: files_begun(url), lambda count: count == 6)
                 with connect(url.replace("http", "ws") + "/v1/stream", open_timeout=60) as live:
                     said(live, {"type": "start", "sample_rate": 16_000})
                     process.send_signal(signal.SIGTERM)
@@ -991,11 +998,10 @@ class TestProcess:
     ) -> None:
         process, url = command(*options)
         try:
-            (entry,) = httpx.get(f"{url}/v1/models").json()["models"]
+            (entry,) = httpx.get(f"{url}/v1/models", timeout=60).json()["models"]
             assert (entry["name"], entry["stream_model"]) == ("frcrn-small", model)
-            with connect(f"{url.replace('http', 'ws')}/v1/stream") as live:
-                live.send(json.dumps({"type": "start", "sample_rate": 16_000}))
-                started = json.loads(live.recv())
+            with connect(f"{url.replace('http', 'ws')}/v1/stream", open_timeout=60) as live:
+                started = said(live, {"type": "start", "sample_rate": 16_000})
             assert started["model"] == model
             assert started["latency_s"] == pytest.approx(latency_s, abs=0.001)
         finally:
@@ -1027,8 +1033,8 @@ class TestProcess:
             (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
             (["--token-file", "none"], "cannot read tokens from 'none'"),
             (["--timeout-s", "0"], "timeout_s must be more than 0"),
-            (["--model", "none.onnx"], "none.onnx"),
-            (["--backend", "none"], "unknown backend 'none'"),
+            (["--model", "none.onnx", "--port", "0"], "none.onnx"),
+            (["--backend", "none", "--port", "0"], "unknown backend 'none'"),
         ],
     )
     def test_options_that_stop_the_start(self, options: list[str], message: str) -> None:

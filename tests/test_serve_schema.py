@@ -66,9 +66,7 @@ def test_every_answer_is_in_the_document(server: Running, name: str, mode: Gener
     statuses = set()
 
     @given(case=OPERATIONS[name].as_strategy(generation_mode=mode))
-    @settings(
-        max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-    )
+    @SETTINGS
     def check(case: Case) -> None:
         response = case.call(base_url=server.url, headers={"Authorization": f"Bearer {TOKEN}"})
         # An empty list is nothing in a query or a form: what was to make the request invalid must have been sent.

@@ -313,13 +313,15 @@ class TestConfusingRequests:
             server = Server(app, service)
             thread = threading.Thread(target=server.run, args=([listener],))
             thread.start()
-            run = Running(listener.getsockname()[1], service, tmp_path, None, None)
-            began = time.perf_counter()
-            answer(run, f"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}\r\n")
-            assert time.perf_counter() - began >= 0.2
-            assert left.wait(20)
-            server.should_exit = True
-            thread.join(60)
+            try:
+                run = Running(listener.getsockname()[1], service, tmp_path, None, None)
+                began = time.perf_counter()
+                answer(run, f"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}\r\n")
+                assert time.perf_counter() - began >= 0.2
+                assert left.wait(20)
+            finally:
+                server.should_exit = True
+                thread.join(60)
 
 
 class TestNames:

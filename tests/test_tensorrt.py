@@ -35,7 +35,7 @@ from plan import detailed_plan, int8_share, least_time_s, parse_layers, random_m
 from plan import CARDS, Layer, Tensor  # noqa: E402  # isort: skip
 
 CAPABILITIES = ("8.6", "8.9")
-# Plans of the packaged model by precision: each card in it is built for anew.
+# Compute capabilities of the plans of the packaged model, by precision. Each one is a build of its own.
 PLANS_FOR = {"fp32": ("8.9",), "fp16": CAPABILITIES, "int8": ("8.9",)}
 KEPT_IN_FLOAT = ("unet.fsmn_enc.1", "unet.fsmn_dec.5")
 needs_no_gpu = pytest.mark.skipif(driver_problem() is None, reason="about machines without a GPU")
@@ -60,7 +60,7 @@ def packaged_plans(int8) -> Callable[[str], tuple[Plan, BuildLog]]:
 
 
 def prepared(model: ModelFile, precision: str, folder: Path) -> ModelFile:
-    """The file that the backend loads, in a cache of its own."""
+    """Return the file that the backend loads, in a cache of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_DIR_VARIABLE, str(folder))
         return prepare(model, TensorRtRtxBackend(precision))
@@ -204,7 +204,7 @@ class TestReadingPlans:
 
 
 def doubling(model: ModelFile, path: Path) -> ModelFile:
-    """Write a file that declares what another declares, and doubles its input: its plan is built in no time."""
+    """Write a file with the metadata of another, which doubles its input: its plan takes little time to build."""
     graph = onnx.load(model.path)
     (source,), (result,) = graph.graph.input, graph.graph.output
     del graph.graph.node[:], graph.graph.initializer[:], graph.graph.value_info[:]

@@ -37,6 +37,16 @@ from frcrn_accel.train.trainer import train  # noqa: E402
 SPEECH_PARTS = ("si_sdr", "perceptual", "intelligibility")  # of the loss, where there is speech
 
 
+@pytest.fixture(scope="module")
+def whole_run(training_data, tmp_path_factory) -> Path:
+    """The folder of a run that was not interrupted. It is on a CPU: a GPU adds in a different order each time."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        train(read_config(training_data / "run.toml"), training_data, folder)
+    return folder
+
+
 class TestLoss:
     def test_parts_against_numpy(self):
         rng = np.random.default_rng(0)
@@ -193,7 +203,7 @@ class TestIntelligibilityLoss:
 
 
 def muon_by_the_paper(parameters, gradients, rate, norm, decay):
-    """Parameters after Muon or Adam steps, in float64 and one parameter at a time."""
+    """Return the parameters after Muon or Adam steps, computed in float64 and one parameter at a time."""
     results = [p.double() for p in parameters]
     momentum, mean, square = ([torch.zeros_like(p) for p in results] for _ in range(3))
     for step, of_step in enumerate(gradients, start=1):
@@ -302,21 +312,19 @@ class TestTraining:
 
     @pytest.mark.parametrize("stops", [[2], [4], [1, 3]])
     def test_a_resumed_run_gives_the_result_of_an_uninterrupted_one(
-        self, training_data, tmp_path, stops, monkeypatch
+        self, training_data, whole_run, tmp_path, stops, monkeypatch
     ):
-        # On a CPU: a GPU adds in a different order each time.
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         config = read_config(training_data / "run.toml")
-        train(config, training_data, tmp_path / "whole")
         for stop in stops:
-            _train_up_to(stop, config, training_data, tmp_path / "parts")
-        train(config, training_data, tmp_path / "parts")
-        whole, parts = (load_checkpoint(tmp_path / name / "checkpoint.pt").weights for name in ("whole", "parts"))
+            _train_up_to(stop, config, training_data, tmp_path)
+        train(config, training_data, tmp_path)
+        whole, parts = (load_checkpoint(folder / "checkpoint.pt").weights for folder in (whole_run, tmp_path))
         for key in whole:
             assert np.array_equal(whole[key], parts[key]), key
         steps = [
-            [json.loads(line).get("step") for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
-            for name in ("whole", "parts")
+            [json.loads(line).get("step") for line in (folder / "log.jsonl").read_text().splitlines()]
+            for folder in (whole_run, tmp_path)
         ]
         assert steps[0][-1] == steps[1][-1] == 6
         assert steps[1] == sorted(steps[1], key=lambda step: step or 0)
@@ -560,29 +568,27 @@ def test_bf16_takes_steps(training_data, tmp_path):
     assert train(replace(config, optimisation=run), training_data, tmp_path) == 2
 
 
-def test_fixed_statistics_stay_and_everything_else_is_trained(training_data, tmp_path):
+def test_fixed_statistics_stay_and_everything_else_is_trained(training_data, whole_run, tmp_path):
     config = read_config(training_data / "run.toml")
-    train(config, training_data, tmp_path / "first")
-    start = tmp_path / "first" / CHECKPOINT
+    start = whole_run / CHECKPOINT
     held = replace(
         config,
         model=replace(config.model, start=str(start)),
         optimisation=replace(config.optimisation, batch_statistics=False),
     )
-    train(held, training_data, tmp_path / "second")
-    before, after = (torch.load(path, weights_only=True) for path in (start, tmp_path / "second" / CHECKPOINT))
+    train(held, training_data, tmp_path)
+    before, after = (torch.load(path, weights_only=True) for path in (start, tmp_path / CHECKPOINT))
     for name, value in before.items():
         assert torch.equal(value, after[name]) == ("running" in name), name
 
 
-def test_training_with_running_means(training_data, tmp_path):
+def test_training_with_running_means(training_data, whole_run, tmp_path):
     config = read_config(training_data / "run.toml")
-    whole = train(config, training_data, tmp_path / "whole")
     running = replace(config, model=replace(config.model, running_means=True))
-    assert train(running, training_data, tmp_path / "running") == whole
+    assert train(running, training_data, tmp_path) == config.optimisation.steps
     losses = [
-        json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[-1])["validation"]["loss"]
-        for name in ("whole", "running")
+        json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["validation"]["loss"]
+        for folder in (whole_run, tmp_path)
     ]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
@@ -625,12 +631,11 @@ def test_fixed_statistics_need_a_model_to_start_from(training_data):
         read_config(path)
 
 
-def test_plot(training_data, tmp_path):
+def test_plot(whole_run, tmp_path):
     pytest.importorskip("matplotlib")
     from frcrn_accel.train.curve import plot_curve
 
-    train(read_config(training_data / "run.toml"), training_data, tmp_path)
-    plot_curve(tmp_path / "log.jsonl", tmp_path / "curve.png")
+    plot_curve(whole_run / "log.jsonl", tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(TrainingError, match=r"does not exist: .* is not the folder of a training run"):
         plot_curve(tmp_path / "none.jsonl", tmp_path / "curve.png")

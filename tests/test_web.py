@@ -188,7 +188,7 @@ def test_the_high_band(module: Callable[..., Any], rate: int) -> None:
 
 @pytest.mark.parametrize("rate", [RATE, 48_000])
 def test_files(module: Callable[..., Any], noisy: np.ndarray, rate: int) -> None:
-    """Denoise quiet speech with a bang and an offset by a model that is no network: what is around it is compared."""
+    """Denoise quiet speech with a bang and an offset, with a function in place of the model."""
     signal = with_bang(0.03 * noisy[: 21 * RATE // 10], RATE, 3000, 0.3) + 0.05
     signal = np.tile(signal, 10 if rate == RATE else 1)  # two windows, or one
     audio = soxr.resample(signal, RATE, rate).astype(np.float32)

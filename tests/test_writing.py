@@ -373,7 +373,7 @@ def tones(layout: str, rate: int = 48_000) -> np.ndarray:
 
 
 def heard(path: Path) -> dict[str, int]:
-    """Which frequency is heard at which place; nothing for silence."""
+    """Return the frequency of each channel that is not silent, by its place."""
     with av.open(str(path)) as container:
         layout = container.streams.audio[0].codec_context.layout
         names = [channel.name for channel in layout.channels]
@@ -387,7 +387,7 @@ def heard(path: Path) -> dict[str, int]:
 
 
 def same_place(place: str) -> str:
-    """Many formats have five or seven channels, with two of them at the side or at the back, and do not say which."""
+    """Replace side by back: many formats do not state which of them two of five or seven channels are."""
     return place.replace("S", "B") if place in ("SL", "SR") else place
 
 

@@ -14,7 +14,7 @@ MISSING = "upstream's code is not installed: pip install --no-deps clearvoice==0
 
 
 def build(channels: int, seed: int = 0) -> Any:
-    """Upstream's network with seeded random weights, for inference."""
+    """Build upstream's network with seeded random weights, for inference."""
     try:
         from frcrn_accel_upstream import network
 
@@ -24,7 +24,7 @@ def build(channels: int, seed: int = 0) -> Any:
 
 
 def run(network: Any, audio: np.ndarray) -> np.ndarray:
-    """Upstream's result for `(batch, samples)`: `(batch, samples - samples % 320)`."""
+    """Denoise `(batch, samples)` with upstream's network; return `(batch, samples - samples % 320)`."""
     from frcrn_accel_upstream.network import run
 
     return run(network, audio)

@@ -15,6 +15,9 @@ _LONGEST_S = 60
 def until(look: Callable[[], Value], holds: Callable[[Value], bool]) -> Value:
     """Call `look` until its result holds, and return that; fail after a minute."""
     deadline = time.monotonic() + _LONGEST_S
-    while not holds(value := look()):
+    while True:
+        value = look()
+        if holds(value):
+            return value
         assert time.monotonic() < deadline, value
-    return value
+        del value  # the next look may be at whether it was freed

@@ -93,7 +93,7 @@ class _FunctionSession(Session):
 
 
 def _ort_session(path: Path, threads: int) -> Session:
-    """ONNX Runtime with its default settings."""
+    """Open a file with the default settings of ONNX Runtime, except for the number of threads."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,7 +1,7 @@
 """A backend in a distribution of its own.
 
-The smallest useful one: it does not run FRCRN at all but a classic spectral gate in numpy, so that there is nothing
-to see but the contract. A backend for a real engine loads `model.path` in `load` and runs it in `Session.run`.
+It runs a spectral gate in NumPy instead of FRCRN, so that the file shows little but the interface of a backend. A
+backend for a real engine loads `model.path` in `load` and runs it in `Session.run`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ __all__ = ["SpectralGateBackend"]
 
 
 class SpectralGateBackend(Backend):
-    """Takes away what is near each frequency's quiet level.
+    """Attenuates the bins that are near the quiet level of their frequency.
 
     Args:
-        reduction_db: How much is taken away.
-        precision: See `Backend`: here there is one, fp32.
+        reduction_db: Attenuation of these bins.
+        precision: See `Backend`; there is only fp32.
     """
 
     name: ClassVar[str] = "spectral-gate"
@@ -34,7 +34,10 @@ class SpectralGateBackend(Backend):
 
     @classmethod
     def check(cls) -> None:
-        """Numpy runs everywhere. A real engine raises `BackendUnavailable` here, with the reason and the remedy."""
+        """Do nothing: NumPy runs everywhere.
+
+        A real engine raises `BackendUnavailable` here, with the reason and the remedy.
+        """
 
     def load(self, model: ModelFile, threads: int) -> Session:
         """See `Backend.load`."""
