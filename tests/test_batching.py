@@ -95,6 +95,17 @@ def test_after_an_error_that_is_none_of_the_engine_it_goes_on():
     np.testing.assert_array_equal(batching.run(rows(1)), 2 * rows(1))
 
 
+def test_each_thread_gets_the_error_of_its_own_call():
+    """A thread that also makes the call of others, of another length, goes on to its own."""
+    session = Gated()
+    session.error = MemoryError("no room")
+    batching = BatchingSession(session, 4)
+    results = together(session, batching, [rows(1), rows(1, 960), rows(1, 1280), rows(1, 960)])
+    assert [type(error) for error in results] == [MemoryError] * 4
+    assert session.shapes == [(1, 640), (2, 960), (1, 1280)]
+    assert batching.waiting == 0
+
+
 def test_a_batch_of_none():
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         BatchingSession(Gated(), 0)

@@ -102,6 +102,10 @@ class TestEvaluation:
         assert values["summary"]["STOI"]["not_scored"] == 2
         assert values["clips"][1]["not_scored"]["PESQ-WB"].startswith("PESQ cannot score this: Buffer needs")
 
+    def test_no_clips(self) -> None:
+        with pytest.raises(ValueError, match="there are no clips to evaluate"):
+            evaluate_clips([], DenoiserOptions())
+
     def test_a_process_that_dies(self) -> None:
         from dying import DyingBackend
 
@@ -120,6 +124,15 @@ class TestFiles:
             read_channels(tmp_path / "a.wav", RATE)
         with pytest.raises(AudioError, match=message):
             read_clips(tmp_path, RATE)
+
+    @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000])
+    def test_pairs_of_different_rates_have_one_length(self, tmp_path: Path, rate: int) -> None:
+        for folder, each in (("noisy", rate), ("clean", RATE)):
+            (tmp_path / folder).mkdir()
+            soundfile.write(tmp_path / folder / "a.wav", np.resize(SPEECH, 2 * each), each, "FLOAT")
+        (found,) = read_clips(tmp_path, RATE)
+        assert found.noisy.shape == found.clean.shape == (2 * RATE,)
+        assert read_channels(tmp_path / "noisy" / "a.wav", RATE, 0.5).shape == (1, RATE // 2)
 
     def test_nan_in_training_audio_is_named(self, tmp_path: Path) -> None:
         pytest.importorskip("torch")

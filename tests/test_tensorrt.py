@@ -359,7 +359,8 @@ class TestOptions:
         [
             ({"device_index": -1}, "device_index must be 0 or more"),
             ({"max_batch": 0}, "max_batch must be 1 or more"),
-            ({"window_s": 0}, "window_s must be more than 0"),
+            ({"window_s": 0}, "window_s must be finite and at least one frame of 0.04 s, got 0"),
+            ({"window_s": float("inf")}, "window_s must be finite and at least one frame of 0.04 s, got inf"),
             ({"calibration": "x"}, "calibrates for precision 'int8' only"),
         ],
     )

@@ -68,8 +68,10 @@ class BatchingSession(Session):
                 with self._changed:
                     self._is_running = False
                     self._changed.notify_all()
+        if isinstance(own.error, EngineError):
+            raise EngineError(str(own.error)) from own.error  # each thread raises an exception of its own
         if own.error is not None:
-            raise EngineError(str(own.error)) from own.error
+            raise own.error
         assert own.result is not None
         return own.result
 
@@ -102,7 +104,7 @@ class BatchingSession(Session):
         except BaseException as error:
             for call in calls:
                 call.error = error
-            if not isinstance(error, EngineError):
+            if not isinstance(error, Exception):  # e.g. KeyboardInterrupt, which is for this thread
                 raise
         finally:
             for call in calls:

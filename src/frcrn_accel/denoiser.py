@@ -221,8 +221,13 @@ class Denoiser:
         self._stream_locks = tuple(threading.Lock() for _ in range(LOOKAHEAD_FRAMES + 1))
         self._in_use = InUse(_CLOSED)
         session = self._backend.load(prepare(self._model, self._backend, progress), self.threads)
+        try:
+            wrapped = session if wrap_session is None else wrap_session(session)
+        except BaseException:
+            session.close()
+            raise
         self._engine: Engine | None = Engine(
-            session=session if wrap_session is None else wrap_session(session),
+            session=wrapped,
             metadata=self._model.metadata,
             windowing=dataclasses.replace(windowing, fixed=windowing.fixed or self._backend.fixed_windows),
             batch_size=batch_size or self._backend.batch_size,
@@ -396,7 +401,12 @@ class Denoiser:
             if engine is None:
                 step = prepare_step(self._model, self._backend, self.threads, frames, self._progress)
                 session = self._backend.load_step(step, self.threads, frames)
-                engine = self._stream_engines[frames] = StreamEngine(session, self._model.metadata, self._in_use)
+                try:
+                    engine = StreamEngine(session, self._model.metadata, self._in_use)
+                except BaseException:
+                    session.close()
+                    raise
+                self._stream_engines[frames] = engine
         return Stream(
             engine,
             sample_rate,

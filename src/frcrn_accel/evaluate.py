@@ -169,10 +169,13 @@ def evaluate_clips(
         progress: Called while a file is prepared, and after each clip.
 
     Raises:
+        ValueError: There are no clips.
         MissingExtraError: The `[eval]` extra is not installed.
         EngineError: A process died.
         FrcrnAccelError: See `Denoiser`.
     """
+    if not clips:
+        raise ValueError("there are no clips to evaluate")
     if options.threads is None and _uses_threads(options):
         options = dataclasses.replace(options, threads=1)
     with options.open(progress=progress) as denoiser:  # first in this process, which reports its errors

@@ -26,7 +26,7 @@ def handled(handler: Callable[[int, FrameType | None], object], *signals: signal
         yield
     finally:
         for number, earlier in before.items():
-            signal.signal(number, earlier)
+            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)  # None: one that C code installed
 
 
 class Stopped(BaseException):

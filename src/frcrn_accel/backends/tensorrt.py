@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -28,6 +29,7 @@ from frcrn_accel.backends.tensorrt_plan import (
 )
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint
 from frcrn_accel.models import FP16, FP32, TENSORRT_INT8, ModelFile, Recipe, cached_file
+from frcrn_accel.network.topology import FRAME_SAMPLES, SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -85,8 +87,8 @@ class TensorRtBackend(Backend):
         for option, value, least in (("device_index", device_index, 0), ("max_batch", max_batch, 1)):
             if value < least:
                 raise ValueError(f"{option} must be {least} or more, got {value}")
-        if not window_s > 0:
-            raise ValueError(f"window_s must be more than 0, got {window_s}")
+        if not FRAME_SAMPLES / SAMPLE_RATE_HZ <= window_s < math.inf:
+            raise ValueError(f"window_s must be finite and at least one frame of 0.04 s, got {window_s}")
         self.device_index = device_index
         self.window_s = window_s
         self.batch_size = max_batch
@@ -134,8 +136,15 @@ class TensorRtBackend(Backend):
         """See `Backend.load`."""
         gpu = self._usable_gpu(self.device_index)
         ModelFile.open(model.path)  # reports a damaged file before TensorRT does
-        target = self._target(model, (gpu.compute_capability,), gpu.name)
-        return _TensorRtSession(load_plan(model, target, self.plan), gpu)
+        plan = load_plan(model, self._target(model, (gpu.compute_capability,), gpu.name), self.plan)
+        from frcrn_accel.backends.cuda import CudaError
+
+        try:
+            return _TensorRtSession(plan, gpu)
+        except (CudaError, OutOfGpuMemory) as error:
+            raise BackendUnavailable(
+                self.name, f"the CUDA runtime says: {error}", "free memory of the GPU, or choose another device_index"
+            ) from error
 
     def build(self, model: ModelFile, compute_capabilities: Sequence[str] = ()) -> Plan:
         """Build a plan ahead of time, for the option `plan`.
@@ -322,6 +331,8 @@ class _TensorRtSession(GpuSession):
         from frcrn_accel.backends.cuda import use_gpu
 
         with self._lock:
+            if self._engine is None:
+                return
             use_gpu(self._gpu)
             self._context = None  # before the engine
             self._engine = None

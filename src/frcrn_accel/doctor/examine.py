@@ -239,9 +239,17 @@ def _examine_cache() -> CacheReport:
         folder=str(folder),
         exists=folder.is_dir(),
         writable=nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK),
-        bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        bytes=sum(map(_size, folder.rglob("*"))),
         files=tuple(FileReport(file.path.name, file.bytes, file.problem) for file in cached_files()),
     )
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file, bytes; 0 for a folder, and for a file that another process has just deleted."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
 
 
 def _examine_models() -> tuple[ModelReport, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel.audio import check_finite, resample
+from frcrn_accel.audio import check_finite, fit_length, resample
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files import AudioFile, audio_files, open_audio
 from frcrn_accel.notices import notify
@@ -100,14 +100,17 @@ def read_channels(path: Path, sample_rate_hz: int, max_duration_s: float | None 
         AudioError: The file cannot be read, or holds NaN or infinity.
     """
     file = open_audio(path)
-    left = sys.maxsize if max_duration_s is None else round(max_duration_s * sample_rate_hz)
-    pieces = [np.zeros((file.channels, 0), np.float32)]
-    for block in resample(finite_blocks(file), file.sample_rate_hz, sample_rate_hz, file.channels):
-        pieces.append(block[:, :left])
-        left -= pieces[-1].shape[1]
+    left = sys.maxsize if max_duration_s is None else round(max_duration_s * file.sample_rate_hz)
+    blocks = [np.zeros((file.channels, 0), np.float32)]
+    for block in finite_blocks(file):
+        blocks.append(block[:, :left])
+        left -= blocks[-1].shape[1]
         if not left:
             break
-    return np.concatenate(pieces, axis=1)
+    samples = sum(block.shape[1] for block in blocks)
+    resampled = resample(blocks, file.sample_rate_hz, sample_rate_hz, file.channels)
+    length = round(samples * sample_rate_hz / file.sample_rate_hz)
+    return np.concatenate(list(fit_length(resampled, length, file.channels)), axis=1)
 
 
 def finite_blocks(file: AudioFile) -> Iterator[NDArray[np.float32]]:
