@@ -169,6 +169,8 @@ class Files:
         if is_gone and not job.is_done:
             raise ClientDisconnect
         if not job.is_done:
+            if work.done() and not work.cancelled():
+                work.result()  # raises, for example if no thread can be started
             raise Problem(
                 503,
                 f"the request took longer than the limit of {self._limits.timeout_s:g} s: send shorter audio, or try "

@@ -20,11 +20,15 @@ async def in_thread(function: Callable[[], T], ended: Callable[[], None] = lambd
     Args:
         function: The function.
         ended: Called in the event loop when the function has ended, also if nobody waits for it any more.
+
+    Raises:
+        RuntimeError: The function called `sys.exit`, which must not end the process, or no thread can be started.
+        Exception: What the function raised.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: BaseException | None) -> None:
+    def settle(result: T | None, error: Exception | None) -> None:
         ended()
         if future.cancelled():
             return
@@ -34,15 +38,23 @@ async def in_thread(function: Callable[[], T], ended: Callable[[], None] = lambd
             future.set_result(result)  # type: ignore[arg-type]
 
     def work() -> None:
-        result, error = None, None
+        result: T | None = None
+        error: Exception | None = None
         try:
             result = function()
-        except BaseException as caught:
+        except Exception as caught:
             error = caught
+        except BaseException as caught:  # in a future, it would end the event loop
+            error = RuntimeError(f"the work ended with {caught!r}")
+            error.__cause__ = caught
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=work, name="frcrn-accel-work", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="frcrn-accel-work", daemon=True).start()
+    except BaseException:  # the process may have no more threads
+        ended()
+        raise
     return await future
 
 
@@ -103,8 +115,9 @@ class Slots:
         self._free += 1
         self._running[client] -= 1
         self._running += Counter()  # forgets those at zero
-        if self._waiting:
-            first = min(self._waiting, key=lambda item: self._running[item[0]])
+        waiting = [item for item in self._waiting if not item[1].cancelled()]  # which remove themselves in their turn
+        if waiting:
+            first = min(waiting, key=lambda item: self._running[item[0]])
             self._waiting.remove(first)
             self._grant(first[0])
             first[1].set_result(None)
