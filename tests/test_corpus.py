@@ -186,6 +186,12 @@ class TestInputs:
             ("f.jsonl", b'{"input": "a.wav", "output": 3}', r'line 1: expected {"input": PATH}'),
             ("f.jsonl", b'{"input": "a.wav", "output": "/etc/a.wav"}', "is not a path below the output folder"),
             ("f.jsonl", b'{"input": "a.wav", "output": ".."}', "is not a path below the output folder"),
+            ("f.jsonl", rb'{"input": "\ud800.wav"}', "line 1: a name has half of a surrogate pair"),
+            (
+                "f.jsonl",
+                rb'{"input": "a.wav", "output": "\udfff.wav"}',
+                "line 1: a name has half of a surrogate pair",
+            ),
             ("f.wav", b"x", "is not a folder: give a folder, a list"),
         ],
     )
