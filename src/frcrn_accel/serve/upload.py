@@ -59,8 +59,10 @@ async def send_file(source: Path, headers: Mapping[str, str], send: Send, limits
     """
     raw_headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     raw_headers.append((b"content-length", str(source.stat().st_size).encode()))
-    with anyio.move_on_after(limits.slow_s):
+    with anyio.move_on_after(limits.slow_s) as scope:
         await send({"type": "http.response.start", "status": 200, "headers": raw_headers})
+    if scope.cancelled_caught:
+        return False
     chunk_s = limits.slow_s + _CHUNK_BYTES / limits.min_bytes_per_second
     async with await anyio.open_file(source, "rb") as file:
         while True:
