@@ -73,10 +73,12 @@ function post(target, body, signal, onProgress) {
     request.upload.onload = () => onProgress("computing", null);
     request.onprogress = (event) => event.lengthComputable && onProgress("receiving", event.loaded / event.total);
     request.onload = async () => {
-      if (request.status === 200) resolve(answerOf(request.response, (name) => request.getResponseHeader(name)));
+      const header = (name) => request.getResponseHeader(name);
+      // A proxy may answer with a page of its own and status 200.
+      if (request.status === 200 && header("X-Audio-Seconds") !== null) resolve(answerOf(request.response, header));
       else {
         const error = problemOf(request.status, await request.response.text());
-        const wait = request.getResponseHeader("Retry-After");
+        const wait = header("Retry-After");
         if (wait) error.message += ` (retry in ${wait} s)`;
         reject(error);
       }
