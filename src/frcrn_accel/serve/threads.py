@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-__all__ = ["Slots", "in_thread"]
+__all__ = ["Slots", "contained", "in_thread"]
 
 T = TypeVar("T")
 
@@ -42,11 +42,8 @@ async def in_thread(function: Callable[[], T], ended: Callable[[], None] = lambd
         error: Exception | None = None
         try:
             result = function()
-        except Exception as caught:
-            error = caught
-        except BaseException as caught:  # in a future, it would end the event loop
-            error = RuntimeError(f"the work ended with {caught!r}")
-            error.__cause__ = caught
+        except BaseException as caught:
+            error = contained(caught)
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, result, error)
 
@@ -56,6 +53,15 @@ async def in_thread(function: Callable[[], T], ended: Callable[[], None] = lambd
         ended()
         raise
     return await future
+
+
+def contained(error: BaseException) -> Exception:
+    """Return an error for a future: an event loop that finds `SystemExit` in one ends."""
+    if isinstance(error, Exception):
+        return error
+    contained_error = RuntimeError(f"the work ended with {error!r}")
+    contained_error.__cause__ = error
+    return contained_error
 
 
 class Slots:

@@ -98,6 +98,6 @@ class WatchedSession(Session):
                 return self._session.run(audio)
         except EngineError:
             raise  # whoever gets it counts it, as those about the numbers that came back
-        except Exception:
+        except BaseException:  # also the exit of an engine
             self._watch.failed()
             raise
