@@ -76,7 +76,7 @@ class TestHangingEngine:
             stream.recv(timeout=60)
             stream.send(NOISE.tobytes())
             error = json.loads(stream.recv(timeout=60))
-        assert (error["title"], error["detail"]) == ("The engine stalled", "no answer of the engine for 0.2 s")
+        assert (error["title"], error["detail"]) == ("The engine stalled", "no answer from the engine for 0.2 s")
         assert ready(run) == (503, "the engine has not answered for 0.2 s")
         backend.gate.set()
         until(lambda: ready(run)[0], lambda status: status == 200)

@@ -154,6 +154,7 @@ class Files:
         Raises:
             ClientDisconnect: The client left.
             Problem: The time is up.
+            RuntimeError: The job could not be run.
         """
         work = asyncio.ensure_future(self._slots.run(job.run, client))
         leaving = asyncio.ensure_future(_left(receive))

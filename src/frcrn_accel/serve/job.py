@@ -69,7 +69,7 @@ class JobOptions:
         attenuation_limit_db: None for the denoiser's own.
         high_band: None for the denoiser's own.
         keep: See `Denoiser.denoise_file`.
-        takes_films: Whether a film may be the result for a film; with a format it is its sound.
+        takes_films: Whether the result for a film may be a film. With a format, it is the sound.
     """
 
     format: str | None = None

@@ -67,7 +67,8 @@ def contained(error: BaseException) -> Exception:
 class Slots:
     """Threads for work, a limited number. A thread that does not return keeps its slot.
 
-    Those who wait get a slot in turn, first whoever has the fewest, so that one client cannot take all turns.
+    Calls get free slots in their order, but those of the client that has the fewest first, so that one client cannot
+    take all slots.
 
     Args:
         count: Number of threads.
@@ -121,7 +122,7 @@ class Slots:
         self._free += 1
         self._running[client] -= 1
         self._running += Counter()  # forgets those at zero
-        waiting = [item for item in self._waiting if not item[1].cancelled()]  # which remove themselves in their turn
+        waiting = [item for item in self._waiting if not item[1].cancelled()]  # others remove themselves
         if waiting:
             first = min(waiting, key=lambda item: self._running[item[0]])
             self._waiting.remove(first)

@@ -94,7 +94,7 @@ class _Paced:
     """An ASGI `receive` that refuses bodies that are too large or too slow.
 
     In each period of `slow_s`, the average must reach `min_bytes_per_second`. So a client that stalls is refused
-    after one or two periods, however fast it was before. All of it must have come after `upload_s`.
+    after one or two periods, however fast it was before. The whole body must have arrived within `upload_s`.
     """
 
     def __init__(self, receive: Receive, limits: Limits, take: Callable[[int], None]) -> None:
