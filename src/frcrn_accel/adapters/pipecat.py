@@ -104,7 +104,7 @@ class FrcrnFilter(BaseAudioFilter):
 
     @property
     def attenuation_limit_db(self) -> float | None:
-        """Most that noise is attenuated, dB, as set by the last `FilterUpdateSettingsFrame`; None for no limit."""
+        """Maximum noise attenuation, dB, as set by the last `FilterUpdateSettingsFrame`; None for no limit."""
         return self._attenuation_limit_db
 
     @property
@@ -147,7 +147,7 @@ class FrcrnFilter(BaseAudioFilter):
         """Handle a `FilterEnableFrame` or `FilterUpdateSettingsFrame`, also before the start; ignore other frames.
 
         Raises:
-            ValueError: A setting is not `attenuation_limit_db`, or its value is negative.
+            ValueError: A setting is not `attenuation_limit_db`, or its value is negative or NaN.
         """
         if isinstance(frame, FilterEnableFrame):
             self._enabled = frame.enable

@@ -169,9 +169,9 @@ def make_plan(inputs: list[str], output: str | None, keep: str = "speech", track
     folders = [name for name in inputs if name != STANDARD_STREAM and Path(name).is_dir()]
     several = len(inputs) > 1 or bool(folders)
     if several and STANDARD_STREAM in (*inputs, output):
-        raise AudioError(
-            "- cannot be combined with other inputs" if len(inputs) > 1 else "a folder needs a folder: -o"
-        )
+        if len(inputs) > 1:
+            raise AudioError("- cannot be combined with other inputs")
+        raise AudioError("a folder cannot be written to standard output: give an output folder with -o")
     to_folder = output is not None and output != STANDARD_STREAM and _is_folder(output, several)
     plan = Plan(is_single=not several)
     for name in inputs:

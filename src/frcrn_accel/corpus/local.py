@@ -1,7 +1,7 @@
 """Run tasks in worker processes on this machine, any of which may die, stop or hang.
 
 Each worker is a process with a pipe. It sends a beat each second, so this process notices one that was stopped or
-whose engine does not return. (`concurrent.futures` and loky say neither which task a process died of, nor how.)
+whose engine does not return. (`concurrent.futures` and loky report neither which task killed a process, nor how.)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from frcrn_accel.errors import CorpusError
 
 __all__ = ["SILENT_S", "WorkerProcess", "run_local"]
 
-SILENT_S = 120.0  # a worker that sends nothing for so long is replaced
+SILENT_S = 120.0  # a worker that sends nothing for this long is replaced
 _HANG_S = 1800.0  # without progress in a file a worker stops sending beats
 _BEAT_S = 1.0
 _END_S = 5.0
@@ -41,7 +41,7 @@ def run_local(
 
     Args:
         tasks: The tasks.
-        work: How to do them.
+        work: How to do the tasks.
         workers: Number of processes.
         silent_s: A worker that does not respond for this time is killed and replaced.
 
@@ -94,7 +94,7 @@ class WorkerProcess:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """The answer to a start: why the model cannot be loaded, or None."""
+    """The first answer of a process: why the model cannot be loaded; None if it is."""
 
     problem: str | None
 
@@ -112,7 +112,7 @@ class _Slot:
     Attributes:
         connection: The pipe to the process; None without one.
         is_loading: Whether it loads the model.
-        task: The task that it does, or gets once it has loaded the model; None for none.
+        task: The task that it does, or will do once it has loaded the model; None for none.
         waited_s: How long this process has waited for a message from it.
     """
 
@@ -127,7 +127,7 @@ class _Slot:
 
     @property
     def is_busy(self) -> bool:
-        """Whether an answer is to come."""
+        """Whether an answer is expected."""
         return self.is_loading or self.task is not None
 
     def load(self, reason: str = "") -> None:
@@ -292,7 +292,7 @@ def _slots(work: Work, workers: int) -> Iterator[list[_Slot]]:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Keep Ctrl-C, which all processes of a terminal get, from those that are being started: this one handles it."""
+    """Block SIGINT in processes that are being started: a terminal sends it to all, and this process handles it."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows: processes get it until `_run_worker`
         yield
         return

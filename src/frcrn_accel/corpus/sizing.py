@@ -30,7 +30,7 @@ class Sharing:
     threads: int | None
 
     def __str__(self) -> str:
-        """Return it for a person."""
+        """Return a description."""
         threads = "" if self.threads is None else f" x {self.threads} thread(s)"
         return f"{self.workers} worker(s){threads}"
 

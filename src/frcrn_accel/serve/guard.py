@@ -38,8 +38,8 @@ class Guard:
     A web page can send requests to any address that its browser reaches, including the loopback of this machine. So
     every request with a foreign `Origin` is refused.
 
-    After ten requests of a client without a valid token (`Limits.client_guesses`), the answer to each further one takes a
-    second. Requests with a valid token are not affected.
+    After ten requests of a client without a valid token (`Limits.client_guesses`), the answer to each further such
+    request takes a second. Requests with a valid token are not affected.
 
     Args:
         app: The application to protect.
