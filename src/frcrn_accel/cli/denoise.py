@@ -229,7 +229,7 @@ class _Run:
 
     @contextmanager
     def _bar(self, bars: Progress | None, text: str) -> Iterator[Callable[[float, float], None]]:
-        """Yield the progress callback of a file: it moves its bar, if there are bars, and ends the run on a signal."""
+        """Yield the progress callback of a file: it moves its bar, if there is one, and ends the run on a signal."""
         bar = None if bars is None else bars.add_task(printable(text), total=None)
 
         def show(done_s: float, total_s: float) -> None:
