@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import re
 import threading
 import time
@@ -199,6 +200,10 @@ class Job:
                     ),
                 ),
             )
+        # It comes from a process that the file may have taken over: it must not name another file, nor spoil metrics.
+        times_s = (report.duration_s, report.processing_s)
+        if report.target.parent != target.parent or not all(0 <= time_s < math.inf for time_s in times_s):
+            raise AudioError(f"{str(self._source)!r} cannot be denoised: its process sent an invalid report")
         return dataclasses.replace(report, warnings=tuple(map(self._without_paths, report.warnings)))
 
     def _without_paths(self, text: str) -> str:
