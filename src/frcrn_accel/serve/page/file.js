@@ -21,7 +21,7 @@ export class FileMode {
   #showProblem = (problem) => showProblem(element("file-error"), problem);
   #limit = limitSlider("file-limit", (limitDb) => this.#comparison.setDryShare(shareOf(limitDb)));
   #jobs = new Jobs(this.#showProblem);
-  #shows = new Jobs(this.#showProblem); // while files are being denoised, others can be shown
+  #shows = new Jobs(this.#showProblem); // while files are being denoised, others can be shown and downloaded
   #transfer = new Transfer();
   #comparison = new Comparison();
   #batch = new Batch();
@@ -138,7 +138,7 @@ export class FileMode {
   }
 
   #download() {
-    return this.#jobs.run(async (signal) => {
+    return this.#shows.run(async (signal) => {
       const file = this.#files[this.#shown];
       const { blob, suffix } = await this.#finished(this.#shown, signal);
       save(blob, resultName(file.name, suffix));
