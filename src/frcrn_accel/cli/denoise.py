@@ -111,7 +111,7 @@ class _Run:
     cleaned: set[Path] = field(default_factory=set)
 
     def check_named(self) -> None:
-        """Check what was named before anything takes time. What was found in folders is checked in its turn."""
+        """Check the inputs that were named, before anything takes time; those found in folders are checked in turn."""
         for job in self.plan.jobs:
             if not job.is_found:
                 self._check(job)

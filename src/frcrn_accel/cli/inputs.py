@@ -143,13 +143,13 @@ class Job:
 
 @dataclass
 class Plan:
-    """What a run does, and what it leaves out.
+    """The jobs of a run, and the files that it leaves out.
 
     Attributes:
         jobs: The jobs in their order.
-        left_out: What folders hold that is left out: the path, the reason, and whether it could not be read.
+        left_out: Files and folders that are left out: the path, the reason, and whether it could not be read.
         other_suffixes: Number of files in folders that are not audio, by suffix.
-        is_single: Whether there is one input, which is no folder.
+        is_single: Whether there is only one input, and it is not a folder.
     """
 
     jobs: list[Job] = field(default_factory=list)

@@ -269,7 +269,7 @@ def create_app(
     `Service.running` in that of the outer one. Otherwise the first request starts the warm-up.
 
     Args:
-        service: What it serves.
+        service: The denoiser with its endpoints and limits.
         tokens: Valid tokens. Requests to `/v1/` and `/metrics` must have one of them, unless there are none.
         allowed_origins: Origins, besides the server's own, whose web pages may use it; "*" for all.
         allowed_hosts: Host names, besides those of loopback, that requests may be addressed to; "*" for all. IP

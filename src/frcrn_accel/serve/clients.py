@@ -35,7 +35,7 @@ def network_of(address: str) -> str:
 
 
 class Shares:
-    """What each client holds at the moment, up to a limit.
+    """Count what each client holds at the moment, up to a limit.
 
     Args:
         most: Most that one client may hold.
@@ -72,7 +72,7 @@ class Shares:
 
 
 class Rates:
-    """What each client has used up of a rate (a token bucket).
+    """Limit the rate of each client (a token bucket).
 
     Args:
         per_s: What a client gets each second.

@@ -121,7 +121,7 @@ class HttpConnection(H11Protocol):
     The limit also holds for the rest of a body that was answered before it was complete.
 
     Attributes:
-        bounds: What connections share.
+        bounds: Limits that all connections share.
     """
 
     bounds: Bounds
@@ -228,7 +228,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     """A WebSocket that is read a message at a time, and that may be refused with a body.
 
     Attributes:
-        bounds: What connections share.
+        bounds: Limits that all connections share.
         release: Called at its end.
     """
 

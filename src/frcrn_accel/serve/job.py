@@ -82,7 +82,7 @@ class JobOptions:
 
 @dataclass(frozen=True)
 class Workshop:
-    """What all jobs share.
+    """The resources that all jobs share.
 
     Attributes:
         denoiser: The denoiser.
@@ -101,7 +101,7 @@ class Job:
     """One file, denoised in a thread; it is decoded and encoded in a process of its own.
 
     Args:
-        workshop: What all jobs share.
+        workshop: The resources that all jobs share.
         source: The file.
         options: Options of the request.
 

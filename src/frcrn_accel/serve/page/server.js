@@ -8,7 +8,7 @@ const NO_LIMIT_DB = 1000; // overrides a server's default limit; no audible nois
 
 let token = null; // kept until the page is closed
 
-/** What the page says and offers with this engine. */
+/** Texts and formats of the page with this engine. */
 export const traits = {
   privacy: "WAV, FLAC, MP3, Ogg, Opus, MP4 and more. The file is sent to this server only, which does not keep it.",
   connecting: "Connecting to the server",
