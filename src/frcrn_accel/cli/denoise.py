@@ -111,7 +111,7 @@ class _Run:
     cleaned: set[Path] = field(default_factory=set)
 
     def check_named(self) -> None:
-        """Check the inputs that were named, before anything takes time; those found in folders are checked in turn."""
+        """Check the inputs that were named before anything takes time; those found in folders are checked in turn."""
         for job in self.plan.jobs:
             if not job.is_found:
                 self._check(job)
