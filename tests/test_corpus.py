@@ -685,6 +685,7 @@ class TestSizing:
         monkeypatch.setattr("frcrn_accel.corpus.sizing.available_cpus", lambda: 8)
         assert choose_sharing(DenoiserOptions(), 100, 3) == Sharing(3, 2)
         assert choose_sharing(DenoiserOptions(threads=1), 100, 2) == Sharing(2, 1)
+        assert choose_sharing(DenoiserOptions(threads=1), 2, 20) == Sharing(2, 1)
         assert choose_sharing(DenoiserOptions(batch_size=4), 100, 20) == Sharing(20, 1)
 
     def test_a_worker_is_tried_out(self, monkeypatch):
