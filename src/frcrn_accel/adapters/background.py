@@ -71,12 +71,12 @@ class BackgroundStream:
             with the same delay.
 
     Raises:
-        ValueError: The headroom is negative.
+        ValueError: The headroom is negative, infinite or NaN.
     """
 
     def __init__(self, open_stream: Callable[[int, int], Stream], *, headroom_s: float = HEADROOM_S) -> None:
-        if not headroom_s >= 0:
-            raise ValueError(f"headroom_s must be 0 or more, got {headroom_s}")
+        if not 0 <= headroom_s < math.inf:
+            raise ValueError(f"headroom_s must be 0 or more and finite, got {headroom_s}")
         self._open_stream = open_stream
         self._headroom_s = headroom_s
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="frcrn-accel")
