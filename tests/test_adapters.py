@@ -335,8 +335,9 @@ class TestBackground:
         background.close()
         with pytest.raises(RuntimeError, match="closed: create a new one"):
             background.process(noise(FRAME), RATE)
-        with pytest.raises(ValueError, match="headroom_s must be 0 or more"):
-            BackgroundStream(half.stream, headroom_s=-1.0)
+        for headroom_s in (-1.0, math.inf, math.nan):
+            with pytest.raises(ValueError, match="headroom_s must be 0 or more and finite"):
+                BackgroundStream(half.stream, headroom_s=headroom_s)
 
 
 async def ticks_while(entered: threading.Event, waiting: asyncio.Future | None) -> int:
@@ -614,6 +615,10 @@ class TestPipecat:
         else:
             assert not found[:, :late].any()
         assert_half(found[:, late + RAMP :], delayed(second, late)[:, late + RAMP :])
+
+    def test_a_signal_has_channels(self, make, half) -> None:
+        with pytest.raises(ValueError, match="channels must be at least 1, got 0"):
+            make(half, channels=0)
 
     def test_odd_arguments_and_other_loops(self, make, half, caplog) -> None:
         """None, nothing, a cancelled call and an event loop that is closed leave the filter working."""

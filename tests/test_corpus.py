@@ -186,6 +186,12 @@ class TestInputs:
             ("f.jsonl", b'{"input": "a.wav", "output": 3}', r'line 1: expected {"input": PATH}'),
             ("f.jsonl", b'{"input": "a.wav", "output": "/etc/a.wav"}', "is not a path below the output folder"),
             ("f.jsonl", b'{"input": "a.wav", "output": ".."}', "is not a path below the output folder"),
+            ("f.jsonl", rb'{"input": "\ud800.wav"}', "line 1: a name has half of a surrogate pair"),
+            (
+                "f.jsonl",
+                rb'{"input": "a.wav", "output": "\udfff.wav"}',
+                "line 1: a name has half of a surrogate pair",
+            ),
             ("f.wav", b"x", "is not a folder: give a folder, a list"),
         ],
     )
@@ -679,6 +685,7 @@ class TestSizing:
         monkeypatch.setattr("frcrn_accel.corpus.sizing.available_cpus", lambda: 8)
         assert choose_sharing(DenoiserOptions(), 100, 3) == Sharing(3, 2)
         assert choose_sharing(DenoiserOptions(threads=1), 100, 2) == Sharing(2, 1)
+        assert choose_sharing(DenoiserOptions(threads=1), 2, 20) == Sharing(2, 1)
         assert choose_sharing(DenoiserOptions(batch_size=4), 100, 20) == Sharing(20, 1)
 
     def test_a_worker_is_tried_out(self, monkeypatch):

@@ -89,6 +89,14 @@ class TestStorageKeys:
     def test_keys_are_taken_as_they_are(self, name: str) -> None:
         assert key_of(f"s3://bucket/{name}.wav") == f"bucket/{name}.wav"
 
+    def test_an_address_that_is_not_valid_fails_alone(self, source: Path, tmp_path: Path) -> None:
+        assert key_of("http://[bad/a.wav") == "[bad/a.wav"
+        pytest.importorskip("fsspec")
+        pytest.importorskip("aiohttp")  # fsspec's package for the web
+        (tmp_path / "files.txt").write_text(f"http://[bad/a.wav\n{source.name}\n")
+        report = denoise(tmp_path / "files.txt", tmp_path / "out")
+        assert (report.done, list(report.failed)) == (1, ["[bad/a.wav"])
+
     def test_markers_of_folders_fail_by_name(self, bucket: str, tmp_path: Path) -> None:
         """Consoles of object stores keep an empty folder as a key that ends with a slash."""
         fsspec = pytest.importorskip("fsspec")
@@ -110,6 +118,8 @@ class TestBadNames:
         for before in (0, 2):
             report = denoise(path, out)
             assert (report.before, report.before + report.done, len(report.failed)) == (before, 2, 5), report.failed
+            # The file system refuses it too, but not in a tar or an object store, and not always this one of the two.
+            assert report.failed["x.wav/y.wav"] == "'x.wav/y.wav' is below 'x.wav', which is an output too"
         manifest(tmp_path, source, ["x.wav", "y.wav", "good.wav"])
         report = denoise(path, out)
         assert (report.before, report.done, report.failed) == (2, 1, {})

@@ -864,6 +864,13 @@ class TestStepper:
             del channel, stream
             until(lambda: (gc.collect(), found() is None)[1], bool)
 
+    def test_an_engine_that_exits_does_not_end_the_thread(self, backend: GatedBackend, stepper: Stepper) -> None:
+        with Denoiser(backend=backend) as denoiser:
+            channel = stepper.add(denoiser.stream(16_000), "group")
+            with pytest.raises(RuntimeError, match=r"the work ended with SystemExit"):
+                channel.call(lambda stream: sys.exit()).result(60)
+            assert channel.process(NOISE[None]).result(60).shape == (1, len(NOISE))
+
 
 class TestHostileBodies:
     def test_each_is_refused_or_denoised(self, serve: Serve) -> None:

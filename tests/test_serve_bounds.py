@@ -117,7 +117,7 @@ class TestConnections:
             lines = iter(process.stderr.readline, "")
             url = next(line.split("listening on ")[1].split()[0] for line in lines if "listening on" in line)
             warning = next(line for line in lines if "WARNING" in line)
-            assert "at most 52 connections: the process may have 300 descriptors (ulimit -n)" in warning
+            assert "at most 52 connections, since the limit of open files is 300 (ulimit -n)" in warning
             port = int(url.rstrip("/").rpartition(":")[2])
             with contextlib.ExitStack() as stack:
                 idle = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 20)) for _ in range(350)]
@@ -140,9 +140,9 @@ def test_too_few_descriptors_are_refused(number: int) -> None:
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith(
-        f"frcrn-accel: error: the process may have {number} descriptors (ulimit -n), too few for 20"
+        f"frcrn-accel: error: the limit of {number} open files (ulimit -n) is too low for 20 requests, "
     )
-    assert last.endswith(" 20 requests, which take 264: raise that, or lower --concurrency or --queue")
+    assert last.endswith(" which need 264: raise it, or lower --concurrency or --queue")
     assert "Traceback" not in done.stderr
 
 

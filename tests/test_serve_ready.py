@@ -24,7 +24,7 @@ import httpx
 from websockets.sync.client import connect
 
 from frcrn_accel.serve import Limits
-from frcrn_accel.serve.threads import Slots
+from frcrn_accel.serve.threads import Slots, in_thread
 from frcrn_accel.serve.watch import EngineWatch
 from serving import GatedBackend, Running, gated_denoiser, running, wav
 from waiting import until
@@ -80,7 +80,7 @@ class TestHangingEngine:
             stream.recv(timeout=60)
             stream.send(NOISE.tobytes())
             error = json.loads(stream.recv(timeout=60))
-        assert (error["title"], error["detail"]) == ("The engine stalled", "no answer of the engine for 0.2 s")
+        assert (error["title"], error["detail"]) == ("The engine stalled", "no answer from the engine for 0.2 s")
         assert ready(run) == (503, "the engine has not answered for 0.2 s")
         backend.gate.set()
         until(lambda: ready(run)[0], lambda status: status == 200)
@@ -165,7 +165,53 @@ class TestEngineWatch:
         assert not watch.is_busy
 
 
+class TestThreads:
+    def test_an_exit_does_not_end_the_event_loop(self) -> None:
+        with pytest.raises(RuntimeError, match=r"the work ended with SystemExit"):
+            asyncio.run(in_thread(sys.exit))
+
+
 class TestSlots:
+    def test_a_slot_outlives_a_thread_that_cannot_be_started(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        async def run() -> None:
+            slots = Slots(1)
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", refuse)
+                with pytest.raises(RuntimeError, match="can't start new thread"):
+                    await slots.run(int, "a")
+            assert slots.running == 0
+            assert await asyncio.wait_for(slots.run(int, "a"), 60) == 0
+
+        asyncio.run(run())
+
+    def test_a_call_that_is_cancelled_as_another_ends_gets_no_slot(self) -> None:
+        gate = threading.Event()
+        threads: list[threading.Thread] = []
+
+        def work() -> bool:
+            threads.append(threading.current_thread())
+            return gate.wait(60)
+
+        async def run() -> None:
+            slots = Slots(1)
+            first = asyncio.create_task(slots.run(work, "a"))
+            second = asyncio.create_task(slots.run(work, "b"))
+            while not (threads and slots.waiting):
+                await asyncio.sleep(0)
+            gate.set()
+            threads[0].join()  # its end is in the queue of the loop, before the cancellation
+            second.cancel()
+            assert await asyncio.wait_for(first, 60)
+            with pytest.raises(asyncio.CancelledError):
+                await second
+            assert (slots.running, slots.waiting) == (0, 0)
+            assert await asyncio.wait_for(slots.run(int, "c"), 60) == 0
+
+        asyncio.run(run())
+
     def test_turns_go_to_whoever_has_the_fewest(self) -> None:
         gates = {name: threading.Event() for name in "abcde"}
         order: list[str] = []

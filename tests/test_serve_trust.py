@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +30,7 @@ from starlette.types import Receive, Scope, Send
 
 from frcrn_accel import Denoiser, ServeError
 from frcrn_accel.files import open_audio
+from frcrn_accel.processes import FileProcesses
 from frcrn_accel.serve import Limits, Service, create_app, listen
 from frcrn_accel.serve.result_headers import result_headers
 from frcrn_accel.serve.server import Server
@@ -340,6 +344,27 @@ class TestNames:
             assert values[header].isprintable()
             assert unquote(values[header]) == name.encode("utf-8", "replace").decode()
         assert values["X-Audio-Seconds"] == "0.100000"
+
+
+class TestReports:
+    """What a process for files reports after a file has taken it over."""
+
+    LIES: ClassVar = ({"target": Path(__file__)}, {"duration_s": math.nan}, {"processing_s": -1.0})
+
+    @pytest.mark.parametrize("lie", LIES, ids=lambda lie: next(iter(lie)))
+    @pytest.mark.skipif(os.name != "posix", reason="elsewhere files are read in the process of the server")
+    def test_a_report_that_cannot_be_true_is_refused(
+        self, denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: dict[str, Any]
+    ) -> None:
+        honest = FileProcesses.run
+        monkeypatch.setattr(FileProcesses, "run", lambda *given: dataclasses.replace(honest(*given), **lie))
+        with running(denoiser, tmp_path / "t") as run:
+            response = run.client.post("/v1/denoise", content=wav(NOISE))
+            assert (response.status_code, response.json()["detail"]) == (
+                422,
+                "the file cannot be denoised: its process sent an invalid report",
+            )
+            assert "nan" not in run.client.get("/metrics").text.lower()
 
 
 class TestProxies:

@@ -49,7 +49,7 @@ class BackgroundStream:
     """A live signal that is denoised in its own thread. `process` waits neither for the thread nor for a model.
 
     The output is `latency_s` behind the input: the latency of the stream plus a headroom, which is the time that
-    the thread has, plus what the longest chunk is longer than 10 ms. Samples that it has not computed by then are
+    the thread has, plus the excess of the longest chunk over 10 ms. Samples that it has not computed by then are
     returned unprocessed, in their place in time, and counted in `late_s`. If the thread falls more than a second
     behind, the backlog is dropped and the stream starts again. If the engine fails, whatever it raises, the signal
     is returned unprocessed, and the stream is tried again after 1 s of audio, then after 2, 4 and so on, up to 30
@@ -71,12 +71,12 @@ class BackgroundStream:
             with the same delay.
 
     Raises:
-        ValueError: The headroom is negative.
+        ValueError: The headroom is negative, infinite or NaN.
     """
 
     def __init__(self, open_stream: Callable[[int, int], Stream], *, headroom_s: float = HEADROOM_S) -> None:
-        if not headroom_s >= 0:
-            raise ValueError(f"headroom_s must be 0 or more, got {headroom_s}")
+        if not 0 <= headroom_s < math.inf:
+            raise ValueError(f"headroom_s must be 0 or more and finite, got {headroom_s}")
         self._open_stream = open_stream
         self._headroom_s = headroom_s
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="frcrn-accel")
@@ -208,7 +208,7 @@ class BackgroundStream:
         self._opening = None
 
     def _change_format(self, sample_rate_hz: int, channels: int) -> None:
-        """Go on at another rate or with other channels, unprocessed; what was delayed comes out first."""
+        """Continue at another rate or with other channels, unprocessed; what was delayed comes out first."""
         before, (rate_hz, _) = self._bridge if self._run is None else self._run.dry, self._format
         fader = self._fader
         self._end_run()

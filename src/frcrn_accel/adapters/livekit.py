@@ -29,7 +29,7 @@ class FrcrnProcessor(FrameProcessor[AudioFrame]):
     LiveKit calls a processor for each frame on the event loop and does not await it, so computing there would block
     everything else. Instead a frame is handed to a thread of this processor, and a frame of the same rate, channels
     and length is returned at once. It is `latency_s` behind: the latency of the stream plus `headroom_s`, the time
-    that the thread has, plus what the longest frame is longer than 10 ms. Audio that is not denoised by then is
+    that the thread has, plus the excess of the longest frame over 10 ms. Audio that is not denoised by then is
     returned unprocessed, with the same delay, and counted in `late_s`.
 
     Nothing that goes wrong ends a call or its audio. If the engine fails, or no stream can be opened, the error is
@@ -108,7 +108,7 @@ class FrcrnProcessor(FrameProcessor[AudioFrame]):
         """Most that noise is attenuated, see `Stream.attenuation_limit_db`; it can be changed at any time.
 
         Raises:
-            ValueError: It is negative.
+            ValueError: It is negative or NaN.
         """
         return self._attenuation_limit_db
 

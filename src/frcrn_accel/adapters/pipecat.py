@@ -64,7 +64,7 @@ class FrcrnFilter(BaseAudioFilter):
         step_s, lookahead_s, averaging, gain_db: See `Denoiser.stream`.
 
     Raises:
-        ValueError: `pause_s`, `step_s` or `gain_db` is out of range.
+        ValueError: `channels`, `pause_s`, `step_s` or `gain_db` is out of range.
     """
 
     def __init__(
@@ -82,6 +82,8 @@ class FrcrnFilter(BaseAudioFilter):
         self._channels = channels
         self._options = StreamOptions(step_s=step_s, lookahead_s=lookahead_s, averaging=averaging, gain_db=gain_db)
         self._attenuation_limit_db = denoiser.attenuation_limit_db
+        if channels < 1:
+            raise ValueError(f"channels must be at least 1, got {channels}")
         if not pause_s > 0:
             raise ValueError(f"pause_s must be above 0, got {pause_s}")
         self._pause_s = pause_s
@@ -104,7 +106,7 @@ class FrcrnFilter(BaseAudioFilter):
 
     @property
     def attenuation_limit_db(self) -> float | None:
-        """Most that noise is attenuated, dB, as set by the last `FilterUpdateSettingsFrame`; None for no limit."""
+        """Maximum noise attenuation, dB, as set by the last `FilterUpdateSettingsFrame`; None for no limit."""
         return self._attenuation_limit_db
 
     @property
@@ -147,7 +149,7 @@ class FrcrnFilter(BaseAudioFilter):
         """Handle a `FilterEnableFrame` or `FilterUpdateSettingsFrame`, also before the start; ignore other frames.
 
         Raises:
-            ValueError: A setting is not `attenuation_limit_db`, or its value is negative.
+            ValueError: A setting is not `attenuation_limit_db`, or its value is negative or NaN.
         """
         if isinstance(frame, FilterEnableFrame):
             self._enabled = frame.enable

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["corpus", "job_progress"]
 
-_SHOWN = 20  # warnings, of which a million files may have a million: the journal has all
+_SHOWN = 20  # warnings and files left out: there can be a million, and the journal has all warnings
 _INTERRUPTED = 130  # exit code that shells use for a command ended by Ctrl-C
 
 

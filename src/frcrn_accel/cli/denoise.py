@@ -111,7 +111,7 @@ class _Run:
     cleaned: set[Path] = field(default_factory=set)
 
     def check_named(self) -> None:
-        """Check what was named before anything takes time. What was found in folders is checked in its turn."""
+        """Check the inputs that were named before anything takes time; those found in folders are checked in turn."""
         for job in self.plan.jobs:
             if not job.is_found:
                 self._check(job)
@@ -153,7 +153,7 @@ class _Run:
         if self.failed:
             self._print(f"{len(self.failed)} of {len(plan.jobs)} files failed")
         if not plan.jobs:
-            raise AudioError("there are no audio files to denoise: the input contains no audio files")
+            raise AudioError("the input contains no audio files")
         if self.failed or any(is_error for *_, is_error in plan.left_out):
             raise typer.Exit(1)
 
@@ -229,7 +229,7 @@ class _Run:
 
     @contextmanager
     def _bar(self, bars: Progress | None, text: str) -> Iterator[Callable[[float, float], None]]:
-        """Yield the function that is told how much of a file is done; it shows that, where there are bars."""
+        """Yield the progress callback of a file: it moves its bar, if there is one, and ends the run on a signal."""
         bar = None if bars is None else bars.add_task(printable(text), total=None)
 
         def show(done_s: float, total_s: float) -> None:

@@ -143,13 +143,13 @@ class Job:
 
 @dataclass
 class Plan:
-    """What a run does, and what it leaves out.
+    """The jobs of a run, and the files that it leaves out.
 
     Attributes:
         jobs: The jobs in their order.
-        left_out: What folders hold that is left out: the path, the reason, and whether it could not be read.
+        left_out: Files and folders that are left out: the path, the reason, and whether it could not be read.
         other_suffixes: Number of files in folders that are not audio, by suffix.
-        is_single: Whether there is one input, which is no folder.
+        is_single: Whether there is only one input, and it is not a folder.
     """
 
     jobs: list[Job] = field(default_factory=list)
@@ -169,9 +169,9 @@ def make_plan(inputs: list[str], output: str | None, keep: str = "speech", track
     folders = [name for name in inputs if name != STANDARD_STREAM and Path(name).is_dir()]
     several = len(inputs) > 1 or bool(folders)
     if several and STANDARD_STREAM in (*inputs, output):
-        raise AudioError(
-            "- cannot be combined with other inputs" if len(inputs) > 1 else "a folder needs a folder: -o"
-        )
+        if len(inputs) > 1:
+            raise AudioError("- cannot be combined with other inputs")
+        raise AudioError("a folder cannot be written to standard output: give an output folder with -o")
     to_folder = output is not None and output != STANDARD_STREAM and _is_folder(output, several)
     plan = Plan(is_single=not several)
     for name in inputs:

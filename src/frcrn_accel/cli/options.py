@@ -47,7 +47,7 @@ AttenuationLimit = Annotated[
 ]
 HighBandOption = Annotated[
     Literal["follow", "drop"],
-    typer.Option(help="Sound above 8 kHz, unheard by the model: follow it there and attenuate noise, or drop all."),
+    typer.Option(help="Sound above 8 kHz, which the model does not process: attenuate its noise, or leave it out."),
 ]
 GateAudio = Annotated[
     Path | None,

@@ -1,4 +1,4 @@
-"""What commands print, and the JSON report that they can write in addition."""
+"""Text for the terminal, and the JSON report that commands can write in addition."""
 
 from __future__ import annotations
 

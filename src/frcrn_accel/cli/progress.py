@@ -26,7 +26,7 @@ _PREPARING = ("frcrn_accel.prepare", "frcrn_accel.backends.tensorrt_plan")
 
 
 def terminal() -> Console | None:
-    """Return rich's console on standard error; None if that is not a terminal, and not to be taken for one."""
+    """Return rich's console on standard error; None if that is neither a terminal nor to be treated as one."""
     if not sys.stderr.isatty() and not any(name in os.environ for name in _TAKEN_FOR_A_TERMINAL):
         return None
     from rich.console import Console

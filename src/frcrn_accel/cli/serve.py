@@ -56,10 +56,10 @@ def serve(
         ),
     ] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Allow an address that others can reach without any token.")
+        bool, typer.Option("--insecure", help="Serve without tokens on an address that other machines can reach.")
     ] = False,
     open_metrics: Annotated[
-        bool, typer.Option("--open-metrics", help="Let everybody read /metrics, also where tokens are required.")
+        bool, typer.Option("--open-metrics", help="Let anyone read /metrics, even if tokens are required.")
     ] = False,
     allow_origin: Annotated[
         list[str] | None,
@@ -74,7 +74,7 @@ def serve(
     ] = None,
     trust_proxy: Annotated[
         list[str] | None,
-        typer.Option(metavar="ADDRESS", help="Proxy, or network, whose X-Forwarded-For names the client in the log."),
+        typer.Option(metavar="ADDRESS", help="Proxy or network whose X-Forwarded-For names the client."),
     ] = None,
     max_body_mib: Annotated[float, typer.Option(min=0, help="Largest request body, MiB.")] = 128,
     max_duration_s: Annotated[float, typer.Option(min=0, help="Longest audio, s.")] = 1800,
@@ -85,7 +85,7 @@ def serve(
     concurrency: Annotated[int, typer.Option(min=1, help="Requests computed at the same time.")] = 4,
     queue: Annotated[int, typer.Option(min=0, help="More requests that may wait; beyond, 429.")] = 16,
     client_requests: Annotated[int, typer.Option(min=1, help="Most requests of one client; beyond, 429.")] = 16,
-    client_mib: Annotated[float, typer.Option(min=0, help="Most MiB of their bodies.")] = 1024,
+    client_mib: Annotated[float, typer.Option(min=0, help="Most MiB of request bodies of one client.")] = 1024,
     timeout_s: Annotated[float, typer.Option(min=0, help="Longest time for a request to wait and compute, s.")] = 600,
     min_bytes_per_second: Annotated[
         int, typer.Option(min=1, help="Slowest transfer in either direction, bytes/s.")

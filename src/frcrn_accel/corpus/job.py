@@ -145,7 +145,7 @@ class CorpusJob:
         return list(in_tars(recordings, self.files_per_tar, self.shard))
 
     def settings(self, recordings: Sequence[Recording], denoiser: Denoiser) -> dict[str, Any]:
-        """Return all that decides what the outputs are, as the journal records it.
+        """Return everything that determines the outputs, as the journal records it.
 
         A journal can be resumed only with equal settings, so keys and values must stay as they are.
 

@@ -105,7 +105,7 @@ class Journal:
         path: Path of the journal, which is created if necessary, with its parent folders.
         out: Output folder; None if it is not a local folder, in which case the workers store outputs under their
             names themselves.
-        settings: All that decides what the outputs are, as plain values.
+        settings: Everything that determines the outputs, as plain values.
         restart: Drop what an earlier job has done; existing outputs are replaced.
         existing_outputs: Returns the outputs that exist when a job starts, where `out` is not a local folder.
 
@@ -406,7 +406,7 @@ class Journal:
         names = {part_name(output): output for output in self._digests} if self._out is not None else {}
         try:
             paths = list(self.parts.iterdir())
-        except FileNotFoundError:  # somebody has removed it
+        except FileNotFoundError:  # the folder was removed
             return []
         return [(path, names.get(path.name)) for path in paths if path.name != _LOCK]
 

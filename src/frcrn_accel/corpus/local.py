@@ -1,7 +1,7 @@
 """Run tasks in worker processes on this machine, any of which may die, stop or hang.
 
 Each worker is a process with a pipe. It sends a beat each second, so this process notices one that was stopped or
-whose engine does not return. (`concurrent.futures` and loky say neither which task a process died of, nor how.)
+whose engine does not return. (`concurrent.futures` and loky report neither which task killed a process, nor how.)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from frcrn_accel.errors import CorpusError
 
 __all__ = ["SILENT_S", "WorkerProcess", "run_local"]
 
-SILENT_S = 120.0  # a worker that sends nothing for so long is replaced
+SILENT_S = 120.0  # a worker that sends nothing for this long is replaced
 _HANG_S = 1800.0  # without progress in a file a worker stops sending beats
 _BEAT_S = 1.0
 _END_S = 5.0
@@ -41,7 +41,7 @@ def run_local(
 
     Args:
         tasks: The tasks.
-        work: How to do them.
+        work: How to do the tasks.
         workers: Number of processes.
         silent_s: A worker that does not respond for this time is killed and replaced.
 
@@ -51,48 +51,17 @@ def run_local(
     Raises:
         CorpusError: Workers cannot load the model, or die while they load it.
     """
-    new = iter(tasks)
-    again: deque[Task] = deque()
-    deaths: Counter[str] = Counter()
-
-    def next_task() -> Task | None:
-        return next(new, None) or (again.popleft() if again else None)
-
     with _slots(work, workers) as slots:
         for slot in slots:
             slot.load()
-        while any(slot.is_busy for slot in slots):
-            results: list[Result] = []
-            for slot, answer in _answers(slots, silent_s):
-                if isinstance(answer, Result):
-                    slot.task = None
-                    results.append(answer)
-                elif isinstance(answer, _Loaded):
-                    slot.check(answer)
-                else:
-                    task, was_loading = slot.task, slot.is_loading
-                    slot.close()
-                    if was_loading:
-                        slot.load(answer.reason)
-                    if task is None:
-                        continue
-                    deaths[task.output] += not was_loading
-                    if deaths[task.output] < MAX_TRIES:
-                        again.append(task)
-                    else:
-                        results.append(_given_up(task, answer.reason))
-            for slot in slots:
-                if not slot.is_busy and (task := next_task()) is not None:
-                    slot.start(task)
-            if results:
-                yield results
+        yield from _run(tasks, slots, silent_s)
 
 
 class WorkerProcess:
-    """A worker in a process of its own, which is replaced when it dies, for one task after the other.
+    """A worker process that does one task at a time and is replaced when it dies.
 
     Args:
-        work: How to do them.
+        work: How to do the tasks.
         silent_s: A worker that does not respond for this time is killed and replaced.
 
     Raises:
@@ -104,8 +73,7 @@ class WorkerProcess:
         self._silent_s = silent_s
         try:
             self._slot.load()
-            while self._slot.is_loading:
-                self._answer()
+            list(_run((), [self._slot], silent_s))  # returns once the model is loaded
         except BaseException:
             self.close()
             raise
@@ -116,44 +84,17 @@ class WorkerProcess:
         Raises:
             CorpusError: A new process cannot load the model.
         """
-        reason = ""
-        for _ in range(MAX_TRIES):
-            self._slot.start(task)
-            answer = None
-            while answer is None:
-                answer = self._answer()
-            if isinstance(answer, Result):
-                return answer
-            reason = answer.reason
-        return _given_up(task, reason)
+        (result,) = next(_run([task], [self._slot], self._silent_s))
+        return result
 
     def close(self) -> None:
         """End the process: at once if it is busy."""
         self._slot.close()
 
-    def _answer(self) -> Result | _Death | None:
-        """Wait for a second at most; return the result of the task, how its process died, or None for neither."""
-        slot = self._slot
-        for _, answer in _answers([slot], self._silent_s):
-            if isinstance(answer, Result):
-                slot.task = None
-                return answer
-            if isinstance(answer, _Loaded):
-                slot.check(answer)
-                continue
-            task, was_loading = slot.task, slot.is_loading
-            slot.close()
-            if not was_loading:
-                return answer
-            slot.load(answer.reason)
-            if task is not None:
-                slot.start(task)
-        return None
-
 
 @dataclass(frozen=True)
 class _Loaded:
-    """The answer to a start: why the model cannot be loaded, or None."""
+    """The first answer of a process: why the model cannot be loaded; None if it is."""
 
     problem: str | None
 
@@ -171,8 +112,8 @@ class _Slot:
     Attributes:
         connection: The pipe to the process; None without one.
         is_loading: Whether it loads the model.
-        task: The task that it does, or gets once it has loaded the model; None for none.
-        unheard_s: How long this process has waited for a message of it.
+        task: The task that it does, or will do once it has loaded the model; None for none.
+        waited_s: How long this process has waited for a message from it.
     """
 
     def __init__(self, work: Work) -> None:
@@ -182,11 +123,11 @@ class _Slot:
         self._loads = 0  # since the last success
         self.is_loading = False
         self.task: Task | None = None
-        self.unheard_s = 0.0
+        self.waited_s = 0.0
 
     @property
     def is_busy(self) -> bool:
-        """Whether an answer is to come."""
+        """Whether an answer is expected."""
         return self.is_loading or self.task is not None
 
     def load(self, reason: str = "") -> None:
@@ -204,7 +145,7 @@ class _Slot:
                 "with --workers"
             )
         self._loads += 1
-        self.is_loading, self.unheard_s = True, 0.0
+        self.is_loading, self.waited_s = True, 0.0
         with ExitStack() as opened:
             try:
                 ours, theirs = map(opened.enter_context, _CONTEXT.Pipe())
@@ -259,21 +200,61 @@ class _Slot:
         self.connection, self.is_loading, self.task = None, False, None
 
 
+def _run(tasks: Iterable[Task], slots: Sequence[_Slot], silent_s: float) -> Iterator[list[Result]]:
+    """Run tasks in slots, see `run_local`; end when all are done and no slot is loading."""
+    new = iter(tasks)
+    again: deque[Task] = deque()
+    deaths: Counter[str] = Counter()
+
+    def start_tasks() -> None:
+        for slot in slots:
+            if slot.is_busy:
+                continue
+            task = next(new, None) or (again.popleft() if again else None)
+            if task is not None:
+                slot.start(task)
+
+    start_tasks()
+    while any(slot.is_busy for slot in slots):
+        results: list[Result] = []
+        for slot, answer in _answers(slots, silent_s):
+            if isinstance(answer, Result):
+                slot.task = None
+                results.append(answer)
+            elif isinstance(answer, _Loaded):
+                slot.check(answer)
+            else:
+                task, was_loading = slot.task, slot.is_loading
+                slot.close()
+                if was_loading:
+                    slot.load(answer.reason)
+                if task is None:
+                    continue
+                deaths[task.output] += not was_loading
+                if deaths[task.output] < MAX_TRIES:
+                    again.append(task)
+                else:
+                    results.append(failed(task, f"its worker process died {MAX_TRIES} times ({answer.reason})"))
+        start_tasks()
+        if results:
+            yield results
+
+
 def _answers(slots: Sequence[_Slot], silent_s: float) -> Iterator[tuple[_Slot, Result | _Loaded | _Death]]:
     """Wait for a second at most; yield what workers have answered, and those that are dead or do not respond."""
     began = time.monotonic()
     by_connection: dict[Any, _Slot] = {slot.connection: slot for slot in slots if slot.connection is not None}
-    heard = {by_connection[found] for found in wait(list(by_connection), _BEAT_S)}
+    answered = {by_connection[found] for found in wait(list(by_connection), _BEAT_S)}
     # If this process was stopped, too, that time does not count.
     passed_s = min(time.monotonic() - began, 2 * _BEAT_S)
     for slot in by_connection.values():
-        if slot not in heard:
-            slot.unheard_s += passed_s
-            if slot.unheard_s >= silent_s:
-                slot.unheard_s = 0.0
+        if slot not in answered:
+            slot.waited_s += passed_s
+            if slot.waited_s >= silent_s:
+                slot.waited_s = 0.0
                 yield slot, _Death(f"it did not respond for {silent_s:g} s")
             continue
-        slot.unheard_s = 0.0
+        slot.waited_s = 0.0
         assert slot.connection is not None
         try:
             message = slot.connection.recv()
@@ -281,10 +262,6 @@ def _answers(slots: Sequence[_Slot], silent_s: float) -> Iterator[tuple[_Slot, R
             message = _Death(slot.end())
         if message is not None:  # a beat is None
             yield slot, message
-
-
-def _given_up(task: Task, reason: str) -> Result:
-    return failed(task, f"its worker process died {MAX_TRIES} times ({reason})")
 
 
 def _reason(code: int) -> str:
@@ -315,7 +292,7 @@ def _slots(work: Work, workers: int) -> Iterator[list[_Slot]]:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Keep Ctrl-C, which all processes of a terminal get, from those that are being started: this one handles it."""
+    """Block SIGINT in processes that are being started: a terminal sends it to all, and this process handles it."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows: processes get it until `_run_worker`
         yield
         return

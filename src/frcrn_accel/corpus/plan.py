@@ -304,6 +304,10 @@ def _parse_manifest_line(line: str, where: str) -> tuple[str, str | None]:
         raise CorpusError(
             f'{where}: expected {{"input": PATH}}, or {{"input": PATH, "output": NAME}} for another name'
         )
+    try:
+        f"{source}{output or ''}".encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:  # JSON can write half of a surrogate pair, as in "\ud800"
+        raise CorpusError(f"{where}: a name has half of a surrogate pair, which no file name can have") from error
     return source, output
 
 

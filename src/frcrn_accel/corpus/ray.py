@@ -1,9 +1,9 @@
 """Run tasks on a Ray cluster, with a worker process in each actor.
 
-A file that kills a worker does not kill its actor, which knows how the process ended; Ray does not say it of actors.
-Ray Data starts actors where the cluster has room, gives them tasks, restarts those that die and repeats their tasks.
-A task returns its lines for the journal, which the process that runs the job writes. Unless the output folder is a
-URL, all machines of the cluster must share it.
+A file that kills a worker does not kill its actor, which knows how the process ended; Ray does not report that of
+actors. Ray Data starts actors where the cluster has room, gives them tasks, restarts those that die and repeats their
+tasks. A task returns its lines for the journal, which the process that runs the job writes. Unless the output folder
+is a URL, all machines of the cluster must share it.
 """
 
 from __future__ import annotations

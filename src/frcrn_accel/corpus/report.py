@@ -15,10 +15,10 @@ class CorpusReport:
     """The progress of a job, and in the end its result.
 
     Attributes:
-        denoiser: Model, backend, precision and device, for a person.
+        denoiser: Model, backend, precision and device, as text.
         files: Files of the job, or of its shard.
         before: Files that earlier runs have done.
-        workers: Workers and the CPUs of each, for a person; empty if there is nothing to do.
+        workers: Workers and the CPUs of each, as text; empty if there is nothing to do.
         done: Files done by this run.
         copied: Of these, files that were clean already and were copied unchanged.
         failed: Outputs that failed in this run, in a tar its members, with the reason.

@@ -30,7 +30,7 @@ class Sharing:
     threads: int | None
 
     def __str__(self) -> str:
-        """Return it for a person."""
+        """Return a description."""
         threads = "" if self.threads is None else f" x {self.threads} thread(s)"
         return f"{self.workers} worker(s){threads}"
 
@@ -51,8 +51,8 @@ def choose_sharing(options: DenoiserOptions, tasks: int, workers: int | None) ->
 
     Args:
         options: Options of the denoiser; `threads` is the number for each worker, None to choose it.
-        tasks: Number of tasks.
-        workers: Number of workers; None to choose it.
+        tasks: Number of tasks, at least 1: more workers would have nothing to do.
+        workers: Most workers; None to choose the number.
 
     Raises:
         CorpusError: The process that measures the memory failed.
@@ -64,6 +64,7 @@ def choose_sharing(options: DenoiserOptions, tasks: int, workers: int | None) ->
             workers = 1
         if workers > 1:
             workers = fit_workers(workers, _peak_bytes(with_threads(options, 1)), available_memory_bytes())
+    workers = min(workers, tasks)
     return Sharing(workers, with_threads(options, max(1, cpus // workers)).threads)
 
 

@@ -53,8 +53,9 @@ def key_of(url: str) -> str:
     """
     protocol, _, key = url.partition("://")
     if protocol.lower() in _WEB:
-        parts = urlsplit(url)
-        return f"{parts.netloc}{parts.path}"
+        with suppress(ValueError):  # e.g. an unclosed bracket: it fails when it is fetched, and alone
+            parts = urlsplit(url)
+            return f"{parts.netloc}{parts.path}"
     return key
 
 

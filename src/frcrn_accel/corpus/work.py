@@ -121,7 +121,7 @@ class Worker:
         """Create a folder for a task.
 
         Raises:
-            CorpusError: Somebody has removed it, so what was not written fails for this reason alone.
+            CorpusError: The folder was removed meanwhile.
         """
         parts = self._work.parts
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def read_channels(path: Path, sample_rate_hz: int, max_duration_s: float | None 
         AudioError: The file cannot be read, or holds NaN or infinity.
     """
     file = open_audio(path)
-    left = sys.maxsize if max_duration_s is None else round(max_duration_s * file.sample_rate_hz)
+    left = sys.maxsize if max_duration_s is None else math.ceil(max_duration_s * file.sample_rate_hz)
     blocks = [np.zeros((file.channels, 0), np.float32)]
     for block in finite_blocks(file):
         blocks.append(block[:, :left])

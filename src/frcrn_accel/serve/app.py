@@ -138,7 +138,7 @@ class Service:
         return self._warm_up
 
     def probe(self) -> None:
-        """Try an engine that has failed again, in the background, if that was not done a moment ago."""
+        """Try a failed engine again, in the background, unless that was done in the last 5 s."""
         is_running = self._probe is not None and self._probe.is_alive()
         has_failed = self._watch.has_failed or self._stream_watch.has_failed
         if self._not_ready or not has_failed or is_running or time.monotonic() < self._next_probe:
@@ -151,7 +151,7 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Warm up in the background, and close at the end of the block.
 
-        This is the lifespan of the application. Where it is mounted in another one, use it in the lifespan of that.
+        This is the lifespan of the application. If that is mounted in another one, enter it in the other's lifespan.
         """
         warm_up = self.start()
         try:
@@ -194,7 +194,7 @@ class Service:
         }
 
     def _try_everything(self) -> None:
-        """Denoise noise as a signal, as a stream and as a file."""
+        """Denoise noise as a signal and as a stream, and an empty file, which starts a process for files."""
         self._denoise_noise(_WARM_UP_S)
         try:
             self._stream_noise()
@@ -234,7 +234,7 @@ class Service:
 
 
 def _temporary_root() -> Path:
-    """Return the folder for temporary files. Python takes the next one in silence if one is full or not writable.
+    """Return the folder for temporary files. Python silently takes the next one if one is full or not writable.
 
     Raises:
         ServeError: The one that was asked for is not writable, or none is.
@@ -265,12 +265,12 @@ def create_app(
 ) -> Starlette:
     """Create the ASGI application. Its lifespan is `Service.running`, which warms the service up and closes it.
 
-    It can be mounted in another application. Starlette does not run the lifespan of a mounted one: use
-    `Service.running` in that of the other. Otherwise the first request starts the warm-up.
+    It can be mounted in another application. Starlette does not run the lifespan of a mounted application: enter
+    `Service.running` in that of the outer one. Otherwise the first request starts the warm-up.
 
     Args:
-        service: What it serves.
-        tokens: Tokens of which requests to `/v1/` and `/metrics` must have one; none to require no token.
+        service: The denoiser with its endpoints and limits.
+        tokens: Valid tokens. Requests to `/v1/` and `/metrics` must have one of them, unless there are none.
         allowed_origins: Origins, besides the server's own, whose web pages may use it; "*" for all.
         allowed_hosts: Host names, besides those of loopback, that requests may be addressed to; "*" for all. IP
             addresses are always allowed.

@@ -1,4 +1,4 @@
-"""What one client may take: so many at a time, and so many a second."""
+"""Limits for each client: how much it may hold at a time, and how much it may use per second."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_KNOWN = 10_000
 
 
 def client_of(scope: Mapping[str, Any]) -> str:
-    """Return whom a request counts for: its address, or the network of an IPv6 address."""
+    """Return the client that a request counts for: its address, or the network of an IPv6 address."""
     return network_of((scope.get("client") or ("-",))[0])
 
 
@@ -35,7 +35,7 @@ def network_of(address: str) -> str:
 
 
 class Shares:
-    """What each client holds at the moment, up to a limit.
+    """Count what each client holds at the moment, up to a limit.
 
     Args:
         most: Most that one client may hold.
@@ -62,7 +62,7 @@ class Shares:
 
     @contextmanager
     def holding(self, client: str) -> Iterator[bool]:
-        """Take one for the length of a block; give the block whether there was one."""
+        """Take one for the length of a block; yield whether there was one left."""
         is_held = self.take(client)
         try:
             yield is_held
@@ -72,11 +72,11 @@ class Shares:
 
 
 class Rates:
-    """What each client has used up of a rate (a token bucket).
+    """Limit the rate of each client (a token bucket).
 
     Args:
         per_s: What a client gets each second.
-        ahead_s: Seconds of that which it can save.
+        ahead_s: How many seconds' worth of that it can save up.
         clock: Returns the time in seconds.
     """
 
@@ -84,7 +84,7 @@ class Rates:
         self._per_s = per_s
         self._most = per_s * ahead_s
         self._clock = clock
-        self._levels: dict[str, tuple[float, float]] = {}  # level, and when it was that
+        self._levels: dict[str, tuple[float, float]] = {}  # the level, and when it was computed
 
     @property
     def known(self) -> int:

@@ -24,7 +24,7 @@ from frcrn_accel.serve.limits import Limits
 __all__ = ["Bounds", "HttpConnection", "WebSocketConnection"]
 
 _MAX_HEAD_BYTES = 1 << 16
-_AHEAD_S = 2.0  # of pieces that a client can save
+_AHEAD_S = 2.0  # a burst: seconds' worth of pieces that a client can save up
 _SMALL_BYTES = 512  # a piece of a body below this counts
 # Parsed at a time; a chunk takes at least 6 bytes, and a frame as many.
 _SLICE_BYTES = 1 << 12
@@ -35,17 +35,17 @@ _log = logging.getLogger("frcrn_accel.serve")
 
 
 class Bounds:
-    """What connections share.
+    """Limits that all connections share.
 
     Args:
         limits: Limits of the server.
         most: Most connections.
-        proxies: Addresses or networks of proxies, which may have as many connections as there are.
+        proxies: Addresses or networks of proxies, which are not bound by `Limits.client_connections`.
         refused: Called for each connection that is refused.
 
     Attributes:
         slow_s: Time limit for a head and for a handshake.
-        rates: What clients use up in pieces.
+        rates: Rate limits of clients, in pieces.
         count: Number of connections.
 
     Raises:
@@ -64,7 +64,7 @@ class Bounds:
         self._refused = refused
 
     def admit(self, address: str) -> Callable[[], None] | None:
-        """Admit a connection; return what to call at its end, or None to refuse it."""
+        """Admit a connection; return a function to call at its end, or None if it is refused."""
         client = network_of(address)
         is_limited = not self._is_proxy(address)
         if self.count >= self._most or (is_limited and not self._shares.take(client)):
@@ -89,7 +89,7 @@ class Bounds:
 class _Requests(h11.Connection):
     """An HTTP parser that refuses requests whose end is ambiguous, which h11 accepts.
 
-    A proxy in front may find another end, and take what follows for a request of somebody else.
+    A proxy in front may find another end, and take what follows for the request of another client.
 
     Attributes:
         is_long: Whether the body has a length, so that any part of it is one piece.
@@ -121,7 +121,7 @@ class HttpConnection(H11Protocol):
     The limit also holds for the rest of a body that was answered before it was complete.
 
     Attributes:
-        bounds: What connections share.
+        bounds: Limits that all connections share.
     """
 
     bounds: Bounds
@@ -168,13 +168,13 @@ class HttpConnection(H11Protocol):
         assert isinstance(protocol, WebSocketConnection)
         protocol.bounds, protocol.release, self._release = self.bounds, self._release, None
         if not protocol.handshake_initiated:
-            # The parser of WebSockets takes a GET without a body, within limits of its own, and is silent otherwise.
+            # The WebSocket parser accepts only a GET without a body, within limits of its own, and ignores the rest.
             self.send_400_response("Invalid WebSocket handshake.")
         else:
             self.loop.call_later(self.bounds.slow_s, protocol.end_handshake)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer a request that cannot be parsed, and end one in progress whose body that was."""
+        """Answer a request that cannot be parsed; if that was the body of one in progress, end that one."""
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
@@ -202,9 +202,9 @@ class HttpConnection(H11Protocol):
             wait_s = self.bounds.rates.spend(client_of(scope), conn.small) if conn.small else 0.0
             if wait_s:
                 self.transport.pause_reading()
-                self._pause = self.loop.call_later(wait_s, self._go_on)
+                self._pause = self.loop.call_later(wait_s, self._continue)
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         self._pause = None
         self._read()
         if self._pause is None and not self.flow.read_paused and not self.transport.is_closing():
@@ -228,8 +228,8 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     """A WebSocket that is read a message at a time, and that may be refused with a body.
 
     Attributes:
-        bounds: What connections share.
-        release: To call at its end.
+        bounds: Limits that all connections share.
+        release: Called at its end.
     """
 
     bounds: Bounds | None = None
@@ -254,7 +254,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._read()
 
     def handle_ping(self) -> None:
-        """Answer a ping, unless the client takes nothing."""
+        """Answer a ping, unless the client does not read."""
         output = self.conn.data_to_send()
         if self.writable.is_set():
             self.transport.write(b"".join(output))
@@ -291,7 +291,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self.handle_events()
             wait_s = self.bounds.rates.spend(client_of(self.scope), frames) if self.bounds and frames else 0.0
             if wait_s:
-                self._pause = self.loop.call_later(wait_s, self._go_on)
+                self._pause = self.loop.call_later(wait_s, self._continue)
         if self.transport.is_closing():
             return
         if self._unread or self._pause is not None:
@@ -303,7 +303,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     def _is_free(self) -> bool:
         return self._pause is None and (self.queue.empty() or self.close_sent)
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         self._pause = None
         self._read()
 

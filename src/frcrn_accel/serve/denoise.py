@@ -154,6 +154,7 @@ class Files:
         Raises:
             ClientDisconnect: The client left.
             Problem: The time is up.
+            RuntimeError: The job could not be run.
         """
         work = asyncio.ensure_future(self._slots.run(job.run, client))
         leaving = asyncio.ensure_future(_left(receive))
@@ -169,6 +170,8 @@ class Files:
         if is_gone and not job.is_done:
             raise ClientDisconnect
         if not job.is_done:
+            if work.done() and not work.cancelled():
+                work.result()  # raises, for example if no thread can be started
             raise Problem(
                 503,
                 f"the request took longer than the limit of {self._limits.timeout_s:g} s: send shorter audio, or try "

@@ -38,14 +38,14 @@ class Guard:
     A web page can send requests to any address that its browser reaches, including the loopback of this machine. So
     every request with a foreign `Origin` is refused.
 
-    A client that has sent ten wrong tokens (`Limits.client_guesses`) waits a second for each further answer; requests
-    with right ones are not affected.
+    After ten requests of a client without a valid token (`Limits.client_guesses`), the answer to each further such
+    request takes a second. Requests with a valid token are not affected.
 
     Args:
         app: The application to protect.
         tokens: The valid tokens; if there are none, no token is required.
         allowed_origins: Origins whose pages may use the server, e.g. "https://example.org"; "*" for all.
-        guesses: What clients have used up of the wrong tokens they may send, from `guess_rates`.
+        guesses: Rate limits of clients for requests without a valid token, from `guess_rates`.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Guard:
 
 
 def guess_rates(most: int = Limits.client_guesses) -> Rates:
-    """Return how many wrong tokens clients may send."""
+    """Return the rate limits for requests without a valid token."""
     return Rates(_GUESSES_PER_S, most / _GUESSES_PER_S)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import re
 import threading
 import time
@@ -69,7 +70,7 @@ class JobOptions:
         attenuation_limit_db: None for the denoiser's own.
         high_band: None for the denoiser's own.
         keep: See `Denoiser.denoise_file`.
-        takes_films: Whether a film may be the result for a film; with a format it is its sound.
+        takes_films: Whether the result for a film may be a film. With a format, it is the sound.
     """
 
     format: str | None = None
@@ -81,7 +82,7 @@ class JobOptions:
 
 @dataclass(frozen=True)
 class Workshop:
-    """What all jobs share.
+    """The resources that all jobs share.
 
     Attributes:
         denoiser: The denoiser.
@@ -100,7 +101,7 @@ class Job:
     """One file, denoised in a thread; it is decoded and encoded in a process of its own.
 
     Args:
-        workshop: What all jobs share.
+        workshop: The resources that all jobs share.
         source: The file.
         options: Options of the request.
 
@@ -199,6 +200,10 @@ class Job:
                     ),
                 ),
             )
+        # It comes from a process that the file may have taken over: it must not name another file, nor spoil metrics.
+        times_s = (report.duration_s, report.processing_s)
+        if report.target.parent != target.parent or not all(0 <= time_s < math.inf for time_s in times_s):
+            raise AudioError(f"{str(self._source)!r} cannot be denoised: its process sent an invalid report")
         return dataclasses.replace(report, warnings=tuple(map(self._without_paths, report.warnings)))
 
     def _without_paths(self, text: str) -> str:

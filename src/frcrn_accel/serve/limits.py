@@ -13,7 +13,7 @@ __all__ = ["Limits"]
 class Limits:
     """Limits of the server. All are on by default.
 
-    A client is an IPv4 address or the first 64 bits of an IPv6 address; behind a trusted proxy, that which it names.
+    A client is an IPv4 address or the first 64 bits of an IPv6 address; behind a trusted proxy, the one it names.
 
     Attributes:
         max_body_bytes: Largest request body.
@@ -24,7 +24,7 @@ class Limits:
         concurrency: Requests computed at the same time.
         queue: More requests that may be in progress: waiting, uploading or downloading. Beyond it the answer is 429.
         client_requests: Most requests in progress of one client.
-        client_bytes: Most bytes of their bodies.
+        client_bytes: Most bytes of the bodies of these requests, together.
         timeout_s: Longest time for a request to wait and compute.
         min_bytes_per_second: Slowest transfer in either direction, averaged over `slow_s`.
         slow_s: See `min_bytes_per_second`; also the longest time for the head of a request.
@@ -33,12 +33,13 @@ class Limits:
         upload_s: Longest time for a body to arrive.
         max_streams: Most live streams at the same time.
         client_streams: Most live streams of one client.
-        stream_idle_s: Longest time for a stream to send no audio, or to take nothing.
+        stream_idle_s: Longest time for the client of a stream to send no audio, or not to read.
         max_connections: Most connections at the same time. The server lowers it if the process may not open as many.
         client_connections: Most connections of one client.
         client_frames_per_s: Most WebSocket frames, and small pieces of requests, of one client. Beyond it, the client
             is slowed down.
-        client_guesses: Wrong tokens that a client may send before its answers take a second, and one more each 10 s.
+        client_guesses: Requests without a valid token that a client may send before the answer to each further one
+            takes a second; one more is allowed every 10 s.
         drain_s: Longest time to finish requests and streams when the server shuts down.
 
     Raises:

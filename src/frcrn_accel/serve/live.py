@@ -261,7 +261,7 @@ class Streams:
         """Send a message.
 
         Raises:
-            WebSocketDisconnect: The client left, or takes nothing.
+            WebSocketDisconnect: The client left, or does not read.
         """
         if websocket.application_state != WebSocketState.CONNECTED:
             raise WebSocketDisconnect
@@ -271,7 +271,7 @@ class Streams:
             else:
                 await websocket.send_text(json.dumps(message))
             return
-        raise WebSocketDisconnect(reason="the client takes nothing")
+        raise WebSocketDisconnect(reason="the client does not read")
 
     def _count(self, streams: int, audio_s: float) -> None:
         self._metrics.stream_batch_size.observe(streams)
@@ -292,10 +292,10 @@ class _Begun:
 
 
 class _Patience:
-    """How long a client may still go without audio. Only the time that it is waited for counts.
+    """How long a client may still go without sending audio. Only the time that the server waits for it counts.
 
     Args:
-        most_s: All of it.
+        most_s: The whole time.
 
     Attributes:
         left_s: What is left.
@@ -331,7 +331,7 @@ async def _result(future: Future[Any], stall_s: float) -> Any:
 
 
 def _stalled(limit_s: float) -> StreamProblem:
-    return StreamProblem(SERVER_ERROR, "The engine stalled", f"no answer of the engine for {limit_s:g} s")
+    return StreamProblem(SERVER_ERROR, "The engine stalled", f"no answer from the engine for {limit_s:g} s")
 
 
 def _flush(stream: Stream) -> bytes:

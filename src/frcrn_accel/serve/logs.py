@@ -1,4 +1,4 @@
-"""The log of the server process: on one line, without control characters, and not without end."""
+"""The log of the server process: one line for each message, without control characters, at a limited rate."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class SafeFormatter(logging.Formatter):
 
 
 class Sparing(logging.Filter):
-    """A filter that lets few lines through for each client, and for the rest together; it says how many it left out.
+    """A filter that limits the rate of lines of each client, and of all others together, and logs how many it drops.
 
     Args:
         per_s: Lines each second.
-        ahead_s: Seconds of that which can come at once.
+        ahead_s: How many seconds' worth of that can come at once.
     """
 
     def __init__(self, per_s: float = _LINES_PER_S, ahead_s: float = _AHEAD_S) -> None:

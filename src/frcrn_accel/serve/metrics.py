@@ -53,7 +53,7 @@ class Metrics:
         )
         self.batch_size = named(Histogram, "batch_size", "Windows per call of the engine.", buckets=_BATCHES)
         self.file_processes_died = named(
-            Counter, "file_processes_died", "Processes for files that a file has ended; each was replaced."
+            Counter, "file_processes_died", "Processes for files that died during a job; each was replaced."
         )
         self.connections = named(Gauge, "connections", "Connections.")
         self.refused = named(Counter, "connections_refused", "Connections beyond a limit.")

@@ -23,7 +23,7 @@ _PROBLEMS = {
     413: "The body is too large, or its audio too long.",
     415: "The body is compressed.",
     422: "The body is not audio that can be read and denoised, or the format cannot hold the result.",
-    429: "Too many requests are waiting or are the client's, or too many of its tokens were wrong.",
+    429: "Too many requests are waiting, the client has too many in progress, or it sent too many wrong tokens.",
     500: "The engine failed.",
     503: "The request took too long, or the server is shutting down.",
     507: "The server's disk is full.",
@@ -67,7 +67,7 @@ def openapi_document(*, has_tokens: bool, open_metrics: bool = False) -> dict[st
                 "get": {
                     "operationId": "health",
                     "summary": "Check that the process is alive.",
-                    "responses": {"200": _json("It is.", "Status"), **_problems(403)},
+                    "responses": {"200": _json("The process is alive.", "Status"), **_problems(403)},
                 }
             },
             "/ready": {
@@ -75,9 +75,9 @@ def openapi_document(*, has_tokens: bool, open_metrics: bool = False) -> dict[st
                     "operationId": "ready",
                     "summary": "Check that the server takes requests: it is warm and not shutting down.",
                     "responses": {
-                        "200": _json("It does.", "Status"),
+                        "200": _json("The server takes requests.", "Status"),
                         **_problems(403),
-                        "503": _problem("It does not.", True),
+                        "503": _problem("The server takes no requests; the detail says why.", True),
                     },
                 }
             },
@@ -132,14 +132,14 @@ def _denoise(denied: tuple[int, ...]) -> dict[str, Any]:
             {
                 "name": "attenuation_limit_db",
                 "in": "query",
-                "description": "Most that noise is attenuated, dB; by default that of the server.",
+                "description": "Maximum noise attenuation, dB; by default that of the server.",
                 "schema": _NUMBER,
             },
             {
                 "name": "high_band",
                 "in": "query",
-                "description": "Sound above 8 kHz, which the model does not hear: follow the model and attenuate "
-                "noise there, or drop all; by default as the server was started.",
+                "description": "Sound above 8 kHz, which the model does not process: attenuate its noise in step "
+                "with the model (follow), or leave it out (drop); by default as the server was started.",
                 "schema": {"type": "string", "enum": list(HIGH_BANDS)},
             },
             {

@@ -76,7 +76,7 @@ RESULT_HEADERS = (
     ResultHeader(
         "X-Warnings",
         "What was missing or damaged in the file, and what the result cannot keep, a line each, encoded likewise;"
-        " missing if there is nothing to say.",
+        " absent if there are none.",
         {"type": "string"},
         lambda denoiser, report: _shortened("\n".join(report.warnings)),
         required=False,
@@ -85,7 +85,7 @@ RESULT_HEADERS = (
 
 
 def _shortened(text: str) -> str:
-    """Return text of a length that clients and proxies take in a header, also when each character is encoded."""
+    """Cut a text to a length that clients and proxies take in a header, even if each character is encoded."""
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 

@@ -38,7 +38,7 @@ __all__ = ["Server", "listen", "open_denoiser", "run_server"]
 _KEEP_ALIVE_S = 10
 _FLUSH_S = 5.0  # for the buffers of connections, after all requests are answered
 _LEAST_FLUSH_S = 0.3
-_OVERDUE_S = 1.5  # after the time to finish, the process ends whatever hangs
+_OVERDUE_S = 1.5  # after `Limits.drain_s`; then the process ends even if something hangs
 _BACKLOG = 64  # connections that asyncio accepts at a time
 _OWN_DESCRIPTORS = 64
 _REQUEST_DESCRIPTORS = 6  # files, and the sockets of processes
@@ -112,11 +112,11 @@ def run_server(
         app: The application, from `create_app`.
         service: The service of the application.
         listener: The socket, from `listen`; it is closed.
-        trusted_proxies: Addresses or networks of proxies. Only from these, `X-Forwarded-For` names the client.
+        trusted_proxies: Addresses or networks of proxies. Only their `X-Forwarded-For` is taken for the client.
 
     Raises:
-        ServeError: Requests or streams did not finish in time, a proxy is not an address or a network, or the process
-            may have too few descriptors.
+        ServeError: Requests or streams did not finish in time, a proxy is neither an address nor a network, or the
+            limit of open files is too low.
         Exception: The warm-up failed.
 
     If something hangs, the process ends by force `Limits.drain_s` and 1.5 s after the signal, with status 2.
@@ -142,7 +142,7 @@ class Server(uvicorn.Server):
 
     Attributes:
         unanswered: Number of requests and streams that were cut off by the shutdown.
-        bounds: What connections share.
+        bounds: Limits that all connections share.
         service: As given.
     """
 
@@ -182,7 +182,7 @@ class Server(uvicorn.Server):
         self.unanswered = 0
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Run until a signal, see `uvicorn.Server`. While the engine still computes then, `overdue` stays due."""
+        """Run until a signal, see `uvicorn.Server`. If the engine still computes then, `overdue` stays scheduled."""
         super().run(sockets)
         if self._timer is not None and not self.service.is_computing:
             self._timer.cancel()
@@ -222,12 +222,12 @@ class Server(uvicorn.Server):
 
 
 def _most_connections(limits: Limits) -> int:
-    """Return how many connections there can be, so that accepting one never fails for want of a descriptor.
+    """Return how many connections there can be, so that accepting one never fails for lack of a descriptor.
 
-    The number of descriptors is raised as far as the system lets this process.
+    The limit of open files is raised as far as the system allows.
 
     Raises:
-        ServeError: There are too few descriptors for the requests in progress.
+        ServeError: The limit is too low for the requests in progress.
     """
     try:
         import resource
@@ -243,12 +243,13 @@ def _most_connections(limits: Limits) -> int:
             soft = raised
     most = limits.max_connections if soft == resource.RLIM_INFINITY else min(limits.max_connections, soft - kept)
     if most < min(_LEAST_CONNECTIONS, limits.max_connections):
+        requests = limits.concurrency + limits.queue
         raise ServeError(
-            f"the process may have {soft} descriptors (ulimit -n), too few for {limits.concurrency + limits.queue} "
-            f"requests, which take {kept + _LEAST_CONNECTIONS}: raise that, or lower --concurrency or --queue"
+            f"the limit of {soft} open files (ulimit -n) is too low for {requests} requests, which need "
+            f"{kept + _LEAST_CONNECTIONS}: raise it, or lower --concurrency or --queue"
         )
     if most < limits.max_connections:
-        _log.warning("at most %d connections: the process may have %d descriptors (ulimit -n)", most, soft)
+        _log.warning("at most %d connections, since the limit of open files is %d (ulimit -n)", most, soft)
     return most
 
 
@@ -262,7 +263,7 @@ def _cut_off(server: Server) -> str:
 def _end_now(server: Server) -> None:
     """End the process, whatever its threads do."""
     server.unanswered = server.unanswered or server.service.active
-    text = _cut_off(server) if server.unanswered else "the engine did not answer, and was not waited for any longer"
+    text = _cut_off(server) if server.unanswered else "the engine did not answer in time"
     remove_leftovers(server.service.files.folder, own=True)
     logging.shutdown()
     print(f"frcrn-accel: error: {text}", file=sys.stderr, flush=True)
@@ -270,7 +271,7 @@ def _end_now(server: Server) -> None:
 
 
 def _bound_silence(listener: socket.socket, limits: Limits) -> None:
-    """Make the system close connections whose peer takes nothing or is gone."""
+    """Make the system close connections whose peer does not read or is gone."""
     options: dict[str, Any] = {
         "SO_KEEPALIVE": (socket.SOL_SOCKET, 1),
         "TCP_USER_TIMEOUT": (socket.IPPROTO_TCP, math.ceil(1000 * limits.stream_idle_s)),  # Linux

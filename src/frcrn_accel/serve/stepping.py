@@ -12,6 +12,7 @@ from concurrent.futures import Future
 import numpy as np
 from numpy.typing import NDArray
 
+from frcrn_accel.serve.threads import contained
 from frcrn_accel.serve.watch import EngineWatch
 from frcrn_accel.streaming import Stream, process_streams
 
@@ -154,7 +155,7 @@ class Stepper:
             with self._watch.call():
                 result = action.function(channel.stream)
             _settle(action.future, result)
-        except Exception as error:
+        except BaseException as error:  # the exit of an engine must not end the thread
             _fail(action.future, error)
         self._pop(channel, action)
 
@@ -167,7 +168,7 @@ class Stepper:
         try:
             with self._watch.call():
                 results = process_streams([channel.stream for channel, _ in items], slices)
-        except Exception as error:  # of the engine: the chunks themselves were checked before
+        except BaseException as error:  # of the engine, even its exit: the chunks themselves were checked before
             self._watch.failed()
             for channel, chunk in items:
                 _fail(chunk.future, error)
@@ -217,6 +218,6 @@ def _settle(future: Future[_Samples] | Future[object], result: object) -> None:
         future.set_result(result)  # type: ignore[arg-type]
 
 
-def _fail(future: Future[_Samples] | Future[object], error: Exception) -> None:
+def _fail(future: Future[_Samples] | Future[object], error: BaseException) -> None:
     if future.set_running_or_notify_cancel():
-        future.set_exception(error)
+        future.set_exception(contained(error))

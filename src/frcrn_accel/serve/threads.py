@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-__all__ = ["Slots", "in_thread"]
+__all__ = ["Slots", "contained", "in_thread"]
 
 T = TypeVar("T")
 
@@ -20,11 +20,15 @@ async def in_thread(function: Callable[[], T], ended: Callable[[], None] = lambd
     Args:
         function: The function.
         ended: Called in the event loop when the function has ended, also if nobody waits for it any more.
+
+    Raises:
+        RuntimeError: The function called `sys.exit`, which must not end the process, or no thread can be started.
+        Exception: What the function raised.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: BaseException | None) -> None:
+    def settle(result: T | None, error: Exception | None) -> None:
         ended()
         if future.cancelled():
             return
@@ -34,22 +38,37 @@ async def in_thread(function: Callable[[], T], ended: Callable[[], None] = lambd
             future.set_result(result)  # type: ignore[arg-type]
 
     def work() -> None:
-        result, error = None, None
+        result: T | None = None
+        error: Exception | None = None
         try:
             result = function()
         except BaseException as caught:
-            error = caught
+            error = contained(caught)
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=work, name="frcrn-accel-work", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="frcrn-accel-work", daemon=True).start()
+    except BaseException:  # the process may have no more threads
+        ended()
+        raise
     return await future
+
+
+def contained(error: BaseException) -> Exception:
+    """Return an error for a future: an event loop that finds `SystemExit` in one ends."""
+    if isinstance(error, Exception):
+        return error
+    contained_error = RuntimeError(f"the work ended with {error!r}")
+    contained_error.__cause__ = error
+    return contained_error
 
 
 class Slots:
     """Threads for work, a limited number. A thread that does not return keeps its slot.
 
-    Those who wait get a slot in turn, first whoever has the fewest, so that one client cannot take all turns.
+    Calls get free slots in their order, but those of the client that has the fewest first, so that one client cannot
+    take all slots.
 
     Args:
         count: Number of threads.
@@ -103,8 +122,9 @@ class Slots:
         self._free += 1
         self._running[client] -= 1
         self._running += Counter()  # forgets those at zero
-        if self._waiting:
-            first = min(self._waiting, key=lambda item: self._running[item[0]])
+        waiting = [item for item in self._waiting if not item[1].cancelled()]  # others remove themselves
+        if waiting:
+            first = min(waiting, key=lambda item: self._running[item[0]])
             self._waiting.remove(first)
             self._grant(first[0])
             first[1].set_result(None)

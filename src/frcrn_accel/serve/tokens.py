@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import os
@@ -94,7 +93,7 @@ def _offered(subprotocols: list[str]) -> str | None:
     text = subprotocols[subprotocols.index(SUBPROTOCOL) + 1]
     try:
         return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
-    except (binascii.Error, ValueError):  # UnicodeDecodeError is a ValueError
+    except ValueError:  # also the errors of base64 and of UTF-8
         return None
 
 

@@ -59,8 +59,10 @@ async def send_file(source: Path, headers: Mapping[str, str], send: Send, limits
     """
     raw_headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     raw_headers.append((b"content-length", str(source.stat().st_size).encode()))
-    with anyio.move_on_after(limits.slow_s):
+    with anyio.move_on_after(limits.slow_s) as scope:
         await send({"type": "http.response.start", "status": 200, "headers": raw_headers})
+    if scope.cancelled_caught:
+        return False
     chunk_s = limits.slow_s + _CHUNK_BYTES / limits.min_bytes_per_second
     async with await anyio.open_file(source, "rb") as file:
         while True:
@@ -92,7 +94,7 @@ class _Paced:
     """An ASGI `receive` that refuses bodies that are too large or too slow.
 
     In each period of `slow_s`, the average must reach `min_bytes_per_second`. So a client that stalls is refused
-    after one or two periods, however fast it was before. All of it must have come after `upload_s`.
+    after one or two periods, however fast it was before. The whole body must have arrived within `upload_s`.
     """
 
     def __init__(self, receive: Receive, limits: Limits, take: Callable[[int], None]) -> None:

@@ -75,7 +75,7 @@ class EngineWatch:
 
     @property
     def problem(self) -> str:
-        """Why the engine is not to be used now; "" if it is."""
+        """Why the engine cannot be used now; "" if it can."""
         if self.has_stalled:
             return f"the engine has not answered for {self._stall_s:g} s"
         if self.has_failed:
@@ -97,7 +97,7 @@ class WatchedSession(Session):
             with self._watch.call():
                 return self._session.run(audio)
         except EngineError:
-            raise  # whoever gets it counts it, as those about the numbers that came back
-        except Exception:
+            raise  # the caller counts it, like errors about the numbers that came back
+        except BaseException:  # also the exit of an engine
             self._watch.failed()
             raise

@@ -23,7 +23,7 @@ export class FileMode {
   #limit = limitSlider("file-limit", (limitDb) => this.#comparison.setDryShare(shareOf(limitDb)));
   #band = bandBox("file-band", () => this.open(this.#files));
   #jobs = new Jobs(this.#showProblem);
-  #shows = new Jobs(this.#showProblem); // while files are being denoised, others can be shown
+  #shows = new Jobs(this.#showProblem); // while files are being denoised, others can be shown and downloaded
   #transfer = new Transfer();
   #comparison = new Comparison();
   #batch = new Batch();
@@ -64,22 +64,23 @@ export class FileMode {
     this.#recordButton.stop();
   }
 
-  /** Denoise files and show the first result. @param {File[]} files */
-  async open(files) {
+  /** Denoise files and show the first result. @param {File[]} chosen */
+  async open(chosen) {
+    const files = [...chosen]; // an array of its own: once `#files` is another one, other files have been opened
     this.#files = files;
     this.#answers = files.map(() => null);
     this.#batch.start(files, (index) => this.#shows.run((signal) => this.#show(index, signal)));
     this.#clear();
     show(element("again"), false);
-    await this.#jobs.run((signal) => this.#denoiseAll(signal));
-    show(element("again"), this.#answers.includes(null));
+    await this.#jobs.run((signal) => this.#denoiseAll(files, signal));
+    if (this.#files === files) show(element("again"), this.#answers.includes(null));
   }
 
-  async #denoiseAll(signal) {
-    for (const [index, file] of this.#files.entries()) {
+  async #denoiseAll(files, signal) {
+    for (const [index, file] of files.entries()) {
       try {
         this.#batch.set(index, "denoising");
-        const verb = this.#files.length > 1 ? `Denoising ${index + 1} of ${this.#files.length}` : "Denoising";
+        const verb = files.length > 1 ? `Denoising ${index + 1} of ${files.length}` : "Denoising";
         const options = { format: "wav", limitDb: Infinity, highBand: this.#band.value(), signal, verb };
         const answer = await this.#transfer.send(file, options);
         signal.throwIfAborted();
@@ -87,18 +88,20 @@ export class FileMode {
         this.#batch.set(index, "done", { isDone: true });
         if (this.#shown === null) await this.#show(index, signal);
       } catch (error) {
+        if (this.#files !== files) throw error; // the list shows other files now
         this.#batch.set(index, signal.aborted ? "cancelled" : error.message, { isError: true });
-        if (signal.aborted || this.#files.length === 1 || !(error instanceof Problem)) throw error;
+        if (signal.aborted || files.length === 1 || !(error instanceof Problem)) throw error;
       }
     }
     const done = this.#answers.filter((answer) => answer !== null).length;
     this.#batch.showArchive(done > 1);
-    if (this.#files.length > 1) say(`Denoised ${done} of ${this.#files.length} files`);
+    if (files.length > 1) say(`Denoised ${done} of ${files.length} files`);
   }
 
   /** Show the result of a file. */
   async #show(index, signal) {
-    const [file, answer] = [this.#files[index], this.#answers[index]];
+    const files = this.#files;
+    const [file, answer] = [files[index], this.#answers[index]];
     this.#clear();
     const [model] = await models();
     this.setDefaults(model);
@@ -109,6 +112,7 @@ export class FileMode {
     showFacts(element("facts"), facts(answer, format));
     const obstacle = await this.#obstacle(file, answer, format, signal);
     signal.throwIfAborted();
+    if (this.#files !== files) throw new Cancelled(); // other files were opened meanwhile
     this.#shown = index;
     this.#batch.select(index);
     element("not-playable").textContent = obstacle;
@@ -140,7 +144,7 @@ export class FileMode {
   }
 
   #download() {
-    return this.#jobs.run(async (signal) => {
+    return this.#shows.run(async (signal) => {
       const file = this.#files[this.#shown];
       const { blob, suffix } = await this.#finished(this.#shown, signal);
       save(blob, resultName(file.name, suffix));

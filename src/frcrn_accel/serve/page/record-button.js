@@ -9,6 +9,7 @@ export class RecordButton {
   #onFile;
   #showProblem;
   #recorder = null;
+  #isWanted = false; // whether to record once the microphone is open
 
   /**
    * @param {(file: File) => void} onFile Called with a finished recording.
@@ -22,6 +23,7 @@ export class RecordButton {
 
   /** Stop recording, if it is on. @param {Error|null} problem Shown instead of using the recording. */
   async stop(problem = null) {
+    this.#isWanted = false;
     const recorder = this.#recorder;
     if (recorder === null) return;
     this.#recorder = null;
@@ -35,14 +37,20 @@ export class RecordButton {
   async #start() {
     this.#showProblem(null);
     this.#button.disabled = true;
+    this.#isWanted = true;
     try {
-      this.#recorder = await record({
+      const recorder = await record({
         onLevel: (levelDb, recordedS) => {
           showLevel(element("recording-level"), levelDb);
           element("recorded").textContent = minutes(recordedS);
         },
         onEnd: (problem) => this.stop(problem),
       });
+      if (!this.#isWanted) {
+        await recorder.stop(); // the other tab was selected meanwhile
+        return;
+      }
+      this.#recorder = recorder;
       this.#button.textContent = "Stop recording";
       element("recorded").textContent = minutes(0);
       show(element("recording"), true);

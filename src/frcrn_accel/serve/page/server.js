@@ -8,7 +8,7 @@ const NO_LIMIT_DB = 1000; // overrides a server's default limit; no audible nois
 
 let token = null; // kept until the page is closed
 
-/** What the page says and offers with this engine. */
+/** Texts and formats of the page with this engine. */
 export const traits = {
   privacy: "WAV, FLAC, MP3, Ogg, Opus, MP4 and more. The file is sent to this server only, which does not keep it.",
   connecting: "Connecting to the server",
@@ -75,10 +75,12 @@ function post(target, body, signal, onProgress) {
     request.upload.onload = () => onProgress("computing", null);
     request.onprogress = (event) => event.lengthComputable && onProgress("receiving", event.loaded / event.total);
     request.onload = async () => {
-      if (request.status === 200) resolve(answerOf(request.response, (name) => request.getResponseHeader(name)));
+      const header = (name) => request.getResponseHeader(name);
+      // A proxy may answer with a page of its own and status 200.
+      if (request.status === 200 && header("X-Audio-Seconds") !== null) resolve(answerOf(request.response, header));
       else {
         const error = problemOf(request.status, await request.response.text());
-        const wait = request.getResponseHeader("Retry-After");
+        const wait = header("Retry-After");
         if (wait) error.message += ` (retry in ${wait} s)`;
         reject(error);
       }

@@ -1,4 +1,4 @@
-// What happened to a recording, in words.
+// Describe in words what happened to a recording.
 
 const FRAME_S = 0.02;
 const SPEECH_DB = 25; // frames less than this below the loudest of the result are speech
