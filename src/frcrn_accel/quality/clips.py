@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,17 +100,17 @@ def read_channels(path: Path, sample_rate_hz: int, max_duration_s: float | None 
         AudioError: The file cannot be read, or holds NaN or infinity.
     """
     file = open_audio(path)
-    left = sys.maxsize if max_duration_s is None else math.ceil(max_duration_s * file.sample_rate_hz)
+    max_s = math.inf if max_duration_s is None else max_duration_s
     blocks = [np.zeros((file.channels, 0), np.float32)]
+    samples = 0
     for block in finite_blocks(file):
-        blocks.append(block[:, :left])
-        left -= blocks[-1].shape[1]
-        if not left:
+        blocks.append(block)
+        samples += block.shape[1]
+        if samples >= max_s * file.sample_rate_hz:
             break
-    samples = sum(block.shape[1] for block in blocks)
+    duration_s = min(max_s, samples / file.sample_rate_hz)
     resampled = resample(blocks, file.sample_rate_hz, sample_rate_hz, file.channels)
-    length = round(samples * sample_rate_hz / file.sample_rate_hz)
-    return np.concatenate(list(fit_length(resampled, length, file.channels)), axis=1)
+    return np.concatenate(list(fit_length(resampled, round(duration_s * sample_rate_hz), file.channels)), axis=1)
 
 
 def finite_blocks(file: AudioFile) -> Iterator[NDArray[np.float32]]:
