@@ -504,7 +504,7 @@ class TestKilled:
         with monkeypatch.context() as patch:
             patch.setattr(CorpusReport, "count", counting)
             code, err = run(*arguments)
-        assert code == 130
+        assert code == 128 + number
         assert err.splitlines()[-1] == "stopped; run the same command to resume"
         assert "of 6 files done" in err
         assert multiprocessing.active_children() == []

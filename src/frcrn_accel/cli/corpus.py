@@ -7,7 +7,8 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["corpus", "job_progress"]
 
 _SHOWN = 20  # warnings and files left out: there can be a million, and the journal has all warnings
-_INTERRUPTED = 130  # exit code that shells use for a command ended by Ctrl-C
 
 
 def corpus(
@@ -123,12 +123,18 @@ def corpus(
     )
     console = Console(stderr=True, highlight=False)
     latest: CorpusReport | None = None
+    stopped_by = int(signal.SIGINT)
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        nonlocal stopped_by
+        stopped_by = number
+        raise KeyboardInterrupt
 
     with report_file(report, overwrite) as path:
         try:
-            # SIGTERM stops the job like Ctrl-C.
+            # SIGTERM stops the job like Ctrl-C, but for the exit code: 128 plus the number, as a shell reports it.
             with (
-                handled(signal.default_int_handler, signal.SIGTERM),
+                handled(stop, signal.SIGTERM),
                 preparation_log(console),
                 job_progress(console) as (show, preparing),
             ):
@@ -144,7 +150,7 @@ def corpus(
             if latest is not None:
                 _print_summary(latest, console)
             console.print("stopped; run the same command to resume")
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(128 + stopped_by) from None
         if path is not None:
             path.write_text(json.dumps(latest.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     _print_lines(

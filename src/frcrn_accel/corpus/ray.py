@@ -75,7 +75,9 @@ def run_ray(
     workers = min(workers or room, len(tasks))
     work = replace(work, denoiser=with_threads(work.denoiser, cpus))
     described = f"{workers} actor(s) x {cpus} CPU(s)" + (f" and {gpus:g} GPU(s)" if gpus else "")
-    return _results(tasks, work, workers, cpus, gpus, started_ray), described
+    results = _results(tasks, work, workers, cpus, gpus, started_ray)
+    next(results)  # enters its `try`, so that closing it ends Ray even before the first result
+    return results, described
 
 
 def _results(
@@ -90,6 +92,7 @@ def _results(
     tries: Any = ray.remote(_Tries).options(num_cpus=0).remote()
     rest = iter(tasks)
     try:
+        yield []
         while some := [{"task": pickle.dumps(task)} for task in islice(rest, _ROUND)]:
             # One task in each block: when an actor dies, Ray repeats whole blocks.
             dataset = ray.data.from_items(some, override_num_blocks=len(some)).map_batches(

@@ -186,7 +186,7 @@ class Stepper:
             chunk.results.append(result)
             if chunk.done == chunk.samples.shape[1]:
                 self._pop(channel, chunk)
-                _settle(chunk.future, np.concatenate(chunk.results, axis=1))
+                chunk.finish()
         self._observe(len(items), audio_s)
 
     def _pop(self, channel: Channel, work: _Chunk | _Action) -> None:
@@ -203,6 +203,15 @@ class _Chunk:
         self.done = 0
         self.results: list[_Samples] = []
         self.future: Future[_Samples] = Future()
+
+    def finish(self) -> None:
+        """Settle the future with all results."""
+        try:
+            result = np.concatenate(self.results, axis=1)
+        except MemoryError as error:
+            _fail(self.future, error)
+        else:
+            _settle(self.future, result)
 
 
 class _Action:

@@ -37,7 +37,7 @@ export async function compare(before, after, rateHz, turns) {
   const speech = sumOf(frames.filter((frame) => frame.after >= least));
   const noise = sumOf(frames.filter((frame) => frame.after < least));
   return {
-    noiseDb: noise.before > noise.count * SILENT_POWER * size ? decibel(Math.max(noise.after, 1e-12) / noise.before) : NaN,
+    noiseDb: noise.before > noise.count * SILENT_POWER * size * after.length ? decibel(Math.max(noise.after, 1e-12) / noise.before) : NaN,
     // If the result is speech alone, its product with the input is that of the speech with the speech in the input.
     speechDb: speech.both > 0 ? decibel(speech.after / speech.both) * 2 : NaN,
     speechS: speech.count * FRAME_S,
