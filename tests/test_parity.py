@@ -1,6 +1,7 @@
 """The output against upstream's code, over widths, lengths and batches.
 
-A few lengths always; all of them with `--all-lengths` (the nox session `parity`).
+A few lengths of a small network always; all of them, and the released width, with `--all-lengths` (the nox session
+`parity`).
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ FEW = [(3, 641), (1, 16_001)]  # of the product of both
 
 
 def pytest_generate_tests(metafunc):
+    everything = metafunc.config.getoption("--all-lengths")
+    if "oracle" in metafunc.fixturenames:
+        metafunc.parametrize("oracle", [32, 128] if everything else [32], indirect=True, scope="module")
     if "samples" in metafunc.fixturenames:
-        everything = metafunc.config.getoption("--all-lengths")
         metafunc.parametrize(("batch", "samples"), list(product([1, 3], LENGTHS)) if everything else FEW)
 
 
-@pytest.fixture(scope="module", params=[32, 128])
+@pytest.fixture(scope="module")
 def oracle(request):
     """Upstream's network."""
     return upstream.build(request.param)
