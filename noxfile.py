@@ -278,7 +278,7 @@ def cold_start(session: nox.Session) -> None:
 
 def install_for_speed(session: nox.Session) -> None:
     """Install everything that `frcrn-accel bench` measures, with upstream's code as backends."""
-    install(session, "ort", "export", "quantize", "openvino", "eval", groups=("upstream",))
+    install(session, "ort", "export", "quantize", "openvino", "eval", "pesq", groups=("upstream",))
     session.install("--no-deps", UPSTREAM, "./benchmarks/upstream_plugin")
 
 
@@ -360,7 +360,7 @@ def quality(session: nox.Session) -> None:
 
     PESQ needs a C compiler.
     """
-    install(session, "ort", "quantize", "openvino", "eval", groups=("test",))
+    install(session, "ort", "quantize", "openvino", "eval", "pesq", groups=("test",))
     session.run("python", "benchmarks/quality.py", *session.posargs)
 
 
@@ -393,7 +393,7 @@ def length(session: nox.Session) -> None:
 @nox.session(default=False)
 def streams(session: nox.Session) -> None:
     """Measure streams: quality, speed, or an hour of audio, e.g. `nox -s streams -- quality PAIRS_DIR`."""
-    install(session, "ort", "openvino", "quantize", "export", "eval", groups=("test",))
+    install(session, "ort", "openvino", "quantize", "export", "eval", "pesq", groups=("test",))
     session.run("python", "benchmarks/streaming.py", *session.posargs)
 
 

@@ -52,20 +52,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "formats.md")
     options = parser.parse_args()
-    rows = ["| Python | download, MB | installed, MB | of it `av`, MB | `av` |", "|---|---|---|---|---|"]
+    rows = [
+        "| Python | download, MB | installed, MB | `av` installed, MB | version of `av` |",
+        "|---|---|---|---|---|",
+    ]
     for version in VERSIONS:
         sizes = measure(version)
         download, installed = sum(size[1] for size in sizes.values()), sum(size[2] for size in sizes.values())
         number, _, av_installed = sizes["av"]
         rows.append(f"| {version} | {download:.0f} | {installed:.0f} | {av_installed:.0f} | {number} |")
         print(rows[-1], flush=True)
-    text = options.docs.read_text()
+    text = options.docs.read_text(encoding="utf-8")
     begin, end = MARKS
     block = begin + "\n".join(["", *rows, "", ""]) + end
     new, count = re.subn(f"{begin}.*{end}", lambda _: block, text, flags=re.DOTALL)
     if not count:
         raise SystemExit(f"{options.docs} has no lines {begin!r} and {end!r}")
-    options.docs.write_text(new)
+    options.docs.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def streams_quality(report: Report) -> str:
 def streams_speed(report: Report) -> str:
     """Write two tables: the time of a step, and the number of streams that run in real time."""
     lines = [
-        "| backend | step | p50, ms | p99, ms | longest, ms | real-time factor | time of the whole pass, times |",
+        "| backend | step | p50, ms | p99, ms | maximum, ms | real-time factor | time relative to a whole pass |",
         "|---" * 7 + "|",
     ]
     for backend, found in report.items():
@@ -120,7 +120,7 @@ def streams_speed(report: Report) -> str:
 def serving_capacity(report: Report) -> str:
     """Write a row for each batch size, see benchmarks/serving.py."""
     lines = [
-        "| batch size | audio, s per s | over batch size 1 (range) | windows in a call | memory, MB |",
+        "| batch size | audio, s per s | relative to batch size 1 (range) | windows per call | memory, MB |",
         "|---" * 5 + "|",
     ]
     for row in report["capacity"]:
@@ -148,13 +148,13 @@ def serving_load(report: Report) -> str:
         )
     different, answered = (sum(row[name] for row in report["load"]) for name in ("different", "answered"))
     what = f"Batch size {report['batch_size']}, {report['minutes']:g} minutes in all"
-    same = f"{answered - different} of {answered} results are, bit for bit, those of a request alone"
+    same = f"{answered - different} of {answered} results are bit-identical to those of a request alone"
     return "\n".join([*lines, "", f"{what}. {same}."])
 
 
 def serving_streams(report: Report) -> str:
     """Write a row for each number of streams."""
-    lines = ["| streams | p50, ms | p95, ms | p99, ms | streams in a call |", "|---" * 5 + "|"]
+    lines = ["| streams | p50, ms | p95, ms | p99, ms | streams per call |", "|---" * 5 + "|"]
     for row in report["streams"]:
         times = " | ".join(f"{row[f'p{share}_ms']:.1f}" for share in (50, 95, 99))
         lines.append(f"| {row['streams']} | {times} | {row['streams_per_call']:.2f} |")
@@ -163,7 +163,7 @@ def serving_streams(report: Report) -> str:
 
 def corpus_speed(report: Report) -> str:
     """Write a row for each way to denoise a folder, see benchmarks/corpus.py."""
-    lines = ["| | time, s | real-time factor of all | `frcrn-accel corpus` is faster, times |", "|---" * 4 + "|"]
+    lines = ["| | time, s | real-time factor | speed-up by `frcrn-accel corpus` |", "|---" * 4 + "|"]
     times_s = report["times_s"]
     for name, found_s in times_s.items():
         time_s, ratio = median(found_s), times_faster(times_s[CORPUS], found_s)

@@ -100,9 +100,9 @@ HEAD = (
     "tags",
     "pictures",
     "chapters",
-    "channels up to",
+    "maximum channels",
     "samples",
-    "said",
+    "warning",
     "lag",
     "same bytes",
 )

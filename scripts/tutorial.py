@@ -19,7 +19,7 @@ from typing import Any
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NOTEBOOK = EXAMPLES / "tutorial.ipynb"
 PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"
-HEAD = "<!-- Written by scripts/tutorial.py from examples/tutorial.ipynb: change that. -->\n\n"
+HEAD = "<!-- Written by scripts/tutorial.py from examples/tutorial.ipynb: edit the notebook. -->\n\n"
 COLOURS = 48
 PRINTED = "```text\n"
 PLAYER = re.compile(r'src="data:audio/wav;base64,([^"]+)"')
