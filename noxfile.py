@@ -218,6 +218,13 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def thorough(session: nox.Session) -> None:
+    """Run the tests that the others skip because they take long: the released size, and every length."""
+    install_everything(session)
+    session.run("pytest", *PARALLEL, "-m", "thorough", "--thorough", *session.posargs)
+
+
+@nox.session(default=False)
 def formats(session: nox.Session) -> None:
     """Write, read, cut, join and damage files of every format, with a hundred times the random examples."""
     install(session, "ort", groups=("test",))
@@ -231,7 +238,7 @@ def parity(session: nox.Session) -> None:
     install(session, "ort", "export", groups=("test", "upstream"))
     session.install("--no-deps", UPSTREAM, "./benchmarks/upstream_plugin")
     tests = ("tests/test_parity.py", "tests/test_checkpoint.py", "tests/test_streaming.py::TestExactness")
-    session.run("pytest", *tests, "--all-lengths", *session.posargs)
+    session.run("pytest", *tests, "--thorough", *session.posargs)
 
 
 @nox.session(name="stream-hours", default=False)

@@ -204,8 +204,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--examples-times", type=int, default=1, metavar="N", help="N times the random examples")
-    parser.addoption("--all-lengths", action="store_true", help="exactness at every length and both sizes")
+    parser.addoption("--thorough", action="store_true", help="also the tests that take long")
     parser.addoption("--alone", metavar="EXTRA", help="run test_alone.py: this extra is installed without the others")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("thorough"):
+        for item in items:
+            if item.get_closest_marker("thorough"):
+                item.add_marker(pytest.mark.skip(reason="takes long: nox -s thorough"))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -1,7 +1,6 @@
 """The output against upstream's code, over widths, lengths and batches.
 
-A few lengths of a small network always; all of them, and the released width, with `--all-lengths` (the nox session
-`parity`).
+A few lengths of a small network always; all of them, and the released width, with `--thorough` (`nox -s parity`).
 """
 
 from __future__ import annotations
@@ -24,18 +23,13 @@ pytest.importorskip("onnx")
 
 TOLERANCE = 1e-4  # of the peak
 LENGTHS = [640, 641, 959, 16_000, 16_001, 48_123, 80_000]
-FEW = [(3, 641), (1, 16_001)]  # of the product of both
+FEW = [(3, 641), (1, 16_001)]
+SHAPES = [
+    pytest.param(*shape, marks=[] if shape in FEW else pytest.mark.thorough) for shape in product([1, 3], LENGTHS)
+]
 
 
-def pytest_generate_tests(metafunc):
-    everything = metafunc.config.getoption("--all-lengths")
-    if "oracle" in metafunc.fixturenames:
-        metafunc.parametrize("oracle", [32, 128] if everything else [32], indirect=True, scope="module")
-    if "samples" in metafunc.fixturenames:
-        metafunc.parametrize(("batch", "samples"), list(product([1, 3], LENGTHS)) if everything else FEW)
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[32, pytest.param(128, marks=pytest.mark.thorough)])
 def oracle(request):
     """Upstream's network."""
     return upstream.build(request.param)
@@ -63,6 +57,7 @@ def session(exported):
     return OrtBackend().load(exported.model, threads=2)
 
 
+@pytest.mark.parametrize(("batch", "samples"), SHAPES)
 def test_pytorch_and_onnx_runtime_give_what_upstream_gives(oracle, network, session, samples, batch):
     audio = (0.1 * np.random.default_rng(samples).standard_normal((batch, samples))).astype(np.float32)
     expected = upstream.run(oracle, audio)

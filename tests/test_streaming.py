@@ -63,12 +63,9 @@ class TestExactness:
     def test_with_held_means_it_is_the_whole_pass(self, denoiser: Denoiser, sizes: list[int]) -> None:
         assert error_with_held_means(denoiser, noise(2.0), 0.02, sizes) <= 1e-5
 
-    def test_at_the_released_size_too(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-    ) -> None:
+    @pytest.mark.thorough
+    def test_at_the_released_size_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Chunks of one sample to three seconds, 128 channels and two U-Nets of random weights."""
-        if not request.config.getoption("--all-lengths"):
-            pytest.skip("takes a minute: only with --all-lengths")
         pytest.importorskip("onnx")
         monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path))
         with Denoiser(released_size_model(tmp_path).file.path, backend="ort", threads=2) as denoiser:

@@ -117,6 +117,7 @@ class TestBuilding:
         outputs = {layer.outputs[0].datatype for layer in layers if layer.datatypes == "Int8 x Int8"}
         assert outputs <= {"Half", "Int8"}
 
+    @pytest.mark.thorough
     def test_the_released_size(self, tmp_path):
         models = random_models(Config(128, 2), tmp_path)
         plans, layers = {}, {}

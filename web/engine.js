@@ -38,8 +38,8 @@ class Computer {
   ask(task, values, { onProgress = () => {}, signal = null, transfer = [] } = {}) {
     const id = ++this.#last;
     return new Promise((resolve, reject) => {
-      this.#waiting.set(id, { resolve, reject, onProgress });
       if (signal?.aborted) return reject(signal.reason);
+      this.#waiting.set(id, { resolve, reject, onProgress });
       signal?.addEventListener("abort", () => {
         if (!this.#waiting.delete(id)) return;
         this.#worker.postMessage({ cancel: id });

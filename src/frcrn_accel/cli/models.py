@@ -115,7 +115,7 @@ def download(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
 ) -> None:
-    """Download a checkpoint from the model hub. No other command or library call uses the network.
+    """Download a checkpoint from the model hub. Nothing else uses the network, except jobs on URLs or on Ray.
 
     A partial download is kept if the connection breaks; run the same command to resume it.
     """

@@ -22,7 +22,8 @@ _PROBLEMS = {
     408: "The body arrived too slowly.",
     413: "The body is too large, or its audio too long.",
     415: "The body is compressed.",
-    422: "The body is not audio that can be read and denoised, or the format cannot hold the result.",
+    422: "The body is not audio that can be read and denoised, or it crashed the process that read it, or the format "
+    "cannot hold the result.",
     429: "Too many requests are waiting, the client has too many in progress, or it sent too many wrong tokens.",
     500: "The engine failed.",
     503: "The request took too long, or the server is shutting down.",
