@@ -185,7 +185,7 @@ SUMMARIES = {
     "models verify": "Check every model file, packaged or cached, against its digest. Exit code 1 if one is damaged.",
     "models path": "Print the path of a model's file.",
     "models import": "Import a checkpoint: export it to the cache, verified against PyTorch, and quantize it.",
-    "models download": "Download a checkpoint from the model hub. No other command or library call uses the network.",
+    "models download": "Download a checkpoint from the model hub. No model is downloaded in any other way.",
 }
 
 

@@ -316,8 +316,8 @@ class Denoiser:
             source: Any file that libsndfile or FFmpeg reads: WAV, FLAC, MP3, Ogg, M4A, WMA, AIFF and more, a film, or
                 a pipe.
             target: The file to write, in the format of its suffix. Rate, channels, tags and, where the format has
-                it, encoding are those of the source. From a film to a film (MP4, MOV, MKV, WebM, TS, AVI and more), the sound is
-                replaced, and everything else is copied. The file appears once it is complete.
+                it, encoding are those of the source. From a film to a film (MP4, MOV, MKV, WebM, TS ...), the sound
+                is replaced, and everything else is copied. The file appears once it is complete.
             overwrite: Replace `target` if it exists.
             progress: Called regularly with the seconds of audio that are done and the total. An exception from it
                 stops the work, and nothing is written.

@@ -115,7 +115,7 @@ def download(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
 ) -> None:
-    """Download a checkpoint from the model hub. Nothing else uses the network, except jobs on URLs or on Ray.
+    """Download a checkpoint from the model hub. No model is downloaded in any other way.
 
     A partial download is kept if the connection breaks; run the same command to resume it.
     """
