@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 import subprocess
@@ -213,6 +214,19 @@ def test_late_sound_is_longer_by_as_much_as_is_said(tmp_path, clicks, suffix, co
     after = sum(block.shape[1] for block in open_audio(target).blocks())
     said = re.findall(r"([\d,]+) samples? more than the source", " ".join(notices))
     assert [int(number.replace(",", "")) for number in said] == ([after - before] if after != before else [])
+
+
+@pytest.mark.parametrize("last", [0, 21, 46, 47, 1_151])
+def test_mp3_in_mp4_is_as_long_as_the_audio(make, tmp_path, last):
+    """LAME ends some lengths with a packet without a duration, which the muxer would take for a whole frame."""
+    source, target = make("pcm.mov"), tmp_path / "new.mp4"
+    samples = 20 * 1_152 + last
+    audio = 0.1 * np.random.default_rng(0).standard_normal((1, samples)).astype(np.float32)
+    like = dataclasses.replace(open_audio(source), subtype="mp3float")
+    with collected_notices() as notices:
+        write_film(target, source, {0: Sound(like, iter([audio]))}, overwrite=False)
+    assert not any("more than the source" in text for text in notices)
+    assert sum(block.shape[1] for block in open_audio(target).blocks()) == samples
 
 
 def test_two_pictures_in_a_packet_of_xvid_are_taken_apart(tmp_path, clicks):

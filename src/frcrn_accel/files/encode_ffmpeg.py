@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from frcrn_accel.audio import float_to_int
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files.bitrates import bit_rate_for, is_constant
-from frcrn_accel.files.formats import ENCODERS, Target, codec_of
+from frcrn_accel.files.formats import ENCODERS, MP4, Target, codec_of
 from frcrn_accel.files.lengths import fewest_samples
 from frcrn_accel.files.reading import AudioFile
 
@@ -71,7 +71,7 @@ class TrackEncoder:
     Attributes:
         stream: The stream.
         samples: Samples per channel that were encoded so far, with the silence that some codecs need around them.
-        packets: Packets that came out so far.
+        packets: Packets returned so far.
         lead: Samples that the codec puts before the first one.
         clipped_samples: Samples beyond full scale that an integer encoding has clipped so far.
     """
@@ -137,8 +137,22 @@ class TrackEncoder:
         for packet in packets:
             if not self.packets and packet.pts is not None:
                 self.lead = round(-packet.pts * packet.time_base * self._coding.rate_hz)
+            if self._is_padding():
+                continue
             self.packets += bool(packet.size)
             yield packet
+
+    def _is_padding(self) -> bool:
+        """Return whether the next packet is MP3 that starts after the audio, for a container that would play it.
+
+        LAME adds such a packet to about one length in 24, one in 12 at low rates. It has no duration, which FFmpeg's
+        muxer of MP4 takes for that of a whole frame. It stays if all of the audio is in the first frame, since FFmpeg
+        decodes nothing of a track whose only packet starts before the audio.
+        """
+        coding, frame_samples = self._coding, int(self.stream.codec_context.frame_size)
+        if coding.codec != "mp3" or coding.container not in MP4 or self.samples <= frame_samples:
+            return False
+        return self.packets * frame_samples - self.lead >= self.samples
 
     def _samples_of(self, block: NDArray[np.float32]) -> NDArray[Any]:
         bits = self._coding.bits

@@ -137,6 +137,8 @@ def coded_surplus(
         # FFmpeg does not cut both ends of a packet: of the first, which has the lead in it.
         within_first = max(0, rest - (packets - 1) * frame_samples * scale) if lead < frame_samples else 0
         return Surplus(0, within_first, rate_hz, f"FFmpeg does not cut both ends of a packet of {codec}")
+    if container in MP4 and codec == "mp3":  # a packet that starts after the audio is played to its end
+        return Surplus(0, rest if rest >= frame_samples else 0, rate_hz, reason)
     if codec not in _FRAMED:
         return Surplus(0, encoded - samples if codec != "mp3" else 0, rate_hz, reason)
     states_end = container not in _STATES_START or (container in MP4 and codec == "aac")
