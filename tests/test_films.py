@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
+import stat
 import subprocess
 import warnings
 from collections import defaultdict
@@ -227,6 +229,26 @@ def test_mp3_in_mp4_is_as_long_as_the_audio(make, tmp_path, last):
         write_film(target, source, {0: Sound(like, iter([audio]))}, overwrite=False)
     assert not any("more than the source" in text for text in notices)
     assert sum(block.shape[1] for block in open_audio(target).blocks()) == samples
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_private_film_stays_private(make, tmp_path):
+    source, target = tmp_path / "old.mkv", tmp_path / "new.mkv"
+    source.write_bytes(make("flac.mkv").read_bytes())
+    source.chmod(0o600)
+    replaced(source, target)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+
+
+def test_an_interrupt_is_not_an_error_of_the_film(make, tmp_path):
+    def interrupted():
+        yield np.zeros((1, 4_800), np.float32)
+        raise KeyboardInterrupt
+
+    source, target = make("plain.mp4"), tmp_path / "new.mp4"
+    with pytest.raises(KeyboardInterrupt):
+        write_film(target, source, {0: Sound(open_audio(source), interrupted())}, overwrite=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_pictures_in_a_packet_of_xvid_are_taken_apart(tmp_path, clicks):

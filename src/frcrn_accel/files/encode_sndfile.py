@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import BinaryIO
 
 import numpy as np
@@ -155,7 +156,8 @@ class SndfileEncoder:
 
     def abort(self) -> None:
         """Give up: the file is deleted by whoever made it."""
-        self._sound.close()
+        with suppress(Exception):  # the error that made it give up is the one to report
+            self._sound.close()
 
     def _raise_error(self) -> None:
         if self._sink.error is not None:

@@ -82,7 +82,7 @@ def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overw
         raise AudioError(f"{str(target)!r}: films are written as {', '.join(sorted(FILM_SUFFIXES))}")
     try:
         with ExitStack() as stack:
-            temporary = stack.enter_context(replacing(target, overwrite=overwrite))
+            temporary = stack.enter_context(replacing(target, overwrite=overwrite, like=source))
             # AVI does not say when a picture is shown: FFmpeg finds it from those around it.
             wanted = {} if muxer == "avi" else {"fflags": "+genpts"}
             film = open_input(stack.enter_context(source.open("rb")), container_options=wanted)
@@ -93,8 +93,8 @@ def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overw
                 remux = _Remux(film, out, source, target, muxer, sounds)
                 try:
                     clipped = remux.run()
-                except AudioError:
-                    with suppress(av.FFmpegError):  # from the end of the film, which would hide the reason
+                except BaseException:
+                    with suppress(av.FFmpegError):  # the error of an unfinished film would hide the reason
                         out.close()
                     raise
             remux.name_lost(temporary)
