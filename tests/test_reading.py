@@ -266,6 +266,12 @@ class TestWrongSizes:
             read(path)
 
 
+def test_the_padding_of_mp3_is_not_reported_as_missing(made):
+    path = made(".mp3", "-af", "apad=whole_len=40384", rate=8_000)  # 208 ms of delay and padding
+    _, audio, notices = read(path)
+    assert (audio.shape[1], notices) == (40_384, [])
+
+
 @pytest.mark.parametrize("name", [".flac", ".ogg", ".oga", ".opus"])
 def test_audio_after_damage_is_in_its_place(made, tmp_path, name):
     source = made(name, *PAGES.get(name, ()))
