@@ -249,7 +249,11 @@ class TestWrongSizes:
         np.testing.assert_array_equal(read(path)[1], read(made(".wav"))[1])
 
     @pytest.mark.parametrize(
-        "name", [".wav", ".aiff", ".au", ".caf", ".w64", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".wv"]
+        "name",
+        [
+            *(".wav", ".aiff", ".au", ".caf", ".w64", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".wv"),
+            *(".mka", ".webm", ".wma"),
+        ],
     )
     def test_a_truncated_file_is_read_to_its_end_with_a_notice(self, made, tmp_path, name):
         content = made(name, *PAGES.get(name, ())).read_bytes()
@@ -258,6 +262,14 @@ class TestWrongSizes:
         file, audio, notices = read(path)
         assert audio.shape[1] / file.sample_rate_hz == pytest.approx(0.6 * SAMPLES / RATE, rel=0.45)
         assert any("cut off" in notice for notice in notices)
+
+    def test_a_truncated_film_is_read_to_its_end_with_a_notice(self, made, tmp_path):
+        picture = ("-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=2.5")
+        ffmpeg(*picture, "-i", made(".wav"), "-c:v", "mpeg4", "-c:a", "pcm_s16le", tmp_path / "whole.avi")
+        content = (tmp_path / "whole.avi").read_bytes()
+        (tmp_path / "cut.avi").write_bytes(content[: len(content) * 3 // 5])
+        assert read(tmp_path / "whole.avi")[2] == []
+        assert any("cut off: about" in notice for notice in read(tmp_path / "cut.avi")[2])
 
     def test_a_truncated_m4a_is_an_error(self, made, tmp_path):
         path = tmp_path / "cut.m4a"

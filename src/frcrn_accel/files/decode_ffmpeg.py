@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,7 +39,11 @@ _WITHOUT_TIMES = ("mp3", "aac", "ac3", "eac3", "dts", "loas", "amr", "sbc", "gsm
 _TIMES_ARE_SAMPLES = ("flac", "ogg")  # where a gap between frames is data that FFmpeg dropped without an error
 _ENCODER_AT, _DELAYS_AT = 120, 141  # in the Xing header of MP3
 _STATE_DELAYS = (b"LAME", b"Lavf", b"Lavc")  # encoders whose delays FFmpeg believes
-_EXACT_DURATION = ("mov,mp4", "flac", "wv", "tta", "ape", "aiff", "wav", "w64", "caf", "au")
+_EXACT_DURATION = ("mov,mp4", "flac", "wv", "tta", "tak", "ape", "mpc", "aiff", "wav", "w64", "caf", "au")
+_HEADER_BYTES = 1 << 16
+_EBML, _SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")
+_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Form:
         bit_rate_bps: Bits per second; None if unknown.
         expected_samples: Length by the header; None if the header does not say it exactly.
         likely_samples: Estimate of the length, for progress; 0 if there is none.
+        missing_share: Bytes that the header states beyond the end of the file, over those in the file.
         start_s: Position of the first sample on the container's time line.
         tracks: Number of audio tracks.
     """
@@ -68,6 +74,7 @@ class Form:
     bit_rate_bps: int | None
     expected_samples: int | None
     likely_samples: int
+    missing_share: float
     start_s: Fraction
     tracks: int
 
@@ -105,6 +112,7 @@ def probe(path: Path, track: int) -> Form:
             bit_rate_bps=_bit_rate(container, context, stream),
             expected_samples=exact or None,
             likely_samples=samples,
+            missing_share=_missing_share(file),
             start_s=start,
             tracks=len(container.streams.audio),
         )
@@ -189,9 +197,12 @@ class _Decoder:
             notify(f"{str(self._path)!r} is damaged: {self._errors or 'some'} of its frames are not whole, {lost}")
         if self._paused:
             notify(f"{str(self._path)!r} has gaps in its sound: {self._paused / rate:.2f} s are silent")
-        missing = (form.expected_samples or 0) - self.samples
-        if missing > _TOLERANCE_S * rate:
-            notify(f"{str(self._path)!r} is cut off: {missing / rate:.1f} s at its end are missing")
+        missing_s = ((form.expected_samples or 0) - self.samples) / rate
+        likely_s = form.missing_share * self.samples / rate
+        if missing_s > _TOLERANCE_S:
+            notify(f"{str(self._path)!r} is cut off: {missing_s:.1f} s at its end are missing")
+        elif likely_s > _TOLERANCE_S:
+            notify(f"{str(self._path)!r} is cut off: about {likely_s:.1f} s at its end are missing")
 
     def _packets_of(self, container: InputContainer, stream: av.AudioStream) -> Iterator[Any]:
         import av
@@ -445,6 +456,39 @@ def _declared_samples(file: BinaryIO) -> int | None:
         delays = int.from_bytes(first[at + _DELAYS_AT : at + _DELAYS_AT + 3], "big")
         samples -= (delays >> 12) + (delays & 0xFFF)
     return max(samples, 0)
+
+
+def _missing_share(file: BinaryIO) -> float:
+    """Return the bytes that a header states beyond the end of the file, over those in the file; 0 if it states none.
+
+    FFmpeg reads Matroska, AVI and ASF to the end that it finds, without an error.
+
+    Sources: RFC 8794 (EBML), sections 5 and 6; Microsoft's "Advanced Systems Format (ASF) Specification", section
+    3.2.
+    """
+    file.seek(0)
+    start = file.read(_HEADER_BYTES)
+    size = file.seek(0, os.SEEK_END)
+    stated = 0
+    if start.startswith(_EBML):
+        stated = _end_of_element(start, _end_of_element(start, 0, _EBML), _SEGMENT)
+    elif start[:4] == b"RIFF" and start[8:12] == b"AVI ":
+        stated = 8 + int.from_bytes(start[4:8], "little")
+    elif start.startswith(_ASF) and 0 <= (at := start.find(_ASF_PROPERTIES)) <= len(start) - 92:
+        is_live = start[at + 88] & 1
+        stated = 0 if is_live else int.from_bytes(start[at + 40 : at + 48], "little")
+    return max(0, stated - size) / size
+
+
+def _end_of_element(start: bytes, position: int, identity: bytes) -> int:
+    """Return the position behind an element of EBML; 0 if it is not there or does not state its size."""
+    head = start[position : position + 12]
+    if not head.startswith(identity) or len(head) < 12 or not head[4]:
+        return 0
+    length = 9 - head[4].bit_length()
+    unknown = (1 << 7 * length) - 1
+    content = int.from_bytes(head[4 : 4 + length], "big") & unknown
+    return 0 if content == unknown else position + 4 + length + content
 
 
 def _links(path: Path) -> Sequence[Link]:
