@@ -240,4 +240,4 @@ def _chapters(container: Any) -> Iterator[Chapter]:
     for chapter in container.chapters()[:_MAX_CHAPTERS]:
         base = chapter["time_base"] or Fraction(1)
         title = _unicode(chapter["metadata"].get("title", ""))
-        yield Chapter(chapter["start"] * base, chapter["end"] * base, title)
+        yield Chapter(max(chapter["start"] * base, Fraction(0)), max(chapter["end"] * base, Fraction(0)), title)

@@ -6,7 +6,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -32,6 +32,7 @@ __all__ = ["AudioFile", "open_audio"]
 # header where a constant bit rate would end, needs the length of FLAC, and fails at the first damaged frame.
 _BY_FFMPEG = ("MP3", "FLAC")
 _SUBTYPES_BY_FFMPEG = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
+_WITH_LATE_SOUND = ("matroska", "mov,mp4")  # containers in which times do not count from the first sample
 # A file that starts otherwise is tried with FFmpeg first: libsndfile would search it for MP3.
 _SNDFILE_STARTS = (
     *(b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"caff", b".snd", b"dns.", b"NIST", b"Crea", b" paf", b"fap "),
@@ -235,10 +236,26 @@ def _open_with_ffmpeg(path: Path, track: int, stamp: _Stamp) -> AudioFile:
         track=track,
         tracks=form.tracks,
         start_s=form.start_s,
-        belongings=read_belongings(path, track),
+        belongings=_from_first_sample(read_belongings(path, track), form),
         _form=form,
         _stamp=stamp,
     )
+
+
+def _from_first_sample(belongings: Belongings, form: Form) -> Belongings:
+    """Count the times of chapters from the first sample, where the container counts them from its own start."""
+    start_s = form.start_s
+    if start_s <= 0 or not form.container.startswith(_WITH_LATE_SOUND):
+        return belongings
+    chapters = tuple(
+        replace(
+            chapter,
+            start_s=max(chapter.start_s - start_s, Fraction(0)),
+            end_s=max(chapter.end_s - start_s, Fraction(0)),
+        )
+        for chapter in belongings.chapters
+    )
+    return replace(belongings, chapters=chapters)
 
 
 def _gathered(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
