@@ -11,6 +11,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from frcrn_accel.audio import float_to_int
+from frcrn_accel.errors import AudioError
 from frcrn_accel.files.belongings import Belongings
 from frcrn_accel.files.bitrates import OPUS_CHANNEL_BPS, bit_rate_for, vorbis_quality
 from frcrn_accel.files.formats import VORBIS_ORDER, Target, codec_of, mask_of, places_of
@@ -41,6 +42,8 @@ _BITS |= {"DWVW_12": 12, "DWVW_16": 16, "DWVW_24": 24, "DPCM_8": 8, "DPCM_16": 1
 _CEILINGS = dict.fromkeys(("G721_32", "G723_24", "G723_40"), 0.85)
 _SAMPLE_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1}
 _BLOCK_SAMPLES = 1 << 14  # libvorbis crashes on much larger ones
+# Sizes in these files have 32 bits, in VOC 24. libsndfile cuts larger ones without an error.
+_LIMITS_BYTES = {"AIFF": 1 << 32, "SVX": 1 << 32, "VOC": 1 << 24}
 _MAY_BE_LONG_BYTES = 1 << 30  # the length in a header may be an estimate
 _W64_HEAD_BYTES = 40
 _STREAMINFO_END = 42  # "fLaC", the block's head and its 34 bytes
@@ -90,7 +93,11 @@ class SndfileEncoder:
         )
 
     def write(self, block: NDArray[np.float32]) -> None:
-        """Append a block, `float32 (channels, samples)`."""
+        """Append a block, `float32 (channels, samples)`.
+
+        Raises:
+            AudioError: The file is larger than the format allows.
+        """
         # In blocks of one size: what libvorbis makes of the samples depends on the sizes that it gets.
         self._samples += block.shape[1]
         self._kept = np.concatenate([self._kept, block], axis=1)
@@ -98,6 +105,7 @@ class SndfileEncoder:
         for start in range(0, whole, _BLOCK_SAMPLES):
             self._write(self._kept[:, start : start + _BLOCK_SAMPLES])
         self._kept = self._kept[:, whole:]
+        self._check_size()
 
     def _write(self, block: NDArray[np.float32]) -> None:
         try:
@@ -123,6 +131,7 @@ class SndfileEncoder:
             self._kept = np.concatenate([self._kept, np.zeros((self._channels, behind), np.float32)], axis=1)
         if self._kept.shape[1]:
             self._write(self._kept)
+            self._check_size()
         self._sound.close()
         self._raise_error()
         mask = mask_of(self._target.layout)
@@ -158,6 +167,11 @@ class SndfileEncoder:
         """Give up: the file is deleted by whoever made it."""
         with suppress(Exception):  # the error that made it give up is the one to report
             self._sound.close()
+
+    def _check_size(self) -> None:
+        limit_bytes = _LIMITS_BYTES.get(self._format)
+        if limit_bytes is not None and self._file.tell() >= limit_bytes:
+            raise AudioError(f"{self._format} holds up to {limit_bytes >> 20:,} MiB: write a .wav or .flac instead")
 
     def _raise_error(self) -> None:
         if self._sink.error is not None:
