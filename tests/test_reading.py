@@ -263,6 +263,16 @@ class TestWrongSizes:
         assert audio.shape[1] / file.sample_rate_hz == pytest.approx(0.6 * SAMPLES / RATE, rel=0.45)
         assert any("cut off" in notice for notice in notices)
 
+    def test_a_truncated_sphere_file_is_read_to_its_end_with_a_notice(self, tmp_path):
+        for subtype in ("PCM_16", "ULAW"):
+            path = tmp_path / f"{subtype}.sph"
+            soundfile.write(path, coded.noise(SAMPLES, 1).T, RATE, format="NIST", subtype=subtype)
+            assert read(path)[2] == []
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+            _, audio, (notice,) = read(path)
+            assert audio.shape[1] == pytest.approx(SAMPLES / 2, abs=1_024)
+            assert "cut off: about 1.2 s" in notice or "cut off: about 1.3 s" in notice
+
     def test_a_truncated_film_is_read_to_its_end_with_a_notice(self, made, tmp_path):
         picture = ("-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=2.5")
         ffmpeg(*picture, "-i", made(".wav"), "-c:v", "mpeg4", "-c:a", "pcm_s16le", tmp_path / "whole.avi")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ _UNKNOWN_FROM = 0x7FFF_0000  # what programs write that do not know the length y
 _MAX_32 = 0xFFFF_FFFE
 _W64_START = b"riff\x2e\x91\xcf\x11"
 _PADDING_BYTES = 1 << 16
+_NIST_HEADER_BYTES = 1_024
+_NIST_FIELDS = re.compile(rb"^(channel_count|sample_count|sample_n_bytes) -(?:i|s1) (\d{1,15})$", re.M)
 
 
 @dataclass
@@ -65,6 +68,8 @@ def find_repair(path: Path) -> Repair:
             return _caf_repair(file, size)
         if start[:4] in (b".snd", b"dns."):
             return _au_repair(start, size)
+        if start[:4] == b"NIST":
+            return _nist_repair(file.read(_NIST_HEADER_BYTES), size)
     return Repair()
 
 
@@ -213,6 +218,12 @@ def _au_repair(start: bytes, size: int) -> Repair:
     elif declared > present and declared < _UNKNOWN_FROM:
         repair.missing_bytes = declared - present
     return repair
+
+
+def _nist_repair(header: bytes, size: int) -> Repair:
+    fields = {name: int(value) for name, value in _NIST_FIELDS.findall(header)}
+    declared = fields.get(b"channel_count", 1) * fields.get(b"sample_count", 0) * fields.get(b"sample_n_bytes", 0)
+    return Repair(missing_bytes=max(0, declared - max(0, size - _NIST_HEADER_BYTES)))
 
 
 def _are_chunks(chunks: list[tuple[bytes, int, int]], size: int) -> bool:
