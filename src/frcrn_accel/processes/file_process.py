@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import pickle
 import signal
@@ -334,7 +335,14 @@ def _receive(connection: Connection) -> dict[str, Any]:
 
 def _times(message: Mapping[str, Any]) -> tuple[float, float]:
     with _speaking():
-        return float(message["done_s"]), float(message["total_s"])
+        return _seconds(message["done_s"]), _seconds(message["total_s"])
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not math.isfinite(seconds):  # JSON of Python has NaN and infinity
+        raise ValueError
+    return seconds
 
 
 def _receive_audio(connection: Connection, message: Mapping[str, Any]) -> _Audio:
@@ -354,8 +362,8 @@ def _report(values: Mapping[str, Any]) -> FileReport:
         target=Path(values["target"]),
         sample_rate_hz=int(values["sample_rate_hz"]),
         channels=int(values["channels"]),
-        duration_s=float(values["duration_s"]),
-        processing_s=float(values["processing_s"]),
+        duration_s=_seconds(values["duration_s"]),
+        processing_s=_seconds(values["processing_s"]),
         clipped_samples=int(values["clipped_samples"]),
         warnings=tuple(map(str, values["warnings"])),
         tracks=tuple(map(int, values["tracks"])),
