@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -175,7 +176,8 @@ def belongings_of(container: Any, track: int = 0) -> Belongings:
     """
     audio = container.streams.audio
     own = dict(audio[track].metadata) if track < len(audio) else {}
-    own.pop("language", None) if own.get("language") == "und" else None
+    if own.get("language") == "und":
+        del own["language"]
     pictures = tuple(_pictures(container))
     chapters = tuple(_chapters(container)) if hasattr(container, "chapters") else ()
     return Belongings(MappingProxyType(tags_of({**own, **container.metadata})), pictures, chapters)
@@ -208,6 +210,7 @@ def _unicode(text: str) -> str:
 
 
 def _pictures(container: Any) -> Iterator[Picture]:
+    import av
     from av.stream import Disposition
 
     wanted: dict[int, Any] = {}
@@ -215,16 +218,19 @@ def _pictures(container: Any) -> Iterator[Picture]:
         if stream.disposition & Disposition.attached_pic and len(wanted) < _MAX_PICTURES:
             wanted[stream.index] = stream
     left = set(wanted)
-    for packet in container.demux(list(wanted.values())) if wanted else ():
-        if packet.size and packet.stream.index in left:
-            left.discard(packet.stream.index)
-            data = bytes(packet)
-            if len(data) <= MAX_PICTURE_BYTES:
-                yield _picture(data, wanted[packet.stream.index])
-            else:
-                notify(f"a picture of {len(data):,} bytes is left out: it is too large")
-        if not left:
-            break
+    with suppress(av.FFmpegError):  # damage behind the tags, which are kept
+        for packet in container.demux(list(wanted.values())) if wanted else ():
+            if packet.size and packet.stream.index in left:
+                left.discard(packet.stream.index)
+                data = bytes(packet)
+                if len(data) <= MAX_PICTURE_BYTES:
+                    yield _picture(data, wanted[packet.stream.index])
+                else:
+                    notify(f"a picture of {len(data):,} bytes is left out: it is too large")
+            if not left:
+                break
+    if left:
+        notify(f"pictures that cannot be read are left out: {len(left)}")
 
 
 def _picture(data: bytes, stream: Any) -> Picture:
