@@ -171,7 +171,10 @@ class TestJoined:
 
 class TestWrongSizes:
     @pytest.mark.parametrize("riff", [None, 0, 0xFFFFFFFF, 100])
-    @pytest.mark.parametrize("data", [0, 0xFFFFFFFF, 0x7FFFFFFF, 2_000, 2 * SAMPLES + 1_000, 2 * SAMPLES])
+    @pytest.mark.parametrize(
+        "data",
+        [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, 0xC0000000, 2_000, 2 * SAMPLES + 1_000, 2 * SAMPLES],
+    )
     def test_wav(self, made, tmp_path, riff, data):
         content = bytearray(made(".wav").read_bytes())
         at = content.index(b"data")
@@ -182,7 +185,7 @@ class TestWrongSizes:
         path.write_bytes(content)
         _, audio, notices = read(path)
         np.testing.assert_array_equal(audio, read(made(".wav"))[1])
-        assert len(notices) == (data in (0, 2_000, 2 * SAMPLES + 1_000))
+        assert len(notices) == (data in (0, 0xC0000000, 2_000, 2 * SAMPLES + 1_000))
 
     @pytest.mark.parametrize(
         "after",
@@ -262,6 +265,13 @@ class TestWrongSizes:
         file, audio, notices = read(path)
         assert audio.shape[1] / file.sample_rate_hz == pytest.approx(0.6 * SAMPLES / RATE, rel=0.45)
         assert any("cut off" in notice for notice in notices)
+
+    def test_an_aiff_from_a_pipe_is_not_reported_as_cut_off(self, made, tmp_path):
+        content = bytearray(made(".aiff").read_bytes())
+        struct.pack_into(">I", content, content.index(b"SSND") + 4, 0x7F000008)
+        (tmp_path / "pipe.aiff").write_bytes(content)
+        _, audio, notices = read(tmp_path / "pipe.aiff")
+        assert (audio.shape[1], notices) == (SAMPLES, [])
 
     def test_a_truncated_sphere_file_is_read_to_its_end_with_a_notice(self, tmp_path):
         for subtype in ("PCM_16", "ULAW"):

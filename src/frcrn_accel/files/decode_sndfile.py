@@ -24,7 +24,9 @@ from frcrn_accel.files.chunks import family_of, walk
 __all__ = ["BLOCK_SAMPLES", "Repair", "decode_boxed", "find_repair", "open_boxed"]
 
 BLOCK_SAMPLES = 1 << 16  # of each block but the last, whoever decodes
-_UNKNOWN_FROM = 0x7FFF_0000  # what programs write that do not know the length yet: 0xFFFFFFFF, 0x7FFFFFFF and less
+# Sizes that programs write before they know the length: SoX 0x7F000000 in AIFF and 0x7FFFF000 in WAV, arecord
+# 0x80000000, FFmpeg 0xFFFFFFFF, each give or take a header or a part of a sample.
+_PLACEHOLDERS = (range(0x7EFF_0000, 0x8001_0000), range(0xFFFF_0000, 0x1_0000_0000))
 _MAX_32 = 0xFFFF_FFFE
 _W64_START = b"riff\x2e\x91\xcf\x11"
 _PADDING_BYTES = 1 << 16
@@ -164,9 +166,11 @@ def _riff_repair(file: BinaryIO, start: bytes, size: int) -> Repair:
         else:
             repair.patches[4] = struct.pack("<I", min(size - 8, _MAX_32))
             repair.patches[position - 4] = struct.pack("<I", min(present, _MAX_32))
+            repair.missing_bytes = max(0, present - _MAX_32)
         says = f"has only {declared:,} of {present:,} bytes of audio" if declared else "is empty"
-        repair.notices.append(f"its header says that it {says}, as after a crash: it is read to the end of the file")
-    elif declared > present and (is_w64 or declared < _UNKNOWN_FROM or declared > _MAX_32 + 1):
+        what = "its first 4 GiB are read" if repair.missing_bytes else "it is read to the end of the file"
+        repair.notices.append(f"its header says that it {says}, as after a crash: {what}")
+    elif declared > present and (is_w64 or not _is_placeholder(declared)):
         repair.missing_bytes = declared - present
     return repair
 
@@ -187,7 +191,7 @@ def _aiff_repair(file: BinaryIO, size: int) -> Repair:
         repair.patches[position - 4] = struct.pack(">I", min(present + 8, _MAX_32))
         repair.patches[comm + 2] = struct.pack(">I", present // frame_bytes)
         repair.notices.append("its header says that it is empty, as after a crash: it is read to the end of the file")
-    elif declared > present + 8:
+    elif declared > present + 8 and not _is_placeholder(declared):
         repair.missing_bytes = declared - present - 8
     return repair
 
@@ -215,7 +219,7 @@ def _au_repair(start: bytes, size: int) -> Repair:
     if declared == 0 and present:
         repair.patches[8] = b"\xff" * 4
         repair.notices.append("its header says that it is empty, as after a crash: it is read to the end of the file")
-    elif declared > present and declared < _UNKNOWN_FROM:
+    elif declared > present and not _is_placeholder(declared):
         repair.missing_bytes = declared - present
     return repair
 
@@ -224,6 +228,11 @@ def _nist_repair(header: bytes, size: int) -> Repair:
     fields = {name: int(value) for name, value in _NIST_FIELDS.findall(header)}
     declared = fields.get(b"channel_count", 1) * fields.get(b"sample_count", 0) * fields.get(b"sample_n_bytes", 0)
     return Repair(missing_bytes=max(0, declared - max(0, size - _NIST_HEADER_BYTES)))
+
+
+def _is_placeholder(size: int) -> bool:
+    """Return whether a size in a header is not a length."""
+    return any(size in placeholders for placeholders in _PLACEHOLDERS)
 
 
 def _are_chunks(chunks: list[tuple[bytes, int, int]], size: int) -> bool:
