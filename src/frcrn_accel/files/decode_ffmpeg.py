@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files.ffmpeg import open_input
+from frcrn_accel.files.lame import DELAYS_AT, ENCODER_AT
 from frcrn_accel.files.ogg_chain import Link, find_links
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.notices import notify
@@ -37,7 +38,6 @@ _MIN_GAP_S = 0.0195  # less than a frame is rounding of time stamps, and up to h
 # Raw streams of frames have no time stamps: FFmpeg counts the frames that it finds.
 _WITHOUT_TIMES = ("mp3", "aac", "ac3", "eac3", "dts", "loas", "amr", "sbc", "gsm")
 _TIMES_ARE_SAMPLES = ("flac", "ogg")  # where a gap between frames is data that FFmpeg dropped without an error
-_ENCODER_AT, _DELAYS_AT = 120, 141  # in the Xing header of MP3
 _STATE_DELAYS = (b"LAME", b"Lavf", b"Lavc")  # encoders whose delays FFmpeg believes
 _EXACT_DURATION = ("mov,mp4", "flac", "wv", "tta", "tak", "ape", "mpc", "aiff", "wav", "w64", "caf", "au")
 _HEADER_BYTES = 1 << 16
@@ -452,8 +452,8 @@ def _declared_samples(file: BinaryIO) -> int | None:
         return None
     samples_per_frame = 1_152 if first[1] & 8 else 576
     samples = int.from_bytes(first[at + 8 : at + 12], "big") * samples_per_frame
-    if first[at + 7] & 0xF == 0xF and first[at + _ENCODER_AT :].startswith(_STATE_DELAYS):
-        delays = int.from_bytes(first[at + _DELAYS_AT : at + _DELAYS_AT + 3], "big")
+    if first[at + 7] & 0xF == 0xF and first[at + ENCODER_AT :].startswith(_STATE_DELAYS):
+        delays = int.from_bytes(first[at + DELAYS_AT : at + DELAYS_AT + 3], "big")
         samples -= (delays >> 12) + (delays & 0xFFF)
     return max(samples, 0)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.files.belongings import Belongings
 from frcrn_accel.files.encode_ffmpeg import Coding, TrackEncoder, coding_for
-from frcrn_accel.files.formats import Target
+from frcrn_accel.files.formats import MP4, Target
 from frcrn_accel.files.inserting import Inserting
 from frcrn_accel.files.lame import set_padding
 from frcrn_accel.files.lengths import Surplus, coded_surplus, silence_before
@@ -25,7 +25,7 @@ __all__ = ["FfmpegEncoder"]
 _ID3 = ("mp3", "mp2", "adts")
 _OGG = ("ogg", "opus")
 _APE = ("wv", "tta")
-_MP4 = ("ipod", "mp4")
+_WITH_ITEMS = ("ipod", "mp4")
 # Nothing that depends on time or chance; and no tags but ours.
 _OPTIONS = {"fflags": "+bitexact"}
 _ASF_BYTES, _ASF_HEAD_BYTES, _ASF_FRAME_BYTES = 8_000, 40, 20
@@ -42,7 +42,7 @@ def _muxer_options(muxer: str, coding: Coding) -> dict[str, str]:
         return {
             "packet_size": str(_ASF_HEAD_BYTES + max(1, _ASF_BYTES // frame_bytes) * (frame_bytes + _ASF_FRAME_BYTES))
         }
-    if muxer not in ("ipod", "mp4", "mov", "3gp"):
+    if muxer not in MP4:
         return {}
     return {"movie_timescale": str(coding.rate_hz), **({"movflags": "use_metadata_tags"} if muxer == "mov" else {})}
 
@@ -110,7 +110,7 @@ class FfmpegEncoder:
         elif self._target.container in _APE:
             self._file.seek(0, 2)
             self._file.write(ape_tag(self._belongings.tags, self._belongings.pictures))
-        elif self._target.container in _MP4:
+        elif self._target.container in _WITH_ITEMS:
             extra = {name: text for name, text in self._belongings.tags.items() if not is_item(name, text)}
             add_items(self._file, extra, self._belongings.pictures)
 
@@ -139,7 +139,7 @@ class FfmpegEncoder:
         if muxer in (*_ID3, *_OGG, *_APE):
             return
         for name, text in self._belongings.tags.items():
-            if muxer not in _MP4 or is_item(name, text):
+            if muxer not in _WITH_ITEMS or is_item(name, text):
                 self._container.metadata[name] = text
         if self._belongings.chapters:
             self._container.set_chapters(

@@ -18,7 +18,15 @@ from frcrn_accel.files.formats import VORBIS_ORDER, Target, codec_of, mask_of, p
 from frcrn_accel.files.inserting import Inserting
 from frcrn_accel.files.lengths import Surplus, silence_behind, sndfile_surplus
 from frcrn_accel.files.reading import AudioFile
-from frcrn_accel.files.riff import caf_front, finish_aiff, finish_w64, finish_wav, w64_front, wav_front
+from frcrn_accel.files.riff import (
+    SIZE_LIMIT_BYTES,
+    caf_front,
+    finish_aiff,
+    finish_w64,
+    finish_wav,
+    w64_front,
+    wav_front,
+)
 from frcrn_accel.files.tags import flac_picture, vorbis_comments
 from frcrn_accel.ogg import OggPages
 
@@ -43,7 +51,7 @@ _CEILINGS = dict.fromkeys(("G721_32", "G723_24", "G723_40"), 0.85)
 _SAMPLE_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1}
 _BLOCK_SAMPLES = 1 << 14  # libvorbis crashes on much larger ones
 # Sizes in these files have 32 bits, in VOC 24. libsndfile cuts larger ones without an error.
-_LIMITS_BYTES = {"AIFF": 1 << 32, "SVX": 1 << 32, "VOC": 1 << 24}
+_LIMITS_BYTES = {"AIFF": SIZE_LIMIT_BYTES, "SVX": SIZE_LIMIT_BYTES, "VOC": 1 << 24}
 _MAY_BE_LONG_BYTES = 1 << 30  # the length in a header may be an estimate
 _W64_HEAD_BYTES = 40
 _STREAMINFO_END = 42  # "fLaC", the block's head and its 34 bytes

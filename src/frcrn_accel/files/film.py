@@ -16,10 +16,10 @@ from frcrn_accel.errors import AudioError, OutputExistsError
 from frcrn_accel.files.chunks import is_bare
 from frcrn_accel.files.ffmpeg import open_input
 from frcrn_accel.files.film_copy import CopiedStream, avi_step_s
-from frcrn_accel.files.film_sound import MATROSKA, Sound, Track, sound_start_s
+from frcrn_accel.files.film_sound import Sound, Track, sound_start_s
 from frcrn_accel.files.film_streams import can_hold, is_cover, suffix_for, what_is
 from frcrn_accel.files.film_text import film_text, find_lost, stream_text
-from frcrn_accel.files.formats import FILM_MUXERS, MP4, keeps_codec, plan_track
+from frcrn_accel.files.formats import FILM_MUXERS, MATROSKA, MP4, keeps_codec, plan_track
 from frcrn_accel.files.mp4 import is_item
 from frcrn_accel.files.reading import open_audio
 from frcrn_accel.files.reasons import reason_of

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from frcrn_accel.audio import Resampler
 from frcrn_accel.files.encode_ffmpeg import TrackEncoder, coding_for
 from frcrn_accel.files.ffmpeg import open_input
-from frcrn_accel.files.formats import MP4, Target
+from frcrn_accel.files.formats import MATROSKA, MP4, Target
 from frcrn_accel.files.lengths import Surplus, coded_surplus, silence_before
 from frcrn_accel.files.reading import AudioFile
 
-__all__ = ["MATROSKA", "Sound", "Track", "sound_start_s"]
+__all__ = ["Sound", "Track", "sound_start_s"]
 
-MATROSKA = ("matroska", "webm")
 _MILLISECOND = Fraction(1, 1_000)
 
 

@@ -18,6 +18,7 @@ from frcrn_accel.files.sndfile_forms import nearest_rate_hz, reads_back
 
 __all__ = [
     "FILM_MUXERS",
+    "MATROSKA",
     "MP4",
     "PLACES",
     "Target",
@@ -58,12 +59,14 @@ class _Container:
     codecs: tuple[str, ...]
 
 
-MP4 = ("mp4", "mov", "ipod", "3gp", "3g2")  # muxers of MP4 and its kin
-_MP4 = ("aac", "alac", "ac3", "eac3", "opus", "flac")
+# Muxers of families of containers.
+MP4 = ("mp4", "mov", "ipod", "3gp", "3g2")
+MATROSKA = ("matroska", "webm")
+_MP4_CODECS = ("aac", "alac", "ac3", "eac3", "opus", "flac")
 _OGG = (".ogg", ".oga")
 _OGG_CODECS = ("opus", "flac")
 _PCM = ("pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le", "pcm_s16be", "pcm_s24be", "pcm_s32be")
-_MATROSKA = ("opus", "flac", "aac", "mp3", "mp2", "ac3", "eac3", "alac", "wavpack", *_PCM[:5])
+_MATROSKA_CODECS = ("opus", "flac", "aac", "mp3", "mp2", "ac3", "eac3", "alac", "wavpack", *_PCM[:5])
 _FFMPEG = {
     ".mp3": _Container("mp3", ("mp3",)),
     ".mp2": _Container("mp2", ("mp2",)),
@@ -71,7 +74,7 @@ _FFMPEG = {
     ".mpa": _Container("mp2", ("mp2",)),
     ".m4a": _Container("ipod", ("aac", "alac", "ac3")),
     ".m4b": _Container("ipod", ("aac", "alac", "ac3")),
-    ".mp4": _Container("mp4", _MP4),
+    ".mp4": _Container("mp4", _MP4_CODECS),
     ".mov": _Container("mov", ("aac", "alac", "ac3", "eac3", *_PCM)),
     ".3gp": _Container("3gp", ("amr_nb", "aac")),
     ".aac": _Container("adts", ("aac",)),
@@ -80,8 +83,8 @@ _FFMPEG = {
     ".opus": _Container("opus", ("opus",)),
     ".webm": _Container("webm", ("opus",)),
     ".weba": _Container("webm", ("opus",)),
-    ".mka": _Container("matroska", _MATROSKA),
-    ".mkv": _Container("matroska", _MATROSKA),
+    ".mka": _Container("matroska", _MATROSKA_CODECS),
+    ".mkv": _Container("matroska", _MATROSKA_CODECS),
     ".wma": _Container("asf", ("wmav2", "wmav1")),
     ".asf": _Container("asf", ("wmav2", "wmav1")),
     ".amr": _Container("amr", ("amr_nb",)),
@@ -113,9 +116,9 @@ FILM_MUXERS = {
 }
 # The codecs that are written into films, by muxer. The first is for sound of any other codec.
 _FILM_CODECS = {
-    "mp4": (*_MP4, "mp3"),
+    "mp4": (*_MP4_CODECS, "mp3"),
     "mov": ("aac", "alac", "ac3", "eac3", *_PCM),
-    "matroska": _MATROSKA,
+    "matroska": _MATROSKA_CODECS,
     "webm": ("opus",),
     "mpegts": ("aac", "mp2", "mp3", "ac3", "eac3"),
     "asf": ("wmav2", "wmav1"),

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from frcrn_accel.files.ffmpeg import open_input
-from frcrn_accel.files.formats import MP4, Target
+from frcrn_accel.files.formats import MATROSKA, MP4, Target
 
 __all__ = ["Surplus", "coded_surplus", "fewest_samples", "silence_before", "silence_behind", "sndfile_surplus"]
 
 # What a container says about the audio in it. The others, and codecs that pad nothing, say both.
 _STATES_NOTHING = ("adts", "ac3", "eac3", "mp2", "amr", "mpegts", "flv")
-_STATES_START = (*MP4, "matroska", "webm", "asf")
+_STATES_START = (*MP4, *MATROSKA, "asf")
 # Codecs of frames of one size, with a delay. FFmpeg tells a muxer the end for some of them only.
 _FRAMED = ("aac", "ac3", "eac3", "mp2", "amr_nb", "opus", "wmav1", "wmav2")
-_MATROSKA = ("matroska", "webm")
 _OPUS_HZ = 48_000  # the rate that it is decoded at
 
 # Samples per channel in a block of libsndfile's encodings, for the decoders that do not stop within one.
@@ -133,7 +132,7 @@ def coded_surplus(
     rest = (packets * frame_samples - lead - samples) * scale
     if container in _STATES_NOTHING:
         return Surplus(lead * scale, rest, rate_hz, f"the format does not state where {codec} starts and ends")
-    if container in _MATROSKA and codec in ("opus", "mp3"):
+    if container in MATROSKA and codec in ("opus", "mp3"):
         # FFmpeg does not cut both ends of a packet: of the first, which has the lead in it.
         within_first = max(0, rest - (packets - 1) * frame_samples * scale) if lead < frame_samples else 0
         return Surplus(0, within_first, rate_hz, f"FFmpeg does not cut both ends of a packet of {codec}")

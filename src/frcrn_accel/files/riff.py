@@ -13,9 +13,9 @@ from frcrn_accel.files.belongings import Belongings
 from frcrn_accel.files.chunks import W64_TAIL, Chunk, walk
 from frcrn_accel.files.tags import id3_tag, info_list
 
-__all__ = ["WAV_LIMIT_BYTES", "caf_front", "finish_aiff", "finish_w64", "finish_wav", "w64_front", "wav_front"]
+__all__ = ["SIZE_LIMIT_BYTES", "caf_front", "finish_aiff", "finish_w64", "finish_wav", "w64_front", "wav_front"]
 
-WAV_LIMIT_BYTES = 1 << 32  # sizes have 32 bits
+SIZE_LIMIT_BYTES = 1 << 32  # sizes have 32 bits
 _DS64_BYTES = 28
 _EXTENSIBLE = 0xFFFE
 _BITMAP_LAYOUT = 1 << 16  # kAudioChannelLayoutTag_UseChannelBitmap
@@ -37,7 +37,7 @@ def finish_wav(
     data_bytes: int | None,
     mask: int,
     rf64: bool = False,
-    limit_bytes: int = WAV_LIMIT_BYTES,
+    limit_bytes: int = SIZE_LIMIT_BYTES,
 ) -> None:
     """Complete a WAV file.
 
@@ -125,7 +125,7 @@ def finish_aiff(file: BinaryIO, belongings: Belongings, mask: int) -> None:
         tag := id3_tag(belongings)
     ):
         file.write(_chunk(b"ID3 ", tag, ">"))
-    _put(file, 4, struct.pack(">I", min(file.tell() - 8, WAV_LIMIT_BYTES - 1)))
+    _put(file, 4, struct.pack(">I", min(file.tell() - 8, SIZE_LIMIT_BYTES - 1)))
 
 
 def caf_front(belongings: Belongings, mask: int) -> bytes:
@@ -152,7 +152,7 @@ def _set_format(file: BinaryIO, places: dict[bytes, tuple[int, int]], samples: i
     if struct.unpack("<H", file.read(2))[0] == _EXTENSIBLE:
         _put(file, start + 20, struct.pack("<I", mask))
     if b"fact" in places:  # libsndfile counts whole blocks of ADPCM
-        _put(file, places[b"fact"][0], struct.pack("<I", min(samples, WAV_LIMIT_BYTES - 1)))
+        _put(file, places[b"fact"][0], struct.pack("<I", min(samples, SIZE_LIMIT_BYTES - 1)))
 
 
 def _clear_time(file: BinaryIO, places: dict[bytes, tuple[int, int]], endian: str) -> None:
