@@ -157,7 +157,7 @@ class TestJoined:
         assert (file.sample_rate_hz, file.channels) == (RATE, 1)
         expected = SAMPLES + SAMPLES * RATE / rate
         assert audio.shape[1] == pytest.approx(expected, abs=2_500 if name == ".mp3" else 64)
-        assert "on the way: all of it is brought to 16,000 Hz, mono" in notices[0]
+        assert "after its start: all of it is converted to 16,000 Hz, mono" in notices[0]
         assert audio[0, -8_000:].std() > 0.05
 
     @pytest.mark.parametrize("name", [".ogg", ".oga", ".opus"])

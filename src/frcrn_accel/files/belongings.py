@@ -1,4 +1,4 @@
-"""What goes with the audio in a file: text tags, pictures, chapters, and the chunks of broadcast recordings."""
+"""Read what accompanies the audio in a file: tags, pictures, chapters, and the chunks of broadcast recordings."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _KNOWN = {
     ),
     *("grouping", "compilation", "license"),
 }
-# What an encoder or a container says about the coded audio: it does not hold for the new file.
+# Fields that describe the coded audio of the source, which the new file does not have.
 _ABOUT_CODING = re.compile(
     r"(encoder|encoder_options|encoding_params|tool|software|major_brand|minor_version|compatible_brands|handler_name"
     r"|vendor_id|duration|bps|number_of_(frames|bytes)|_statistics_.*|itunsmpb|itunnorm|gapless_playback|iscompilation"
@@ -118,7 +118,7 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Belongings:
-    """What goes with the audio in a file.
+    """Everything in a file that accompanies its audio.
 
     Attributes:
         tags: Text, by FFmpeg's names in lower case: `title`, `artist`, `album_artist`, `track`, ... Other fields keep
@@ -135,7 +135,7 @@ class Belongings:
 
 
 def read_belongings(path: Path, track: int = 0) -> Belongings:
-    """Read what goes with the audio in a file. What cannot be read is named in an `AudioWarning`.
+    """Read everything in a file that accompanies its audio. An `AudioWarning` names what cannot be read.
 
     Args:
         path: The file.
@@ -159,7 +159,7 @@ def read_belongings(path: Path, track: int = 0) -> Belongings:
             file.seek(0)
             with open_input(source) as container:
                 found = belongings_of(container, track)
-    except (av.FFmpegError, ValueError):  # a format of libsndfile that FFmpeg does not know: it has no such things
+    except (av.FFmpegError, ValueError):  # a format that only libsndfile reads, without tags or pictures
         found = Belongings()
     tags = found.tags
     for chunk in chunks:
@@ -190,7 +190,7 @@ def tags_of(found: Mapping[str, str]) -> dict[str, str]:
         name, text = _unicode(raw_name).strip(), _unicode(raw_text).strip("\0")
         lower = name.lower()
         if lower == "creation_time" and text.startswith("1970-01-01T00:00:00"):
-            continue  # none
+            continue  # a clock that was not set
         if _ABOUT_CODING.fullmatch(lower) or not name or not text or len(text) > _MAX_TEXT or len(tags) >= _MAX_TAGS:
             continue
         lower = "lyrics" if re.fullmatch("lyrics-[a-z]{3}", lower) else _NAMES.get(lower, lower)

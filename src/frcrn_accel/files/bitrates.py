@@ -1,4 +1,4 @@
-"""Bit rates: what a codec allows, and what suits a source."""
+"""Bit rates: which ones a codec allows, and which one to use for a source."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def bit_rate_for(codec: str, rate_hz: int, channels: int, source_bps: int | None
         rate_hz: Sample rate.
         channels: Number of channels.
         source_bps: Bit rate of the source, if its codec has one.
-        same_codec: Whether the source has this codec. Another one may need more for the same quality.
+        same_codec: Whether the source has this codec. A different codec may need more for the same quality.
     """
     if codec == "amr_nb":
         return _nearest(_AMR, source_bps or _AMR[-1])

@@ -1,4 +1,4 @@
-"""Decode audio with FFmpeg's libraries: all that libsndfile does not read fully and rightly."""
+"""Decode audio with FFmpeg's libraries: everything that libsndfile does not read, or not completely."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _MAX_GAP_S = 3_600
 _TOLERANCE_S = 0.2  # Matroska and ASF count milliseconds, and frames need not be whole
 _FULL_SCALE = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo"}
-_MIN_SILENCE_S = 0.1  # a jump of the time stamps that is no rounding or jitter; FFmpeg's aresample takes the same
-_MIN_GAP_S = 0.0195  # less than a frame is rounding of time stamps, and up to half a block in Vorbis
+_MIN_SILENCE_S = 0.1  # a shorter jump of the time stamps is rounding or jitter; FFmpeg's aresample has this limit
+_MIN_GAP_S = 0.0195  # a shorter gap is rounding of time stamps: less than a frame, or up to half a block of Vorbis
 # Raw streams of frames have no time stamps: FFmpeg counts the frames that it finds.
 _WITHOUT_TIMES = ("mp3", "aac", "ac3", "eac3", "dts", "loas", "amr", "sbc", "gsm")
 _TIMES_ARE_SAMPLES = ("flac", "ogg")  # where a gap between frames is data that FFmpeg dropped without an error
@@ -48,7 +48,7 @@ _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 @dataclass(frozen=True)
 class Form:
-    """The form of the audio of a file, as its first frame has it.
+    """The format of the audio in a file, as its first frame has it.
 
     Attributes:
         container: FFmpeg's name of the container.
@@ -80,10 +80,10 @@ class Form:
 
 
 def probe(path: Path, track: int) -> Form:
-    """Read the form of a track.
+    """Read the format of a track.
 
     Raises:
-        AudioError: FFmpeg does not know the file, it has no such track, or its codec cannot be decoded.
+        AudioError: FFmpeg does not recognize the file, it has no such track, or its codec cannot be decoded.
         OSError: The file cannot be read.
     """
     with _opened(path, None) as (container, file):
@@ -121,7 +121,7 @@ def probe(path: Path, track: int) -> Form:
 def decode(path: Path, track: int, form: Form) -> Iterator[NDArray[np.float32]]:
     """Decode a track to its end.
 
-    Parts that have another rate or other channels than the first are converted to its form.
+    Parts with another rate or other channels than the first are converted to its format.
 
     Yields:
         Blocks of `float32 (channels, samples)`.
@@ -130,7 +130,7 @@ def decode(path: Path, track: int, form: Form) -> Iterator[NDArray[np.float32]]:
         AudioError: The file cannot be decoded to its end, or no audio was found in it.
         OSError: The file cannot be read.
     """
-    # FFmpeg follows a chain by itself, but not to another form, nor does it end each link to the sample.
+    # FFmpeg follows a chain by itself, but not to another format, and does not end each link at its last sample.
     links: Sequence[Link | None] = (_links(path) if form.container == "ogg" else []) or [None]
     decoder = _Decoder(path, form)
     for link in links:
@@ -148,7 +148,7 @@ def decode(path: Path, track: int, form: Form) -> Iterator[NDArray[np.float32]]:
 
 
 class _Decoder:
-    """Decodes streams one after the other, and gives them one form.
+    """Decodes consecutive streams to one format.
 
     Attributes:
         samples: Number of samples so far.
@@ -180,7 +180,7 @@ class _Decoder:
                     yield from self._limited(block)
 
     def finish(self) -> Iterator[NDArray[np.float32]]:
-        """Give what is left, and report what was missing.
+        """Yield the samples that are left, and report what was missing.
 
         Raises:
             AudioError: There is data, but not one sample could be decoded.
@@ -239,14 +239,14 @@ class _Decoder:
             return []
 
     def _conceal(self, frame: Any, origin: float | None, start: int) -> Iterator[NDArray[np.float32]]:
-        """Put silence in the place of packets that could not be decoded, so that what follows is in its place."""
+        """Replace packets that could not be decoded by silence, so that the rest stays in its place."""
         self._new_errors = 0
         gap = self._gap(frame, origin, start, _MIN_GAP_S)
         self._concealed += gap
         yield from self._silence(gap)
 
     def _fill(self, frame: Any, origin: float | None, start: int) -> Iterator[NDArray[np.float32]]:
-        """Put silence where the container has no sound for a while, as a player does."""
+        """Fill a gap in the time stamps of the container with silence, as a player does."""
         gap = self._gap(frame, origin, start, _MIN_SILENCE_S)
         self._paused += gap
         yield from self._silence(gap)
@@ -277,11 +277,13 @@ class _Decoder:
         if self._converted != kind:
             yield from self._flush()
             notify(
-                f"{str(self._path)!r} changes to {frame.sample_rate:,} Hz, {frame.layout.name}, on the way: all of "
-                f"it is brought to {form.sample_rate_hz:,} Hz, {form.layout or form.channels}, as it begins"
+                f"{str(self._path)!r} changes to {frame.sample_rate:,} Hz, {frame.layout.name}, after its start: all "
+                f"of it is converted to {form.sample_rate_hz:,} Hz, {form.layout or form.channels}"
             )
             if not form.layout:
-                raise AudioError(f"{str(self._path)!r} changes its channels on the way, and their places are unknown")
+                raise AudioError(
+                    f"{str(self._path)!r} changes its channels after its start, and their places are unknown"
+                )
             self._converter = av.AudioResampler(format="fltp", layout=form.layout, rate=form.sample_rate_hz)
             self._converted = kind
         frame.pts = None
@@ -332,7 +334,7 @@ def _opened(path: Path, link: Link | None) -> Iterator[tuple[InputContainer, Bin
 
 
 def _open(source: Any, raw_format: str | None) -> InputContainer:
-    """Open a container. A few frames alone are too little for FFmpeg to know them: then it is told what they are."""
+    """Open a container. FFmpeg does not recognize a few frames without one; it then gets their format."""
     import av
 
     container: InputContainer
@@ -351,7 +353,7 @@ def _open(source: Any, raw_format: str | None) -> InputContainer:
 
 
 def _raw_format(file: BinaryIO) -> str | None:
-    """Return FFmpeg's name for frames without a container, by the mark at their start; None for anything else."""
+    """Return FFmpeg's name for frames without a container, by their first bytes; None for anything else."""
     start = file.read(6)
     file.seek(0)
     if start[:2] == b"\x0b\x77" and len(start) == 6:
@@ -426,7 +428,7 @@ def _bits(context: Any, format_name: str) -> int | None:
 
 
 def _bit_rate(container: InputContainer, context: Any, stream: av.AudioStream) -> int | None:
-    """Return the bit rate: that of the whole file where nothing else is in it. A decoder knows the first frame's."""
+    """Return what the decoder states, or the mean over a file with one track only if that is lower."""
     if len(container.streams) == 1 and container.size and container.duration:
         whole = int(container.size * 8_000_000 / container.duration)
         if not context.bit_rate or whole < context.bit_rate:
