@@ -1,7 +1,7 @@
 """Decode audio with libsndfile: PCM in its many containers, whatever their headers say about the length.
 
 Recorders that crash leave sizes of 0 in the header, and files that were cut off leave sizes beyond their end.
-libsndfile believes a size of 0, so it gets a header with the right one.
+libsndfile trusts a size of 0, so it is given a header with the right size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from frcrn_accel.files.chunks import family_of, walk
 
 __all__ = ["BLOCK_SAMPLES", "Repair", "decode_boxed", "find_repair", "open_boxed"]
 
-BLOCK_SAMPLES = 1 << 16  # of each block but the last, whoever decodes
+BLOCK_SAMPLES = 1 << 16  # of each block but the last, whichever library decodes
 # Sizes that programs write before they know the length: SoX 0x7F000000 in AIFF and 0x7FFFF000 in WAV, arecord
 # 0x80000000, FFmpeg 0xFFFFFFFF, each give or take a header or a part of a sample.
 _PLACEHOLDERS = (range(0x7EFF_0000, 0x8001_0000), range(0xFFFF_0000, 0x1_0000_0000))
@@ -36,13 +36,13 @@ _NIST_FIELDS = re.compile(rb"^(channel_count|sample_count|sample_n_bytes) -(?:i|
 
 @dataclass
 class Repair:
-    """What is wrong with the length in a header.
+    """How a header differs from the file, and how to correct it.
 
     Attributes:
-        patches: Bytes to put at positions of the header.
-        notices: What to say about it.
-        missing_bytes: Bytes of audio that the header promises and the file does not have.
-        samples: Length in samples where the header says it more exactly than the size of the data; None if not.
+        patches: Bytes to replace, by position.
+        notices: Warnings about the correction, without the name of the file.
+        missing_bytes: Bytes of audio that are not read: the file ends before them, or no header can count them.
+        samples: Length in samples, if the header states it more exactly than the size of the data; else None.
     """
 
     patches: dict[int, bytes] = field(default_factory=dict)
@@ -79,7 +79,7 @@ def open_boxed(path: Path, repair: Repair) -> soundfile.SoundFile:
     """Open a file with libsndfile.
 
     Raises:
-        SoundFileError: libsndfile does not know the file.
+        SoundFileError: libsndfile does not recognize the file.
         OSError: The file cannot be read.
     """
     if not repair.patches:
@@ -94,7 +94,7 @@ def decode_boxed(path: Path, repair: Repair) -> Iterator[NDArray[np.float32]]:
         Blocks of `float32 (channels, samples)`.
 
     Raises:
-        SoundFileError: libsndfile does not know the file.
+        SoundFileError: libsndfile does not recognize the file.
         OSError: The file cannot be read.
     """
     with open_boxed(path, repair) as file:
@@ -105,7 +105,7 @@ def decode_boxed(path: Path, repair: Repair) -> Iterator[NDArray[np.float32]]:
 
 
 class _Patched(io.RawIOBase):
-    """A file of which some bytes are others when they are read."""
+    """A file that is read with some of its bytes replaced."""
 
     def __init__(self, path: Path, patches: dict[int, bytes]) -> None:
         self._file = path.open("rb")

@@ -20,9 +20,9 @@ from frcrn_accel.files.reading import AudioFile
 __all__ = ["Coding", "TrackEncoder", "coding_for"]
 
 _BLOCK_SAMPLES = 1 << 14
-# What an encoder gets: interleaved samples. FFmpeg turns them into planes where an encoder wants those.
+# Encoders are given interleaved samples, which FFmpeg converts to planes where an encoder needs those.
 _FLOAT, _SHORT, _LONG = "flt", "s16", "s32"
-# Encoders that end without what their delay has kept back: as much silence pushes it out.
+# Encoders that do not flush their delay: as many samples of silence push the last ones out.
 _DELAYS = {"ac3": 256, "eac3": 256, "mp2": 481, "amr_nb": 40}
 _INTEGERS = {"mp2", "amr_nb", "flac", "alac", "tta", "wavpack"}
 
@@ -49,7 +49,7 @@ class Coding:
 
 
 def coding_for(target: Target, like: AudioFile) -> Coding:
-    """Return how to code a file or a track: with the bit rate of the source, as far as the codec allows it."""
+    """Return how to code a file or a track, with the bit rate of the source if the codec allows it."""
     codec, channels = target.encoding, len(target.sources)
     same = codec_of(like) == codec
     bit_rate = bit_rate_for(codec, target.rate_hz, channels, like.bit_rate_bps, same_codec=same)
@@ -130,7 +130,7 @@ class TrackEncoder:
             delay = max(delay, fewest_samples(self._coding.container, codec) - self.samples)
         if delay:
             yield from self.encode(np.zeros((self.channels, delay), np.float32))
-        if self.samples:  # without any frame an encoder has nothing to end
+        if self.samples:  # an encoder without frames has nothing to flush
             yield from self._counted(self.stream.encode(None))
 
     def _counted(self, packets: Iterable[Any]) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Write audio files with FFmpeg's libraries, and what goes with the audio."""
+"""Write audio files, and what accompanies the audio, with FFmpeg's libraries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ID3 = ("mp3", "mp2", "adts")
 _OGG = ("ogg", "opus")
 _APE = ("wv", "tta")
 _WITH_ITEMS = ("ipod", "mp4")
-# Nothing that depends on time or chance; and no tags but ours.
+# No time stamps, no random numbers, and none of FFmpeg's own tags.
 _OPTIONS = {"fflags": "+bitexact"}
 _ASF_BYTES, _ASF_HEAD_BYTES, _ASF_FRAME_BYTES = 8_000, 40, 20
 _MILLISECOND = Fraction(1, 1000)
@@ -54,7 +54,7 @@ class FfmpegEncoder:
         file: The empty file, open for reading and writing.
         target: How to write it.
         like: The source.
-        belongings: What goes with the audio.
+        belongings: What accompanies the audio.
     """
 
     def __init__(self, file: BinaryIO, target: Target, like: AudioFile, belongings: Belongings) -> None:
@@ -84,7 +84,7 @@ class FfmpegEncoder:
         """Append a block, `float32 (channels, samples)`."""
         if not self._is_led:
             self._is_led = True
-            self._container.start_encoding()  # opens the encoder, which then knows its block
+            self._container.start_encoding()  # opens the encoder, which sets its frame size
             self._encode(np.zeros((len(block), silence_before(self._target, self._frame_samples)), np.float32))
         self._samples += block.shape[1]
         self._encode(block)
@@ -126,8 +126,8 @@ class FfmpegEncoder:
         )
 
     def abort(self) -> None:
-        """Give up: the file is deleted by whoever made it."""
-        with suppress(Exception):  # the error that made it give up is the one to report
+        """Stop writing; the caller deletes the file."""
+        with suppress(Exception):  # the error that led here is the one to report
             self._container.close()
 
     def _raise_error(self) -> None:
@@ -135,7 +135,7 @@ class FfmpegEncoder:
             raise self._sink.error
 
     def _describe(self, muxer: str) -> None:
-        """Hand over the belongings that FFmpeg writes by itself."""
+        """Give FFmpeg the belongings that its muxer writes."""
         if muxer in (*_ID3, *_OGG, *_APE):
             return
         for name, text in self._belongings.tags.items():
