@@ -7,9 +7,8 @@ from typing import Any
 
 __all__ = ["open_input"]
 
-_METADATA_OPTION_LEFT = (
-    19  # PyAV decodes text as UTF-8 with `surrogateescape` from this version on, and has no option
-)
+# From this version on, PyAV decodes text as UTF-8 with `surrogateescape`, and has no option for it.
+_WITHOUT_METADATA_OPTION = 19
 
 
 def open_input(source: Any, **options: Any) -> Any:
@@ -23,7 +22,7 @@ def open_input(source: Any, **options: Any) -> Any:
     """
     import av
 
-    if int(av.__version__.partition(".")[0]) < _METADATA_OPTION_LEFT:
+    if int(av.__version__.partition(".")[0]) < _WITHOUT_METADATA_OPTION:
         options["metadata_errors"] = "surrogateescape"
     given: Mapping[str, str] = options.pop("container_options", {})
     protocols = "file" if isinstance(source, str) else "none"

@@ -48,7 +48,8 @@ _SNDFILE = {
     ".iff": "SVX",
     ".8svx": "SVX",
 }
-_NOT_WRITTEN = {"RAW", "MP3", "SD2"}  # no header; FFmpeg keeps the bit rate; a second file beside it
+# RAW has no header, FFmpeg keeps the bit rate of MP3, and SD2 needs a second file.
+_NOT_WRITTEN = {"RAW", "MP3", "SD2"}
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ _FILM_CODECS = {
     "3g2": ("aac", "amr_nb"),
     "ogv": _OGG_CODECS,
 }
-# For formats that are read only, by what is usual in them; for all others a codec that loses something.
+# What to write for formats that are only read, by the usual codec in them. All others become .m4a.
 _NEAREST = {
     ".flac": (".ape", ".dsf", ".mlp", ".sd2", ".tak", ".thd"),
     ".opus": (".spx",),
@@ -261,7 +262,7 @@ def plan_target(path: Path, like: AudioFile) -> Target:
     codec = codec_of(like)
     notes: list[str] = []
     container = _container_of(suffix)
-    # Players that take Ogg take Vorbis; few take FLAC in it.
+    # Players of Ogg play Vorbis; few play FLAC in it.
     is_vorbis = suffix in _OGG and (codec not in _OGG_CODECS or (codec == "flac" and like.format == "FLAC"))
     if container is None or is_vorbis:
         file_format = _sndfile_format(suffix, like)
@@ -297,7 +298,7 @@ def plan_track(path: Path, muxer: str, like: AudioFile) -> Target:
 
 @lru_cache(maxsize=1_024)  # a job has many files of few formats
 def nearest_suffix(suffix: str) -> str:
-    """Return the suffix of an output for files of a suffix, by what is usual in them: `writable_suffix` unread.
+    """Return the suffix of an output for files of a suffix; unlike `writable_suffix`, without reading one.
 
     It is the suffix itself if such files can be written, or if it is not that of an audio format.
     """
@@ -353,37 +354,13 @@ def _has_encoder(codec: str) -> bool:
     return False
 
 
-# Codecs that lose something, besides those in the table of rates: nothing is gained by storing them without loss.
+# Lossy codecs, besides those in the table of rates. Nothing is gained by storing their audio without loss.
 _LOSSY = {
     *_RATES,
     *("OPUS", "VORBIS"),
-    *(
-        "vorbis",
-        "speex",
-        "dts",
-        "amr_wb",
-        "cook",
-        "atrac3",
-        "atrac3p",
-        "musepack7",
-        "musepack8",
-        "wmapro",
-        "wmavoice",
-    ),
-    *(
-        "qdm2",
-        "ra_144",
-        "ra_288",
-        "sipr",
-        "nellymoser",
-        "gsm",
-        "g722",
-        "g723_1",
-        "g726",
-        "g729",
-        "truespeech",
-        "ilbc",
-    ),
+    *("vorbis", "speex", "dts", "amr_wb", "cook", "atrac3", "atrac3p", "musepack7", "musepack8", "wmapro"),
+    *("wmavoice", "qdm2", "ra_144", "ra_288", "sipr", "nellymoser", "gsm", "g722", "g723_1", "g726", "g729"),
+    *("truespeech", "ilbc"),
     *("aac_latm", "mp1", "qcelp", "evrc", "dca", "ac4", "qdmc", "mpc7", "mpc8", "tak_lossy"),
 }
 
@@ -401,7 +378,7 @@ def codec_of(like: AudioFile) -> str:
 
 
 def _bits_of(like: AudioFile) -> int:
-    """Return the bits that hold the samples of a file: 16, or 24 for what is deeper."""
+    """Return the bits per sample that hold the samples of a file: 16, or 24 for deeper ones."""
     deep = (
         like.subtype in _DEEP
         or (like.bits or 16) > 16
@@ -523,7 +500,10 @@ def _layout(
 
 
 def _match(places: tuple[str, ...], offered: tuple[str, ...]) -> tuple[int | None, ...]:
-    """Return where each offered place comes from; nothing if a place is missing. Side and back may stand in."""
+    """Return the source of each offered place, or nothing if a place is missing.
+
+    Side and back channels can stand in for each other.
+    """
     for swap in (False, True):
         wanted = tuple(_SIDE_OR_BACK.get(place, place) for place in places) if swap else places
         if set(wanted) <= set(offered):

@@ -1,7 +1,7 @@
 """Correct the padding in the LAME tag of an MP3 file.
 
-FFmpeg states the padding of the last frame only. Where the one before is cut, too, a decoder would give up to 47
-samples too many: for about one length in twelve.
+FFmpeg states the padding of the last frame only. Where the padding begins in the frame before, a decoder would output
+up to 47 samples too many: for about one length in twelve.
 
 Source: "Mp3 Info Tag rev 1 specifications", G. Bouvigne.
 """
