@@ -19,8 +19,8 @@ from frcrn_accel.errors import OutputExistsError
 
 __all__ = ["copy_to_device", "is_device", "remove_leftovers", "replacing", "temporary_folder", "temporary_path"]
 
-# A temporary file says which process writes it: the machine with its boot and process namespace, the process, and
-# when that started. So the file of a killed process is told from one that is being written.
+# The name of a temporary file states which process writes it: the machine with its boot and process namespace, the
+# process, and when that started. This distinguishes the file of a killed process from one that is being written.
 _TEMPORARY = re.compile(
     r"\..*-frcrn-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-(?P<start>\d+)-[0-9a-f]{8}(\.[^.]*)?", re.S
 )
@@ -89,7 +89,7 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
 
 
 def is_device(path: Path) -> bool:
-    """Return whether a path is something to write to and not to replace: a device, a FIFO or a socket."""
+    """Return whether a path is to be written to and not replaced: a device, a FIFO or a socket."""
     if _descriptor(path) is not None:
         return True
     try:
@@ -117,7 +117,7 @@ def remove_leftovers(folder: Path, *, own: bool = False) -> None:
 
     Args:
         folder: Where to look.
-        own: Remove those of this process, too.
+        own: Also remove those of this process.
     """
     machine = _machine()
     if machine is None:
@@ -166,7 +166,7 @@ def _mode(target: Path, like: Path | None) -> int:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return a new name beside a file, hidden, which `remove_leftovers` knows."""
+    """Return a new hidden name beside a file, which `remove_leftovers` recognizes."""
     process = os.getpid()
     owner = f"{_machine() or _UNKNOWN}-{process}-{_start_of(process) or 0}"
     return path.with_name(f".{_cut(path.stem)}-frcrn-{owner}-{secrets.token_hex(4)}{_cut(path.suffix)}")

@@ -148,7 +148,7 @@ class FileJob:
 
         def blocks() -> Iterator[NDArray[np.float32]]:
             for block in file.blocks():
-                done.show(file)  # while the level is measured, too: a long file is read twice before denoising
+                done.show(file)  # also while the level is measured: a long file is read twice before denoising
                 yield block
 
         signal = Signal(blocks, rate_hz, file.channels, max_samples=int(self.max_duration_s * rate_hz))
@@ -177,11 +177,11 @@ class FileJob:
 
 
 class _Done:
-    """How much of a track is done.
+    """Progress on a track.
 
     Attributes:
         samples: Samples that are done.
-        done_s: The same in seconds.
+        done_s: Duration that is done.
     """
 
     def __init__(self, progress: Callable[[float, float], None] | None) -> None:

@@ -28,8 +28,8 @@ __all__ = ["AudioFile", "open_audio"]
 
 # libsndfile reads PCM of every kind bit for bit, from containers that FFmpeg lacks, and in a third of the time. It
 # reads Vorbis and Opus to the sample, where FFmpeg cuts up to 128 samples off Vorbis and gives all Opus at 48 kHz.
-# The rest is FFmpeg's: libsndfile ends a chained Ogg or joined MP3 after its first part, and a VBR MP3 without a Xing
-# header where a constant bit rate would end, needs the length of FLAC, and fails at the first damaged frame.
+# FFmpeg reads the rest: libsndfile ends a chained Ogg or joined MP3 after its first part, and a VBR MP3 without a
+# Xing header where a constant bit rate would end, needs the length of FLAC, and fails at the first damaged frame.
 _BY_FFMPEG = ("MP3", "FLAC")
 _SUBTYPES_BY_FFMPEG = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
 _WITH_LATE_SOUND = ("matroska", "mov,mp4")  # containers in which times do not count from the first sample
@@ -43,7 +43,7 @@ _SNDFILE_STARTS = (
 
 @dataclass(frozen=True)
 class _Stamp:
-    """What changes when a file is changed or replaced."""
+    """Properties that differ once a file was changed or replaced."""
 
     device: int
     inode: int
@@ -63,7 +63,7 @@ class AudioFile:
         path: Path of the file.
         sample_rate_hz: Sample rate.
         channels: Number of channels.
-        samples: Samples per channel according to the header, or an estimate, to show progress with; 0 if unknown.
+        samples: Samples per channel by the header, or an estimate for progress; 0 if unknown.
         format: Container, by libsndfile's name, e.g. `"WAV"`, or by FFmpeg's.
         subtype: Encoding, by libsndfile's name, e.g. `"PCM_16"`, or by FFmpeg's.
         bit_rate_bps: Bits per second of the coded audio, if known.
@@ -160,7 +160,7 @@ def _open(path: Path, track: int, stamp: _Stamp) -> AudioFile:
     try:
         return _open_with_ffmpeg(path, track, stamp)
     except AudioError:
-        # It has no mark at its start. libsndfile would search any other file for MP3, and print what it finds.
+        # HTK has no mark at its start. libsndfile would search any other file for MP3, and print what it finds.
         found = _open_with_sndfile(path, track, stamp) if path.suffix.lower() == ".htk" else None
         if found is None:
             raise
@@ -196,7 +196,7 @@ def _open_with_sndfile(path: Path, track: int, stamp: _Stamp) -> AudioFile | Non
 
 
 def _is_for_sndfile(path: Path) -> bool:
-    """Return whether a file starts like those that libsndfile reads; an Ogg file has to be whole and of one piece."""
+    """Return whether a file starts like those of libsndfile; an Ogg file must also be whole and not chained."""
     with path.open("rb") as file:
         start = file.read(4)
         if start == b"OggS":
@@ -259,7 +259,7 @@ def _from_first_sample(belongings: Belongings, form: Form) -> Belongings:
 
 
 def _gathered(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-    """Join the frames of a codec into blocks like libsndfile's: what follows costs as much for a frame."""
+    """Join the frames of a codec into blocks as long as libsndfile's: the costs of the caller are per block."""
     held: list[NDArray[np.float32]] = []
     samples = 0
     for block in blocks:
@@ -278,7 +278,7 @@ def _bit_rate(file: soundfile.SoundFile, size: int) -> int | None:
 
 
 def _layout(path: Path, channels: int) -> str:
-    """Return the places of the channels, which libsndfile does not tell."""
+    """Return the places of the channels, which libsndfile does not report."""
     if channels <= 2:
         return ("mono", "stereo")[channels - 1]
     try:
@@ -297,7 +297,7 @@ def _reading(path: Path) -> Iterator[None]:
             raise
         raise AudioError(f"{str(path)!r} cannot be read as audio: {reason_of(error)}") from error
     except (ValueError, ArithmeticError, LookupError, struct.error) as error:
-        # What a damaged or hostile header makes of numbers that the libraries pass on.
+        # Numbers in a damaged or hostile header, which the libraries pass on unchecked.
         if isinstance(error, AudioError):
             raise
         raise AudioError(f"{str(path)!r} cannot be read as audio: it is damaged ({error})") from error
