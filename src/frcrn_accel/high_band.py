@@ -5,15 +5,15 @@ back loses. It is added to the model's output again, after noise is attenuated i
 
 - The *gate*, one gain for all of the band, from what the model did below it: where it leaves nothing in any of its
   own bands, there is no speech above them either. WebRTC's noise suppressor treats its upper bands in this way
-  (`modules/audio_processing/ns/noise_suppressor.cc`, `ComputeUpperBandsGain`). The gain below is a good judge of when
-  there is speech, and a poor one of how much noise there is above.
-- The *floor*, the power of the noise in each bin, averaged over frames in which the model hears no speech, as in
+  (`modules/audio_processing/ns/noise_suppressor.cc`, `ComputeUpperBandsGain`). The gain below shows well when there
+  is speech, and badly how much noise there is above.
+- The *floor*, the power of the noise in each bin, averaged over frames in which the model finds no speech, as in
   I. Cohen, B. Berdugo, "Noise estimation by minima controlled recursive averaging", IEEE Signal Processing Letters
-  9(1), 2002, with the model in place of its detector. It is at least twice the lowest power of the last second, less
-  where the model takes little away, for speech without pauses (R. Martin, "Noise power spectral density estimation
-  based on optimal smoothing and minimum statistics", IEEE Trans. Speech and Audio Processing 9(5), 2001). The square
-  root of a Wiener filter over the floor is the gain of a bin (J. S. Lim, A. V. Oppenheim, "Enhancement and bandwidth
-  compression of noisy speech", Proc. IEEE 67(12), 1979).
+  9(1), 2002, with the model in place of its detector. For speech without pauses, it is at least twice the lowest
+  power of the last second, or less where the model attenuates little (R. Martin, "Noise power spectral density
+  estimation based on optimal smoothing and minimum statistics", IEEE Trans. Speech and Audio Processing 9(5), 2001).
+  The square root of a Wiener filter over the floor is the gain of a bin (J. S. Lim, A. V. Oppenheim, "Enhancement and
+  bandwidth compression of noisy speech", Proc. IEEE 67(12), 1979).
 
 RNNoise and later networks of the full band predict gains of up to 20 kHz themselves (J.-M. Valin, "A hybrid DSP/deep
 learning approach to real-time full-band speech enhancement", MMSP 2018). X. Zhang et al. train a second network for
@@ -34,20 +34,13 @@ __all__ = ["HIGH_BANDS", "HighBand", "HighBandMode", "check_high_band", "has_hig
 HighBandMode = Literal["follow", "drop"]
 HIGH_BANDS: tuple[str, ...] = get_args(HighBandMode)
 
-_HOP_S = 0.004  # as far as the filter that brings the model's output to the rate of a stream looks ahead: no delay
-_EDGES_HZ = (
-    1200,
-    2000,
-    3400,
-    4800,
-    6200,
-    7600,
-)  # the bands of the model's output that decide whether it hears speech
+_HOP_S = 0.004  # the lookahead of the filter that resamples the model's output in a stream, so that it adds no delay
+_EDGES_HZ = (1200, 2000, 3400, 4800, 6200, 7600)  # of the bands of the model's output in which speech is looked for
 _SMOOTHED_FRAMES = 3  # over which these are averaged
-_LOWEST_HZ = 7000  # the band above the model's has nothing below: resampling filters are flat up to 7.3 kHz
-_QUIET = 0.3  # the model hears no speech in a frame in which its gain is below this in all bands
+_LOWEST_HZ = 7000  # the band above the model's is empty below: resampling filters are flat up to 7.3 kHz
+_QUIET = 0.3  # a frame in which the model's gain is below this in all bands has no speech
 _OPEN = 0.1  # at this gain, the gate is open; below, it closes with the gain
-_OPEN_LATELY = 0.3  # the same for the largest gain of late; below, the gate closes with its square
+_OPEN_LATELY = 0.3  # the same for the largest recent gain; below, the gate closes with its square
 _RELEASE_S = 0.05  # time constant with which a gain is forgotten
 _LATE_RELEASE_S = 0.4
 _FLOOR_S = 0.5  # time constant of the floor
@@ -58,7 +51,7 @@ _LOWEST_BIAS = 2.0  # by which the floor is above the lowest power of a block
 _BLOCK_FRAMES = 5  # frames for which the floor stays the same
 _SMOOTHED_BINS = 9  # over which power is averaged: single bins would flicker, which is heard as musical noise
 _FRAMES_AT_A_TIME = 250  # their spectra stay in the cache
-_SILENT_ENERGY = 2e-6  # of a band: noise at -90 dBFS, where the model's output is no judge
+_SILENT_ENERGY = 2e-6  # of a band: noise at -90 dBFS, where the model's output decides nothing
 _TINY_POWER = 1e-20
 
 
@@ -66,7 +59,7 @@ def check_high_band(mode: str) -> None:
     """Check a mode of the band above the model's.
 
     Raises:
-        ValueError: It is none of `HIGH_BANDS`.
+        ValueError: `mode` is not in `HIGH_BANDS`.
     """
     if mode not in HIGH_BANDS:
         raise ValueError(f"high_band must be one of {', '.join(HIGH_BANDS)}, got {mode!r}")
@@ -80,7 +73,7 @@ def has_high_band(sample_rate_hz: int, model_rate_hz: int) -> bool:
 class HighBand:
     """Attenuate noise in the band above the model's, block by block.
 
-    The signals arrive in parts of any length, which change nothing in the result. Sample `n` of the result needs the
+    The signals arrive in blocks of any length, which do not affect the result. Sample `n` of the result needs the
     band up to two hops (8 ms) after it, and the signals at the model's rate up to 4 ms after it.
 
     Args:
@@ -120,7 +113,7 @@ class HighBand:
     def write_model(
         self, dry: NDArray[np.float32], wet: NDArray[np.float32], dry_shares: NDArray[np.float32] | float = 0.0
     ) -> None:
-        """Append to what the model had and made of it.
+        """Append to the input and the output of the model.
 
         Args:
             dry: Input of the model, `(channels, samples)` at its rate.
@@ -187,13 +180,13 @@ class HighBand:
         numbers = [self._model_frame(frame) for frame in range(self._frame, self._frame + frames)]
         gains = np.empty_like(power)
         for channel, state in enumerate(self._channels):
-            heard = [float(self._gains[channel, at - self._first_gain]) for at in numbers]
-            gains[channel] = state.gains(power[channel], heard)
+            model_gains = [float(self._gains[channel, at - self._first_gain]) for at in numbers]
+            gains[channel] = state.gains(power[channel], model_gains)
         shares = self._shares[np.array(numbers) - self._first_gain][:, None]
         if shares.any():
             gains = shares + (1 - shares) * gains
         high *= gains
-        # Below is what the window smears of the lowest bins.
+        # The bins below have only what the window leaks from the lowest bins.
         spectra[..., : self._first_bin] *= gains[..., :1]
         scaled = (np.fft.irfft(spectra, 2 * self._hop) * self._window).astype(np.float32)
         out = scaled[..., : self._hop]
@@ -237,17 +230,17 @@ class _Channel:
         self._part_blocks = 0
         self._used = self._floor
 
-    def gains(self, power: NDArray[np.float32], heard: list[float]) -> NDArray[np.float32]:
+    def gains(self, power: NDArray[np.float32], model_gains: list[float]) -> NDArray[np.float32]:
         """Return the gains of the next frames.
 
         Args:
             power: Smoothed power, `(frames, bins)`.
-            heard: The model's gain in each frame.
+            model_gains: The model's gain in each frame.
         """
         gates = []
         share = power + np.float32(_TINY_POWER)
         block = 0  # its first frame
-        for frame, gain in enumerate(heard):
+        for frame, gain in enumerate(model_gains):
             self._held = max(gain, self._release * self._held)
             self._late = max(gain, self._late_release * self._late)
             gates.append(min(1.0, self._held / _OPEN) * min(1.0, self._late / _OPEN_LATELY) ** 2)
@@ -269,7 +262,7 @@ class _Channel:
         return share
 
     def _end_block(self) -> None:
-        """Add a block to the floor: its quiet frames, and what it has less of than others."""
+        """Update the floor with the quiet frames of a block, and with its power where that is the lowest."""
         if self._quiet:
             weight = self._weight * self._keep**self._quiet
             added = 1 - self._keep**self._quiet
@@ -286,7 +279,7 @@ class _Channel:
             self._part, self._part_blocks, self._least = np.full_like(self._part, np.inf), 0, 1.0
         self._used = self._floor
         if len(self._lowest) >= _LOWEST_PARTS_AT_LEAST:
-            # Where the model never takes anything away, what stays the same is no noise.
+            # Where the model never attenuates, a steady signal is not noise.
             share = 1 - min(least for least, _ in self._lowest) ** 2
             lowest = np.minimum.reduce([part for _, part in self._lowest])
             self._used = np.maximum(self._floor, lowest * np.float32(share))
