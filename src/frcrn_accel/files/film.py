@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -271,7 +271,7 @@ class _Remux:
         """Write the film. Return the number of clipped samples."""
         self._out.start_encoding()
         copied = [stream for stream in self._film.streams if stream.index in self._copies]
-        for packet in self._film.demux(copied) if copied else ():
+        for packet in self._read(copied) if copied else ():
             if packet.dts is None and packet.pts is None and not packet.size:
                 continue  # the end of a stream
             time = packet.dts if packet.dts is not None else packet.pts
@@ -288,6 +288,17 @@ class _Remux:
             if surplus:
                 self._say(f"track {track.number}: {surplus}")
         return sum(track.encoder.clipped_samples for track in self._tracks)
+
+    def _read(self, streams: list[Any]) -> Iterator[Any]:
+        import av
+
+        try:
+            yield from self._film.demux(streams)
+        except av.FFmpegError as error:
+            raise AudioError(
+                f"{str(self._source)!r} cannot be read to its end: {reason_of(error)}; "
+                "write the sound alone, such as to a .wav"
+            ) from error
 
     def _mux(self, packet: Any) -> None:
         import av
