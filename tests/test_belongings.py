@@ -398,6 +398,12 @@ class TestLimits:
             found, _ = round_trip(tmp_path / "a.mp3", Belongings(MappingProxyType({"title": "a"}), (picture,)))
         assert (found.tags, found.pictures) == ({"title": "a"}, ())
 
+    def test_long_text_is_left_out_and_said(self, tmp_path):
+        tags = {"title": "a", "X-LONG": "x" * ((1 << 20) + 1)}
+        with pytest.warns(AudioWarning, match="text left out, longer than 1,048,576 characters: X-LONG"):
+            found, _ = round_trip(tmp_path / "a.mp3", Belongings(MappingProxyType(tags)))
+        assert found.tags == {"title": "a"}
+
     def test_flac_blocks_have_a_limit(self, tmp_path):
         tags = {"title": "a", "X-LARGE": "x" * (1 << 24)}
         found, (warning,) = round_trip(tmp_path / "a.flac", Belongings(MappingProxyType(tags)))

@@ -178,9 +178,15 @@ def belongings_of(container: Any, track: int = 0) -> Belongings:
     own = dict(audio[track].metadata) if track < len(audio) else {}
     if own.get("language") == "und":
         del own["language"]
+    texts = {**own, **container.metadata}
+    tags = tags_of(texts)
+    if too_long := [_unicode(name) for name, text in texts.items() if len(text) > _MAX_TEXT]:
+        notify(f"text left out, longer than {_MAX_TEXT:,} characters: {', '.join(too_long)}")
+    if len(texts) > len(tags) == _MAX_TAGS:
+        notify(f"fields of text after the first {_MAX_TAGS:,} are left out")
     pictures = tuple(_pictures(container))
     chapters = tuple(_chapters(container)) if hasattr(container, "chapters") else ()
-    return Belongings(MappingProxyType(tags_of({**own, **container.metadata})), pictures, chapters)
+    return Belongings(MappingProxyType(tags), pictures, chapters)
 
 
 def tags_of(found: Mapping[str, str]) -> dict[str, str]:
@@ -215,7 +221,10 @@ def _pictures(container: Any) -> Iterator[Picture]:
 
     wanted: dict[int, Any] = {}
     for stream in container.streams.video:
-        if stream.disposition & Disposition.attached_pic and len(wanted) < _MAX_PICTURES:
+        if stream.disposition & Disposition.attached_pic:
+            if len(wanted) == _MAX_PICTURES:
+                notify(f"pictures after the first {_MAX_PICTURES} are left out")
+                break
             wanted[stream.index] = stream
     left = set(wanted)
     with suppress(av.FFmpegError):  # damage behind the tags, which are kept
@@ -243,7 +252,10 @@ def _picture(data: bytes, stream: Any) -> Picture:
 
 
 def _chapters(container: Any) -> Iterator[Chapter]:
-    for chapter in container.chapters()[:_MAX_CHAPTERS]:
+    chapters = container.chapters()
+    if len(chapters) > _MAX_CHAPTERS:
+        notify(f"chapters after the first {_MAX_CHAPTERS:,} are left out")
+    for chapter in chapters[:_MAX_CHAPTERS]:
         base = chapter["time_base"] or Fraction(1)
         title = _unicode(chapter["metadata"].get("title", ""))
         yield Chapter(max(chapter["start"] * base, Fraction(0)), max(chapter["end"] * base, Fraction(0)), title)
