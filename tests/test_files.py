@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import subprocess
@@ -296,6 +297,11 @@ class TestBadFiles:
         with pytest.raises(AudioError, match="longer than the limit of 5 s"):
             identity.denoise_file(tmp_path / "in.wav", tmp_path / "out.wav", max_duration_s=5)
         assert not (tmp_path / "out.wav").exists()
+
+    def test_no_limit(self, tmp_path, identity):
+        soundfile.write(tmp_path / "in.wav", np.zeros(1_600), 16_000)
+        identity.denoise_file(tmp_path / "in.wav", tmp_path / "out.wav", max_duration_s=math.inf)
+        assert soundfile.info(tmp_path / "out.wav").frames == 1_600
 
     def test_three_hours_in_bounded_memory(self, tmp_path):
         """With an engine that does nothing, to measure everything else."""

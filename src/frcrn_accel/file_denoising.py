@@ -151,7 +151,9 @@ class FileJob:
                 done.show(file)  # also while the level is measured: a long file is read twice before denoising
                 yield block
 
-        signal = Signal(blocks, rate_hz, file.channels, max_samples=int(self.max_duration_s * rate_hz))
+        limit_s = self.max_duration_s
+        max_samples = None if limit_s == math.inf else int(limit_s * rate_hz)
+        signal = Signal(blocks, rate_hz, file.channels, max_samples)
         parts: Iterator[dict[Keep, NDArray[np.float32]]]
         if with_noise:
             split = split_signal(signal, self.engine, self.treatment)
