@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.files.chunks import family_of, walk
 
-__all__ = ["BLOCK_SAMPLES", "Repair", "decode_boxed", "find_repair", "open_boxed"]
+__all__ = ["BLOCK_SAMPLES", "Repair", "decode_patched", "find_repair", "open_patched"]
 
 BLOCK_SAMPLES = 1 << 16  # of each block but the last, whichever library decodes
 # Sizes that programs write before they know the length: SoX 0x7F000000 in AIFF and 0x7FFFF000 in WAV, arecord
@@ -30,6 +30,7 @@ _PLACEHOLDERS = (range(0x7EFF_0000, 0x8001_0000), range(0xFFFF_0000, 0x1_0000_00
 _MAX_32 = 0xFFFF_FFFE
 _W64_START = b"riff\x2e\x91\xcf\x11"
 _PADDING_BYTES = 1 << 16
+_IS_EMPTY = "its header says that it is empty, as after a crash: it is read to the end of the file"
 _NIST_HEADER_BYTES = 1_024
 _NIST_FIELDS = re.compile(rb"^(channel_count|sample_count|sample_n_bytes) -(?:i|s1) (\d{1,15})$", re.M)
 
@@ -75,7 +76,7 @@ def find_repair(path: Path) -> Repair:
     return Repair()
 
 
-def open_boxed(path: Path, repair: Repair) -> soundfile.SoundFile:
+def open_patched(path: Path, repair: Repair) -> soundfile.SoundFile:
     """Open a file with libsndfile.
 
     Raises:
@@ -87,7 +88,7 @@ def open_boxed(path: Path, repair: Repair) -> soundfile.SoundFile:
     return soundfile.SoundFile(_Patched(path, repair.patches))
 
 
-def decode_boxed(path: Path, repair: Repair) -> Iterator[NDArray[np.float32]]:
+def decode_patched(path: Path, repair: Repair) -> Iterator[NDArray[np.float32]]:
     """Decode a file to its end.
 
     Yields:
@@ -97,7 +98,7 @@ def decode_boxed(path: Path, repair: Repair) -> Iterator[NDArray[np.float32]]:
         SoundFileError: libsndfile does not recognize the file.
         OSError: The file cannot be read.
     """
-    with open_boxed(path, repair) as file:
+    with open_patched(path, repair) as file:
         left = file.frames if repair.samples is None else min(file.frames, repair.samples)
         while left and len(block := file.read(min(left, BLOCK_SAMPLES), dtype="float32", always_2d=True)):
             left -= len(block)
@@ -190,7 +191,7 @@ def _aiff_repair(file: BinaryIO, size: int) -> Repair:
         repair.patches[4] = struct.pack(">I", min(size - 8, _MAX_32))
         repair.patches[position - 4] = struct.pack(">I", min(present + 8, _MAX_32))
         repair.patches[comm + 2] = struct.pack(">I", present // frame_bytes)
-        repair.notices.append("its header says that it is empty, as after a crash: it is read to the end of the file")
+        repair.notices.append(_IS_EMPTY)
     elif declared > present + 8 and not _is_placeholder(declared):
         repair.missing_bytes = declared - present - 8
     return repair
@@ -203,9 +204,7 @@ def _caf_repair(file: BinaryIO, size: int) -> Repair:
             present = max(0, size - position - 4)  # a count of edits comes first
             if present and declared <= 4 and position + declared < size:
                 repair.patches[position - 8] = struct.pack(">q", present + 4)
-                repair.notices.append(
-                    "its header says that it is empty, as after a crash: it is read to the end of the file"
-                )
+                repair.notices.append(_IS_EMPTY)
             elif declared > present + 4:
                 repair.missing_bytes = declared - present - 4
                 repair.patches[position - 8] = struct.pack(">q", present + 4)  # else libsndfile refuses it
@@ -218,7 +217,7 @@ def _au_repair(start: bytes, size: int) -> Repair:
     present = max(0, size - offset)
     if declared == 0 and present:
         repair.patches[8] = b"\xff" * 4
-        repair.notices.append("its header says that it is empty, as after a crash: it is read to the end of the file")
+        repair.notices.append(_IS_EMPTY)
     elif declared > present and not _is_placeholder(declared):
         repair.missing_bytes = declared - present
     return repair

@@ -109,7 +109,7 @@ class Track:
             lead=self.encoder.lead,
         )
         if self._plan.container in MP4 and self._plan.encoding in ("aac", "mp3"):
-            # FFmpeg tells a player to skip only what lies before the start of the film.
+            # FFmpeg makes players skip only what lies before the start of the film.
             played = min(self.encoder.lead, max(0, round(self._start_s * self._plan.rate_hz)))
             return replace(found, before=found.before + played)
         return found

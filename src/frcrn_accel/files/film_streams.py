@@ -64,8 +64,7 @@ def suffix_for(stream: Any) -> str:
 def kept_tag(muxer: str, film: Any, stream: Any) -> str:
     """Return the tag of the codec that a copy of a stream keeps, or an empty string for the usual one.
 
-    Containers name a codec by a tag that says more than the codec: `hvc1` of H.265 plays on Apple's players, `hev1`
-    does not.
+    A tag states more than the codec: Apple's players play H.265 with the tag `hvc1`, but not with `hev1`.
     """
     if stream.type != "video" or not stream.codec_context:
         return ""

@@ -410,7 +410,7 @@ def _sndfile_subtype(path: Path, file_format: str, like: AudioFile, notes: list[
     """Return libsndfile's encoding: that of the source if the format has it and is read back, else the nearest.
 
     Raises:
-        AudioError: The format does not hold so many channels.
+        AudioError: The format holds fewer channels.
     """
     if file_format == "OGG":
         return "VORBIS"

@@ -14,7 +14,7 @@ __all__ = ["Surplus", "coded_surplus", "fewest_samples", "silence_before", "sile
 # state both.
 _STATES_NOTHING = ("adts", "ac3", "eac3", "mp2", "amr", "mpegts", "flv")
 _STATES_START = (*MP4, *MATROSKA, "asf")
-# Codecs of frames of one size, with a delay. FFmpeg tells a muxer the end for some of them only.
+# Codecs with a delay and frames of one size. FFmpeg passes the end of the audio to the muxer for some of them only.
 _FRAMED = ("aac", "ac3", "eac3", "mp2", "amr_nb", "opus", "wmav1", "wmav2")
 _OPUS_HZ = 48_000  # the rate that it is decoded at
 
@@ -47,7 +47,7 @@ _FEWEST = {
     **{(muxer, "amr_nb"): 111 for muxer in MP4},
 }
 _FEWEST_OF_MP2 = 1_153
-# FFmpeg says of AMR that it starts later than it does.
+# FFmpeg states a later start of AMR than the true one.
 _AMR_LEAD, _AMR_STATED_LEAD = 39, 50
 
 

@@ -19,7 +19,7 @@ from frcrn_accel.audio import check_format
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files.belongings import Belongings, read_belongings
 from frcrn_accel.files.decode_ffmpeg import Form, decode, probe
-from frcrn_accel.files.decode_sndfile import BLOCK_SAMPLES, Repair, decode_boxed, find_repair, open_boxed
+from frcrn_accel.files.decode_sndfile import BLOCK_SAMPLES, Repair, decode_patched, find_repair, open_patched
 from frcrn_accel.files.ogg_chain import find_links, is_header_apart
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.notices import notify
@@ -123,7 +123,7 @@ class AudioFile:
     def _decode(self) -> Iterator[NDArray[np.float32]]:
         if self._form is not None:
             return _gathered(decode(self.path, self.track, self._form))
-        return decode_boxed(self.path, self._repair)
+        return decode_patched(self.path, self._repair)
 
     def _check_unchanged(self) -> None:
         if self._stamp is not None and _Stamp.of(self.path.stat()) != self._stamp:
@@ -171,7 +171,7 @@ def _open_with_sndfile(path: Path, track: int, stamp: _Stamp) -> AudioFile | Non
     """Read the properties of a file that libsndfile reads best; return None for any other."""
     repair = find_repair(path)
     try:
-        file = open_boxed(path, repair)
+        file = open_patched(path, repair)
     except soundfile.SoundFileError:
         return None
     with file:
