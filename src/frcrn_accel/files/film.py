@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections import Counter
@@ -30,6 +31,7 @@ __all__ = ["FILM_SUFFIXES", "check_film", "film_suffix", "is_film", "write_film"
 FILM_SUFFIXES = frozenset(FILM_MUXERS)
 _AUDIBLE_SHIFT_S = 0.002
 _MAX_WAIT_S = 60  # three windows of 20 s
+_ERRORS_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _IMAGES = {"mjpeg": ("image/jpeg", ".jpg"), "png": ("image/png", ".png"), "bmp": ("image/bmp", ".bmp")}
 
 
@@ -308,7 +310,7 @@ class _Remux:
         try:
             self._out.mux(packet)
         except av.FFmpegError as error:
-            if not self._untimed:
+            if not self._untimed or error.errno in _ERRORS_OF_DISKS:  # covers have no times, either
                 raise
             raise AudioError(
                 f"{str(self._target)!r} cannot be written: {self._untimed} does not say when each packet is shown; "
