@@ -21,7 +21,7 @@ import coded
 from example_counts import few
 from frcrn_accel.errors import AudioError, AudioWarning
 from frcrn_accel.files import AudioFile, open_audio
-from frcrn_accel.files.decode_ffmpeg import probe
+from frcrn_accel.files.decode_ffmpeg import decode, probe
 from frcrn_accel.notices import collected_notices
 
 SAMPLES, RATE = 40_000, 16_000
@@ -404,6 +404,37 @@ def test_tracks(made, tmp_path):
         open_audio(path, 2)
     with pytest.raises(AudioError, match="has only track 0, not 1"):
         open_audio(made(".wav"), 1)
+
+
+def caf(places: int, channels: int) -> bytes:
+    """A CAF file of 100 samples, each with the number of its channel in thousands."""
+    rows = struct.pack(f">{channels}h", *range(0, 1_000 * channels, 1_000)) * 100
+    chunks = {
+        b"desc": struct.pack(">d4sIIIII", 48_000, b"lpcm", 0, 2 * channels, 1, channels, 16),
+        b"chan": struct.pack(">III", places, 0, 0),
+        b"data": bytes(4) + rows,
+    }
+    return b"caff\0\1\0\0" + b"".join(name + struct.pack(">q", len(data)) + data for name, data in chunks.items())
+
+
+@pytest.mark.parametrize(
+    ("places", "layout", "channels"),
+    [
+        (121 << 16 | 6, "5.1(side)", [0, 1, 2, 3, 4, 5]),  # MPEG 5.1 A: left, right, centre, LFE, surrounds
+        (124 << 16 | 6, "5.1(side)", [1, 2, 0, 5, 3, 4]),  # MPEG 5.1 D: centre, left, right, surrounds, LFE
+        (113 << 16 | 3, "3.0", [0, 1, 2]),  # MPEG 3.0 A: left, right, centre
+        (114 << 16 | 3, "3.0", [1, 2, 0]),  # MPEG 3.0 B: centre, left, right
+    ],
+)
+def test_channels_in_any_order(tmp_path, places, layout, channels):
+    path = tmp_path / "a.caf"
+    path.write_bytes(caf(places, len(channels)))
+    file, audio, _ = read(path)
+    assert file.channel_layout == layout
+    np.testing.assert_array_equal(audio[:, 0] * 32_768, 1_000 * np.array(channels))
+    form = probe(path, 0)  # as for PCM in QuickTime, which FFmpeg reads
+    decoded = np.concatenate(list(decode(path, 0, form)), axis=1)
+    np.testing.assert_array_equal(decoded[list(form.order) or slice(None)], audio)
 
 
 def test_a_file_that_changes_is_an_error(made, tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.errors import AudioError
-from frcrn_accel.files.ffmpeg import open_input
+from frcrn_accel.files.ffmpeg import fix_layout, open_input
 from frcrn_accel.files.lame import DELAYS_AT, ENCODER_AT
 from frcrn_accel.files.ogg_chain import Link, find_links
 from frcrn_accel.files.reasons import reason_of
@@ -56,6 +56,7 @@ class Form:
         sample_rate_hz: Sample rate.
         channels: Number of channels.
         layout: FFmpeg's name of the channel layout; empty if unknown.
+        order: For each place of the layout, the channel that is decoded for it; empty if they are in this order.
         bits: Bits per sample of an integer encoding; None for others.
         bit_rate_bps: Bits per second; None if unknown.
         expected_samples: Length by the header; None if the header does not say it exactly.
@@ -70,6 +71,7 @@ class Form:
     sample_rate_hz: int
     channels: int
     layout: str
+    order: tuple[int, ...]
     bits: int | None
     bit_rate_bps: int | None
     expected_samples: int | None
@@ -88,10 +90,16 @@ def probe(path: Path, track: int) -> Form:
     """
     with _opened(path, None) as (container, file):
         stream = _stream(path, container, track)
-        frame = _first_frame(path, container, stream)
         context = stream.codec_context
+        stated, order = fix_layout(context)
+        frame = _first_frame(path, container, stream)
         rate = frame.sample_rate if frame else context.sample_rate
         layout = frame.layout if frame else context.layout
+        layout_name = layout.name
+        if "channels" not in layout_name or "(" in layout_name:  # the decoder has its own
+            order = ()
+        else:
+            layout_name = stated
         format_name = frame.format.name if frame else (context.format.name if context.format else "")
         duration = stream.duration * stream.time_base if stream.duration and stream.time_base else None
         if duration is None and container.duration:
@@ -107,7 +115,8 @@ def probe(path: Path, track: int) -> Form:
             codec=context.name,
             sample_rate_hz=rate,
             channels=layout.nb_channels,
-            layout=_USUAL_LAYOUTS.get(layout.nb_channels, "") if "channels" in layout.name else layout.name,
+            layout=_USUAL_LAYOUTS.get(layout.nb_channels, layout_name),
+            order=order,
             bits=_bits(context, format_name),
             bit_rate_bps=_bit_rate(container, context, stream),
             expected_samples=exact or None,
@@ -121,7 +130,8 @@ def probe(path: Path, track: int) -> Form:
 def decode(path: Path, track: int, form: Form) -> Iterator[NDArray[np.float32]]:
     """Decode a track to its end.
 
-    Parts with another rate or other channels than the first are converted to its format.
+    Parts with another rate or other channels than the first are converted to its format. The channels keep the order
+    of the file, see `Form.order`.
 
     Yields:
         Blocks of `float32 (channels, samples)`.
@@ -136,6 +146,7 @@ def decode(path: Path, track: int, form: Form) -> Iterator[NDArray[np.float32]]:
     for link in links:
         with _opened(path, link) as (container, _):
             stream = _stream(path, container, track)
+            fix_layout(stream.codec_context)
             yield from decoder.decode(container, stream)
     yield from decoder.finish()
     last = links[-1]

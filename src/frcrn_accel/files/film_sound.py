@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.audio import Resampler
 from frcrn_accel.files.encode_ffmpeg import TrackEncoder, coding_for
-from frcrn_accel.files.ffmpeg import open_input
+from frcrn_accel.files.ffmpeg import fix_layout, open_input
 from frcrn_accel.files.formats import MATROSKA, MP4, Target
 from frcrn_accel.files.lengths import Surplus, coded_surplus, silence_before
 from frcrn_accel.files.reading import AudioFile
@@ -48,7 +48,9 @@ def sound_start_s(path: Path, track: int) -> Fraction:
     import av
 
     with path.open("rb") as file, open_input(file) as film:
-        for packet in film.demux(film.streams.audio[track]):
+        stream = film.streams.audio[track]
+        fix_layout(stream.codec_context)
+        for packet in film.demux(stream):
             with suppress(av.FFmpegError, EOFError):
                 for frame in packet.decode():
                     if frame.pts is not None:

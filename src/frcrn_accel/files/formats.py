@@ -12,6 +12,7 @@ from typing import Any
 import soundfile
 
 from frcrn_accel.errors import AudioError
+from frcrn_accel.files.ffmpeg import PLACES
 from frcrn_accel.files.names import audio_suffixes, detected_suffix
 from frcrn_accel.files.reading import AudioFile
 from frcrn_accel.files.sndfile_forms import nearest_rate_hz, reads_back
@@ -20,7 +21,6 @@ __all__ = [
     "FILM_MUXERS",
     "MATROSKA",
     "MP4",
-    "PLACES",
     "Target",
     "keeps_codec",
     "mask_of",
@@ -174,11 +174,6 @@ _CODECS = {
 }
 _DEEP = ("PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAC_20", "ALAC_24", "ALAC_32")
 
-# Places of channels, in the order of WAVE's masks, which is also FFmpeg's.
-PLACES = (
-    *("FL", "FR", "FC", "LFE", "BL", "BR", "FLC", "FRC", "BC", "SL", "SR"),
-    *("TC", "TFL", "TFC", "TFR", "TBL", "TBC", "TBR"),
-)
 _SIDE_OR_BACK = {"SL": "BL", "SR": "BR", "BL": "SL", "BR": "SR"}
 _STEREO = ("mono", "stereo")
 _USUAL_PLACES = {"": (), "mono": ("FC",), "stereo": ("FL", "FR")}  # without loading FFmpeg

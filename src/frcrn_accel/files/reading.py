@@ -89,6 +89,7 @@ class AudioFile:
     start_s: Fraction = Fraction(0)
     belongings: Belongings = field(default_factory=Belongings)
     _form: Form | None = None  # if FFmpeg reads the file
+    _order: tuple[int, ...] = ()  # of the channels in the file, if that is not the order of `channel_layout`
     _repair: Repair = field(default_factory=Repair)
     _stamp: _Stamp | None = None
 
@@ -122,8 +123,10 @@ class AudioFile:
 
     def _decode(self) -> Iterator[NDArray[np.float32]]:
         if self._form is not None:
-            return _gathered(decode(self.path, self.track, self._form))
-        return decode_patched(self.path, self._repair)
+            blocks = _gathered(decode(self.path, self.track, self._form))
+        else:
+            blocks = decode_patched(self.path, self._repair)
+        return (block[list(self._order)] for block in blocks) if self._order else blocks
 
     def _check_unchanged(self) -> None:
         if self._stamp is not None and _Stamp.of(self.path.stat()) != self._stamp:
@@ -180,6 +183,7 @@ def _open_with_sndfile(path: Path, track: int, stamp: _Stamp) -> AudioFile | Non
         if track:
             raise AudioError(f"{str(path)!r} has only track 0, not {track}")
         belongings = read_belongings(path)
+        layout, order = _layout(path, file.channels)
         return AudioFile(
             path=path,
             sample_rate_hz=file.samplerate,
@@ -188,8 +192,9 @@ def _open_with_sndfile(path: Path, track: int, stamp: _Stamp) -> AudioFile | Non
             format=file.format,
             subtype=file.subtype,
             bit_rate_bps=_bit_rate(file, stamp.size) if file.format == "OGG" else None,
-            channel_layout=_layout(path, file.channels),
+            channel_layout=layout,
             belongings=belongings,
+            _order=order,
             _repair=repair,
             _stamp=stamp,
         )
@@ -238,6 +243,7 @@ def _open_with_ffmpeg(path: Path, track: int, stamp: _Stamp) -> AudioFile:
         start_s=form.start_s,
         belongings=_from_first_sample(read_belongings(path, track), form),
         _form=form,
+        _order=form.order,
         _stamp=stamp,
     )
 
@@ -277,15 +283,15 @@ def _bit_rate(file: soundfile.SoundFile, size: int) -> int | None:
     return round(8 * size * file.samplerate / file.frames) if file.frames else None
 
 
-def _layout(path: Path, channels: int) -> str:
-    """Return the places of the channels, which libsndfile does not report."""
+def _layout(path: Path, channels: int) -> tuple[str, tuple[int, ...]]:
+    """Return the places of the channels, which libsndfile does not report, and their order in the file."""
     if channels <= 2:
-        return ("mono", "stereo")[channels - 1]
+        return ("mono", "stereo")[channels - 1], ()
     try:
         form = probe(path, 0)
     except AudioError:
-        return ""
-    return form.layout if form.channels == channels else ""
+        return "", ()
+    return (form.layout, form.order) if form.channels == channels else ("", ())
 
 
 @contextmanager
