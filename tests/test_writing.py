@@ -427,6 +427,16 @@ class TestPlaces:
         assert struct.unpack_from("<H", content, start) == (0xFFFE,)
         assert struct.unpack_from("<I", content, start + 20) == (mask_of(layout),)
 
+    @pytest.mark.parametrize("suffix", [".wav", ".flac", ".mka", ".mov", ".wv", ".caf"])
+    def test_places_of_a_layout_without_a_name(self, tmp_path, suffix):
+        layout = "5 channels (FL+FR+LFE+BL+BR)"
+        codec = {".mov": "pcm_s16le", ".wv": "wavpack", ".mka": "flac"}.get(suffix, "PCM_16")
+        audio = noise(1_000, 5)
+        write(tmp_path / f"a{suffix}", source(suffix, 48_000, 5, format="", subtype=codec, layout=layout), audio)
+        file = open_audio(tmp_path / f"a{suffix}")
+        assert file.channel_layout == layout
+        np.testing.assert_allclose(np.concatenate(list(file.blocks()), axis=1), audio, atol=2**-15)
+
     def test_unknown_places_stay_unknown(self, tmp_path):
         write(tmp_path / "a.wav", source(".wav", 48_000, 5, format="WAVEX"), noise(1_000, 5))
         content = (tmp_path / "a.wav").read_bytes()

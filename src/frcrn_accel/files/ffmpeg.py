@@ -36,7 +36,7 @@ def open_input(source: Any, **options: Any) -> Any:
 
 
 def fix_layout(context: Any) -> tuple[str, tuple[int, ...]]:
-    """Return the layout of a decoder that is not open yet, and take it from the decoder if it is not a standard one.
+    """Return the layout of a decoder that is not open yet, and take it from the decoder if its order is not FFmpeg's.
 
     QuickTime, CAF and AIFF files can have their channels in any order. PyAV frees such a layout twice, once with the
     object that describes it, and that ends the process.
@@ -59,4 +59,7 @@ def fix_layout(context: Any) -> tuple[str, tuple[int, ...]]:
         return "", ()
     order = tuple(sorted(range(len(places)), key=lambda channel: PLACES.index(places[channel])))
     own = str(av.AudioLayout("+".join(places[channel] for channel in order)).name)
-    return own, () if order == tuple(range(len(places))) else order
+    if order == tuple(range(len(places))):
+        context.layout = own  # without one, some decoders assume a standard layout
+        return own, ()
+    return own, order
