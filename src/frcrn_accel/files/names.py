@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections import Counter
 from collections.abc import Iterable
@@ -181,9 +182,10 @@ def check_targets(pairs: Iterable[tuple[str, str]]) -> None:
     """
     sources: dict[str, str] = {}
     for source, target in pairs:
-        if target in sources:
-            raise AudioError(f"{sources[target]!r} and {source!r} would both become {target!r}")
-        sources[target] = source
+        key = os.path.normcase(target)  # Windows does not distinguish upper and lower case
+        if key in sources:
+            raise AudioError(f"{sources[key]!r} and {source!r} would both become {target!r}")
+        sources[key] = source
 
 
 def detected_suffix(file: AudioFile) -> str:
