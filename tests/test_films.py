@@ -218,6 +218,21 @@ def test_late_sound_is_longer_by_as_much_as_is_said(tmp_path, clicks, suffix, co
     assert [int(number.replace(",", "")) for number in said] == ([after - before] if after != before else [])
 
 
+def test_channels_of_pcm_keep_their_places_in_mkv(tmp_path):
+    source, target = tmp_path / "old.mov", tmp_path / "new.mkv"
+    sound = ("-f", "lavfi", "-i", "anoisesrc=r=48000:d=1,aformat=channel_layouts=mono,pan=quad|c0=c0|c3=0.1*c0")
+    ffmpeg(*PICTURE, *sound, "-map", "0:v", "-map", "1:a", *H264, "-c:a", "pcm_s16le", source)
+    file = open_audio(source)
+    assert file.channel_layout == "quad"
+    with collected_notices() as notices:
+        write_film(target, source, {0: Sound(file, file.blocks())}, overwrite=False)
+    assert any("track 0: pcm_s16le becomes flac" in text for text in notices)
+    new = open_audio(target)
+    assert new.channel_layout == "quad"
+    blocks = [np.concatenate(list(one.blocks()), axis=1) for one in (file, new)]
+    np.testing.assert_array_equal(*blocks)
+
+
 @pytest.mark.parametrize("last", [0, 21, 46, 47, 1_151])
 def test_mp3_in_mp4_is_as_long_as_the_audio(make, tmp_path, last):
     """LAME ends some lengths with a packet without a duration, which the muxer would take for a whole frame."""

@@ -280,13 +280,15 @@ def keeps_codec(muxer: str, like: AudioFile) -> bool:
 
 
 def plan_track(path: Path, muxer: str, like: AudioFile) -> Target:
-    """Decide how to write the sound of a film: in its own codec, or the first of those that the container takes.
+    """Decide how to write the sound of a film: in its own codec, or in the first one that the container takes.
 
     Raises:
         AudioError: The container cannot hold these channels.
     """
     codec, codecs = codec_of(like), _FILM_CODECS[muxer]
     encoding = codec if codec in codecs and _has_encoder(codec) else codecs[0]
+    if encoding.startswith("pcm") and muxer == "matroska" and 2 < like.channels <= 8 and like.channel_layout:
+        encoding = "flac"  # Matroska does not say where the channels of PCM belong
     notes = [] if encoding == codec else [f"track {like.track}: {codec} becomes {encoding}"]
     return _fit(path, like, True, muxer, encoding, notes)
 
