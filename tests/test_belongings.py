@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
@@ -378,12 +380,29 @@ class TestBareFiles:
             assert places_of(layout) == tuple(channel.name for channel in av.AudioLayout(layout).channels)
 
 
+def test_chapters_of_late_sound_stay_in_step(tmp_path):
+    """The new file has no time before the sound, so its chapters come as much earlier."""
+    soundfile.write(tmp_path / "a.wav", noise(2 * RATE, 1).T, RATE)
+    (tmp_path / "text").write_text(";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=1000\nEND=2000\ntitle=One\n")
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-itsoffset", "0.5", "-i", tmp_path / "a.wav"]
+    command += ["-i", tmp_path / "text", "-map", "0:a", "-map_chapters", "1", "-c:a", "flac", tmp_path / "a.mka"]
+    subprocess.run(command, check=True)
+    (chapter,) = open_audio(tmp_path / "a.mka").belongings.chapters
+    assert (chapter.start_s, chapter.end_s) == (Fraction(1, 2), Fraction(3, 2))
+
+
 class TestLimits:
     def test_a_huge_picture_is_left_out_and_said(self, tmp_path):
         picture = Picture(JPEG + bytes(MAX_PICTURE_BYTES), "image/jpeg")
         with pytest.warns(AudioWarning, match=r"a picture of 16,777,2\d\d bytes is left out"):
             found, _ = round_trip(tmp_path / "a.mp3", Belongings(MappingProxyType({"title": "a"}), (picture,)))
         assert (found.tags, found.pictures) == ({"title": "a"}, ())
+
+    def test_long_text_is_left_out_and_said(self, tmp_path):
+        tags = {"title": "a", "X-LONG": "x" * ((1 << 20) + 1)}
+        with pytest.warns(AudioWarning, match="text left out, longer than 1,048,576 characters: X-LONG"):
+            found, _ = round_trip(tmp_path / "a.mp3", Belongings(MappingProxyType(tags)))
+        assert found.tags == {"title": "a"}
 
     def test_flac_blocks_have_a_limit(self, tmp_path):
         tags = {"title": "a", "X-LARGE": "x" * (1 << 24)}

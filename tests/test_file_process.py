@@ -226,6 +226,7 @@ class TestFileProcess:
             b"\x80\x04cos\nsystem\n",
             b'{"do": "jump"}',
             b'{"do": "run", "shape": [1000000, 1000000]}',
+            b'{"do": "progress", "done_s": NaN, "total_s": 1}',
             b'{"do": "done", "report": {}}',
         ):
             process = _Liar(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import subprocess
@@ -298,6 +299,11 @@ class TestBadFiles:
         assert not (tmp_path / "out.wav").exists()
         identity.denoise_file(tmp_path / "in.wav", tmp_path / "out.wav", max_duration_s=float("inf"))
         assert soundfile.info(tmp_path / "out.wav").frames == 160_000
+
+    def test_no_limit(self, tmp_path, identity):
+        soundfile.write(tmp_path / "in.wav", np.zeros(1_600), 16_000)
+        identity.denoise_file(tmp_path / "in.wav", tmp_path / "out.wav", max_duration_s=math.inf)
+        assert soundfile.info(tmp_path / "out.wav").frames == 1_600
 
     def test_three_hours_in_bounded_memory(self, tmp_path):
         """With an engine that does nothing, to measure everything else."""

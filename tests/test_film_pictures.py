@@ -161,7 +161,7 @@ def test_the_suffix_of_a_new_film_is_one_that_holds_its_picture(make):
 @pytest.mark.parametrize(("late", "seconds"), [("sound", 0.5), ("picture", 0.3), ("sound", 0.0)])
 @pytest.mark.parametrize("suffix", [".mov", ".mkv", ".webm", ".flv", ".wmv"])
 def test_sound_is_in_step_in_avi_which_states_no_start(tmp_path, suffix, late, seconds):
-    """AVI says nothing about when a stream starts: sound gets silence in front, the picture packets of nothing."""
+    """AVI says nothing about when a stream starts: sound gets silence in front, the picture an empty packet."""
     coding = {
         ".webm": ("libvpx", "-deadline", "realtime", "-c:a", "libopus"),
         ".wmv": ("wmv2", "-c:a", "wmav2"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import os
 import re
+import stat
 import subprocess
 import warnings
 from collections import defaultdict
@@ -213,6 +216,54 @@ def test_late_sound_is_longer_by_as_much_as_is_said(tmp_path, clicks, suffix, co
     after = sum(block.shape[1] for block in open_audio(target).blocks())
     said = re.findall(r"([\d,]+) samples? more than the source", " ".join(notices))
     assert [int(number.replace(",", "")) for number in said] == ([after - before] if after != before else [])
+
+
+def test_channels_of_pcm_keep_their_places_in_mkv(tmp_path):
+    source, target = tmp_path / "old.mov", tmp_path / "new.mkv"
+    sound = ("-f", "lavfi", "-i", "anoisesrc=r=48000:d=1,aformat=channel_layouts=mono,pan=quad|c0=c0|c3=0.1*c0")
+    ffmpeg(*PICTURE, *sound, "-map", "0:v", "-map", "1:a", *H264, "-c:a", "pcm_s16le", source)
+    file = open_audio(source)
+    assert file.channel_layout == "quad"
+    with collected_notices() as notices:
+        write_film(target, source, {0: Sound(file, file.blocks())}, overwrite=False)
+    assert any("track 0: pcm_s16le becomes flac" in text for text in notices)
+    new = open_audio(target)
+    assert new.channel_layout == "quad"
+    blocks = [np.concatenate(list(one.blocks()), axis=1) for one in (file, new)]
+    np.testing.assert_array_equal(*blocks)
+
+
+@pytest.mark.parametrize("last", [0, 21, 46, 47, 1_151])
+def test_mp3_in_mp4_is_as_long_as_the_audio(make, tmp_path, last):
+    """LAME ends some lengths with a packet without a duration, which the muxer would take for a whole frame."""
+    source, target = make("pcm.mov"), tmp_path / "new.mp4"
+    samples = 20 * 1_152 + last
+    audio = 0.1 * np.random.default_rng(0).standard_normal((1, samples)).astype(np.float32)
+    like = dataclasses.replace(open_audio(source), subtype="mp3float")
+    with collected_notices() as notices:
+        write_film(target, source, {0: Sound(like, iter([audio]))}, overwrite=False)
+    assert not any("more than the source" in text for text in notices)
+    assert sum(block.shape[1] for block in open_audio(target).blocks()) == samples
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_private_film_stays_private(make, tmp_path):
+    source, target = tmp_path / "old.mkv", tmp_path / "new.mkv"
+    source.write_bytes(make("flac.mkv").read_bytes())
+    source.chmod(0o600)
+    replaced(source, target)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+
+
+def test_an_interrupt_is_not_an_error_of_the_film(make, tmp_path):
+    def interrupted():
+        yield np.zeros((1, 4_800), np.float32)
+        raise KeyboardInterrupt
+
+    source, target = make("plain.mp4"), tmp_path / "new.mp4"
+    with pytest.raises(KeyboardInterrupt):
+        write_film(target, source, {0: Sound(open_audio(source), interrupted())}, overwrite=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_pictures_in_a_packet_of_xvid_are_taken_apart(tmp_path, clicks):

@@ -21,6 +21,7 @@ import coded
 from example_counts import few
 from frcrn_accel.errors import AudioError, AudioWarning
 from frcrn_accel.files import AudioFile, open_audio
+from frcrn_accel.files.decode_ffmpeg import decode, probe
 from frcrn_accel.notices import collected_notices
 
 SAMPLES, RATE = 40_000, 16_000
@@ -157,7 +158,7 @@ class TestJoined:
         assert (file.sample_rate_hz, file.channels) == (RATE, 1)
         expected = SAMPLES + SAMPLES * RATE / rate
         assert audio.shape[1] == pytest.approx(expected, abs=2_500 if name == ".mp3" else 64)
-        assert "on the way: all of it is brought to 16,000 Hz, mono" in notices[0]
+        assert "after its start: all of it is converted to 16,000 Hz, mono" in notices[0]
         assert audio[0, -8_000:].std() > 0.05
 
     @pytest.mark.parametrize("name", [".ogg", ".oga", ".opus"])
@@ -171,7 +172,10 @@ class TestJoined:
 
 class TestWrongSizes:
     @pytest.mark.parametrize("riff", [None, 0, 0xFFFFFFFF, 100])
-    @pytest.mark.parametrize("data", [0, 0xFFFFFFFF, 0x7FFFFFFF, 2_000, 2 * SAMPLES + 1_000, 2 * SAMPLES])
+    @pytest.mark.parametrize(
+        "data",
+        [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, 0xC0000000, 2_000, 2 * SAMPLES + 1_000, 2 * SAMPLES],
+    )
     def test_wav(self, made, tmp_path, riff, data):
         content = bytearray(made(".wav").read_bytes())
         at = content.index(b"data")
@@ -182,7 +186,7 @@ class TestWrongSizes:
         path.write_bytes(content)
         _, audio, notices = read(path)
         np.testing.assert_array_equal(audio, read(made(".wav"))[1])
-        assert len(notices) == (data in (0, 2_000, 2 * SAMPLES + 1_000))
+        assert len(notices) == (data in (0, 0xC0000000, 2_000, 2 * SAMPLES + 1_000))
 
     @pytest.mark.parametrize(
         "after",
@@ -249,7 +253,11 @@ class TestWrongSizes:
         np.testing.assert_array_equal(read(path)[1], read(made(".wav"))[1])
 
     @pytest.mark.parametrize(
-        "name", [".wav", ".aiff", ".au", ".caf", ".w64", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".wv"]
+        "name",
+        [
+            *(".wav", ".aiff", ".au", ".caf", ".w64", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".wv"),
+            *(".mka", ".webm"),
+        ],
     )
     def test_a_truncated_file_is_read_to_its_end_with_a_notice(self, made, tmp_path, name):
         content = made(name, *PAGES.get(name, ())).read_bytes()
@@ -259,11 +267,50 @@ class TestWrongSizes:
         assert audio.shape[1] / file.sample_rate_hz == pytest.approx(0.6 * SAMPLES / RATE, rel=0.45)
         assert any("cut off" in notice for notice in notices)
 
+    def test_an_aiff_from_a_pipe_is_not_reported_as_cut_off(self, made, tmp_path):
+        content = bytearray(made(".aiff").read_bytes())
+        struct.pack_into(">I", content, content.index(b"SSND") + 4, 0x7F000008)
+        (tmp_path / "pipe.aiff").write_bytes(content)
+        _, audio, notices = read(tmp_path / "pipe.aiff")
+        assert (audio.shape[1], notices) == (SAMPLES, [])
+
+    def test_a_truncated_sphere_file_is_read_to_its_end_with_a_notice(self, tmp_path):
+        for subtype in ("PCM_16", "ULAW"):
+            path = tmp_path / f"{subtype}.sph"
+            soundfile.write(path, coded.noise(SAMPLES, 1).T, RATE, format="NIST", subtype=subtype)
+            assert read(path)[2] == []
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+            _, audio, (notice,) = read(path)
+            assert audio.shape[1] == pytest.approx(SAMPLES / 2, abs=1_024)
+            assert "cut off: about 1.2 s" in notice or "cut off: about 1.3 s" in notice
+
+    @pytest.mark.parametrize("name", [".mka", ".webm", ".wma"])
+    def test_how_much_is_missing_by_the_size_in_the_header(self, made, tmp_path, name):
+        content = made(name).read_bytes()
+        path = tmp_path / f"cut{name}"
+        path.write_bytes(content[: len(content) // 2])
+        assert probe(made(name), 0).missing_share == 0
+        assert probe(path, 0).missing_share == pytest.approx(1, abs=0.01)
+
+    def test_a_truncated_film_is_read_to_its_end_with_a_notice(self, made, tmp_path):
+        picture = ("-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=2.5")
+        ffmpeg(*picture, "-i", made(".wav"), "-c:v", "mpeg4", "-c:a", "pcm_s16le", tmp_path / "whole.avi")
+        content = (tmp_path / "whole.avi").read_bytes()
+        (tmp_path / "cut.avi").write_bytes(content[: len(content) * 3 // 5])
+        assert read(tmp_path / "whole.avi")[2] == []
+        assert any("cut off: about" in notice for notice in read(tmp_path / "cut.avi")[2])
+
     def test_a_truncated_m4a_is_an_error(self, made, tmp_path):
         path = tmp_path / "cut.m4a"
         path.write_bytes(made(".m4a").read_bytes()[:5_000])
         with pytest.raises(AudioError, match="cannot be read as audio"):
             read(path)
+
+
+def test_the_padding_of_mp3_is_not_reported_as_missing(made):
+    path = made(".mp3", "-af", "apad=whole_len=40384", rate=8_000)  # 208 ms of delay and padding
+    _, audio, notices = read(path)
+    assert (audio.shape[1], notices) == (40_384, [])
 
 
 @pytest.mark.parametrize("name", [".flac", ".ogg", ".oga", ".opus"])
@@ -357,6 +404,37 @@ def test_tracks(made, tmp_path):
         open_audio(path, 2)
     with pytest.raises(AudioError, match="has only track 0, not 1"):
         open_audio(made(".wav"), 1)
+
+
+def caf(places: int, channels: int) -> bytes:
+    """A CAF file of 100 samples, each with the number of its channel in thousands."""
+    rows = struct.pack(f">{channels}h", *range(0, 1_000 * channels, 1_000)) * 100
+    chunks = {
+        b"desc": struct.pack(">d4sIIIII", 48_000, b"lpcm", 0, 2 * channels, 1, channels, 16),
+        b"chan": struct.pack(">III", places, 0, 0),
+        b"data": bytes(4) + rows,
+    }
+    return b"caff\0\1\0\0" + b"".join(name + struct.pack(">q", len(data)) + data for name, data in chunks.items())
+
+
+@pytest.mark.parametrize(
+    ("places", "layout", "channels"),
+    [
+        (121 << 16 | 6, "5.1(side)", [0, 1, 2, 3, 4, 5]),  # MPEG 5.1 A: left, right, centre, LFE, surrounds
+        (124 << 16 | 6, "5.1(side)", [1, 2, 0, 5, 3, 4]),  # MPEG 5.1 D: centre, left, right, surrounds, LFE
+        (113 << 16 | 3, "3.0", [0, 1, 2]),  # MPEG 3.0 A: left, right, centre
+        (114 << 16 | 3, "3.0", [1, 2, 0]),  # MPEG 3.0 B: centre, left, right
+    ],
+)
+def test_channels_in_any_order(tmp_path, places, layout, channels):
+    path = tmp_path / "a.caf"
+    path.write_bytes(caf(places, len(channels)))
+    file, audio, _ = read(path)
+    assert file.channel_layout == layout
+    np.testing.assert_array_equal(audio[:, 0] * 32_768, 1_000 * np.array(channels))
+    form = probe(path, 0)  # as for PCM in QuickTime, which FFmpeg reads
+    decoded = np.concatenate(list(decode(path, 0, form)), axis=1)
+    np.testing.assert_array_equal(decoded[list(form.order) or slice(None)], audio)
 
 
 def test_a_file_that_changes_is_an_error(made, tmp_path):

@@ -18,7 +18,7 @@ from coded import decode, lag, noise, source, stated_samples, write, write_all
 from example_counts import few
 from frcrn_accel import AudioError
 from frcrn_accel.errors import AudioWarning
-from frcrn_accel.files import AudioWriter, create_audio, open_audio
+from frcrn_accel.files import AudioWriter, create_audio, encode_sndfile, open_audio
 from frcrn_accel.files.bitrates import bit_rate_for, vorbis_quality
 from frcrn_accel.files.formats import mask_of, places_of, plan_target, writable_suffix, writable_suffixes
 from frcrn_accel.files.riff import finish_wav
@@ -427,6 +427,16 @@ class TestPlaces:
         assert struct.unpack_from("<H", content, start) == (0xFFFE,)
         assert struct.unpack_from("<I", content, start + 20) == (mask_of(layout),)
 
+    @pytest.mark.parametrize("suffix", [".wav", ".flac", ".mka", ".mov", ".wv", ".caf"])
+    def test_places_of_a_layout_without_a_name(self, tmp_path, suffix):
+        layout = "5 channels (FL+FR+LFE+BL+BR)"
+        codec = {".mov": "pcm_s16le", ".wv": "wavpack", ".mka": "flac"}.get(suffix, "PCM_16")
+        audio = noise(1_000, 5)
+        write(tmp_path / f"a{suffix}", source(suffix, 48_000, 5, format="", subtype=codec, layout=layout), audio)
+        file = open_audio(tmp_path / f"a{suffix}")
+        assert file.channel_layout == layout
+        np.testing.assert_allclose(np.concatenate(list(file.blocks()), axis=1), audio, atol=2**-15)
+
     def test_unknown_places_stay_unknown(self, tmp_path):
         write(tmp_path / "a.wav", source(".wav", 48_000, 5, format="WAVEX"), noise(1_000, 5))
         content = (tmp_path / "a.wav").read_bytes()
@@ -606,6 +616,14 @@ class TestErrors:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
             signal.signal(signal.SIGXFSZ, handler)
+
+    @pytest.mark.parametrize(("suffix", "name"), [(".aiff", "AIFF"), (".voc", "VOC"), (".svx", "SVX")])
+    def test_a_file_too_large_for_its_format(self, tmp_path, monkeypatch, suffix, name):
+        monkeypatch.setitem(encode_sndfile._LIMITS_BYTES, name, 30_000)
+        write(tmp_path / f"a{suffix}", source(".wav", 44_100, 1), noise(14_000, 1))
+        with pytest.raises(AudioError, match=f"{name} holds up to"):
+            write(tmp_path / f"b{suffix}", source(".wav", 44_100, 1), noise(15_000, 1))
+        assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]
 
     def test_an_error_leaves_nothing(self, tmp_path):
         for suffix in (".wav", ".mp3", ".m4a"):

@@ -117,7 +117,7 @@ def remove_leftovers(folder: Path, *, own: bool = False) -> None:
 
     Args:
         folder: Where to look.
-        own: Remove those of this process, too.
+        own: Also remove those of this process.
     """
     machine = _machine()
     if machine is None:
@@ -129,12 +129,13 @@ def remove_leftovers(folder: Path, *, own: bool = False) -> None:
                 continue
             process = int(found["process"])
             is_left = _start_of(process) != int(found["start"]) or (own and process == os.getpid())
-            if not is_left or entry.stat(follow_symlinks=False).st_uid != os.geteuid():
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
-            elif entry.is_file(follow_symlinks=False):
-                Path(entry.path).unlink()
+            with suppress(OSError):  # another process removed it
+                if not is_left or entry.stat(follow_symlinks=False).st_uid != os.geteuid():
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                elif entry.is_file(follow_symlinks=False):
+                    Path(entry.path).unlink()
 
 
 def _descriptor(path: Path) -> int | None:

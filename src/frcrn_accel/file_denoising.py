@@ -150,7 +150,7 @@ class FileJob:
 
         def blocks() -> Iterator[NDArray[np.float32]]:
             for block in file.blocks():
-                done.show(file)  # while the level is measured, too: a long file is read twice before denoising
+                done.show(file)  # also while the level is measured: a long file is read twice before denoising
                 yield block
 
         signal = Signal(blocks, rate_hz, file.channels, max_samples=max_samples)
@@ -183,7 +183,7 @@ class _Done:
 
     Attributes:
         samples: Samples that are done.
-        done_s: The same in seconds.
+        done_s: Duration that is done.
     """
 
     def __init__(self, progress: Callable[[float, float], None] | None) -> None:

@@ -44,7 +44,7 @@ class OggPages:
         self._page = 0
         self._packets: list[bytes] = []  # header packets, up to the one with the comments
         self._packet = bytearray()
-        self._done = False  # the comments are written
+        self._done = False  # whether the comments are written
 
     def write(self, data: bytes) -> int:
         """Take bytes from the encoder."""
@@ -74,7 +74,7 @@ class OggPages:
         return b""
 
     def _take(self, kind: int, position: int, lengths: bytes, body: bytes) -> None:
-        """Pass a page on. Pages of the headers are put together again with the new comments."""
+        """Pass a page on. The pages of the headers are made again, with the new comments."""
         if self._done:
             self._emit(kind, position, lengths, body)
             return
@@ -129,7 +129,7 @@ class OggPages:
 
 
 def _starts(packet: bytes) -> range:
-    """Return where the segments of a packet start; the last is shorter than a full one, and may be empty."""
+    """Return where the segments of a packet start. The last one is not full, and may be empty."""
     return range(0, len(packet) + 1, _MAX_SEGMENTS)
 
 

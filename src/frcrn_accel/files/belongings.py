@@ -1,10 +1,11 @@
-"""What goes with the audio in a file: text tags, pictures, chapters, and the chunks of broadcast recordings."""
+"""Read what accompanies the audio in a file: tags, pictures, chapters, and the chunks of broadcast recordings."""
 
 from __future__ import annotations
 
 import io
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -62,7 +63,7 @@ _KNOWN = {
     ),
     *("grouping", "compilation", "license"),
 }
-# What an encoder or a container says about the coded audio: it does not hold for the new file.
+# Fields that describe the coded audio of the source, which the new file does not have.
 _ABOUT_CODING = re.compile(
     r"(encoder|encoder_options|encoding_params|tool|software|major_brand|minor_version|compatible_brands|handler_name"
     r"|vendor_id|duration|bps|number_of_(frames|bytes)|_statistics_.*|itunsmpb|itunnorm|gapless_playback|iscompilation"
@@ -117,7 +118,7 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Belongings:
-    """What goes with the audio in a file.
+    """Everything in a file that accompanies its audio.
 
     Attributes:
         tags: Text, by FFmpeg's names in lower case: `title`, `artist`, `album_artist`, `track`, ... Other fields keep
@@ -134,7 +135,7 @@ class Belongings:
 
 
 def read_belongings(path: Path, track: int = 0) -> Belongings:
-    """Read what goes with the audio in a file. What cannot be read is named in an `AudioWarning`.
+    """Read everything in a file that accompanies its audio. An `AudioWarning` names what cannot be read.
 
     Args:
         path: The file.
@@ -158,7 +159,7 @@ def read_belongings(path: Path, track: int = 0) -> Belongings:
             file.seek(0)
             with open_input(source) as container:
                 found = belongings_of(container, track)
-    except (av.FFmpegError, ValueError):  # a format of libsndfile that FFmpeg does not know: it has no such things
+    except (av.FFmpegError, ValueError):  # a format that only libsndfile reads, without tags or pictures
         found = Belongings()
     tags = found.tags
     for chunk in chunks:
@@ -175,10 +176,17 @@ def belongings_of(container: Any, track: int = 0) -> Belongings:
     """
     audio = container.streams.audio
     own = dict(audio[track].metadata) if track < len(audio) else {}
-    own.pop("language", None) if own.get("language") == "und" else None
+    if own.get("language") == "und":
+        del own["language"]
+    texts = {**own, **container.metadata}
+    tags = tags_of(texts)
+    if too_long := [_unicode(name) for name, text in texts.items() if len(text) > _MAX_TEXT]:
+        notify(f"text left out, longer than {_MAX_TEXT:,} characters: {', '.join(too_long)}")
+    if len(texts) > len(tags) == _MAX_TAGS:
+        notify(f"fields of text after the first {_MAX_TAGS:,} are left out")
     pictures = tuple(_pictures(container))
     chapters = tuple(_chapters(container)) if hasattr(container, "chapters") else ()
-    return Belongings(MappingProxyType(tags_of({**own, **container.metadata})), pictures, chapters)
+    return Belongings(MappingProxyType(tags), pictures, chapters)
 
 
 def tags_of(found: Mapping[str, str]) -> dict[str, str]:
@@ -188,7 +196,7 @@ def tags_of(found: Mapping[str, str]) -> dict[str, str]:
         name, text = _unicode(raw_name).strip(), _unicode(raw_text).strip("\0")
         lower = name.lower()
         if lower == "creation_time" and text.startswith("1970-01-01T00:00:00"):
-            continue  # none
+            continue  # a clock that was not set
         if _ABOUT_CODING.fullmatch(lower) or not name or not text or len(text) > _MAX_TEXT or len(tags) >= _MAX_TAGS:
             continue
         lower = "lyrics" if re.fullmatch("lyrics-[a-z]{3}", lower) else _NAMES.get(lower, lower)
@@ -208,23 +216,30 @@ def _unicode(text: str) -> str:
 
 
 def _pictures(container: Any) -> Iterator[Picture]:
+    import av
     from av.stream import Disposition
 
     wanted: dict[int, Any] = {}
     for stream in container.streams.video:
-        if stream.disposition & Disposition.attached_pic and len(wanted) < _MAX_PICTURES:
+        if stream.disposition & Disposition.attached_pic:
+            if len(wanted) == _MAX_PICTURES:
+                notify(f"pictures after the first {_MAX_PICTURES} are left out")
+                break
             wanted[stream.index] = stream
     left = set(wanted)
-    for packet in container.demux(list(wanted.values())) if wanted else ():
-        if packet.size and packet.stream.index in left:
-            left.discard(packet.stream.index)
-            data = bytes(packet)
-            if len(data) <= MAX_PICTURE_BYTES:
-                yield _picture(data, wanted[packet.stream.index])
-            else:
-                notify(f"a picture of {len(data):,} bytes is left out: it is too large")
-        if not left:
-            break
+    with suppress(av.FFmpegError):  # damage behind the tags, which are kept
+        for packet in container.demux(list(wanted.values())) if wanted else ():
+            if packet.size and packet.stream.index in left:
+                left.discard(packet.stream.index)
+                data = bytes(packet)
+                if len(data) <= MAX_PICTURE_BYTES:
+                    yield _picture(data, wanted[packet.stream.index])
+                else:
+                    notify(f"a picture of {len(data):,} bytes is left out: it is too large")
+            if not left:
+                break
+    if left:
+        notify(f"pictures that cannot be read are left out: {len(left)}")
 
 
 def _picture(data: bytes, stream: Any) -> Picture:
@@ -237,7 +252,10 @@ def _picture(data: bytes, stream: Any) -> Picture:
 
 
 def _chapters(container: Any) -> Iterator[Chapter]:
-    for chapter in container.chapters()[:_MAX_CHAPTERS]:
+    chapters = container.chapters()
+    if len(chapters) > _MAX_CHAPTERS:
+        notify(f"chapters after the first {_MAX_CHAPTERS:,} are left out")
+    for chapter in chapters[:_MAX_CHAPTERS]:
         base = chapter["time_base"] or Fraction(1)
         title = _unicode(chapter["metadata"].get("title", ""))
-        yield Chapter(chapter["start"] * base, chapter["end"] * base, title)
+        yield Chapter(max(chapter["start"] * base, Fraction(0)), max(chapter["end"] * base, Fraction(0)), title)

@@ -1,4 +1,4 @@
-"""Bit rates: what a codec allows, and what suits a source."""
+"""Bit rates: which ones a codec allows, and which one to use for a source."""
 
 from __future__ import annotations
 
@@ -30,9 +30,6 @@ _VORBIS_STEREO = {
     32_000: (55, 68, 83, 99, 110, 134, 165, 210, 255, 314, 393),
     44_100: (61, 76, 91, 107, 118, 147, 184, 235, 292, 372, 473),
 }
-OPUS_CHANNEL_BPS = (6_000, 256_000)
-# Nominal bit rate of Vorbis at the qualities 0, 0.1, ... 1, for one of two channels at 44.1 kHz.
-_VORBIS = (32_000, 40_000, 48_000, 56_000, 64_000, 80_000, 96_000, 112_000, 128_000, 160_000, 250_000)
 
 
 def bit_rate_for(codec: str, rate_hz: int, channels: int, source_bps: int | None, *, same_codec: bool) -> int | None:
@@ -43,7 +40,7 @@ def bit_rate_for(codec: str, rate_hz: int, channels: int, source_bps: int | None
         rate_hz: Sample rate.
         channels: Number of channels.
         source_bps: Bit rate of the source, if its codec has one.
-        same_codec: Whether the source has this codec. Another one may need more for the same quality.
+        same_codec: Whether the source has this codec. A different codec may need more for the same quality.
     """
     if codec == "amr_nb":
         return _nearest(_AMR, source_bps or _AMR[-1])

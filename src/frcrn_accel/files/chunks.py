@@ -27,7 +27,7 @@ __all__ = [
 MAX_CHUNK_BYTES = 1 << 26
 _MAX_CHUNKS = 1_000
 
-# The chunks that describe the samples. The writer makes them again.
+# The chunks that describe the samples. The writer makes new ones.
 _STRUCTURE = {
     "RIFF": {b"fmt ", b"data", b"fact", b"PEAK", b"ds64", b"JUNK", b"junk", b"PAD ", b"FLLR", b"levl", b"LEVL"},
     "AIFF": {b"COMM", b"SSND", b"FVER", b"PEAK", b"CHAN", b"FLLR"},
@@ -44,7 +44,7 @@ class Chunk:
 
     Attributes:
         family: `"RIFF"` (WAV, RF64, W64), `"AIFF"` or `"CAF"`.
-        id: Its four bytes.
+        id: Its identifier, four bytes.
         data: Its content.
     """
 
@@ -72,7 +72,7 @@ def walk(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     """Walk over the chunks of a file.
 
     Yields:
-        Four bytes, position of the content, and its size. A size may reach beyond the end of a damaged file.
+        Identifier, position of the content, and its size. A size may reach beyond the end of a damaged file.
     """
     start = file.read(16)
     end = file.seek(0, os.SEEK_END)

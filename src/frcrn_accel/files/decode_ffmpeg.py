@@ -1,7 +1,8 @@
-"""Decode audio with FFmpeg's libraries: all that libsndfile does not read fully and rightly."""
+"""Decode audio with FFmpeg's libraries: everything that libsndfile does not read, or not completely."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.errors import AudioError
-from frcrn_accel.files.ffmpeg import open_input
+from frcrn_accel.files.ffmpeg import fix_layout, open_input
+from frcrn_accel.files.lame import DELAYS_AT, ENCODER_AT
 from frcrn_accel.files.ogg_chain import Link, find_links
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.notices import notify
@@ -31,17 +33,22 @@ _MAX_GAP_S = 3_600
 _TOLERANCE_S = 0.2  # Matroska and ASF count milliseconds, and frames need not be whole
 _FULL_SCALE = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo"}
-_MIN_SILENCE_S = 0.1  # a jump of the time stamps that is no rounding or jitter; FFmpeg's aresample takes the same
-_MIN_GAP_S = 0.0195  # less than a frame is rounding of time stamps, and up to half a block in Vorbis
+_MIN_SILENCE_S = 0.1  # a shorter jump of the time stamps is rounding or jitter; FFmpeg's aresample has this limit
+_MIN_GAP_S = 0.0195  # a shorter gap is rounding of time stamps: less than a frame, or up to half a block of Vorbis
 # Raw streams of frames have no time stamps: FFmpeg counts the frames that it finds.
 _WITHOUT_TIMES = ("mp3", "aac", "ac3", "eac3", "dts", "loas", "amr", "sbc", "gsm")
 _TIMES_ARE_SAMPLES = ("flac", "ogg")  # where a gap between frames is data that FFmpeg dropped without an error
-_EXACT_DURATION = ("mov,mp4", "flac", "wv", "tta", "ape", "aiff", "wav", "w64", "caf", "au")
+_STATE_DELAYS = (b"LAME", b"Lavf", b"Lavc")  # encoders whose delays FFmpeg believes
+_EXACT_DURATION = ("mov,mp4", "flac", "wv", "tta", "tak", "ape", "mpc", "aiff", "wav", "w64", "caf", "au")
+_HEADER_BYTES = 1 << 16
+_EBML, _SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")
+_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 @dataclass(frozen=True)
 class Form:
-    """The form of the audio of a file, as its first frame has it.
+    """The format of the audio in a file, as its first frame has it.
 
     Attributes:
         container: FFmpeg's name of the container.
@@ -49,10 +56,12 @@ class Form:
         sample_rate_hz: Sample rate.
         channels: Number of channels.
         layout: FFmpeg's name of the channel layout; empty if unknown.
+        order: For each place of the layout, the channel that is decoded for it; empty if they are in this order.
         bits: Bits per sample of an integer encoding; None for others.
         bit_rate_bps: Bits per second; None if unknown.
         expected_samples: Length by the header; None if the header does not say it exactly.
         likely_samples: Estimate of the length, for progress; 0 if there is none.
+        missing_share: Bytes that the header states beyond the end of the file, over those in the file.
         start_s: Position of the first sample on the container's time line.
         tracks: Number of audio tracks.
     """
@@ -62,27 +71,35 @@ class Form:
     sample_rate_hz: int
     channels: int
     layout: str
+    order: tuple[int, ...]
     bits: int | None
     bit_rate_bps: int | None
     expected_samples: int | None
     likely_samples: int
+    missing_share: float
     start_s: Fraction
     tracks: int
 
 
 def probe(path: Path, track: int) -> Form:
-    """Read the form of a track.
+    """Read the format of a track.
 
     Raises:
-        AudioError: FFmpeg does not know the file, it has no such track, or its codec cannot be decoded.
+        AudioError: FFmpeg does not recognize the file, it has no such track, or its codec cannot be decoded.
         OSError: The file cannot be read.
     """
     with _opened(path, None) as (container, file):
         stream = _stream(path, container, track)
-        frame = _first_frame(path, container, stream)
         context = stream.codec_context
+        stated, order = fix_layout(context)
+        frame = _first_frame(path, container, stream)
         rate = frame.sample_rate if frame else context.sample_rate
         layout = frame.layout if frame else context.layout
+        layout_name = layout.name
+        if "channels" not in layout_name or "(" in layout_name:  # the decoder has its own
+            order = ()
+        else:
+            layout_name = stated
         format_name = frame.format.name if frame else (context.format.name if context.format else "")
         duration = stream.duration * stream.time_base if stream.duration and stream.time_base else None
         if duration is None and container.duration:
@@ -98,11 +115,13 @@ def probe(path: Path, track: int) -> Form:
             codec=context.name,
             sample_rate_hz=rate,
             channels=layout.nb_channels,
-            layout=_USUAL_LAYOUTS.get(layout.nb_channels, "") if "channels" in layout.name else layout.name,
+            layout=_USUAL_LAYOUTS.get(layout.nb_channels, layout_name),
+            order=order,
             bits=_bits(context, format_name),
             bit_rate_bps=_bit_rate(container, context, stream),
             expected_samples=exact or None,
             likely_samples=samples,
+            missing_share=_missing_share(file),
             start_s=start,
             tracks=len(container.streams.audio),
         )
@@ -111,7 +130,8 @@ def probe(path: Path, track: int) -> Form:
 def decode(path: Path, track: int, form: Form) -> Iterator[NDArray[np.float32]]:
     """Decode a track to its end.
 
-    Parts that have another rate or other channels than the first are converted to its form.
+    Parts with another rate or other channels than the first are converted to its format. The channels keep the order
+    of the file, see `Form.order`.
 
     Yields:
         Blocks of `float32 (channels, samples)`.
@@ -120,12 +140,13 @@ def decode(path: Path, track: int, form: Form) -> Iterator[NDArray[np.float32]]:
         AudioError: The file cannot be decoded to its end, or no audio was found in it.
         OSError: The file cannot be read.
     """
-    # FFmpeg follows a chain by itself, but not to another form, nor does it end each link to the sample.
+    # FFmpeg follows a chain by itself, but not to another format, and does not end each link at its last sample.
     links: Sequence[Link | None] = (_links(path) if form.container == "ogg" else []) or [None]
     decoder = _Decoder(path, form)
     for link in links:
         with _opened(path, link) as (container, _):
             stream = _stream(path, container, track)
+            fix_layout(stream.codec_context)
             yield from decoder.decode(container, stream)
     yield from decoder.finish()
     last = links[-1]
@@ -138,7 +159,7 @@ def decode(path: Path, track: int, form: Form) -> Iterator[NDArray[np.float32]]:
 
 
 class _Decoder:
-    """Decodes streams one after the other, and gives them one form.
+    """Decodes consecutive streams to one format.
 
     Attributes:
         samples: Number of samples so far.
@@ -170,7 +191,7 @@ class _Decoder:
                     yield from self._limited(block)
 
     def finish(self) -> Iterator[NDArray[np.float32]]:
-        """Give what is left, and report what was missing.
+        """Yield the samples that are left, and report what was missing.
 
         Raises:
             AudioError: There is data, but not one sample could be decoded.
@@ -187,9 +208,12 @@ class _Decoder:
             notify(f"{str(self._path)!r} is damaged: {self._errors or 'some'} of its frames are not whole, {lost}")
         if self._paused:
             notify(f"{str(self._path)!r} has gaps in its sound: {self._paused / rate:.2f} s are silent")
-        missing = (form.expected_samples or 0) - self.samples
-        if missing > _TOLERANCE_S * rate:
-            notify(f"{str(self._path)!r} is cut off: {missing / rate:.1f} s at its end are missing")
+        missing_s = ((form.expected_samples or 0) - self.samples) / rate
+        likely_s = form.missing_share * self.samples / rate
+        if missing_s > _TOLERANCE_S:
+            notify(f"{str(self._path)!r} is cut off: {missing_s:.1f} s at its end are missing")
+        elif likely_s > _TOLERANCE_S:
+            notify(f"{str(self._path)!r} is cut off: about {likely_s:.1f} s at its end are missing")
 
     def _packets_of(self, container: InputContainer, stream: av.AudioStream) -> Iterator[Any]:
         import av
@@ -226,14 +250,14 @@ class _Decoder:
             return []
 
     def _conceal(self, frame: Any, origin: float | None, start: int) -> Iterator[NDArray[np.float32]]:
-        """Put silence in the place of packets that could not be decoded, so that what follows is in its place."""
+        """Replace packets that could not be decoded by silence, so that the rest stays in its place."""
         self._new_errors = 0
         gap = self._gap(frame, origin, start, _MIN_GAP_S)
         self._concealed += gap
         yield from self._silence(gap)
 
     def _fill(self, frame: Any, origin: float | None, start: int) -> Iterator[NDArray[np.float32]]:
-        """Put silence where the container has no sound for a while, as a player does."""
+        """Fill a gap in the time stamps of the container with silence, as a player does."""
         gap = self._gap(frame, origin, start, _MIN_SILENCE_S)
         self._paused += gap
         yield from self._silence(gap)
@@ -264,11 +288,13 @@ class _Decoder:
         if self._converted != kind:
             yield from self._flush()
             notify(
-                f"{str(self._path)!r} changes to {frame.sample_rate:,} Hz, {frame.layout.name}, on the way: all of "
-                f"it is brought to {form.sample_rate_hz:,} Hz, {form.layout or form.channels}, as it begins"
+                f"{str(self._path)!r} changes to {frame.sample_rate:,} Hz, {frame.layout.name}, after its start: all "
+                f"of it is converted to {form.sample_rate_hz:,} Hz, {form.layout or form.channels}"
             )
             if not form.layout:
-                raise AudioError(f"{str(self._path)!r} changes its channels on the way, and their places are unknown")
+                raise AudioError(
+                    f"{str(self._path)!r} changes its channels after its start, and their places are unknown"
+                )
             self._converter = av.AudioResampler(format="fltp", layout=form.layout, rate=form.sample_rate_hz)
             self._converted = kind
         frame.pts = None
@@ -319,7 +345,7 @@ def _opened(path: Path, link: Link | None) -> Iterator[tuple[InputContainer, Bin
 
 
 def _open(source: Any, raw_format: str | None) -> InputContainer:
-    """Open a container. A few frames alone are too little for FFmpeg to know them: then it is told what they are."""
+    """Open a container. FFmpeg does not recognize a few frames without one; it then gets their format."""
     import av
 
     container: InputContainer
@@ -338,7 +364,7 @@ def _open(source: Any, raw_format: str | None) -> InputContainer:
 
 
 def _raw_format(file: BinaryIO) -> str | None:
-    """Return FFmpeg's name for frames without a container, by the mark at their start; None for anything else."""
+    """Return FFmpeg's name for frames without a container, by their first bytes; None for anything else."""
     start = file.read(6)
     file.seek(0)
     if start[:2] == b"\x0b\x77" and len(start) == 6:
@@ -413,7 +439,7 @@ def _bits(context: Any, format_name: str) -> int | None:
 
 
 def _bit_rate(container: InputContainer, context: Any, stream: av.AudioStream) -> int | None:
-    """Return the bit rate: that of the whole file where nothing else is in it. A decoder knows the first frame's."""
+    """Return what the decoder states, or the mean over a file with one track only if that is lower."""
     if len(container.streams) == 1 and container.size and container.duration:
         whole = int(container.size * 8_000_000 / container.duration)
         if not context.bit_rate or whole < context.bit_rate:
@@ -422,9 +448,12 @@ def _bit_rate(container: InputContainer, context: Any, stream: av.AudioStream) -
 
 
 def _declared_samples(file: BinaryIO) -> int | None:
-    """Return how long an MP3 file says that it is, in the Xing header of its first frame; None if it does not.
+    """Return the length of an MP3 file by the Xing header in its first frame; None if there is no such header.
 
-    FFmpeg's duration is an estimate when files were joined, and whenever there is no such header.
+    FFmpeg's duration is an estimate when files were joined, and whenever there is no such header. It drops the delay
+    and the padding of the encoder where the header states them, which at 8 kHz can be more than the tolerance.
+
+    Source: "Mp3 Info Tag rev 1 specifications", G. Bouvigne.
     """
     file.seek(0)
     head = file.read(10)
@@ -435,7 +464,44 @@ def _declared_samples(file: BinaryIO) -> int | None:
     if at < 0 or len(first) < at + 12 or not first[at + 7] & 1:
         return None
     samples_per_frame = 1_152 if first[1] & 8 else 576
-    return int.from_bytes(first[at + 8 : at + 12], "big") * samples_per_frame
+    samples = int.from_bytes(first[at + 8 : at + 12], "big") * samples_per_frame
+    if first[at + 7] & 0xF == 0xF and first[at + ENCODER_AT :].startswith(_STATE_DELAYS):
+        delays = int.from_bytes(first[at + DELAYS_AT : at + DELAYS_AT + 3], "big")
+        samples -= (delays >> 12) + (delays & 0xFFF)
+    return max(samples, 0)
+
+
+def _missing_share(file: BinaryIO) -> float:
+    """Return the bytes that a header states beyond the end of the file, over those in the file; 0 if it states none.
+
+    FFmpeg reads Matroska, AVI and ASF to the end that it finds, without an error.
+
+    Sources: RFC 8794 (EBML), sections 5 and 6; Microsoft's "Advanced Systems Format (ASF) Specification", section
+    3.2.
+    """
+    file.seek(0)
+    start = file.read(_HEADER_BYTES)
+    size = file.seek(0, os.SEEK_END)
+    stated = 0
+    if start.startswith(_EBML):
+        stated = _end_of_element(start, _end_of_element(start, 0, _EBML), _SEGMENT)
+    elif start[:4] == b"RIFF" and start[8:12] == b"AVI ":
+        stated = 8 + int.from_bytes(start[4:8], "little")
+    elif start.startswith(_ASF) and 0 <= (at := start.find(_ASF_PROPERTIES)) <= len(start) - 92:
+        is_live = start[at + 88] & 1
+        stated = 0 if is_live else int.from_bytes(start[at + 40 : at + 48], "little")
+    return max(0, stated - size) / size
+
+
+def _end_of_element(start: bytes, position: int, identity: bytes) -> int:
+    """Return the position behind an element of EBML; 0 if it is not there or does not state its size."""
+    head = start[position : position + 12]
+    if not head.startswith(identity) or len(head) < 12 or not head[4]:
+        return 0
+    length = 9 - head[4].bit_length()
+    unknown = (1 << 7 * length) - 1
+    content = int.from_bytes(head[4 : 4 + length], "big") & unknown
+    return 0 if content == unknown else position + 4 + length + content
 
 
 def _links(path: Path) -> Sequence[Link]:

@@ -1,13 +1,14 @@
 """Decode audio with libsndfile: PCM in its many containers, whatever their headers say about the length.
 
 Recorders that crash leave sizes of 0 in the header, and files that were cut off leave sizes beyond their end.
-libsndfile believes a size of 0, so it gets a header with the right one.
+libsndfile trusts a size of 0, so it is given a header with the right size.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,24 +21,29 @@ from numpy.typing import NDArray
 
 from frcrn_accel.files.chunks import family_of, walk
 
-__all__ = ["BLOCK_SAMPLES", "Repair", "decode_boxed", "find_repair", "open_boxed"]
+__all__ = ["BLOCK_SAMPLES", "Repair", "decode_patched", "find_repair", "open_patched"]
 
-BLOCK_SAMPLES = 1 << 16  # of each block but the last, whoever decodes
-_UNKNOWN_FROM = 0x7FFF_0000  # what programs write that do not know the length yet: 0xFFFFFFFF, 0x7FFFFFFF and less
+BLOCK_SAMPLES = 1 << 16  # of each block but the last, whichever library decodes
+# Sizes that programs write before they know the length: SoX 0x7F000000 in AIFF and 0x7FFFF000 in WAV, arecord
+# 0x80000000, FFmpeg 0xFFFFFFFF, each give or take a header or a part of a sample.
+_PLACEHOLDERS = (range(0x7EFF_0000, 0x8001_0000), range(0xFFFF_0000, 0x1_0000_0000))
 _MAX_32 = 0xFFFF_FFFE
 _W64_START = b"riff\x2e\x91\xcf\x11"
 _PADDING_BYTES = 1 << 16
+_IS_EMPTY = "its header says that it is empty, as after a crash: it is read to the end of the file"
+_NIST_HEADER_BYTES = 1_024
+_NIST_FIELDS = re.compile(rb"^(channel_count|sample_count|sample_n_bytes) -(?:i|s1) (\d{1,15})$", re.M)
 
 
 @dataclass
 class Repair:
-    """What is wrong with the length in a header.
+    """How a header differs from the file, and how to correct it.
 
     Attributes:
-        patches: Bytes to put at positions of the header.
-        notices: What to say about it.
-        missing_bytes: Bytes of audio that the header promises and the file does not have.
-        samples: Length in samples where the header says it more exactly than the size of the data; None if not.
+        patches: Bytes to replace, by position.
+        notices: Warnings about the correction, without the name of the file.
+        missing_bytes: Bytes of audio that are not read: the file ends before them, or no header can count them.
+        samples: Length in samples, if the header states it more exactly than the size of the data; else None.
     """
 
     patches: dict[int, bytes] = field(default_factory=dict)
@@ -65,14 +71,16 @@ def find_repair(path: Path) -> Repair:
             return _caf_repair(file, size)
         if start[:4] in (b".snd", b"dns."):
             return _au_repair(start, size)
+        if start[:4] == b"NIST":
+            return _nist_repair(file.read(_NIST_HEADER_BYTES), size)
     return Repair()
 
 
-def open_boxed(path: Path, repair: Repair) -> soundfile.SoundFile:
+def open_patched(path: Path, repair: Repair) -> soundfile.SoundFile:
     """Open a file with libsndfile.
 
     Raises:
-        SoundFileError: libsndfile does not know the file.
+        SoundFileError: libsndfile does not recognize the file.
         OSError: The file cannot be read.
     """
     if not repair.patches:
@@ -80,17 +88,17 @@ def open_boxed(path: Path, repair: Repair) -> soundfile.SoundFile:
     return soundfile.SoundFile(_Patched(path, repair.patches))
 
 
-def decode_boxed(path: Path, repair: Repair) -> Iterator[NDArray[np.float32]]:
+def decode_patched(path: Path, repair: Repair) -> Iterator[NDArray[np.float32]]:
     """Decode a file to its end.
 
     Yields:
         Blocks of `float32 (channels, samples)`.
 
     Raises:
-        SoundFileError: libsndfile does not know the file.
+        SoundFileError: libsndfile does not recognize the file.
         OSError: The file cannot be read.
     """
-    with open_boxed(path, repair) as file:
+    with open_patched(path, repair) as file:
         left = file.frames if repair.samples is None else min(file.frames, repair.samples)
         while left and len(block := file.read(min(left, BLOCK_SAMPLES), dtype="float32", always_2d=True)):
             left -= len(block)
@@ -98,7 +106,7 @@ def decode_boxed(path: Path, repair: Repair) -> Iterator[NDArray[np.float32]]:
 
 
 class _Patched(io.RawIOBase):
-    """A file of which some bytes are others when they are read."""
+    """A file that is read with some of its bytes replaced."""
 
     def __init__(self, path: Path, patches: dict[int, bytes]) -> None:
         self._file = path.open("rb")
@@ -159,9 +167,11 @@ def _riff_repair(file: BinaryIO, start: bytes, size: int) -> Repair:
         else:
             repair.patches[4] = struct.pack("<I", min(size - 8, _MAX_32))
             repair.patches[position - 4] = struct.pack("<I", min(present, _MAX_32))
+            repair.missing_bytes = max(0, present - _MAX_32)
         says = f"has only {declared:,} of {present:,} bytes of audio" if declared else "is empty"
-        repair.notices.append(f"its header says that it {says}, as after a crash: it is read to the end of the file")
-    elif declared > present and (is_w64 or declared < _UNKNOWN_FROM or declared > _MAX_32 + 1):
+        what = "its first 4 GiB are read" if repair.missing_bytes else "it is read to the end of the file"
+        repair.notices.append(f"its header says that it {says}, as after a crash: {what}")
+    elif declared > present and (is_w64 or not _is_placeholder(declared)):
         repair.missing_bytes = declared - present
     return repair
 
@@ -181,8 +191,8 @@ def _aiff_repair(file: BinaryIO, size: int) -> Repair:
         repair.patches[4] = struct.pack(">I", min(size - 8, _MAX_32))
         repair.patches[position - 4] = struct.pack(">I", min(present + 8, _MAX_32))
         repair.patches[comm + 2] = struct.pack(">I", present // frame_bytes)
-        repair.notices.append("its header says that it is empty, as after a crash: it is read to the end of the file")
-    elif declared > present + 8:
+        repair.notices.append(_IS_EMPTY)
+    elif declared > present + 8 and not _is_placeholder(declared):
         repair.missing_bytes = declared - present - 8
     return repair
 
@@ -194,9 +204,7 @@ def _caf_repair(file: BinaryIO, size: int) -> Repair:
             present = max(0, size - position - 4)  # a count of edits comes first
             if present and declared <= 4 and position + declared < size:
                 repair.patches[position - 8] = struct.pack(">q", present + 4)
-                repair.notices.append(
-                    "its header says that it is empty, as after a crash: it is read to the end of the file"
-                )
+                repair.notices.append(_IS_EMPTY)
             elif declared > present + 4:
                 repair.missing_bytes = declared - present - 4
                 repair.patches[position - 8] = struct.pack(">q", present + 4)  # else libsndfile refuses it
@@ -209,10 +217,21 @@ def _au_repair(start: bytes, size: int) -> Repair:
     present = max(0, size - offset)
     if declared == 0 and present:
         repair.patches[8] = b"\xff" * 4
-        repair.notices.append("its header says that it is empty, as after a crash: it is read to the end of the file")
-    elif declared > present and declared < _UNKNOWN_FROM:
+        repair.notices.append(_IS_EMPTY)
+    elif declared > present and not _is_placeholder(declared):
         repair.missing_bytes = declared - present
     return repair
+
+
+def _nist_repair(header: bytes, size: int) -> Repair:
+    fields = {name: int(value) for name, value in _NIST_FIELDS.findall(header)}
+    declared = fields.get(b"channel_count", 1) * fields.get(b"sample_count", 0) * fields.get(b"sample_n_bytes", 0)
+    return Repair(missing_bytes=max(0, declared - max(0, size - _NIST_HEADER_BYTES)))
+
+
+def _is_placeholder(size: int) -> bool:
+    """Return whether a size in a header is not a length."""
+    return any(size in placeholders for placeholders in _PLACEHOLDERS)
 
 
 def _are_chunks(chunks: list[tuple[bytes, int, int]], size: int) -> bool:

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from frcrn_accel.audio import float_to_int
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files.bitrates import bit_rate_for, is_constant
-from frcrn_accel.files.formats import ENCODERS, Target, codec_of
+from frcrn_accel.files.formats import ENCODERS, MP4, Target, codec_of
 from frcrn_accel.files.lengths import fewest_samples
 from frcrn_accel.files.reading import AudioFile
 
 __all__ = ["Coding", "TrackEncoder", "coding_for"]
 
 _BLOCK_SAMPLES = 1 << 14
-# What an encoder gets: interleaved samples. FFmpeg turns them into planes where an encoder wants those.
+# Encoders are given interleaved samples, which FFmpeg converts to planes where an encoder needs those.
 _FLOAT, _SHORT, _LONG = "flt", "s16", "s32"
-# Encoders that end without what their delay has kept back: as much silence pushes it out.
+# Encoders that do not flush their delay: as many samples of silence push the last ones out.
 _DELAYS = {"ac3": 256, "eac3": 256, "mp2": 481, "amr_nb": 40}
 _INTEGERS = {"mp2", "amr_nb", "flac", "alac", "tta", "wavpack"}
 
@@ -49,7 +49,7 @@ class Coding:
 
 
 def coding_for(target: Target, like: AudioFile) -> Coding:
-    """Return how to code a file or a track: with the bit rate of the source, as far as the codec allows it."""
+    """Return how to code a file or a track, with the bit rate of the source if the codec allows it."""
     codec, channels = target.encoding, len(target.sources)
     same = codec_of(like) == codec
     bit_rate = bit_rate_for(codec, target.rate_hz, channels, like.bit_rate_bps, same_codec=same)
@@ -71,7 +71,7 @@ class TrackEncoder:
     Attributes:
         stream: The stream.
         samples: Samples per channel that were encoded so far, with the silence that some codecs need around them.
-        packets: Packets that came out so far.
+        packets: Packets returned so far.
         lead: Samples that the codec puts before the first one.
         clipped_samples: Samples beyond full scale that an integer encoding has clipped so far.
     """
@@ -130,15 +130,29 @@ class TrackEncoder:
             delay = max(delay, fewest_samples(self._coding.container, codec) - self.samples)
         if delay:
             yield from self.encode(np.zeros((self.channels, delay), np.float32))
-        if self.samples:  # without any frame an encoder has nothing to end
+        if self.samples:  # an encoder without frames has nothing to flush
             yield from self._counted(self.stream.encode(None))
 
     def _counted(self, packets: Iterable[Any]) -> Iterator[Any]:
         for packet in packets:
             if not self.packets and packet.pts is not None:
                 self.lead = round(-packet.pts * packet.time_base * self._coding.rate_hz)
+            if self._is_padding():
+                continue
             self.packets += bool(packet.size)
             yield packet
+
+    def _is_padding(self) -> bool:
+        """Return whether the next packet is MP3 that starts after the audio, for a container that would play it.
+
+        LAME adds such a packet to about one length in 24, one in 12 at low rates. It has no duration, which FFmpeg's
+        muxer of MP4 takes for that of a whole frame. It stays if all of the audio is in the first frame, since FFmpeg
+        decodes nothing of a track whose only packet starts before the audio.
+        """
+        coding, frame_samples = self._coding, int(self.stream.codec_context.frame_size)
+        if coding.codec != "mp3" or coding.container not in MP4 or self.samples <= frame_samples:
+            return False
+        return self.packets * frame_samples - self.lead >= self.samples
 
     def _samples_of(self, block: NDArray[np.float32]) -> NDArray[Any]:
         bits = self._coding.bits

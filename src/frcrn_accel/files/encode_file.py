@@ -1,4 +1,4 @@
-"""Write audio files with FFmpeg's libraries, and what goes with the audio."""
+"""Write audio files, and what accompanies the audio, with FFmpeg's libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.files.belongings import Belongings
 from frcrn_accel.files.encode_ffmpeg import Coding, TrackEncoder, coding_for
-from frcrn_accel.files.formats import Target
+from frcrn_accel.files.formats import MP4, Target
 from frcrn_accel.files.inserting import Inserting
 from frcrn_accel.files.lame import set_padding
 from frcrn_accel.files.lengths import Surplus, coded_surplus, silence_before
@@ -25,8 +25,8 @@ __all__ = ["FfmpegEncoder"]
 _ID3 = ("mp3", "mp2", "adts")
 _OGG = ("ogg", "opus")
 _APE = ("wv", "tta")
-_MP4 = ("ipod", "mp4")
-# Nothing that depends on time or chance; and no tags but ours.
+_WITH_ITEMS = ("ipod", "mp4")
+# No time stamps, no random numbers, and none of FFmpeg's own tags.
 _OPTIONS = {"fflags": "+bitexact"}
 _ASF_BYTES, _ASF_HEAD_BYTES, _ASF_FRAME_BYTES = 8_000, 40, 20
 _MILLISECOND = Fraction(1, 1000)
@@ -42,7 +42,7 @@ def _muxer_options(muxer: str, coding: Coding) -> dict[str, str]:
         return {
             "packet_size": str(_ASF_HEAD_BYTES + max(1, _ASF_BYTES // frame_bytes) * (frame_bytes + _ASF_FRAME_BYTES))
         }
-    if muxer not in ("ipod", "mp4", "mov", "3gp"):
+    if muxer not in MP4:
         return {}
     return {"movie_timescale": str(coding.rate_hz), **({"movflags": "use_metadata_tags"} if muxer == "mov" else {})}
 
@@ -54,7 +54,7 @@ class FfmpegEncoder:
         file: The empty file, open for reading and writing.
         target: How to write it.
         like: The source.
-        belongings: What goes with the audio.
+        belongings: What accompanies the audio.
     """
 
     def __init__(self, file: BinaryIO, target: Target, like: AudioFile, belongings: Belongings) -> None:
@@ -84,7 +84,7 @@ class FfmpegEncoder:
         """Append a block, `float32 (channels, samples)`."""
         if not self._is_led:
             self._is_led = True
-            self._container.start_encoding()  # opens the encoder, which then knows its block
+            self._container.start_encoding()  # opens the encoder, which sets its frame size
             self._encode(np.zeros((len(block), silence_before(self._target, self._frame_samples)), np.float32))
         self._samples += block.shape[1]
         self._encode(block)
@@ -110,7 +110,7 @@ class FfmpegEncoder:
         elif self._target.container in _APE:
             self._file.seek(0, 2)
             self._file.write(ape_tag(self._belongings.tags, self._belongings.pictures))
-        elif self._target.container in _MP4:
+        elif self._target.container in _WITH_ITEMS:
             extra = {name: text for name, text in self._belongings.tags.items() if not is_item(name, text)}
             add_items(self._file, extra, self._belongings.pictures)
 
@@ -126,8 +126,8 @@ class FfmpegEncoder:
         )
 
     def abort(self) -> None:
-        """Give up: the file is deleted by whoever made it."""
-        with suppress(Exception):  # the error that made it give up is the one to report
+        """Stop writing; the caller deletes the file."""
+        with suppress(Exception):  # the error that led here is the one to report
             self._container.close()
 
     def _raise_error(self) -> None:
@@ -135,11 +135,11 @@ class FfmpegEncoder:
             raise self._sink.error
 
     def _describe(self, muxer: str) -> None:
-        """Hand over the belongings that FFmpeg writes by itself."""
+        """Give FFmpeg the belongings that its muxer writes."""
         if muxer in (*_ID3, *_OGG, *_APE):
             return
         for name, text in self._belongings.tags.items():
-            if muxer not in _MP4 or is_item(name, text):
+            if muxer not in _WITH_ITEMS or is_item(name, text):
                 self._container.metadata[name] = text
         if self._belongings.chapters:
             self._container.set_chapters(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import BinaryIO
 
 import numpy as np
@@ -10,19 +11,28 @@ import soundfile
 from numpy.typing import NDArray
 
 from frcrn_accel.audio import float_to_int
+from frcrn_accel.errors import AudioError
 from frcrn_accel.files.belongings import Belongings
 from frcrn_accel.files.bitrates import OPUS_CHANNEL_BPS, bit_rate_for, vorbis_quality
 from frcrn_accel.files.formats import VORBIS_ORDER, Target, codec_of, mask_of, places_of
 from frcrn_accel.files.inserting import Inserting
 from frcrn_accel.files.lengths import Surplus, silence_behind, sndfile_surplus
 from frcrn_accel.files.reading import AudioFile
-from frcrn_accel.files.riff import caf_front, finish_aiff, finish_w64, finish_wav, w64_front, wav_front
+from frcrn_accel.files.riff import (
+    SIZE_LIMIT_BYTES,
+    caf_front,
+    finish_aiff,
+    finish_w64,
+    finish_wav,
+    w64_front,
+    wav_front,
+)
 from frcrn_accel.files.tags import flac_picture, vorbis_comments
 from frcrn_accel.ogg import OggPages
 
 __all__ = ["SndfileEncoder"]
 
-# Encodings that hold floating point, or turn it into a spectrum. All others get integers, clipped and not wrapped.
+# Encodings of floating-point samples or of their spectrum. All others get integers, which are clipped.
 _FLOATING = {"FLOAT", "DOUBLE", "VORBIS", "OPUS"}
 _BITS = {
     "PCM_S8": 8,
@@ -36,10 +46,12 @@ _BITS = {
     "ALAC_32": 32,
 }
 _BITS |= {"DWVW_12": 12, "DWVW_16": 16, "DWVW_24": 24, "DPCM_8": 8, "DPCM_16": 16}
-# The decoders of G.72x overshoot, and wrap: of noise that is clipped at 1.0, a quarter of the samples.
+# The decoders of G.72x overshoot, and wrap around: a quarter of the samples of noise that is clipped at 1.0.
 _CEILINGS = dict.fromkeys(("G721_32", "G723_24", "G723_40"), 0.85)
 _SAMPLE_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1}
 _BLOCK_SAMPLES = 1 << 14  # libvorbis crashes on much larger ones
+# Sizes in these files have 32 bits, in VOC 24. libsndfile cuts larger ones without an error.
+_LIMITS_BYTES = {"AIFF": SIZE_LIMIT_BYTES, "SVX": SIZE_LIMIT_BYTES, "VOC": 1 << 24}
 _MAY_BE_LONG_BYTES = 1 << 30  # the length in a header may be an estimate
 _W64_HEAD_BYTES = 40
 _STREAMINFO_END = 42  # "fLaC", the block's head and its 34 bytes
@@ -55,7 +67,7 @@ class SndfileEncoder:
         file: The empty file, open for reading and writing.
         target: How to write it.
         like: The source.
-        belongings: What goes with the audio.
+        belongings: What accompanies the audio.
 
     Attributes:
         clipped_samples: Samples beyond full scale that an integer encoding has clipped so far.
@@ -89,14 +101,19 @@ class SndfileEncoder:
         )
 
     def write(self, block: NDArray[np.float32]) -> None:
-        """Append a block, `float32 (channels, samples)`."""
-        # In blocks of one size: what libvorbis makes of the samples depends on the sizes that it gets.
+        """Append a block, `float32 (channels, samples)`.
+
+        Raises:
+            AudioError: The file is larger than the format allows.
+        """
+        # In blocks of one size, since the output of libvorbis depends on it.
         self._samples += block.shape[1]
         self._kept = np.concatenate([self._kept, block], axis=1)
         whole = self._kept.shape[1] // _BLOCK_SAMPLES * _BLOCK_SAMPLES
         for start in range(0, whole, _BLOCK_SAMPLES):
             self._write(self._kept[:, start : start + _BLOCK_SAMPLES])
         self._kept = self._kept[:, whole:]
+        self._check_size()
 
     def _write(self, block: NDArray[np.float32]) -> None:
         try:
@@ -107,9 +124,8 @@ class SndfileEncoder:
             # here, in the upper bits of an int32, so that unchanged samples are written bit for bit.
             self.clipped_samples += int(np.count_nonzero(np.abs(block) > self._ceiling))
             integers = float_to_int(np.clip(block, -self._ceiling, self._ceiling), self._bits)
-            if (
-                self._target.encoding not in _BITS
-            ):  # the smallest integer has no opposite: libsndfile's mu-law wraps it
+            if self._target.encoding not in _BITS:
+                # The smallest integer has no positive counterpart: libsndfile's mu-law wraps it around.
                 integers = np.maximum(integers, 1 - (1 << (self._bits - 1)))
             self._sound.write((integers << (32 - self._bits)).T.astype(np.int32))
         finally:
@@ -122,6 +138,7 @@ class SndfileEncoder:
             self._kept = np.concatenate([self._kept, np.zeros((self._channels, behind), np.float32)], axis=1)
         if self._kept.shape[1]:
             self._write(self._kept)
+            self._check_size()
         self._sound.close()
         self._raise_error()
         mask = mask_of(self._target.layout)
@@ -154,15 +171,21 @@ class SndfileEncoder:
         return sndfile_surplus(self._target, self._samples, self._file)
 
     def abort(self) -> None:
-        """Give up: the file is deleted by whoever made it."""
-        self._sound.close()
+        """Stop writing; the caller deletes the file."""
+        with suppress(Exception):  # the error that led here is the one to report
+            self._sound.close()
+
+    def _check_size(self) -> None:
+        limit_bytes = _LIMITS_BYTES.get(self._format)
+        if limit_bytes is not None and self._file.tell() >= limit_bytes:
+            raise AudioError(f"{self._format} holds up to {limit_bytes >> 20:,} MiB: write a .wav or .flac instead")
 
     def _raise_error(self) -> None:
         if self._sink.error is not None:
             raise self._sink.error
 
     def _is_extensible(self) -> bool:
-        """Return whether a WAV file says where its channels belong. Only some encodings can."""
+        """Return whether a WAV file states the places of its channels, which it can with some encodings only."""
         if self._format not in ("WAV", "WAVEX") or self._target.encoding not in _SAMPLE_BYTES:
             return False
         return self._format == "WAVEX" or (self._channels > 2 and mask_of(self._target.layout) != 0)
@@ -203,11 +226,10 @@ class SndfileEncoder:
         return Inserting(self._file)
 
     def _flac_blocks(self, mask: int) -> bytes:
-        """Return the metadata blocks that go behind the first."""
+        """Return the metadata blocks that follow the first."""
         tags = dict(self._belongings.tags)
-        if (
-            mask and self._channels > 2
-        ):  # what FLAC itself says of five and six is read as side by some, as back by others
+        if mask and self._channels > 2:
+            # Decoders differ on whether FLAC's own layouts of five and six channels have side or back channels.
             tags["WAVEFORMATEXTENSIBLE_CHANNEL_MASK"] = f"0x{mask:x}"
         comments = vorbis_comments(
             tags, self._belongings.chapters, vendor=f"libsndfile {soundfile.__libsndfile_version__}"
@@ -217,7 +239,7 @@ class SndfileEncoder:
         return b"".join(bytes([kind]) + len(data).to_bytes(3, "big") + data for kind, data in blocks)
 
     def _hide_own_comments(self) -> None:
-        """Turn libsndfile's comments, which would be the second, into padding."""
+        """Turn libsndfile's block of comments into padding, since a file may have one only."""
         position = _STREAMINFO_END + len(self._flac_blocks(mask_of(self._target.layout)))
         while True:
             self._file.seek(position)

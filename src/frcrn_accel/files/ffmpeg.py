@@ -1,15 +1,20 @@
-"""Open files with PyAV, the same way with all of its versions."""
+"""Open files with PyAV, and work around what its versions do differently or wrongly."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["open_input"]
+__all__ = ["PLACES", "fix_layout", "open_input"]
 
-_METADATA_OPTION_LEFT = (
-    19  # PyAV decodes text as UTF-8 with `surrogateescape` from this version on, and has no option
+# Places of channels, in the order of WAVE's masks, which is also FFmpeg's.
+PLACES = (
+    *("FL", "FR", "FC", "LFE", "BL", "BR", "FLC", "FRC", "BC", "SL", "SR"),
+    *("TC", "TFL", "TFC", "TFR", "TBL", "TBC", "TBR"),
 )
+
+# From this version on, PyAV decodes text as UTF-8 with `surrogateescape`, and has no option for it.
+_WITHOUT_METADATA_OPTION = 19
 
 
 def open_input(source: Any, **options: Any) -> Any:
@@ -23,8 +28,38 @@ def open_input(source: Any, **options: Any) -> Any:
     """
     import av
 
-    if int(av.__version__.partition(".")[0]) < _METADATA_OPTION_LEFT:
+    if int(av.__version__.partition(".")[0]) < _WITHOUT_METADATA_OPTION:
         options["metadata_errors"] = "surrogateescape"
     given: Mapping[str, str] = options.pop("container_options", {})
     protocols = "file" if isinstance(source, str) else "none"
     return av.open(source, "r", container_options={"protocol_whitelist": protocols, **given}, **options)
+
+
+def fix_layout(context: Any) -> tuple[str, tuple[int, ...]]:
+    """Return the layout of a decoder that is not open yet, and take it from the decoder if its order is not FFmpeg's.
+
+    QuickTime, CAF and AIFF files can have their channels in any order. PyAV frees such a layout twice, once with the
+    object that describes it, and that ends the process.
+
+    Returns:
+        FFmpeg's name of the layout in FFmpeg's order, empty if the places are not known; and for each of its places
+        the channel of the file, nothing if the file has this order.
+    """
+    import av
+
+    layout = context.layout
+    name = str(layout.name)
+    if "channels" not in name:
+        return name, ()
+    if "(" not in name:
+        return "", ()
+    places = [channel.name for channel in layout.channels]
+    context.layout = f"{len(places)} channels"
+    if not set(places) <= set(PLACES) or len(set(places)) < len(places):
+        return "", ()
+    order = tuple(sorted(range(len(places)), key=lambda channel: PLACES.index(places[channel])))
+    own = str(av.AudioLayout("+".join(places[channel] for channel in order)).name)
+    if order == tuple(range(len(places))):
+        context.layout = own  # without one, some decoders assume a standard layout
+        return own, ()
+    return own, order

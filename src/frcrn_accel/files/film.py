@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -16,10 +17,10 @@ from frcrn_accel.errors import AudioError, OutputExistsError
 from frcrn_accel.files.chunks import is_bare
 from frcrn_accel.files.ffmpeg import open_input
 from frcrn_accel.files.film_copy import CopiedStream, avi_step_s
-from frcrn_accel.files.film_sound import MATROSKA, Sound, Track, sound_start_s
-from frcrn_accel.files.film_streams import can_hold, is_cover, suffix_for, what_is
+from frcrn_accel.files.film_sound import Sound, Track, sound_start_s
+from frcrn_accel.files.film_streams import can_hold, is_cover, stream_name, suffix_for
 from frcrn_accel.files.film_text import film_text, find_lost, stream_text
-from frcrn_accel.files.formats import FILM_MUXERS, MP4, keeps_codec, plan_track
+from frcrn_accel.files.formats import FILM_MUXERS, MATROSKA, MP4, keeps_codec, plan_track
 from frcrn_accel.files.mp4 import is_item
 from frcrn_accel.files.reading import open_audio
 from frcrn_accel.files.reasons import reason_of
@@ -30,6 +31,7 @@ __all__ = ["FILM_SUFFIXES", "check_film", "film_suffix", "is_film", "write_film"
 FILM_SUFFIXES = frozenset(FILM_MUXERS)
 _AUDIBLE_SHIFT_S = 0.002
 _MAX_WAIT_S = 60  # three windows of 20 s
+_ERRORS_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _IMAGES = {"mjpeg": ("image/jpeg", ".jpg"), "png": ("image/png", ".png"), "bmp": ("image/bmp", ".bmp")}
 
 
@@ -82,8 +84,8 @@ def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overw
         raise AudioError(f"{str(target)!r}: films are written as {', '.join(sorted(FILM_SUFFIXES))}")
     try:
         with ExitStack() as stack:
-            temporary = stack.enter_context(replacing(target, overwrite=overwrite))
-            # AVI does not say when a picture is shown: FFmpeg finds it from those around it.
+            temporary = stack.enter_context(replacing(target, overwrite=overwrite, like=source))
+            # AVI does not state when a picture is shown: FFmpeg derives it from the pictures around it.
             wanted = {} if muxer == "avi" else {"fflags": "+genpts"}
             film = open_input(stack.enter_context(source.open("rb")), container_options=wanted)
             stack.enter_context(film)
@@ -93,8 +95,8 @@ def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overw
                 remux = _Remux(film, out, source, target, muxer, sounds)
                 try:
                     clipped = remux.run()
-                except AudioError:
-                    with suppress(av.FFmpegError):  # from the end of the film, which would hide the reason
+                except BaseException:
+                    with suppress(av.FFmpegError):  # the error of an unfinished film would hide the reason
                         out.close()
                     raise
             remux.name_lost(temporary)
@@ -106,9 +108,9 @@ def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overw
 
 
 def film_suffix(path: Path) -> str:
-    """Return the suffix for a new film: that of this one, by name or content, or of Matroska, which holds most.
+    """Return the suffix for a new film: that of the source by name or content, or `.mkv`, which holds most codecs.
 
-    If the container cannot hold the picture, it is the suffix of one that can.
+    If that container cannot hold the picture, it is the suffix of one that can.
     """
     suffix = _own_suffix(path)
     with path.open("rb") as file, open_input(file) as film:
@@ -177,7 +179,7 @@ class _Remux:
         self._subtitles_left_out = Counter[str]()  # by codec
         audio = list(film.streams.audio)
         starts = {number: sound_start_s(source, number) for number in sounds}
-        # AVI does not say when a stream starts: sound is led in with silence, the picture with packets of nothing.
+        # AVI does not say when a stream starts: sound gets silence in front, and the picture an empty packet.
         self._origin_s = _first_start_s(film, starts) if muxer == "avi" else Fraction(0)
         for stream in film.streams:
             number = audio.index(stream) if stream.type == "audio" else None
@@ -213,7 +215,7 @@ class _Remux:
             self._out.add_attachment(name, mime or "application/octet-stream", bytes(stream.data or b""))
             return
         if stream.type == "data" and (self._holds_chapters(stream) or self._holds_time_code(stream)):
-            return  # the muxer writes these tracks itself
+            return  # the muxer writes these tracks by itself
         if is_cover(stream) and self._muxer in MATROSKA:  # where a cover is an attachment, not a stream
             self._attach_cover(stream)
             return
@@ -226,7 +228,7 @@ class _Remux:
             if stream.type == "subtitle":
                 self._subtitles_left_out[stream.codec_context.name if stream.codec_context else "unknown"] += 1
             else:
-                self._left_out.append(what_is(stream))
+                self._left_out.append(stream_name(stream))
             return
         self._say_shift(stream)
         copied = CopiedStream(self._out, self._muxer, self._film, stream, self._origin_s)
@@ -242,8 +244,8 @@ class _Remux:
         if abs(shift_s) >= _AUDIBLE_SHIFT_S:
             early = "early" if shift_s > 0 else "late"
             self._say(
-                f"{what_is(stream)} comes {abs(shift_s):.3f} s too {early}: AVI does not say when a stream starts, "
-                "and it is copied"
+                f"{stream_name(stream)} comes {abs(shift_s):.3f} s too {early}: AVI does not say when a stream "
+                "starts, and it is copied"
             )
 
     @property
@@ -251,7 +253,7 @@ class _Remux:
         return "mp4" in self._film.format.name.split(",")
 
     def _holds_chapters(self, stream: Any) -> bool:
-        """Return whether a data stream is the text track of the chapters of MP4: it has a sample for each."""
+        """Return whether a data stream is the text track of MP4's chapters, which has one sample for each of them."""
         return self._is_mp4 and bool(self._film.chapters()) and stream.frames == len(self._film.chapters())
 
     def _holds_time_code(self, stream: Any) -> bool:
@@ -271,7 +273,7 @@ class _Remux:
         """Write the film. Return the number of clipped samples."""
         self._out.start_encoding()
         copied = [stream for stream in self._film.streams if stream.index in self._copies]
-        for packet in self._film.demux(copied) if copied else ():
+        for packet in self._read(copied) if copied else ():
             if packet.dts is None and packet.pts is None and not packet.size:
                 continue  # the end of a stream
             time = packet.dts if packet.dts is not None else packet.pts
@@ -289,15 +291,26 @@ class _Remux:
                 self._say(f"track {track.number}: {surplus}")
         return sum(track.encoder.clipped_samples for track in self._tracks)
 
+    def _read(self, streams: list[Any]) -> Iterator[Any]:
+        import av
+
+        try:
+            yield from self._film.demux(streams)
+        except av.FFmpegError as error:
+            raise AudioError(
+                f"{str(self._source)!r} cannot be read to its end: {reason_of(error)}; "
+                "write the sound alone, such as to a .wav"
+            ) from error
+
     def _mux(self, packet: Any) -> None:
         import av
 
         if packet.pts is None:
-            self._untimed = what_is(packet.stream)
+            self._untimed = stream_name(packet.stream)
         try:
             self._out.mux(packet)
         except av.FFmpegError as error:
-            if not self._untimed:
+            if not self._untimed or error.errno in _ERRORS_OF_DISKS:  # covers have no times, either
                 raise
             raise AudioError(
                 f"{str(self._target)!r} cannot be written: {self._untimed} does not say when each packet is shown; "
@@ -333,7 +346,7 @@ def _refusal(target: Path, stream: Any) -> str:
     """Return the message for a stream that a container cannot hold."""
     suffix = suffix_for(stream)
     hint = f"try {suffix}" if suffix else "no container here takes it"
-    return f"{str(target)!r} cannot hold {what_is(stream)}; {hint}"
+    return f"{str(target)!r} cannot hold {stream_name(stream)}; {hint}"
 
 
 def _describe(new: Any, old: Any) -> None:
@@ -362,8 +375,8 @@ def _first_packet(path: Path, index: int) -> bytes:
 
 
 def _options(muxer: str, sounds: Mapping[int, Sound], film: Any) -> dict[str, str]:
-    # Sound comes in pieces of up to a window, which is longer than FFmpeg waits for the other streams by itself. It
-    # must not wait for ever: until the next subtitle it would hold the film in memory.
+    # Sound comes in blocks of up to a window, for which FFmpeg's default is too short. Without a limit, FFmpeg would
+    # hold the film in memory until the next subtitle.
     options = {"fflags": "+bitexact", "max_interleave_delta": str(_MAX_WAIT_S * 1_000_000)}
     if muxer in MP4:
         options["movflags"] = "+faststart" + ("" if _holds_cover(muxer, film) else "+use_metadata_tags")

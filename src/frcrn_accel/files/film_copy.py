@@ -10,16 +10,16 @@ from frcrn_accel.files.film_streams import filter_for, kept_tag
 
 __all__ = ["CopiedStream", "avi_step_s"]
 
-_MAX_GRID_HZ = 240  # films whose pictures keep no rate have a finer one by FFmpeg, and AVI an entry for each step
+_MAX_GRID_HZ = 240  # FFmpeg states a finer one for a variable frame rate, and AVI has an entry for each step
 _DEFAULT_HZ = 25
 _NO_TAG = "\0\0\0\0"
 
 
 class CopiedStream:
-    """A stream on its way into a new film.
+    """Copies the packets of a stream into a new film.
 
-    What the muxers of FFmpeg refuse or misread is mended on the way: times that are missing or do not grow, pictures
-    without a duration, of which MP4 would lose the last one, and H.264 without start codes in AVI.
+    It corrects what FFmpeg's muxers refuse or misread: times that are missing or do not increase, pictures without a
+    duration, of which MP4 would lose the last one, and H.264 without start codes in AVI.
 
     Args:
         out: The output container of PyAV; the stream is added to it.
@@ -43,7 +43,7 @@ class CopiedStream:
         name = filter_for(muxer, film, stream)
         if name:
             self._filter = BitStreamFilterContext(name, stream, self.stream)
-            self.stream.codec_context.codec_tag = _NO_TAG  # the filter hands on the source's
+            self.stream.codec_context.codec_tag = _NO_TAG  # the filter passes on the tag of the source
         elif tag := kept_tag(muxer, film, stream):
             self.stream.codec_context.codec_tag = tag
         self._origin_s = origin_s
@@ -66,7 +66,7 @@ class CopiedStream:
         yield from self._filtered(packet)
 
     def finish(self) -> Iterator[Any]:
-        """Yield what the filter has kept back."""
+        """Yield the packets that are left in the filter."""
         if self._filter is not None:
             yield from self._own(self._filter.filter(None), None)
 
@@ -85,11 +85,11 @@ class CopiedStream:
             yield packet
 
     def _mend_times(self, packet: Any) -> None:
-        """Give a packet the times that muxers ask for: a decoding time that grows, and a duration of pictures."""
+        """Give a packet the times that muxers need: an increasing decoding time, and for a picture a duration."""
         base = packet.time_base
         if self._frame_s is not None and not packet.duration:
             packet.duration = round(self._frame_s / base)
-        if packet.dts is None and packet.pts is None:  # or else FFmpeg finds it from the order of the pictures
+        if packet.dts is None and packet.pts is None:  # otherwise FFmpeg derives it from the order of the pictures
             packet.dts = 0 if self._last_dts is None else self._last_dts + self._last_duration
         if packet.dts is not None:
             if self._last_dts is not None and packet.dts <= self._last_dts:
@@ -102,7 +102,7 @@ class CopiedStream:
         """Give a packet the number of its picture, which is its time in AVI.
 
         Pictures are in the order of their decoding there, and players show the first one as soon as it is decoded.
-        A late start is a packet of nothing in front.
+        A late start is an empty packet in front.
         """
         if self._shift_s is None:
             time = packet.dts if packet.dts is not None else packet.pts or 0
@@ -134,6 +134,6 @@ def _frame_s(stream: Any) -> Fraction | None:
 
 
 def avi_step_s(stream: Any) -> Fraction:
-    """Return the time between two pictures of AVI: that of the source, or a fine one if it varies."""
+    """Return the time between two pictures of AVI: that of the source, or a short one if the rate varies."""
     rate = Fraction(stream.base_rate or stream.average_rate or _DEFAULT_HZ)
     return 1 / min(rate, Fraction(_MAX_GRID_HZ))

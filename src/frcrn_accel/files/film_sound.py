@@ -1,4 +1,4 @@
-"""New sound on its way into a film, in step with the picture."""
+"""Encode new sound for a film, in step with the picture."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 
 from frcrn_accel.audio import Resampler
 from frcrn_accel.files.encode_ffmpeg import TrackEncoder, coding_for
-from frcrn_accel.files.ffmpeg import open_input
-from frcrn_accel.files.formats import MP4, Target
+from frcrn_accel.files.ffmpeg import fix_layout, open_input
+from frcrn_accel.files.formats import MATROSKA, MP4, Target
 from frcrn_accel.files.lengths import Surplus, coded_surplus, silence_before
 from frcrn_accel.files.reading import AudioFile
 
-__all__ = ["MATROSKA", "Sound", "Track", "sound_start_s"]
+__all__ = ["Sound", "Track", "sound_start_s"]
 
-MATROSKA = ("matroska", "webm")
 _MILLISECOND = Fraction(1, 1_000)
 
 
@@ -40,16 +39,18 @@ class Sound:
 
 
 def sound_start_s(path: Path, track: int) -> Fraction:
-    """Return where the first sample of a track that is heard lies on the time line of its film, in seconds.
+    """Return the time of the first sample that a player outputs for a track, in seconds on the time line of its film.
 
     Raises:
-        AudioError: The film cannot be read.
-        OSError: The same.
+        FFmpegError: FFmpeg cannot open the film.
+        OSError: The file cannot be read.
     """
     import av
 
     with path.open("rb") as file, open_input(file) as film:
-        for packet in film.demux(film.streams.audio[track]):
+        stream = film.streams.audio[track]
+        fix_layout(stream.codec_context)
+        for packet in film.demux(stream):
             with suppress(av.FFmpegError, EOFError):
                 for frame in packet.decode():
                     if frame.pts is not None:
@@ -58,7 +59,7 @@ def sound_start_s(path: Path, track: int) -> Fraction:
 
 
 class Track:
-    """New sound on its way into a film.
+    """Encodes new sound for a track of a film.
 
     Attributes:
         encoder: Its encoder.
@@ -110,9 +111,9 @@ class Track:
             lead=self.encoder.lead,
         )
         if self._plan.container in MP4 and self._plan.encoding in ("aac", "mp3"):
-            # FFmpeg tells a player to skip only what lies before the start of the film.
-            heard = min(self.encoder.lead, max(0, round(self._start_s * self._plan.rate_hz)))
-            return replace(found, before=found.before + heard)
+            # FFmpeg makes players skip only what lies before the start of the film.
+            played = min(self.encoder.lead, max(0, round(self._start_s * self._plan.rate_hz)))
+            return replace(found, before=found.before + played)
         return found
 
     def _encoded(self, block: NDArray[np.float32]) -> Iterator[Any]:
@@ -122,7 +123,7 @@ class Track:
             lead = silence_before(self._plan, self.encoder.stream.codec_context.frame_size)
             if self._plan.container == "avi":  # there all sound starts with the film
                 lead += round(self._start_s * self._plan.rate_hz)
-            if self._plan.encoding != "amr_nb":  # there it is within what is stated to come before the sound
+            if self._plan.encoding != "amr_nb":  # whose stated lead includes it
                 self._start_s -= Fraction(lead, self._plan.rate_hz)
             yield from self._shifted(self.encoder.encode(np.zeros((len(block), lead), np.float32)))
         yield from self._shifted(self.encoder.encode(block))
@@ -138,9 +139,9 @@ class Track:
             yield packet
 
     def _align(self, lead_s: Fraction) -> None:
-        """Move the start to where a player of Matroska puts it, which counts milliseconds.
+        """Move the start to where a player of Matroska puts it.
 
-        It adds what the encoder puts before the sound to a rounded time, and rounds again.
+        Matroska counts milliseconds: a player adds the lead of the encoder to a rounded time, and rounds again.
         """
         if self._plan.container not in MATROSKA:
             return

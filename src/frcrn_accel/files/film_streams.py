@@ -8,9 +8,9 @@ from typing import Any
 
 from frcrn_accel.files.formats import FILM_MUXERS, MP4
 
-__all__ = ["can_hold", "filter_for", "is_cover", "kept_tag", "suffix_for", "what_is"]
+__all__ = ["can_hold", "filter_for", "is_cover", "kept_tag", "stream_name", "suffix_for"]
 
-# What a transport stream has a type for. FFmpeg writes any other codec, too, as data that no player shows.
+# The codecs that MPEG-TS has a stream type for. FFmpeg writes others as data that no player shows.
 _MPEGTS = frozenset(
     (
         *("mpeg1video", "mpeg2video", "mpeg4", "h264", "hevc", "vvc", "cavs", "avs2", "avs3", "dirac", "vc1"),
@@ -18,9 +18,9 @@ _MPEGTS = frozenset(
         *("dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle", "klv", "timed_id3", "scte_35"),
     )
 )
-_OGG = frozenset(("theora", "vorbis", "opus", "flac", "speex"))  # FFmpeg writes VP8, too, and each picture one late
+_OGG = frozenset(("theora", "vorbis", "opus", "flac", "speex"))  # FFmpeg also writes VP8, with each picture one late
 _PLAYED = {"mpegts": _MPEGTS, "ogv": _OGG}
-# What a muxer leaves to its caller: start codes for AVI, and headers within the stream where the container has none.
+# What muxers leave to their caller: start codes in AVI, and headers within the stream where the container has none.
 _FILTERS = {("avi", "h264"): "h264_mp4toannexb", ("mpegts", "mpeg4"): "dump_extra"}
 _UNPACK = "mpeg4_unpack_bframes"  # DivX and Xvid put two pictures into a packet of AVI, and an empty one behind it
 _FAMILIES = {"mp4": MP4, "avi": ("avi",), "asf": ("asf",)}  # by FFmpeg's name of the source's container
@@ -29,11 +29,11 @@ _USUAL = (".mkv", ".mp4", ".mov", ".webm", ".avi", ".ts", ".wmv", ".flv")
 
 
 def is_cover(stream: Any) -> bool:
-    """Return whether a stream is a picture that goes with the rest."""
+    """Return whether a stream is an attached picture, such as a cover."""
     return bool(stream.disposition & type(stream.disposition).attached_pic)
 
 
-def what_is(stream: Any) -> str:
+def stream_name(stream: Any) -> str:
     """Return the name of a stream for a message, such as `video stream 0 (h264)`."""
     return f"{stream.type} stream {stream.index} ({codec_of_stream(stream)})"
 
@@ -44,7 +44,7 @@ def codec_of_stream(stream: Any) -> str:
 
 
 def can_hold(muxer: str, stream: Any) -> bool:
-    """Return whether a container can hold a stream of a film: FFmpeg writes a header with it, and players see it.
+    """Return whether a container can hold a stream of a film: FFmpeg writes a header with it, and players show it.
 
     Args:
         muxer: FFmpeg's name of the container.
@@ -64,8 +64,7 @@ def suffix_for(stream: Any) -> str:
 def kept_tag(muxer: str, film: Any, stream: Any) -> str:
     """Return the tag of the codec that a copy of a stream keeps, or an empty string for the usual one.
 
-    Containers name a codec by a tag that says more than the codec: `hvc1` of H.265 plays on Apple's players, `hev1`
-    does not.
+    A tag states more than the codec: Apple's players play H.265 with the tag `hvc1`, but not with `hev1`.
     """
     if stream.type != "video" or not stream.codec_context:
         return ""

@@ -1,4 +1,4 @@
-"""Compare the text of a new film with that of its source, to name what its container could not hold."""
+"""Compare the text of a new film with that of its source, to name what the container could not hold."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def find_lost(written: Path, source: Path, film: Any, places: Mapping[int, int])
     Args:
         written: The new film.
         source: The film that it was made from.
-        film: The same, open.
+        film: The open container of `source`.
         places: Index of each stream of the source in the new film.
 
     Raises:
-        FFmpegError: The new film cannot be read.
-        OSError: The same.
+        FFmpegError: FFmpeg cannot read the new film.
+        OSError: The file cannot be read.
     """
     with written.open("rb") as file, open_input(file) as new:
         lost = _different(film.metadata, new.metadata)
@@ -55,7 +55,7 @@ def find_lost(written: Path, source: Path, film: Any, places: Mapping[int, int])
 
 
 def film_text(film: Any) -> dict[str, str]:
-    """Return the text of a film by the names that FFmpeg's muxers know, without what the muxers write themselves."""
+    """Return the text of a film by the names that FFmpeg's muxers know, without what they write by themselves."""
     return {**_without_date(tags_of(film.metadata)), **_for_muxers(film.metadata)}
 
 

@@ -12,14 +12,15 @@ from typing import Any
 import soundfile
 
 from frcrn_accel.errors import AudioError
+from frcrn_accel.files.ffmpeg import PLACES
 from frcrn_accel.files.names import audio_suffixes, detected_suffix
 from frcrn_accel.files.reading import AudioFile
 from frcrn_accel.files.sndfile_forms import nearest_rate_hz, reads_back
 
 __all__ = [
     "FILM_MUXERS",
+    "MATROSKA",
     "MP4",
-    "PLACES",
     "Target",
     "keeps_codec",
     "mask_of",
@@ -47,7 +48,8 @@ _SNDFILE = {
     ".iff": "SVX",
     ".8svx": "SVX",
 }
-_NOT_WRITTEN = {"RAW", "MP3", "SD2"}  # no header; FFmpeg keeps the bit rate; a second file beside it
+# RAW has no header, FFmpeg keeps the bit rate of MP3, and SD2 needs a second file.
+_NOT_WRITTEN = {"RAW", "MP3", "SD2"}
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,14 @@ class _Container:
     codecs: tuple[str, ...]
 
 
-MP4 = ("mp4", "mov", "ipod", "3gp", "3g2")  # muxers of MP4 and its kin
-_MP4 = ("aac", "alac", "ac3", "eac3", "opus", "flac")
+# Muxers of families of containers.
+MP4 = ("mp4", "mov", "ipod", "3gp", "3g2")
+MATROSKA = ("matroska", "webm")
+_MP4_CODECS = ("aac", "alac", "ac3", "eac3", "opus", "flac")
 _OGG = (".ogg", ".oga")
 _OGG_CODECS = ("opus", "flac")
 _PCM = ("pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le", "pcm_s16be", "pcm_s24be", "pcm_s32be")
-_MATROSKA = ("opus", "flac", "aac", "mp3", "mp2", "ac3", "eac3", "alac", "wavpack", *_PCM[:5])
+_MATROSKA_CODECS = ("opus", "flac", "aac", "mp3", "mp2", "ac3", "eac3", "alac", "wavpack", *_PCM[:5])
 _FFMPEG = {
     ".mp3": _Container("mp3", ("mp3",)),
     ".mp2": _Container("mp2", ("mp2",)),
@@ -71,7 +75,7 @@ _FFMPEG = {
     ".mpa": _Container("mp2", ("mp2",)),
     ".m4a": _Container("ipod", ("aac", "alac", "ac3")),
     ".m4b": _Container("ipod", ("aac", "alac", "ac3")),
-    ".mp4": _Container("mp4", _MP4),
+    ".mp4": _Container("mp4", _MP4_CODECS),
     ".mov": _Container("mov", ("aac", "alac", "ac3", "eac3", *_PCM)),
     ".3gp": _Container("3gp", ("amr_nb", "aac")),
     ".aac": _Container("adts", ("aac",)),
@@ -80,8 +84,8 @@ _FFMPEG = {
     ".opus": _Container("opus", ("opus",)),
     ".webm": _Container("webm", ("opus",)),
     ".weba": _Container("webm", ("opus",)),
-    ".mka": _Container("matroska", _MATROSKA),
-    ".mkv": _Container("matroska", _MATROSKA),
+    ".mka": _Container("matroska", _MATROSKA_CODECS),
+    ".mkv": _Container("matroska", _MATROSKA_CODECS),
     ".wma": _Container("asf", ("wmav2", "wmav1")),
     ".asf": _Container("asf", ("wmav2", "wmav1")),
     ".amr": _Container("amr", ("amr_nb",)),
@@ -113,9 +117,9 @@ FILM_MUXERS = {
 }
 # The codecs that are written into films, by muxer. The first is for sound of any other codec.
 _FILM_CODECS = {
-    "mp4": (*_MP4, "mp3"),
+    "mp4": (*_MP4_CODECS, "mp3"),
     "mov": ("aac", "alac", "ac3", "eac3", *_PCM),
-    "matroska": _MATROSKA,
+    "matroska": _MATROSKA_CODECS,
     "webm": ("opus",),
     "mpegts": ("aac", "mp2", "mp3", "ac3", "eac3"),
     "asf": ("wmav2", "wmav1"),
@@ -125,7 +129,7 @@ _FILM_CODECS = {
     "3g2": ("aac", "amr_nb"),
     "ogv": _OGG_CODECS,
 }
-# For formats that are read only, by what is usual in them; for all others a codec that loses something.
+# What to write for formats that are only read, by the usual codec in them. All others become .m4a.
 _NEAREST = {
     ".flac": (".ape", ".dsf", ".mlp", ".sd2", ".tak", ".thd"),
     ".opus": (".spx",),
@@ -170,11 +174,6 @@ _CODECS = {
 }
 _DEEP = ("PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAC_20", "ALAC_24", "ALAC_32")
 
-# Places of channels, in the order of WAVE's masks, which is also FFmpeg's.
-PLACES = (
-    *("FL", "FR", "FC", "LFE", "BL", "BR", "FLC", "FRC", "BC", "SL", "SR"),
-    *("TC", "TFL", "TFC", "TFR", "TBL", "TBC", "TBR"),
-)
 _SIDE_OR_BACK = {"SL": "BL", "SR": "BR", "BL": "SL", "BR": "SR"}
 _STEREO = ("mono", "stereo")
 _USUAL_PLACES = {"": (), "mono": ("FC",), "stereo": ("FL", "FR")}  # without loading FFmpeg
@@ -258,7 +257,7 @@ def plan_target(path: Path, like: AudioFile) -> Target:
     codec = codec_of(like)
     notes: list[str] = []
     container = _container_of(suffix)
-    # Players that take Ogg take Vorbis; few take FLAC in it.
+    # Players of Ogg play Vorbis; few play FLAC in it.
     is_vorbis = suffix in _OGG and (codec not in _OGG_CODECS or (codec == "flac" and like.format == "FLAC"))
     if container is None or is_vorbis:
         file_format = _sndfile_format(suffix, like)
@@ -281,20 +280,22 @@ def keeps_codec(muxer: str, like: AudioFile) -> bool:
 
 
 def plan_track(path: Path, muxer: str, like: AudioFile) -> Target:
-    """Decide how to write the sound of a film: in its own codec, or the first of those that the container takes.
+    """Decide how to write the sound of a film: in its own codec, or in the first one that the container takes.
 
     Raises:
         AudioError: The container cannot hold these channels.
     """
     codec, codecs = codec_of(like), _FILM_CODECS[muxer]
     encoding = codec if codec in codecs and _has_encoder(codec) else codecs[0]
+    if encoding.startswith("pcm") and muxer == "matroska" and 2 < like.channels <= 8 and like.channel_layout:
+        encoding = "flac"  # Matroska does not say where the channels of PCM belong
     notes = [] if encoding == codec else [f"track {like.track}: {codec} becomes {encoding}"]
     return _fit(path, like, True, muxer, encoding, notes)
 
 
 @lru_cache(maxsize=1_024)  # a job has many files of few formats
 def nearest_suffix(suffix: str) -> str:
-    """Return the suffix of an output for files of a suffix, by what is usual in them: `writable_suffix` unread.
+    """Return the suffix of an output for files of a suffix; unlike `writable_suffix`, without reading one.
 
     It is the suffix itself if such files can be written, or if it is not that of an audio format.
     """
@@ -350,37 +351,13 @@ def _has_encoder(codec: str) -> bool:
     return False
 
 
-# Codecs that lose something, besides those in the table of rates: nothing is gained by storing them without loss.
+# Lossy codecs, besides those in the table of rates. Nothing is gained by storing their audio without loss.
 _LOSSY = {
     *_RATES,
     *("OPUS", "VORBIS"),
-    *(
-        "vorbis",
-        "speex",
-        "dts",
-        "amr_wb",
-        "cook",
-        "atrac3",
-        "atrac3p",
-        "musepack7",
-        "musepack8",
-        "wmapro",
-        "wmavoice",
-    ),
-    *(
-        "qdm2",
-        "ra_144",
-        "ra_288",
-        "sipr",
-        "nellymoser",
-        "gsm",
-        "g722",
-        "g723_1",
-        "g726",
-        "g729",
-        "truespeech",
-        "ilbc",
-    ),
+    *("vorbis", "speex", "dts", "amr_wb", "cook", "atrac3", "atrac3p", "musepack7", "musepack8", "wmapro"),
+    *("wmavoice", "qdm2", "ra_144", "ra_288", "sipr", "nellymoser", "gsm", "g722", "g723_1", "g726", "g729"),
+    *("truespeech", "ilbc"),
     *("aac_latm", "mp1", "qcelp", "evrc", "dca", "ac4", "qdmc", "mpc7", "mpc8", "tak_lossy"),
 }
 
@@ -398,7 +375,7 @@ def codec_of(like: AudioFile) -> str:
 
 
 def _bits_of(like: AudioFile) -> int:
-    """Return the bits that hold the samples of a file: 16, or 24 for what is deeper."""
+    """Return the bits per sample that hold the samples of a file: 16, or 24 for deeper ones."""
     deep = (
         like.subtype in _DEEP
         or (like.bits or 16) > 16
@@ -430,7 +407,7 @@ def _sndfile_subtype(path: Path, file_format: str, like: AudioFile, notes: list[
     """Return libsndfile's encoding: that of the source if the format has it and is read back, else the nearest.
 
     Raises:
-        AudioError: The format does not hold so many channels.
+        AudioError: The format holds fewer channels.
     """
     if file_format == "OGG":
         return "VORBIS"
@@ -520,7 +497,10 @@ def _layout(
 
 
 def _match(places: tuple[str, ...], offered: tuple[str, ...]) -> tuple[int | None, ...]:
-    """Return where each offered place comes from; nothing if a place is missing. Side and back may stand in."""
+    """Return the source of each offered place, or nothing if a place is missing.
+
+    Side and back channels can stand in for each other.
+    """
     for swap in (False, True):
         wanted = tuple(_SIDE_OR_BACK.get(place, place) for place in places) if swap else places
         if set(wanted) <= set(offered):

@@ -1,4 +1,4 @@
-"""What of the belongings a format can hold, and what is left out."""
+"""Decide which belongings a format can hold, and which are left out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FAMILIES = {
     "CAF": "CAF",
 }
 _COMMENTS = ("ogg", "opus", "OGG", "FLAC", "wv", "tta")
-# Chunks whose text is among the tags.
+# Chunks whose text is also in the tags.
 _TEXT_CHUNKS = ("LIST INFO", "id3", "ID3", "NAME", "AUTH", "(c)", "ANNO", "info", "bext")
 _MAX_COMMENT_CHAPTERS = 1_000  # three digits count them
 _MAX_BLOCK_BYTES = (1 << 24) - 1
@@ -46,7 +46,7 @@ def holds(container: str) -> frozenset[str]:
 
 
 def keep(belongings: Belongings, target: Target) -> tuple[Belongings, list[str]]:
-    """Return the belongings that a file will hold, and the names of those that are left out."""
+    """Return the belongings that a new file will hold, and the names of those that are left out."""
     held, left_out = holds(target.container), []
     tags = dict(belongings.tags) if "tags" in held else {}
     if target.container in _COMMENTS:

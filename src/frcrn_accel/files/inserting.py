@@ -1,4 +1,4 @@
-"""Insert bytes into what an encoder writes, and keep the errors of the system."""
+"""Insert bytes into the output of an encoder, and keep the errors of the system."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["Inserting"]
 
 
 class Inserting:
-    """A file for an encoder, in which bytes are inserted that the encoder does not see.
+    """A file for an encoder, with inserted bytes that the encoder does not see.
 
-    libsndfile turns every error into its own; the error of the system is kept in `error`.
+    libsndfile replaces every error by its own, so the error of the system is kept in `error`.
 
     Args:
         file: The real file, open for reading and writing.

@@ -1,7 +1,7 @@
 """Correct the padding in the LAME tag of an MP3 file.
 
-FFmpeg states the padding of the last frame only. Where the one before is cut, too, a decoder would give up to 47
-samples too many: for about one length in twelve.
+FFmpeg states the padding of the last frame only. Where the padding begins in the frame before, a decoder would output
+up to 47 samples too many: for about one length in twelve.
 
 Source: "Mp3 Info Tag rev 1 specifications", G. Bouvigne.
 """
@@ -11,11 +11,12 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO
 
-__all__ = ["set_padding"]
+__all__ = ["DELAYS_AT", "ENCODER_AT", "set_padding"]
 
 _FRAME_BYTES = 190  # of the frame with the tag, which the checksum is about
-_FLAGS_AT, _FRAMES_AT, _ENCODER_AT = 4, 8, 120
-_DELAYS_AT, _CRC_AT = _ENCODER_AT + 21, _ENCODER_AT + 34
+# Positions in the tag, if it has all fields.
+_FLAGS_AT, _FRAMES_AT, ENCODER_AT = 4, 8, 120
+DELAYS_AT, _CRC_AT = ENCODER_AT + 21, ENCODER_AT + 34
 _ALL_FIELDS = 0xF  # frames, bytes, table and quality
 _VERSION_1 = 3
 
@@ -35,9 +36,9 @@ def set_padding(file: BinaryIO, start: int, samples: int) -> None:
         return
     frame_samples = 1_152 if frame[1] >> 3 & 3 == _VERSION_1 else 576
     (frames,) = struct.unpack_from(">I", frame, at + _FRAMES_AT)
-    delay = int.from_bytes(frame[at + _DELAYS_AT : at + _DELAYS_AT + 3], "big") >> 12
+    delay = int.from_bytes(frame[at + DELAYS_AT : at + DELAYS_AT + 3], "big") >> 12
     padding = min(max(frames * frame_samples - delay - samples, 0), 0xFFF)
-    frame[at + _DELAYS_AT : at + _DELAYS_AT + 3] = (delay << 12 | padding).to_bytes(3, "big")
+    frame[at + DELAYS_AT : at + DELAYS_AT + 3] = (delay << 12 | padding).to_bytes(3, "big")
     struct.pack_into(">H", frame, at + _CRC_AT, _crc16(frame[: at + _CRC_AT]))
     file.seek(start)
     file.write(frame)

@@ -1,4 +1,4 @@
-"""Say how much longer than the audio a new file sounds, for formats that cannot state where it starts and ends."""
+"""Compute how much longer than its audio a new file plays, for formats that cannot state where it starts and ends."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from frcrn_accel.files.ffmpeg import open_input
-from frcrn_accel.files.formats import MP4, Target
+from frcrn_accel.files.formats import MATROSKA, MP4, Target
 
 __all__ = ["Surplus", "coded_surplus", "fewest_samples", "silence_before", "silence_behind", "sndfile_surplus"]
 
-# What a container says about the audio in it. The others, and codecs that pad nothing, say both.
+# Containers that do not state where the audio starts and ends, and those that only state where it starts. The others
+# state both.
 _STATES_NOTHING = ("adts", "ac3", "eac3", "mp2", "amr", "mpegts", "flv")
-_STATES_START = (*MP4, "matroska", "webm", "asf")
-# Codecs of frames of one size, with a delay. FFmpeg tells a muxer the end for some of them only.
+_STATES_START = (*MP4, *MATROSKA, "asf")
+# Codecs with a delay and frames of one size. FFmpeg passes the end of the audio to the muxer for some of them only.
 _FRAMED = ("aac", "ac3", "eac3", "mp2", "amr_nb", "opus", "wmav1", "wmav2")
-_MATROSKA = ("matroska", "webm")
 _OPUS_HZ = 48_000  # the rate that it is decoded at
 
 # Samples per channel in a block of libsndfile's encodings, for the decoders that do not stop within one.
@@ -47,7 +47,7 @@ _FEWEST = {
     **{(muxer, "amr_nb"): 111 for muxer in MP4},
 }
 _FEWEST_OF_MP2 = 1_153
-# FFmpeg says of AMR that it starts later than it does.
+# FFmpeg states a later start of AMR than the true one.
 _AMR_LEAD, _AMR_STATED_LEAD = 39, 50
 
 
@@ -68,11 +68,11 @@ class Surplus:
     reason: str
 
     def __bool__(self) -> bool:
-        """Return whether there is anything."""
+        """Return whether there are any."""
         return self.before != 0 or self.after != 0
 
     def __str__(self) -> str:
-        """Say it on a line."""
+        """Return the text of a warning, on one line."""
         total = self.before + self.after
         text = (
             f"{self.reason}: {_count(total)} more than the source at {self.rate_hz:,} Hz"
@@ -133,10 +133,12 @@ def coded_surplus(
     rest = (packets * frame_samples - lead - samples) * scale
     if container in _STATES_NOTHING:
         return Surplus(lead * scale, rest, rate_hz, f"the format does not state where {codec} starts and ends")
-    if container in _MATROSKA and codec in ("opus", "mp3"):
-        # FFmpeg does not cut both ends of a packet: of the first, which has the lead in it.
+    if container in MATROSKA and codec in ("opus", "mp3"):
+        # FFmpeg does not cut both ends of one packet, and the first has the lead in it.
         within_first = max(0, rest - (packets - 1) * frame_samples * scale) if lead < frame_samples else 0
         return Surplus(0, within_first, rate_hz, f"FFmpeg does not cut both ends of a packet of {codec}")
+    if container in MP4 and codec == "mp3":  # a packet that starts after the audio is played to its end
+        return Surplus(0, rest if rest >= frame_samples else 0, rate_hz, reason)
     if codec not in _FRAMED:
         return Surplus(0, encoded - samples if codec != "mp3" else 0, rate_hz, reason)
     states_end = container not in _STATES_START or (container in MP4 and codec == "aac")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections import Counter
 from collections.abc import Iterable
@@ -31,7 +32,7 @@ __all__ = [
 # Between the stem and the suffix of an output beside its input.
 DEFAULT_NAME, NOISE_NAME = ".denoised", ".noise"
 
-# What FFmpeg and libsndfile read, by the suffixes that people give it. How a file is read is decided by its content.
+# The usual suffixes of what FFmpeg and libsndfile read. The content of a file decides how it is read.
 # Not here: playlists, subtitles, pictures, .ts and .dat (source code and data), .raw and .pcm (no header).
 # fmt: off
 _AUDIO_SUFFIXES = frozenset((
@@ -62,7 +63,7 @@ _SUFFIX_OF_FORMAT = {
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What a folder run leaves out.
+    """A file or folder that a folder run leaves out.
 
     Attributes:
         path: The file or folder.
@@ -116,7 +117,7 @@ def scan_folder(folder: Path, *, but_not_in: Path | None = None) -> FolderScan:
 
     Args:
         folder: The folder.
-        but_not_in: A folder to leave out without a word, such as that of the outputs.
+        but_not_in: A folder to leave out without reporting it, such as that of the outputs.
     """
     scan = FolderScan()
     _walk(folder, None if but_not_in is None else but_not_in.resolve(), scan)
@@ -181,9 +182,10 @@ def check_targets(pairs: Iterable[tuple[str, str]]) -> None:
     """
     sources: dict[str, str] = {}
     for source, target in pairs:
-        if target in sources:
-            raise AudioError(f"{sources[target]!r} and {source!r} would both become {target!r}")
-        sources[target] = source
+        key = os.path.normcase(target)  # Windows does not distinguish upper and lower case
+        if key in sources:
+            raise AudioError(f"{sources[key]!r} and {source!r} would both become {target!r}")
+        sources[key] = source
 
 
 def detected_suffix(file: AudioFile) -> str:

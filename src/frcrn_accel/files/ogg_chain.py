@@ -30,8 +30,8 @@ class Link:
     Attributes:
         start: Position of its first byte.
         end: Position after its last byte.
-        form: What its first packets say about codec, rate and channels.
-        is_ended: Whether the last page is marked as such.
+        form: Codec, rate and channels, from its first packets.
+        is_ended: Whether its last page is marked as the last one.
         is_whole: Whether it is ended, all checksums of its pages are right, and nothing lies between them.
     """
 
@@ -79,7 +79,7 @@ class FilePart:
 def find_links(file: BinaryIO) -> list[Link]:
     """Return the links of an Ogg file; one for a file that is not chained.
 
-    What lies between pages and is none is skipped, as decoders do.
+    Data between pages is skipped, as decoders do.
 
     Raises:
         OSError: The file cannot be read.
@@ -126,8 +126,8 @@ def find_links(file: BinaryIO) -> list[Link]:
 def is_header_apart(file: BinaryIO) -> bool:
     """Return whether the header of Vorbis ends with its page, as it must. True for other codecs.
 
-    Some old encoders put the first packets of the audio behind it. libsndfile does not count them, and leaves out
-    as much of the start as it takes them for.
+    Some old encoders put the first packets of the audio on that page, too. libsndfile does not count them, and drops
+    samples from the start of the audio instead.
 
     Source: Vorbis I specification, section A.2.
 
@@ -155,7 +155,7 @@ def is_header_apart(file: BinaryIO) -> bool:
 
 
 def _next_page(file: BinaryIO, start: int) -> int:
-    """Return where the next page starts, -1 for none."""
+    """Return where the next page starts; -1 if there is none."""
     before = b""
     file.seek(start)
     while chunk := file.read(1 << 16):

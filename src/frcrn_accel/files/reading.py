@@ -6,7 +6,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +19,7 @@ from frcrn_accel.audio import check_format
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files.belongings import Belongings, read_belongings
 from frcrn_accel.files.decode_ffmpeg import Form, decode, probe
-from frcrn_accel.files.decode_sndfile import BLOCK_SAMPLES, Repair, decode_boxed, find_repair, open_boxed
+from frcrn_accel.files.decode_sndfile import BLOCK_SAMPLES, Repair, decode_patched, find_repair, open_patched
 from frcrn_accel.files.ogg_chain import find_links, is_header_apart
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.notices import notify
@@ -28,10 +28,11 @@ __all__ = ["AudioFile", "open_audio"]
 
 # libsndfile reads PCM of every kind bit for bit, from containers that FFmpeg lacks, and in a third of the time. It
 # reads Vorbis and Opus to the sample, where FFmpeg cuts up to 128 samples off Vorbis and gives all Opus at 48 kHz.
-# The rest is FFmpeg's: libsndfile ends a chained Ogg or joined MP3 after its first part, and a VBR MP3 without a Xing
-# header where a constant bit rate would end, needs the length of FLAC, and fails at the first damaged frame.
+# FFmpeg reads the rest: libsndfile ends a chained Ogg or joined MP3 after its first part, and a VBR MP3 without a
+# Xing header where a constant bit rate would end, needs the length of FLAC, and fails at the first damaged frame.
 _BY_FFMPEG = ("MP3", "FLAC")
 _SUBTYPES_BY_FFMPEG = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
+_WITH_LATE_SOUND = ("matroska", "mov,mp4")  # containers in which times do not count from the first sample
 # A file that starts otherwise is tried with FFmpeg first: libsndfile would search it for MP3.
 _SNDFILE_STARTS = (
     *(b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"caff", b".snd", b"dns.", b"NIST", b"Crea", b" paf", b"fap "),
@@ -42,7 +43,7 @@ _SNDFILE_STARTS = (
 
 @dataclass(frozen=True)
 class _Stamp:
-    """What changes when a file is changed or replaced."""
+    """Properties that differ once a file was changed or replaced."""
 
     device: int
     inode: int
@@ -62,7 +63,7 @@ class AudioFile:
         path: Path of the file.
         sample_rate_hz: Sample rate.
         channels: Number of channels.
-        samples: Samples per channel according to the header, or an estimate, to show progress with; 0 if unknown.
+        samples: Samples per channel by the header, or an estimate for progress; 0 if unknown.
         format: Container, by libsndfile's name, e.g. `"WAV"`, or by FFmpeg's.
         subtype: Encoding, by libsndfile's name, e.g. `"PCM_16"`, or by FFmpeg's.
         bit_rate_bps: Bits per second of the coded audio, if known.
@@ -88,6 +89,7 @@ class AudioFile:
     start_s: Fraction = Fraction(0)
     belongings: Belongings = field(default_factory=Belongings)
     _form: Form | None = None  # if FFmpeg reads the file
+    _order: tuple[int, ...] = ()  # of the channels in the file, if that is not the order of `channel_layout`
     _repair: Repair = field(default_factory=Repair)
     _stamp: _Stamp | None = None
 
@@ -121,8 +123,10 @@ class AudioFile:
 
     def _decode(self) -> Iterator[NDArray[np.float32]]:
         if self._form is not None:
-            return _gathered(decode(self.path, self.track, self._form))
-        return decode_boxed(self.path, self._repair)
+            blocks = _gathered(decode(self.path, self.track, self._form))
+        else:
+            blocks = decode_patched(self.path, self._repair)
+        return (block[list(self._order)] for block in blocks) if self._order else blocks
 
     def _check_unchanged(self) -> None:
         if self._stamp is not None and _Stamp.of(self.path.stat()) != self._stamp:
@@ -159,7 +163,7 @@ def _open(path: Path, track: int, stamp: _Stamp) -> AudioFile:
     try:
         return _open_with_ffmpeg(path, track, stamp)
     except AudioError:
-        # It has no mark at its start. libsndfile would search any other file for MP3, and print what it finds.
+        # HTK has no mark at its start. libsndfile would search any other file for MP3, and print what it finds.
         found = _open_with_sndfile(path, track, stamp) if path.suffix.lower() == ".htk" else None
         if found is None:
             raise
@@ -170,7 +174,7 @@ def _open_with_sndfile(path: Path, track: int, stamp: _Stamp) -> AudioFile | Non
     """Read the properties of a file that libsndfile reads best; return None for any other."""
     repair = find_repair(path)
     try:
-        file = open_boxed(path, repair)
+        file = open_patched(path, repair)
     except soundfile.SoundFileError:
         return None
     with file:
@@ -179,6 +183,7 @@ def _open_with_sndfile(path: Path, track: int, stamp: _Stamp) -> AudioFile | Non
         if track:
             raise AudioError(f"{str(path)!r} has only track 0, not {track}")
         belongings = read_belongings(path)
+        layout, order = _layout(path, file.channels)
         return AudioFile(
             path=path,
             sample_rate_hz=file.samplerate,
@@ -187,15 +192,16 @@ def _open_with_sndfile(path: Path, track: int, stamp: _Stamp) -> AudioFile | Non
             format=file.format,
             subtype=file.subtype,
             bit_rate_bps=_bit_rate(file, stamp.size) if file.format == "OGG" else None,
-            channel_layout=_layout(path, file.channels),
+            channel_layout=layout,
             belongings=belongings,
+            _order=order,
             _repair=repair,
             _stamp=stamp,
         )
 
 
 def _is_for_sndfile(path: Path) -> bool:
-    """Return whether a file starts like those that libsndfile reads; an Ogg file has to be whole and of one piece."""
+    """Return whether a file starts like those of libsndfile; an Ogg file must also be whole and not chained."""
     with path.open("rb") as file:
         start = file.read(4)
         if start == b"OggS":
@@ -235,14 +241,31 @@ def _open_with_ffmpeg(path: Path, track: int, stamp: _Stamp) -> AudioFile:
         track=track,
         tracks=form.tracks,
         start_s=form.start_s,
-        belongings=read_belongings(path, track),
+        belongings=_from_first_sample(read_belongings(path, track), form),
         _form=form,
+        _order=form.order,
         _stamp=stamp,
     )
 
 
+def _from_first_sample(belongings: Belongings, form: Form) -> Belongings:
+    """Count the times of chapters from the first sample, where the container counts them from its own start."""
+    start_s = form.start_s
+    if start_s <= 0 or not form.container.startswith(_WITH_LATE_SOUND):
+        return belongings
+    chapters = tuple(
+        replace(
+            chapter,
+            start_s=max(chapter.start_s - start_s, Fraction(0)),
+            end_s=max(chapter.end_s - start_s, Fraction(0)),
+        )
+        for chapter in belongings.chapters
+    )
+    return replace(belongings, chapters=chapters)
+
+
 def _gathered(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-    """Join the frames of a codec into blocks like libsndfile's: what follows costs as much for a frame."""
+    """Join the frames of a codec into blocks as long as libsndfile's: the costs of the caller are per block."""
     held: list[NDArray[np.float32]] = []
     samples = 0
     for block in blocks:
@@ -260,15 +283,15 @@ def _bit_rate(file: soundfile.SoundFile, size: int) -> int | None:
     return round(8 * size * file.samplerate / file.frames) if file.frames else None
 
 
-def _layout(path: Path, channels: int) -> str:
-    """Return the places of the channels, which libsndfile does not tell."""
+def _layout(path: Path, channels: int) -> tuple[str, tuple[int, ...]]:
+    """Return the places of the channels, which libsndfile does not report, and their order in the file."""
     if channels <= 2:
-        return ("mono", "stereo")[channels - 1]
+        return ("mono", "stereo")[channels - 1], ()
     try:
         form = probe(path, 0)
     except AudioError:
-        return ""
-    return form.layout if form.channels == channels else ""
+        return "", ()
+    return (form.layout, form.order) if form.channels == channels else ("", ())
 
 
 @contextmanager
@@ -280,7 +303,7 @@ def _reading(path: Path) -> Iterator[None]:
             raise
         raise AudioError(f"{str(path)!r} cannot be read as audio: {reason_of(error)}") from error
     except (ValueError, ArithmeticError, LookupError, struct.error) as error:
-        # What a damaged or hostile header makes of numbers that the libraries pass on.
+        # Numbers in a damaged or hostile header, which the libraries pass on unchecked.
         if isinstance(error, AudioError):
             raise
         raise AudioError(f"{str(path)!r} cannot be read as audio: it is damaged ({error})") from error

@@ -13,13 +13,13 @@ from frcrn_accel.files.belongings import Belongings
 from frcrn_accel.files.chunks import W64_TAIL, Chunk, walk
 from frcrn_accel.files.tags import id3_tag, info_list
 
-__all__ = ["WAV_LIMIT_BYTES", "caf_front", "finish_aiff", "finish_w64", "finish_wav", "w64_front", "wav_front"]
+__all__ = ["SIZE_LIMIT_BYTES", "caf_front", "finish_aiff", "finish_w64", "finish_wav", "w64_front", "wav_front"]
 
-WAV_LIMIT_BYTES = 1 << 32  # sizes have 32 bits
+SIZE_LIMIT_BYTES = 1 << 32  # sizes have 32 bits
 _DS64_BYTES = 28
 _EXTENSIBLE = 0xFFFE
 _BITMAP_LAYOUT = 1 << 16  # kAudioChannelLayoutTag_UseChannelBitmap
-_FRONT = (b"bext", b"chna", b"iXML")  # programs that read a WAV as it comes want these before the samples
+_FRONT = (b"bext", b"chna", b"iXML")  # programs that read a WAV as a stream need these before the samples
 _COPY_BYTES = 1 << 20
 
 
@@ -37,7 +37,7 @@ def finish_wav(
     data_bytes: int | None,
     mask: int,
     rf64: bool = False,
-    limit_bytes: int = WAV_LIMIT_BYTES,
+    limit_bytes: int = SIZE_LIMIT_BYTES,
 ) -> None:
     """Complete a WAV file.
 
@@ -45,7 +45,7 @@ def finish_wav(
         file: The file as libsndfile has closed it.
         belongings: What goes into it. Text and pictures that came in chunks are copied as they are.
         samples: Samples per channel.
-        data_bytes: Bytes of all samples; None to believe libsndfile.
+        data_bytes: Bytes of all samples; None for the size that libsndfile has written.
         mask: Places of the channels, for a file whose format has them.
         rf64: Write 64-bit sizes even if the file is short.
         limit_bytes: Size from which 64-bit sizes are needed.
@@ -78,12 +78,12 @@ def finish_wav(
 
 
 def _is_front(chunk: Chunk) -> bool:
-    """Return whether a chunk goes in front. libsndfile loses its way in RF64 behind a chunk of odd size."""
+    """Return whether a chunk goes in front. libsndfile cannot parse RF64 after a chunk of odd size."""
     return chunk.id in _FRONT and len(chunk.data) % 2 == 0
 
 
 def _wav_trailing(belongings: Belongings) -> list[Chunk]:
-    """Return the chunks behind the samples. Tags are written anew only if the source had none in chunks."""
+    """Return the chunks behind the samples. New tags are written only if the source had none in chunks."""
     chunks = [chunk for chunk in belongings.chunks if not _is_front(chunk)]
     if not {chunk.name for chunk in belongings.chunks} & {"LIST INFO", "id3", "ID3"}:
         chunks += [Chunk("RIFF", b"LIST", text)] if (text := info_list(belongings.tags)) else []
@@ -92,7 +92,7 @@ def _wav_trailing(belongings: Belongings) -> list[Chunk]:
 
 
 def w64_front(belongings: Belongings) -> bytes:
-    """Return the chunks in front of the format of a W64 file: libsndfile takes all behind the samples for samples."""
+    """Return the chunks in front of the format of a W64 file: libsndfile reads later ones as samples."""
     chunks = [chunk for chunk in belongings.chunks if _is_front(chunk)] + _wav_trailing(belongings)
     return b"".join(
         chunk.id + W64_TAIL + struct.pack("<Q", 24 + len(chunk.data)) + chunk.data + bytes(-len(chunk.data) % 8)
@@ -125,7 +125,7 @@ def finish_aiff(file: BinaryIO, belongings: Belongings, mask: int) -> None:
         tag := id3_tag(belongings)
     ):
         file.write(_chunk(b"ID3 ", tag, ">"))
-    _put(file, 4, struct.pack(">I", min(file.tell() - 8, WAV_LIMIT_BYTES - 1)))
+    _put(file, 4, struct.pack(">I", min(file.tell() - 8, SIZE_LIMIT_BYTES - 1)))
 
 
 def caf_front(belongings: Belongings, mask: int) -> bytes:
@@ -152,7 +152,7 @@ def _set_format(file: BinaryIO, places: dict[bytes, tuple[int, int]], samples: i
     if struct.unpack("<H", file.read(2))[0] == _EXTENSIBLE:
         _put(file, start + 20, struct.pack("<I", mask))
     if b"fact" in places:  # libsndfile counts whole blocks of ADPCM
-        _put(file, places[b"fact"][0], struct.pack("<I", min(samples, WAV_LIMIT_BYTES - 1)))
+        _put(file, places[b"fact"][0], struct.pack("<I", min(samples, SIZE_LIMIT_BYTES - 1)))
 
 
 def _clear_time(file: BinaryIO, places: dict[bytes, tuple[int, int]], endian: str) -> None:
@@ -166,7 +166,7 @@ def _chunk(identity: bytes, data: bytes, endian: str = "<") -> bytes:
 
 
 def _put(file: BinaryIO, position: int, data: bytes) -> None:
-    """Write at a position, and stay where the file is."""
+    """Write at a position, and return to the current one."""
     before = file.tell()
     file.seek(position)
     file.write(data)
@@ -174,7 +174,7 @@ def _put(file: BinaryIO, position: int, data: bytes) -> None:
 
 
 def _shift(file: BinaryIO, start: int, distance: int) -> None:
-    """Move the rest of a file, from its end on."""
+    """Move the rest of a file towards its end."""
     end = file.seek(0, os.SEEK_END)
     while end > start:
         size = min(_COPY_BYTES, end - start)

@@ -1,7 +1,7 @@
 """Find out which forms of a format libsndfile reads back as it wrote them.
 
 Its list of what it can write is longer: some encodings come back as noise or not at all, some containers hold one
-channel, and some state a rounded sample rate, or always the same one. What a version of it does is tried in memory.
+channel, and some state a rounded sample rate, or always the same one. The installed version is tried in memory.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ __all__ = ["nearest_rate_hz", "reads_back"]
 
 _SAMPLES = 4_000
 _MAX_ERROR = 0.25  # -6 dB: telephone codecs are better than that, damaged samples worse
-_ROUNDING = 1e-3  # nobody hears a speed that is off by less
-_FLOATING = ("FLOAT", "DOUBLE")  # all others get integers from the encoder, which take another way through libsndfile
+_ROUNDING = 1e-3  # a smaller error of the speed is inaudible
+_FLOATING = ("FLOAT", "DOUBLE")  # all others get integers from the encoder, which libsndfile treats differently
 _USUAL_RATES_HZ = (
     *(8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000),
     *(176_400, 192_000),

@@ -19,7 +19,7 @@ MAX_SPOOLED_BYTES = 4 << 30
 
 @contextmanager
 def local_file(path: Path) -> Iterator[Path]:
-    """Give a file that can be read repeatedly: `path` itself, or a temporary copy of a pipe.
+    """Provide a file that can be read repeatedly: `path` itself, or a temporary copy of a pipe.
 
     Raises:
         AudioError: `path` is a device or a socket, or the pipe holds too much or cannot be read.
@@ -27,7 +27,7 @@ def local_file(path: Path) -> Iterator[Path]:
     try:
         mode = path.stat().st_mode
     except OSError:
-        mode = stat.S_IFREG  # opening it says why
+        mode = stat.S_IFREG  # opening it reports the reason
     if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
         raise AudioError(f"{str(path)!r} is a device or a socket, not a file")
     if not stat.S_ISFIFO(mode):

@@ -177,7 +177,7 @@ def ape_tag(tags: Mapping[str, str], pictures: Sequence[Picture] = ()) -> bytes:
             for is_header in (1, 0)
         ]
         tag = ends[0] * has_header + body + ends[1]
-        if tag[-_ID3V1_BYTES:][:3] != b"TAG":  # or else readers take the middle of "APETAGEX" for an ID3v1 tag
+        if tag[-_ID3V1_BYTES:][:3] != b"TAG":  # otherwise readers take the middle of "APETAGEX" for an ID3v1 tag
             break
     return tag
 

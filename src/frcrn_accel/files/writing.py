@@ -82,7 +82,7 @@ def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[Au
     Args:
         path: The file to write; its suffix selects the format.
         like: Source of rate, channels, belongings and, if the format supports it, encoding and bit rate. What the
-            file cannot keep is named in an `AudioWarning`.
+            file cannot hold is named in an `AudioWarning`.
         overwrite: Replace an existing file.
 
     Raises:
@@ -123,7 +123,7 @@ def create_audio(path: Path, like: AudioFile, *, overwrite: bool) -> Iterator[Au
 
 
 def _can_be_read(path: Path) -> bool:
-    """Return whether a file without samples is read as one."""
+    """Return whether a file without samples can be read."""
     try:
         return not any(block.size for block in open_audio(path).blocks())
     except AudioError:
@@ -137,7 +137,7 @@ def _writing(path: Path) -> Iterator[None]:
     except (OutputExistsError, AudioError):
         raise
     except Exception as error:
-        import av  # here, so that what libsndfile writes does not wait for it
+        import av  # here, since files of libsndfile do not need it
 
         if not isinstance(error, (OSError, soundfile.SoundFileError, av.FFmpegError)):
             raise

@@ -1,4 +1,4 @@
-"""Processes of their own: for files from strangers, and for a denoiser whose memory or time is measured."""
+"""Separate processes: for untrusted files, and for denoisers whose memory or time is measured."""
 
 from frcrn_accel.processes.file_process import FileProcess, FileProcesses, ProcessLimits
 from frcrn_accel.processes.intake import Intake

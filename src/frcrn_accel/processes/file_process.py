@@ -1,4 +1,4 @@
-"""Run a `FileJob` in a process with limits, so that a file from a stranger cannot take this one down.
+"""Run a `FileJob` in a process with limits, so that an untrusted file cannot crash this one.
 
 The process decodes, resamples and encodes. The engine stays here: the process sends windows of audio and gets them
 back denoised, so that all files share one model. Both ends speak over a socket:
@@ -12,7 +12,7 @@ from the process         answer
 `failed` with an error   the next job
 =======================  ==========================================================================
 
-What comes from the process is JSON and audio, never a pickle: a process that was taken over by a file cannot run code
+What comes from the process is JSON and audio, never a pickle: a process that a file has taken over cannot run code
 here.
 """
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import pickle
 import signal
@@ -46,7 +47,7 @@ __all__ = ["FileProcess", "FileProcesses", "ProcessLimits"]
 
 _WORKER = Path(__file__).with_name("file_worker.py")
 _PACKAGES = Path(__file__).parents[2]
-_SECRETS = "FRCRN_ACCEL_TOKENS"  # the process has no need to know them
+_SECRETS = "FRCRN_ACCEL_TOKENS"  # the process does not need them
 _TICK_S = 0.1
 _STOP_S = 1.0  # for a process that was asked to stop
 _MESSAGES = ("run", "progress", "done", "failed")
@@ -84,7 +85,7 @@ class FileProcess:
 
     Args:
         limits: Its limits.
-        died: Called after the process died during a job.
+        died: Called after the process has died during a job.
     """
 
     def __init__(self, limits: ProcessLimits | None = None, died: Callable[[], None] = lambda: None) -> None:
@@ -171,11 +172,11 @@ class FileProcess:
     def _serve(self, connection: Connection, job: FileJob) -> dict[str, Any]:
         """Answer the process until the job ends; return its last message."""
         shown = 0.0, 0.0
-        heard = time.monotonic()
+        last_message = time.monotonic()
         while True:
             while not _has_message(connection, _TICK_S):
                 _show(job, shown)
-                if time.monotonic() - heard > self._limits.silence_s:
+                if time.monotonic() - last_message > self._limits.silence_s:
                     raise AudioError(
                         f"{str(job.source)!r} cannot be denoised: reading or writing it takes more than "
                         f"{self._limits.silence_s:g} s without progress"
@@ -191,10 +192,10 @@ class FileProcess:
                 _send(connection, {"do": "go"})
             else:
                 return message
-            heard = time.monotonic()
+            last_message = time.monotonic()
 
     def _stop(self) -> None:
-        """Ask the process to give the job up; end it if it does not."""
+        """Ask the process to stop its job; end the process if it does not."""
         connection = self._connection
         if connection is None:
             return
@@ -231,7 +232,7 @@ class FileProcess:
     def _error(self, job: FileJob, answer: Mapping[str, Any]) -> Exception:
         kind, text = str(answer["kind"]), str(answer["text"])
         if kind == "MemoryError":
-            self.close()  # what it has freed may be in pieces
+            self.close()  # its free memory may be fragmented
             mib = self._limits.memory_bytes >> 20
             return AudioError(f"{str(job.source)!r} cannot be denoised: it needs more memory than {mib} MiB")
         if kind == "OSError":
@@ -290,7 +291,7 @@ class FileProcesses:
 def _environment() -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name != _SECRETS}
     paths = [str(_PACKAGES), *filter(None, [environment.get("PYTHONPATH")])]
-    # The arithmetic of a file is too small for threads, and theirs would take address space.
+    # A file needs too little arithmetic for threads, which would take address space.
     threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return {**environment, **threads, "PYTHONPATH": os.pathsep.join(paths)}
 
@@ -301,7 +302,7 @@ def _show(job: FileJob, shown: tuple[float, float]) -> None:
 
 
 class _Lost(Exception):
-    """The process died, or says what makes no sense."""
+    """The process died, or sent an invalid message."""
 
 
 @contextmanager
@@ -334,7 +335,14 @@ def _receive(connection: Connection) -> dict[str, Any]:
 
 def _times(message: Mapping[str, Any]) -> tuple[float, float]:
     with _speaking():
-        return float(message["done_s"]), float(message["total_s"])
+        return _seconds(message["done_s"]), _seconds(message["total_s"])
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not math.isfinite(seconds):  # JSON of Python has NaN and infinity
+        raise ValueError
+    return seconds
 
 
 def _receive_audio(connection: Connection, message: Mapping[str, Any]) -> _Audio:
@@ -354,8 +362,8 @@ def _report(values: Mapping[str, Any]) -> FileReport:
         target=Path(values["target"]),
         sample_rate_hz=int(values["sample_rate_hz"]),
         channels=int(values["channels"]),
-        duration_s=float(values["duration_s"]),
-        processing_s=float(values["processing_s"]),
+        duration_s=_seconds(values["duration_s"]),
+        processing_s=_seconds(values["processing_s"]),
         clipped_samples=int(values["clipped_samples"]),
         warnings=tuple(map(str, values["warnings"])),
         tracks=tuple(map(int, values["tracks"])),

@@ -25,7 +25,7 @@ __all__ = ["main"]
 
 _PROGRESS_S = 0.05
 _SYSTEM_ERROR = 2  # libsndfile's SF_ERR_SYSTEM, e.g. a full disk
-_IGNORED = ("SIGINT", "SIGTERM", "SIGHUP")  # sent to whole groups; it ends with the other process instead
+_IGNORED = ("SIGINT", "SIGTERM", "SIGHUP")  # sent to process groups; this process ends with the other one instead
 
 
 class _Stopped(Exception):
@@ -47,7 +47,7 @@ class _Peer:
         """
         import numpy as np
 
-        self.tell(message)
+        self.send(message)
         if audio is not None:
             self._connection.send_bytes(np.ascontiguousarray(audio, np.float32).data.cast("B"))
         answer = json.loads(self._connection.recv_bytes())
@@ -59,12 +59,16 @@ class _Peer:
             return denoised
         return None
 
-    def tell(self, message: Mapping[str, Any]) -> None:
+    def send(self, message: Mapping[str, Any]) -> None:
         """Send a message that has no answer."""
         self._connection.send_bytes(json.dumps(message).encode())
 
     def show(self, done_s: float, total_s: float) -> None:
-        """Show progress, and stop if that is wanted."""
+        """Report progress.
+
+        Raises:
+            _Stopped: The other process asks to stop.
+        """
         if time.monotonic() - self._shown >= _PROGRESS_S or done_s >= total_s:
             self.ask({"do": "progress", "done_s": done_s, "total_s": total_s})
             self._shown = time.monotonic()
@@ -117,7 +121,7 @@ def _limit(limits: Mapping[str, Any]) -> None:
         _lower(resource.RLIMIT_AS, own + limits["memory_bytes"])
     _lower(resource.RLIMIT_STACK, limits["stack_bytes"])
     _lower(resource.RLIMIT_NOFILE, limits["descriptors"])
-    _lower(resource.RLIMIT_CORE, 0)  # a core would hold somebody's audio
+    _lower(resource.RLIMIT_CORE, 0)  # a core dump would contain the audio
 
 
 def _lower(kind: int, value: int) -> None:
@@ -131,7 +135,7 @@ def _lower(kind: int, value: int) -> None:
 
 
 def _end_with(descriptor: int) -> None:
-    """End this process when the other end of a socket is closed, whatever it does then."""
+    """End this process when the other end of a socket is closed, whatever this process is doing."""
     poll = select.poll()
     poll.register(descriptor, getattr(select, "POLLRDHUP", select.POLLHUP))
     poll.poll()
@@ -139,7 +143,7 @@ def _end_with(descriptor: int) -> None:
 
 
 def main() -> None:
-    """Do jobs until the other process ends."""
+    """Run jobs until the other process ends."""
     for name in _IGNORED:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     connection = Connection(os.dup(sys.stdin.fileno()))
@@ -147,7 +151,7 @@ def main() -> None:
     os.dup2(null, sys.stdin.fileno())
     os.close(null)
     threading.Thread(target=_end_with, args=(connection.fileno(),), daemon=True).start()
-    # What jobs need is loaded before the memory is limited.
+    # Modules that jobs need are loaded before the memory is limited.
     import av  # noqa: F401
     import soxr  # noqa: F401
 
@@ -157,7 +161,7 @@ def main() -> None:
     peer = _Peer(connection)
     with suppress(EOFError, ConnectionError):
         while True:
-            peer.tell(_do(peer, *peer.next_job()))
+            peer.send(_do(peer, *peer.next_job()))
 
 
 if __name__ == "__main__":

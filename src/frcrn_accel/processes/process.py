@@ -1,4 +1,4 @@
-"""Start a process with a denoiser, and control it from this one; see `worker` for the other end."""
+"""Start a process with a denoiser, and control it from this one; `worker` is the other end."""
 
 from __future__ import annotations
 
