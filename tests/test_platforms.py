@@ -27,6 +27,7 @@ from frcrn_accel.corpus import CorpusJob, denoise_corpus
 from frcrn_accel.corpus.plan import leads_out
 from frcrn_accel.cpu import affinity_cpus, available_cpus, busy_cpu_s, cpu_identity, quota_cpus
 from frcrn_accel.denoiser import DenoiserOptions
+from frcrn_accel.files import check_targets
 from frcrn_accel.memory import available_memory_bytes, keep_freed_memory
 from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, cached_variant, find_cached, find_model
 from frcrn_accel.posix_signals import Stopped, stopping
@@ -197,6 +198,22 @@ with replacing(folder / "a.wav", overwrite=False) as path:
     def test_paths_of_windows(self, monkeypatch, output, leads):
         monkeypatch.setattr("frcrn_accel.corpus.plan.Path", PureWindowsPath)
         assert leads_out(output) is leads
+
+    @pytest.mark.parametrize(
+        ("system", "same", "different"),
+        [
+            ("linux", [], [("A.wav", "a.wav"), ("\u00e9.wav", "e\u0301.wav")]),
+            ("win32", [("A.wav", "a.wav")], [("\u00e9.wav", "e\u0301.wav")]),
+            ("darwin", [("A.wav", "a.wav"), ("\u00e9.wav", "e\u0301.wav")], [("a.wav", "b.wav")]),
+        ],
+    )
+    def test_targets_that_are_one_file(self, monkeypatch, system, same, different):
+        monkeypatch.setattr("frcrn_accel.files.names.sys", without(sys, platform=system))
+        for targets in different:
+            check_targets(zip(("in/1.wav", "in/2.wav"), targets, strict=True))
+        for targets in same:
+            with pytest.raises(AudioError, match=r"'in/1\.wav' and 'in/2\.wav' would both become"):
+                check_targets(zip(("in/1.wav", "in/2.wav"), targets, strict=True))
 
 
 class TestServer:

@@ -22,6 +22,7 @@ from typing import Any
 from frcrn_accel.corpus.plan import Task
 from frcrn_accel.corpus.work import MAX_TRIES, Result, Work, Worker, failed, text_of
 from frcrn_accel.errors import CorpusError
+from frcrn_accel.posix_signals import signal_name
 
 __all__ = ["SILENT_S", "WorkerProcess", "run_local"]
 
@@ -272,10 +273,7 @@ def _reason(code: int) -> str:
     """
     if code >= 0:
         return f"exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
+    name = signal_name(-code)
     return f"killed by {name}{': out of memory?' if name == 'SIGKILL' else ''}"
 
 

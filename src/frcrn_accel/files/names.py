@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import stat
+import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -182,10 +183,17 @@ def check_targets(pairs: Iterable[tuple[str, str]]) -> None:
     """
     sources: dict[str, str] = {}
     for source, target in pairs:
-        key = os.path.normcase(target)  # Windows does not distinguish upper and lower case
+        key = _key(target)
         if key in sources:
             raise AudioError(f"{sources[key]!r} and {source!r} would both become {target!r}")
         sources[key] = source
+
+
+def _key(target: str) -> str:
+    """Return a name under which the system's usual file systems would find the same file."""
+    if sys.platform == "darwin":  # neither case nor the Unicode form of accents matters
+        return unicodedata.normalize("NFC", target).casefold()
+    return target.casefold() if sys.platform == "win32" else target
 
 
 def detected_suffix(file: AudioFile) -> str:

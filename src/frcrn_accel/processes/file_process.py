@@ -23,7 +23,6 @@ import json
 import math
 import os
 import pickle
-import signal
 import socket
 import subprocess
 import sys
@@ -41,6 +40,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.errors import AudioError, AudioTooLongError, EngineError, OutputExistsError
 from frcrn_accel.file_denoising import FileJob, FileReport
+from frcrn_accel.posix_signals import signal_name
 from frcrn_accel.processes.intake import Intake, admit
 
 __all__ = ["FileProcess", "FileProcesses", "ProcessLimits"]
@@ -222,7 +222,7 @@ class FileProcess:
         self.close()
         self._died()
         if code is not None and code < 0:
-            return f"reading or writing it ended its process ({signal.Signals(-code).name})"
+            return f"reading or writing it ended its process ({signal_name(-code)})"
         return f"its process ended (code {code})"
 
     def _result(self, job: FileJob, answer: Mapping[str, Any]) -> FileReport | Exception:
@@ -274,9 +274,10 @@ class FileProcesses:
             return process.run(job, intake)
         finally:
             with self._lock:
-                if not self._is_closed:
+                is_closed = self._is_closed
+                if not is_closed:
                     self._idle.append(process)
-            if self._is_closed:
+            if is_closed:
                 process.close()
 
     def close(self) -> None:
