@@ -266,7 +266,7 @@ class TestClips:
         assert digest_of(found) == digest_of(read_clips(short_audio, 16_000)) != digest_of(found[:1])
 
 
-@pytest.mark.parametrize("method", ["dynamic", "fp16"])
+@pytest.mark.parametrize("method", ["dynamic", pytest.param("fp16", marks=pytest.mark.thorough)])
 def test_the_packaged_model_passes_with_all_measures(packaged_source, tmp_path, method):
     pytest.importorskip("pesq")
     pytest.importorskip("speechmos")

@@ -146,6 +146,7 @@ def test_the_outputs_are_those_of_one_machine(tree, tmp_path, files_per_tar):
         assert (report.before, report.done) == (6, 1)
 
 
+@pytest.mark.thorough
 def test_the_packaged_model(tree, tmp_path):
     pytest.importorskip("onnxruntime")
     for workers_on in ("local", "ray"):
