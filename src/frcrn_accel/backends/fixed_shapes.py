@@ -10,22 +10,22 @@ from numpy.typing import NDArray
 
 __all__ = ["FixedShapes", "run_bound"]
 
-_MOST_SHAPES = 4  # the window in whole and partial batches; each keeps its activations in the GPU's memory
+_MOST_SHAPES = 4  # whole and partial batches of one window; each graph keeps its activations in the GPU's memory
 _NOT_RECORDED = -1
 
 
 class FixedShapes:
-    """A session of one input and one output of the same shape, with buffers for the shapes that come again.
+    """Run a session with fixed buffers for recurring batch shapes.
 
-    The second time that a shape comes it gets buffers and the number of a CUDA graph. ONNX Runtime records a graph in
-    the next calls with that number, and launches it as a whole from then on. The first four shapes get one each; all
-    others run as without graphs.
+    A shape that is seen a second time gets buffers and the number of a CUDA graph. ONNX Runtime records the graph in
+    the next calls with that number, and then launches it as a whole. The first four such shapes get a graph; all
+    others run without one.
 
-    A graph reads and writes the same addresses in each call, so calls are made one at a time.
+    A graph always reads and writes the same addresses, so calls are made one at a time.
 
     Args:
-        session: An `onnxruntime.InferenceSession`.
-        device: Where its input and output are, `"cuda"` or `"cpu"`.
+        session: An `onnxruntime.InferenceSession` with one input and one output of equal shape.
+        device: Device of the input and the output, `"cuda"` or `"cpu"`.
         device_index: Number of the device.
     """
 
@@ -39,7 +39,7 @@ class FixedShapes:
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """Shapes that have buffers."""
+        """The shapes that have buffers."""
         return list(self._buffers)
 
     def run(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -73,7 +73,7 @@ class FixedShapes:
 def run_bound(
     session: Any, audio: NDArray[np.float32], device: str, device_index: int, options: Any = None
 ) -> NDArray[np.float32]:
-    """Run a session on a batch that is copied to the device once and back once; return a new array of the same shape.
+    """Run a session on a batch, which is copied to the device once and back once; return a new array of equal shape.
 
     Args:
         session: See `FixedShapes`.

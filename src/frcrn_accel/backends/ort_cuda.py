@@ -47,9 +47,9 @@ class OrtCudaBackend(Backend):
         precision: See `Backend`. fp32 does not use TF32.
         device_index: Number of the GPU.
         gpu_memory_limit_mb: Limit of ONNX Runtime's arena, MB; None for no limit. cuDNN's workspaces come on top.
-        cuda_graphs: Record the kernels of the shapes that come again and launch them as a whole, see `FixedShapes`.
-            Calls are then made one at a time. Built, not run on a card yet.
-        prefer_nhwc: Prefer convolution kernels for channels-last activations. Built, not run on a card yet.
+        cuda_graphs: Record the kernels of recurring batch shapes as CUDA graphs, see `FixedShapes`. Calls are then
+            made one at a time. Built, not yet run on a card.
+        prefer_nhwc: Prefer convolution kernels for channels-last activations. Built, not yet run on a card.
 
     Raises:
         UnsupportedPrecisionError: See `Backend`.
