@@ -1,4 +1,4 @@
-// The checkbox for the band above 8 kHz, which the model does not hear itself.
+// The checkbox for the band above 8 kHz, which the model does not process.
 
 import { element } from "./elements.js";
 
