@@ -402,7 +402,8 @@ class TestLimits:
             until(run.leftovers, lambda left: left == [])
 
     def test_slow_takers(self, serve: Serve) -> None:
-        with serve(slow_s=0.3, min_bytes_per_second=50_000) as run:
+        # After `stream_idle_s`, the system would close such a connection.
+        with serve(slow_s=0.3, min_bytes_per_second=50_000, stream_idle_s=3600.0) as run:
             body = wav(np.tile(NOISE, 1_000))  # more than the buffers of a connection
             with socket.socket() as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -411,6 +412,14 @@ class TestLimits:
                 connection.sendall(run.head(len(body)) + body)
                 assert run.line("POST").endswith("the client was too slow")
                 assert run.leftovers() == []
+
+                def metrics_meanwhile() -> str:
+                    with contextlib.suppress(ConnectionError):
+                        connection.recv(16)  # some bytes a second are too slow, too
+                    return metrics_text(run.url)
+
+                # That of the request for the metrics is left.
+                until(metrics_meanwhile, lambda text: "frcrn_accel_connections 1.0" in text.splitlines())
                 with contextlib.suppress(ConnectionError):
                     assert len(received(connection)) < len(body)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import io
@@ -24,6 +25,8 @@ for _package in ("starlette", "uvicorn", "httpx", "websockets", "prometheus_clie
     pytest.importorskip(_package, reason="needs [serve] and httpx: nox -s tests")
 
 import httpx
+from starlette.responses import JSONResponse
+from starlette.types import Message, Receive, Scope, Send
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
@@ -33,6 +36,7 @@ from frcrn_accel.atomic import remove_leftovers, temporary_folder
 from frcrn_accel.serve import Limits, Service
 from frcrn_accel.serve.clients import Rates, Shares, client_of
 from frcrn_accel.serve.logs import SafeFormatter, Sparing
+from frcrn_accel.serve.upload import PacedAnswers
 from serving import GatedBackend, Running, answer_to_drops, gated_denoiser, resident_bytes, running, wav
 from waiting import until
 
@@ -54,6 +58,30 @@ def backend() -> GatedBackend:
 def denoiser(backend: GatedBackend) -> Iterator[Denoiser]:
     with gated_denoiser(backend) as denoiser:
         yield denoiser
+
+
+def test_an_answer_that_is_not_read_is_cut_off() -> None:
+    """Of any path; here with a client that takes the head and nothing of the body."""
+    given_up = []
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await JSONResponse("x" * 1_000)(scope, receive, send)
+        except BaseException as error:
+            given_up.append(type(error).__name__)
+            raise
+
+    async def take(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    scope = {"type": "http", "path": "/openapi.json"}
+    limits = Limits(slow_s=0.01, min_bytes_per_second=100_000)
+    asyncio.run(asyncio.wait_for(PacedAnswers(answer, limits)(scope, receive, take), 60))
+    assert given_up == ["_TooSlow"]
 
 
 @contextlib.contextmanager

@@ -43,6 +43,7 @@ from frcrn_accel.serve.problems import Problem, handle_http_exception, handle_pr
 from frcrn_accel.serve.result_headers import RESULT_HEADERS
 from frcrn_accel.serve.threads import in_thread
 from frcrn_accel.serve.tokens import TokenSet
+from frcrn_accel.serve.upload import PacedAnswers
 from frcrn_accel.serve.watch import EngineWatch
 
 __all__ = ["Service", "create_app"]
@@ -336,6 +337,7 @@ def create_app(
         ],
         middleware=[
             Middleware(Observed, service.metrics, frozenset((*routes, *(f"/v1{path}" for path in protected)))),
+            Middleware(PacedAnswers, service.limits),
             Middleware(SafeHeaders),
             Middleware(Hosts, allowed_host_names(allowed_hosts)),
             *([cors] if origins else []),

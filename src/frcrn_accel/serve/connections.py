@@ -45,6 +45,7 @@ class Bounds:
 
     Attributes:
         slow_s: Time limit for a head and for a handshake.
+        slow_bytes: Bytes that a client must take in that time.
         rates: Rate limits of clients, in pieces.
         count: Number of connections.
 
@@ -56,6 +57,7 @@ class Bounds:
         self, limits: Limits, most: int, proxies: Iterable[str] = (), refused: Callable[[], None] = lambda: None
     ) -> None:
         self.slow_s = limits.slow_s
+        self.slow_bytes = limits.slow_s * limits.min_bytes_per_second
         self.rates = Rates(limits.client_frames_per_s, _AHEAD_S)
         self.count = 0
         self._most = most
@@ -118,7 +120,8 @@ class _Requests(h11.Connection):
 class HttpConnection(H11Protocol):
     """A connection with a time limit for the head of a request and for a handshake.
 
-    The limit also holds for the rest of a body that was answered before it was complete.
+    The limit also holds for the rest of a body that was answered before it was complete. What a client does not take
+    of the last answer before the connection is closed is dropped.
 
     Attributes:
         bounds: Limits that all connections share.
@@ -143,6 +146,7 @@ class HttpConnection(H11Protocol):
             transport.abort()
         else:
             self._watch()
+            self._drop_unread()
 
     def data_received(self, data: bytes) -> None:
         """Parse as much as the client may send now, see `asyncio.Protocol`."""
@@ -209,6 +213,19 @@ class HttpConnection(H11Protocol):
         self._read()
         if self._pause is None and not self.flow.read_paused and not self.transport.is_closing():
             self.transport.resume_reading()
+
+    def _drop_unread(self, earlier: int | None = None) -> None:
+        """Drop the rest of what a closed connection has to send if the client takes it too slowly.
+
+        Args:
+            earlier: Bytes that it had to send `slow_s` ago, if it was closed by then.
+        """
+        left = self.transport.get_write_buffer_size()
+        is_closing = self.transport.is_closing()
+        if is_closing and left and earlier is not None and earlier - left < self.bounds.slow_bytes:
+            self.transport.abort()
+        elif left or not is_closing:
+            self.loop.call_later(self.bounds.slow_s, self._drop_unread, left if is_closing else None)
 
     def _watch(self) -> None:
         is_upgraded = self.transport.get_protocol() is not self

@@ -1,4 +1,4 @@
-"""Receive the body of a request into a file, and send a file, within limits of size and speed."""
+"""Receive the body of a request into a file, and send answers, within limits of size and speed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pathlib import Path
 import anyio
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
-from starlette.types import Message, Receive, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from frcrn_accel.serve.limits import Limits
+from frcrn_accel.serve.metrics import note
 from frcrn_accel.serve.problems import Problem
 
-__all__ = ["receive_file", "send_file"]
+__all__ = ["PacedAnswers", "receive_file", "send_file"]
 
 _CHUNK_BYTES = 1 << 16
 _MULTIPART = "multipart/form-data"
@@ -51,28 +52,52 @@ async def receive_file(request: Request, target: Path, limits: Limits, take: Cal
             await file.write(chunk)
 
 
-async def send_file(source: Path, headers: Mapping[str, str], send: Send, limits: Limits) -> bool:
-    """Send a file as the answer.
-
-    Returns:
-        Whether all of it was sent. If the client is too slow, the answer is cut off and the connection closed.
-    """
+async def send_file(source: Path, headers: Mapping[str, str], send: Send) -> None:
+    """Send a file as the answer."""
     raw_headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     raw_headers.append((b"content-length", str(source.stat().st_size).encode()))
-    with anyio.move_on_after(limits.slow_s) as scope:
-        await send({"type": "http.response.start", "status": 200, "headers": raw_headers})
-    if scope.cancelled_caught:
-        return False
-    chunk_s = limits.slow_s + _CHUNK_BYTES / limits.min_bytes_per_second
+    await send({"type": "http.response.start", "status": 200, "headers": raw_headers})
     async with await anyio.open_file(source, "rb") as file:
-        while True:
+        more_body = True
+        while more_body:
             chunk = await file.read(_CHUNK_BYTES)
-            with anyio.move_on_after(chunk_s) as scope:
-                await send({"type": "http.response.body", "body": chunk, "more_body": bool(chunk)})
-            if scope.cancelled_caught:
-                return False
-            if not chunk:
-                return True
+            more_body = bool(chunk)
+            await send({"type": "http.response.body", "body": chunk, "more_body": more_body})
+
+
+class PacedAnswers:
+    """Middleware that cuts off an answer that the client reads too slowly, and closes the connection.
+
+    The client has `Limits.slow_s` for each part of an answer, and the time that it takes at
+    `Limits.min_bytes_per_second`.
+
+    Args:
+        app: The application.
+        limits: Limits of the server.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request, see ASGI."""
+
+        async def paced_send(message: Message) -> None:
+            size = len(message.get("body", b""))
+            with anyio.move_on_after(self._limits.slow_s + size / self._limits.min_bytes_per_second) as period:
+                await send(message)
+            if period.cancelled_caught:
+                raise _TooSlow
+
+        try:
+            await self._app(scope, receive, paced_send if scope["type"] == "http" else send)
+        except _TooSlow:
+            note(scope, "the client was too slow")
+
+
+class _TooSlow(Exception):
+    """The client does not read the answer in time."""
 
 
 async def _receive_form(request: Request, target: Path) -> None:
