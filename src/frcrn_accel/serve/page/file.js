@@ -31,6 +31,7 @@ export class FileMode {
   #files = [];
   #answers = []; // of each file, without a limit; null before it is done
   #shown = null; // index
+  #showing = 0; // results that are being prepared to be shown
 
   constructor() {
     element("choose").addEventListener("click", () => element("chosen").click());
@@ -86,7 +87,7 @@ export class FileMode {
         signal.throwIfAborted();
         this.#answers[index] = answer;
         this.#batch.set(index, "done", { isDone: true });
-        if (this.#shown === null) await this.#show(index, signal);
+        if (this.#shown === null && !this.#showing) await this.#show(index, signal);
       } catch (error) {
         if (this.#files !== files) throw error; // the list shows other files now
         this.#batch.set(index, signal.aborted ? "cancelled" : error.message, { isError: true });
@@ -100,6 +101,15 @@ export class FileMode {
 
   /** Show the result of a file. */
   async #show(index, signal) {
+    this.#showing += 1;
+    try {
+      await this.#prepare(index, signal);
+    } finally {
+      this.#showing -= 1;
+    }
+  }
+
+  async #prepare(index, signal) {
     const files = this.#files;
     const [file, answer] = [files[index], this.#answers[index]];
     this.#clear();
