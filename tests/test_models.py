@@ -26,11 +26,11 @@ def test_metadata_agrees_with_the_onnx_package():
     model = find_model(DEFAULT_MODEL)
     properties = {entry.key: entry.value for entry in onnx.load(model.path).metadata_props}
     assert type(model.metadata).from_properties(properties) == model.metadata
-    assert properties == written_by_0_1_0(model.metadata)
+    assert properties == model.metadata.to_properties()
 
 
 def written_by_0_1_0(metadata: ModelMetadata) -> dict[str, str]:
-    """Return the properties under the names of that version, which the packaged files have."""
+    """Return the properties under the names of that version."""
     properties = metadata.to_properties()
     properties["frcrn_accel.window_samples"] = properties.pop("frcrn_accel.frame_samples")
     if properties.pop("frcrn_accel.is_step", None):
