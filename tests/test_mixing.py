@@ -92,9 +92,7 @@ class TestConfig:
             read_config(path)
         assert str(path) in str(caught.value)
 
-    @pytest.mark.parametrize(
-        "name", ["frcrn-small", "frcrn-small-stream", "full-size", "gpu-quarter-hour"]
-    )
+    @pytest.mark.parametrize("name", ["frcrn-small", "frcrn-small-stream", "full-size", "gpu-quarter-hour"])
     def test_the_examples_are_valid(self, name):
         config = read_config(Path(__file__).parents[1] / "examples" / "train" / f"{name}.toml")
         if config.model.start is not None:

@@ -202,7 +202,8 @@ def test_files(module: Callable[..., Any], noisy: np.ndarray, rate: int) -> None
           const source = { rateHz: a[1], channels: 1, samples: audio.length, bits: 16, blocks };
           const model = { run: async (window) => window.map(Math.tanh) };
           const out = [];
-          for await (const block of m.denoiseChannel(source, 0, model, 0.25, () => {})) out.push(Array.from(block));
+          const options = { dryShare: 0.25, highBand: "follow" };
+          for await (const block of m.denoiseChannel(source, 0, model, options, () => {})) out.push(Array.from(block));
           return out.flat();
         })()""",
         audio.tolist(),
