@@ -203,7 +203,8 @@ def test_files(module: Callable[..., Any], noisy: np.ndarray, rate: int) -> None
           const model = { run: async (window) => window.map(Math.tanh) };
           const out = [];
           const options = { dryShare: 0.25, highBand: "follow" };
-          for await (const block of m.denoiseChannel(source, 0, model, options, () => {})) out.push(Array.from(block));
+          const denoised = m.denoiseChannel(source, 0, model, options, () => {});
+          for await (const block of denoised) out.push(Array.from(block));
           return out.flat();
         })()""",
         audio.tolist(),
