@@ -558,7 +558,9 @@ class TestKeyboard:
                 """
             )
             assert (style, width) in (("solid", "2px"), ("solid", "3px"))
-        assert order == ["after", "loop", "zoom-in", "equal", "file-limit", "tracks", "format", "download", "summary", "a"]
+        assert order == [
+            *("after", "loop", "zoom-in", "equal", "file-limit", "tracks", "format", "download", "summary", "a")
+        ]
         page.script("document.getElementById('tracks').focus()")
         page.press(Keys.HOME)
         assert page.position_s() == 0
