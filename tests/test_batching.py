@@ -96,7 +96,7 @@ def test_after_an_error_that_is_none_of_the_engine_it_goes_on():
 
 
 def test_each_thread_gets_the_error_of_its_own_call():
-    """A thread that also makes the call of others, of another length, goes on to its own."""
+    """A failed batch does not affect the waiting calls of other lengths."""
     session = Gated()
     session.error = MemoryError("no room")
     batching = BatchingSession(session, 4)

@@ -215,7 +215,7 @@ def test_noise_under_speech_without_a_pause_is_attenuated():
 
 
 def test_a_click_in_digital_silence_is_removed():
-    """What the model leaves of a click exceeds the silence around it, but is no sign of speech."""
+    """The residue of a click is louder than the silence around it, but must not count as speech."""
     band, dry = np.zeros((1, RATE_HZ), np.float32), np.zeros((1, MODEL_RATE_HZ), np.float32)
     band[0, 30_000:30_096], dry[0, 10_000:10_032] = white(96, seed=4), white(32, seed=5)
     wet = dry * np.float32(1e-2) + white(1, MODEL_RATE_HZ, seed=6) * np.float32(1e-5)

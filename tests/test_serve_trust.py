@@ -347,7 +347,7 @@ class TestNames:
 
 
 class TestReports:
-    """What a process for files reports after a file has taken it over."""
+    """Reports from a file process that a malicious file has taken over."""
 
     LIES: ClassVar = ({"target": Path(__file__)}, {"duration_s": math.nan}, {"processing_s": -1.0})
 

@@ -114,7 +114,7 @@ class _OrtInt8Backend(OrtBackend):
 
     @classmethod
     def priority_for(cls, model: ModelFile) -> int:
-        """See `Backend.priority_for`. `"auto"` never starts quantizing: the variant must exist already."""
+        """See `Backend.priority_for`. `"auto"` picks this backend only if the variant exists, and never quantizes."""
         if model.metadata.method == cls.method:
             return cls.priority
         if ready_variant(model, cls.method) is None:

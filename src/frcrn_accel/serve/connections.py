@@ -120,8 +120,8 @@ class _Requests(h11.Connection):
 class HttpConnection(H11Protocol):
     """A connection with a time limit for the head of a request and for a handshake.
 
-    The limit also holds for the rest of a body that was answered before it was complete. What a client does not take
-    of the last answer before the connection is closed is dropped.
+    The limit also holds for the rest of a body that was answered before it was complete. When the connection is
+    closed, data that the client does not read in time is dropped.
 
     Attributes:
         bounds: Limits that all connections share.
@@ -215,10 +215,10 @@ class HttpConnection(H11Protocol):
             self.transport.resume_reading()
 
     def _drop_unread(self, earlier: int | None = None) -> None:
-        """Drop the rest of what a closed connection has to send if the client takes it too slowly.
+        """Drop the unsent data of a closed connection if the client reads it too slowly.
 
         Args:
-            earlier: Bytes that it had to send `slow_s` ago, if it was closed by then.
+            earlier: Unsent bytes `slow_s` ago, if the connection was closed by then.
         """
         left = self.transport.get_write_buffer_size()
         is_closing = self.transport.is_closing()
