@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +17,7 @@ from frcrn_accel.files.ffmpeg import fix_layout, open_input
 from frcrn_accel.files.lame import DELAYS_AT, ENCODER_AT
 from frcrn_accel.files.ogg_chain import Link, find_links
 from frcrn_accel.files.reasons import reason_of
+from frcrn_accel.files.stated import missing_bytes
 from frcrn_accel.notices import notify
 
 if TYPE_CHECKING:
@@ -39,11 +39,10 @@ _MIN_GAP_S = 0.0195  # a shorter gap is rounding of time stamps: less than a fra
 _WITHOUT_TIMES = ("mp3", "aac", "ac3", "eac3", "dts", "loas", "amr", "sbc", "gsm")
 _TIMES_ARE_SAMPLES = ("flac", "ogg")  # where a gap between frames is data that FFmpeg dropped without an error
 _STATE_DELAYS = (b"LAME", b"Lavf", b"Lavc")  # encoders whose delays FFmpeg believes
-_EXACT_DURATION = ("mov,mp4", "flac", "wv", "tta", "tak", "ape", "mpc", "aiff", "wav", "w64", "caf", "au")
-_HEADER_BYTES = 1 << 16
-_EBML, _SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")
-_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
-_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_EXACT_DURATION = (
+    *("mov,mp4", "flac", "wv", "tta", "tak", "ape", "mpc", "aiff", "wav", "w64", "caf", "au"),
+    *("smjpeg", "kvag", "apm", "argo_asf"),
+)
 
 
 @dataclass(frozen=True)
@@ -81,14 +80,19 @@ class Form:
     tracks: int
 
 
-def probe(path: Path, track: int) -> Form:
+def probe(path: Path, track: int, opened: BinaryIO | None = None) -> Form:
     """Read the format of a track.
+
+    Args:
+        path: The file.
+        track: Number of the track.
+        opened: What to read instead of the file itself, such as one whose header is corrected.
 
     Raises:
         AudioError: FFmpeg does not recognize the file, it has no such track, or its codec cannot be decoded.
         OSError: The file cannot be read.
     """
-    with _opened(path, None) as (container, file):
+    with _opened(path, None, opened) as (container, file):
         stream = _stream(path, container, track)
         context = stream.codec_context
         stated, order = fix_layout(context)
@@ -121,7 +125,7 @@ def probe(path: Path, track: int) -> Form:
             bit_rate_bps=_bit_rate(container, context, stream),
             expected_samples=exact or None,
             likely_samples=samples,
-            missing_share=_missing_share(file),
+            missing_share=missing_bytes(file) / max(1, file.tell()),  # which is at its end
             start_s=start,
             tracks=len(container.streams.audio),
         )
@@ -214,6 +218,8 @@ class _Decoder:
             notify(f"{str(self._path)!r} is cut off: {missing_s:.1f} s at its end are missing")
         elif likely_s > _TOLERANCE_S:
             notify(f"{str(self._path)!r} is cut off: about {likely_s:.1f} s at its end are missing")
+        elif form.missing_share:
+            notify(f"{str(self._path)!r} is cut off: its last part is not whole")
 
     def _packets_of(self, container: InputContainer, stream: av.AudioStream) -> Iterator[Any]:
         import av
@@ -330,10 +336,12 @@ class _Decoder:
 
 
 @contextmanager
-def _opened(path: Path, link: Link | None) -> Iterator[tuple[InputContainer, BinaryIO]]:
+def _opened(
+    path: Path, link: Link | None, opened: BinaryIO | None = None
+) -> Iterator[tuple[InputContainer, BinaryIO]]:
     import av
 
-    with path.open("rb") as file:
+    with nullcontext(opened) if opened is not None else path.open("rb") as file:
         source = file if link is None else link.view(file)
         try:
             with _open(source, _raw_format(file) if link is None else None) as container:
@@ -469,39 +477,6 @@ def _declared_samples(file: BinaryIO) -> int | None:
         delays = int.from_bytes(first[at + DELAYS_AT : at + DELAYS_AT + 3], "big")
         samples -= (delays >> 12) + (delays & 0xFFF)
     return max(samples, 0)
-
-
-def _missing_share(file: BinaryIO) -> float:
-    """Return the bytes that a header states beyond the end of the file, over those in the file; 0 if it states none.
-
-    FFmpeg reads Matroska, AVI and ASF to the end that it finds, without an error.
-
-    Sources: RFC 8794 (EBML), sections 5 and 6; Microsoft's "Advanced Systems Format (ASF) Specification", section
-    3.2.
-    """
-    file.seek(0)
-    start = file.read(_HEADER_BYTES)
-    size = file.seek(0, os.SEEK_END)
-    stated = 0
-    if start.startswith(_EBML):
-        stated = _end_of_element(start, _end_of_element(start, 0, _EBML), _SEGMENT)
-    elif start[:4] == b"RIFF" and start[8:12] == b"AVI ":
-        stated = 8 + int.from_bytes(start[4:8], "little")
-    elif start.startswith(_ASF) and 0 <= (at := start.find(_ASF_PROPERTIES)) <= len(start) - 92:
-        is_live = start[at + 88] & 1
-        stated = 0 if is_live else int.from_bytes(start[at + 40 : at + 48], "little")
-    return max(0, stated - size) / size
-
-
-def _end_of_element(start: bytes, position: int, identity: bytes) -> int:
-    """Return the position behind an element of EBML; 0 if it is not there or does not state its size."""
-    head = start[position : position + 12]
-    if not head.startswith(identity) or len(head) < 12 or not head[4]:
-        return 0
-    length = 9 - head[4].bit_length()
-    unknown = (1 << 7 * length) - 1
-    content = int.from_bytes(head[4 : 4 + length], "big") & unknown
-    return 0 if content == unknown else position + 4 + length + content
 
 
 def _links(path: Path) -> Sequence[Link]:

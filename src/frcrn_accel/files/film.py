@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from frcrn_accel.atomic import replacing
 from frcrn_accel.errors import AudioError, OutputExistsError
-from frcrn_accel.files.chunks import is_bare
+from frcrn_accel.files.chunks import family_of
 from frcrn_accel.files.ffmpeg import open_input
 from frcrn_accel.files.film_copy import CopiedStream, avi_step_s
 from frcrn_accel.files.film_sound import Sound, Track, sound_start_s
@@ -43,7 +43,7 @@ def is_film(path: Path) -> bool:
     """
     try:
         with path.open("rb") as file:
-            return bool(path.stat().st_size) and not is_bare(file) and _has_pictures(file)
+            return bool(path.stat().st_size) and not family_of(file.read(16)) and _has_pictures(file)
     except OSError as error:
         raise AudioError(f"{str(path)!r} cannot be read: {reason_of(error)}") from error
 

@@ -371,7 +371,7 @@ def codec_of(like: AudioFile) -> str:
     for codec, subtype in _SUBTYPES.items():
         if like.subtype == subtype:
             return f"{codec}le" if codec[-2:] in ("16", "24", "32", "64") else codec
-    return _CODECS.get(like.subtype, like.subtype)
+    return _CODECS.get(like.subtype, like.subtype).removesuffix("_planar")
 
 
 def _bits_of(like: AudioFile) -> int:
