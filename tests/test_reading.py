@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import struct
@@ -168,6 +169,50 @@ class TestJoined:
         file, audio, notices = read(path)
         assert audio.shape[1] == 3 * SAMPLES * file.sample_rate_hz // RATE
         assert notices == []
+
+
+class TestOpusFromTheMiddle:
+    """Recordings of radio: granule positions do not start at 0, and pre-skip is dropped all the same (RFC 7845)."""
+
+    @pytest.fixture
+    def pages(self, made):
+        return ogg_pages(made(".opus", "-page_duration", "100000", rate=48_000).read_bytes())
+
+    @pytest.mark.parametrize("parts", [1, 2])
+    @pytest.mark.parametrize("end", [None, -2])
+    @pytest.mark.parametrize("first", [2, 3, 5])
+    def test_pages_from_the_middle(self, pages, tmp_path, first, end, parts):
+        path = tmp_path / "a.opus"
+        path.write_bytes(b"".join(map(ogg_page, pages[:2] + pages[first:end])) * parts)
+        _, audio, notices = read(path)
+        expected = coded.decode(path, 1)
+        assert audio.shape == expected.shape
+        np.testing.assert_allclose(audio[0, :1_000], expected[0, :1_000], atol=1e-3)
+        np.testing.assert_allclose(audio[0, -1_000:], expected[0, -1_000:], atol=1e-3)
+        assert len(notices) == (end is not None)
+
+    def test_a_stream_that_counts_from_elsewhere(self, made, pages, tmp_path):
+        path = tmp_path / "a.opus"
+        moved = [
+            (head[:6] + struct.pack("<q", int.from_bytes(head[6:14], "little") + 10**6) + head[14:], *rest)
+            for head, *rest in pages[2:]
+        ]
+        path.write_bytes(b"".join(map(ogg_page, pages[:2] + moved)))
+        whole = read(made(".opus", "-page_duration", "100000", rate=48_000))[1]
+        _, audio, notices = read(path)
+        assert (audio.shape, notices) == (whole.shape, [])
+        np.testing.assert_allclose(audio, whole, atol=1e-3)
+
+
+def test_sizes_that_no_file_has_print_nothing(made, tmp_path, capfd):
+    path = tmp_path / "a.w64"
+    content = made(".w64").read_bytes()
+    path.write_bytes(content + b"ANNO" + struct.pack(">I", 4_000) + b"abcd" * 1_000)
+    audio = read(path)[1]
+    np.testing.assert_array_equal(audio[:, :SAMPLES], read(made(".w64"))[1])
+    with contextlib.suppress(AudioError):
+        probe(path, 0)
+    assert capfd.readouterr().err == ""
 
 
 class TestWrongSizes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 __all__ = ["PLACES", "fix_layout", "open_input"]
 
@@ -30,9 +32,34 @@ def open_input(source: Any, **options: Any) -> Any:
 
     if int(av.__version__.partition(".")[0]) < _WITHOUT_METADATA_OPTION:
         options["metadata_errors"] = "surrogateescape"
+    if not isinstance(source, str):
+        source = _Input(source)
     given: Mapping[str, str] = options.pop("container_options", {})
     protocols = "file" if isinstance(source, str) else "none"
     return av.open(source, "r", container_options={"protocol_whitelist": protocols, **given}, **options)
+
+
+class _Input:
+    """A file for PyAV, in which a seek that fails is an error of FFmpeg, not a traceback on the terminal.
+
+    Sizes in damaged headers lead to positions that no file has, for each chunk that FFmpeg looks for.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.name = getattr(file, "name", "")  # FFmpeg looks at its suffix
+        self.read = file.read
+        self._file = file
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position. Return it, or a negative error number."""
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -errno.EINVAL
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._file.tell()
 
 
 def fix_layout(context: Any) -> tuple[str, tuple[int, ...]]:

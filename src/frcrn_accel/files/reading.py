@@ -20,7 +20,7 @@ from frcrn_accel.errors import AudioError
 from frcrn_accel.files.belongings import Belongings, read_belongings
 from frcrn_accel.files.decode_ffmpeg import Form, decode, probe
 from frcrn_accel.files.decode_sndfile import BLOCK_SAMPLES, Patched, Repair, decode_patched, find_repair, open_patched
-from frcrn_accel.files.ogg_chain import find_links, is_header_apart
+from frcrn_accel.files.ogg_chain import find_links, is_header_apart, is_opus_late
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.files.stated import stated_end
 from frcrn_accel.notices import notify
@@ -207,7 +207,7 @@ def _is_for_sndfile(path: Path) -> bool:
         start = file.read(12)
         if start[:4] == b"OggS":
             links = find_links(file)
-            return len(links) == 1 and links[0].is_whole and is_header_apart(file)
+            return len(links) == 1 and links[0].is_whole and is_header_apart(file) and not is_opus_late(file)
         if start[:4] == b"Crea":  # libsndfile takes what lies between or behind blocks of sound for samples
             return _voc_sounds(file) == 1 and file.seek(0, os.SEEK_END) - stated_end(file) in (0, 1)
     is_aiff = start[:4] == b"FORM" and start[8:] in (b"AIFF", b"AIFC")  # not 8SVX, whose channels it does not count
