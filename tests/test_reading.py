@@ -482,6 +482,49 @@ def test_channels_in_any_order(tmp_path, places, layout, channels):
     np.testing.assert_array_equal(decoded[list(form.order) or slice(None)], audio)
 
 
+def dsd(kind: str, rate: int, audio: np.ndarray) -> bytes:
+    """A DSF or DFF file of one channel, from samples at the rate of its bits."""
+    error, bits = 0.0, np.zeros(len(audio), np.uint8)
+    for at, sample in enumerate(audio.tolist()):
+        error += sample
+        bits[at] = error >= 0
+        error -= 1 if bits[at] else -1
+    if kind == "dsf":
+        form = struct.pack("<IIIIIIQII", 1, 0, 1, 1, rate, 1, len(bits), 4_096, 0)
+        parts = ((b"fmt ", form), (b"data", np.packbits(bits, bitorder="little").tobytes()))
+        body = b"".join(name + struct.pack("<Q", 12 + len(data)) + data for name, data in parts)
+        return b"DSD " + struct.pack("<QQQ", 28, 28 + len(body), 0) + body
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return name + struct.pack(">Q", len(data)) + data + bytes(len(data) % 2)
+
+    properties = chunk(b"FS  ", struct.pack(">I", rate)) + chunk(b"CHNL", b"\0\1C   ")
+    properties += chunk(b"CMPR", b"DSD \x0enot compressed\0")
+    body = chunk(b"FVER", b"\1\5\0\0") + chunk(b"PROP", b"SND " + properties)
+    return chunk(b"FRM8", b"DSD " + body + chunk(b"DSD ", np.packbits(bits).tobytes()))
+
+
+@pytest.mark.parametrize("kind", ["dsf", "dff"])
+@pytest.mark.parametrize("factor", [64, 128])
+def test_dsd_becomes_pcm(tmp_path, identity, kind, factor):
+    rate = 44_100 * factor
+    samples = 4_096 * 8 * 2 * factor // 64
+    tone = 0.4 * np.sin(2 * np.pi * 2_000 * np.arange(samples) / rate)
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(dsd(kind, rate, tone))
+    file, audio, (notice,) = read(path)
+    assert (file.sample_rate_hz, file.channels) == (176_400, 1)
+    assert notice.endswith("is DSD: it is converted to PCM of 176,400 Hz")
+    assert audio.shape[1] == samples // (factor // 4)
+    decoded = np.frombuffer(ffmpeg("-i", path, "-ar", "176400", "-f", "f32le", "-"), np.float32)
+    assert len(decoded) == audio.shape[1]
+    np.testing.assert_allclose(audio[0], decoded, atol=0.02)
+    with pytest.warns(AudioWarning):
+        report = identity.denoise_file(path, tmp_path / "out.flac")
+    assert report.sample_rate_hz == soundfile.info(tmp_path / "out.flac").samplerate == 176_400
+    assert soundfile.info(tmp_path / "out.flac").subtype == "PCM_24"
+
+
 def test_a_file_that_changes_is_an_error(made, tmp_path):
     for name in (".wav", ".flac", ".mp3"):
         path = tmp_path / f"changing{name}"

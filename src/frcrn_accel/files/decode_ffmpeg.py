@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from frcrn_accel.audio import MAX_SAMPLE_RATE_HZ
 from frcrn_accel.errors import AudioError
-from frcrn_accel.files.ffmpeg import fix_layout, open_input
+from frcrn_accel.files.ffmpeg import DSD, fix_layout, open_input
 from frcrn_accel.files.lame import DELAYS_AT, ENCODER_AT
 from frcrn_accel.files.ogg_chain import Link, find_links
 from frcrn_accel.files.reasons import reason_of
@@ -52,7 +53,8 @@ class Form:
     Attributes:
         container: FFmpeg's name of the container.
         codec: FFmpeg's name of the decoder.
-        sample_rate_hz: Sample rate.
+        sample_rate_hz: Sample rate that the audio is returned at.
+        decoded_rate_hz: Sample rate of the decoder. It is higher for DSD only.
         channels: Number of channels.
         layout: FFmpeg's name of the channel layout; empty if unknown.
         order: For each place of the layout, the channel that is decoded for it; empty if they are in this order.
@@ -68,6 +70,7 @@ class Form:
     container: str
     codec: str
     sample_rate_hz: int
+    decoded_rate_hz: int
     channels: int
     layout: str
     order: tuple[int, ...]
@@ -97,7 +100,8 @@ def probe(path: Path, track: int, opened: BinaryIO | None = None) -> Form:
         context = stream.codec_context
         stated, order = fix_layout(context)
         frame = _first_frame(path, container, stream)
-        rate = frame.sample_rate if frame else context.sample_rate
+        decoded_rate = frame.sample_rate if frame else context.sample_rate
+        rate = _rate_for(context.name, decoded_rate)
         layout = frame.layout if frame else context.layout
         layout_name = layout.name
         if "channels" not in layout_name or "(" in layout_name:  # the decoder has its own
@@ -118,6 +122,7 @@ def probe(path: Path, track: int, opened: BinaryIO | None = None) -> Form:
             container=name,
             codec=context.name,
             sample_rate_hz=rate,
+            decoded_rate_hz=decoded_rate,
             channels=layout.nb_channels,
             layout=_USUAL_LAYOUTS.get(layout.nb_channels, layout_name),
             order=order,
@@ -293,19 +298,27 @@ class _Decoder:
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         if self._converted != kind:
             yield from self._flush()
-            notify(
-                f"{str(self._path)!r} changes to {frame.sample_rate:,} Hz, {frame.layout.name}, after its start: all "
-                f"of it is converted to {form.sample_rate_hz:,} Hz, {form.layout or form.channels}"
-            )
-            if not form.layout:
-                raise AudioError(
-                    f"{str(self._path)!r} changes its channels after its start, and their places are unknown"
-                )
-            self._converter = av.AudioResampler(format="fltp", layout=form.layout, rate=form.sample_rate_hz)
+            if frame.sample_rate == form.decoded_rate_hz and frame.layout.nb_channels == form.channels:
+                notify(f"{str(self._path)!r} is DSD: it is converted to PCM of {form.sample_rate_hz:,} Hz")
+            else:
+                self._say_change(frame)
+            layout = form.layout or frame.layout.name
+            self._converter = av.AudioResampler(format="fltp", layout=layout, rate=form.sample_rate_hz)
             self._converted = kind
         frame.pts = None
         for converted in self._converter.resample(frame):
             yield _samples_of(converted)
+
+    def _say_change(self, frame: Any) -> None:
+        form = self._form
+        notify(
+            f"{str(self._path)!r} changes to {frame.sample_rate:,} Hz, {frame.layout.name}, after its start: all "
+            f"of it is converted to {form.sample_rate_hz:,} Hz, {form.layout or form.channels}"
+        )
+        if not form.layout:
+            raise AudioError(
+                f"{str(self._path)!r} changes its channels after its start, and their places are unknown"
+            )
 
     def _flush(self) -> Iterator[NDArray[np.float32]]:
         if self._converter is not None:
@@ -434,6 +447,13 @@ def _long_samples_of(frame: Any) -> NDArray[np.int64]:
     """Return 64-bit samples, which PyAV does not convert, in the form of `to_ndarray`."""
     count = frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)
     return np.stack([np.frombuffer(plane, np.int64)[:count] for plane in frame.planes])
+
+
+def _rate_for(codec: str, decoded_hz: int) -> int:
+    """Return the rate for audio of a codec. DSD has bits instead of samples, and FFmpeg makes 352.8 kHz or more."""
+    while codec.startswith(DSD) and decoded_hz > MAX_SAMPLE_RATE_HZ and not decoded_hz % 2:
+        decoded_hz //= 2
+    return decoded_hz
 
 
 def _bits(context: Any, format_name: str) -> int | None:

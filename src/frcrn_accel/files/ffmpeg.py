@@ -7,13 +7,16 @@ import os
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
-__all__ = ["PLACES", "fix_layout", "open_input"]
+__all__ = ["DSD", "PLACES", "fix_layout", "open_input"]
 
 # Places of channels, in the order of WAVE's masks, which is also FFmpeg's.
 PLACES = (
     *("FL", "FR", "FC", "LFE", "BL", "BR", "FLC", "FRC", "BC", "SL", "SR"),
     *("TC", "TFL", "TFC", "TFR", "TBL", "TBC", "TBR"),
 )
+
+# How the names of the decoders of DSD start.
+DSD = ("dsd_", "dst")
 
 # From this version on, PyAV decodes text as UTF-8 with `surrogateescape`, and has no option for it.
 _WITHOUT_METADATA_OPTION = 19
