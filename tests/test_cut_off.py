@@ -173,6 +173,67 @@ def test_what_follows_the_audio(tmp_path, form):
     assert "its header says that its audio ends 100 bytes before the end of the file" in notice
 
 
+class TestJoinedOrTagged:
+    """Files as `cat` and programs for MP3 leave them."""
+
+    @pytest.fixture
+    def make_file(self, tmp_path):
+        def make(name: str, *arguments: str) -> Path:
+            soundfile.write(tmp_path / "source.wav", coded.noise(20_000, 1).T, 16_000)
+            command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", tmp_path / "source.wav", *arguments]
+            subprocess.run([*command, tmp_path / name], check=True)
+            return tmp_path / name
+
+        return make
+
+    @pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au", "a.m4a", "a.wma"])
+    def test_a_second_file_is_named(self, make_file, tmp_path, name):
+        whole, before = read(make_file(name))
+        path = tmp_path / f"joined-{name}"
+        path.write_bytes((tmp_path / name).read_bytes() * 2)
+        audio, notices = read(path)
+        np.testing.assert_array_equal(audio, whole)
+        assert before == []
+        assert [notice for notice in notices if "holds another file behind the first" in notice] == notices[-1:]
+
+    @pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au", "a.caf", "a.mka", "a.wma", "a.wv", "a.m4a", "a.w64"])
+    def test_an_id3_tag_in_front_of_any_container(self, make_file, tmp_path, name):
+        whole, _ = read(make_file(name))
+        title = b"\3" + "Käse".encode()
+        frame = b"TIT2" + struct.pack(">I", len(title)) + b"\0\0" + title
+        tag = b"ID3\4\0\0" + bytes([0, 0, 0, len(frame)]) + frame
+        path = tmp_path / f"tagged-{name}"
+        path.write_bytes(tag + (tmp_path / name).read_bytes())
+        audio, notices = read(path)
+        np.testing.assert_allclose(audio, whole, atol=1e-6)
+        assert notices == []
+        assert open_audio(path).tags == {"title": "Käse"}
+
+    def test_an_au_file_that_is_longer_than_it_states(self, make_file):
+        path = make_file("a.au")
+        whole, _ = read(path)
+        content = bytearray(path.read_bytes())
+        struct.pack_into(">I", content, 8, 2_000)
+        path.write_bytes(content)
+        audio, (notice,) = read(path)
+        np.testing.assert_array_equal(audio, whole)
+        assert "has only 2,000 of 40,000 bytes of audio" in notice
+
+    @pytest.mark.parametrize("tag", [b"TAG" + bytes(125), bytes(1_000), b"APETAGEX" + bytes(24)])
+    def test_what_follows_the_samples_of_w64_is_not_read_as_samples(self, make_file, tag):
+        path = make_file("a.w64")
+        path.write_bytes(path.read_bytes() + tag)
+        audio, notices = read(path)
+        assert (audio.shape[1], notices) == (20_000, [])
+
+    def test_pcm_in_mov_is_not_cut_to_rounded_milliseconds(self, make_file, tmp_path):
+        make_file("a.mov", "-c:a", "pcm_s16le", "-ar", "44100")
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-ss", "0.3", "-i", tmp_path / "a.mov"]
+        subprocess.run([*command, "-c", "copy", tmp_path / "b.mov"], check=True)
+        audio, notices = read(tmp_path / "b.mov")
+        assert (audio.shape, notices) == (coded.decode(tmp_path / "b.mov", 1).shape, [])
+
+
 class TestVocAnd8svx:
     def test_text_behind_the_sound_of_a_voc_is_not_read_as_sound(self, tmp_path):
         soundfile.write(tmp_path / "a.voc", coded.noise(20_000, 1).T, 16_000)

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from frcrn_accel.files.chunks import Chunk, caf_info, is_bare, read_chunks, wav_of
-from frcrn_accel.files.ffmpeg import open_input
+from frcrn_accel.files.ffmpeg import id3_bytes, only_id3, open_input
 from frcrn_accel.files.ogg_chain import FilePart
 from frcrn_accel.notices import notify
 
@@ -164,7 +164,9 @@ def read_belongings(path: Path, track: int = 0, end: int | None = None) -> Belon
             source: Any = file if end is None else FilePart(file, 0, end)
             if is_apart and chunks and chunks[0].family == "RIFF":
                 source = io.BytesIO(wav_of(chunks))
-            with open_input(source) as container:
+            front = file.read(id3_bytes(file))
+            file.seek(0)
+            with only_id3(front) if front else open_input(source) as container:
                 found = belongings_of(container, track)
     except (av.FFmpegError, ValueError):  # a format that only libsndfile reads, without tags or pictures
         found = Belongings()

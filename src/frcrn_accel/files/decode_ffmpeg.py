@@ -30,6 +30,8 @@ __all__ = ["Form", "decode", "probe"]
 _PLAYLISTS = {"concat", "hls", "dash", "imf", "sdp", "rtsp", "webm_dash_manifest", "lrc", "tty"}
 _FIRST_FRAME_PACKETS = 5_000  # how far to look for a frame that can be decoded
 _MAX_TAIL_SAMPLES = 4_096  # two frames of AAC: what older versions of FFmpeg leave beyond the end of an edit list
+_WITHOUT_PADDING = ("pcm_", "alac", "flac")
+_ROUNDED_S = 0.001  # the unit in which many programs write edit lists
 _MAX_GAP_S = 3_600
 _TOLERANCE_S = 0.2  # Matroska and ASF count milliseconds, and frames need not be whole
 _FULL_SCALE = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}
@@ -208,6 +210,9 @@ class _Decoder:
         for block in self._flush():
             yield from self._limited(block)
         form, rate = self._form, self._form.sample_rate_hz
+        if 0 < self._held_samples <= _ROUNDED_S * rate and form.codec.startswith(_WITHOUT_PADDING):
+            self.samples += self._held_samples
+            yield from self._held
         if self._packets and not self.samples:
             raise AudioError(f"{str(self._path)!r} cannot be read as audio: not one frame of {form.codec} is whole")
         if form.expected_samples and not self.samples:

@@ -22,6 +22,7 @@ from frcrn_accel.files.chunks import W64_RIFF, W64_TAIL, family_of, walk
 from frcrn_accel.files.stated import (
     SDS_HEADER_BYTES,
     SDS_PACKET_BYTES,
+    is_joined,
     is_placeholder,
     sds_packet_samples,
     stated_end,
@@ -80,7 +81,7 @@ def find_repair(path: Path) -> Repair:
         if family == "CAF":
             return _caf_repair(file, size)
         if start[:4] in (b".snd", b"dns."):
-            return _au_repair(start, size)
+            return _au_repair(file, start, size)
         return _stated_repair(file, start, size)
 
 
@@ -190,7 +191,7 @@ def _riff_repair(file: BinaryIO, start: bytes, size: int) -> Repair:
     if b"fmt " in found and b"fact" in found:
         repair.samples = _fact_samples(file, endian, found[b"fmt "], found[b"fact"][0], min(declared, present))
     after = [chunk for chunk in chunks if chunk[1] > position]
-    rest = position + declared + declared % 2
+    rest = position + declared + (-declared % 8 if is_w64 else declared % 2)
     is_short = declared > 0 and rest < size and not _are_chunks(after[:1], size) and not _is_other(file, rest, size)
     if (declared == 0 and present and not _are_chunks(after[:1], size)) or is_short:
         repair.samples, repair.audio_at = None, position
@@ -205,10 +206,12 @@ def _riff_repair(file: BinaryIO, start: bytes, size: int) -> Repair:
             repair.patches[4] = struct.pack(f"{endian}I", min(size - 8, _MAX_32))
             repair.patches[position - 4] = struct.pack(f"{endian}I", min(present, _MAX_32))
             repair.missing_bytes = max(0, present - _MAX_32)
-        says = f"has only {declared:,} of {present:,} bytes of audio" if declared else "is empty"
-        repair.notices.append(f"its header says that it {says}, as after a crash: {_what_is_read(repair)}")
+        says = _says_less(declared, present) if declared else _IS_EMPTY
+        repair.notices.append(says + _what_is_read(repair))
     elif declared > present and (is_w64 or not is_placeholder(declared)):
         repair.missing_bytes = declared - present
+    elif is_w64 and declared and rest < size:  # libsndfile would take what follows for samples
+        repair.end = position + declared
     return repair
 
 
@@ -220,6 +223,10 @@ def _w64_head(file: BinaryIO, fmt: tuple[int, int], data_bytes: int) -> bytes:
     data = b"data" + W64_TAIL + struct.pack("<Q", 24 + data_bytes)
     total = len(W64_RIFF) + 24 + len(coding) + len(data) + data_bytes
     return W64_RIFF + struct.pack("<Q", total) + b"wave" + W64_TAIL + coding + data
+
+
+def _says_less(declared: int, present: int) -> str:
+    return f"its header says that it has only {declared:,} of {present:,} bytes of audio, as after a crash: "
 
 
 def _what_is_read(repair: Repair) -> str:
@@ -264,7 +271,7 @@ def _caf_repair(file: BinaryIO, size: int) -> Repair:
     return repair
 
 
-def _au_repair(start: bytes, size: int) -> Repair:
+def _au_repair(file: BinaryIO, start: bytes, size: int) -> Repair:
     repair = Repair()
     offset, declared = struct.unpack("<II" if start[:4] == b"dns." else ">II", start[4:12])
     present = max(0, size - offset)
@@ -273,6 +280,9 @@ def _au_repair(start: bytes, size: int) -> Repair:
         repair.notices.append(_IS_EMPTY + _what_is_read(repair))
     elif declared > present and not is_placeholder(declared):
         repair.missing_bytes = declared - present
+    elif present - declared > 1 and not _is_other(file, offset + declared, size) and not is_joined(file):
+        repair.patches[8] = b"\xff" * 4
+        repair.notices.append(_says_less(declared, present) + _what_is_read(repair))
     return repair
 
 

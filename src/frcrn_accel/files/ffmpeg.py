@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
-__all__ = ["DSD", "PLACES", "fix_layout", "open_input"]
+from frcrn_accel.files.ogg_chain import FilePart
+
+__all__ = ["DSD", "PLACES", "fix_layout", "id3_bytes", "only_id3", "open_input"]
 
 # Places of channels, in the order of WAVE's masks, which is also FFmpeg's.
 PLACES = (
@@ -18,6 +21,20 @@ PLACES = (
 # How the names of the decoders of DSD start.
 DSD = ("dsd_", "dst")
 
+_ID3_HEADER_BYTES = 10
+_CONTAINERS = (
+    b"RIFF",
+    b"RF64",
+    b"riff",
+    b"FORM",
+    b"caff",
+    b".snd",
+    b"wvpk",
+    b"\x1a\x45\xdf\xa3",
+    b"\x30\x26\xb2\x75",
+)
+_SILENT_FRAME = b"\xff\xfb\x90\xc4" + bytes(413)  # MPEG-1 layer III, 128 kbit/s, 44.1 kHz
+
 # From this version on, PyAV decodes text as UTF-8 with `surrogateescape`, and has no option for it.
 _WITHOUT_METADATA_OPTION = 19
 
@@ -25,7 +42,8 @@ _WITHOUT_METADATA_OPTION = 19
 def open_input(source: Any, **options: Any) -> Any:
     """Open an input container. Text in it that is not UTF-8 has surrogate escapes.
 
-    From a file object, no other file or address is opened: a playlist in disguise must not read one.
+    An ID3v2 tag in front of a container that has no place for one is skipped. From a file object, no other file or
+    address is opened: a playlist in disguise must not read one.
 
     Args:
         source: Path as a string, or a file object.
@@ -36,10 +54,35 @@ def open_input(source: Any, **options: Any) -> Any:
     if int(av.__version__.partition(".")[0]) < _WITHOUT_METADATA_OPTION:
         options["metadata_errors"] = "surrogateescape"
     if not isinstance(source, str):
-        source = _Input(source)
+        front = id3_bytes(source)
+        source = _Input(FilePart(source, front, source.seek(0, os.SEEK_END)) if front else source)
     given: Mapping[str, str] = options.pop("container_options", {})
     protocols = "file" if isinstance(source, str) else "none"
     return av.open(source, "r", container_options={"protocol_whitelist": protocols, **given}, **options)
+
+
+def id3_bytes(file: BinaryIO) -> int:
+    """Return the size of an ID3v2 tag that some program put in front of WAV, AIFF, Matroska and the like; else 0.
+
+    FFmpeg expects such a tag in front of MP3, AAC, FLAC and other streams of frames only. The file is left at its
+    start.
+    """
+    file.seek(0)
+    head = file.read(_ID3_HEADER_BYTES)
+    size = _ID3_HEADER_BYTES + sum(
+        (byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=False)
+    )
+    found = b""
+    if head[:3] == b"ID3" and len(head) == _ID3_HEADER_BYTES:
+        file.seek(size)
+        found = file.read(8)
+    file.seek(0)
+    return size if found.startswith(_CONTAINERS) or found[4:] == b"ftyp" else 0
+
+
+def only_id3(tag: bytes) -> Any:
+    """Open an ID3v2 tag by itself: in front of a few silent frames of MP3."""
+    return open_input(io.BytesIO(tag + 3 * _SILENT_FRAME), format="mp3")
 
 
 class _Input:
@@ -48,7 +91,7 @@ class _Input:
     Sizes in damaged headers lead to positions that no file has, for each chunk that FFmpeg looks for.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO | FilePart) -> None:
         self.name = getattr(file, "name", "")  # FFmpeg looks at its suffix
         self.read = file.read
         self._file = file

@@ -22,7 +22,7 @@ from frcrn_accel.files.decode_ffmpeg import Form, decode, probe
 from frcrn_accel.files.decode_sndfile import BLOCK_SAMPLES, Patched, Repair, decode_patched, find_repair, open_patched
 from frcrn_accel.files.ogg_chain import find_links, is_header_apart, is_opus_late
 from frcrn_accel.files.reasons import reason_of
-from frcrn_accel.files.stated import stated_end
+from frcrn_accel.files.stated import is_joined, stated_end
 from frcrn_accel.notices import notify
 
 __all__ = ["AudioFile", "open_audio"]
@@ -93,6 +93,7 @@ class AudioFile:
     _order: tuple[int, ...] = ()  # of the channels in the file, if that is not the order of `channel_layout`
     _repair: Repair = field(default_factory=Repair)
     _stamp: _Stamp | None = None
+    _is_joined: bool = False
 
     @property
     def tags(self) -> Mapping[str, str]:
@@ -115,6 +116,8 @@ class AudioFile:
                 samples += block.shape[1]
                 yield block
             self._check_unchanged()
+        if self._is_joined:
+            notify(f"{str(self.path)!r} holds another file behind the first, as after joining them: it is left out")
         for notice in self._repair.notices:
             notify(f"{str(self.path)!r}: {notice}")
         if self._repair.missing_bytes:
@@ -152,6 +155,8 @@ def open_audio(path: Path, track: int | None = None) -> AudioFile:
         if not stamp.size:
             raise AudioError(f"{str(path)!r} cannot be read as audio: it is empty")
         found = _open(path, track or 0, stamp)
+        with path.open("rb") as file:
+            found = replace(found, _is_joined=is_joined(file))
     check_format(found.sample_rate_hz, found.channels)
     return found
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, Literal
 
 from frcrn_accel.files.chunks import family_of, walk
@@ -21,6 +21,7 @@ from frcrn_accel.files.chunks import family_of, walk
 __all__ = [
     "SDS_HEADER_BYTES",
     "SDS_PACKET_BYTES",
+    "is_joined",
     "is_placeholder",
     "missing_bytes",
     "sds_packet_samples",
@@ -74,6 +75,27 @@ def stated_end(file: BinaryIO) -> int:
     return 0
 
 
+def is_joined(file: BinaryIO) -> bool:
+    """Return whether another file of the same kind follows behind the end that a header states, as after `cat`.
+
+    Of such WAV, AIFF, AU, MP4 and ASF files, programs read the first one only.
+    """
+    file.seek(0)
+    start = file.read(_HEADER_BYTES)
+    if start[4:8] == b"ftyp":
+        return sum(kind == b"ftyp" for kind, _ in _walk_boxes(file)) > 1
+    end = 0
+    if start[:4] in (b"RIFF", b"FORM"):
+        size = int.from_bytes(start[4:8], "little" if start[:1] == b"R" else "big")
+        end = 8 + size + size % 2
+    elif start[:4] == b".snd":
+        end = int.from_bytes(start[4:8], "big") + int.from_bytes(start[8:12], "big")
+    elif start.startswith(_ASF):
+        end = _asf_end(start, file)
+    file.seek(end)
+    return end > 0 and file.read(4) == start[:4]
+
+
 def _riff_end(start: bytes, file: BinaryIO) -> int:
     if start[8:12] == b"AVI ":
         return 8 + int.from_bytes(start[4:8], "little")
@@ -116,21 +138,23 @@ def _asf_end(start: bytes, file: BinaryIO) -> int:
 
 def _boxes_end(file: BinaryIO) -> int:
     """Return the end of the last box of an MP4 file that starts within it; 0 for a box up to the end of the file."""
-    size, position = file.seek(0, os.SEEK_END), 0
+    position = sum(length for _, length in _walk_boxes(file))
+    return position if position >= file.seek(0, os.SEEK_END) else 0
+
+
+def _walk_boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yield kind and length of the boxes of an MP4 file."""
+    position = 0
     for _ in range(_MAX_PARTS):
         file.seek(position)
         head = file.read(16)
-        if len(head) < 8 or not head[4:8].isalnum():
-            break
         length = int.from_bytes(head[:4], "big")
         if length == 1:
             length = int.from_bytes(head[8:], "big")
-        if length < 8:
-            return 0
+        if len(head) < 8 or not head[4:8].isalnum() or length < 8:
+            return
+        yield head[4:8], length
         position += length
-        if position >= size:
-            return position
-    return 0
 
 
 def _flv_end(start: bytes, file: BinaryIO) -> int:
@@ -195,6 +219,8 @@ def _xi_end(start: bytes, file: BinaryIO) -> int:
 
 def _mat4_end(start: bytes, file: BinaryIO) -> int:
     at = start.find(b"wavedata\0")
+    if at < 0:
+        return 0  # HTK can start with these bytes
     endian: _Endian = "big" if start[:4] == b"\0\0\x03\xe8" else "little"
     kind, rows, columns = (int.from_bytes(start[place : place + 4], endian) for place in range(at - 20, at - 8, 4))
     return at + 9 + rows * columns * _MAT4_SAMPLE_BYTES[kind // 10 % 10]
