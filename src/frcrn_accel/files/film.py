@@ -362,7 +362,7 @@ def _refusal(target: Path, stream: Any) -> str:
 def _describe(new: Any, old: Any) -> None:
     """Give a stream the language, title and other text of another one, and its disposition."""
     new.metadata.update(stream_text(old))
-    new.disposition = old.disposition.value  # the first releases of PyAV 17 take numbers only
+    new.disposition = old.disposition
 
 
 def _text_left_out(muxer: str, film: Any) -> list[str]:
