@@ -11,18 +11,40 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 
 import coded
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files import open_audio
 from frcrn_accel.files.decode_sndfile import find_repair, open_patched
-from frcrn_accel.files.stated import stated_end
+from frcrn_accel.files.stated import is_joined, missing_bytes, stated_end
 from frcrn_accel.notices import collected_notices
 
 SECONDS = 1.5
 LONGEST_FRAME = 4_200  # of ALAC in CAF, and what a codec needs to end
 # By the formats' own design, or, in XI, because libsndfile writes 0: nobody can see that the end is missing.
 SNDFILE_STATES_NOTHING = ("IRCAM", "PAF", "PVF", "XI")
+STARTS = (
+    *(b"RIFF\0\0\0\0WAVE", b"RIFF\0\0\0\0AVI ", b"RIFX\0\0\0\0WAVE", b"FORM", b"\0\0\0\x08ftyp", b"\x1a\x45\xdf\xa3"),
+    *(
+        b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0\x62\xce\x6c",
+        b"FLV\0\x08filesize\0\x7f\xf0",
+        b".RMF",
+        b"Crea",
+    ),
+    *(
+        bytes.fromhex("060e2b34020501010d01020101"),
+        b"2BIT",
+        b"\x01\x04",
+        b"Exte",
+        b"MATL",
+        b"\0\0\0\0",
+        b"NIST",
+        b"\xf0\x7e",
+    ),
+    *(b"\x80\0", b"ALaw", b"MMMD", b"DSD ", b"FRM8", b".SoX", b"XoS.", b".snd", b""),
+)
 CODED = {
     **dict.fromkeys(("adx", "apm", "argo_asf", "kvag", "mmf", "sox", "voc", "au", "aiff", "caf"), ("",)),
     "flac": ("",),
@@ -154,6 +176,16 @@ def make_mp4(folder: Path, flags: str, *arguments: str) -> Path:
     return folder / "a.mp4"
 
 
+@given(content=st.binary(max_size=400), start=st.sampled_from(STARTS))
+def test_any_header_states_an_end_or_none(tmp_path_factory, content, start):
+    path = tmp_path_factory.getbasetemp() / "any"
+    path.write_bytes(start + content)
+    with path.open("rb") as file:
+        assert stated_end(file) >= 0
+        assert missing_bytes(file) >= 0
+        assert is_joined(file) in (False, True)
+
+
 @pytest.mark.parametrize("form", ["AVR", "MAT5", "MPC2K", "NIST", "WVE"])
 def test_what_follows_the_audio(tmp_path, form):
     path = tmp_path / f"a.{form.lower()}"
@@ -185,6 +217,14 @@ class TestJoinedOrTagged:
             return tmp_path / name
 
         return make
+
+    def test_a_long_avi_has_several_parts(self, make_file):
+        path = make_file("a.avi")
+        content = path.read_bytes()
+        path.write_bytes(content + b"RIFF" + struct.pack("<I", 4) + b"AVIX")
+        audio, notices = read(path)
+        assert audio.shape[1] >= 20_000
+        assert notices == []
 
     @pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au", "a.m4a", "a.wma"])
     def test_a_second_file_is_named(self, make_file, tmp_path, name):
@@ -298,6 +338,25 @@ class TestBigEndianWav:
         audio, (notice,) = read(path)
         assert audio.shape == (1, 100)
         assert notice.endswith("chunks left out, their numbers are big-endian: cue")
+
+
+@pytest.mark.parametrize("codec", ["adpcm_yamaha", "libmp3lame", "ac3", "mp2", "g722", "g726"])
+@pytest.mark.parametrize("data", [0, 2_000, 0xFFFFFFFF, 0x7FFFF000])
+def test_wrong_sizes_of_a_wav_that_ffmpeg_reads(tmp_path, codec, data):
+    rate = RATES.get(codec, 16_000)
+    soundfile.write(tmp_path / "source.wav", coded.noise(30_000, 1).T, rate)
+    path = tmp_path / "a.wav"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", tmp_path / "source.wav", "-c:a", codec, path]
+    subprocess.run(command, check=True)
+    whole, _ = read(path)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, content.index(b"data") + 4, data)
+    path.write_bytes(content)
+    audio, notices = read(path)
+    assert audio.shape[1] == pytest.approx(whole.shape[1], abs=2)  # a byte of padding is read
+    np.testing.assert_allclose(audio[:, : whole.shape[1] - 2], whole[:, : audio.shape[1]][:, : whole.shape[1] - 2])
+    assert any("its header says that it" in notice for notice in notices) == (data in (0, 2_000))
+    assert not any("cut off" in notice for notice in notices)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a file with a hole would fill the disk")

@@ -138,11 +138,17 @@ def probe(path: Path, track: int, opened: BinaryIO | None = None) -> Form:
         )
 
 
-def decode(path: Path, track: int, form: Form) -> Iterator[NDArray[np.float32]]:
+def decode(path: Path, track: int, form: Form, opened: BinaryIO | None = None) -> Iterator[NDArray[np.float32]]:
     """Decode a track to its end.
 
     Parts with another rate or other channels than the first are converted to its format. The channels keep the order
     of the file, see `Form.order`.
+
+    Args:
+        path: The file.
+        track: Number of the track.
+        form: What `probe` found.
+        opened: What to read instead of the file itself; see `probe`.
 
     Yields:
         Blocks of `float32 (channels, samples)`.
@@ -155,7 +161,7 @@ def decode(path: Path, track: int, form: Form) -> Iterator[NDArray[np.float32]]:
     links: Sequence[Link | None] = (_links(path) if form.container == "ogg" else []) or [None]
     decoder = _Decoder(path, form)
     for link in links:
-        with _opened(path, link) as (container, _):
+        with _opened(path, link, opened) as (container, _):
             stream = _stream(path, container, track)
             fix_layout(stream.codec_context)
             yield from decoder.decode(container, stream)

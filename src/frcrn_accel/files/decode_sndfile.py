@@ -28,7 +28,7 @@ from frcrn_accel.files.stated import (
     stated_end,
 )
 
-__all__ = ["BLOCK_SAMPLES", "Patched", "Repair", "decode_patched", "find_repair", "open_patched"]
+__all__ = ["BLOCK_SAMPLES", "Patched", "Repair", "decode_patched", "find_repair", "open_patched", "wav_repair"]
 
 BLOCK_SAMPLES = 1 << 16  # of each block but the last, whichever library decodes
 _MAX_32 = 0xFFFF_FFFE
@@ -61,6 +61,29 @@ class Repair:
     notices: list[str] = field(default_factory=list)
     missing_bytes: int = 0
     samples: int | None = None
+
+
+def wav_repair(path: Path) -> Repair | None:
+    """Compare the sizes in a WAV file that FFmpeg reads with the file; None if it has no other header to read it by.
+
+    FFmpeg ends at a size that is too small, and takes SoX's placeholder for the length.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(32)
+        if family_of(start) != "RIFF" or start[:8] == _W64_START:
+            return None
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        repair = _riff_repair(file, start, size)
+        file.seek(0)
+        data = next(((at, length) for name, at, length in walk(file) if name == b"data"), None)
+    repair.missing_bytes = 0  # the decoder reports what is missing
+    if not repair.patches and data is not None and is_placeholder(data[1]) and start[:4] == b"RIFF":
+        repair.patches[data[0] - 4] = struct.pack("<I", min(size - data[0], _MAX_32))
+    return repair if repair.patches else None
 
 
 def find_repair(path: Path) -> Repair:

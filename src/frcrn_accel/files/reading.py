@@ -19,7 +19,15 @@ from frcrn_accel.audio import check_format
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files.belongings import Belongings, read_belongings
 from frcrn_accel.files.decode_ffmpeg import Form, decode, probe
-from frcrn_accel.files.decode_sndfile import BLOCK_SAMPLES, Patched, Repair, decode_patched, find_repair, open_patched
+from frcrn_accel.files.decode_sndfile import (
+    BLOCK_SAMPLES,
+    Patched,
+    Repair,
+    decode_patched,
+    find_repair,
+    open_patched,
+    wav_repair,
+)
 from frcrn_accel.files.ogg_chain import find_links, is_header_apart, is_opus_late
 from frcrn_accel.files.reasons import reason_of
 from frcrn_accel.files.stated import is_joined, stated_end
@@ -127,10 +135,17 @@ class AudioFile:
 
     def _decode(self) -> Iterator[NDArray[np.float32]]:
         if self._form is not None:
-            blocks = _gathered(decode(self.path, self.track, self._form))
+            blocks = _gathered(self._decode_with_ffmpeg(self._form))
         else:
             blocks = decode_patched(self.path, self._repair)
         return (block[list(self._order)] for block in blocks) if self._order else blocks
+
+    def _decode_with_ffmpeg(self, form: Form) -> Iterator[NDArray[np.float32]]:
+        if not self._repair.patches:
+            yield from decode(self.path, self.track, form)
+            return
+        with Patched(self.path, self._repair) as file:
+            yield from decode(self.path, self.track, form, cast(BinaryIO, file))
 
     def _check_unchanged(self) -> None:
         if self._stamp is not None and _Stamp.of(self.path.stat()) != self._stamp:
@@ -231,7 +246,12 @@ def _voc_sounds(file: BinaryIO) -> int:
 
 
 def _open_with_ffmpeg(path: Path, track: int, stamp: _Stamp) -> AudioFile:
-    form = probe(path, track)
+    repair = wav_repair(path) or Repair()
+    if repair.patches:
+        with Patched(path, repair) as file:
+            form = probe(path, track, cast(BinaryIO, file))
+    else:
+        form = probe(path, track)
     file_format, subtype = form.container, form.codec
     if form.container == "flac":
         file_format, subtype = "FLAC", f"PCM_{form.bits or 16}"
@@ -248,8 +268,9 @@ def _open_with_ffmpeg(path: Path, track: int, stamp: _Stamp) -> AudioFile:
         track=track,
         tracks=form.tracks,
         start_s=form.start_s,
-        belongings=_from_first_sample(read_belongings(path, track), form),
+        belongings=_from_first_sample(read_belongings(path, track, end=repair.audio_at), form),
         _form=form,
+        _repair=repair,
         _order=form.order,
         _stamp=stamp,
     )

@@ -70,7 +70,7 @@ def stated_end(file: BinaryIO) -> int:
         if start.startswith(magic):
             try:
                 return find_end(start, file)
-            except (struct.error, IndexError):  # the header itself is cut off
+            except (struct.error, IndexError, ValueError, OverflowError):  # the header is cut off or damaged
                 return 0
     return 0
 
@@ -93,7 +93,13 @@ def is_joined(file: BinaryIO) -> bool:
     elif start.startswith(_ASF):
         end = _asf_end(start, file)
     file.seek(end)
-    return end > 0 and file.read(4) == start[:4]
+    second = file.read(12)
+    return end > 0 and second[:4] == start[:4] and _same_kind(start, second)
+
+
+def _same_kind(start: bytes, second: bytes) -> bool:
+    """Return whether two RIFF or FORM files are of one kind: a long AVI has more parts of another one."""
+    return start[:4] not in (b"RIFF", b"FORM") or start[8:12] == second[8:12]
 
 
 def _riff_end(start: bytes, file: BinaryIO) -> int:
