@@ -525,6 +525,18 @@ def test_dsd_becomes_pcm(tmp_path, identity, kind, factor):
     assert soundfile.info(tmp_path / "out.flac").subtype == "PCM_24"
 
 
+@pytest.mark.parametrize("channels", [9, 16, 27, 33, 64])
+def test_planes_of_many_channels(tmp_path, channels):
+    """PyAV reads the planes of more than eight channels beyond their end."""
+    rows = np.random.default_rng(channels).integers(-30_000, 30_000, (5_000, channels)).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", rows, 16_000, "PCM_16")
+    ffmpeg("-i", tmp_path / "a.wav", tmp_path / "a.wv")
+    for _ in range(5):
+        _, audio, notices = read(tmp_path / "a.wv")
+        np.testing.assert_array_equal(audio * 32_768, rows.T)
+        assert notices == []
+
+
 def test_a_file_that_changes_is_an_error(made, tmp_path):
     for name in (".wav", ".flac", ".mp3"):
         path = tmp_path / f"changing{name}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -34,7 +34,15 @@ _WITHOUT_PADDING = ("pcm_", "alac", "flac")
 _ROUNDED_S = 0.001  # the unit in which many programs write edit lists
 _MAX_GAP_S = 3_600
 _TOLERANCE_S = 0.2  # Matroska and ASF count milliseconds, and frames need not be whole
-_FULL_SCALE = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}
+# The sample formats of FFmpeg, and the value that stands for 1.0.
+_SAMPLES: Mapping[str, tuple[type[np.number[Any]], float]] = {
+    "u8": (np.uint8, 2.0**7),
+    "s16": (np.int16, 2.0**15),
+    "s32": (np.int32, 2.0**31),
+    "s64": (np.int64, 2.0**63),
+    "flt": (np.float32, 1.0),
+    "dbl": (np.float64, 1.0),
+}
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo"}
 _MIN_SILENCE_S = 0.1  # a shorter jump of the time stamps is rounding or jitter; FFmpeg's aresample has this limit
 _MIN_GAP_S = 0.0195  # a shorter gap is rounding of time stamps: less than a frame, or up to half a block of Vorbis
@@ -443,21 +451,21 @@ def _first_frame(path: Path, container: InputContainer, stream: av.AudioStream) 
 
 def _samples_of(frame: Any) -> NDArray[np.float32]:
     """Return the samples of a frame with full scale at 1.0, `(channels, samples)`."""
-    array = frame.to_ndarray() if frame.format.name[:3] != "s64" else _long_samples_of(frame)
-    if not frame.format.is_planar:
-        array = array.reshape(-1, frame.layout.nb_channels).T
+    channels, is_planar = frame.layout.nb_channels, frame.format.is_planar
+    dtype, full_scale = _SAMPLES[frame.format.name.removesuffix("p")]
+    count = frame.samples * (1 if is_planar else channels)
+    # Of more than eight channels, PyAV takes the memory behind the list of planes for more of them, and so would its
+    # `to_ndarray`. Nor does that convert 64-bit integers.
+    planes = frame.planes[: channels if is_planar else 1]
+    array: NDArray[Any] = np.stack([np.frombuffer(plane, dtype)[:count] for plane in planes])
+    if not is_planar:
+        array = array.reshape(-1, channels).T
     if array.dtype.kind == "f":
-        return np.ascontiguousarray(array, np.float32)
-    full_scale = _FULL_SCALE[array.dtype.str[1:]]
+        with np.errstate(over="ignore"):  # float64 values beyond float32 become inf
+            return np.ascontiguousarray(array, np.float32)
     if array.dtype.kind == "u":
         array = array.astype(np.int16) - 128
     return np.ascontiguousarray(array, np.float32) / np.float32(full_scale)
-
-
-def _long_samples_of(frame: Any) -> NDArray[np.int64]:
-    """Return 64-bit samples, which PyAV does not convert, in the form of `to_ndarray`."""
-    count = frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)
-    return np.stack([np.frombuffer(plane, np.int64)[:count] for plane in frame.planes])
 
 
 def _rate_for(codec: str, decoded_hz: int) -> int:
