@@ -525,6 +525,18 @@ def test_dsd_becomes_pcm(tmp_path, identity, kind, factor):
     assert soundfile.info(tmp_path / "out.flac").subtype == "PCM_24"
 
 
+@pytest.mark.parametrize(
+    ("at", "new"), [(2, b"\3\x13"), (4, b"\4"), (5, b"\0"), (6, b"\0"), (7, b"\0"), (8, bytes(4))]
+)
+def test_a_damaged_adx_file_is_an_error_and_does_not_end_the_process(made, tmp_path, at, new):
+    content = bytearray(made(".adx").read_bytes())
+    content[at : at + len(new)] = new
+    for name in ("a.adx", "a.wav"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(AudioError, match="Invalid data"):
+            read(tmp_path / name)
+
+
 @pytest.mark.parametrize("channels", [9, 16, 27, 33, 64])
 def test_planes_of_many_channels(tmp_path, channels):
     """PyAV reads the planes of more than eight channels beyond their end."""

@@ -21,6 +21,7 @@ PLACES = (
 # How the names of the decoders of DSD start.
 DSD = ("dsd_", "dst")
 
+_INVALID_DATA = 0x41444E49  # AVERROR_INVALIDDATA
 _ID3_HEADER_BYTES = 10
 _CONTAINERS = (
     b"RIFF",
@@ -54,11 +55,25 @@ def open_input(source: Any, **options: Any) -> Any:
     if int(av.__version__.partition(".")[0]) < _WITHOUT_METADATA_OPTION:
         options["metadata_errors"] = "surrogateescape"
     if not isinstance(source, str):
+        if _is_fatal(source):
+            raise av.error.InvalidDataError(_INVALID_DATA, "Invalid data found when processing input")
         front = id3_bytes(source)
         source = _Input(FilePart(source, front, source.seek(0, os.SEEK_END)) if front else source)
     given: Mapping[str, str] = options.pop("container_options", {})
     protocols = "file" if isinstance(source, str) else "none"
     return av.open(source, "r", container_options={"protocol_whitelist": protocols, **given}, **options)
+
+
+def _is_fatal(file: BinaryIO) -> bool:
+    """Return whether a file is ADX with a damaged header, at which FFmpeg 9 divides by zero and ends the process."""
+    file.seek(0)
+    start = file.read(1 << 16)
+    file.seek(0)
+    if start[:2] != b"\x80\0":
+        return False
+    offset = int.from_bytes(start[2:4], "big") + 4
+    is_right = start[4:7] == b"\x03\x12\x04" and any(start[7:8]) and any(start[8:12])
+    return not (is_right and start[offset - 6 : offset] == b"(c)CRI")
 
 
 def id3_bytes(file: BinaryIO) -> int:
