@@ -448,7 +448,7 @@ def fetch_axe(session: nox.Session) -> dict[str, str]:
 def site_speed(session: nox.Session) -> None:
     """Measure the site that `nox -s site` built, on an idle machine: `nox -s site-speed -- [--mbit 10]`."""
     install(session, "serve", groups=("test", "page"))
-    session.run("python", "benchmarks/site_speed.py", *session.posargs, env={"PYTHONPATH": "tests"})
+    session.run("python", "scripts/site_speed.py", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session(default=False)

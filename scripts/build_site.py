@@ -35,9 +35,10 @@ POLICY = (
     "media-src 'self' blob:; connect-src 'self'; worker-src 'self' blob:; base-uri 'none'; form-action 'none'"
 )
 LINKS = (
-    '<p id="links">Runs in this page with <a href="page/ort/LICENSE">onnxruntime-web</a> · '
-    '<a href="page/examples/CREDITS.md">Examples</a></p>'
+    'Runs in this page with <a href="page/ort/LICENSE">onnxruntime-web</a> · '
+    '<a href="page/examples/CREDITS.md">Examples</a>'
 )
+DOCS_LINK = ' · <a href="../">Documentation</a>'
 
 
 def main() -> None:
@@ -53,7 +54,13 @@ def main() -> None:
 
 
 def build(folder: Path, runtime: tarfile.TarFile) -> None:
-    """Write the site."""
+    """Write the site. Where it is in the folder of the documentation, they link to each other."""
+    docs = folder.parent / "index.html"
+    links = LINKS
+    if docs.exists():
+        links += DOCS_LINK
+        text = docs.read_text(encoding="utf-8").replace('<p id="try" hidden>', '<p id="try">')
+        docs.write_text(text, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     page = folder / "page"
     shutil.copytree(PAGE, page)
@@ -66,7 +73,7 @@ def build(folder: Path, runtime: tarfile.TarFile) -> None:
     write_models(page / "models")
     head = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     index = replaced(index, '<meta charset="utf-8">', f'<meta charset="utf-8">\n{head}')
-    index = replaced(index, '<p id="links">API: <a href="openapi.json">OpenAPI</a></p>', LINKS)
+    index = replaced(index, 'API: <a href="openapi.json">OpenAPI</a>', links)
     (folder / "index.html").write_text(index, encoding="utf-8")
     write_service_worker(folder)
 

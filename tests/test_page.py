@@ -563,7 +563,7 @@ class TestKeyboard:
             )
             assert (style, width) in (("solid", "2px"), ("solid", "3px"))
         assert order == [
-            *("after", "loop", "zoom-in", "equal", "file-limit", "tracks", "format", "download", "summary", "a")
+            *("after", "loop", "zoom-in", "file-limit", "equal", "tracks", "format", "download", "summary", "a")
         ]
         page.script("document.getElementById('tracks').focus()")
         page.press(Keys.HOME)

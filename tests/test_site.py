@@ -20,6 +20,7 @@ for _package in ("httpx", "selenium", "uvicorn"):
     pytest.importorskip(_package, reason="needs [serve], httpx and selenium: nox -s site")
 
 from selenium.webdriver import Chrome, Keys
+from selenium.webdriver.common.by import By
 
 from browsing import (
     AXE,
@@ -357,3 +358,23 @@ class TestDocs:
         assert driver.execute_script("return document.querySelector('article p') !== null")
         if width == 1280:
             assert driver.execute_script(self.LONGEST) < self.MOST_PX
+
+    def test_commands_are_copied_without_the_prompt(self, driver: Chrome, docs: str) -> None:
+        driver.get(f"{docs}/start/")
+        copied = driver.execute_script(
+            """
+            const codes = [...document.querySelectorAll(".highlight code")];
+            for (const code of codes) code.dataset.mdCopying = ""; // as the theme does
+            return codes.map((code) => code.innerText).join("\\n");
+            """
+        )
+        lines = copied.splitlines()
+        assert "pip install 'frcrn-accel[ort]'" in lines
+        assert not any(line.startswith("$") for line in lines)
+
+    def test_it_links_to_the_page_and_back(self, driver: Chrome, docs: str) -> None:
+        driver.get(docs)
+        driver.find_element(By.LINK_TEXT, "Try it in the browser").click()
+        assert driver.title == "frcrn-accel: remove noise from speech"
+        driver.find_element(By.LINK_TEXT, "Documentation").click()
+        assert driver.title == "Overview - frcrn-accel"
