@@ -4,8 +4,8 @@
 
 A server on loopback delays each answer by the latency, and sends all of them together at no more than the given rate.
 An example is chosen as soon as the page has its button, and played as soon as it can be. The first visit starts with
-an empty profile; in the second, the service worker has all files. Memory is that of the tab with its workers. Use an
-idle machine. It needs Chromium and its driver.
+an empty profile; in the second, the service worker has all files. Memory is that of the tab's process, with its
+workers. Use an idle machine. It needs Linux, Chromium and its driver.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from __future__ import annotations
 import argparse
 import http.server
 import io
+import re
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, BinaryIO
 
+import numpy as np
+import soundfile
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -31,10 +34,9 @@ from browsing import open_browser
 
 BLOCK = 4096
 WAIT_S = 180
-MEMORY = """
-const done = arguments[0];
-performance.measureUserAgentSpecificMemory().then(({ bytes }) => done(bytes), (error) => done(String(error)));
-"""
+LONG_S = 150
+RATE = 16_000
+NOISY = Path(__file__).parents[1] / "examples" / "noisy.wav"
 
 
 class Line:
@@ -123,7 +125,37 @@ def first_sound_s(driver: Chrome, url: str) -> dict[str, float]:
     return steps
 
 
-def is_kept(driver: Chrome) -> None:
+def memory(driver: Chrome) -> str:
+    """Return the memory of the tab and its workers, and the most that it was."""
+    parents, kinds = {}, {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError):  # it ended meanwhile
+            process = int(status.parent.name)
+            parents[process] = int(re.findall(r"PPid:\s+(\d+)", status.read_text())[0])
+            kinds[process] = status.with_name("cmdline").read_text()
+
+    def is_ours(process: int) -> bool:
+        return process == driver.service.process.pid or (process in parents and is_ours(parents[process]))
+
+    tabs = [process for process, line in kinds.items() if "--type=renderer" in line and is_ours(process)]
+    sizes = [re.findall(r"Vm(?:HWM|RSS):\s+(\d+) kB", Path(f"/proc/{tab}/status").read_text()) for tab in tabs]
+    most, now = max([int(size) for size in pair] for pair in sizes)
+    return f"{now / 1e3:.0f} MB, at most {most / 1e3:.0f} MB"
+
+
+def denoise_long(driver: Chrome, duration_s: int) -> None:
+    """Denoise a long WAV."""
+    audio, _ = soundfile.read(NOISY, dtype="float32")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "long.wav")
+        soundfile.write(path, np.resize(audio, duration_s * RATE), RATE)
+        driver.find_element(By.ID, "tab-file").click()
+        driver.find_element(By.ID, "chosen").send_keys(str(path))
+        wait_until(driver, "document.getElementById('result-title').textContent === 'long.wav'")
+        wait_until(driver, "!document.getElementById('result').hidden")
+
+
+def wait_until_kept(driver: Chrome) -> None:
     """Wait until the service worker has all files."""
     wait_until(driver, "navigator.serviceWorker.controller !== null")
 
@@ -145,22 +177,24 @@ def live(driver: Chrome, duration_s: float) -> str:
     return " ".join(f"{during}\n{after}".split())
 
 
-def measure(folder: Path, line: Line, live_s: float) -> dict[str, float]:
-    """Visit the site twice with a new profile; print what is not a time."""
+def measure(folder: Path, line: Line, live_s: float, is_last: bool) -> dict[str, float]:
+    """Visit the site twice with a new profile; print bytes, and in the last round memory and live speed, too."""
     with tempfile.TemporaryDirectory() as place, served(folder, line) as url, open_browser(Path(place)) as driver:
         found = {f"first visit: {step}": at for step, at in first_sound_s(driver, url).items()}
         until_sound = line.sent
-        is_kept(driver)
+        wait_until_kept(driver)
         whole = line.sent
         found |= {f"second visit: {step}": at for step, at in first_sound_s(driver, url).items()}
         print(
             f"bytes: {until_sound / 1e6:.2f} MB to the first sound, {whole / 1e6:.2f} MB with the files that are kept"
         )
         print(f"second visit: {(line.sent - whole) / 1e6:.2f} MB")
-        memory = driver.execute_async_script(MEMORY)
-        print(f"memory after an example: {memory / 1e6:.0f} MB" if isinstance(memory, int) else memory)
-        if live_s:
+        if is_last:
+            print(f"memory of the tab after an example: {memory(driver)}")
             print(f"live for {live_s:g} s: {live(driver, live_s)}")
+            print(f"memory after that: {memory(driver)}")
+            denoise_long(driver, LONG_S)
+            print(f"memory after {LONG_S} s of audio: {memory(driver)}")
     return found
 
 
@@ -176,7 +210,7 @@ def main() -> None:
     for index in range(arguments.rounds):
         line = Line(arguments.mbit, arguments.latency_ms / 1000)
         is_last = index == arguments.rounds - 1
-        rounds.append(measure(arguments.folder, line, arguments.live_s if is_last else 0))
+        rounds.append(measure(arguments.folder, line, arguments.live_s, is_last))
     for step in rounds[0]:
         times = [found[step] for found in rounds]
         print(f"{step}: {median(times):.1f} s ({min(times):.1f} to {max(times):.1f})")

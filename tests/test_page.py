@@ -480,6 +480,21 @@ class TestLive:
         assert page["live-band"].is_enabled()
         page.until(lambda: "Real-time factor" in page.text("live-facts"))
 
+    def test_gaps_are_said(self, page: ServedPage) -> None:
+        page["tab-live"].click()
+        page["live-start"].click()
+        page.until_live(lambda: "Latency" in page.text("live-facts"))
+
+        def is_said_after_a_gap() -> bool:
+            page.script("for (const end = performance.now() + 700; performance.now() < end; );")  # nothing is relayed
+            return page.is_shown("live-gaps")
+
+        page.until_live(is_said_after_a_gap)
+        assert page.text("live-gaps") == "The sound has gaps: " + page.module("engine.js", "m.traits.slow")
+        page["live-start"].click()
+        page.until(lambda: "Real-time factor" in page.text("live-facts"))
+        assert not page.is_shown("live-gaps")
+
     def test_an_engine_that_fails_is_an_error_in_words(self, page: ServedPage, backend: Backend) -> None:
         page["tab-live"].click()
         page["live-start"].click()
