@@ -14,7 +14,6 @@ from typing import BinaryIO, Literal
 
 __all__ = [
     "MAX_CHUNK_BYTES",
-    "OTHER_FILES",
     "W64_RIFF",
     "W64_TAIL",
     "Chunk",
@@ -29,7 +28,7 @@ __all__ = [
 MAX_CHUNK_BYTES = 1 << 26
 _MAX_CHUNKS = 1_000
 
-OTHER_FILES = (b"RIFF", b"RIFX", b"RF64", b"FORM")  # joined with `cat`
+_OTHER_FILES = (b"RIFF", b"RIFX", b"RF64", b"FORM")  # joined with `cat`
 
 # The chunks that describe the samples. The writer makes new ones.
 _STRUCTURE = {
@@ -45,9 +44,9 @@ _STRUCTURE = {
         b"FLLR",
         b"levl",
         b"LEVL",
-        *OTHER_FILES,
+        *_OTHER_FILES,
     },
-    "AIFF": {b"COMM", b"SSND", b"FVER", b"PEAK", b"CHAN", b"FLLR", *OTHER_FILES},
+    "AIFF": {b"COMM", b"SSND", b"FVER", b"PEAK", b"CHAN", b"FLLR", *_OTHER_FILES},
     "CAF": {b"desc", b"data", b"pakt", b"kuki", b"chan", b"free", b"peak", b"ovvw"},
 }
 W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
