@@ -31,8 +31,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
 
-from frcrn_accel import Denoiser, ServeError
+from frcrn_accel import AudioError, Denoiser, ServeError
 from frcrn_accel.atomic import remove_leftovers, temporary_folder
+from frcrn_accel.file_denoising import FileJob, FileReport
+from frcrn_accel.processes import FileProcesses, Intake
 from frcrn_accel.serve import Limits, Service
 from frcrn_accel.serve.clients import Rates, Shares, client_of
 from frcrn_accel.serve.logs import SafeFormatter, Sparing
@@ -403,11 +405,29 @@ class TestShares:
 
 
 class TestDisk:
-    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-    def test_no_room_for_the_folder_of_a_request(
-        self, denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    @pytest.mark.parametrize(
+        ("number", "status", "detail"),
+        [
+            (errno.ENOSPC, 507, "no room for the file"),  # as without inodes
+            (errno.EDQUOT, 507, "no room for the file"),
+            (errno.EMFILE, 507, "too many files open"),
+            (errno.ENFILE, 507, "too many files open"),
+            (errno.EACCES, 500, "see the server log"),
+            (errno.EROFS, 500, "see the server log"),
+            (errno.EIO, 500, "see the server log"),
+            (errno.ENOENT, 500, "see the server log"),
+        ],
+    )
+    def test_no_folder_for_a_request(
+        self,
+        denoiser: Denoiser,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        number: int,
+        status: int,
+        detail: str,
     ) -> None:
-        """As without inodes."""
+        """What may pass is a 507; anything else is a failure of the server, which its log has to show."""
         with serve(denoiser, tmp_path) as run:
             make = Path.mkdir
 
@@ -418,10 +438,35 @@ class TestDisk:
 
             monkeypatch.setattr(Path, "mkdir", refuse)
             response = run.client.post("/v1/denoise", content=wav(NOISE))
-            assert response.status_code == 507
-            assert "no room for the file" in response.json()["detail"]
+            assert response.status_code == status
+            assert detail in response.json()["detail"]
+            run.line("cannot store a file" if status == 507 else "a request failed")
             monkeypatch.undo()
             assert run.client.post("/v1/denoise", content=wav(NOISE)).status_code == 200
+
+    @pytest.mark.skipif(os.name != "posix", reason="elsewhere files are written in the process of the server")
+    @pytest.mark.parametrize(
+        ("number", "status"), [(errno.ENOSPC, 507), (errno.EMFILE, 507), (errno.EACCES, 500), (0, 500)]
+    )
+    @pytest.mark.parametrize("is_known", [True, False], ids=["of the result", "of the process"])
+    def test_errors_of_the_process_for_files(
+        self,
+        denoiser: Denoiser,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        number: int,
+        status: int,
+        is_known: bool,
+    ) -> None:
+        def refuse(processes: FileProcesses, job: FileJob, intake: Intake) -> FileReport:
+            system = OSError(number, os.strerror(number))
+            if not is_known:
+                raise system
+            raise AudioError(f"{str(job.target)!r} cannot be written: {system.strerror}") from system
+
+        with serve(denoiser, tmp_path) as run:
+            monkeypatch.setattr(FileProcesses, "run", refuse)
+            assert run.client.post("/v1/denoise", content=wav(NOISE)).status_code == status
 
     def test_the_folder_is_chosen_at_the_start(
         self, denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
