@@ -136,6 +136,17 @@ class TestConnections:
         with running(denoiser, tmp_path / "t", limits, trusted_proxies=["127.0.0.1"]) as run, run.raw(), run.raw():
             assert run.client.get("/health").status_code == 200
 
+    def test_many_of_one_client_are_read_more_slowly(self, denoiser: Denoiser, tmp_path: Path) -> None:
+        """Each counts as 3 pieces, its request as 2, and its head as 1: 100 of 600 are free, and then 50 a second."""
+        with serve(denoiser, tmp_path, client_frames_per_s=300.0) as run, contextlib.ExitStack() as stack:
+            began = time.monotonic()
+            held = [
+                stack.enter_context(run.raw(b"GET /health HTTP/1.1\r\nHost: a.localhost\r\n\r\n")) for _ in range(120)
+            ]
+            answers = [connection.recv(1_000) for connection in held]
+            assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
+            assert 0.3 < time.monotonic() - began < 5
+
     def test_there_are_always_descriptors_left(self, tmp_path: Path) -> None:
         """A process that may have few of them takes fewer connections, so that accepting one never fails."""
         pytest.importorskip("onnxruntime")
@@ -183,6 +194,17 @@ def _status(url: str) -> int:
 
 
 class TestRequests:
+    def test_many_in_a_row_are_slowed_down(self, denoiser: Denoiser, tmp_path: Path) -> None:
+        """Sent without waiting for answers, they fill one piece; each counts as 2, so 100 a second are answered."""
+        request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        with serve(denoiser, tmp_path, client_frames_per_s=200.0) as run, run.raw(300 * request) as connection:
+            began = time.monotonic()
+            content = b""
+            while content.count(b"alive") < 300:
+                content += connection.recv(1 << 16)
+            assert time.monotonic() - began > 0.8  # 200 are free
+            assert content.count(b"HTTP/1.1 200") == 300
+
     def test_slow_bodies_of_one_client_leave_room(self, denoiser: Denoiser, tmp_path: Path) -> None:
         with serve(denoiser, tmp_path, client_requests=2, concurrency=1, queue=3) as run:
             with run.raw(run.head(1_000)), run.raw(run.head(1_000)):
@@ -343,6 +365,15 @@ class TestLog:
         assert log.filter(record)
         assert record.getMessage() == "y (before it, 997 lines were left out)"
 
+    def test_lines_of_other_packages_do_not_crowd_out_those_of_the_server(self) -> None:
+        """uvicorn has a line for each invalid request, which does not name the client."""
+        log = Sparing(per_s=1e-6, ahead_s=3e6)
+        others = [
+            logging.getLogger("uvicorn.error").makeRecord("uvicorn.error", logging.WARNING, "", 0, "x", (), None)
+        ]
+        assert sum(log.filter(record) for record in 1_000 * others) == 3
+        assert log.filter(self.record("the engine failed"))
+
     @pytest.mark.parametrize("text", ["a\nb", "\x1b[31mred", "\x00", "\u202e", "\x85", "\ud800"])
     def test_what_is_not_printable_is_escaped(self, text: str) -> None:
         stream = io.StringIO()
@@ -380,6 +411,14 @@ class TestShares:
         assert rates.spend("a", 10) == 0  # no more is saved than that
         assert rates.spend("a", 1) == pytest.approx(0.1)
 
+    def test_rates_forgive_nothing(self) -> None:
+        """What a client may owe at most for one thing does not cancel what it owes for another."""
+        now = [0.0]
+        rates = Rates(10, 1, lambda: now[0])
+        assert rates.spend("a", 40) == 3
+        assert rates.spend("a", 5, most_owed=20) == 3
+        assert rates.spend("a", 1) == pytest.approx(3.1)
+
     def test_rates_forget(self) -> None:
         now = [0.0]
         rates = Rates(1, 1, lambda: now[0])
@@ -397,6 +436,7 @@ class TestShares:
             ("2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
             ("fe80::1%eth0", "fe80::/64"),
             ("testclient", "testclient"),
+            ("x" * 60_000, "x" * 64),
         ],
     )
     def test_clients(self, address: str, client: str) -> None:

@@ -1,7 +1,8 @@
 """Connections, with the bounds that uvicorn lacks: on their number, on time, and on small pieces.
 
 Python handles some 20,000 pieces a second: chunks of a body, or frames of a WebSocket. So bytes are parsed a little
-at a time, and a client that sends more pieces than it may is read more slowly.
+at a time, and a client that sends more pieces than it may is read more slowly. Connections and requests cost as much
+as several pieces, and count as such.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 import h11
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -21,11 +23,14 @@ from frcrn_accel.errors import ServeError
 from frcrn_accel.serve.clients import Rates, Shares, client_of, network_of
 from frcrn_accel.serve.limits import Limits
 
-__all__ = ["Bounds", "HttpConnection", "WebSocketConnection"]
+__all__ = ["Bounds", "HttpConnection", "PacedRequests", "WebSocketConnection"]
 
 _MAX_HEAD_BYTES = 1 << 16
 _AHEAD_S = 2.0  # a burst: seconds' worth of pieces that a client can save up
 _SMALL_BYTES = 512  # a piece of a body below this counts
+_CONNECTION_PIECES, _REQUEST_PIECES = 3, 2
+# Of a handshake, within the limits of the package websockets.
+_MAX_HEADERS, _MAX_LINE_BYTES = 128, 8_000
 # Parsed at a time; a chunk takes at least 6 bytes, and a frame as many.
 _SLICE_BYTES = 1 << 12
 _MAX_SLICE_BYTES = 1 << 14
@@ -60,6 +65,7 @@ class Bounds:
         self.slow_bytes = limits.slow_s * limits.min_bytes_per_second
         self.rates = Rates(limits.client_frames_per_s, _AHEAD_S)
         self.count = 0
+        self._most_owed = limits.client_frames_per_s * limits.slow_s / 2
         self._most = most
         self._shares = Shares(limits.client_connections)
         self._proxies = [_network(proxy) for proxy in proxies]
@@ -81,11 +87,45 @@ class Bounds:
 
         return release
 
+    def open_delay(self, address: str) -> float:
+        """Count a new connection; return how long not to read from it, in seconds: half of `slow_s` at most."""
+        return 0.0 if self._is_proxy(address) else self._spend(network_of(address), _CONNECTION_PIECES)
+
+    def request_delay(self, client: str) -> float:
+        """Count a request; return how long not to answer it, likewise."""
+        return self._spend(client, _REQUEST_PIECES)
+
+    def _spend(self, client: str, pieces: float) -> float:
+        return self.rates.spend(client, pieces, most_owed=self._most_owed)
+
     def _is_proxy(self, address: str) -> bool:
+        if not self._proxies:
+            return False
         with suppress(ValueError):
             found = ip_address(address)
             return any(found in network for network in self._proxies)
         return False
+
+
+class PacedRequests:
+    """Middleware that delays the requests of a client that sends too many.
+
+    Args:
+        app: The application.
+        bounds: Limits that all connections share.
+    """
+
+    def __init__(self, app: ASGIApp, bounds: Bounds) -> None:
+        self._app = app
+        self._bounds = bounds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request, see ASGI."""
+        if scope["type"] in ("http", "websocket"):
+            wait_s = self._bounds.request_delay(client_of(scope))
+            if wait_s:
+                await asyncio.sleep(wait_s)
+        await self._app(scope, receive, send)
 
 
 class _Requests(h11.Connection):
@@ -109,7 +149,6 @@ class _Requests(h11.Connection):
             is_chunked, self.is_long = b"transfer-encoding" in headers, b"content-length" in headers
             if is_chunked and (self.is_long or event.http_version < b"1.1"):
                 raise h11.RemoteProtocolError("the length of the body is ambiguous")
-            self.small += 1
         elif isinstance(event, h11.Data):
             self.small += len(event.data) < _SMALL_BYTES
         elif isinstance(event, h11.EndOfMessage):
@@ -130,6 +169,7 @@ class HttpConnection(H11Protocol):
     bounds: Bounds
     _timer: asyncio.TimerHandle | None = None
     _pause: asyncio.TimerHandle | None = None
+    _drop: asyncio.TimerHandle | None = None
     _release: Callable[[], None] | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -141,12 +181,14 @@ class HttpConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Admit the connection, see `asyncio.Protocol`."""
         super().connection_made(transport)
-        self._release = self.bounds.admit(self.client[0] if self.client else "")
+        address = self.client[0] if self.client else ""
+        self._release = self.bounds.admit(address)
         if self._release is None:
             transport.abort()
-        else:
-            self._watch()
-            self._drop_unread()
+            return
+        self._watch()
+        self._drop_unread()
+        self._wait(self.bounds.open_delay(address))
 
     def data_received(self, data: bytes) -> None:
         """Parse as much as the client may send now, see `asyncio.Protocol`."""
@@ -158,21 +200,24 @@ class HttpConnection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Give back what the connection took, see `asyncio.Protocol`."""
         self._unwatch()
-        if self._pause is not None:
-            self._pause.cancel()
+        for timer in (self._pause, self._drop):
+            if timer is not None:
+                timer.cancel()
         if self._release is not None:
             self._release()
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         """Hand the connection to a `WebSocketConnection`, see `H11Protocol`."""
+        if not _is_handshake(event):
+            self.send_400_response("Invalid WebSocket handshake.")
+            return
         super().handle_websocket_upgrade(event)
         self._unwatch()
         protocol = self.transport.get_protocol()
         assert isinstance(protocol, WebSocketConnection)
         protocol.bounds, protocol.release, self._release = self.bounds, self._release, None
         if not protocol.handshake_initiated:
-            # The WebSocket parser accepts only a GET without a body, within limits of its own, and ignores the rest.
             self.send_400_response("Invalid WebSocket handshake.")
         else:
             self.loop.call_later(self.bounds.slow_s, protocol.end_handshake)
@@ -186,7 +231,18 @@ class HttpConnection(H11Protocol):
             if cycle.response_started:
                 self.transport.close()
                 return
-        super().send_400_response(msg)
+        headers = [("content-type", "text/plain; charset=utf-8"), ("connection", "close")]
+        answer = (
+            h11.Response(status_code=400, headers=headers, reason="Bad Request"),
+            h11.Data(data=msg.encode("ascii")),
+            h11.EndOfMessage(),
+        )
+        parts: list[bytes] = []
+        with suppress(h11.LocalProtocolError):  # an answer to HEAD has no body
+            for event in answer:
+                parts.append(self.conn.send(event) or b"")
+        self.transport.write(b"".join(parts))  # at once, since sending costs more than all the rest
+        self.transport.close()
 
     def _read(self) -> None:
         """Parse what was received, as fast as the client may send pieces."""
@@ -203,10 +259,14 @@ class HttpConnection(H11Protocol):
             # Larger slices cost less, as long as there is little in them.
             self._slice = min(2 * self._slice, _MAX_SLICE_BYTES) if conn.small <= 8 else _SLICE_BYTES
             scope: Any = self.scope or {"client": self.client}
-            wait_s = self.bounds.rates.spend(client_of(scope), conn.small) if conn.small else 0.0
-            if wait_s:
-                self.transport.pause_reading()
-                self._pause = self.loop.call_later(wait_s, self._continue)
+            if conn.small:
+                self._wait(self.bounds.rates.spend(client_of(scope), conn.small))
+
+    def _wait(self, wait_s: float) -> None:
+        """Read nothing for some time."""
+        if wait_s:
+            self.transport.pause_reading()
+            self._pause = self.loop.call_later(wait_s, self._continue)
 
     def _continue(self) -> None:
         self._pause = None
@@ -225,7 +285,7 @@ class HttpConnection(H11Protocol):
         if is_closing and left and earlier is not None and earlier - left < self.bounds.slow_bytes:
             self.transport.abort()
         elif left or not is_closing:
-            self.loop.call_later(self.bounds.slow_s, self._drop_unread, left if is_closing else None)
+            self._drop = self.loop.call_later(self.bounds.slow_s, self._drop_unread, left if is_closing else None)
 
     def _watch(self) -> None:
         is_upgraded = self.transport.get_protocol() is not self
@@ -323,6 +383,18 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     def _continue(self) -> None:
         self._pause = None
         self._read()
+
+
+def _is_handshake(event: h11.Request) -> bool:
+    """Return whether the WebSocket parser takes a request, which it would otherwise ignore.
+
+    It takes a GET without a body, with a head within its limits. This check is cheaper than a parser.
+    """
+    headers = list(event.headers)
+    lines = [len(event.target), *(len(name) + len(value) for name, value in headers)]
+    is_bodiless = not {b"content-length", b"transfer-encoding"} & {name for name, _ in headers}
+    is_small = len(headers) <= _MAX_HEADERS and max(lines) <= _MAX_LINE_BYTES
+    return event.method == b"GET" and is_bodiless and is_small
 
 
 def _network(proxy: str) -> IPv4Network | IPv6Network:
