@@ -25,6 +25,7 @@ from frcrn_accel.serve.limits import Limits
 
 __all__ = ["Bounds", "HttpConnection", "PacedRequests", "WebSocketConnection"]
 
+_VERSIONS = (b"1.0", b"1.1")
 _MAX_HEAD_BYTES = 1 << 16
 _AHEAD_S = 2.0  # a burst: seconds' worth of pieces that a client can save up
 _SMALL_BYTES = 512  # a piece of a body below this counts
@@ -145,6 +146,8 @@ class _Requests(h11.Connection):
         """Return the next event, see `h11.Connection`."""
         event = super().next_event()
         if isinstance(event, h11.Request):
+            if event.http_version not in _VERSIONS:
+                raise h11.RemoteProtocolError("not a version of HTTP in this form")
             headers = dict(event.headers)
             is_chunked, self.is_long = b"transfer-encoding" in headers, b"content-length" in headers
             if is_chunked and (self.is_long or event.http_version < b"1.1"):
