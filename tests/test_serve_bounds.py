@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import io
 import json
@@ -312,6 +313,20 @@ class TestStreams:
             # 1,000 are free, then 500 a second.
             assert len(answers) < 2 * count
             assert run.service.streams.open == 1
+
+    @pytest.mark.parametrize("parts", [(b"\xff",), (b"{", b"\xc0}"), (b"\xe2\x82", b"\x28")])
+    def test_text_that_is_not_utf_8(
+        self, denoiser: Denoiser, tmp_path: Path, caplog: pytest.LogCaptureFixture, parts: tuple[bytes, ...]
+    ) -> None:
+        """A mistake of a client is no traceback in the log."""
+        *first, last = [Frame(Opcode.CONT if n else Opcode.TEXT, part, fin=False) for n, part in enumerate(parts)]
+        frames = b"".join(frame.serialize(mask=True) for frame in [*first, dataclasses.replace(last, fin=True)])
+        with serve(denoiser, tmp_path) as run, run.raw(UPGRADE) as connection:
+            assert connection.recv(1_000).startswith(b"HTTP/1.1 101")
+            connection.sendall(frames)
+            assert connection.recv(1_000)[2:4] == (1007).to_bytes(2, "big")
+            run.line("WS /v1/stream")
+        assert [record.msg for record in caplog.records if record.levelno >= logging.WARNING] == []
 
     def test_answers_to_pings_do_not_pile_up(self, denoiser: Denoiser, tmp_path: Path) -> None:
         """A client that sends pings and reads nothing: the server keeps no more than what a socket holds."""

@@ -333,6 +333,18 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._unread += data
         self._read()
 
+    def send_receive_event_to_app(self) -> None:
+        """Pass a message on. One that is not UTF-8 closes the connection, without uvicorn's traceback in the log."""
+        try:
+            if self.curr_msg_data_type == "text":
+                b"".join(self.frames).decode()
+        except UnicodeDecodeError:
+            self.frames = []
+            self.conn.send_close(1007)
+            self.handle_parser_exception()
+        else:
+            super().send_receive_event_to_app()
+
     def handle_ping(self) -> None:
         """Answer a ping, unless the client does not read."""
         output = self.conn.data_to_send()
