@@ -8,28 +8,25 @@ as several pieces, and count as such.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 import h11
-from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import DATA_OPCODES, Frame, Opcode
 
-from frcrn_accel.errors import ServeError
-from frcrn_accel.serve.clients import Rates, Shares, client_of, network_of
-from frcrn_accel.serve.limits import Limits
+from frcrn_accel.serve.bounds import Bounds
+from frcrn_accel.serve.clients import client_of
 
-__all__ = ["Bounds", "HttpConnection", "PacedRequests", "WebSocketConnection"]
+__all__ = ["HttpConnection", "WebSocketConnection"]
 
 _VERSIONS = (b"1.0", b"1.1")
 _MAX_HEAD_BYTES = 1 << 16
-_AHEAD_S = 2.0  # a burst: seconds' worth of pieces that a client can save up
 _SMALL_BYTES = 512  # a piece of a body below this counts
-_CONNECTION_PIECES, _REQUEST_PIECES = 3, 2
 # Of a handshake, within the limits of the package websockets.
 _MAX_HEADERS, _MAX_LINE_BYTES = 128, 8_000
 # Parsed at a time; a chunk takes at least 6 bytes, and a frame as many.
@@ -37,96 +34,10 @@ _SLICE_BYTES = 1 << 12
 _MAX_SLICE_BYTES = 1 << 14
 _FRAMES_BYTES = 1 << 11
 
+_INVALID_TEXT = 1007  # close code of RFC 6455
+_Decoder = codecs.getincrementaldecoder("utf-8")
+
 _log = logging.getLogger("frcrn_accel.serve")
-
-
-class Bounds:
-    """Limits that all connections share.
-
-    Args:
-        limits: Limits of the server.
-        most: Most connections.
-        proxies: Addresses or networks of proxies, which are not bound by `Limits.client_connections`.
-        refused: Called for each connection that is refused.
-
-    Attributes:
-        slow_s: Time limit for a head and for a handshake.
-        slow_bytes: Bytes that a client must take in that time.
-        rates: Rate limits of clients, in pieces.
-        count: Number of connections.
-
-    Raises:
-        ServeError: A proxy is neither an address nor a network.
-    """
-
-    def __init__(
-        self, limits: Limits, most: int, proxies: Iterable[str] = (), refused: Callable[[], None] = lambda: None
-    ) -> None:
-        self.slow_s = limits.slow_s
-        self.slow_bytes = limits.slow_s * limits.min_bytes_per_second
-        self.rates = Rates(limits.client_frames_per_s, _AHEAD_S)
-        self.count = 0
-        self._most_owed = limits.client_frames_per_s * limits.slow_s / 2
-        self._most = most
-        self._shares = Shares(limits.client_connections)
-        self._proxies = [_network(proxy) for proxy in proxies]
-        self._refused = refused
-
-    def admit(self, address: str) -> Callable[[], None] | None:
-        """Admit a connection; return a function to call at its end, or None if it is refused."""
-        client = network_of(address)
-        is_limited = not self._is_proxy(address)
-        if self.count >= self._most or (is_limited and not self._shares.take(client)):
-            self._refused()
-            return None
-        self.count += 1
-
-        def release() -> None:
-            self.count -= 1
-            if is_limited:
-                self._shares.give_back(client)
-
-        return release
-
-    def open_delay(self, address: str) -> float:
-        """Count a new connection; return how long not to read from it, in seconds: half of `slow_s` at most."""
-        return 0.0 if self._is_proxy(address) else self._spend(network_of(address), _CONNECTION_PIECES)
-
-    def request_delay(self, client: str) -> float:
-        """Count a request; return how long not to answer it, likewise."""
-        return self._spend(client, _REQUEST_PIECES)
-
-    def _spend(self, client: str, pieces: float) -> float:
-        return self.rates.spend(client, pieces, most_owed=self._most_owed)
-
-    def _is_proxy(self, address: str) -> bool:
-        if not self._proxies:
-            return False
-        with suppress(ValueError):
-            found = ip_address(address)
-            return any(found in network for network in self._proxies)
-        return False
-
-
-class PacedRequests:
-    """Middleware that delays the requests of a client that sends too many.
-
-    Args:
-        app: The application.
-        bounds: Limits that all connections share.
-    """
-
-    def __init__(self, app: ASGIApp, bounds: Bounds) -> None:
-        self._app = app
-        self._bounds = bounds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request, see ASGI."""
-        if scope["type"] in ("http", "websocket"):
-            wait_s = self._bounds.request_delay(client_of(scope))
-            if wait_s:
-                await asyncio.sleep(wait_s)
-        await self._app(scope, receive, send)
 
 
 class _Requests(h11.Connection):
@@ -319,6 +230,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._unread = bytearray()
+        self._decoder: codecs.IncrementalDecoder | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give back what the connection took, see `asyncio.Protocol`."""
@@ -332,18 +244,6 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         """Parse as much as the client may send now, see `asyncio.Protocol`."""
         self._unread += data
         self._read()
-
-    def send_receive_event_to_app(self) -> None:
-        """Pass a message on. One that is not UTF-8 closes the connection, without uvicorn's traceback in the log."""
-        try:
-            if self.curr_msg_data_type == "text":
-                b"".join(self.frames).decode()
-        except UnicodeDecodeError:
-            self.frames = []
-            self.conn.send_close(1007)
-            self.handle_parser_exception()
-        else:
-            super().send_receive_event_to_app()
 
     def handle_ping(self) -> None:
         """Answer a ping, unless the client does not read."""
@@ -377,6 +277,10 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             del self._unread[:size]
             self.conn.receive_data(data)
             frames = len(self.conn.events)
+            if self.conn.parser_exc is None and not self._is_text_valid():
+                self.conn.send_close(_INVALID_TEXT)  # uvicorn would do that with a traceback in the log
+                self.handle_parser_exception()
+                return
             if self.conn.parser_exc is not None:
                 self.handle_parser_exception()
                 return
@@ -390,6 +294,20 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self.transport.pause_reading()
         elif not self.read_paused:
             self.transport.resume_reading()
+
+    def _is_text_valid(self) -> bool:
+        """Return whether the text in the frames that were received is UTF-8 so far."""
+        for frame in self.conn.events:
+            if not isinstance(frame, Frame) or frame.opcode not in DATA_OPCODES:
+                continue
+            if frame.opcode is not Opcode.CONT:
+                self._decoder = _Decoder() if frame.opcode is Opcode.TEXT else None
+            try:
+                if self._decoder is not None:
+                    self._decoder.decode(bytes(frame.data), frame.fin)
+            except UnicodeDecodeError:
+                return False
+        return True
 
     @property
     def _is_free(self) -> bool:
@@ -410,10 +328,3 @@ def _is_handshake(event: h11.Request) -> bool:
     is_bodiless = not {b"content-length", b"transfer-encoding"} & {name for name, _ in headers}
     is_small = len(headers) <= _MAX_HEADERS and max(lines) <= _MAX_LINE_BYTES
     return event.method == b"GET" and is_bodiless and is_small
-
-
-def _network(proxy: str) -> IPv4Network | IPv6Network:
-    try:
-        return ip_network(proxy)
-    except ValueError as error:
-        raise ServeError(f"invalid proxy {proxy!r}: give an address or a network, e.g. 10.0.0.0/8") from error

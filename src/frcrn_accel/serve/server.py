@@ -28,7 +28,8 @@ from frcrn_accel.errors import ServeError
 from frcrn_accel.models import find_model
 from frcrn_accel.posix_signals import handled
 from frcrn_accel.serve.app import Service
-from frcrn_accel.serve.connections import Bounds, HttpConnection, PacedRequests, WebSocketConnection
+from frcrn_accel.serve.bounds import Bounds, PacedRequests
+from frcrn_accel.serve.connections import HttpConnection, WebSocketConnection
 from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.messages import MAX_MESSAGE_BYTES
 from frcrn_accel.serve.metrics import Metrics
