@@ -467,7 +467,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def floods(session: nox.Session) -> None:
-    """Flood a server in six ways, and measure what another client notices: `nox -s floods -- [--seconds 60]`."""
+    """Flood a server in seven ways, and measure what another client notices: `nox -s floods -- [--rounds 3]`."""
     install(session, "ort", "serve", groups=("test",))
     session.run("python", "scripts/floods.py", *session.posargs)
 

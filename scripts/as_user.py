@@ -1,10 +1,11 @@
 """Attack an installed frcrn-accel as a user that is not root: `sudo python scripts/as_user.py PYTHON`.
 
-PYTHON is the interpreter of an environment that has the wheel with `[ort,serve,export]`, `moto[server]` and `s3fs`.
-It belongs to root, so the user can read the package and not change it. Home and temporary folder are the user's own.
-Each line of the output says what was sent and what happened:
+PYTHON is the interpreter of an environment that has the wheel with `[ort,serve]`; for the last two checks also
+`[export]`, `moto[server]` and `s3fs`. It belongs to root, so the user can read the package and not change it. Nor can
+the user write to its home; its temporary folder is a disk of 64 MiB. Each line of the output says what was sent and
+what happened:
 
-- a file of 6 kB whose result, as Ogg, once killed the server and the command;
+- a file of 6 kB whose result, as Ogg, once killed the server and the command; and others like it;
 - a server below a prefix of another application, which once checked no tokens there;
 - keys of a bucket that lead out of the output folder;
 - a checkpoint whose model is NaN everywhere, or silent.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import io
 import logging
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -70,6 +73,7 @@ def serving(folder: Path, *arguments: str) -> Iterator[int]:
         status = server.wait(30)
     assert status == 0, log.read_text()
     assert "Traceback" not in log.read_text(), log.read_text()
+    log.unlink()
     assert leftovers(Path(os.environ["TMPDIR"])) == []
 
 
@@ -82,6 +86,17 @@ def send_silence(folder: Path) -> str:
         assert status == 200, (status, content)
         audio, rate = soundfile.read(io.BytesIO(content))
         assert not audio.any()
+        kinds = 0
+        for hz in (8_000, 44_100, 96_000, RATE):
+            for channels in (1, 2, 8):
+                silence = io.BytesIO()
+                seconds = 11 if (hz, channels) == (RATE, 1) else 1
+                soundfile.write(silence, np.zeros((seconds * hz, channels)), hz, format="FLAC")
+                for form in ("aiff", "flac", "mp3", "ogg", "opus", "wav"):
+                    status, answer = request(port, "POST", f"/v1/denoise?format={form}", silence.getvalue())
+                    fits = channels <= 2 or form != "mp3"
+                    assert status == (200 if fits else 422), (form, hz, channels, status, answer[:200])
+                    kinds += 1
         assert request(port, "GET", "/ready")[0] == 200
         text = request(port, "GET", "/metrics")[1].decode()
         assert "\nfrcrn_accel_file_processes_died_total 0.0" in text
@@ -89,7 +104,10 @@ def send_silence(folder: Path) -> str:
     assert done.returncode == 0, done.stderr
     assert soundfile.info(target).frames / soundfile.info(target).samplerate == 11
     size = source.stat().st_size
-    return f"{size} bytes, {len(audio) / rate:g} s of Ogg came back; the server is ready, no process died; command: 0"
+    return (
+        f"{size} bytes, {len(audio) / rate:g} s of Ogg came back, and {kinds} others of all rates, channels and "
+        "formats; the server is ready, no process died; command: 0"
+    )
 
 
 def mount(port_file: Path) -> None:
@@ -133,11 +151,29 @@ def ask_below_a_prefix(folder: Path) -> str:
             for who, headers in (("no token", {}), ("another origin", foreign), ("token", bearer))
         }  # fmt: skip
         assert found == {"no token": [401] * 4, "another origin": [403] * 4, "token": [200, 422, 404, 404]}, found
+        guesses = Counter(
+            request(port, "GET", f"/denoiser{path}", None, **headers)[0]
+            for path in ("/v1/models", "/v1%2Fmodels", "//v1/models", "/./v1/models", "/%76%31/models", "/v1/models/")
+            for headers in wrong_tokens()
+        )
+        assert guesses.keys() <= {401, 403, 404, 429}, guesses
         until(lambda: request(port, "GET", "/denoiser/ready")[0] == 200)
     finally:
         server.terminate()
         server.wait(30)
-    return f"models, denoise, stream, nothing: {found}; /ready: 200"
+    return f"models, denoise, stream, nothing: {found}; other spellings and tokens: {dict(guesses)}; /ready: 200"
+
+
+def wrong_tokens() -> Iterator[dict[str, str]]:
+    """Yield headers that hold the token, or a part of it, in a place or a form that does not count."""
+    encoded = base64.urlsafe_b64encode(TOKEN.encode()).decode()
+    for text in (
+        *("", "Bearer", "Bearer ", TOKEN, f"Basic {encoded}", f"Bearer {encoded}", f"Bearer {TOKEN[:-1]}"),
+        *(f"Bearer {TOKEN.upper()}", f"Bearer {TOKEN}, Bearer {TOKEN}", f"Bearer {TOKEN}\xa0", f"Bearer%20{TOKEN}"),
+    ):
+        yield {"Authorization": text}
+    yield {"Proxy-Authorization": f"Bearer {TOKEN}"}
+    yield {"Cookie": f"Authorization=Bearer {TOKEN}"}
 
 
 def until(condition: object, tries: int = 600) -> str:
@@ -176,14 +212,14 @@ def list_keys(folder: Path) -> str:
         s3.create_bucket(Bucket="bucket")
         for key in (*bad, *good):
             s3.put_object(Bucket="bucket", Key=f"in/{key}", Body=file.getvalue())
-        home = Path(os.environ["HOME"])
+        work = Path.cwd()
         said = []
         for form, options in (("files", ()), ("tars", ("--tar", "10"))):
             out = folder / "deep/er" / form
-            before = {path for path in home.rglob("*") if path.is_file()}
+            before = {path for path in work.rglob("*") if path.is_file()}
             done = command("corpus", "s3://bucket/in", out, "--backend", "ort", "--workers", "1", *options)
-            made = {path for path in home.rglob("*") if path.is_file()} - before
-            outside = [str(path) for path in made if out not in path.parents and ".cache" not in path.parts]
+            made = {path for path in work.rglob("*") if path.is_file()} - before
+            outside = [str(path) for path in made if out not in path.parents]
             assert outside == [], outside
             assert not OUTSIDE.exists()
             names = sorted(path.relative_to(out).as_posix() for path in made if out in path.parents)
@@ -205,6 +241,7 @@ def export_ruined(folder: Path) -> str:
     from frcrn_accel.network.seeded import random_weights
     from frcrn_accel.network.topology import Config
 
+    os.environ["FRCRN_ACCEL_CACHE_DIR"] = str(folder / "cache")
     weights = {key: torch.tensor(value) for key, value in random_weights(Config(16, 1)).items()}
     name = "unet.encoders.3.bn.bn_re.running_var"
     ruined = {
@@ -233,18 +270,18 @@ CHECKS = {
 }
 
 
-def check() -> None:
-    """Run all checks as this user."""
+def check(names: list[str]) -> None:
+    """Run checks as this user."""
     import frcrn_accel
 
-    package = Path(frcrn_accel.__file__).parent
+    package, home = Path(frcrn_accel.__file__).parent, Path(os.environ["HOME"])
     assert os.geteuid() != 0
-    changeable = [path for path in (package, *package.rglob("*")) if os.access(path, os.W_OK)]
+    changeable = [path for path in (home, package, *package.rglob("*")) if os.access(path, os.W_OK)]
     assert changeable == [], changeable
-    print(f"user {os.geteuid()}, {package}, which is read-only")
-    for name, attack in CHECKS.items():
-        folder = Path(tempfile.mkdtemp(dir=os.environ["HOME"]))
-        print(f"{name}: {attack(folder)}", flush=True)
+    print(f"user {os.geteuid()}, {package}, which is read-only, as {home} is")
+    for name in names:
+        folder = Path(tempfile.mkdtemp(dir=Path.cwd()))
+        print(f"{name}: {CHECKS[name](folder)}", flush=True)
 
 
 def main() -> None:
@@ -252,25 +289,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("python", nargs="?", help="interpreter of the environment")
     parser.add_argument("--user", type=int, default=NOBODY, help="number of the user and of its group")
+    parser.add_argument("--check", action="append", choices=CHECKS, help="only these")
     parser.add_argument("--mount", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.mount:
         mount(arguments.mount)
     elif not arguments.python:
-        check()
+        check(arguments.check)
     else:
-        user = arguments.user
-        with tempfile.TemporaryDirectory(prefix="as-user-") as folder:
-            home, temporary = Path(folder, "home"), Path(folder, "tmp")
-            for path in (home, temporary):
-                path.mkdir()
-                os.chown(path, user, user)
-            Path(folder).chmod(0o755)
-            become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
-            environment = {"HOME": str(home), "TMPDIR": str(temporary), "PATH": os.defpath, "LANG": "C.UTF-8"}
-            subprocess.run(
-                [*become, arguments.python, __file__], cwd=home, env=environment, check=True, stdin=subprocess.DEVNULL
-            )
+        start_as(arguments.user, arguments.python, arguments.check or list(CHECKS))
+
+
+def start_as(user: int, python: str, names: list[str]) -> None:
+    """Start this file as a user, with a home that is not its own, and a small disk for temporary files."""
+    with tempfile.TemporaryDirectory(prefix="as-user-") as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        folder.chmod(0o755)
+        home, temporary, work = folder / "home", folder / "tmp", folder / "work"
+        for path in (home, temporary, work):
+            path.mkdir()
+        os.chown(work, user, user)
+        disk = ["-t", "tmpfs", "-o", f"size=64m,mode=700,uid={user},gid={user}", "none", str(temporary)]
+        subprocess.run(["mount", *disk], check=True)
+        stack.callback(subprocess.run, ["umount", "--lazy", str(temporary)], check=True)
+        become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+        environment = {"HOME": str(home), "TMPDIR": str(temporary), "PATH": os.defpath, "LANG": "C.UTF-8"}
+        only = [argument for name in names for argument in ("--check", name)]
+        subprocess.run(
+            [*become, python, __file__, *only], cwd=work, env=environment, check=True, stdin=subprocess.DEVNULL
+        )
 
 
 if __name__ == "__main__":

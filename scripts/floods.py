@@ -1,23 +1,31 @@
-"""Flood a server on this machine, and measure what another client notices: `python scripts/floods.py [--seconds 10]`.
+"""Flood a server on this machine, and measure what another client notices: `python scripts/floods.py [--rounds 3]`.
 
 Each flood comes from one address, 127.0.0.1, in a process of its own. The other client has the address 127.0.0.2 (on
 Linux, all of 127.0.0.0/8 is this machine) and asks for `/health`, and for a second of audio to be denoised.
+
+The flooder takes CPU time itself. So each flood is also sent to a sink, a process that accepts connections, reads
+what comes and closes those that end a request, and does nothing else. What the flood costs the server is the
+difference between "sink" and "server". In each round, all three take turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import io
 import json
 import multiprocessing
+import os
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import wave
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -31,6 +39,7 @@ UPGRADE = (
 START = b'{"type": "start", "sample_rate": 16000}'
 MASK = bytes(4)  # a mask of zeros leaves the payload as it is
 OTHER = "127.0.0.2"
+Rows = dict[str, dict[str, float]]
 
 
 def frame(opcode: int, payload: bytes = b"") -> bytes:
@@ -120,12 +129,36 @@ def flood_bodies(port: int) -> None:
         time.sleep(0.2)
 
 
+def flood_requests(port: int) -> None:
+    """Send requests on as many connections as one client gets, without waiting for answers, and read those."""
+    request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    held: list[socket.socket] = []
+    while True:
+        while len(held) < 100:
+            with contextlib.suppress(OSError):
+                connection = socket.create_connection(("127.0.0.1", port), 1)
+                connection.setblocking(False)
+                held.append(connection)
+        for connection in list(held):
+            try:
+                connection.send(20 * request)
+                while connection.recv(1 << 16):
+                    pass
+                held.remove(connection)
+            except BlockingIOError:
+                continue
+            except OSError:
+                held.remove(connection)
+        time.sleep(0.02)
+
+
 FLOODS: dict[str, Callable[[int], None]] = {
     "connections": flood_connections,
     "pings": flood_pings,
     "empty frames": flood_frames,
     "tiny chunks": flood_chunks,
     "half upgrades": flood_upgrades,
+    "requests": flood_requests,
     "slow bodies": flood_bodies,
 }
 
@@ -154,18 +187,47 @@ def ask(port: int, path: str, body: bytes | None = None) -> tuple[float, int]:
         connection.close()
 
 
-def measure(port: int, seconds: float) -> dict[str, float]:
+class _Sink(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if data.endswith(b"\r\n\r\n"):
+            self._transport.close()
+
+
+def run_sink(listener: socket.socket) -> None:
+    """Accept connections and read what comes."""
+
+    async def run() -> None:
+        server = await asyncio.get_running_loop().create_server(_Sink, sock=listener)
+        await server.serve_forever()
+
+    asyncio.run(run())
+
+
+@contextlib.contextmanager
+def running(target: Callable[..., None], *arguments: object) -> Iterator[multiprocessing.Process]:
+    """Run a function in a process until the block ends."""
+    process = multiprocessing.Process(target=target, args=arguments, daemon=True)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def measure(port: int, count: int) -> dict[str, float]:
     """Return what a client notices: times in ms, and how many requests were not answered with 200."""
     body = second_of_noise()
     times: dict[str, list[float]] = {"health": [], "file": []}
     failed = 0
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until:
+    for _ in range(count):
         for name, path, content in (("health", "/health", None), ("file", "/v1/denoise", body)):
-            for _ in range(10 if content is None else 1):
-                took_s, status = ask(port, path, content)
-                times[name].append(1_000 * took_s)
-                failed += status != 200
+            took_s, status = ask(port, path, content)
+            times[name].append(1_000 * took_s)
+            failed += status != 200
     found = {f"{name} {q}": float(np.percentile(ms, q)) for name, ms in times.items() for q in (50, 99)}
     return {**found, "failed": failed}
 
@@ -175,43 +237,68 @@ def resident_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
 
 
+def cpu_s(pid: int) -> float:
+    """Return the CPU time of a process so far."""
+    values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure_round(port: int, sink_port: int, pid: int, flood: Callable[[int], None], count: int) -> Rows:
+    """Return what a client notices without a flood, with one of the sink, and with one of the server."""
+    rows = {}
+    for name, target in (("idle", None), ("sink", sink_port), ("server", port)):
+        with contextlib.ExitStack() as stack:
+            if target is not None:
+                stack.enter_context(running(flood, target))
+                time.sleep(3)  # until the flood has used up what it may do at once
+            began, before_s = time.perf_counter(), cpu_s(pid)
+            rows[name] = measure(port, count)
+            rows[name]["cpu"] = (cpu_s(pid) - before_s) / (time.perf_counter() - began)
+            rows[name]["memory"] = resident_mb(pid)
+        time.sleep(2)
+    return rows
+
+
 def main() -> None:
-    """Measure without a flood and with each, in turns."""
+    """Measure each flood in rounds; show the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10, help="length of each flood")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--count", type=int, default=300, help="requests of each kind in each turn")
     parser.add_argument("--flood", action="append", choices=FLOODS, help="only these")
-    parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument("--json", type=Path, help="write the results of all rounds to this file")
     parser.add_argument("options", nargs="*", help="options of `frcrn-accel serve`, after --")
     arguments = parser.parse_args()
     command = [sys.executable, "-m", "frcrn_accel", "serve", "--port", "0", "--drain-s", "5", *arguments.options]
-    with tempfile.NamedTemporaryFile() as log:
+    results: dict[str, list[Rows]] = defaultdict(list)
+    with tempfile.NamedTemporaryFile() as log, socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         server = subprocess.Popen(command, stderr=log)
         try:
             port = wait_until_ready(Path(log.name))
-            results = {}
-            print(f"{'':>14}  {'health, ms':^19}  {'file of 1 s, ms':^19}")
-            print(f"{'':>14}  {'p50':>9} {'p99':>9}  {'p50':>9} {'p99':>9}  {'failed':>6}  memory, MB")
-            for name in arguments.flood or FLOODS:
-                for label in ("before", name):
-                    flood = multiprocessing.Process(target=FLOODS[name], args=(port,), daemon=True)
-                    if label == name:
-                        flood.start()
-                        time.sleep(1)
-                    found = measure(port, arguments.seconds)
-                    if label == name:
-                        flood.kill()
-                        flood.join()
-                    found["memory"] = resident_mb(server.pid)
-                    results[f"{name}, {'during' if label == name else label}"] = found
-                    row = " ".join(f"{found[key]:9.1f}" for key in ("health 50", "health 99", "file 50", "file 99"))
-                    print(f"{label:>14}  {row}  {found['failed']:6.0f}  {found['memory']:10.0f}", flush=True)
-                time.sleep(2)
+            with running(run_sink, listener):
+                for name in arguments.rounds * (arguments.flood or list(FLOODS)):
+                    rows = measure_round(port, listener.getsockname()[1], server.pid, FLOODS[name], arguments.count)
+                    results[name].append(rows)
+                    print(f"{name}, round {len(results[name])}", file=sys.stderr, flush=True)
         finally:
             server.terminate()
             server.wait()
+        show(results)
         print(f"the log has {Path(log.name).stat().st_size} bytes")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def show(results: dict[str, list[Rows]]) -> None:
+    """Print the medians over the rounds."""
+    print(f"{'':>22}  {'health, ms':^19}  {'file of 1 s, ms':^19}")
+    print(f"{'':>22}  {'p50':>9} {'p99':>9}  {'p50':>9} {'p99':>9}  {'failed':>6}  CPUs  memory, MB")
+    for name, rounds in results.items():
+        for label in rounds[0]:
+            found = {key: statistics.median(rows[label][key] for rows in rounds) for key in rounds[0][label]}
+            times = " ".join(f"{found[key]:9.1f}" for key in ("health 50", "health 99", "file 50", "file 99"))
+            failed = sum(rows[label]["failed"] for rows in rounds)
+            row = f"{times}  {failed:6.0f}  {found['cpu']:4.2f}  {found['memory']:10.0f}"
+            print(f"{f'{name}, {label}':>22}  {row}")
 
 
 if __name__ == "__main__":

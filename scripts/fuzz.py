@@ -45,6 +45,9 @@ HEADS = (
     b"x\r\n--b--\r\n",
     b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\n" + UPGRADE + b"\r\n",
     b"GET /page/file.js HTTP/1.0\r\nRange: bytes=0-9\r\nIf-None-Match: *\r\nConnection: keep-alive\r\n\r\n",
+    b"POST /v1/denoise HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"4;a=b\r\nRIFF\r\n0\r\nX-Trailer: 1\r\n\r\nGET http://localhost/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    b"HEAD / HTTP/1.1\r\nHost: [::1]:8000\r\nX-Forwarded-For: 1.2.3.4, ::1\r\n\r\n",
 )
 MESSAGES = (
     (1, START),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,6 +23,7 @@ __all__ = [
     "EndingBackend",
     "OrphanedBackend",
     "OrphanedOnceBackend",
+    "StallingBackend",
 ]
 
 LONG_SAMPLES = 32_000  # audio of this length and more kills them
@@ -126,3 +129,23 @@ class EndingBackend(FunctionBackend):
 
     def __init__(self) -> None:
         super().__init__(ending)
+
+
+def stalling(audio: np.ndarray) -> np.ndarray:
+    """Stop on long audio, once, after a quarter of the size of a message was sent."""
+    if audio.shape[-1] >= LONG_SAMPLES and is_first_time():
+        for number in range(3, 64):
+            with suppress(OSError):
+                if stat.S_ISSOCK(os.fstat(number).st_mode):
+                    os.write(number, b"\0")
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return audio.copy()
+
+
+class StallingBackend(FunctionBackend):
+    """Stops in the middle of a message on long audio, once."""
+
+    name: ClassVar[str] = "stalling"
+
+    def __init__(self) -> None:
+        super().__init__(stalling)

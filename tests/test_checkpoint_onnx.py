@@ -190,6 +190,18 @@ class TestForms:
         for key, value in loaded.weights.items():
             np.testing.assert_array_equal(value, expected[key])
 
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_another_output_that_is_not_finite(self, model: Any, load: Any, released: Any, place: int) -> None:
+        """Python's `max` keeps or drops a NaN depending on where it stands."""
+        output = model.graph.output[0]
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(np.nan, np.float32), "not a number"))
+        model.graph.node.append(onnx.helper.make_node("Mul", [output.name, "not a number"], ["broken"]))
+        outputs = [onnx.helper.make_tensor_value_info("broken", 1, None)]
+        outputs.insert(1 - place, output)
+        del model.graph.output[:]
+        model.graph.output.extend(outputs)
+        check(load(model), released)
+
 
 class TestRefused:
     def test_another_activation(self, model: Any, load: Any) -> None:

@@ -22,7 +22,10 @@ FUZZ = settings(
 )
 NAMES = st.one_of(
     st.sampled_from(
-        ["a.wav", "../a.wav", "/a.wav", "a.wav/b.wav", ".corpus/a.wav", "corpus.jsonl", "", ".", "a//b.wav"]
+        [
+            *("a.wav", "../a.wav", "/a.wav", "a.wav/b.wav", ".corpus/a.wav", "corpus.jsonl", "", ".", "a//b.wav"),
+            *("\ud800.wav", f"{'x' * 300}.wav", "a\0.wav", "\u202e.wav"),
+        ]
     ),
     st.text(max_size=12),
 )
@@ -72,7 +75,7 @@ def test_lists(tmp_path: Path, content: bytes) -> None:
 
 @given(
     st.dictionaries(st.sampled_from(list(HEAD)), JSON, max_size=1),
-    st.lists(st.dictionaries(st.sampled_from(list(LINE)), JSON, max_size=2), max_size=3),
+    st.lists(st.dictionaries(st.sampled_from(list(LINE)), JSON | NAMES, max_size=2), max_size=3),
     st.binary(max_size=12),
 )
 @FUZZ

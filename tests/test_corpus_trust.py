@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tarfile
 from pathlib import Path
@@ -144,6 +145,38 @@ class TestBadNames:
         assert printable("a\x1b[31m\u202e\x9b\udcff\nö.wav") == r"a\x1b[31m\u202e\x9b\udcff\nö.wav"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
+class TestLinks:
+    """In an output folder of others, links must not make the job write or delete elsewhere."""
+
+    @pytest.mark.parametrize("name", ["corpus.jsonl", ".corpus", ".corpus/lock"])
+    @pytest.mark.parametrize("restart", [False, True])
+    def test_in_place_of_what_the_job_writes(self, tmp_path: Path, name: str, restart: bool) -> None:
+        elsewhere, out = tmp_path / "elsewhere", tmp_path / "out"
+        for folder in (elsewhere, out / name):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        if name == ".corpus":
+            elsewhere.mkdir()
+        precious = elsewhere / "precious" if name == ".corpus" else elsewhere
+        precious.write_text("precious")
+        (out / name).symlink_to(elsewhere)
+        with pytest.raises(CorpusError, match="is a link: remove it"):
+            Journal(out / "corpus.jsonl", out, {}, restart=restart)
+        assert precious.read_text() == "precious"
+
+    def test_in_the_folder_of_unfinished_outputs(self, tmp_path: Path) -> None:
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "precious").touch()
+        (tmp_path / "out/.corpus").mkdir(parents=True)
+        (tmp_path / "out/.corpus/folder").symlink_to(elsewhere)
+        (tmp_path / "out/.corpus/file").symlink_to(elsewhere / "precious")
+        with Journal(tmp_path / "out/corpus.jsonl", tmp_path / "out", {}, restart=False):
+            assert [path.name for path in (tmp_path / "out/.corpus").iterdir()] == ["lock"]
+        assert [path.name for path in elsewhere.iterdir()] == ["precious"]
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["corpus.jsonl"]
+
+
 class TestDamage:
     def test_cut_outputs_are_made_again(self, source: Path, tmp_path: Path) -> None:
         path, out = manifest(tmp_path, source, ["a.wav", "b.wav", "c.wav"]), tmp_path / "out"
@@ -164,6 +197,17 @@ class TestDamage:
         assert denoise(path, out, verify=True).damaged == ["a.wav"]
         assert (out / "a.wav").read_bytes() == whole
 
+    def test_outputs_that_cannot_be_read_are_damaged(self, tmp_path: Path) -> None:
+        """Without permission, a folder instead, or under a name that this file system does not take."""
+        names = ["lost.wav", "folder.wav", f"{'x' * 300}.wav", "link.wav"]
+        (tmp_path / "folder.wav").mkdir()
+        (tmp_path / "link.wav").symlink_to("link.wav")
+        lines = [self.HEAD, *(self.LINE.replace("null", '"0"', 1).replace("a.wav", name) for name in names)]
+        (tmp_path / "corpus.jsonl").write_text("\n".join(lines) + "\n")
+        with Journal(tmp_path / "corpus.jsonl", tmp_path, {}, restart=False) as journal:
+            journal.verify()
+            assert [journal.is_damaged(name) for name in names] == [True] * 4
+
     HEAD = '{"corpus": 1, "replaces": false, "others": [], "settings": {}}'
     LINE = '{"output": "a.wav", "sha256": null, "member": null, "members": null, "error": "x"}'
 
@@ -182,6 +226,7 @@ class TestDamage:
             [HEAD, LINE.replace('"members": null', '"members": "2"')],
             [HEAD, LINE.replace('"member": null', '"member": "m"')],
             [HEAD, LINE.replace('"member": null', '"member": {}')],
+            [HEAD, LINE.replace('"sha256": null', '"sha256": ""').replace("a.wav", r"\ud800.wav")],
         ],
     )
     def test_journals_that_are_none(self, tmp_path: Path, lines: list[str]) -> None:

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from dying import MARK, EndingBackend
+from dying import MARK, EndingBackend, StallingBackend
 from frcrn_accel import CorpusError
 from frcrn_accel.corpus import CorpusJob, CorpusReport, denoise_corpus, local
 from frcrn_accel.corpus.journal import Journal, part_name
-from frcrn_accel.corpus.local import run_local
+from frcrn_accel.corpus.local import WorkerProcess, run_local
 from frcrn_accel.corpus.plan import Recording, Task, read_inputs
 from frcrn_accel.corpus.work import Work, Worker
 from frcrn_accel.denoiser import DenoiserOptions
@@ -75,6 +75,22 @@ class TestWorkersThatEnd:
         (result,) = next(run_local([task(sound(tmp_path / "stop.wav", 80_000))], work, 1, silent_s=5))
         assert result.is_made
         assert not mark.exists()
+
+    @pytest.mark.skipif(os.name != "posix", reason="processes cannot be stopped")
+    @pytest.mark.parametrize("when", ["sends", "receives"])
+    def test_one_that_is_stopped_within_a_message(self, tmp_path: Path, mark: Path, when: str) -> None:
+        """In the middle of its own, or before it has read one that is larger than the buffer of a pipe."""
+        (tmp_path / "parts").mkdir()
+        work = Work(DenoiserOptions(backend=StallingBackend, threads=1), tmp_path / "parts")
+        source = sound(tmp_path / "long.wav", 40_000 if when == "sends" else 4_000)
+        with closing(WorkerProcess(work, silent_s=3)) as worker:
+            (first,) = (process.pid for process in multiprocessing.active_children())
+            if when == "receives":
+                os.kill(first, signal.SIGSTOP)
+            large = Recording(str(source), source.name, refusal="x" * 2_000_000)  # which workers do not look at
+            assert worker.do(Task(source.name, (large,))).is_made
+            (second,) = (process.pid for process in multiprocessing.active_children())
+            assert second != first
 
     def test_one_that_cannot_be_started(self, tmp_path: Path) -> None:
         resource = pytest.importorskip("resource")

@@ -70,6 +70,9 @@ class TestAgreement:
         assert is_silent(np.zeros(0))
         assert agreement_db(np.zeros(0), np.zeros(0)) == MAX_AGREEMENT_DB
 
+    def test_squares_beyond_float64_are_the_lowest_agreement(self):
+        assert agreement_db(np.array([1e200, -1e200]), np.array([1e200, -2e200])) == -MAX_AGREEMENT_DB
+
 
 class TestScorer:
     def test_a_score(self):

@@ -201,6 +201,18 @@ class TestFileProcess:
         assert len(died) == (harm != "hang")
         process.close()
 
+    @pytest.mark.parametrize("stall", ["sends", "receives"])
+    def test_a_process_that_stalls_within_a_message(
+        self, denoiser: Denoiser, source: Path, tmp_path: Path, stall: str
+    ) -> None:
+        """It sends a part of one, while a process that it started holds the pipe; or it does not read an answer."""
+        process = FileProcess(ProcessLimits(silence_s=2))
+        denoiser.denoise_file(source, tmp_path / "a.wav", run=process.run)
+        with pytest.raises(AudioError, match=r"cannot be denoised: .*more than 2 s without progress"):
+            denoiser.denoise_file(source, tmp_path / "b.wav", run=lambda job: process.run(job, _Stalling(stall)))
+        denoiser.denoise_file(source, tmp_path / "b.wav", run=process.run)
+        process.close()
+
     def test_a_new_process_after_one_that_died(self, denoiser: Denoiser, source: Path, tmp_path: Path) -> None:
         process = FileProcess()
         with pytest.raises(AudioError):
@@ -255,6 +267,33 @@ class _Liar(FileProcess):
 
     def run(self, job: FileJob, intake: Intake | None = None) -> FileReport:
         return super().run(job, _Saying(self._message))
+
+
+@dataclass(frozen=True)
+class _Stalling(Intake):
+    """An intake that stalls the process: it "sends" a part of a message, or never "receives" the answer to one."""
+
+    stall: str = ""
+
+    def __init__(self, stall: str) -> None:
+        object.__setattr__(self, "stall", stall)
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        text = json.dumps({"do": "run", "shape": [1, 1 << 20]}).encode()
+        whole = len(text).to_bytes(4, "big") + text + (4 << 20).to_bytes(4, "big")
+        sent = b"\0\0" if self.stall == "sends" else whole + bytes(4 << 20)
+        code = f"""
+import os, signal, stat, time
+sockets = [fd for fd in range(3, 10) if os.path.exists(f"/dev/fd/{{fd}}") and stat.S_ISSOCK(os.fstat(fd).st_mode)]
+content = {sent!r}
+while content:
+    content = content[os.write(sockets[0], content):]
+if {self.stall!r} == "sends" and not os.fork():
+    time.sleep(5)
+    os._exit(0)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+        return exec, (code, {})
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +30,24 @@ def run(code: str) -> str:
 def test_import_loads_no_engine():
     loaded = run(f"import sys, frcrn_accel; print([name for name in {ENGINES} if name in sys.modules])")
     assert loaded.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "openvino"])
+def test_engines_do_not_report(tmp_path: Path, package: str):
+    """Otherwise they keep an identifier in the user's home, ONNX Runtime from 1.29 on, and report what is run."""
+    pytest.importorskip(package)
+    backend = {"onnxruntime": "ort"}.get(package, package)
+    code = f"import numpy, frcrn_accel; frcrn_accel.Denoiser(backend={backend!r})(numpy.full(800, 0.1), 16_000)"
+    unset = ("XDG_CACHE_HOME", "CI", "GITHUB_ACTIONS", "ORT_DISABLE_TELEMETRY")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    environment |= {"HOME": str(tmp_path), "FRCRN_ACCEL_CACHE_DIR": str(tmp_path / "ours")}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert {path.name for path in tmp_path.iterdir()} <= {"ours"}
+
+
+def test_who_wants_reports_may_have_them():
+    code = "import os; os.environ['ORT_DISABLE_TELEMETRY'] = '0'; import frcrn_accel; print(os.environ['{}'])"
+    assert run(code.format("ORT_DISABLE_TELEMETRY")).strip() == "0"
 
 
 def test_import_takes_less_than_three_times_as_long_as_numpy():

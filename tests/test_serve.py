@@ -560,6 +560,8 @@ class TestAccess:
         assert tokens.admits(f"bearer {TOKEN}")
         for text in (None, "", "Bearer", "Bearer ", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x", TOKEN):
             assert not tokens.admits(text)
+        for space in ("\xa0", "\x85", "\u2003", "\v", "\0"):
+            assert not tokens.admits(f"Bearer {TOKEN}{space}")
         assert not tokens.admits(None, [SUBPROTOCOL])
         assert TokenSet([]).admits(None)
 

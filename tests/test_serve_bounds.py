@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import io
 import json
@@ -31,8 +32,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
 
-from frcrn_accel import Denoiser, ServeError
+from frcrn_accel import AudioError, Denoiser, ServeError
 from frcrn_accel.atomic import remove_leftovers, temporary_folder
+from frcrn_accel.file_denoising import FileJob, FileReport
+from frcrn_accel.processes import FileProcesses, Intake
 from frcrn_accel.serve import Limits, Service
 from frcrn_accel.serve.clients import Rates, Shares, client_of
 from frcrn_accel.serve.logs import SafeFormatter, Sparing
@@ -134,6 +137,17 @@ class TestConnections:
         with running(denoiser, tmp_path / "t", limits, trusted_proxies=["127.0.0.1"]) as run, run.raw(), run.raw():
             assert run.client.get("/health").status_code == 200
 
+    def test_many_of_one_client_are_read_more_slowly(self, denoiser: Denoiser, tmp_path: Path) -> None:
+        """Each counts as 3 pieces, its request as 2, and its head as 1: 100 of 600 are free, and then 50 a second."""
+        with serve(denoiser, tmp_path, client_frames_per_s=300.0) as run, contextlib.ExitStack() as stack:
+            began = time.monotonic()
+            held = [
+                stack.enter_context(run.raw(b"GET /health HTTP/1.1\r\nHost: a.localhost\r\n\r\n")) for _ in range(120)
+            ]
+            answers = [connection.recv(1_000) for connection in held]
+            assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
+            assert 0.3 < time.monotonic() - began < 5
+
     def test_there_are_always_descriptors_left(self, tmp_path: Path) -> None:
         """A process that may have few of them takes fewer connections, so that accepting one never fails."""
         pytest.importorskip("onnxruntime")
@@ -181,6 +195,17 @@ def _status(url: str) -> int:
 
 
 class TestRequests:
+    def test_many_in_a_row_are_slowed_down(self, denoiser: Denoiser, tmp_path: Path) -> None:
+        """Sent without waiting for answers, they fill one piece; each counts as 2, so 100 a second are answered."""
+        request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        with serve(denoiser, tmp_path, client_frames_per_s=200.0) as run, run.raw(300 * request) as connection:
+            began = time.monotonic()
+            content = b""
+            while content.count(b"alive") < 300:
+                content += connection.recv(1 << 16)
+            assert time.monotonic() - began > 0.8  # 200 are free
+            assert content.count(b"HTTP/1.1 200") == 300
+
     def test_slow_bodies_of_one_client_leave_room(self, denoiser: Denoiser, tmp_path: Path) -> None:
         with serve(denoiser, tmp_path, client_requests=2, concurrency=1, queue=3) as run:
             with run.raw(run.head(1_000)), run.raw(run.head(1_000)):
@@ -289,6 +314,20 @@ class TestStreams:
             assert len(answers) < 2 * count
             assert run.service.streams.open == 1
 
+    @pytest.mark.parametrize("parts", [(b"\xff",), (b"{", b"\xc0}"), (b"\xe2\x82", b"\x28")])
+    def test_text_that_is_not_utf_8(
+        self, denoiser: Denoiser, tmp_path: Path, caplog: pytest.LogCaptureFixture, parts: tuple[bytes, ...]
+    ) -> None:
+        """A mistake of a client is no traceback in the log."""
+        *first, last = [Frame(Opcode.CONT if n else Opcode.TEXT, part, fin=False) for n, part in enumerate(parts)]
+        frames = b"".join(frame.serialize(mask=True) for frame in [*first, dataclasses.replace(last, fin=True)])
+        with serve(denoiser, tmp_path) as run, run.raw(UPGRADE) as connection:
+            assert connection.recv(1_000).startswith(b"HTTP/1.1 101")
+            connection.sendall(frames)
+            assert connection.recv(1_000)[2:4] == (1007).to_bytes(2, "big")
+            run.line("WS /v1/stream")
+        assert [record.msg for record in caplog.records if record.levelno >= logging.WARNING] == []
+
     def test_answers_to_pings_do_not_pile_up(self, denoiser: Denoiser, tmp_path: Path) -> None:
         """A client that sends pings and reads nothing: the server keeps no more than what a socket holds."""
         ping = Frame(Opcode.PING, bytes(125)).serialize(mask=True)
@@ -341,6 +380,15 @@ class TestLog:
         assert log.filter(record)
         assert record.getMessage() == "y (before it, 997 lines were left out)"
 
+    def test_lines_of_other_packages_do_not_crowd_out_those_of_the_server(self) -> None:
+        """uvicorn has a line for each invalid request, which does not name the client."""
+        log = Sparing(per_s=1e-6, ahead_s=3e6)
+        others = [
+            logging.getLogger("uvicorn.error").makeRecord("uvicorn.error", logging.WARNING, "", 0, "x", (), None)
+        ]
+        assert sum(log.filter(record) for record in 1_000 * others) == 3
+        assert log.filter(self.record("the engine failed"))
+
     @pytest.mark.parametrize("text", ["a\nb", "\x1b[31mred", "\x00", "\u202e", "\x85", "\ud800"])
     def test_what_is_not_printable_is_escaped(self, text: str) -> None:
         stream = io.StringIO()
@@ -378,6 +426,14 @@ class TestShares:
         assert rates.spend("a", 10) == 0  # no more is saved than that
         assert rates.spend("a", 1) == pytest.approx(0.1)
 
+    def test_rates_forgive_nothing(self) -> None:
+        """What a client may owe at most for one thing does not cancel what it owes for another."""
+        now = [0.0]
+        rates = Rates(10, 1, lambda: now[0])
+        assert rates.spend("a", 40) == 3
+        assert rates.spend("a", 5, most_owed=20) == 3
+        assert rates.spend("a", 1) == pytest.approx(3.1)
+
     def test_rates_forget(self) -> None:
         now = [0.0]
         rates = Rates(1, 1, lambda: now[0])
@@ -395,6 +451,7 @@ class TestShares:
             ("2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
             ("fe80::1%eth0", "fe80::/64"),
             ("testclient", "testclient"),
+            ("x" * 60_000, "x" * 64),
         ],
     )
     def test_clients(self, address: str, client: str) -> None:
@@ -403,11 +460,29 @@ class TestShares:
 
 
 class TestDisk:
-    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-    def test_no_room_for_the_folder_of_a_request(
-        self, denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    @pytest.mark.parametrize(
+        ("number", "status", "detail"),
+        [
+            (errno.ENOSPC, 507, "no room for the file"),  # as without inodes
+            (errno.EDQUOT, 507, "no room for the file"),
+            (errno.EMFILE, 507, "too many files open"),
+            (errno.ENFILE, 507, "too many files open"),
+            (errno.EACCES, 500, "see the server log"),
+            (errno.EROFS, 500, "see the server log"),
+            (errno.EIO, 500, "see the server log"),
+            (errno.ENOENT, 500, "see the server log"),
+        ],
+    )
+    def test_no_folder_for_a_request(
+        self,
+        denoiser: Denoiser,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        number: int,
+        status: int,
+        detail: str,
     ) -> None:
-        """As without inodes."""
+        """What may pass is a 507; anything else is a failure of the server, which its log has to show."""
         with serve(denoiser, tmp_path) as run:
             make = Path.mkdir
 
@@ -418,10 +493,35 @@ class TestDisk:
 
             monkeypatch.setattr(Path, "mkdir", refuse)
             response = run.client.post("/v1/denoise", content=wav(NOISE))
-            assert response.status_code == 507
-            assert "no room for the file" in response.json()["detail"]
+            assert response.status_code == status
+            assert detail in response.json()["detail"]
+            run.line("cannot store a file" if status == 507 else "a request failed")
             monkeypatch.undo()
             assert run.client.post("/v1/denoise", content=wav(NOISE)).status_code == 200
+
+    @pytest.mark.skipif(os.name != "posix", reason="elsewhere files are written in the process of the server")
+    @pytest.mark.parametrize(
+        ("number", "status"), [(errno.ENOSPC, 507), (errno.EMFILE, 507), (errno.EACCES, 500), (0, 500)]
+    )
+    @pytest.mark.parametrize("is_known", [True, False], ids=["of the result", "of the process"])
+    def test_errors_of_the_process_for_files(
+        self,
+        denoiser: Denoiser,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        number: int,
+        status: int,
+        is_known: bool,
+    ) -> None:
+        def refuse(processes: FileProcesses, job: FileJob, intake: Intake) -> FileReport:
+            system = OSError(number, os.strerror(number))
+            if not is_known:
+                raise system
+            raise AudioError(f"{str(job.target)!r} cannot be written: {system.strerror}") from system
+
+        with serve(denoiser, tmp_path) as run:
+            monkeypatch.setattr(FileProcesses, "run", refuse)
+            assert run.client.post("/v1/denoise", content=wav(NOISE)).status_code == status
 
     def test_the_folder_is_chosen_at_the_start(
         self, denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

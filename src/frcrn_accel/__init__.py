@@ -5,6 +5,11 @@
 >>> clean = denoiser(noisy, sample_rate=16_000)
 """
 
+import os
+
+# Before it is imported: from version 1.29 on, ONNX Runtime otherwise reports to Microsoft what it runs.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from frcrn_accel._version import __version__
 from frcrn_accel.backends import Backend, BackendStatus, Session, backend_statuses
 from frcrn_accel.denoiser import Denoiser, DenoiserOptions, FileReport, StreamOptions

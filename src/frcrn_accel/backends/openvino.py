@@ -21,8 +21,9 @@ from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, inst
 from frcrn_accel.models import FP32, OPENVINO_INT8, Form, ModelFile, Recipe, compiled_file
 from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
 
-__all__ = ["OpenVinoBackend", "check_settings", "has_bf16"]
+__all__ = ["OpenVinoBackend", "check_settings", "has_bf16", "load_openvino"]
 
+_REPORTS = "openvino_telemetry"
 DEVICE = "CPU"
 FORM: Form = "direct"  # for bf16 and for steps
 
@@ -65,7 +66,7 @@ class OpenVinoBackend(Backend):
         try:
             if find_spec("onnx") is None:  # needed to write the direct form, but not imported for a cached file
                 raise ImportError("No module named 'onnx'")
-            import openvino
+            openvino = load_openvino()
         except ImportError as error:
             raise BackendUnavailable(cls.name, str(error), install_hint("openvino")) from error
         except RuntimeError as error:  # openvino-telemetry looks for a home folder when it is imported
@@ -142,8 +143,7 @@ class _Compiled:
     """
 
     def __init__(self, model: ModelFile, precision: str, threads: int) -> None:
-        import openvino
-
+        openvino = load_openvino()
         # Shapes stay dynamic. Compiled for one shape the network is 5 to 10 % faster, but each new shape would cost
         # as much as denoising many windows.
         hint = "f32" if precision == "fp32" or not has_bf16() else "bf16"
@@ -225,7 +225,7 @@ class _OpenVinoStep(StepSession):
 
 def _compile(core: Any, model: ModelFile, options: Mapping[str, Any]) -> Any:
     """Compile a model, or load what was compiled before on this CPU, which takes a fifth of the time."""
-    import openvino
+    openvino = load_openvino()
 
     def compile_() -> Any:
         return core.compile_model(core.read_model(str(model.path)), DEVICE, options)
@@ -275,14 +275,30 @@ def check_settings(compiled: Any, hint: str, threads: int) -> None:
         )
 
 
+def load_openvino() -> Any:
+    """Import OpenVINO, without the package that reports each import to Intel and keeps an identifier of the user.
+
+    Raises:
+        ImportError: OpenVINO is not installed.
+    """
+    is_unused = _REPORTS not in sys.modules
+    if is_unused:
+        sys.modules[_REPORTS] = None  # type: ignore[assignment]  # then importing it is an `ImportError`
+    try:
+        import openvino
+    finally:
+        if is_unused:
+            sys.modules.pop(_REPORTS, None)
+    return openvino
+
+
 def has_bf16() -> bool:
     """Return whether OpenVINO computes in bfloat16 natively on this CPU.
 
     Raises:
         ImportError: OpenVINO is not installed.
     """
-    import openvino
-
+    openvino = load_openvino()
     with _signal_stack_kept():
         return "BF16" in openvino.Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
 

@@ -115,7 +115,7 @@ class Journal:
 
     Raises:
         CorpusError: The journal cannot be read or written, is not a journal, belongs to a job with other settings, or
-            is in use by another job.
+            is in use by another job; or it or the folder of unfinished outputs is a link.
     """
 
     def __init__(
@@ -177,7 +177,10 @@ class Journal:
             out = self._out
 
             def digest_of(output: str) -> str | None:
-                return sha256_of(out / output) if (out / output).is_file() else None
+                try:
+                    return sha256_of(out / output)
+                except OSError:  # it is lost, or cannot be read
+                    return None
 
         self._damaged |= {output for output, digest in self._digests.items() if digest_of(output) != digest}
 
@@ -252,6 +255,9 @@ class Journal:
 
     def _lock(self, stack: ExitStack) -> None:
         folder = self.path.parent
+        for path in (self.path, self.parts, self.parts / _LOCK):
+            if path.is_symlink():  # the job would write to, and delete, what it points to
+                raise CorpusError(f"{str(path)!r} is a link: remove it")
         try:
             while not self._try_lock(stack):
                 pass
@@ -364,7 +370,7 @@ class Journal:
         is_member = values.get("member") is not None
         if not _has_types(values, _LINE_TYPES) or is_member != (values["members"] is not None):
             raise self._damage()
-        if values["sha256"] is not None and leads_out(values["output"]):  # then no job has written this line
+        if values["sha256"] is not None and not _can_be_output(values["output"]):  # then no job has written this line
             raise self._damage()
         return values
 
@@ -425,8 +431,16 @@ def _has_types(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]])
     return values.keys() >= types.keys() and all(type(values[name]) in allowed for name, allowed in types.items())
 
 
+def _can_be_output(output: str) -> bool:
+    try:
+        part_name(output)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return not leads_out(output)
+
+
 def _drop(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)  # a worker of a killed job may still be writing
     else:
         path.unlink(missing_ok=True)

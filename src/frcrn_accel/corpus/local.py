@@ -1,7 +1,8 @@
 """Run tasks in worker processes on this machine, any of which may die, stop or hang.
 
 Each worker is a process with a pipe. It sends a beat each second, so this process notices one that was stopped or
-whose engine does not return. (`concurrent.futures` and loky report neither which task killed a process, nor how.)
+whose engine does not return. One that is stopped in the middle of a message is ended after the same time.
+(`concurrent.futures` and loky report neither which task killed a process, nor how.)
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from frcrn_accel.corpus.plan import Task
 from frcrn_accel.corpus.work import MAX_TRIES, Result, Work, Worker, failed, text_of
 from frcrn_accel.errors import CorpusError
 from frcrn_accel.posix_signals import signal_name
+from frcrn_accel.processes.deadline import ends_after
 
 __all__ = ["SILENT_S", "WorkerProcess", "run_local"]
 
@@ -52,10 +54,10 @@ def run_local(
     Raises:
         CorpusError: Workers cannot load the model, or die while they load it.
     """
-    with _slots(work, workers) as slots:
+    with _slots(work, workers, silent_s) as slots:
         for slot in slots:
             slot.load()
-        yield from _run(tasks, slots, silent_s)
+        yield from _run(tasks, slots)
 
 
 class WorkerProcess:
@@ -70,11 +72,10 @@ class WorkerProcess:
     """
 
     def __init__(self, work: Work, silent_s: float = SILENT_S) -> None:
-        self._slot = _Slot(work)
-        self._silent_s = silent_s
+        self._slot = _Slot(work, silent_s)
         try:
             self._slot.load()
-            list(_run((), [self._slot], silent_s))  # returns once the model is loaded
+            list(_run((), [self._slot]))  # returns once the model is loaded
         except BaseException:
             self.close()
             raise
@@ -85,7 +86,7 @@ class WorkerProcess:
         Raises:
             CorpusError: A new process cannot load the model.
         """
-        (result,) = next(_run([task], [self._slot], self._silent_s))
+        (result,) = next(_run([task], [self._slot]))
         return result
 
     def close(self) -> None:
@@ -110,6 +111,10 @@ class _Death:
 class _Slot:
     """A worker process, which can be replaced.
 
+    Args:
+        work: How to do the tasks.
+        silent_s: A process that does not respond for this time is killed.
+
     Attributes:
         connection: The pipe to the process; None without one.
         is_loading: Whether it loads the model.
@@ -117,9 +122,11 @@ class _Slot:
         waited_s: How long this process has waited for a message from it.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, silent_s: float) -> None:
         self._work = work
+        self._silent_s = silent_s
         self._process: Any = None
+        self._is_silent = False
         self.connection: Connection | None = None
         self._loads = 0  # since the last success
         self.is_loading = False
@@ -146,7 +153,7 @@ class _Slot:
                 "with --workers"
             )
         self._loads += 1
-        self.is_loading, self.waited_s = True, 0.0
+        self.is_loading, self._is_silent, self.waited_s = True, False, 0.0
         with ExitStack() as opened:
             try:
                 ours, theirs = map(opened.enter_context, _CONTEXT.Pipe())
@@ -178,15 +185,48 @@ class _Slot:
             self.load()
         assert self.connection is not None
         self.task = task
-        with suppress(OSError):  # it has died; `_answers` finds that out
+        with suppress(OSError), self._timely():  # it has died; `_answers` finds that out
             self.connection.send(task)
 
-    def end(self) -> str:
+    def receive(self) -> Result | _Loaded | _Death | None:
+        """Receive a message that has begun to arrive; None for a beat."""
+        assert self.connection is not None
+        self.waited_s = 0.0
+        try:
+            with self._timely():
+                message: Result | _Loaded | None = self.connection.recv()
+                return message
+        except (EOFError, OSError):
+            return self._end()
+
+    def wait(self, passed_s: float) -> _Death | None:
+        """Note that it has sent nothing for some time; return its death if it does not respond."""
+        self.waited_s += passed_s
+        if self.waited_s < self._silent_s:
+            return None
+        self.waited_s = 0.0
+        return self._silence
+
+    @contextmanager
+    def _timely(self) -> Iterator[None]:
+        """Kill the process if it does not take or send a whole message in time."""
+        with ends_after(self._silent_s, self._give_up):
+            yield
+
+    def _give_up(self) -> None:
+        self._is_silent = True
+        self._process.kill()
+
+    @property
+    def _silence(self) -> _Death:
+        return _Death(f"it did not respond for {self._silent_s:g} s")
+
+    def _end(self) -> _Death:
         """Wait for a process that has closed its end of the pipe; return how it ended."""
         self._process.join(_END_S)
         self._process.kill()
         self._process.join()
-        return _reason(self._process.exitcode)
+        return self._silence if self._is_silent else _Death(_reason(self._process.exitcode))
 
     def close(self) -> None:
         """End the process: at once if it is busy."""
@@ -201,7 +241,7 @@ class _Slot:
         self.connection, self.is_loading, self.task = None, False, None
 
 
-def _run(tasks: Iterable[Task], slots: Sequence[_Slot], silent_s: float) -> Iterator[list[Result]]:
+def _run(tasks: Iterable[Task], slots: Sequence[_Slot]) -> Iterator[list[Result]]:
     """Run tasks in slots, see `run_local`; end when all are done and no slot is loading."""
     new = iter(tasks)
     again: deque[Task] = deque()
@@ -218,7 +258,7 @@ def _run(tasks: Iterable[Task], slots: Sequence[_Slot], silent_s: float) -> Iter
     start_tasks()
     while any(slot.is_busy for slot in slots):
         results: list[Result] = []
-        for slot, answer in _answers(slots, silent_s):
+        for slot, answer in _answers(slots):
             if isinstance(answer, Result):
                 slot.task = None
                 results.append(answer)
@@ -241,7 +281,7 @@ def _run(tasks: Iterable[Task], slots: Sequence[_Slot], silent_s: float) -> Iter
             yield results
 
 
-def _answers(slots: Sequence[_Slot], silent_s: float) -> Iterator[tuple[_Slot, Result | _Loaded | _Death]]:
+def _answers(slots: Sequence[_Slot]) -> Iterator[tuple[_Slot, Result | _Loaded | _Death]]:
     """Wait for a second at most; yield what workers have answered, and those that are dead or do not respond."""
     began = time.monotonic()
     by_connection: dict[Any, _Slot] = {slot.connection: slot for slot in slots if slot.connection is not None}
@@ -249,20 +289,9 @@ def _answers(slots: Sequence[_Slot], silent_s: float) -> Iterator[tuple[_Slot, R
     # If this process was stopped, too, that time does not count.
     passed_s = min(time.monotonic() - began, 2 * _BEAT_S)
     for slot in by_connection.values():
-        if slot not in answered:
-            slot.waited_s += passed_s
-            if slot.waited_s >= silent_s:
-                slot.waited_s = 0.0
-                yield slot, _Death(f"it did not respond for {silent_s:g} s")
-            continue
-        slot.waited_s = 0.0
-        assert slot.connection is not None
-        try:
-            message = slot.connection.recv()
-        except (EOFError, OSError):
-            message = _Death(slot.end())
-        if message is not None:  # a beat is None
-            yield slot, message
+        answer = slot.receive() if slot in answered else slot.wait(passed_s)
+        if answer is not None:
+            yield slot, answer
 
 
 def _reason(code: int) -> str:
@@ -278,9 +307,9 @@ def _reason(code: int) -> str:
 
 
 @contextmanager
-def _slots(work: Work, workers: int) -> Iterator[list[_Slot]]:
+def _slots(work: Work, workers: int, silent_s: float) -> Iterator[list[_Slot]]:
     """Open slots whose processes end with the block, or with this process, whatever they are doing."""
-    slots = [_Slot(work) for _ in range(workers)]
+    slots = [_Slot(work, silent_s) for _ in range(workers)]
     try:
         yield slots
     finally:

@@ -425,13 +425,15 @@ def _check_agreement(path: Path, weights: Weights, is_half: bool) -> None:
     audio, outputs = _run(path)
     with torch.inference_mode():
         expected = build_network(weights)(torch.from_numpy(audio[None])).numpy()[0].astype(np.float64)
-    agreement_db = max((_agreement_db(output, expected) for output in outputs), default=-np.inf)
+    agreements = [_agreement_db(output, expected) for output in outputs]
+    waveforms = [found for found in agreements if found is not None]
     least = MIN_AGREEMENT_HALF_DB if is_half else MIN_AGREEMENT_DB
-    if agreement_db == -np.inf:
+    if not waveforms:
         raise ModelError(
             f"none of its graph's outputs is a waveform of the length of its input ({len(audio)} samples): "
             f"{', '.join(str(output.shape) for output in outputs) or 'there is none'}"
         )
+    agreement_db = max(waveforms)
     if not agreement_db >= least:
         raise ModelError(
             f"an FRCRN with its weights has another output than its graph: they agree to {agreement_db:.1f} dB on "
@@ -468,17 +470,20 @@ def _run(path: Path) -> tuple[NDArray[np.float32], list[_Array]]:
     return audio, [np.asarray(output, np.float64) for output in outputs]
 
 
-def _agreement_db(output: _Array, expected: _Array) -> float:
-    """Return the energy of the expected output over that of the difference, in dB; -inf if it is not a waveform.
+def _agreement_db(output: _Array, expected: _Array) -> float | None:
+    """Return the energy of the expected output over that of the difference, in dB; None if it is not a waveform.
+
+    It is -inf for an output that is not finite, and if silence is expected. It is never NaN, of which `max` may keep
+    or drop any.
 
     The first and last 20 ms are left out: exporters pad or cut the end, and PyTorch's exporter drops the 1e-8 that
     keeps upstream from dividing 0 by 0 in the very first sample.
     """
     if output.size != max(output.shape, default=0) or abs(output.size - len(expected)) > 2 * HOP_SAMPLES:
-        return -np.inf
+        return None
     inner = slice(HOP_SAMPLES, min(output.size, len(expected)) - HOP_SAMPLES)
     difference = float(np.sum((output.reshape(-1)[inner] - expected[inner]) ** 2))
     energy = float(np.sum(expected[inner] ** 2))
     if not np.isfinite(difference) or energy == 0:
-        return float("nan")
-    return float("inf") if difference == 0 else 10 * np.log10(energy / difference)
+        return -np.inf
+    return np.inf if difference == 0 else 10 * np.log10(energy / difference)

@@ -41,6 +41,7 @@ from numpy.typing import NDArray
 from frcrn_accel.errors import AudioError, AudioTooLongError, EngineError, OutputExistsError
 from frcrn_accel.file_denoising import FileJob, FileReport
 from frcrn_accel.posix_signals import signal_name
+from frcrn_accel.processes.deadline import ends_after
 from frcrn_accel.processes.intake import Intake, admit
 
 __all__ = ["FileProcess", "FileProcesses", "ProcessLimits"]
@@ -94,6 +95,7 @@ class FileProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._jobs = 0
+        self._is_silent = False
 
     def run(self, job: FileJob, intake: Intake | None = None) -> FileReport:
         """Run a job in the process; see `FileJob.run`.
@@ -161,12 +163,13 @@ class FileProcess:
                 )
             self._connection = Connection(near.detach())
             self._jobs = 0
+            self._is_silent = False
         return self._connection
 
     def _send_job(self, connection: Connection, job: FileJob, intake: Intake) -> None:
         engine: Any = dataclasses.replace(job.engine, session=None)  # type: ignore[arg-type]
         plain = dataclasses.replace(job, engine=engine, progress=None)
-        with _speaking():
+        with _speaking(), self._timely():
             connection.send_bytes(pickle.dumps((plain, intake)))
 
     def _serve(self, connection: Connection, job: FileJob) -> dict[str, Any]:
@@ -177,21 +180,21 @@ class FileProcess:
             while not _has_message(connection, _TICK_S):
                 _show(job, shown)
                 if time.monotonic() - last_message > self._limits.silence_s:
-                    raise AudioError(
-                        f"{str(job.source)!r} cannot be denoised: reading or writing it takes more than "
-                        f"{self._limits.silence_s:g} s without progress"
-                    )
-            message = _receive(connection)
-            if message["do"] == "run":
-                audio = _receive_audio(connection, message)
-                denoised = np.ascontiguousarray(job.engine.session.run(audio), np.float32)
-                _send(connection, {"do": "audio", "shape": denoised.shape}, denoised)
+                    raise AudioError(f"{str(job.source)!r} cannot be denoised: {self._silence}")
+            with self._timely():
+                message = _receive(connection)
+                audio = _receive_audio(connection, message) if message["do"] == "run" else None
+            answer: dict[str, Any] = {"do": "go"}
+            if audio is not None:
+                audio = np.ascontiguousarray(job.engine.session.run(audio), np.float32)
+                answer = {"do": "audio", "shape": audio.shape}
             elif message["do"] == "progress":
                 shown = _times(message)
                 _show(job, shown)
-                _send(connection, {"do": "go"})
             else:
                 return message
+            with self._timely():
+                _send(connection, answer, audio)
             last_message = time.monotonic()
 
     def _stop(self) -> None:
@@ -200,7 +203,7 @@ class FileProcess:
         if connection is None:
             return
         deadline = time.monotonic() + _STOP_S
-        with suppress(_Lost):
+        with suppress(_Lost), ends_after(_STOP_S, self.kill):
             _send(connection, {"do": "stop"})
             while _has_message(connection, max(0.0, deadline - time.monotonic())):
                 message = _receive(connection)
@@ -212,6 +215,24 @@ class FileProcess:
         self.kill()
         self.close()
 
+    @contextmanager
+    def _timely(self) -> Iterator[None]:
+        """End the process if it does not take or send a whole message in time."""
+        with ends_after(self._limits.silence_s, self._give_up):
+            yield
+
+    def _give_up(self) -> None:
+        self._is_silent = True
+        self.kill()
+        connection = self._connection
+        if connection is not None:  # a process that it has started may still hold the other end
+            with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as ours:
+                ours.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def _silence(self) -> str:
+        return f"reading or writing it takes more than {self._limits.silence_s:g} s without progress"
+
     def _reason_of_death(self) -> str:
         assert self._process is not None
         try:
@@ -220,6 +241,8 @@ class FileProcess:
             code = None
         self.kill()
         self.close()
+        if self._is_silent:
+            return self._silence
         self._died()
         if code is not None and code < 0:
             return f"reading or writing it ended its process ({signal_name(-code)})"

@@ -66,8 +66,9 @@ def agreement_db(reference: NDArray[Any], estimate: NDArray[Any]) -> float:
         return -MAX_AGREEMENT_DB
     if is_silent(reference) or is_silent(estimate):
         return MAX_AGREEMENT_DB if is_silent(reference) and is_silent(estimate) else -MAX_AGREEMENT_DB
-    with np.errstate(divide="ignore"):  # no distortion, or nothing in common
-        return float(np.clip(si_sdr_db(reference, estimate), -MAX_AGREEMENT_DB, MAX_AGREEMENT_DB))
+    with np.errstate(all="ignore"):  # no distortion, nothing in common, or squares beyond what a float64 holds
+        found = si_sdr_db(reference, estimate)
+    return -MAX_AGREEMENT_DB if np.isnan(found) else float(np.clip(found, -MAX_AGREEMENT_DB, MAX_AGREEMENT_DB))
 
 
 def is_silent(audio: NDArray[Any]) -> bool:

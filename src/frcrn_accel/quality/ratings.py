@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from frcrn_accel.backends.openvino import load_openvino
 from frcrn_accel.errors import AudioError, MissingExtraError
 from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 
@@ -115,7 +116,7 @@ def load_network(path: Path) -> _Network:
 
 def _load_with_openvino(content: bytes) -> _Network:
     try:
-        import openvino
+        openvino = load_openvino()
     except ImportError as error:
         raise MissingExtraError("DNSMOS", "ort", error) from error
     core = openvino.Core()

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
@@ -14,6 +15,7 @@ __all__ = ["Rates", "Shares", "client_of", "network_of"]
 
 _NETWORK_BITS = 64  # of IPv6: whoever has one address has such a network of them
 _MOST_KNOWN = 10_000
+_MOST_CHARACTERS = 64
 
 
 def client_of(scope: Mapping[str, Any]) -> str:
@@ -21,12 +23,13 @@ def client_of(scope: Mapping[str, Any]) -> str:
     return network_of((scope.get("client") or ("-",))[0])
 
 
+@lru_cache(1024)
 def network_of(address: str) -> str:
     """Return an IPv4 address as it is, and the network of an IPv6 address."""
     try:
         found = ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
+    except ValueError:  # a name, or whatever a proxy passes on
+        return address[:_MOST_CHARACTERS]
     if not isinstance(found, IPv6Address):
         return str(found)
     if found.ipv4_mapped is not None:
@@ -101,7 +104,8 @@ class Rates:
         """
         now = self._clock()
         level, when = self._levels.get(client, (self._most, now))
-        level = max(min(self._most, level + self._per_s * (now - when)) - amount, -most_owed)
+        level = min(self._most, level + self._per_s * (now - when))
+        level = max(level - amount, min(level, -most_owed))
         if client not in self._levels and len(self._levels) >= _MOST_KNOWN:
             self._forget(now)
         self._levels[client] = level, now

@@ -1,91 +1,43 @@
 """Connections, with the bounds that uvicorn lacks: on their number, on time, and on small pieces.
 
 Python handles some 20,000 pieces a second: chunks of a body, or frames of a WebSocket. So bytes are parsed a little
-at a time, and a client that sends more pieces than it may is read more slowly.
+at a time, and a client that sends more pieces than it may is read more slowly. Connections and requests cost as much
+as several pieces, and count as such.
 """
 
 from __future__ import annotations
 
 import asyncio
+import codecs
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import DATA_OPCODES, Frame, Opcode
 
-from frcrn_accel.errors import ServeError
-from frcrn_accel.serve.clients import Rates, Shares, client_of, network_of
-from frcrn_accel.serve.limits import Limits
+from frcrn_accel.serve.bounds import Bounds
+from frcrn_accel.serve.clients import client_of
 
-__all__ = ["Bounds", "HttpConnection", "WebSocketConnection"]
+__all__ = ["HttpConnection", "WebSocketConnection"]
 
+_VERSIONS = (b"1.0", b"1.1")
 _MAX_HEAD_BYTES = 1 << 16
-_AHEAD_S = 2.0  # a burst: seconds' worth of pieces that a client can save up
 _SMALL_BYTES = 512  # a piece of a body below this counts
+# Of a handshake, within the limits of the package websockets.
+_MAX_HEADERS, _MAX_LINE_BYTES = 128, 8_000
 # Parsed at a time; a chunk takes at least 6 bytes, and a frame as many.
 _SLICE_BYTES = 1 << 12
 _MAX_SLICE_BYTES = 1 << 14
 _FRAMES_BYTES = 1 << 11
 
+_INVALID_TEXT = 1007  # close code of RFC 6455
+_Decoder = codecs.getincrementaldecoder("utf-8")
+
 _log = logging.getLogger("frcrn_accel.serve")
-
-
-class Bounds:
-    """Limits that all connections share.
-
-    Args:
-        limits: Limits of the server.
-        most: Most connections.
-        proxies: Addresses or networks of proxies, which are not bound by `Limits.client_connections`.
-        refused: Called for each connection that is refused.
-
-    Attributes:
-        slow_s: Time limit for a head and for a handshake.
-        slow_bytes: Bytes that a client must take in that time.
-        rates: Rate limits of clients, in pieces.
-        count: Number of connections.
-
-    Raises:
-        ServeError: A proxy is neither an address nor a network.
-    """
-
-    def __init__(
-        self, limits: Limits, most: int, proxies: Iterable[str] = (), refused: Callable[[], None] = lambda: None
-    ) -> None:
-        self.slow_s = limits.slow_s
-        self.slow_bytes = limits.slow_s * limits.min_bytes_per_second
-        self.rates = Rates(limits.client_frames_per_s, _AHEAD_S)
-        self.count = 0
-        self._most = most
-        self._shares = Shares(limits.client_connections)
-        self._proxies = [_network(proxy) for proxy in proxies]
-        self._refused = refused
-
-    def admit(self, address: str) -> Callable[[], None] | None:
-        """Admit a connection; return a function to call at its end, or None if it is refused."""
-        client = network_of(address)
-        is_limited = not self._is_proxy(address)
-        if self.count >= self._most or (is_limited and not self._shares.take(client)):
-            self._refused()
-            return None
-        self.count += 1
-
-        def release() -> None:
-            self.count -= 1
-            if is_limited:
-                self._shares.give_back(client)
-
-        return release
-
-    def _is_proxy(self, address: str) -> bool:
-        with suppress(ValueError):
-            found = ip_address(address)
-            return any(found in network for network in self._proxies)
-        return False
 
 
 class _Requests(h11.Connection):
@@ -105,11 +57,12 @@ class _Requests(h11.Connection):
         """Return the next event, see `h11.Connection`."""
         event = super().next_event()
         if isinstance(event, h11.Request):
+            if event.http_version not in _VERSIONS:
+                raise h11.RemoteProtocolError("not a version of HTTP in this form")
             headers = dict(event.headers)
             is_chunked, self.is_long = b"transfer-encoding" in headers, b"content-length" in headers
             if is_chunked and (self.is_long or event.http_version < b"1.1"):
                 raise h11.RemoteProtocolError("the length of the body is ambiguous")
-            self.small += 1
         elif isinstance(event, h11.Data):
             self.small += len(event.data) < _SMALL_BYTES
         elif isinstance(event, h11.EndOfMessage):
@@ -130,6 +83,7 @@ class HttpConnection(H11Protocol):
     bounds: Bounds
     _timer: asyncio.TimerHandle | None = None
     _pause: asyncio.TimerHandle | None = None
+    _drop: asyncio.TimerHandle | None = None
     _release: Callable[[], None] | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -141,12 +95,14 @@ class HttpConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Admit the connection, see `asyncio.Protocol`."""
         super().connection_made(transport)
-        self._release = self.bounds.admit(self.client[0] if self.client else "")
+        address = self.client[0] if self.client else ""
+        self._release = self.bounds.admit(address)
         if self._release is None:
             transport.abort()
-        else:
-            self._watch()
-            self._drop_unread()
+            return
+        self._watch()
+        self._drop_unread()
+        self._wait(self.bounds.open_delay(address))
 
     def data_received(self, data: bytes) -> None:
         """Parse as much as the client may send now, see `asyncio.Protocol`."""
@@ -158,21 +114,24 @@ class HttpConnection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Give back what the connection took, see `asyncio.Protocol`."""
         self._unwatch()
-        if self._pause is not None:
-            self._pause.cancel()
+        for timer in (self._pause, self._drop):
+            if timer is not None:
+                timer.cancel()
         if self._release is not None:
             self._release()
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         """Hand the connection to a `WebSocketConnection`, see `H11Protocol`."""
+        if not _is_handshake(event):
+            self.send_400_response("Invalid WebSocket handshake.")
+            return
         super().handle_websocket_upgrade(event)
         self._unwatch()
         protocol = self.transport.get_protocol()
         assert isinstance(protocol, WebSocketConnection)
         protocol.bounds, protocol.release, self._release = self.bounds, self._release, None
         if not protocol.handshake_initiated:
-            # The WebSocket parser accepts only a GET without a body, within limits of its own, and ignores the rest.
             self.send_400_response("Invalid WebSocket handshake.")
         else:
             self.loop.call_later(self.bounds.slow_s, protocol.end_handshake)
@@ -186,7 +145,18 @@ class HttpConnection(H11Protocol):
             if cycle.response_started:
                 self.transport.close()
                 return
-        super().send_400_response(msg)
+        headers = [("content-type", "text/plain; charset=utf-8"), ("connection", "close")]
+        answer = (
+            h11.Response(status_code=400, headers=headers, reason="Bad Request"),
+            h11.Data(data=msg.encode("ascii")),
+            h11.EndOfMessage(),
+        )
+        parts: list[bytes] = []
+        with suppress(h11.LocalProtocolError):  # an answer to HEAD has no body
+            for event in answer:
+                parts.append(self.conn.send(event) or b"")
+        self.transport.write(b"".join(parts))  # at once, since sending costs more than all the rest
+        self.transport.close()
 
     def _read(self) -> None:
         """Parse what was received, as fast as the client may send pieces."""
@@ -203,10 +173,14 @@ class HttpConnection(H11Protocol):
             # Larger slices cost less, as long as there is little in them.
             self._slice = min(2 * self._slice, _MAX_SLICE_BYTES) if conn.small <= 8 else _SLICE_BYTES
             scope: Any = self.scope or {"client": self.client}
-            wait_s = self.bounds.rates.spend(client_of(scope), conn.small) if conn.small else 0.0
-            if wait_s:
-                self.transport.pause_reading()
-                self._pause = self.loop.call_later(wait_s, self._continue)
+            if conn.small:
+                self._wait(self.bounds.rates.spend(client_of(scope), conn.small))
+
+    def _wait(self, wait_s: float) -> None:
+        """Read nothing for some time."""
+        if wait_s:
+            self.transport.pause_reading()
+            self._pause = self.loop.call_later(wait_s, self._continue)
 
     def _continue(self) -> None:
         self._pause = None
@@ -225,7 +199,7 @@ class HttpConnection(H11Protocol):
         if is_closing and left and earlier is not None and earlier - left < self.bounds.slow_bytes:
             self.transport.abort()
         elif left or not is_closing:
-            self.loop.call_later(self.bounds.slow_s, self._drop_unread, left if is_closing else None)
+            self._drop = self.loop.call_later(self.bounds.slow_s, self._drop_unread, left if is_closing else None)
 
     def _watch(self) -> None:
         is_upgraded = self.transport.get_protocol() is not self
@@ -256,6 +230,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._unread = bytearray()
+        self._decoder: codecs.IncrementalDecoder | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give back what the connection took, see `asyncio.Protocol`."""
@@ -302,6 +277,10 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             del self._unread[:size]
             self.conn.receive_data(data)
             frames = len(self.conn.events)
+            if self.conn.parser_exc is None and not self._is_text_valid():
+                self.conn.send_close(_INVALID_TEXT)  # uvicorn would do that with a traceback in the log
+                self.handle_parser_exception()
+                return
             if self.conn.parser_exc is not None:
                 self.handle_parser_exception()
                 return
@@ -316,6 +295,20 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         elif not self.read_paused:
             self.transport.resume_reading()
 
+    def _is_text_valid(self) -> bool:
+        """Return whether the text in the frames that were received is UTF-8 so far."""
+        for frame in self.conn.events:
+            if not isinstance(frame, Frame) or frame.opcode not in DATA_OPCODES:
+                continue
+            if frame.opcode is not Opcode.CONT:
+                self._decoder = _Decoder() if frame.opcode is Opcode.TEXT else None
+            try:
+                if self._decoder is not None:
+                    self._decoder.decode(bytes(frame.data), frame.fin)
+            except UnicodeDecodeError:
+                return False
+        return True
+
     @property
     def _is_free(self) -> bool:
         return self._pause is None and (self.queue.empty() or self.close_sent)
@@ -325,8 +318,13 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._read()
 
 
-def _network(proxy: str) -> IPv4Network | IPv6Network:
-    try:
-        return ip_network(proxy)
-    except ValueError as error:
-        raise ServeError(f"invalid proxy {proxy!r}: give an address or a network, e.g. 10.0.0.0/8") from error
+def _is_handshake(event: h11.Request) -> bool:
+    """Return whether the WebSocket parser takes a request, which it would otherwise ignore.
+
+    It takes a GET without a body, with a head within its limits. This check is cheaper than a parser.
+    """
+    headers = list(event.headers)
+    lines = [len(event.target), *(len(name) + len(value) for name, value in headers)]
+    is_bodiless = not {b"content-length", b"transfer-encoding"} & {name for name, _ in headers}
+    is_small = len(headers) <= _MAX_HEADERS and max(lines) <= _MAX_LINE_BYTES
+    return event.method == b"GET" and is_bodiless and is_small

@@ -105,7 +105,8 @@ class Files:
                 "Cache-Control": "no-store",
                 **result_headers(self._workshop.denoiser, report),
             }
-            await send_file(report.target, headers, send)
+            with storage_problems():
+                await send_file(report.target, headers, send)
 
     @contextmanager
     def _admission(self, client: str) -> Iterator[None]:

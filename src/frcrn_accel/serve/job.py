@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import math
 import re
@@ -15,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from frcrn_accel.denoiser import Denoiser, FileReport, Keep
-from frcrn_accel.errors import AudioError, AudioTooLongError, EngineError
+from frcrn_accel.errors import AudioError, AudioTooLongError, EngineError, one_line
 from frcrn_accel.file_denoising import FileJob
 from frcrn_accel.files import audio_suffixes
 from frcrn_accel.high_band import HighBandMode
@@ -57,6 +58,8 @@ FILM_MEDIA_TYPES = {
 """Media types of films, likewise."""
 
 _RESULT = "denoised"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space or inodes, a quota, the limit of a file's size
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 _log = logging.getLogger("frcrn_accel.serve")
 
@@ -152,13 +155,14 @@ class Job:
             Problem: The audio cannot be denoised, or the result cannot be stored.
             Exception: Any other error.
         """
-        if isinstance(self._error, AudioError):
-            with storage_problems():
+        with storage_problems():
+            if isinstance(self._error, AudioError):
                 self._raise_if_storage_failed(self._error)
+            elif self._error is not None:
+                raise self._error
+        if self._error is not None:
             status = 413 if isinstance(self._error, AudioTooLongError) else 422
             raise Problem(status, self._without_paths(str(self._error))) from self._error
-        if self._error is not None:
-            raise self._error
         assert self._report is not None
         return self._report
 
@@ -175,8 +179,9 @@ class Job:
 
     def _raise_if_storage_failed(self, error: AudioError) -> None:
         """Raise `OSError` if the system could not write the result, which is not the client's fault."""
-        if isinstance(error.__cause__, OSError) and self._target_pattern().search(str(error)):
-            raise OSError(str(error)) from error
+        cause = error.__cause__
+        if isinstance(cause, OSError) and self._target_pattern().search(str(error)):
+            raise OSError(cause.errno, str(error)) from error
 
     def _denoise(self) -> FileReport:
         options, limits = self._options, self._workshop.limits
@@ -226,12 +231,18 @@ class Job:
 
 @contextmanager
 def storage_problems() -> Iterator[None]:
-    """Turn an `OSError` into a problem of the server."""
+    """Turn an `OSError` for lack of room, or of descriptors, into a problem that may pass; others are failures."""
     try:
         yield
     except OSError as error:
-        _log.exception("cannot store a file")
-        raise Problem(507, "the server has no room for the file: try again later") from error
+        if error.errno in _NO_ROOM:
+            detail = "the server has no room for the file: try again later"
+        elif error.errno in _NO_DESCRIPTORS:
+            detail = "the server has too many files open: try again later"
+        else:
+            raise
+        _log.warning("cannot store a file: %s", one_line(error))
+        raise Problem(507, detail) from error
 
 
 class _Stopped(Exception):

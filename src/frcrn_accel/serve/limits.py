@@ -36,8 +36,8 @@ class Limits:
         stream_idle_s: Longest time for the client of a stream to send no audio, or not to read.
         max_connections: Most connections at the same time. The server lowers it if the process may not open as many.
         client_connections: Most connections of one client.
-        client_frames_per_s: Most WebSocket frames, and small pieces of requests, of one client. Beyond it, the client
-            is slowed down.
+        client_frames_per_s: Most WebSocket frames, and small pieces of requests, of one client; a connection counts
+            as 3 of these, a request as 2. Beyond it, the client is slowed down.
         client_guesses: Requests without a valid token that a client may send before the answer to each further one
             takes a second; one more is allowed every 10 s.
         drain_s: Longest time to finish requests and streams when the server shuts down.

@@ -24,7 +24,9 @@ class SafeFormatter(logging.Formatter):
 
 
 class Sparing(logging.Filter):
-    """A filter that limits the rate of lines of each client, and of all others together, and logs how many it drops.
+    """A filter that limits the rate of lines of each client, and of each logger's others, and logs how many it drops.
+
+    Lines of other packages, such as those of uvicorn about invalid requests, so do not crowd out those of the server.
 
     Args:
         per_s: Lines each second.
@@ -40,7 +42,7 @@ class Sparing(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to log a record, see `logging.Filter`."""
         with self._lock:
-            if self._rates.spend(getattr(record, _CLIENT, ""), 1.0, most_owed=1.0) > 0:
+            if self._rates.spend(getattr(record, _CLIENT, record.name), 1.0, most_owed=1.0) > 0:
                 self._left_out += 1
                 return False
             if self._left_out:

@@ -27,7 +27,7 @@ _PROBLEMS = {
     429: "Too many requests are waiting, the client has too many in progress, or it sent too many wrong tokens.",
     500: "The engine failed.",
     503: "The request took too long, or the server is shutting down.",
-    507: "The server's disk is full.",
+    507: "The server's disk is full, or too many files are open.",
 }
 _DESCRIPTION = """Denoise files and live streams.
 

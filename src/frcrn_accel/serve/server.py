@@ -28,7 +28,8 @@ from frcrn_accel.errors import ServeError
 from frcrn_accel.models import find_model
 from frcrn_accel.posix_signals import handled
 from frcrn_accel.serve.app import Service
-from frcrn_accel.serve.connections import Bounds, HttpConnection, WebSocketConnection
+from frcrn_accel.serve.bounds import Bounds, PacedRequests
+from frcrn_accel.serve.connections import HttpConnection, WebSocketConnection
 from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.messages import MAX_MESSAGE_BYTES
 from frcrn_accel.serve.metrics import Metrics
@@ -158,7 +159,7 @@ class Server(uvicorn.Server):
         self.bounds = Bounds(limits, _most_connections(limits), proxies, service.metrics.refused.inc)
         service.metrics.connections.set_function(lambda: self.bounds.count)
         config = uvicorn.Config(
-            app,
+            PacedRequests(app, self.bounds),
             http=type("_Connection", (HttpConnection,), {"bounds": self.bounds}),
             ws=WebSocketConnection,
             backlog=_BACKLOG,

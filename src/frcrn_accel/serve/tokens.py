@@ -83,7 +83,7 @@ class TokenSet:
 
 def _bearer(authorization: str | None) -> str | None:
     scheme, _, token = (authorization or "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
+    return token.strip(" \t") if scheme.lower() == "bearer" else None
 
 
 def _offered(subprotocols: list[str]) -> str | None:

@@ -55,9 +55,9 @@ async def receive_file(request: Request, target: Path, limits: Limits, take: Cal
 async def send_file(source: Path, headers: Mapping[str, str], send: Send) -> None:
     """Send a file as the answer."""
     raw_headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    raw_headers.append((b"content-length", str(source.stat().st_size).encode()))
-    await send({"type": "http.response.start", "status": 200, "headers": raw_headers})
-    async with await anyio.open_file(source, "rb") as file:
+    async with await anyio.open_file(source, "rb") as file:  # before the answer starts, since it may fail
+        raw_headers.append((b"content-length", str(source.stat().st_size).encode()))
+        await send({"type": "http.response.start", "status": 200, "headers": raw_headers})
         more_body = True
         while more_body:
             chunk = await file.read(_CHUNK_BYTES)
