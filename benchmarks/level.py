@@ -23,6 +23,7 @@ import soxr
 from frcrn_accel import Denoiser
 from frcrn_accel.audio import measure_levels
 from frcrn_accel.streaming.level import RunningLevel
+from frcrn_accel.streaming.offset import RunningOffset
 
 RATE_HZ = 16_000
 HOP = 320
@@ -52,11 +53,9 @@ def plain_stream(x: np.ndarray) -> np.ndarray:
 
 
 def stream(x: np.ndarray) -> np.ndarray:
-    level, gains = RunningLevel.silent(1, 1000), []
-    for hop in x[: len(x) // HOP * HOP].reshape(-1, 1, 1, HOP):
-        gain, level = level.update(hop)
-        gains.append(gain[0, 0])
-    return -25 - 20 * np.log10(gains)
+    hops, _ = RunningOffset.none(1).taken_out(x[: len(x) // HOP * HOP].reshape(1, -1, HOP))
+    gains, _ = RunningLevel.silent(1, 1000).update(hops)
+    return -25 - 20 * np.log10(gains[0].astype(np.float64))
 
 
 def pieces(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
