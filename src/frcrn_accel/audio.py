@@ -55,7 +55,7 @@ MAX_CHANNELS = 64  # with more, it is nearly always an array of (samples, channe
 TARGET_LEVEL = 10 ** (-25 / 20)  # upstream's pipelines bring active speech to -25 dBFS RMS (FRCRN's `audio_norm`)
 SILENCE_LEVEL = 10 ** (-140 / 20)  # signals below this RMS are not scaled
 _NO_LIMIT_DB = 1_000.0  # float32 cannot hold such a share of the input
-_LARGEST_SAMPLE = 1e30  # 600 dB above full scale: filters would overflow float32 soon after it
+_LARGEST_SAMPLE = 1e12  # 240 dB above full scale: powers of spectra would overflow float32 from 1e17 on
 _OFFSET_SAMPLES = 16_000  # a second at the model's rate: in less, an offset may be part of a low tone
 _ROUNDING = 2.0**-23  # of float32: relative to an offset, anything smaller is rounding and not signal
 _TINY = 1e-30  # replaces zero in divisions; float32 can hold it
@@ -208,19 +208,19 @@ def dry_share_of(limit_db: float | None) -> float:
 
 
 def check_finite(block: NDArray[np.float32], offset: int) -> None:
-    """Check that a block has no NaN, no infinity, and nothing that would become infinite in a filter.
+    """Check that a block has no NaN, no infinity, and no value whose power float32 cannot hold.
 
     Args:
         block: `(channels, samples)`.
         offset: Position of the block in its signal, for the message.
 
     Raises:
-        AudioError: A value is not finite or beyond 1e30; the message names the first.
+        AudioError: A value is not finite or beyond 1e12; the message names the first.
     """
     is_sound = np.abs(block) <= _LARGEST_SAMPLE
     if not is_sound.all():
         channel, sample = np.argwhere(~is_sound)[0]
-        what = "values beyond 1e30" if np.isfinite(block[channel, sample]) else "NaN or infinity"
+        what = "values beyond 1e12" if np.isfinite(block[channel, sample]) else "NaN or infinity"
         raise AudioError(f"audio contains {what}, first in channel {channel} at sample {offset + sample}")
 
 

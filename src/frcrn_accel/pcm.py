@@ -55,10 +55,11 @@ def check_interleaved(view: memoryview, channels: int) -> None:
     Raises:
         AudioError: It has several dimensions, and is not `(samples, channels)`.
     """
-    if view.ndim != 1 and (view.ndim != 2 or view.shape[1] != channels or view.itemsize == 1):
+    shape = view.shape or ()
+    if len(shape) != 1 and (len(shape) != 2 or shape[1] != channels or view.itemsize == 1):
         raise AudioError(
             f"a buffer must have one dimension, or be (samples, channels) with {channels} channel(s), got shape "
-            f"{view.shape}: pass a numpy array of (channels, samples)"
+            f"{shape}: pass a numpy array of (channels, samples)"
         )
 
 

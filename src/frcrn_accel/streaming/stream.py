@@ -92,12 +92,13 @@ class Stream:
     ) -> None:
         rate_hz = whole_hz(sample_rate)
         check_format(rate_hz, channels)
+        channels = int(channels)  # a bool, say
         metadata = engine.metadata
         hop_s = metadata.hop_samples / metadata.sample_rate_hz
         hops = check_stream_options(step_s, gain_db)
         self.attenuation_limit_db = attenuation_limit_db
         self.sample_rate_hz = rate_hz
-        self.channels = int(channels)
+        self.channels = channels
         self._engine = engine
         self._averaging = Averaging() if averaging is None else averaging
         if not isinstance(self._averaging, Averaging):
@@ -168,7 +169,7 @@ class Stream:
 
         Raises:
             AudioError: The type, dtype or number of channels is wrong, or the audio has NaN, infinity or values
-                beyond 1e30. The stream is unchanged.
+                beyond 1e12. The stream is unchanged.
             EngineError: The engine failed. Part of the chunk is lost: call `reset`.
             ValueError: The stream was flushed: call `reset` first. Or its `Denoiser` is closed.
             RuntimeError: Another thread is using this stream.
