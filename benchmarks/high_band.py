@@ -22,6 +22,7 @@ import soundfile
 
 from frcrn_accel import Denoiser
 from frcrn_accel.audio import resample
+from frcrn_accel.high_band import HighBandMode
 
 RATE_HZ = 48_000
 LOW_HZ, HIGH_HZ = 8_000, 20_000
@@ -156,10 +157,10 @@ def measure_time(denoisers: dict[str, Denoiser], noisy: list[np.ndarray]) -> Non
     """Print the processor time of the two modes, in turn, and their ratio."""
     x = np.concatenate(noisy).astype(np.float32)
 
-    def call(denoiser: Denoiser, mode: str) -> None:
+    def call(denoiser: Denoiser, mode: HighBandMode) -> None:
         denoiser(x, RATE_HZ, high_band=mode)
 
-    def live(denoiser: Denoiser, mode: str) -> None:
+    def live(denoiser: Denoiser, mode: HighBandMode) -> None:
         stream = denoiser.stream(RATE_HZ, high_band=mode)
         for chunk in np.split(x, np.arange(960, len(x), 960)):
             stream.process(chunk)
@@ -167,7 +168,7 @@ def measure_time(denoisers: dict[str, Denoiser], noisy: list[np.ndarray]) -> Non
     for name, denoiser in denoisers.items():
         for kind, run in (("call", call), ("stream, chunks of 20 ms", live)):
             run(denoiser, "follow")
-            spent: dict[str, list[float]] = {"drop": [], "follow": []}
+            spent: dict[HighBandMode, list[float]] = {"drop": [], "follow": []}
             for _ in range(7):
                 for mode, seconds in spent.items():
                     began = time.process_time()

@@ -55,7 +55,8 @@ def plain_stream(x: np.ndarray) -> np.ndarray:
 def stream(x: np.ndarray) -> np.ndarray:
     hops, _ = RunningOffset.none(1).taken_out(x[: len(x) // HOP * HOP].reshape(1, -1, HOP))
     gains, _ = RunningLevel.silent(1, 1000).update(hops)
-    return -25 - 20 * np.log10(gains[0].astype(np.float64))
+    levels_db: np.ndarray = -25 - 20 * np.log10(gains[0].astype(np.float64))
+    return levels_db
 
 
 def pieces(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -159,10 +160,10 @@ def of_output(speech: list[np.ndarray], denoiser: Denoiser) -> None:
             both, alone = x * np.where(whisper, 0.02, 1), x * np.where(whisper, 0.02, 0)
             powers = [[quarters(rule(y.astype(np.float32)))[later].sum() for y in (both, alone)] for rule in rules]
             changes.append([db(together) - db(by_itself) for together, by_itself in powers])
-        values = ", ".join(f"{max(column, key=abs):.1f}" for column in np.transpose(changes))
-        where = "after" if shout_first else "before"
+        worst = ", ".join(f"{max(column, key=abs):.1f}" for column in np.transpose(changes))
+        order = "after" if shout_first else "before"
         print(
-            f"5 s of whispering {where} shouting 34 dB louder, to whispering alone: file, stream {values}", flush=True
+            f"5 s of whispering {order} shouting 34 dB louder, to whispering alone: file, stream {worst}", flush=True
         )
     print("| event | speech, dBFS | file, all | file, worst | event in file | stream, all | stream, worst |")
     print("|---|---|---|---|---|---|---|")
