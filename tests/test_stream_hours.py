@@ -57,7 +57,7 @@ def clicking(x: np.ndarray) -> np.ndarray:
 FAULTS = {
     "a lost sample": lambda x: np.delete(x, 3 * RATE_HZ),
     "a sample more": late_by(1),
-    "a lost step of 20 ms": lambda x: np.delete(x, np.s_[3 * RATE_HZ :][:STEP]),
+    "a lost step of 20 ms": lambda x: np.delete(x, np.s_[3 * RATE_HZ : 3 * RATE_HZ + STEP]),
     "a lost second": lambda x: np.delete(x, np.s_[3 * RATE_HZ : 4 * RATE_HZ]),
     "a second twice": repeated_step,
     "a click": clicking,
