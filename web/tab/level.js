@@ -159,7 +159,7 @@ const ONSET_HOPS = 25;
 const ONSET_LOUDEST = 5;
 const ONSET_SHARE = 0.25;
 const HORIZON_HOPS = 1000; // 20 s
-const YET = 5;
+const GROWTH = 5;
 const LINE_DB = 2;
 const LOWEST_DB = -130;
 const LINES = 76;
@@ -215,7 +215,7 @@ export class RunningLevel {
     const position = (10 * Math.log10(Math.max(ceiling, TINY_POWER)) - LOWEST_DB) / LINE_DB;
     const line = clipped(Math.trunc(position), 0, LINES - 1);
     const below = between(this.#levelOf(line), this.#levelOf(line + 1), clipped(position - line, 0, 1));
-    if (isEventOnly(all, YET * Math.max(below, onset))) return all;
+    if (isEventOnly(all, GROWTH * Math.max(below, onset))) return all;
     const changeDb = 10 * Math.log10(Math.max(all, TINY_POWER) / Math.max(below, TINY_POWER));
     return between(all, below, clipped((changeDb - LITTLE_DB) / (MUCH_DB - LITTLE_DB), 0, 1));
   }

@@ -14,7 +14,7 @@ __all__ = ["RunningLevel"]
 _ONSET_HOPS = 25
 _ONSET_LOUDEST = 5
 _ONSET_SHARE = 0.25  # the loudest 0.1 s of ordinary speech is up to 6 dB above its level
-_YET = 5.0  # what has only begun beside an event may become 7 dB louder
+_GROWTH = 5.0  # what has only begun beside an event may become 7 dB louder
 _LINE_DB = 2.0
 _LOWEST_DB = -130.0
 _LINES = 76  # up to 20 dB above full scale
@@ -128,7 +128,7 @@ def _level_below(ceiling: float, levels: NDArray[np.float64], onset: float) -> f
     position = (10 * np.log10(max(ceiling, _TINY_POWER)) - _LOWEST_DB) / _LINE_DB
     line = int(np.clip(position, 0, _LINES - 1))
     below = _between(float(levels[line]), float(levels[line + 1]), float(np.clip(position - line, 0, 1)))
-    if is_event_only(all_of_it, _YET * max(below, onset)):
+    if is_event_only(all_of_it, _GROWTH * max(below, onset)):
         return all_of_it
     change_db = 10 * np.log10(max(all_of_it, _TINY_POWER) / max(below, _TINY_POWER))
     return _between(all_of_it, below, float(np.clip((change_db - _LITTLE) / (_MUCH - _LITTLE), 0, 1)))
