@@ -183,8 +183,8 @@ def test_a_burst_anywhere_leaves_the_level_of_the_speech_that_can_be_heard(kind,
     loud[first:last] += burst(kind, ms * 16, seed + 1)
     first_hop, last_hop = first // HOP, -(-last // HOP)  # of those that the burst touches
     cut_db = plain_stream_db(np.concatenate([x[: first_hop * HOP], x[last_hop * HOP :]]))
-    # A stream that begins with a jump takes it for its offset, until half a second after it.
-    bound_db = 1.5 if kind == "plug" and start_s < 1 else 1
+    # Near its start, a stream has little else to average with the last hop of a burst, which the burst fills in part.
+    bound_db = 1.5 if start_s < 1 else 1
     assert np.abs(stream_db(loud)[last_hop + 50 :] - cut_db[first_hop + 50 :]).max() < bound_db
     assert abs(file_db(loud) - file_db(x)) < 1
 
