@@ -8,24 +8,25 @@ Any web server can deliver the folder; browsers run it over HTTPS or from this m
 from __future__ import annotations
 
 import argparse
-import base64
 import gzip
 import hashlib
-import io
 import json
 import shutil
 import tarfile
-import urllib.request
 from pathlib import Path
+
+from npm_package import NpmPackage, read_member
 
 from frcrn_accel.models import STEP, find_model, packaged_variant
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "src" / "frcrn_accel" / "serve" / "page"
 WEB = ROOT / "web"
-RUNTIME = "1.30.0"
-RUNTIME_URL = f"https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-{RUNTIME}.tgz"
-RUNTIME_SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+RUNTIME = NpmPackage(
+    "onnxruntime-web",
+    "1.30.0",
+    "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
+)
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 FILE_MODEL = "frcrn-small"
 STREAM_MODEL = "frcrn-small-stream"
@@ -34,40 +35,32 @@ POLICY = (
     "media-src 'self' blob:; connect-src 'self'; worker-src 'self' blob:; base-uri 'none'; form-action 'none'"
 )
 LINKS = (
-    '<p id="links">Runs in this page with <a href="page/ort/LICENSE">onnxruntime-web</a> · '
-    '<a href="page/examples/CREDITS.md">Examples</a></p>'
+    'Runs in this page with <a href="page/ort/LICENSE">onnxruntime-web</a> · '
+    '<a href="page/examples/CREDITS.md">Examples</a>'
 )
+DOCS_LINK = ' · <a href="../">Documentation</a>'
 
 
 def main() -> None:
     """Build the site into a folder, which is replaced."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--runtime", type=Path, help=f"a copy of {RUNTIME_URL}")
+    parser.add_argument("--runtime", type=Path, help=f"a copy of {RUNTIME.url}")
     arguments = parser.parse_args()
-    build(arguments.folder, runtime_package(arguments.runtime))
+    with RUNTIME.archive(arguments.runtime) as archive:
+        build(arguments.folder, archive)
     size = sum(path.stat().st_size for path in arguments.folder.rglob("*") if path.is_file())
     print(f"{arguments.folder}: {size / 1e6:.1f} MB")
 
 
-def runtime_package(path: Path | None) -> bytes:
-    """Return the package of onnxruntime-web, from a file or the npm registry.
-
-    Raises:
-        SystemExit: It is another package.
-    """
-    if path is None:
-        with urllib.request.urlopen(RUNTIME_URL) as response:
-            package: bytes = response.read()
-    else:
-        package = path.read_bytes()
-    if base64.b64encode(hashlib.sha512(package).digest()).decode() != RUNTIME_SHA512:
-        raise SystemExit(f"the package does not have the digest of onnxruntime-web {RUNTIME}")
-    return package
-
-
-def build(folder: Path, package: bytes) -> None:
-    """Write the site."""
+def build(folder: Path, runtime: tarfile.TarFile) -> None:
+    """Write the site. Where it is in the folder of the documentation, they link to each other."""
+    docs = folder.parent / "index.html"
+    links = LINKS
+    if docs.exists():
+        links += DOCS_LINK
+        text = docs.read_text(encoding="utf-8").replace('<p id="try" hidden>', '<p id="try">')
+        docs.write_text(text, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     page = folder / "page"
     shutil.copytree(PAGE, page)
@@ -76,26 +69,22 @@ def build(folder: Path, package: bytes) -> None:
     (page / "server.js").unlink()
     shutil.copy(WEB / "engine.js", page)
     shutil.copytree(WEB / "tab", page / "tab")
-    write_runtime(page / "ort", package)
+    write_runtime(page / "ort", runtime)
     write_models(page / "models")
     head = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     index = replaced(index, '<meta charset="utf-8">', f'<meta charset="utf-8">\n{head}')
-    index = replaced(index, '<p id="links">API: <a href="openapi.json">OpenAPI</a></p>', LINKS)
+    index = replaced(index, 'API: <a href="openapi.json">OpenAPI</a>', links)
     (folder / "index.html").write_text(index, encoding="utf-8")
     write_service_worker(folder)
 
 
-def write_runtime(folder: Path, package: bytes) -> None:
+def write_runtime(folder: Path, archive: tarfile.TarFile) -> None:
     """Unpack what the site needs of onnxruntime-web."""
     folder.mkdir()
     shutil.copy(WEB / "ort-LICENSE", folder / "LICENSE")
-    with tarfile.open(fileobj=io.BytesIO(package)) as archive:
-        for name in RUNTIME_FILES:
-            member = archive.extractfile(f"package/dist/{name}")
-            assert member is not None
-            write_packed(folder / name, member.read()) if name.endswith(".wasm") else (folder / name).write_bytes(
-                member.read()
-            )
+    for name in RUNTIME_FILES:
+        write = write_packed if name.endswith(".wasm") else Path.write_bytes
+        write(folder / name, read_member(archive, f"dist/{name}"))
 
 
 def write_models(folder: Path) -> None:

@@ -21,13 +21,16 @@ from selenium.webdriver.support.ui import WebDriverWait
 from serving import wav
 
 __all__ = [
+    "AXE",
     "BROWSER",
     "DRIVER",
     "NOISE_S",
     "RATE",
     "WAIT_S",
     "Page",
+    "axe_findings",
     "gain_db_of",
+    "look",
     "luminance",
     "microphone_noise",
     "open_browser",
@@ -38,6 +41,7 @@ __all__ = [
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
 DRIVER = shutil.which("chromedriver")
+AXE = os.environ.get("FRCRN_ACCEL_AXE", "")  # a copy of axe-core
 RATE = 16_000
 NOISE_S = 20  # period of the noise that the fake microphone repeats
 WAIT_S = 120  # the machine may be busy
@@ -63,6 +67,16 @@ return [context.sampleRate, Array.from(heard)];
 """
 
 
+# What axe-core finds, by its own rules and those of good practice: the rule, the element, and what is wrong.
+FIND = """
+const done = arguments[0];
+const line = (id, node) => `${id}: ${node.target.flat().join(" ")}: ${node.failureSummary}`;
+const lines = ({ id, nodes }) => nodes.map((node) => line(id, node));
+axe.run({ resultTypes: ["violations"], rules: { "target-size": { enabled: true } } }).then(
+  ({ violations }) => done(violations.flatMap(lines)),
+  (error) => done([String(error)]),
+);
+"""
 # Presses X and records the output from before to after the switch, timed by the browser alone.
 SWITCHED = f"""
 const done = arguments[0];
@@ -218,6 +232,12 @@ def open_browser(folder: Path) -> Iterator[Chrome]:
         driver.quit()
 
 
+def axe_findings(driver: Chrome) -> list[str]:
+    """Return what axe-core finds wrong with the page for those who use it without seeing it or without a mouse."""
+    driver.execute_script(Path(AXE).read_text(encoding="utf-8"))
+    return driver.execute_async_script(FIND)
+
+
 def gain_db_of(part: np.ndarray, signal: np.ndarray) -> float:
     """Return the gain of a part relative to the same part of the signal; NaN if it is not a part of it."""
     size = 2 ** int(np.ceil(np.log2(len(signal) + len(part))))
@@ -275,6 +295,14 @@ def weak_texts(page: Page) -> list[tuple[str, str, str]]:
         if (high + 0.05) / (low + 0.05) < 4.5:
             too_weak.append((text, colour, behind))
     return too_weak
+
+
+def look(driver: Chrome, scheme: str, width: int, height: int = 900) -> None:
+    """Show pages in a window of this size, light or dark, until `look` is called again."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
 def luminance(colour: str) -> float:

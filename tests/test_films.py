@@ -10,6 +10,7 @@ import stat
 import subprocess
 import warnings
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -19,7 +20,7 @@ import soundfile
 
 from frcrn_accel import AudioError, AudioWarning, Denoiser, OutputExistsError
 from frcrn_accel.files import Sound, is_film, open_audio, write_film
-from frcrn_accel.files.film import film_suffix
+from frcrn_accel.files.film import check_film, film_suffix
 from frcrn_accel.notices import collected_notices
 from frcrn_accel.testing import FunctionBackend
 
@@ -161,9 +162,9 @@ def test_the_picture_is_copied_and_the_sound_stays_in_step(make, tmp_path, name)
         if name != "plain.ts":  # its sound is MP2 in both
             assert new.streams.audio[0].codec_context.name == old.streams.audio[0].codec_context.name
         kept = [stream.type for stream in old.streams]
-        if "timecode of video stream 0" in " ".join(notices):  # PyAV 17 does not tell the muxer the rate of pictures
+        if "timecode of video stream 0" in " ".join(notices):  # PyAV before 18.1 does not tell it to the muxer
             kept.remove("data")
-            assert int(av.__version__.partition(".")[0]) < 18
+            assert tuple(map(int, av.__version__.split(".")[:2])) < (18, 1)
         assert [stream.type for stream in new.streams] == kept
 
 
@@ -286,12 +287,50 @@ def decoded_pictures(path: Path) -> list[str]:
         return [hashlib.sha256(frame.to_ndarray().tobytes()).hexdigest() for frame in film.decode(video=0)]
 
 
-def test_pictures_without_times_are_an_error_that_says_so(tmp_path, clicks):
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".mov", ".ts", ".wmv", ".flv"])
+def test_pictures_without_times_are_an_error_that_says_so(tmp_path, clicks, suffix):
     source = tmp_path / "old.mpg"
     ffmpeg(*PICTURE, "-i", clicks, "-map", "0:v", "-map", "1:a", *H264, "-r", 25, "-c:a", "mp2", "-f", "vob", source)
-    with pytest.raises(AudioError, match=r"video stream 0 \(h264\) does not say when each packet is shown"):
-        replaced(source, tmp_path / "new.mkv")
+    asked: list[int] = []
+    sounds = {0: Sound(open_audio(source), asked_blocks(asked))}
+    for check in (check_film, lambda *paths: write_film(*paths, sounds, overwrite=False)):
+        with pytest.raises(AudioError, match=r"video stream 0 \(h264\) does not say when each packet is shown"):
+            check(tmp_path / f"new{suffix}", source)
+    assert not asked  # the model has not run
     assert [path.name for path in tmp_path.iterdir()] == ["old.mpg"]
+
+
+def asked_blocks(asked: list[int]) -> Iterator[np.ndarray]:
+    """Yield a block, and note that it was asked for."""
+    asked.append(1)
+    yield np.zeros((1, 100), np.float32)
+
+
+def test_pictures_in_order_get_their_times_from_those_around_them(tmp_path, clicks):
+    source, target = tmp_path / "old.mpg", tmp_path / "new.mkv"
+    in_order = ("-c:v", "libx264", "-preset", "ultrafast", "-profile:v", "baseline", "-pix_fmt", "yuv420p")
+    ffmpeg(
+        *PICTURE, "-i", clicks, "-map", "0:v", "-map", "1:a", *in_order, "-r", 25, "-c:a", "mp2", "-f", "vob", source
+    )
+    with av.open(source, container_options={"fflags": "+genpts"}) as film:
+        times = [packet.pts for packet in film.demux(video=0) if packet.size]
+    assert None in times
+    replaced(source, target)
+    with av.open(target) as film:
+        shown = [packet.pts * packet.time_base for packet in film.demux(video=0) if packet.size]
+    steps = np.diff([float(time) for time in shown])
+    assert len(shown) == len(times)
+    np.testing.assert_allclose(steps, 0.04, atol=0.0015)
+
+
+def test_packets_of_data_are_named_where_they_would_be_lost(tmp_path, clicks):
+    source = tmp_path / "old.ts"
+    (tmp_path / "data.bin").write_bytes(bytes(300))
+    inputs = (*PICTURE, "-i", clicks, "-f", "data", "-i", tmp_path / "data.bin")
+    ffmpeg(*inputs, "-map", "0", "-map", "1", "-map", "2", *H264, "-c:a", "aac", "-c:d", "copy", source)
+    for suffix in (".mov", ".mp4", ".mkv", ".ts"):
+        with pytest.warns(AudioWarning, match=r"cannot hold it: data stream 2 \(unknown\)"):
+            replaced(source, tmp_path / f"new{suffix}")
 
 
 @pytest.mark.parametrize("offset_s", [0, 0.5])

@@ -7,6 +7,7 @@ import re
 import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import av
@@ -23,12 +24,15 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
 from browsing import (
+    AXE,
     BROWSER,
     DRIVER,
     NOISE_S,
     RATE,
     Page,
+    axe_findings,
     gain_db_of,
+    look,
     luminance,
     microphone_noise,
     open_browser,
@@ -476,6 +480,21 @@ class TestLive:
         assert page["live-band"].is_enabled()
         page.until(lambda: "Real-time factor" in page.text("live-facts"))
 
+    def test_gaps_are_said(self, page: ServedPage) -> None:
+        page["tab-live"].click()
+        page["live-start"].click()
+        page.until_live(lambda: "Latency" in page.text("live-facts"))
+
+        def is_said_after_a_gap() -> bool:
+            page.script("for (const end = performance.now() + 700; performance.now() < end; );")  # nothing is relayed
+            return page.is_shown("live-gaps")
+
+        page.until_live(is_said_after_a_gap)
+        assert page.text("live-gaps") == "The sound has gaps: " + page.module("engine.js", "m.traits.slow")
+        page["live-start"].click()
+        page.until(lambda: "Real-time factor" in page.text("live-facts"))
+        assert not page.is_shown("live-gaps")
+
     def test_an_engine_that_fails_is_an_error_in_words(self, page: ServedPage, backend: Backend) -> None:
         page["tab-live"].click()
         page["live-start"].click()
@@ -559,7 +578,7 @@ class TestKeyboard:
             )
             assert (style, width) in (("solid", "2px"), ("solid", "3px"))
         assert order == [
-            *("after", "loop", "zoom-in", "equal", "file-limit", "tracks", "format", "download", "summary", "a")
+            *("after", "loop", "zoom-in", "file-limit", "equal", "tracks", "format", "download", "summary", "a")
         ]
         page.script("document.getElementById('tracks').focus()")
         page.press(Keys.HOME)
@@ -607,8 +626,7 @@ class TestLook:
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_text_has_contrast(self, page: ServedPage, scheme: str, clip: Path) -> None:
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        look(page.driver, scheme, 1280)
         page.denoise(clip)
         assert weak_texts(page) == []
         ground = luminance(page.script("return getComputedStyle(document.body).backgroundColor"))
@@ -643,6 +661,74 @@ class TestLook:
         assert columns.max() == size[1] - 1
         height = np.log1p(1000 / 700) / np.log1p(RATE / 2 / 700)
         assert 1 - np.median(rows) / size[0] == pytest.approx(height, abs=0.02)
+
+
+@pytest.mark.skipif(not AXE, reason="needs axe-core: nox -s page fetches it")
+class TestAxe:
+    """axe-core finds nothing, in any state of the page."""
+
+    @pytest.fixture(autouse=True, params=product(("light", "dark"), (1280, 390)), ids=str)
+    def looks(self, driver: Chrome, request: pytest.FixtureRequest) -> Iterator[None]:
+        look(driver, *request.param)
+        yield
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+    def test_files(self, page: ServedPage, backend: Backend, tmp_path: Path, clip: Path) -> None:
+        found = {"empty": axe_findings(page.driver)}
+        backend.files_gate.clear()
+        try:
+            page.send(clip)
+            page.until(lambda: page.text("phase").startswith("Denoising"))
+            found["computing"] = axe_findings(page.driver)
+        finally:
+            backend.files_gate.set()
+        page.until(lambda: page.is_shown("result"))
+        page.driver.find_element(By.TAG_NAME, "summary").click()
+        found["result"] = axe_findings(page.driver)
+        page["tracks"].send_keys(Keys.HOME, Keys.ARROW_RIGHT)
+        page.press("[", "+", "c")
+        found["loop"] = axe_findings(page.driver)
+        text = tmp_path / "no-audio.txt"
+        text.write_text("This is no audio.")
+        page.send(text)
+        page.until(lambda: page.is_shown("file-error"))
+        found["error"] = axe_findings(page.driver)
+        page.send(f"{clip}\n{clip}\n{text}")
+        page.until(lambda: page.is_shown("archive"))
+        found["several files"] = axe_findings(page.driver)
+        page["record"].click()
+        page.until(lambda: page.is_shown("recording"))
+        found["recording"] = axe_findings(page.driver)
+        page["record"].click()
+        page.problems()  # Chromium logs the status of the file that is no audio
+        assert not any(found.values()), found
+
+    def test_live(self, page: ServedPage) -> None:
+        page["tab-live"].click()
+        found = {"stopped": axe_findings(page.driver)}
+        page["live-start"].click()
+        page.until_live(lambda: "Latency" in page.text("live-facts"))
+        found["running"] = axe_findings(page.driver)
+        page["live-start"].click()
+        page.until(lambda: "Real-time factor" in page.text("live-facts"))
+        found["measured"] = axe_findings(page.driver)
+        page.script(
+            "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotFoundError') }"
+        )
+        page["live-start"].click()
+        page.until(lambda: page.is_shown("live-error"))
+        found["error"] = axe_findings(page.driver)
+        assert not any(found.values()), found
+
+    def test_the_question_for_a_token(self, open_page, backend: Backend, tmp_path: Path, clip: Path) -> None:
+        with gated_denoiser(backend) as denoiser, running(denoiser, tmp_path / "work", tokens=[TOKEN]) as server:
+            page = open_page(server)
+            page.send(clip)
+            page.until(lambda: page.is_shown("ask-token"))
+            assert axe_findings(page.driver) == []
+            assert all("401" in problem for problem in page.problems())
+            page.driver.get("about:blank")
 
 
 class TestMeasures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import struct
@@ -168,6 +169,50 @@ class TestJoined:
         file, audio, notices = read(path)
         assert audio.shape[1] == 3 * SAMPLES * file.sample_rate_hz // RATE
         assert notices == []
+
+
+class TestOpusFromTheMiddle:
+    """Recordings of radio: granule positions do not start at 0, and pre-skip is dropped all the same (RFC 7845)."""
+
+    @pytest.fixture
+    def pages(self, made):
+        return ogg_pages(made(".opus", "-page_duration", "100000", rate=48_000).read_bytes())
+
+    @pytest.mark.parametrize("parts", [1, 2])
+    @pytest.mark.parametrize("end", [None, -2])
+    @pytest.mark.parametrize("first", [2, 3, 5])
+    def test_pages_from_the_middle(self, pages, tmp_path, first, end, parts):
+        path = tmp_path / "a.opus"
+        path.write_bytes(b"".join(map(ogg_page, pages[:2] + pages[first:end])) * parts)
+        _, audio, notices = read(path)
+        expected = coded.decode(path, 1)
+        assert audio.shape == expected.shape
+        np.testing.assert_allclose(audio[0, :1_000], expected[0, :1_000], atol=1e-3)
+        np.testing.assert_allclose(audio[0, -1_000:], expected[0, -1_000:], atol=1e-3)
+        assert len(notices) == (end is not None)
+
+    def test_a_stream_that_counts_from_elsewhere(self, made, pages, tmp_path):
+        path = tmp_path / "a.opus"
+        moved = [
+            (head[:6] + struct.pack("<q", int.from_bytes(head[6:14], "little") + 10**6) + head[14:], *rest)
+            for head, *rest in pages[2:]
+        ]
+        path.write_bytes(b"".join(map(ogg_page, pages[:2] + moved)))
+        whole = read(made(".opus", "-page_duration", "100000", rate=48_000))[1]
+        _, audio, notices = read(path)
+        assert (audio.shape, notices) == (whole.shape, [])
+        np.testing.assert_allclose(audio, whole, atol=1e-3)
+
+
+def test_sizes_that_no_file_has_print_nothing(made, tmp_path, capfd):
+    path = tmp_path / "a.w64"
+    content = made(".w64").read_bytes()
+    path.write_bytes(content + b"ANNO" + struct.pack(">I", 4_000) + b"abcd" * 1_000)
+    audio = read(path)[1]
+    np.testing.assert_array_equal(audio[:, :SAMPLES], read(made(".w64"))[1])
+    with contextlib.suppress(AudioError):
+        probe(path, 0)
+    assert capfd.readouterr().err == ""
 
 
 class TestWrongSizes:
@@ -435,6 +480,73 @@ def test_channels_in_any_order(tmp_path, places, layout, channels):
     form = probe(path, 0)  # as for PCM in QuickTime, which FFmpeg reads
     decoded = np.concatenate(list(decode(path, 0, form)), axis=1)
     np.testing.assert_array_equal(decoded[list(form.order) or slice(None)], audio)
+
+
+def dsd(kind: str, rate: int, audio: np.ndarray) -> bytes:
+    """A DSF or DFF file of one channel, from samples at the rate of its bits."""
+    error, bits = 0.0, np.zeros(len(audio), np.uint8)
+    for at, sample in enumerate(audio.tolist()):
+        error += sample
+        bits[at] = error >= 0
+        error -= 1 if bits[at] else -1
+    if kind == "dsf":
+        form = struct.pack("<IIIIIIQII", 1, 0, 1, 1, rate, 1, len(bits), 4_096, 0)
+        parts = ((b"fmt ", form), (b"data", np.packbits(bits, bitorder="little").tobytes()))
+        body = b"".join(name + struct.pack("<Q", 12 + len(data)) + data for name, data in parts)
+        return b"DSD " + struct.pack("<QQQ", 28, 28 + len(body), 0) + body
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return name + struct.pack(">Q", len(data)) + data + bytes(len(data) % 2)
+
+    properties = chunk(b"FS  ", struct.pack(">I", rate)) + chunk(b"CHNL", b"\0\1C   ")
+    properties += chunk(b"CMPR", b"DSD \x0enot compressed\0")
+    body = chunk(b"FVER", b"\1\5\0\0") + chunk(b"PROP", b"SND " + properties)
+    return chunk(b"FRM8", b"DSD " + body + chunk(b"DSD ", np.packbits(bits).tobytes()))
+
+
+@pytest.mark.parametrize("kind", ["dsf", "dff"])
+@pytest.mark.parametrize("factor", [64, 128])
+def test_dsd_becomes_pcm(tmp_path, identity, kind, factor):
+    rate = 44_100 * factor
+    samples = 4_096 * 8 * 2 * factor // 64
+    tone = 0.4 * np.sin(2 * np.pi * 2_000 * np.arange(samples) / rate)
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(dsd(kind, rate, tone))
+    file, audio, (notice,) = read(path)
+    assert (file.sample_rate_hz, file.channels) == (176_400, 1)
+    assert notice.endswith("is DSD: it is converted to PCM of 176,400 Hz")
+    assert audio.shape[1] == samples // (factor // 4)
+    decoded = np.frombuffer(ffmpeg("-i", path, "-ar", "176400", "-f", "f32le", "-"), np.float32)
+    assert len(decoded) == audio.shape[1]
+    np.testing.assert_allclose(audio[0], decoded, atol=0.02)
+    with pytest.warns(AudioWarning):
+        report = identity.denoise_file(path, tmp_path / "out.flac")
+    assert report.sample_rate_hz == soundfile.info(tmp_path / "out.flac").samplerate == 176_400
+    assert soundfile.info(tmp_path / "out.flac").subtype == "PCM_24"
+
+
+@pytest.mark.parametrize(
+    ("at", "new"), [(2, b"\3\x13"), (4, b"\4"), (5, b"\0"), (6, b"\0"), (7, b"\0"), (8, bytes(4))]
+)
+def test_a_damaged_adx_file_is_an_error_and_does_not_end_the_process(made, tmp_path, at, new):
+    content = bytearray(made(".adx").read_bytes())
+    content[at : at + len(new)] = new
+    for name in ("a.adx", "a.wav"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(AudioError, match="Invalid data"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("channels", [9, 16, 27, 33, 64])
+def test_planes_of_many_channels(tmp_path, channels):
+    """PyAV reads the planes of more than eight channels beyond their end."""
+    rows = np.random.default_rng(channels).integers(-30_000, 30_000, (5_000, channels)).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", rows, 16_000, "PCM_16")
+    ffmpeg("-i", tmp_path / "a.wav", tmp_path / "a.wv")
+    for _ in range(5):
+        _, audio, notices = read(tmp_path / "a.wv")
+        np.testing.assert_array_equal(audio * 32_768, rows.T)
+        assert notices == []
 
 
 def test_a_file_that_changes_is_an_error(made, tmp_path):

@@ -8,6 +8,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,21 @@ for _package in ("httpx", "selenium", "uvicorn"):
     pytest.importorskip(_package, reason="needs [serve], httpx and selenium: nox -s site")
 
 from selenium.webdriver import Chrome, Keys
+from selenium.webdriver.common.by import By
 
-from browsing import BROWSER, DRIVER, RATE, Page, microphone_noise, open_browser, place_and_gain, weak_texts
+from browsing import (
+    AXE,
+    BROWSER,
+    DRIVER,
+    RATE,
+    Page,
+    axe_findings,
+    look,
+    microphone_noise,
+    open_browser,
+    place_and_gain,
+    weak_texts,
+)
 from frcrn_accel import Denoiser
 from serving import wav
 from twins import difference, with_bang
@@ -30,6 +44,7 @@ pytestmark = [
     pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs Chromium and its driver"),
     pytest.mark.skipif(not SITE, reason="needs a built site: nox -s site"),
 ]
+needs_axe = pytest.mark.skipif(not AXE, reason="needs axe-core: nox -s site fetches it")
 TOLERANCE = 1e-3  # of the peak
 
 
@@ -46,25 +61,32 @@ def driver(tmp_path_factory) -> Iterator[Chrome]:
         yield driver
 
 
-@pytest.fixture(scope="module")
-def url(driver: Chrome, tmp_path_factory) -> str:
-    """Address of the site, which was loaded once, and whose server is gone."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=SITE))
+@contextmanager
+def served(folder: str | Path) -> Iterator[str]:
+    """Serve a folder on loopback, and give its address."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        address = f"http://127.0.0.1:{server.server_port}"
-        page = Page(driver, tmp_path_factory.mktemp("downloads"), address)
-        page.until(lambda: page.script("return navigator.serviceWorker.controller !== null"))
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def url(driver: Chrome, tmp_path_factory) -> str:
+    """Address of the site, which was loaded once, and whose server is gone."""
+    with served(SITE) as address:
+        page = Page(driver, tmp_path_factory.mktemp("downloads"), address)
+        page.until(lambda: page.script("return navigator.serviceWorker.controller !== null"))
     return address
 
 
 @pytest.fixture
 def page(driver: Chrome, url: str, tmp_path: Path) -> Iterator[Page]:
+    look(driver, "light", 1280)
     downloads = tmp_path / "downloads"
     downloads.mkdir()
     page = Page(driver, downloads, url)
@@ -283,3 +305,76 @@ class TestSite:
     def test_licences_are_kept(self) -> None:
         assert "Copyright (c) Microsoft Corporation" in Path(SITE, "page", "ort", "LICENSE").read_text()
         assert "CC0" in Path(SITE, "page", "examples", "CREDITS.md").read_text()
+
+    @needs_axe
+    @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+    def test_axe_finds_nothing(self, page: Page, scheme: str, width: int, tmp_path: Path) -> None:
+        look(page.driver, scheme, width)
+        found = {"empty": axe_findings(page.driver)}
+        page["example-night"].click()
+        page.until(lambda: page.is_shown("result"))
+        found["result"] = axe_findings(page.driver)
+        (tmp_path / "notes.txt").write_text("This is no audio.")
+        page.send(tmp_path / "notes.txt")
+        page.until(lambda: page.is_shown("file-error"))
+        found["error"] = axe_findings(page.driver)
+        page["tab-live"].click()
+        found["live"] = axe_findings(page.driver)
+        assert not any(found.values()), found
+
+
+DOCS = Path(SITE).parent
+DOC_PAGES = [path.parent.relative_to(DOCS) for path in sorted(DOCS.rglob("index.html"))] if SITE else []
+
+
+@pytest.fixture(scope="module")
+def docs() -> Iterator[str]:
+    with served(DOCS) as address:
+        yield address
+
+
+class TestDocs:
+    """The documentation, which `nox -s site` builds around the page."""
+
+    MOST_PX = 3_000  # of tables before a sentence
+    # Height of the longest run of blocks without a sentence: tables, code, headings.
+    LONGEST = """
+    let run = 0, longest = 0;
+    for (const block of document.querySelector("article").children) {
+      run = block.matches("p, ul, ol, dl, div.admonition, div.doc") ? 0 : run + block.getBoundingClientRect().height;
+      longest = Math.max(longest, run);
+    }
+    return longest;
+    """
+
+    @needs_axe
+    @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+    @pytest.mark.parametrize("name", [name for name in DOC_PAGES if name.parts != ("try",)], ids=str)
+    def test_a_page(self, driver: Chrome, docs: str, name: Path, scheme: str, width: int) -> None:
+        look(driver, scheme, width)
+        driver.get(f"{docs}/{name.as_posix()}/")
+        assert axe_findings(driver) == []
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+        assert driver.execute_script("return document.querySelector('article p') !== null")
+        if width == 1280:
+            assert driver.execute_script(self.LONGEST) < self.MOST_PX
+
+    def test_commands_are_copied_without_the_prompt(self, driver: Chrome, docs: str) -> None:
+        driver.get(f"{docs}/start/")
+        copied = driver.execute_script(
+            """
+            const codes = [...document.querySelectorAll(".highlight code")];
+            for (const code of codes) code.dataset.mdCopying = ""; // as the theme does
+            return codes.map((code) => code.innerText).join("\\n");
+            """
+        )
+        lines = copied.splitlines()
+        assert "pip install 'frcrn-accel[ort]'" in lines
+        assert not any(line.startswith("$") for line in lines)
+
+    def test_it_links_to_the_page_and_back(self, driver: Chrome, docs: str) -> None:
+        driver.get(docs)
+        driver.find_element(By.LINK_TEXT, "Try it in the browser").click()
+        assert driver.title == "frcrn-accel: remove noise from speech"
+        driver.find_element(By.LINK_TEXT, "Documentation").click()
+        assert driver.title == "Overview - frcrn-accel"

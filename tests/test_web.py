@@ -25,7 +25,9 @@ from twins import difference, with_bang
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="needs Node.js")
-TAB = Path(__file__).parents[1] / "web" / "tab"
+ROOT = Path(__file__).parents[1]
+TAB = ROOT / "web" / "tab"
+PAGE = ROOT / "src" / "frcrn_accel" / "serve" / "page"
 RATE = 16_000
 
 
@@ -34,6 +36,7 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Return a function that gives the value of an expression with a module, `m`, and the arguments `a`."""
     folder = tmp_path_factory.mktemp("web")
     shutil.copytree(TAB, folder, dirs_exist_ok=True)
+    shutil.copy(PAGE / "gaps.js", folder)
     (folder / "package.json").write_text('{"type": "module"}')
 
     def evaluate(name: str, expression: str, *arguments: Any) -> Any:
@@ -215,3 +218,25 @@ def test_files(module: Callable[..., Any], noisy: np.ndarray, rate: int) -> None
     with Denoiser(backend=FunctionBackend(np.tanh)) as denoiser:
         expected = denoiser(audio, rate, attenuation_limit_db=-20 * np.log10(0.25))
     assert np.linalg.norm(found - expected) < (1e-5 if rate == RATE else 0.03) * np.linalg.norm(expected)
+
+
+def test_gaps_of_live_audio(module: Callable[..., Any]) -> None:
+    """Five gaps in ten seconds are many; live audio is stopped when they have been many for half a minute."""
+
+    def judged(gap_times_s: list[float]) -> dict[str, float]:
+        """Return when each verdict was given first."""
+        found = module(
+            "gaps.js",
+            "((watch) => a[0].map((at, index) => watch.update(at, a[1][index])))(new m.GapWatch())",
+            seconds,
+            [sum(gap <= at for gap in gap_times_s) for at in seconds],
+        )
+        return {verdict: seconds[found.index(verdict)] for verdict in found}
+
+    seconds = [0.5 * step for step in range(200)]
+    assert judged([]) == {"few": 0}
+    assert judged([1, 2, 3, 4]) == {"few": 0}
+    assert judged([3 * index for index in range(33)]) == {"few": 0}
+    assert judged([1, 2, 3, 4, 5]) == {"few": 0, "many": 5}
+    assert judged([2 * index for index in range(1, 50)]) == {"few": 0, "many": 10, "lasting": 40}
+    assert judged([2 * index for index in range(1, 20)]) == {"few": 0, "many": 10}

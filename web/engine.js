@@ -4,6 +4,7 @@ import { Problem } from "./problem.js";
 import { sampleRateOf } from "./tab/sample-rate.js";
 
 const HIGH_BAND = "follow"; // unless the user chooses otherwise
+const RECENT_S = 3;
 
 export const traits = {
   privacy: "WAV, FLAC, MP3, Ogg, Opus, MP4 and more. Nothing leaves this device: the file is denoised in this page.",
@@ -130,6 +131,7 @@ export class LiveStream {
 
   #computer = new Computer();
   #measured = { audio_s: 0, processing_s: 0 };
+  #recent = { audioS: 0, processingS: 0 }; // of the last seconds
   #rateHz;
   #last = Promise.resolve();
 
@@ -145,12 +147,20 @@ export class LiveStream {
     const answer = this.#computer.ask("process", { samples }, { transfer: [samples.buffer] });
     this.#last = answer.then(
       (result) => {
-        this.#measured.audio_s += result.samples.length / this.#rateHz;
+        const audioS = result.samples.length / this.#rateHz;
+        this.#measured.audio_s += audioS;
         this.#measured.processing_s += result.processingS;
+        const kept = Math.exp(-audioS / RECENT_S);
+        this.#recent.audioS = kept * this.#recent.audioS + audioS;
+        this.#recent.processingS = kept * this.#recent.processingS + result.processingS;
         this.onSamples(result.samples);
       },
       (error) => this.onEnd(error),
     );
+  }
+
+  get realTimeFactor() {
+    return this.#recent.audioS ? this.#recent.processingS / this.#recent.audioS : null;
   }
 
   setLimit(limitDb) {

@@ -13,7 +13,8 @@ from types import MappingProxyType
 from typing import Any
 
 from frcrn_accel.files.chunks import Chunk, caf_info, is_bare, read_chunks, wav_of
-from frcrn_accel.files.ffmpeg import open_input
+from frcrn_accel.files.ffmpeg import id3_bytes, only_id3, open_input
+from frcrn_accel.files.ogg_chain import FilePart
 from frcrn_accel.notices import notify
 
 __all__ = ["MAX_PICTURE_BYTES", "Belongings", "Chapter", "Picture", "belongings_of", "read_belongings", "tags_of"]
@@ -134,12 +135,13 @@ class Belongings:
     chunks: tuple[Chunk, ...] = ()
 
 
-def read_belongings(path: Path, track: int = 0) -> Belongings:
+def read_belongings(path: Path, track: int = 0, end: int | None = None) -> Belongings:
     """Read everything in a file that accompanies its audio. An `AudioWarning` names what cannot be read.
 
     Args:
         path: The file.
         track: Index of the audio stream among the audio streams.
+        end: Where to stop, if what follows are samples that the header does not count; else None.
 
     Raises:
         OSError: The file cannot be read.
@@ -149,15 +151,22 @@ def read_belongings(path: Path, track: int = 0) -> Belongings:
             return Belongings()
     import av
 
-    chunks, dropped = read_chunks(path)
-    if dropped:
-        notify(f"{str(path)!r}: chunks left out, cut off or too large: {', '.join(dropped)}")
+    chunks, dropped = read_chunks(path, end)
     try:
         with path.open("rb") as file:
+            if dropped:
+                reason = "their numbers are big-endian" if file.read(4) == b"RIFX" else "cut off or too large"
+                notify(f"{str(path)!r}: chunks left out, {reason}: {', '.join(dropped)}")
+                file.seek(0)
             # FFmpeg reads such chunks in WAV files only.
-            source = io.BytesIO(wav_of(chunks)) if chunks and file.read(4) == b"riff" else file
+            is_apart = file.read(4) == b"riff" or end is not None
             file.seek(0)
-            with open_input(source) as container:
+            source: Any = file if end is None else FilePart(file, 0, end)
+            if is_apart and chunks and chunks[0].family == "RIFF":
+                source = io.BytesIO(wav_of(chunks))
+            front = file.read(id3_bytes(file))
+            file.seek(0)
+            with only_id3(front) if front else open_input(source) as container:
                 found = belongings_of(container, track)
     except (av.FFmpegError, ValueError):  # a format that only libsndfile reads, without tags or pictures
         found = Belongings()

@@ -10,10 +10,11 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 __all__ = [
     "MAX_CHUNK_BYTES",
+    "W64_RIFF",
     "W64_TAIL",
     "Chunk",
     "caf_info",
@@ -27,13 +28,28 @@ __all__ = [
 MAX_CHUNK_BYTES = 1 << 26
 _MAX_CHUNKS = 1_000
 
+_OTHER_FILES = (b"RIFF", b"RIFX", b"RF64", b"FORM")  # joined with `cat`
+
 # The chunks that describe the samples. The writer makes new ones.
 _STRUCTURE = {
-    "RIFF": {b"fmt ", b"data", b"fact", b"PEAK", b"ds64", b"JUNK", b"junk", b"PAD ", b"FLLR", b"levl", b"LEVL"},
-    "AIFF": {b"COMM", b"SSND", b"FVER", b"PEAK", b"CHAN", b"FLLR"},
+    "RIFF": {
+        b"fmt ",
+        b"data",
+        b"fact",
+        b"PEAK",
+        b"ds64",
+        b"JUNK",
+        b"junk",
+        b"PAD ",
+        b"FLLR",
+        b"levl",
+        b"LEVL",
+        *_OTHER_FILES,
+    },
+    "AIFF": {b"COMM", b"SSND", b"FVER", b"PEAK", b"CHAN", b"FLLR", *_OTHER_FILES},
     "CAF": {b"desc", b"data", b"pakt", b"kuki", b"chan", b"free", b"peak", b"ovvw"},
 }
-_W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
+W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 _UNKNOWN = 0xFFFFFFFF
 
@@ -61,7 +77,7 @@ class Chunk:
 
 def family_of(start: bytes) -> str:
     """Return the family of chunks in a file that starts with these bytes, or an empty string."""
-    if (start[:4] in (b"RIFF", b"RF64", b"BW64") and start[8:12] == b"WAVE") or start[:16] == _W64_RIFF:
+    if (start[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and start[8:12] == b"WAVE") or start[:16] == W64_RIFF:
         return "RIFF"
     if start[:4] == b"FORM" and start[8:12] in (b"AIFF", b"AIFC"):
         return "AIFF"
@@ -76,7 +92,8 @@ def walk(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     """
     start = file.read(16)
     end = file.seek(0, os.SEEK_END)
-    family, w64 = family_of(start), start[:16] == _W64_RIFF
+    family, w64 = family_of(start), start[:16] == W64_RIFF
+    endian: Literal["big", "little"] = "big" if family == "AIFF" or start[:4] == b"RIFX" else "little"
     position = 40 if w64 else 8 if family == "CAF" else 12
     long_data = None
     for _ in range(_MAX_CHUNKS):
@@ -93,7 +110,7 @@ def walk(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
             identity, size = head[:4], int.from_bytes(head[4:12], "big", signed=True)
         else:
             head, header = file.read(8), 8
-            identity, size = head[:4], int.from_bytes(head[4:8], "big" if family == "AIFF" else "little")
+            identity, size = head[:4], int.from_bytes(head[4:8], endian)
         if len(head) < header:
             return
         if identity == b"ds64":
@@ -117,37 +134,45 @@ def is_bare(file: BinaryIO) -> bool:
     """
     start = file.read(16)
     family = family_of(start)
-    if not family or start == _W64_RIFF:
+    if not family or start == W64_RIFF:
         return False
     file.seek(0)
     names = [name for name, *_ in walk(file)]
     return len(names) < _MAX_CHUNKS and _STRUCTURE[family].issuperset(names)
 
 
-def read_chunks(path: Path) -> tuple[tuple[Chunk, ...], list[str]]:
+def read_chunks(path: Path, end: int | None = None) -> tuple[tuple[Chunk, ...], list[str]]:
     """Read the chunks of a file besides those that describe its samples.
 
+    Args:
+        path: The file.
+        end: Where to stop, if what follows are samples that the header does not count; else None.
+
     Returns:
-        The chunks in their order, and the names of those that are left out because they are too large or cut off.
+        The chunks in their order, and the names of those that are left out because they are too large, cut off, or
+        have their numbers in the other order of bytes than those of a new file.
 
     Raises:
         OSError: The file cannot be read.
     """
     with path.open("rb") as file:
-        family = family_of(file.read(16))
+        start = file.read(16)
+        family, is_swapped = family_of(start), start[:4] == b"RIFX"
         if not family:
             return (), []
         file.seek(0)
         chunks, dropped, total = [], [], 0
         for identity, position, size in walk(file):
+            if end is not None and position > end:
+                break
             if identity in _STRUCTURE[family] or not all(32 <= byte < 127 for byte in identity) or identity.isspace():
                 continue
             data = b""
-            if total + size <= MAX_CHUNK_BYTES:
+            if total + size <= MAX_CHUNK_BYTES and not is_swapped:
                 file.seek(position)
                 data = file.read(size)
                 total += len(data)
-            if len(data) < size:
+            if len(data) < size or is_swapped:
                 dropped.append(Chunk(family, identity, b"").name)
                 continue
             chunks.append(Chunk(family, identity, data))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,11 +12,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from frcrn_accel.audio import MAX_SAMPLE_RATE_HZ
 from frcrn_accel.errors import AudioError
-from frcrn_accel.files.ffmpeg import fix_layout, open_input
+from frcrn_accel.files.ffmpeg import DSD, fix_layout, open_input
 from frcrn_accel.files.lame import DELAYS_AT, ENCODER_AT
 from frcrn_accel.files.ogg_chain import Link, find_links
 from frcrn_accel.files.reasons import reason_of
+from frcrn_accel.files.stated import missing_bytes
 from frcrn_accel.notices import notify
 
 if TYPE_CHECKING:
@@ -29,9 +30,19 @@ __all__ = ["Form", "decode", "probe"]
 _PLAYLISTS = {"concat", "hls", "dash", "imf", "sdp", "rtsp", "webm_dash_manifest", "lrc", "tty"}
 _FIRST_FRAME_PACKETS = 5_000  # how far to look for a frame that can be decoded
 _MAX_TAIL_SAMPLES = 4_096  # two frames of AAC: what older versions of FFmpeg leave beyond the end of an edit list
+_WITHOUT_PADDING = ("pcm_", "alac", "flac")
+_ROUNDED_S = 0.001  # the unit in which many programs write edit lists
 _MAX_GAP_S = 3_600
 _TOLERANCE_S = 0.2  # Matroska and ASF count milliseconds, and frames need not be whole
-_FULL_SCALE = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}
+# The sample formats of FFmpeg, and the value that stands for 1.0.
+_SAMPLES: Mapping[str, tuple[type[np.number[Any]], float]] = {
+    "u8": (np.uint8, 2.0**7),
+    "s16": (np.int16, 2.0**15),
+    "s32": (np.int32, 2.0**31),
+    "s64": (np.int64, 2.0**63),
+    "flt": (np.float32, 1.0),
+    "dbl": (np.float64, 1.0),
+}
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo"}
 _MIN_SILENCE_S = 0.1  # a shorter jump of the time stamps is rounding or jitter; FFmpeg's aresample has this limit
 _MIN_GAP_S = 0.0195  # a shorter gap is rounding of time stamps: less than a frame, or up to half a block of Vorbis
@@ -39,11 +50,10 @@ _MIN_GAP_S = 0.0195  # a shorter gap is rounding of time stamps: less than a fra
 _WITHOUT_TIMES = ("mp3", "aac", "ac3", "eac3", "dts", "loas", "amr", "sbc", "gsm")
 _TIMES_ARE_SAMPLES = ("flac", "ogg")  # where a gap between frames is data that FFmpeg dropped without an error
 _STATE_DELAYS = (b"LAME", b"Lavf", b"Lavc")  # encoders whose delays FFmpeg believes
-_EXACT_DURATION = ("mov,mp4", "flac", "wv", "tta", "tak", "ape", "mpc", "aiff", "wav", "w64", "caf", "au")
-_HEADER_BYTES = 1 << 16
-_EBML, _SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")
-_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
-_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_EXACT_DURATION = (
+    *("mov,mp4", "flac", "wv", "tta", "tak", "ape", "mpc", "aiff", "wav", "w64", "caf", "au"),
+    *("smjpeg", "kvag", "apm", "argo_asf"),
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,8 @@ class Form:
     Attributes:
         container: FFmpeg's name of the container.
         codec: FFmpeg's name of the decoder.
-        sample_rate_hz: Sample rate.
+        sample_rate_hz: Sample rate that the audio is returned at.
+        decoded_rate_hz: Sample rate of the decoder. It is higher for DSD only.
         channels: Number of channels.
         layout: FFmpeg's name of the channel layout; empty if unknown.
         order: For each place of the layout, the channel that is decoded for it; empty if they are in this order.
@@ -69,6 +80,7 @@ class Form:
     container: str
     codec: str
     sample_rate_hz: int
+    decoded_rate_hz: int
     channels: int
     layout: str
     order: tuple[int, ...]
@@ -81,19 +93,25 @@ class Form:
     tracks: int
 
 
-def probe(path: Path, track: int) -> Form:
+def probe(path: Path, track: int, opened: BinaryIO | None = None) -> Form:
     """Read the format of a track.
+
+    Args:
+        path: The file.
+        track: Number of the track.
+        opened: What to read instead of the file itself, such as one whose header is corrected.
 
     Raises:
         AudioError: FFmpeg does not recognize the file, it has no such track, or its codec cannot be decoded.
         OSError: The file cannot be read.
     """
-    with _opened(path, None) as (container, file):
+    with _opened(path, None, opened) as (container, file):
         stream = _stream(path, container, track)
         context = stream.codec_context
         stated, order = fix_layout(context)
         frame = _first_frame(path, container, stream)
-        rate = frame.sample_rate if frame else context.sample_rate
+        decoded_rate = frame.sample_rate if frame else context.sample_rate
+        rate = _rate_for(context.name, decoded_rate)
         layout = frame.layout if frame else context.layout
         layout_name = layout.name
         if "channels" not in layout_name or "(" in layout_name:  # the decoder has its own
@@ -114,6 +132,7 @@ def probe(path: Path, track: int) -> Form:
             container=name,
             codec=context.name,
             sample_rate_hz=rate,
+            decoded_rate_hz=decoded_rate,
             channels=layout.nb_channels,
             layout=_USUAL_LAYOUTS.get(layout.nb_channels, layout_name),
             order=order,
@@ -121,17 +140,23 @@ def probe(path: Path, track: int) -> Form:
             bit_rate_bps=_bit_rate(container, context, stream),
             expected_samples=exact or None,
             likely_samples=samples,
-            missing_share=_missing_share(file),
+            missing_share=missing_bytes(file) / max(1, file.tell()),  # which is at its end
             start_s=start,
             tracks=len(container.streams.audio),
         )
 
 
-def decode(path: Path, track: int, form: Form) -> Iterator[NDArray[np.float32]]:
+def decode(path: Path, track: int, form: Form, opened: BinaryIO | None = None) -> Iterator[NDArray[np.float32]]:
     """Decode a track to its end.
 
     Parts with another rate or other channels than the first are converted to its format. The channels keep the order
     of the file, see `Form.order`.
+
+    Args:
+        path: The file.
+        track: Number of the track.
+        form: What `probe` found.
+        opened: What to read instead of the file itself; see `probe`.
 
     Yields:
         Blocks of `float32 (channels, samples)`.
@@ -144,7 +169,7 @@ def decode(path: Path, track: int, form: Form) -> Iterator[NDArray[np.float32]]:
     links: Sequence[Link | None] = (_links(path) if form.container == "ogg" else []) or [None]
     decoder = _Decoder(path, form)
     for link in links:
-        with _opened(path, link) as (container, _):
+        with _opened(path, link, opened) as (container, _):
             stream = _stream(path, container, track)
             fix_layout(stream.codec_context)
             yield from decoder.decode(container, stream)
@@ -199,6 +224,9 @@ class _Decoder:
         for block in self._flush():
             yield from self._limited(block)
         form, rate = self._form, self._form.sample_rate_hz
+        if 0 < self._held_samples <= _ROUNDED_S * rate and form.codec.startswith(_WITHOUT_PADDING):
+            self.samples += self._held_samples
+            yield from self._held
         if self._packets and not self.samples:
             raise AudioError(f"{str(self._path)!r} cannot be read as audio: not one frame of {form.codec} is whole")
         if form.expected_samples and not self.samples:
@@ -214,6 +242,8 @@ class _Decoder:
             notify(f"{str(self._path)!r} is cut off: {missing_s:.1f} s at its end are missing")
         elif likely_s > _TOLERANCE_S:
             notify(f"{str(self._path)!r} is cut off: about {likely_s:.1f} s at its end are missing")
+        elif form.missing_share:
+            notify(f"{str(self._path)!r} is cut off: its last part is not whole")
 
     def _packets_of(self, container: InputContainer, stream: av.AudioStream) -> Iterator[Any]:
         import av
@@ -287,19 +317,27 @@ class _Decoder:
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         if self._converted != kind:
             yield from self._flush()
-            notify(
-                f"{str(self._path)!r} changes to {frame.sample_rate:,} Hz, {frame.layout.name}, after its start: all "
-                f"of it is converted to {form.sample_rate_hz:,} Hz, {form.layout or form.channels}"
-            )
-            if not form.layout:
-                raise AudioError(
-                    f"{str(self._path)!r} changes its channels after its start, and their places are unknown"
-                )
-            self._converter = av.AudioResampler(format="fltp", layout=form.layout, rate=form.sample_rate_hz)
+            if frame.sample_rate == form.decoded_rate_hz and frame.layout.nb_channels == form.channels:
+                notify(f"{str(self._path)!r} is DSD: it is converted to PCM of {form.sample_rate_hz:,} Hz")
+            else:
+                self._say_change(frame)
+            layout = form.layout or frame.layout.name
+            self._converter = av.AudioResampler(format="fltp", layout=layout, rate=form.sample_rate_hz)
             self._converted = kind
         frame.pts = None
         for converted in self._converter.resample(frame):
             yield _samples_of(converted)
+
+    def _say_change(self, frame: Any) -> None:
+        form = self._form
+        notify(
+            f"{str(self._path)!r} changes to {frame.sample_rate:,} Hz, {frame.layout.name}, after its start: all "
+            f"of it is converted to {form.sample_rate_hz:,} Hz, {form.layout or form.channels}"
+        )
+        if not form.layout:
+            raise AudioError(
+                f"{str(self._path)!r} changes its channels after its start, and their places are unknown"
+            )
 
     def _flush(self) -> Iterator[NDArray[np.float32]]:
         if self._converter is not None:
@@ -330,10 +368,12 @@ class _Decoder:
 
 
 @contextmanager
-def _opened(path: Path, link: Link | None) -> Iterator[tuple[InputContainer, BinaryIO]]:
+def _opened(
+    path: Path, link: Link | None, opened: BinaryIO | None = None
+) -> Iterator[tuple[InputContainer, BinaryIO]]:
     import av
 
-    with path.open("rb") as file:
+    with nullcontext(opened) if opened is not None else path.open("rb") as file:
         source = file if link is None else link.view(file)
         try:
             with _open(source, _raw_format(file) if link is None else None) as container:
@@ -411,21 +451,28 @@ def _first_frame(path: Path, container: InputContainer, stream: av.AudioStream) 
 
 def _samples_of(frame: Any) -> NDArray[np.float32]:
     """Return the samples of a frame with full scale at 1.0, `(channels, samples)`."""
-    array = frame.to_ndarray() if frame.format.name[:3] != "s64" else _long_samples_of(frame)
-    if not frame.format.is_planar:
-        array = array.reshape(-1, frame.layout.nb_channels).T
+    channels, is_planar = frame.layout.nb_channels, frame.format.is_planar
+    dtype, full_scale = _SAMPLES[frame.format.name.removesuffix("p")]
+    count = frame.samples * (1 if is_planar else channels)
+    # Of more than eight channels, PyAV takes the memory behind the list of planes for more of them, and so would its
+    # `to_ndarray`. Nor does that convert 64-bit integers.
+    planes = frame.planes[: channels if is_planar else 1]
+    array: NDArray[Any] = np.stack([np.frombuffer(plane, dtype)[:count] for plane in planes])
+    if not is_planar:
+        array = array.reshape(-1, channels).T
     if array.dtype.kind == "f":
-        return np.ascontiguousarray(array, np.float32)
-    full_scale = _FULL_SCALE[array.dtype.str[1:]]
+        with np.errstate(over="ignore"):  # float64 values beyond float32 become inf
+            return np.ascontiguousarray(array, np.float32)
     if array.dtype.kind == "u":
         array = array.astype(np.int16) - 128
     return np.ascontiguousarray(array, np.float32) / np.float32(full_scale)
 
 
-def _long_samples_of(frame: Any) -> NDArray[np.int64]:
-    """Return 64-bit samples, which PyAV does not convert, in the form of `to_ndarray`."""
-    count = frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)
-    return np.stack([np.frombuffer(plane, np.int64)[:count] for plane in frame.planes])
+def _rate_for(codec: str, decoded_hz: int) -> int:
+    """Return the rate for audio of a codec. DSD has bits instead of samples, and FFmpeg makes 352.8 kHz or more."""
+    while codec.startswith(DSD) and decoded_hz > MAX_SAMPLE_RATE_HZ and not decoded_hz % 2:
+        decoded_hz //= 2
+    return decoded_hz
 
 
 def _bits(context: Any, format_name: str) -> int | None:
@@ -469,39 +516,6 @@ def _declared_samples(file: BinaryIO) -> int | None:
         delays = int.from_bytes(first[at + DELAYS_AT : at + DELAYS_AT + 3], "big")
         samples -= (delays >> 12) + (delays & 0xFFF)
     return max(samples, 0)
-
-
-def _missing_share(file: BinaryIO) -> float:
-    """Return the bytes that a header states beyond the end of the file, over those in the file; 0 if it states none.
-
-    FFmpeg reads Matroska, AVI and ASF to the end that it finds, without an error.
-
-    Sources: RFC 8794 (EBML), sections 5 and 6; Microsoft's "Advanced Systems Format (ASF) Specification", section
-    3.2.
-    """
-    file.seek(0)
-    start = file.read(_HEADER_BYTES)
-    size = file.seek(0, os.SEEK_END)
-    stated = 0
-    if start.startswith(_EBML):
-        stated = _end_of_element(start, _end_of_element(start, 0, _EBML), _SEGMENT)
-    elif start[:4] == b"RIFF" and start[8:12] == b"AVI ":
-        stated = 8 + int.from_bytes(start[4:8], "little")
-    elif start.startswith(_ASF) and 0 <= (at := start.find(_ASF_PROPERTIES)) <= len(start) - 92:
-        is_live = start[at + 88] & 1
-        stated = 0 if is_live else int.from_bytes(start[at + 40 : at + 48], "little")
-    return max(0, stated - size) / size
-
-
-def _end_of_element(start: bytes, position: int, identity: bytes) -> int:
-    """Return the position behind an element of EBML; 0 if it is not there or does not state its size."""
-    head = start[position : position + 12]
-    if not head.startswith(identity) or len(head) < 12 or not head[4]:
-        return 0
-    length = 9 - head[4].bit_length()
-    unknown = (1 << 7 * length) - 1
-    content = int.from_bytes(head[4 : 4 + length], "big") & unknown
-    return 0 if content == unknown else position + 4 + length + content
 
 
 def _links(path: Path) -> Sequence[Link]:

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
-__all__ = ["PLACES", "fix_layout", "open_input"]
+from frcrn_accel.files.ogg_chain import FilePart
+
+__all__ = ["DSD", "PLACES", "fix_layout", "id3_bytes", "only_id3", "open_input"]
 
 # Places of channels, in the order of WAVE's masks, which is also FFmpeg's.
 PLACES = (
     *("FL", "FR", "FC", "LFE", "BL", "BR", "FLC", "FRC", "BC", "SL", "SR"),
     *("TC", "TFL", "TFC", "TFR", "TBL", "TBC", "TBR"),
 )
+
+# How the names of the decoders of DSD start.
+DSD = ("dsd_", "dst")
+
+_INVALID_DATA = 0x41444E49  # AVERROR_INVALIDDATA
+_ID3_HEADER_BYTES = 10
+_CONTAINERS = (
+    b"RIFF",
+    b"RF64",
+    b"riff",
+    b"FORM",
+    b"caff",
+    b".snd",
+    b"wvpk",
+    b"\x1a\x45\xdf\xa3",
+    b"\x30\x26\xb2\x75",
+)
+_SILENT_FRAME = b"\xff\xfb\x90\xc4" + bytes(413)  # MPEG-1 layer III, 128 kbit/s, 44.1 kHz
 
 # From this version on, PyAV decodes text as UTF-8 with `surrogateescape`, and has no option for it.
 _WITHOUT_METADATA_OPTION = 19
@@ -20,7 +43,8 @@ _WITHOUT_METADATA_OPTION = 19
 def open_input(source: Any, **options: Any) -> Any:
     """Open an input container. Text in it that is not UTF-8 has surrogate escapes.
 
-    From a file object, no other file or address is opened: a playlist in disguise must not read one.
+    An ID3v2 tag in front of a container that has no place for one is skipped. From a file object, no other file or
+    address is opened: a playlist in disguise must not read one.
 
     Args:
         source: Path as a string, or a file object.
@@ -30,9 +54,73 @@ def open_input(source: Any, **options: Any) -> Any:
 
     if int(av.__version__.partition(".")[0]) < _WITHOUT_METADATA_OPTION:
         options["metadata_errors"] = "surrogateescape"
+    if not isinstance(source, str):
+        if _is_fatal(source):
+            raise av.error.InvalidDataError(_INVALID_DATA, "Invalid data found when processing input")
+        front = id3_bytes(source)
+        source = _Input(FilePart(source, front, source.seek(0, os.SEEK_END)) if front else source)
     given: Mapping[str, str] = options.pop("container_options", {})
     protocols = "file" if isinstance(source, str) else "none"
     return av.open(source, "r", container_options={"protocol_whitelist": protocols, **given}, **options)
+
+
+def _is_fatal(file: BinaryIO) -> bool:
+    """Return whether a file is ADX with a damaged header, at which FFmpeg 9 divides by zero and ends the process."""
+    file.seek(0)
+    start = file.read(1 << 16)
+    file.seek(0)
+    if start[:2] != b"\x80\0":
+        return False
+    offset = int.from_bytes(start[2:4], "big") + 4
+    is_right = start[4:7] == b"\x03\x12\x04" and any(start[7:8]) and any(start[8:12])
+    return not (is_right and start[offset - 6 : offset] == b"(c)CRI")
+
+
+def id3_bytes(file: BinaryIO) -> int:
+    """Return the size of an ID3v2 tag that some program put in front of WAV, AIFF, Matroska and the like; else 0.
+
+    FFmpeg expects such a tag in front of MP3, AAC, FLAC and other streams of frames only. The file is left at its
+    start.
+    """
+    file.seek(0)
+    head = file.read(_ID3_HEADER_BYTES)
+    size = _ID3_HEADER_BYTES + sum(
+        (byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=False)
+    )
+    found = b""
+    if head[:3] == b"ID3" and len(head) == _ID3_HEADER_BYTES:
+        file.seek(size)
+        found = file.read(8)
+    file.seek(0)
+    return size if found.startswith(_CONTAINERS) or found[4:] == b"ftyp" else 0
+
+
+def only_id3(tag: bytes) -> Any:
+    """Open an ID3v2 tag by itself: in front of a few silent frames of MP3."""
+    return open_input(io.BytesIO(tag + 3 * _SILENT_FRAME), format="mp3")
+
+
+class _Input:
+    """A file for PyAV, in which a seek that fails is an error of FFmpeg, not a traceback on the terminal.
+
+    Sizes in damaged headers lead to positions that no file has, for each chunk that FFmpeg looks for.
+    """
+
+    def __init__(self, file: BinaryIO | FilePart) -> None:
+        self.name = getattr(file, "name", "")  # FFmpeg looks at its suffix
+        self.read = file.read
+        self._file = file
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position. Return it, or a negative error number."""
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -errno.EINVAL
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._file.tell()
 
 
 def fix_layout(context: Any) -> tuple[str, tuple[int, ...]]:

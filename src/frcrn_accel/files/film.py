@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 
 from frcrn_accel.atomic import replacing
 from frcrn_accel.errors import AudioError, OutputExistsError
-from frcrn_accel.files.chunks import is_bare
+from frcrn_accel.files.chunks import family_of
 from frcrn_accel.files.ffmpeg import open_input
-from frcrn_accel.files.film_copy import CopiedStream, avi_step_s
+from frcrn_accel.files.film_copy import GENERATED_TIMES, CopiedStream, avi_step_s, is_untimed
 from frcrn_accel.files.film_sound import Sound, Track, sound_start_s
 from frcrn_accel.files.film_streams import can_hold, is_cover, stream_name, suffix_for
 from frcrn_accel.files.film_text import film_text, find_lost, stream_text
@@ -43,7 +43,7 @@ def is_film(path: Path) -> bool:
     """
     try:
         with path.open("rb") as file:
-            return bool(path.stat().st_size) and not is_bare(file) and _has_pictures(file)
+            return bool(path.stat().st_size) and not family_of(file.read(16)) and _has_pictures(file)
     except OSError as error:
         raise AudioError(f"{str(path)!r} cannot be read: {reason_of(error)}") from error
 
@@ -85,8 +85,7 @@ def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overw
     try:
         with ExitStack() as stack:
             temporary = stack.enter_context(replacing(target, overwrite=overwrite, like=source))
-            # AVI does not state when a picture is shown: FFmpeg derives it from the pictures around it.
-            wanted = {} if muxer == "avi" else {"fflags": "+genpts"}
+            wanted = {} if muxer == "avi" else GENERATED_TIMES  # an AVI does not state when a picture is shown
             film = open_input(stack.enter_context(source.open("rb")), container_options=wanted)
             stack.enter_context(film)
             options = _options(muxer, sounds, film)
@@ -161,6 +160,19 @@ def check_film(target: Path, source: Path, track: int | None = None) -> None:
         for stream in copied:
             if not can_hold(muxer, stream):
                 raise AudioError(_refusal(target, stream))
+            _check_times(target, muxer, source, stream)
+
+
+def _check_times(target: Path, muxer: str, source: Path, stream: Any) -> None:
+    if muxer != "avi" and is_untimed(source, stream):
+        raise AudioError(_untimed(target, stream_name(stream)))
+
+
+def _untimed(target: Path, name: str) -> str:
+    return (
+        f"{str(target)!r} cannot be written: {name} does not say when each packet is shown; "
+        "write the sound alone, such as to a .wav"
+    )
 
 
 class _Remux:
@@ -230,6 +242,7 @@ class _Remux:
             else:
                 self._left_out.append(stream_name(stream))
             return
+        _check_times(self._target, self._muxer, self._source, stream)
         self._say_shift(stream)
         copied = CopiedStream(self._out, self._muxer, self._film, stream, self._origin_s)
         _describe(copied.stream, stream)
@@ -312,10 +325,7 @@ class _Remux:
         except av.FFmpegError as error:
             if not self._untimed or error.errno in _ERRORS_OF_DISKS:  # covers have no times, either
                 raise
-            raise AudioError(
-                f"{str(self._target)!r} cannot be written: {self._untimed} does not say when each packet is shown; "
-                "write the sound alone, such as to a .wav"
-            ) from error
+            raise AudioError(_untimed(self._target, self._untimed)) from error
 
     def name_lost(self, written: Path) -> None:
         """Report the text and flags that are not in the film that was written."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+from frcrn_accel.files.ffmpeg import open_input
 from frcrn_accel.files.film_streams import filter_for, kept_tag
 
-__all__ = ["CopiedStream", "avi_step_s"]
+__all__ = ["CopiedStream", "avi_step_s", "is_untimed"]
 
 _MAX_GRID_HZ = 240  # FFmpeg states a finer one for a variable frame rate, and AVI has an entry for each step
 _DEFAULT_HZ = 25
 _NO_TAG = "\0\0\0\0"
+_TRIED_PACKETS = 100
+GENERATED_TIMES = {"fflags": "+genpts"}  # FFmpeg derives when a picture is shown from the pictures around it
 
 
 class CopiedStream:
@@ -48,6 +53,7 @@ class CopiedStream:
             self.stream.codec_context.codec_tag = tag
         self._origin_s = origin_s
         self._frame_s = _frame_s(stream) if stream.type == "video" else None
+        self._is_in_order = stream.type == "video" and not stream.codec_context.has_b_frames
         self._last_dts: int | None = None
         self._last_duration = 0
         self._is_counted = muxer == "avi" and stream.type == "video"
@@ -94,6 +100,8 @@ class CopiedStream:
         if packet.dts is not None:
             if self._last_dts is not None and packet.dts <= self._last_dts:
                 packet.dts = self._last_dts + 1
+            if packet.pts is None and self._is_in_order:
+                packet.pts = packet.dts
             if packet.pts is not None and packet.pts < packet.dts:
                 packet.pts = packet.dts
             self._last_dts, self._last_duration = packet.dts, packet.duration or 0
@@ -126,6 +134,27 @@ class CopiedStream:
         packet.stream, packet.time_base = self.stream, self._step_s
         packet.pts = packet.dts = 0
         return packet
+
+
+def is_untimed(path: Path, stream: Any) -> bool:
+    """Return whether a film does not say when each picture of a stream is shown.
+
+    Pictures that are shown in the order of their decoding need no times: those between them are derived.
+
+    Args:
+        path: The film.
+        stream: Its stream.
+
+    Raises:
+        FFmpegError: FFmpeg cannot open the film.
+        OSError: The file cannot be read.
+    """
+    if stream.type != "video" or not stream.codec_context.has_b_frames:
+        return False
+    with path.open("rb") as file, open_input(file, container_options=GENERATED_TIMES) as film:
+        packets = film.demux(film.streams[stream.index])
+        tried = itertools.islice((packet for packet in packets if packet.size), _TRIED_PACKETS)
+        return any(packet.pts is None and packet.dts is None for packet in tried)
 
 
 def _frame_s(stream: Any) -> Fraction | None:

@@ -53,6 +53,8 @@ def can_hold(muxer: str, stream: Any) -> bool:
     played = _PLAYED.get(muxer)
     if played is not None and codec_of_stream(stream) not in played:
         return False
+    if stream.type == "data" and codec_of_stream(stream) == "unknown" and not _is_related(muxer, stream.container):
+        return False  # MP4 takes packets of data, and loses their kind or all of them
     return _takes(muxer, stream, "")
 
 
@@ -68,8 +70,7 @@ def kept_tag(muxer: str, film: Any, stream: Any) -> str:
     """
     if stream.type != "video" or not stream.codec_context:
         return ""
-    names = film.format.name.split(",")
-    related = any(muxer in family for name, family in _FAMILIES.items() if name in names)
+    related = _is_related(muxer, film)
     tag = str(stream.codec_context.codec_tag)
     if tag.strip("\0") and (related or codec_of_stream(stream) == _NEEDS_TAG) and _takes(muxer, stream, tag):
         return tag
@@ -87,6 +88,12 @@ def filter_for(muxer: str, film: Any, stream: Any) -> str:
     codec = codec_of_stream(stream)
     unpacks = codec == "mpeg4" and film.format.name == "avi"
     return ",".join(filter(None, (_UNPACK * unpacks, _FILTERS.get((muxer, codec), ""))))
+
+
+def _is_related(muxer: str, film: Any) -> bool:
+    """Return whether a container is of the same family as that of a film, so that the same tags mean the same."""
+    names = film.format.name.split(",")
+    return any(muxer in family for name, family in _FAMILIES.items() if name in names)
 
 
 def _takes(muxer: str, stream: Any, tag: str) -> bool:

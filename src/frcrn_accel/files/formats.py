@@ -12,7 +12,7 @@ from typing import Any
 import soundfile
 
 from frcrn_accel.errors import AudioError
-from frcrn_accel.files.ffmpeg import PLACES
+from frcrn_accel.files.ffmpeg import DSD, PLACES
 from frcrn_accel.files.names import audio_suffixes, detected_suffix
 from frcrn_accel.files.reading import AudioFile
 from frcrn_accel.files.sndfile_forms import nearest_rate_hz, reads_back
@@ -131,7 +131,7 @@ _FILM_CODECS = {
 }
 # What to write for formats that are only read, by the usual codec in them. All others become .m4a.
 _NEAREST = {
-    ".flac": (".ape", ".dsf", ".mlp", ".sd2", ".tak", ".thd"),
+    ".flac": (".ape", ".dff", ".dsf", ".mlp", ".sd2", ".tak", ".thd"),
     ".opus": (".spx",),
     ".ogg": (".mogg", ".ogx"),
     ".mkv": (
@@ -371,7 +371,7 @@ def codec_of(like: AudioFile) -> str:
     for codec, subtype in _SUBTYPES.items():
         if like.subtype == subtype:
             return f"{codec}le" if codec[-2:] in ("16", "24", "32", "64") else codec
-    return _CODECS.get(like.subtype, like.subtype)
+    return _CODECS.get(like.subtype, like.subtype).removesuffix("_planar")
 
 
 def _bits_of(like: AudioFile) -> int:
@@ -379,7 +379,7 @@ def _bits_of(like: AudioFile) -> int:
     deep = (
         like.subtype in _DEEP
         or (like.bits or 16) > 16
-        or codec_of(like)[:7] in ("pcm_s24", "pcm_s32", "pcm_f32", "pcm_f64")
+        or codec_of(like).startswith(("pcm_s24", "pcm_s32", "pcm_f32", "pcm_f64", *DSD))
     )
     return 24 if deep else 16
 

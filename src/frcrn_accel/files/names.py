@@ -38,7 +38,7 @@ DEFAULT_NAME, NOISE_NAME = ".denoised", ".noise"
 # fmt: off
 _AUDIO_SUFFIXES = frozenset((
     ".3g2", ".3ga", ".3gp", ".8svx", ".aa3", ".aac", ".ac3", ".adts", ".afc", ".aif", ".aifc", ".aiff", ".alac",
-    ".amr", ".ape", ".asf", ".au", ".avi", ".avr", ".awb", ".bwf", ".caf", ".divx", ".dsf", ".dss", ".dts",
+    ".amr", ".ape", ".asf", ".au", ".avi", ".avr", ".awb", ".bwf", ".caf", ".dff", ".divx", ".dsf", ".dss", ".dts",
     ".dtshd", ".eac3", ".ec3", ".f4a", ".f4v", ".flac", ".flv", ".gsm", ".ircam", ".loas", ".m1a", ".m2a", ".m2ts",
     ".m4a", ".m4b", ".m4p", ".m4r", ".m4v", ".mka", ".mkv", ".mlp", ".mogg", ".mov", ".mp1", ".mp2", ".mp3", ".mp4",
     ".mpa", ".mpc", ".mpeg", ".mpg", ".mpga", ".mts", ".mxf", ".nist", ".nsv", ".oga", ".ogg", ".ogm", ".ogv",

@@ -1,6 +1,7 @@
 """Find the links of chained Ogg files: recordings of radio, in which one logical stream follows another.
 
-Source: RFC 3533, "The Ogg Encapsulation Format", sections 4 and 6.
+Sources: RFC 3533, "The Ogg Encapsulation Format", sections 4 and 6; RFC 6716 (Opus), section 3.1; RFC 7845 (Opus in
+Ogg), sections 4.2 and 4.4.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import BinaryIO
 
 from frcrn_accel.ogg import is_page_right
 
-__all__ = ["FilePart", "Link", "find_links", "is_header_apart"]
+__all__ = ["FilePart", "Link", "find_links", "is_header_apart", "is_opus_late"]
 
 _HEADER = struct.Struct("<4sBBqIIIB")  # pattern, version, type, position, serial number, page, checksum, segments
 _PATTERN = b"OggS"
@@ -20,7 +21,10 @@ _FIRST_PAGE, _LAST_PAGE = 2, 4
 _MAX_LINKS = 10_000
 _SERIAL = slice(14, 18)
 _FULL_SEGMENT = 255  # bytes; the packet continues in the next segment
-_VORBIS_HEADERS = 3
+_VORBIS_HEADERS, _OPUS_HEADERS = 3, 2
+# Samples at 48 kHz in a frame of Opus, by the mode and the last bits of its configuration.
+_SILK_SAMPLES, _CELT_SAMPLES = (480, 960, 1_920, 2_880), (120, 240, 480, 960)
+_FIRST_HYBRID, _FIRST_CELT = 12, 16
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,46 @@ def is_header_apart(file: BinaryIO) -> bool:
             return ends[left - 1] == len(lengths) - 1
         left -= len(ends)
     return True
+
+
+def is_opus_late(file: BinaryIO) -> bool:
+    """Return whether a file is Opus that starts after the beginning of its stream, such as a recording of radio.
+
+    libsndfile then plays the samples that a decoder must skip, and drops as many from the end.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    file.seek(0)
+    packets = samples = 0
+    packet = b""
+    while len(header := file.read(_HEADER.size)) == _HEADER.size and header[:4] == _PATTERN:
+        lengths = file.read(header[-1])
+        for length in lengths:
+            packet += file.read(length)
+            if length == _FULL_SEGMENT:
+                continue
+            if not packets and not packet.startswith(b"OpusHead"):
+                return False
+            packets += 1
+            samples += _opus_samples(packet) if packets > _OPUS_HEADERS else 0
+            packet = b""
+        position = _HEADER.unpack(header)[3]
+        if samples and position >= 0:
+            return bool(position > samples)
+    return False
+
+
+def _opus_samples(packet: bytes) -> int:
+    """Return how many samples at 48 kHz a packet of Opus holds."""
+    if not packet:
+        return 0
+    configuration, code = packet[0] >> 3, packet[0] & 3
+    if configuration < _FIRST_HYBRID:
+        frame = _SILK_SAMPLES[configuration & 3]
+    else:
+        frame = _CELT_SAMPLES[configuration & 3] if configuration >= _FIRST_CELT else _SILK_SAMPLES[configuration & 1]
+    return frame * (1 if not code else 2 if code < 3 else packet[1] & 63 if len(packet) > 1 else 0)
 
 
 def _next_page(file: BinaryIO, start: int) -> int:

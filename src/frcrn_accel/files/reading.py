@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 import soundfile
@@ -19,9 +19,18 @@ from frcrn_accel.audio import check_format
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files.belongings import Belongings, read_belongings
 from frcrn_accel.files.decode_ffmpeg import Form, decode, probe
-from frcrn_accel.files.decode_sndfile import BLOCK_SAMPLES, Repair, decode_patched, find_repair, open_patched
-from frcrn_accel.files.ogg_chain import find_links, is_header_apart
+from frcrn_accel.files.decode_sndfile import (
+    BLOCK_SAMPLES,
+    Patched,
+    Repair,
+    decode_patched,
+    find_repair,
+    open_patched,
+    wav_repair,
+)
+from frcrn_accel.files.ogg_chain import find_links, is_header_apart, is_opus_late
 from frcrn_accel.files.reasons import reason_of
+from frcrn_accel.files.stated import is_joined, stated_end
 from frcrn_accel.notices import notify
 
 __all__ = ["AudioFile", "open_audio"]
@@ -35,7 +44,7 @@ _SUBTYPES_BY_FFMPEG = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
 _WITH_LATE_SOUND = ("matroska", "mov,mp4")  # containers in which times do not count from the first sample
 # A file that starts otherwise is tried with FFmpeg first: libsndfile would search it for MP3.
 _SNDFILE_STARTS = (
-    *(b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"caff", b".snd", b"dns.", b"NIST", b"Crea", b" paf", b"fap "),
+    *(b"RIFF", b"RIFX", b"RF64", b"riff", b"caff", b".snd", b"dns.", b"NIST", b" paf", b"fap "),
     *(b"PVF1", b"MATL", b"Exte", b"2BIT", b"ALaw", b"\xf0\x7e", b"\x01\x04"),
     *(b"\x64\xa3", b"\0\0\xa3\x64", b"\0\0\x03\xe8", b"\0\0\0\0", b"\xe8\x03\0\0"),  # IRCAM, MAT4
 )
@@ -92,6 +101,7 @@ class AudioFile:
     _order: tuple[int, ...] = ()  # of the channels in the file, if that is not the order of `channel_layout`
     _repair: Repair = field(default_factory=Repair)
     _stamp: _Stamp | None = None
+    _is_joined: bool = False
 
     @property
     def tags(self) -> Mapping[str, str]:
@@ -114,6 +124,8 @@ class AudioFile:
                 samples += block.shape[1]
                 yield block
             self._check_unchanged()
+        if self._is_joined:
+            notify(f"{str(self.path)!r} holds another file behind the first, as after joining them: it is left out")
         for notice in self._repair.notices:
             notify(f"{str(self.path)!r}: {notice}")
         if self._repair.missing_bytes:
@@ -123,10 +135,17 @@ class AudioFile:
 
     def _decode(self) -> Iterator[NDArray[np.float32]]:
         if self._form is not None:
-            blocks = _gathered(decode(self.path, self.track, self._form))
+            blocks = _gathered(self._decode_with_ffmpeg(self._form))
         else:
             blocks = decode_patched(self.path, self._repair)
         return (block[list(self._order)] for block in blocks) if self._order else blocks
+
+    def _decode_with_ffmpeg(self, form: Form) -> Iterator[NDArray[np.float32]]:
+        if not self._repair.patches:
+            yield from decode(self.path, self.track, form)
+            return
+        with Patched(self.path, self._repair) as file:
+            yield from decode(self.path, self.track, form, cast(BinaryIO, file))
 
     def _check_unchanged(self) -> None:
         if self._stamp is not None and _Stamp.of(self.path.stat()) != self._stamp:
@@ -151,6 +170,8 @@ def open_audio(path: Path, track: int | None = None) -> AudioFile:
         if not stamp.size:
             raise AudioError(f"{str(path)!r} cannot be read as audio: it is empty")
         found = _open(path, track or 0, stamp)
+        with path.open("rb") as file:
+            found = replace(found, _is_joined=is_joined(file))
     check_format(found.sample_rate_hz, found.channels)
     return found
 
@@ -182,8 +203,8 @@ def _open_with_sndfile(path: Path, track: int, stamp: _Stamp) -> AudioFile | Non
             return None
         if track:
             raise AudioError(f"{str(path)!r} has only track 0, not {track}")
-        belongings = read_belongings(path)
-        layout, order = _layout(path, file.channels)
+        belongings = read_belongings(path, end=repair.audio_at)
+        layout, order = _layout(path, file.channels, repair)
         return AudioFile(
             path=path,
             sample_rate_hz=file.samplerate,
@@ -203,13 +224,14 @@ def _open_with_sndfile(path: Path, track: int, stamp: _Stamp) -> AudioFile | Non
 def _is_for_sndfile(path: Path) -> bool:
     """Return whether a file starts like those of libsndfile; an Ogg file must also be whole and not chained."""
     with path.open("rb") as file:
-        start = file.read(4)
-        if start == b"OggS":
+        start = file.read(12)
+        if start[:4] == b"OggS":
             links = find_links(file)
-            return len(links) == 1 and links[0].is_whole and is_header_apart(file)
-        if start == b"Crea":
-            return _voc_sounds(file) == 1  # libsndfile takes what lies between several for samples
-    return start.startswith(_SNDFILE_STARTS)
+            return len(links) == 1 and links[0].is_whole and is_header_apart(file) and not is_opus_late(file)
+        if start[:4] == b"Crea":  # libsndfile takes what lies between or behind blocks of sound for samples
+            return _voc_sounds(file) == 1 and file.seek(0, os.SEEK_END) - stated_end(file) in (0, 1)
+    is_aiff = start[:4] == b"FORM" and start[8:] in (b"AIFF", b"AIFC")  # not 8SVX, whose channels it does not count
+    return is_aiff or start.startswith(_SNDFILE_STARTS)
 
 
 def _voc_sounds(file: BinaryIO) -> int:
@@ -224,7 +246,12 @@ def _voc_sounds(file: BinaryIO) -> int:
 
 
 def _open_with_ffmpeg(path: Path, track: int, stamp: _Stamp) -> AudioFile:
-    form = probe(path, track)
+    repair = wav_repair(path) or Repair()
+    if repair.patches:
+        with Patched(path, repair) as file:
+            form = probe(path, track, cast(BinaryIO, file))
+    else:
+        form = probe(path, track)
     file_format, subtype = form.container, form.codec
     if form.container == "flac":
         file_format, subtype = "FLAC", f"PCM_{form.bits or 16}"
@@ -241,8 +268,9 @@ def _open_with_ffmpeg(path: Path, track: int, stamp: _Stamp) -> AudioFile:
         track=track,
         tracks=form.tracks,
         start_s=form.start_s,
-        belongings=_from_first_sample(read_belongings(path, track), form),
+        belongings=_from_first_sample(read_belongings(path, track, end=repair.audio_at), form),
         _form=form,
+        _repair=repair,
         _order=form.order,
         _stamp=stamp,
     )
@@ -283,12 +311,13 @@ def _bit_rate(file: soundfile.SoundFile, size: int) -> int | None:
     return round(8 * size * file.samplerate / file.frames) if file.frames else None
 
 
-def _layout(path: Path, channels: int) -> tuple[str, tuple[int, ...]]:
+def _layout(path: Path, channels: int, repair: Repair) -> tuple[str, tuple[int, ...]]:
     """Return the places of the channels, which libsndfile does not report, and their order in the file."""
     if channels <= 2:
         return ("mono", "stereo")[channels - 1], ()
     try:
-        form = probe(path, 0)
+        with Patched(path, repair) as file:
+            form = probe(path, 0, cast(BinaryIO, file))
     except AudioError:
         return "", ()
     return (form.layout, form.order) if form.channels == channels else ("", ())

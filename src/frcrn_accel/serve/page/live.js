@@ -2,6 +2,7 @@
 
 import { bandBox } from "./band.js";
 import { element, radioGroup, say, show, showFacts, showLevel, showProblem } from "./elements.js";
+import { GapWatch } from "./gaps.js";
 import { limitSlider } from "./limit.js";
 import { addWorklet, openMicrophone } from "./microphone.js";
 import { RollingPicture } from "./pictures.js";
@@ -26,6 +27,7 @@ export class LiveMode {
   constructor() {
     this.#button.addEventListener("click", () => (this.#session || this.#starting ? this.stop() : this.#start()));
     this.#listen.addEventListener("change", () => this.#setVolume());
+    element("live-gaps").textContent = `The sound has gaps: ${traits.slow}`;
     this.#select(this.#selected.value());
   }
 
@@ -50,6 +52,7 @@ export class LiveMode {
     const session = this.#session;
     this.#session = null;
     this.#showRunning(false);
+    show(element("live-gaps"), false);
     if (problem !== null) showProblem(this.#problem, problem);
     if (session === null) return;
     session.stream.onSamples = () => {};
@@ -115,7 +118,7 @@ export class LiveMode {
     };
     stream.onEnd = (problem) => this.stop(problem ?? new Problem("Ended", "The stream ended. Start again."));
     node.port.onmessage = ({ data }) => {
-      if (!data.samples) return this.#showReport(data, pictures, context, started);
+      if (!data.samples) return this.#showReport(data, pictures);
       unanswered += data.samples.length;
       stream.send(data.samples);
       if (unanswered > MAX_BEHIND_S * context.sampleRate) {
@@ -123,11 +126,13 @@ export class LiveMode {
       }
     };
     source.connect(node).connect(volume).connect(context.destination);
-    this.#session = { microphone, stream, started, node, volume };
+    this.#session = { microphone, stream, started, node, volume, gaps: new GapWatch() };
     this.#setVolume();
   }
 
-  #showReport(report, pictures, context, started) {
+  #showReport(report, pictures) {
+    const { microphone, stream, started, gaps } = this.#session;
+    const { context } = microphone;
     pictures[0].add(report.before);
     pictures[1].add(report.after);
     this.#showLevel("level-in", report.inDb);
@@ -137,10 +142,14 @@ export class LiveMode {
       ["Latency", `${(1000 * (report.latencyS + cardS)).toFixed(0)} ms`],
       ["Model latency", `${(1000 * started.latency_s).toFixed(0)} ms`],
       ["Gaps", report.gaps || report.cuts ? `${report.gaps} late, ${report.cuts} skipped` : "none"],
+      ["Real-time factor", stream.realTimeFactor?.toFixed(2)],
       ["Sample rate", `${started.sample_rate / 1000} kHz`],
       ["Model", started.model],
       ["Backend", started.backend],
     ]);
+    const judged = gaps.update(context.currentTime, report.gaps + report.cuts);
+    show(element("live-gaps"), judged !== "few");
+    if (judged === "lasting") this.stop(new Problem("Too slow", `Stopped because the sound had gaps: ${traits.slow}`));
   }
 
   #showLevel(id, levelDb) {

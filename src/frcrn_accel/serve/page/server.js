@@ -110,6 +110,8 @@ export class LiveStream {
   onSamples = () => {};
   /** Called once, with null or with the error. */
   onEnd = () => {};
+  /** Processing time per second of audio of the last seconds; null because the server tells it at the end only. */
+  realTimeFactor = null;
 
   #socket;
   #flushed = null;

@@ -1,0 +1,283 @@
+"""Find where a file ends by its own header, to notice that it was cut off.
+
+libsndfile and FFmpeg read most formats to the end that they find, without an error.
+
+Sources: RFC 8794 (EBML), sections 5 and 6; Microsoft's "Advanced Systems Format (ASF) Specification", section 3.2;
+ISO/IEC 14496-12 (boxes of MP4); Adobe's FLV specification; "EA IFF 85" and "8SVX"; Creative's VOC, NIST
+SPHERE, MIDI Sample Dump Standard; SMPTE 377-1 (MXF), section 7; Sony's "DSF File Format Specification" and Philips'
+DSDIFF; The MathWorks' "MAT-File Format"; the readers of libsndfile, SoX and FFmpeg for the others.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Literal
+
+from frcrn_accel.files.chunks import family_of, walk
+
+__all__ = [
+    "SDS_HEADER_BYTES",
+    "SDS_PACKET_BYTES",
+    "is_joined",
+    "is_placeholder",
+    "missing_bytes",
+    "sds_packet_samples",
+    "stated_end",
+]
+
+# Sizes that programs write before they know the length: SoX 0x7F000000 in AIFF and 0x7FFFF000 in WAV, arecord
+# 0x80000000, FFmpeg 0xFFFFFFFF, each give or take a header or a part of a sample.
+_PLACEHOLDERS = (range(0x7EFF_0000, 0x8001_0000), range(0xFFFF_0000, 0x1_0000_0000))
+_HEADER_BYTES = 1 << 16
+_Endian = Literal["big", "little"]
+_MAX_PARTS = 100_000
+_ROUNDED_BYTES = 16  # FFmpeg states 10 too many in RealMedia
+_EBML, _SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")
+_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_MXF = bytes.fromhex("060e2b34020501010d01020101")
+_NIST_FIELDS = re.compile(rb"^(channel_count|sample_count|sample_n_bytes) -(?:i|s1) (\d{1,15})$", re.M)
+_NIST_HEADER_BYTES = 1_024
+SDS_HEADER_BYTES, SDS_PACKET_BYTES, _SDS_CONTENT_BYTES = 21, 127, 120
+_AVR_HEADER_BYTES, _MPC2K_HEADER_BYTES, _WVE_HEADER_BYTES = 128, 42, 32
+_XI_SAMPLES_AT, _XI_SAMPLE_HEADER_BYTES = 296, 40
+_MAT4_SAMPLE_BYTES = (8, 4, 4, 2, 2, 1)
+_ADX_BLOCK_SAMPLES = 32
+_VOC_SOUNDS = (1, 2, 9)
+
+
+def is_placeholder(size: int) -> bool:
+    """Return whether a size in a header is not a length."""
+    return any(size in placeholders for placeholders in _PLACEHOLDERS)
+
+
+def missing_bytes(file: BinaryIO) -> int:
+    """Return how many bytes a header states beyond the end of the file; 0 if it states none, or hardly any."""
+    missing = stated_end(file) - file.seek(0, os.SEEK_END)
+    return missing if missing > _ROUNDED_BYTES else 0
+
+
+def stated_end(file: BinaryIO) -> int:
+    """Return the position behind the last byte of audio, or of the whole file, by its header; 0 if it states none."""
+    file.seek(0)
+    start = file.read(_HEADER_BYTES)
+    if start[4:8] == b"ftyp":
+        return _boxes_end(file)
+    for magic, find_end in _ENDS:
+        if start.startswith(magic):
+            try:
+                return find_end(start, file)
+            except (struct.error, IndexError, ValueError, OverflowError):  # the header is cut off or damaged
+                return 0
+    return 0
+
+
+def is_joined(file: BinaryIO) -> bool:
+    """Return whether another file of the same kind follows behind the end that a header states, as after `cat`.
+
+    Of such WAV, AIFF, AU, MP4 and ASF files, programs read the first one only.
+    """
+    file.seek(0)
+    start = file.read(_HEADER_BYTES)
+    if start[4:8] == b"ftyp":
+        return sum(kind == b"ftyp" for kind, _ in _walk_boxes(file)) > 1
+    end = 0
+    if start[:4] in (b"RIFF", b"FORM"):
+        size = int.from_bytes(start[4:8], "little" if start[:1] == b"R" else "big")
+        end = 8 + size + size % 2
+    elif start[:4] == b".snd":
+        end = int.from_bytes(start[4:8], "big") + int.from_bytes(start[8:12], "big")
+    elif start.startswith(_ASF):
+        end = _asf_end(start, file)
+    file.seek(end)
+    second = file.read(12)
+    return end > 0 and second[:4] == start[:4] and _same_kind(start, second)
+
+
+def _same_kind(start: bytes, second: bytes) -> bool:
+    """Return whether two RIFF or FORM files are of one kind: a long AVI has more parts of another one."""
+    return start[:4] not in (b"RIFF", b"FORM") or start[8:12] == second[8:12]
+
+
+def _riff_end(start: bytes, file: BinaryIO) -> int:
+    if start[8:12] == b"AVI ":
+        return 8 + int.from_bytes(start[4:8], "little")
+    if family_of(start) != "RIFF":
+        return 0
+    file.seek(0)
+    for identity, position, size in walk(file):
+        if identity == b"data":
+            return 0 if is_placeholder(size) else position + size
+    return 0
+
+
+def _form_end(start: bytes, file: BinaryIO) -> int:
+    size = int.from_bytes(start[4:8], "big")
+    return 0 if is_placeholder(size) else 8 + size
+
+
+def _ebml_end(start: bytes, file: BinaryIO) -> int:
+    return _end_of_element(start, _end_of_element(start, 0, _EBML), _SEGMENT)
+
+
+def _end_of_element(start: bytes, position: int, identity: bytes) -> int:
+    """Return the position behind an element of EBML; 0 if it is not there or does not state its size."""
+    head = start[position : position + 12]
+    if not head.startswith(identity) or len(head) < 12 or not head[4]:
+        return 0
+    length = 9 - head[4].bit_length()
+    unknown = (1 << 7 * length) - 1
+    content = int.from_bytes(head[4 : 4 + length], "big") & unknown
+    return 0 if content == unknown else position + 4 + length + content
+
+
+def _asf_end(start: bytes, file: BinaryIO) -> int:
+    at = start.find(_ASF_PROPERTIES)
+    if not 0 <= at <= len(start) - 92:
+        return 0
+    is_live = start[at + 88] & 1
+    return 0 if is_live else int.from_bytes(start[at + 40 : at + 48], "little")
+
+
+def _boxes_end(file: BinaryIO) -> int:
+    """Return the end of the last box of an MP4 file that starts within it; 0 for a box up to the end of the file."""
+    position = sum(length for _, length in _walk_boxes(file))
+    return position if position >= file.seek(0, os.SEEK_END) else 0
+
+
+def _walk_boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yield kind and length of the boxes of an MP4 file."""
+    position = 0
+    for _ in range(_MAX_PARTS):
+        file.seek(position)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:], "big")
+        if len(head) < 8 or not head[4:8].isalnum() or length < 8:
+            return
+        yield head[4:8], length
+        position += length
+
+
+def _flv_end(start: bytes, file: BinaryIO) -> int:
+    at = start.find(b"\0\x08filesize\0") + 11
+    return int(struct.unpack(">d", start[at : at + 8])[0]) if at > 10 else 0
+
+
+def _real_end(start: bytes, file: BinaryIO) -> int:
+    position = 0
+    while position < len(start):
+        identity, size = start[position : position + 4], int.from_bytes(start[position + 4 : position + 8], "big")
+        position += size
+        if identity == b"DATA":
+            return position
+        if size < 8:
+            break
+    return 0
+
+
+def _voc_end(start: bytes, file: BinaryIO) -> int:
+    size, position, end = file.seek(0, os.SEEK_END), int.from_bytes(start[20:22], "little"), 0
+    for _ in range(_MAX_PARTS):
+        file.seek(position)
+        block = file.read(4)
+        if len(block) < 4 or not block[0]:
+            break
+        position += 4 + int.from_bytes(block[1:], "little")
+        if block[0] in _VOC_SOUNDS:
+            end = position
+        if position > size:
+            break
+    return end
+
+
+def _mxf_end(start: bytes, file: BinaryIO) -> int:
+    at = 17 + (start[16] & 0x7F if start[16] & 0x80 else 0)  # behind the key and the length of the first partition
+    return int.from_bytes(start[at + 24 : at + 32], "big")
+
+
+def _adx_end(start: bytes, file: BinaryIO) -> int:
+    offset, block_bytes, channels = int.from_bytes(start[2:4], "big"), start[5], start[7]
+    samples = int.from_bytes(start[12:16], "big")
+    return offset + 4 + -(-samples // _ADX_BLOCK_SAMPLES) * block_bytes * channels if start[4] == 3 else 0
+
+
+def _avr_end(start: bytes, file: BinaryIO) -> int:
+    stereo, bits = int.from_bytes(start[12:14], "big"), int.from_bytes(start[14:16], "big")
+    frames = int.from_bytes(start[26:30], "big")
+    return _AVR_HEADER_BYTES + frames * (2 if stereo else 1) * (bits // 8)
+
+
+def _mpc2k_end(start: bytes, file: BinaryIO) -> int:
+    return _MPC2K_HEADER_BYTES + 2 * (start[21] + 1) * int.from_bytes(start[30:34], "little")
+
+
+def _xi_end(start: bytes, file: BinaryIO) -> int:
+    count = int.from_bytes(start[_XI_SAMPLES_AT : _XI_SAMPLES_AT + 2], "little")
+    heads = range(_XI_SAMPLES_AT + 2, _XI_SAMPLES_AT + 2 + count * _XI_SAMPLE_HEADER_BYTES, _XI_SAMPLE_HEADER_BYTES)
+    size = sum(int.from_bytes(start[at : at + 4], "little") for at in heads)
+    return heads.stop + size if size else 0  # libsndfile writes 0
+
+
+def _mat4_end(start: bytes, file: BinaryIO) -> int:
+    at = start.find(b"wavedata\0")
+    if at < 0:
+        return 0  # HTK can start with these bytes
+    endian: _Endian = "big" if start[:4] == b"\0\0\x03\xe8" else "little"
+    kind, rows, columns = (int.from_bytes(start[place : place + 4], endian) for place in range(at - 20, at - 8, 4))
+    return at + 9 + rows * columns * _MAT4_SAMPLE_BYTES[kind // 10 % 10]
+
+
+def _mat5_end(start: bytes, file: BinaryIO) -> int:
+    at = start.find(b"wavedata")
+    endian: _Endian = "little" if start[126:128] == b"IM" else "big"
+    return at + 16 + int.from_bytes(start[at + 12 : at + 16], endian) if at >= 0 else 0
+
+
+def _nist_end(start: bytes, file: BinaryIO) -> int:
+    fields = {name: int(value) for name, value in _NIST_FIELDS.findall(start[:_NIST_HEADER_BYTES])}
+    size = fields.get(b"channel_count", 1) * fields.get(b"sample_count", 0) * fields.get(b"sample_n_bytes", 0)
+    return _NIST_HEADER_BYTES + size if size else 0
+
+
+def _sds_end(start: bytes, file: BinaryIO) -> int:
+    samples = start[10] | start[11] << 7 | start[12] << 14
+    return SDS_HEADER_BYTES + -(-samples // sds_packet_samples(start)) * SDS_PACKET_BYTES
+
+
+def sds_packet_samples(start: bytes) -> int:
+    """Return the samples in each packet of a Sample Dump file, by its first bytes."""
+    return _SDS_CONTENT_BYTES // max(1, -(-start[6] // 7))
+
+
+_ENDS: tuple[tuple[bytes | tuple[bytes, ...], Callable[[bytes, BinaryIO], int]], ...] = (
+    ((b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff"), _riff_end),
+    (b"FORM", _form_end),
+    (_EBML, _ebml_end),
+    (_ASF, _asf_end),
+    (b"FLV", _flv_end),
+    (b".RMF", _real_end),
+    (b"Crea", _voc_end),
+    (_MXF, _mxf_end),
+    (b"2BIT", _avr_end),
+    (b"\x01\x04", _mpc2k_end),
+    (b"Exte", _xi_end),
+    (b"MATL", _mat5_end),
+    ((b"\0\0\0\0", b"\0\0\x03\xe8", b"\xe8\x03\0\0"), _mat4_end),
+    (b"NIST", _nist_end),
+    (b"\xf0\x7e", _sds_end),
+    (b"\x80\0", _adx_end),
+    (b"ALaw", lambda start, _: _WVE_HEADER_BYTES + int.from_bytes(start[18:22], "big")),
+    (b"MMMD", lambda start, _: 8 + int.from_bytes(start[4:8], "big")),
+    (b"DSD ", lambda start, _: int.from_bytes(start[12:20], "little")),
+    (b"FRM8", lambda start, _: 12 + int.from_bytes(start[4:12], "big")),
+    (
+        b".SoX",
+        lambda start, _: 4 + int.from_bytes(start[4:8], "little") + 4 * int.from_bytes(start[8:16], "little"),
+    ),
+    (b"XoS.", lambda start, _: 4 + int.from_bytes(start[4:8], "big") + 4 * int.from_bytes(start[8:16], "big")),
+)

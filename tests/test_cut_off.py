@@ -1,0 +1,380 @@
+"""A file that was cut off is an error, or is read to its end with a notice, in every format that states a length."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+import coded
+from frcrn_accel.errors import AudioError
+from frcrn_accel.files import open_audio
+from frcrn_accel.files.decode_sndfile import find_repair, open_patched
+from frcrn_accel.files.stated import is_joined, missing_bytes, stated_end
+from frcrn_accel.notices import collected_notices
+
+SECONDS = 1.5
+LONGEST_FRAME = 4_200  # of ALAC in CAF, and what a codec needs to end
+# By the formats' own design, or, in XI, because libsndfile writes 0: nobody can see that the end is missing.
+SNDFILE_STATES_NOTHING = ("IRCAM", "PAF", "PVF", "XI")
+STARTS = (
+    *(b"RIFF\0\0\0\0WAVE", b"RIFF\0\0\0\0AVI ", b"RIFX\0\0\0\0WAVE", b"FORM", b"\0\0\0\x08ftyp", b"\x1a\x45\xdf\xa3"),
+    *(
+        b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0\x62\xce\x6c",
+        b"FLV\0\x08filesize\0\x7f\xf0",
+        b".RMF",
+        b"Crea",
+    ),
+    *(
+        bytes.fromhex("060e2b34020501010d01020101"),
+        b"2BIT",
+        b"\x01\x04",
+        b"Exte",
+        b"MATL",
+        b"\0\0\0\0",
+        b"NIST",
+        b"\xf0\x7e",
+    ),
+    *(b"\x80\0", b"ALaw", b"MMMD", b"DSD ", b"FRM8", b".SoX", b"XoS.", b".snd", b""),
+)
+CODED = {
+    **dict.fromkeys(("adx", "apm", "argo_asf", "kvag", "mmf", "sox", "voc", "au", "aiff", "caf"), ("",)),
+    "flac": ("",),
+    "tta": ("",),
+    "wv": ("",),
+    "mp3": ("libmp3lame",),
+    "ogg": ("libvorbis", "libopus", "flac"),
+    "wav": ("mp2", "ac3", "adpcm_ms", "adpcm_yamaha", "libmp3lame", "g726"),
+    "mov": ("aac", "alac", "pcm_s16le"),
+    "matroska": ("aac", "flac", "libopus", "pcm_s16le"),
+    "avi": ("mp2", "pcm_s16le"),
+    "asf": ("wmav2",),
+    "flv": ("aac", "adpcm_swf", "libmp3lame"),
+    "rm": ("ac3",),
+    "smjpeg": ("pcm_s16le",),
+}
+CODED_STATES_NOTHING = {
+    "ac3": ("ac3",),
+    "mp2": ("mp2",),
+    "mpeg": ("mp2",),
+    "mpegts": ("mp2", "ac3"),
+    "nut": ("libmp3lame",),
+    "truehd": ("truehd",),
+}
+# fmt: off
+RATES = {"adpcm_swf": 44_100, "apm": 22_050, "argo_asf": 22_050, "g726": 8_000, "ac3": 48_000, "mmf": 8_000}
+# fmt: on
+
+
+def read(path: Path) -> tuple[np.ndarray, list[str]]:
+    with collected_notices() as notices:
+        file = open_audio(path)
+        blocks = [np.zeros((file.channels, 0), np.float32), *file.blocks()]
+    return np.concatenate(blocks, axis=1), notices
+
+
+def read_at_one_rate(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Read a file; Opus that was cut off has another rate than a whole one."""
+    audio, notices = read(path)
+    return audio[:, :: open_audio(path).sample_rate_hz // 16_000 if path.suffix == ".ogg" else 1], notices
+
+
+def sndfile_forms() -> list[tuple[str, str]]:
+    left_out = ("RAW", "SD2", "MP3", "OGG", "FLAC", "HTK")
+    forms = soundfile.available_formats().keys() - left_out
+    return sorted((form, subtype) for form in forms for subtype in soundfile.available_subtypes(form))
+
+
+def make(path: Path, form: str, subtype: str) -> None:
+    for rate, channels in ((16_000, 1), (44_100, 2), (8_000, 1)):
+        audio = np.float64(coded.noise(round(SECONDS * rate), channels).T)
+        try:
+            soundfile.write(path, audio, rate, subtype, format=form)
+        except soundfile.LibsndfileError:
+            continue
+        return
+    pytest.skip("this build of libsndfile does not write it")
+
+
+def check(path: Path, *, states_length: bool) -> None:
+    try:
+        whole, before = read_at_one_rate(path)
+    except AudioError:
+        pytest.skip("it cannot be read back whole, either")
+    assert not any("cut off" in notice for notice in before)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 7 // 10])
+    try:
+        audio, notices = read_at_one_rate(path)
+    except AudioError:
+        return
+    assert 0.3 * whole.shape[1] < audio.shape[1] < 0.8 * whole.shape[1]
+    settled = max(0, audio.shape[1] - LONGEST_FRAME)
+    tolerance = 0.1 if path.suffix == ".ogg" else 1e-3
+    np.testing.assert_allclose(audio[:, :settled], whole[:, :settled], atol=tolerance)
+    assert any("cut off" in notice for notice in notices) or not states_length
+    missing = [notice for notice in notices if "s at its end are missing" in notice]
+    if missing:
+        said_s = float(missing[0].split(" s at its end")[0].split()[-1])
+        rate_hz = open_audio(path).sample_rate_hz
+        assert said_s == pytest.approx((whole.shape[1] - audio.shape[1]) / rate_hz, abs=0.3)
+
+
+@pytest.mark.parametrize(("form", "subtype"), sndfile_forms())
+def test_formats_of_libsndfile(tmp_path, form, subtype):
+    path = tmp_path / f"a.{form.lower()}"
+    make(path, form, subtype)
+    check(path, states_length=form not in SNDFILE_STATES_NOTHING)
+
+
+@pytest.mark.parametrize(
+    ("muxer", "codec", "states_length"),
+    [
+        *((muxer, codec, True) for muxer, codecs in CODED.items() for codec in codecs),
+        *((muxer, codec, False) for muxer, codecs in CODED_STATES_NOTHING.items() for codec in codecs),
+    ],
+)
+def test_formats_of_ffmpeg(tmp_path, muxer, codec, states_length):
+    rate = RATES.get(codec, RATES.get(muxer, 16_000 if muxer != "flv" else 44_100))
+    soundfile.write(tmp_path / "a.wav", coded.noise(round(SECONDS * rate), 1).T, rate)
+    path = tmp_path / f"a.{muxer}"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", tmp_path / "a.wav", "-strict", "-2"]
+    command += [*(("-c:a", codec) if codec else ()), *(("-page_duration", "100000") if muxer == "ogg" else ())]
+    if subprocess.run([*command, "-f", muxer, path], capture_output=True).returncode:
+        pytest.skip("this build of FFmpeg lacks the encoder or the container")
+    check(path, states_length=states_length)
+
+
+def test_an_mp4_whose_index_is_in_front(tmp_path):
+    make_mp4(tmp_path, "+faststart")
+    check(tmp_path / "a.mp4", states_length=True)
+
+
+def test_an_mp4_of_fragments_states_only_the_end_of_the_last(tmp_path):
+    path = make_mp4(tmp_path, "+frag_keyframe+empty_moov+delay_moov", "-frag_duration", "200000")
+    whole, before = read(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 7 // 10])
+    audio, notices = read(path)
+    assert 0.5 * whole.shape[1] < audio.shape[1] < 0.8 * whole.shape[1]
+    assert before == []
+    assert any("cut off" in notice for notice in notices)
+
+
+def make_mp4(folder: Path, flags: str, *arguments: str) -> Path:
+    soundfile.write(folder / "a.wav", coded.noise(40_000, 1).T, 16_000)
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", folder / "a.wav", "-movflags", flags]
+    subprocess.run([*command, *arguments, folder / "a.mp4"], check=True)
+    return folder / "a.mp4"
+
+
+@given(content=st.binary(max_size=400), start=st.sampled_from(STARTS))
+def test_any_header_states_an_end_or_none(tmp_path_factory, content, start):
+    path = tmp_path_factory.getbasetemp() / "any"
+    path.write_bytes(start + content)
+    with path.open("rb") as file:
+        assert stated_end(file) >= 0
+        assert missing_bytes(file) >= 0
+        assert is_joined(file) in (False, True)
+
+
+@pytest.mark.parametrize("form", ["AVR", "MAT5", "MPC2K", "NIST", "WVE"])
+def test_what_follows_the_audio(tmp_path, form):
+    path = tmp_path / f"a.{form.lower()}"
+    make(path, form, "ALAW" if form == "WVE" else "PCM_16")
+    with path.open("rb") as file:
+        assert stated_end(file) == path.stat().st_size
+    whole, _ = read(path)
+    content = path.read_bytes()
+    for tag in (bytes(700), b"TAG" + bytes(125), b"ID3\x04\0\0\0\0\0\0"):
+        path.write_bytes(content + tag)
+        audio, notices = read(path)
+        np.testing.assert_array_equal(audio, whole)
+        assert notices == []
+    path.write_bytes(content + bytes(range(1, 101)))
+    audio, (notice,) = read(path)
+    assert audio.shape[1] == whole.shape[1] + (100 if form == "WVE" else 50)
+    assert "its header says that its audio ends 100 bytes before the end of the file" in notice
+
+
+class TestJoinedOrTagged:
+    """Files as `cat` and programs for MP3 leave them."""
+
+    @pytest.fixture
+    def make_file(self, tmp_path):
+        def make(name: str, *arguments: str) -> Path:
+            soundfile.write(tmp_path / "source.wav", coded.noise(20_000, 1).T, 16_000)
+            command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", tmp_path / "source.wav", *arguments]
+            subprocess.run([*command, tmp_path / name], check=True)
+            return tmp_path / name
+
+        return make
+
+    def test_a_long_avi_has_several_parts(self, make_file):
+        path = make_file("a.avi")
+        content = path.read_bytes()
+        path.write_bytes(content + b"RIFF" + struct.pack("<I", 4) + b"AVIX")
+        audio, notices = read(path)
+        assert audio.shape[1] >= 20_000
+        assert notices == []
+
+    @pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au", "a.m4a", "a.wma"])
+    def test_a_second_file_is_named(self, make_file, tmp_path, name):
+        whole, before = read(make_file(name))
+        path = tmp_path / f"joined-{name}"
+        path.write_bytes((tmp_path / name).read_bytes() * 2)
+        audio, notices = read(path)
+        np.testing.assert_array_equal(audio, whole)
+        assert before == []
+        assert [notice for notice in notices if "holds another file behind the first" in notice] == notices[-1:]
+
+    @pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au", "a.caf", "a.mka", "a.wma", "a.wv", "a.m4a", "a.w64"])
+    def test_an_id3_tag_in_front_of_any_container(self, make_file, tmp_path, name):
+        whole, _ = read(make_file(name))
+        title = b"\3" + "Käse".encode()
+        frame = b"TIT2" + struct.pack(">I", len(title)) + b"\0\0" + title
+        tag = b"ID3\4\0\0" + bytes([0, 0, 0, len(frame)]) + frame
+        path = tmp_path / f"tagged-{name}"
+        path.write_bytes(tag + (tmp_path / name).read_bytes())
+        audio, notices = read(path)
+        np.testing.assert_allclose(audio, whole, atol=1e-6)
+        assert notices == []
+        assert open_audio(path).tags == {"title": "Käse"}
+
+    def test_an_au_file_that_is_longer_than_it_states(self, make_file):
+        path = make_file("a.au")
+        whole, _ = read(path)
+        content = bytearray(path.read_bytes())
+        struct.pack_into(">I", content, 8, 2_000)
+        path.write_bytes(content)
+        audio, (notice,) = read(path)
+        np.testing.assert_array_equal(audio, whole)
+        assert "has only 2,000 of 40,000 bytes of audio" in notice
+
+    @pytest.mark.parametrize("tag", [b"TAG" + bytes(125), bytes(1_000), b"APETAGEX" + bytes(24)])
+    def test_what_follows_the_samples_of_w64_is_not_read_as_samples(self, make_file, tag):
+        path = make_file("a.w64")
+        path.write_bytes(path.read_bytes() + tag)
+        audio, notices = read(path)
+        assert (audio.shape[1], notices) == (20_000, [])
+
+    def test_pcm_in_mov_is_not_cut_to_rounded_milliseconds(self, make_file, tmp_path):
+        make_file("a.mov", "-c:a", "pcm_s16le", "-ar", "44100")
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-ss", "0.3", "-i", tmp_path / "a.mov"]
+        subprocess.run([*command, "-c", "copy", tmp_path / "b.mov"], check=True)
+        audio, notices = read(tmp_path / "b.mov")
+        assert (audio.shape, notices) == (coded.decode(tmp_path / "b.mov", 1).shape, [])
+
+
+class TestVocAnd8svx:
+    def test_text_behind_the_sound_of_a_voc_is_not_read_as_sound(self, tmp_path):
+        soundfile.write(tmp_path / "a.voc", coded.noise(20_000, 1).T, 16_000)
+        content = (tmp_path / "a.voc").read_bytes()
+        assert content[-1] == 0
+        (tmp_path / "b.voc").write_bytes(content[:-1] + b"\5\x40\0\0" + b"t" * 64 + b"\0")
+        np.testing.assert_array_equal(read(tmp_path / "b.voc")[0], read(tmp_path / "a.voc")[0])
+
+    @pytest.mark.parametrize(("subtype", "dtype"), [("PCM_S8", ">i1"), ("PCM_16", ">i2")])
+    def test_chunks_behind_the_body_and_two_channels(self, tmp_path, subtype, dtype):
+        left, right = coded.noise(10_000, 2)
+        soundfile.write(tmp_path / "a.svx", left, 16_000, subtype, format="SVX")
+        content = (tmp_path / "a.svx").read_bytes()
+        (tmp_path / "b.svx").write_bytes(content + b"ANNO\0\0\x0f\xa0" + b"text" * 1_000)
+        for name in ("a.svx", "b.svx"):
+            audio, notices = read(tmp_path / name)
+            np.testing.assert_array_equal(audio, soundfile.read(tmp_path / "a.svx", dtype="float32")[0][None])
+            assert notices == []
+        scale = 127 if subtype == "PCM_S8" else 32_767
+        halves = [(scale * channel).astype(dtype).tobytes() for channel in (left, right)]
+        at = content.index(b"BODY")
+        body = b"CHAN\0\0\0\4\0\0\0\6BODY" + struct.pack(">I", sum(map(len, halves))) + b"".join(halves)
+        form = bytearray(content[:at] + body)
+        struct.pack_into(">I", form, 4, len(form) - 8)
+        (tmp_path / "two.svx").write_bytes(form)
+        audio, _ = read(tmp_path / "two.svx")
+        wanted = [np.frombuffer(half, dtype).astype(np.float32) / (scale + 1) for half in halves]
+        np.testing.assert_allclose(audio, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("subtype", ["DWVW_16", "DWVW_24"])
+def test_dwvw_which_can_only_be_read_in_order(tmp_path, subtype):
+    samples = np.random.default_rng(0).integers(-20_000, 20_000, 100_000)
+    soundfile.write(tmp_path / "a.aiff", (samples << 16).astype(np.int32), 16_000, subtype)
+    np.testing.assert_array_equal(read(tmp_path / "a.aiff")[0][0] * 32_768, samples)
+
+
+class TestBigEndianWav:
+    @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "ULAW"])
+    @pytest.mark.parametrize("riff", [None, 0, 0xFFFFFFFF])
+    @pytest.mark.parametrize("data", [None, 0, 0xFFFFFFFF, 0x7FFFF000, 2_000, 200_000])
+    def test_wrong_sizes(self, tmp_path, subtype, riff, data):
+        path = tmp_path / "a.wav"
+        soundfile.write(path, coded.noise(20_000, 1).T, 16_000, subtype, endian="BIG")
+        wanted = soundfile.read(path, dtype="float32")[0][None]
+        content = bytearray(path.read_bytes())
+        assert content[:4] == b"RIFX"
+        if riff is not None:
+            struct.pack_into(">I", content, 4, riff)
+        if data is not None:
+            struct.pack_into(">I", content, content.index(b"data") + 4, data)
+        path.write_bytes(content)
+        audio, notices = read(path)
+        np.testing.assert_array_equal(audio, wanted)
+        assert len(notices) == (data in (0, 2_000, 200_000))
+
+    def test_chunks_are_named_since_their_numbers_are_swapped(self, tmp_path):
+        path = tmp_path / "a.wav"
+        soundfile.write(path, np.zeros(100), 16_000, endian="BIG")
+        content = path.read_bytes() + b"cue \0\0\0\4\0\0\0\0"
+        path.write_bytes(content[:4] + struct.pack(">I", len(content) - 8) + content[8:])
+        audio, (notice,) = read(path)
+        assert audio.shape == (1, 100)
+        assert notice.endswith("chunks left out, their numbers are big-endian: cue")
+
+
+@pytest.mark.parametrize("codec", ["adpcm_yamaha", "libmp3lame", "ac3", "mp2", "g722", "g726"])
+@pytest.mark.parametrize("data", [0, 2_000, 0xFFFFFFFF, 0x7FFFF000])
+def test_wrong_sizes_of_a_wav_that_ffmpeg_reads(tmp_path, codec, data):
+    rate = RATES.get(codec, 16_000)
+    soundfile.write(tmp_path / "source.wav", coded.noise(30_000, 1).T, rate)
+    path = tmp_path / "a.wav"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", tmp_path / "source.wav", "-c:a", codec, path]
+    subprocess.run(command, check=True)
+    whole, _ = read(path)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, content.index(b"data") + 4, data)
+    path.write_bytes(content)
+    audio, notices = read(path)
+    assert audio.shape[1] == pytest.approx(whole.shape[1], abs=2)  # a byte of padding is read
+    np.testing.assert_allclose(audio[:, : whole.shape[1] - 2], whole[:, : audio.shape[1]][:, : whole.shape[1] - 2])
+    assert any("its header says that it" in notice for notice in notices) == (data in (0, 2_000))
+    assert not any("cut off" in notice for notice in notices)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file with a hole would fill the disk")
+@pytest.mark.parametrize("stated", [0, 0x1234_5678, 0xFFFF_FFFF])
+def test_a_wav_of_more_than_4_gib_whose_size_is_wrong_is_read_whole(tmp_path, stated):
+    path, frames, tail = tmp_path / "a.wav", (1 << 30) + 5_000, 500
+    soundfile.write(path, np.zeros((0, 2)), 48_000, "PCM_16")
+    head = path.read_bytes()
+    with path.open("wb") as file:
+        file.write(head[:40] + struct.pack("<I", stated))
+        file.truncate(44 + 4 * (frames - tail))
+        file.seek(0, 2)
+        file.write(b"\1\0" * 2 * tail)
+    opened = open_audio(path)
+    assert (opened.samples, opened.sample_rate_hz, opened.channels, opened.subtype) == (frames, 48_000, 2, "PCM_16")
+    repair = find_repair(path)
+    assert repair.missing_bytes == 0
+    assert len(repair.notices) == 1
+    with open_patched(path, repair) as sound:
+        sound.seek(frames - tail - 1)
+        assert sound.read(2 * tail, "int16").sum(axis=0).tolist() == [tail, tail]
