@@ -2,14 +2,18 @@
 
 `python benchmarks/high_band.py WIDE_DIR [--spectrograms DIR]`: WIDE_DIR has noisy/ and clean/, pairs of 48 kHz. The
 rules are: noisy, the unprocessed input; dropped and followed, the two modes of `high_band`; passed, the output of the
-model below and the input above; and streamed, followed in a stream. Distances and SI-SDR are those of 8 to 20 kHz;
-means with 95 % intervals from a bootstrap over the pairs. With `--visqol` and `visqol-python` installed, ViSQOL's
+model below and the input above; streamed, followed in a stream of the model for streams, and whole, the same model
+without a stream. Distances and SI-SDR are those of 8 to 20 kHz; means with 95 % intervals from a bootstrap over the
+pairs. Fricatives are the frames in which most of the power of clean speech is above 4 kHz. With `--chunks`, the
+streams of all pairs have to be equal bit for bit in chunks of 1 sample to the whole; with `--time`, the processor
+time of the band is measured, as a share of all other. With `--visqol` and `visqol-python` installed, ViSQOL's
 audio mode, which covers 48 kHz, rates whole signals; it takes many seconds for each.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +22,7 @@ import soundfile
 
 from frcrn_accel import Denoiser
 from frcrn_accel.audio import resample
+from frcrn_accel.high_band import HighBandMode
 
 RATE_HZ = 48_000
 LOW_HZ, HIGH_HZ = 8_000, 20_000
@@ -41,12 +46,33 @@ def band(x: np.ndarray, low_hz: float = LOW_HZ, high_hz: float = HIGH_HZ) -> np.
     return out
 
 
-def distance_db(clean: np.ndarray, x: np.ndarray) -> float:
-    """Return the log-spectral distance: RMS over the bins of a frame, mean over the frames."""
+def distances_db(clean: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return the log-spectral distance of each frame: RMS over its bins."""
     hz = np.fft.rfftfreq(FRAME, 1 / RATE_HZ)
     inside = (hz >= LOW_HZ) & (hz <= HIGH_HZ)
     powers = [10 * np.log10(np.abs(stft(one)[:, inside]) ** 2 + FLOOR * FRAME / 4) for one in (clean, x)]
-    return float(np.sqrt(((powers[0] - powers[1]) ** 2).mean(axis=1)).mean())
+    out: np.ndarray = np.sqrt(((powers[0] - powers[1]) ** 2).mean(axis=1))
+    return out
+
+
+def distance_db(clean: np.ndarray, x: np.ndarray) -> float:
+    return float(distances_db(clean, x).mean())
+
+
+def fricatives(clean: np.ndarray) -> np.ndarray:
+    """Return which frames have most of their power above 4 kHz, of those within 30 dB of the loudest above 8 kHz."""
+    power = np.abs(stft(clean)) ** 2
+    hz = np.fft.rfftfreq(FRAME, 1 / RATE_HZ)
+    high = power[:, (hz >= LOW_HZ) & (hz <= HIGH_HZ)].sum(axis=1)
+    found: np.ndarray = (power[:, hz >= 4_000].sum(axis=1) > power.sum(axis=1) / 2) & (high > 1e-3 * high.max())
+    return found
+
+
+def fricatives_db(clean: np.ndarray, x: np.ndarray) -> float:
+    """Return the change of the power of 8 to 20 kHz in the fricatives."""
+    frames = fricatives(clean)
+    before, after = (np.abs(stft(band(one))[frames]) ** 2 for one in (clean, x))
+    return float(10 * np.log10(after.sum() / before.sum()))
 
 
 def si_sdr_db(clean: np.ndarray, x: np.ndarray) -> float:
@@ -85,6 +111,7 @@ def rules(denoiser: Denoiser, streaming: Denoiser) -> dict[str, Rule]:
         "passed": lambda x: denoiser(x, RATE_HZ, high_band="drop") + above(x),
         "followed": lambda x: denoiser(x, RATE_HZ, high_band="follow"),
         "streamed": lambda x: streamed(streaming, x),
+        "whole": lambda x: streaming(x, RATE_HZ),
     }
 
 
@@ -107,6 +134,53 @@ def sounds(speech: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     tones = sum((np.sin(k * tune) / k for k in range(1, 60)), np.zeros(len(t)))
     yield "music", tones + 0.1 * band(white, 8_000) * (np.sin(16 * t) > 0.9)
     yield "bunch of keys", jingle
+
+
+def check_chunks(streaming: Denoiser, noisy: list[np.ndarray]) -> None:
+    """Check that streams do not depend on how they are cut."""
+    rng = np.random.default_rng(0)
+    for number, x in enumerate(noisy):
+        x = x[: 4 * RATE_HZ].astype(np.float32)
+        expected = streamed(streaming, x)
+        cuts = {str(size): np.arange(size, len(x), size) for size in (1, 441, 480, 960, 4_096)}
+        cuts["random"] = np.cumsum(rng.integers(0, 3_000, len(x) // 1_500 - 20))
+        for name, at in cuts.items():
+            stream = streaming.stream(RATE_HZ)
+            parts = [stream.process(chunk) for chunk in np.split(x, at)]
+            found = np.concatenate([*parts, stream.flush()])[stream.latency_samples :]
+            if not np.array_equal(found, expected):
+                raise SystemExit(f"pair {number} differs in chunks of {name}")
+        print(f"pair {number}: the same bits in chunks of {', '.join(cuts)}", flush=True)
+
+
+def measure_time(denoisers: dict[str, Denoiser], noisy: list[np.ndarray]) -> None:
+    """Print the processor time of the two modes, in turn, and their ratio."""
+    x = np.concatenate([one[: 5 * RATE_HZ] for one in noisy]).astype(np.float32)
+
+    def call(denoiser: Denoiser, mode: HighBandMode) -> None:
+        denoiser(x, RATE_HZ, high_band=mode)
+
+    def live(denoiser: Denoiser, mode: HighBandMode) -> None:
+        stream = denoiser.stream(RATE_HZ, high_band=mode)
+        for chunk in np.split(x, np.arange(960, len(x), 960)):
+            stream.process(chunk)
+
+    for name, denoiser in denoisers.items():
+        for kind, run in (("call", call), ("stream, chunks of 20 ms", live)):
+            run(denoiser, "follow")
+            spent: dict[HighBandMode, list[float]] = {"drop": [], "follow": []}
+            for _ in range(5):
+                for mode, seconds in spent.items():
+                    began = time.process_time()
+                    run(denoiser, mode)
+                    seconds.append(time.process_time() - began)
+            ratios = np.array(spent["follow"]) / spent["drop"]
+            drop_s, follow_s = (float(np.median(seconds)) for seconds in spent.values())
+            print(
+                f"{name}, {kind}: dropped {drop_s:.2f} s, followed {follow_s:.2f} s of processor time for "
+                f"{len(x) / RATE_HZ:.0f} s; ratio {np.median(ratios):.3f} ({ratios.min():.3f} to {ratios.max():.3f})",
+                flush=True,
+            )
 
 
 def table(title: str, rows: dict[str, dict[str, list[float]]]) -> None:
@@ -146,10 +220,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("wide", type=Path, help="Folder with noisy/ and clean/.")
     parser.add_argument("--spectrograms", type=Path, help="Folder to draw spectrograms to.")
+    parser.add_argument("--chunks", action="store_true", help="Only compare streams in chunks of many sizes.")
+    parser.add_argument("--time", action="store_true", help="Only measure the processor time.")
     parser.add_argument("--visqol", action="store_true", help="Rate with ViSQOL, too.")
     arguments = parser.parse_args()
     names = sorted(path.name for path in (arguments.wide / "noisy").iterdir())
     pairs = [[soundfile.read(arguments.wide / part / name)[0] for part in ("noisy", "clean")] for name in names]
+    if arguments.chunks or arguments.time:
+        noisy = [one for one, _ in pairs]
+        with (
+            Denoiser(backend="ort", threads=1) as denoiser,
+            Denoiser("frcrn-small-stream", backend="ort", threads=1) as streaming,
+        ):
+            if arguments.chunks:
+                check_chunks(streaming, noisy)
+            else:
+                measure_time({"frcrn-small": denoiser, "frcrn-small-stream": streaming}, noisy)
+        return
     rate = visqol() if arguments.visqol else None
     with Denoiser(backend="ort") as denoiser, Denoiser("frcrn-small-stream", backend="ort") as streaming:
         by_rule = rules(denoiser, streaming)
@@ -159,12 +246,20 @@ def main() -> None:
             row = {
                 "distance, dB": [distance_db(clean, out) for (_, clean), out in zip(pairs, outs, strict=True)],
                 "SI-SDR, dB": [si_sdr_db(clean, out) for (_, clean), out in zip(pairs, outs, strict=True)],
+                "distance in fricatives, dB": [
+                    float(distances_db(clean, out)[fricatives(clean)].mean())
+                    for (_, clean), out in zip(pairs, outs, strict=True)
+                    if fricatives(clean).any()
+                ],
             }
             if rate is not None:
                 row["ViSQOL"] = [rate(clean, out) for (_, clean), out in zip(pairs, outs, strict=True)]
             measures["noisy pairs"][name] = row
             measures["alone"][name] = {
                 "clean speech, dB": [change_db(band(clean), band(rule(clean))) for _, clean in pairs],
+                "its fricatives, dB": [
+                    fricatives_db(clean, rule(clean)) for _, clean in pairs if fricatives(clean).any()
+                ],
                 "noise, dB": [change_db(band(noisy - clean), band(rule(noisy - clean))) for noisy, clean in pairs],
                 "noise below 8 kHz, dB": [
                     change_db(band(noisy - clean, 50, 7_000), band(rule(noisy - clean), 50, 7_000))

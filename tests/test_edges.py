@@ -1,5 +1,6 @@
 """Streams and denoisers at their edges: forms of audio, closing, pickling, changes while they run."""
 
+import copy
 import ctypes
 import multiprocessing
 import pickle
@@ -8,7 +9,9 @@ from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from delaying import DelayingBackend
 from frcrn_accel import AudioError, Denoiser
 from frcrn_accel.backends import StepSession
 from frcrn_accel.models import DEFAULT_MODEL, ModelFile, find_model
+from frcrn_accel.pcm import from_pcm
 from frcrn_accel.streaming import Averaging, Statistics, process_streams
 from frcrn_accel.testing import FunctionBackend
 from waiting import until
@@ -289,6 +293,87 @@ class TestForms:
     def test_other_items_are_an_error(self, delay: Denoiser, dtype: str) -> None:
         with pytest.raises(AudioError, match="a buffer must hold bytes, 16-bit integers or 32-bit floats"):
             delay.stream(16_000).process(memoryview(np.zeros(4, dtype)))
+
+    def test_planar_buffers_are_an_error(self, delay: Denoiser) -> None:
+        """Their channels would be mixed up without a word."""
+        audio = signal((2, 300), "i2")
+        out = delay.stream(16_000, channels=2).process(memoryview(np.ascontiguousarray(audio.T)))
+        assert out == delay.stream(16_000, channels=2).process(audio.T.tobytes())
+        for chunk in (audio, audio[None], audio[0, 0, None].reshape(()), signal((300, 2), "i2").view(np.uint8)):
+            with pytest.raises(AudioError, match="a buffer must have one dimension, or be"):
+                delay.stream(16_000, channels=2).process(memoryview(chunk))
+            with pytest.raises(AudioError, match="a buffer must have one dimension, or be"):
+                from_pcm(memoryview(chunk), 2)
+
+    @pytest.mark.parametrize("rate", [16_000, 44_100])
+    def test_the_largest_values(self, delay: Denoiser, rate: int) -> None:
+        for level in (1e12, 1e9, 1e-30, 1e-44):
+            audio = (np.float32(level) * np.sign(signal((rate // 2,), "f4"))).astype(np.float32)
+            stream = delay.stream(rate)
+            for out in (delay(audio, rate), stream.process(audio), stream.flush()):
+                assert np.isfinite(out).all()
+        audio = np.zeros((2, 400), np.float32)
+        audio[1, 7] = 2e12
+        for call in (lambda: delay(audio, rate), lambda: delay.stream(rate, channels=2).process(audio)):
+            with pytest.raises(AudioError, match="values beyond 1e12, first in channel 1 at sample 7"):
+                call()
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        "rate", [8_000, 8_000.0, np.int16(8_000), np.float32(8_000), np.array(8_000), Fraction(8_000), "8000"]
+    )
+    def test_rates_of_any_number_type(self, delay: Denoiser, rate: Any) -> None:
+        stream = delay.stream(rate)
+        assert (stream.sample_rate_hz, type(stream.sample_rate_hz)) == (8_000, int)
+        assert delay(np.zeros(9, np.float32), rate).shape == (9,)
+
+    @pytest.mark.parametrize("rate", [None, "x", "", np.nan, np.inf, 8_000.5, 10**400, 1j, [8_000]])
+    def test_what_is_no_rate(self, delay: Denoiser, rate: Any) -> None:
+        for call in (lambda: delay.stream(rate), lambda: delay(np.zeros(9, np.float32), rate)):
+            with pytest.raises(AudioError, match=r"sample rate must be a whole number of Hz, got .{,40}$"):
+                call()
+
+    @pytest.mark.parametrize("channels", [1.0, 2.5, "1", None, np.nan, [1]])
+    def test_what_is_no_number_of_channels(self, delay: Denoiser, channels: Any) -> None:
+        with pytest.raises(AudioError, match="channels must be a whole number"):
+            delay.stream(16_000, channels=channels)
+
+    @pytest.mark.parametrize("channels", [*range(1, 9), np.int8(2), True])
+    def test_channels(self, delay: Denoiser, channels: Any) -> None:
+        """Each comes out in its place, as alone."""
+        audio = signal((int(channels), 500), "i2")
+        stream = delay.stream(44_100, channels=channels, gain_db=0)
+        pcm = stream.process(audio.T.tobytes()) + stream.flush()
+        found = from_pcm(pcm, int(channels))[:, stream.latency_samples :]
+        assert np.abs(found - audio.astype(int)).max() <= 1
+
+    def test_huge_options(self, delay: Denoiser) -> None:
+        for options in ({"step_s": 1e308}, {"lookahead_s": 1e308}):
+            with pytest.raises(ValueError, match="must be a multiple of"):
+                delay.stream(16_000, **options)
+        for limit_db in (1e308, 10**400, np.inf):
+            stream = delay.stream(16_000, attenuation_limit_db=limit_db)
+            assert np.isfinite(stream.process(np.ones(16_000, np.float32))).all()
+            assert np.isfinite(delay(np.ones(400, np.float32), 16_000, attenuation_limit_db=limit_db)).all()
+
+    def test_wrong_types(self, delay: Denoiser) -> None:
+        with pytest.raises(TypeError, match="averaging must be an Averaging or None, got dict"):
+            delay.stream(16_000, averaging={})
+        with pytest.raises(TypeError, match="start must be Statistics or None, got float"):
+            Averaging(start=1.0)
+
+    def test_the_high_band_is_chosen_once(self, delay: Denoiser) -> None:
+        """Setting it later would change nothing."""
+        stream = delay.stream(48_000, high_band="drop")
+        assert stream.high_band == "drop"
+        with pytest.raises(AttributeError):
+            stream.high_band = "follow"
+
+    def test_a_stream_is_not_copied(self, delay: Denoiser) -> None:
+        for call in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match="a stream cannot be pickled or copied: open another one"):
+                call(delay.stream(16_000))
 
 
 class TestStatistics:

@@ -76,6 +76,7 @@ def test_levels(module: Callable[..., Any], noisy: np.ndarray) -> None:
         with_bang(0.01 * noisy[: 4 * RATE], RATE, 3000, 1.0),
         with_bang(0.1 * noisy[: 4 * RATE], RATE, 9600, 0.05),
         0.2 + noisy[: 2 * RATE],
+        0.02 * noisy[: 2 * RATE] + np.repeat([0.1, 1.1, 0.1], [RATE, 8_000, 8_000]),  # a jump beside an offset
         1e-9 * rng.standard_normal(999),
         np.zeros(RATE),
         np.sign(np.sin(np.arange(RATE) / 9)),
@@ -119,7 +120,8 @@ def test_running_levels(module: Callable[..., Any], noisy: np.ndarray) -> None:
 def test_running_offsets(module: Callable[..., Any], noisy: np.ndarray) -> None:
     speech = noisy[:RATE]
     tone = 0.3 * np.sin(2 * np.pi * 3 * np.arange(RATE) / RATE)
-    audio = np.concatenate([speech, speech + 0.1, speech + 0.02, speech, tone, speech])
+    jump = np.repeat([0.0, 1.0, 0.0], [3_200, 8_000, 4_800])
+    audio = np.concatenate([speech, speech + 0.1, speech + 0.02, speech, tone, speech, speech + jump, speech])
     hops = audio.astype(np.float32).reshape(-1, 320)
     found = module(
         "offset.js",

@@ -6,9 +6,11 @@ iterable of consecutive arrays.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,9 +54,10 @@ MAX_CHANNELS = 64  # with more, it is nearly always an array of (samples, channe
 
 TARGET_LEVEL = 10 ** (-25 / 20)  # upstream's pipelines bring active speech to -25 dBFS RMS (FRCRN's `audio_norm`)
 SILENCE_LEVEL = 10 ** (-140 / 20)  # signals below this RMS are not scaled
+_NO_LIMIT_DB = 1_000.0  # float32 cannot hold such a share of the input
+_LARGEST_SAMPLE = 1e12  # 240 dB above full scale: powers of spectra would overflow float32 from 1e17 on
 _OFFSET_SAMPLES = 16_000  # a second at the model's rate: in less, an offset may be part of a low tone
 _ROUNDING = 2.0**-23  # of float32: relative to an offset, anything smaller is rounding and not signal
-_PIVOT_RATIO = 1_000.0  # power of an offset over that of the rest
 _TINY = 1e-30  # replaces zero in divisions; float32 can hold it
 _HUGE = 1e38  # float32 can hold it
 _OFFSET_SHARE = 0.03  # an offset with less power than this share of the rest changes the result by -35 dB or less
@@ -70,7 +73,7 @@ _EDGE_FRAMES = 2  # at the edges of a burst, which fills them only in part
 _BROKEN_FRAMES = 3  # quieter frames that a burst may contain
 _NO_BURST = 2.0  # the ceiling is 3 dB above the loudest frame where there is no burst
 _EVENT_ONLY = 10.0  # 10 dB: only events louder than this over the rest can be the signal itself
-_FAINT_POWER = 10 ** (-55 / 10)  # speech below this level cannot be distinguished from the noise of a quiet room
+_FAINT_POWER = 10 ** (-66 / 10)  # speech below this level cannot be distinguished from the noise of a quiet room
 
 # The supported dtypes, and the value that stands for 1.0.
 _FULL_SCALE: Mapping[np.dtype[Any], float] = {
@@ -164,8 +167,10 @@ def check_format(sample_rate_hz: int, channels: int) -> None:
     """Check that a rate and a channel count are supported.
 
     Raises:
-        AudioError: One of them is out of range.
+        AudioError: One of them is out of range, or `channels` is not an integer.
     """
+    if not isinstance(channels, Integral):
+        raise AudioError(f"channels must be a whole number, got {channels!r}")
     if not MIN_SAMPLE_RATE_HZ <= sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
         raise AudioError(f"sample rate must be {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ} Hz, got {sample_rate_hz}")
     if not 1 <= channels <= MAX_CHANNELS:
@@ -178,9 +183,13 @@ def whole_hz(sample_rate: float) -> int:
     Raises:
         AudioError: `sample_rate` is not a whole number of Hz.
     """
-    if not float(sample_rate).is_integer():
-        raise AudioError(f"sample rate must be a whole number of Hz, got {sample_rate}")
-    return int(sample_rate)
+    try:
+        hz = float(sample_rate)
+    except (TypeError, ValueError, OverflowError):
+        hz = math.nan
+    if not hz.is_integer():
+        raise AudioError(f"sample rate must be a whole number of Hz, got {sample_rate!s:.40}")
+    return int(hz)
 
 
 def check_attenuation_limit(limit_db: float | None) -> None:
@@ -195,22 +204,24 @@ def check_attenuation_limit(limit_db: float | None) -> None:
 
 def dry_share_of(limit_db: float | None) -> float:
     """Return the share of the input, as amplitude, that limits noise attenuation to `limit_db` dB; 0 for None."""
-    return 0.0 if limit_db is None else float(10 ** (-limit_db / 20))
+    return 0.0 if limit_db is None or limit_db > _NO_LIMIT_DB else float(10 ** (-limit_db / 20))
 
 
 def check_finite(block: NDArray[np.float32], offset: int) -> None:
-    """Check that a block has no NaN or infinity.
+    """Check that a block has no NaN, no infinity, and no value whose power float32 cannot hold.
 
     Args:
         block: `(channels, samples)`.
         offset: Position of the block in its signal, for the message.
 
     Raises:
-        AudioError: A value is not finite; the message names the first.
+        AudioError: A value is not finite or beyond 1e12; the message names the first.
     """
-    if not np.isfinite(block).all():
-        channel, sample = np.argwhere(~np.isfinite(block))[0]
-        raise AudioError(f"audio contains NaN or infinity, first in channel {channel} at sample {offset + sample}")
+    is_sound = np.abs(block) <= _LARGEST_SAMPLE
+    if not is_sound.all():
+        channel, sample = np.argwhere(~is_sound)[0]
+        what = "values beyond 1e12" if np.isfinite(block[channel, sample]) else "NaN or infinity"
+        raise AudioError(f"audio contains {what}, first in channel {channel} at sample {offset + sample}")
 
 
 def load_soxr() -> Any:
@@ -240,13 +251,15 @@ class Resampler:
     """
 
     def __init__(self, from_hz: int, to_hz: int, channels: int) -> None:
-        self._stream = load_soxr().ResampleStream(from_hz, to_hz, channels, dtype="float32", quality="HQ")
+        stream = load_soxr().ResampleStream
+        # One for each channel: the bits are the same, and soxr is slower on interleaved channels.
+        self._streams = [stream(from_hz, to_hz, 1, dtype="float32", quality="HQ") for _ in range(channels)]
         self._tail = np.zeros((channels, -(-from_hz // to_hz)), np.float32)
 
     def push(self, block: NDArray[np.float32], *, last: bool = False) -> NDArray[np.float32]:
         """Take a block, `float32 (channels, samples)`, and return the samples that are ready."""
-        out = self._stream.resample_chunk(block.T, last=last)
-        return np.ascontiguousarray(out.reshape(-1, len(self._tail)).T)
+        rows = zip(self._streams, np.ascontiguousarray(block), strict=True)
+        return np.stack([stream.resample_chunk(row, last=last) for stream, row in rows])
 
     def finish(self) -> NDArray[np.float32]:
         """Return the samples that are left, and a few more: see `resample`."""
@@ -332,9 +345,9 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> Levels:
     silence and gets gain 1.
 
     Three things differ from upstream, and change little for ordinary speech. A constant offset does not count. Frames
-    above a ceiling (`ceiling_of`) have less weight, and hardly any from 5 dB above it on, so that a bang does not
-    change the level of the speech. If the rest is too quiet to be speech (`is_event_only`), the loud part is the
-    signal, and all frames count.
+    above a ceiling (`ceiling_of`) have less weight, and hardly any from 5 dB above it on, so that a bang changes
+    neither the level of the speech nor the offset. If the rest is too quiet to be speech (`is_event_only`), the loud
+    part is the signal, and all frames count.
 
     Args:
         open_blocks: Returns the signal from its start, at the model's rate, each time it is called; it is read twice.
@@ -344,28 +357,31 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> Levels:
         Length, gains and offsets.
     """
     samples, last = 0, LEVEL_FRAME_SAMPLES
-    total = np.zeros(channels)
     parts = [np.zeros((2, channels, 0), np.float32)]  # 8 bytes per frame: 1.4 MB per hour
-    pivot = np.zeros(channels)
     for frames in _frames(open_blocks(), channels):
-        if not samples:
-            pivot = _pivot_of(frames[:, 0])
-        samples, last = samples + frames.shape[1] * frames.shape[2], frames.shape[2]
-        centred: NDArray[Any] = frames - pivot[:, None, None] if pivot.any() else frames
-        sums = np.add.reduce(centred, axis=2, dtype=np.float64)
-        total += sums.sum(axis=1)
-        energy = np.einsum("cfn,cfn->cf", centred, centred, dtype=np.float64)
-        parts.append(np.clip([sums, energy], -_HUGE, _HUGE).astype(np.float32))
-    sums, energy = np.concatenate(parts, axis=2)
+        last = frames.shape[2]
+        samples += frames.shape[1] * last
+        means = np.add.reduce(frames, axis=2, dtype=np.float64) / last
+        own = np.einsum("cfn,cfn->cf", frames, frames, dtype=np.float64) - means**2 * last
+        parts.append(np.clip([means, own], -_HUGE, _HUGE).astype(np.float32))
+    if not samples:
+        return Levels(0, np.ones(channels), np.zeros(channels))
+    means, own = np.concatenate(parts, axis=2)
     del parts
-    shift = (total / max(samples, 1))[:, None]
-    offset = shift[:, 0] + pivot
-    counts = np.full(energy.shape[1], LEVEL_FRAME_SAMPLES, np.float32)
-    counts[-1:] = last
-    energy = np.maximum(energy - 2 * shift * sums + shift**2 * counts, 0)
-    del sums
-    power = energy / counts
-    weights = np.stack([np.ones_like(power), *([] if not samples else [_robust_weights(power)])])
+    counts = np.full(own.shape[1], LEVEL_FRAME_SAMPLES, np.float32)
+    counts[-1] = last
+
+    def energy_around(offset: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the energy of each frame without an offset; `own` is that without the frame's own mean."""
+        energy: NDArray[np.float64] = np.maximum(own, 0) + (means - offset[:, None]) ** 2 * counts
+        return energy
+
+    # The mean would move with a bang that has an offset of its own; the median does not, and the bang stands out.
+    robust_weights = _robust_weights(energy_around(np.median(means, axis=1).astype(np.float64)) / counts)
+    offset = np.sum(robust_weights * counts * means, axis=1, dtype=np.float64)
+    offset /= np.maximum(np.sum(robust_weights * counts, axis=1, dtype=np.float64), _TINY)
+    energy = energy_around(offset)
+    weights = np.stack([np.ones_like(robust_weights), robust_weights])
     mean_power = np.sum(weights * energy, axis=2, dtype=np.float64)
     mean_power /= np.maximum(np.sum(weights * counts, axis=2, dtype=np.float64), _TINY)
     active_energy = np.zeros(mean_power.shape)
@@ -380,24 +396,13 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> Levels:
             active_samples[rule] += np.sum(np.count_nonzero(active, axis=2) * of_frames[rule], axis=1)
         first += frames.shape[1]
     levels = np.where(active_samples > 0, active_energy / np.where(active_samples > 0, active_samples, 1), mean_power)
-    plain, robust = levels[0], levels[-1]
-    level = np.sqrt(np.where(is_event_only(plain, robust), plain, robust))
+    plain, robust = levels
+    event_only = is_event_only(plain, robust)
+    level = np.sqrt(np.where(event_only, plain, robust))
     gains = gain_of(np.where(level > _ROUNDING * np.abs(offset), level, 0.0))
-    rest: NDArray[np.float64] = np.sum(energy, axis=1, dtype=np.float64)
-    rest /= max(samples, 1)
+    rest = np.where(event_only, mean_power[0], mean_power[1])
     matters = offset_matters(offset, rest) & (samples >= _OFFSET_SAMPLES)
     return Levels(samples, gains, np.where(matters, offset, 0.0))
-
-
-def _pivot_of(frame: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return what to subtract from each channel before its energy is summed: its offset, if that dominates it.
-
-    The energy of each frame is kept in float32. If a large offset were removed only afterwards, little more than
-    rounding errors would remain.
-    """
-    mean = frame.mean(axis=1, dtype=np.float64)
-    rest = np.mean(np.square(frame - mean[:, None]), axis=1)
-    return np.where(mean**2 > _PIVOT_RATIO * rest, mean, 0.0)
 
 
 def offset_matters(offset: NDArray[np.float64], rest: NDArray[np.float64], evidence: Any = 1.0) -> NDArray[np.bool_]:
@@ -471,7 +476,8 @@ def _robust_weights(power: NDArray[np.float64]) -> NDArray[np.float64]:
     for some in np.array_split(starts, -(-len(starts) // 256)):  # bounds the memory to a few MB
         windows = power[:, some[:, None] + np.arange(min(CEILING_FRAMES, frames))]
         ceiling = np.maximum(ceiling, ceiling_of(windows).max(axis=1))
-    weights: NDArray[np.float64] = np.minimum(1.0, ceiling[:, None] / np.maximum(power, _TINY)) ** _STEEPNESS
+    over = np.maximum(power, _TINY) / np.maximum(ceiling, _TINY)[:, None]
+    weights: NDArray[np.float64] = np.maximum(over, 1.0) ** -_STEEPNESS
     return weights
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -483,7 +482,7 @@ class Denoiser:
             return usual_lookahead(self._model)
         metadata = self.model
         frame_s = metadata.unets * metadata.hop_samples / metadata.sample_rate_hz
-        frames = round(lookahead_s / frame_s) if math.isfinite(lookahead_s) else -1
+        frames = round(lookahead_s / frame_s) if abs(lookahead_s) < 1_000 else -1  # NaN, too
         if not (0 <= frames <= LOOKAHEAD_FRAMES and abs(frames * frame_s - lookahead_s) < 1e-9):
             raise ValueError(
                 f"lookahead_s must be a multiple of {frame_s:g} s, up to {LOOKAHEAD_FRAMES * frame_s:g} s, "

@@ -95,7 +95,7 @@ def denoise_signal(signal: Signal, engine: Engine, treatment: Treatment) -> Iter
         Blocks of the result, `float32 (channels, samples)`, at the rate and level of the signal and with its length.
 
     Raises:
-        AudioError: The signal contains NaN or infinity.
+        AudioError: The signal contains NaN, infinity or values beyond 1e12.
         AudioTooLongError: It is too long.
         EngineError: The engine failed or gave numbers that are not finite.
     """

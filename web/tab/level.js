@@ -15,11 +15,12 @@ const EDGE_FRAMES = 2;
 const BROKEN_FRAMES = 3;
 const NO_BURST = 2;
 const EVENT_ONLY = 10;
-const FAINT_POWER = 10 ** (-55 / 10);
+const FAINT_POWER = 10 ** (-66 / 10);
 const TINY = 1e-30;
 
 const gainOf = (level) => (level > SILENCE_LEVEL ? TARGET_LEVEL / level : 1);
 const isEventOnly = (plain, robust) => robust < FAINT_POWER && plain > EVENT_ONLY * robust;
+const sumOf = (values) => values.reduce((sum, value) => sum + value, 0);
 const weightOf = (power, ceiling) => (power <= ceiling ? 1 : (ceiling / power) ** STEEPNESS);
 
 /**
@@ -29,30 +30,31 @@ const weightOf = (power, ceiling) => (power <= ceiling ? 1 : (ceiling / power) *
  * @returns {Promise<{samples: number, gain: number, offset: number}>} Its length, and a constant offset to take away.
  */
 export async function measureLevel(openBlocks) {
-  const sums = [];
-  const energies = [];
-  let [samples, total, last] = [0, 0, FRAME_SAMPLES];
+  const means = [];
+  const own = []; // the energy of each frame without its own mean
+  let [samples, last] = [0, FRAME_SAMPLES];
   for await (const frame of frames(openBlocks())) {
     let [sum, energy] = [0, 0];
     for (const value of frame) {
       sum += value;
       energy += value * value;
     }
-    sums.push(sum);
-    energies.push(energy);
+    means.push(sum / frame.length);
+    own.push(Math.max(0, energy - sum ** 2 / frame.length));
     samples += frame.length;
-    total += sum;
     last = frame.length;
   }
   if (samples === 0) return { samples, gain: 1, offset: 0 };
-  const offset = total / samples;
-  const countOf = (index) => (index === energies.length - 1 ? last : FRAME_SAMPLES);
-  energies.forEach((energy, index) => {
-    energies[index] = Math.max(0, energy - 2 * offset * sums[index] + offset ** 2 * countOf(index));
-  });
-  const powers = energies.map((energy, index) => energy / countOf(index));
+  const countOf = (index) => (index === own.length - 1 ? last : FRAME_SAMPLES);
+  const energiesAround = (offset) => own.map((energy, index) => energy + (means[index] - offset) ** 2 * countOf(index));
+  // The mean would move with a bang that has an offset of its own; the median does not, and the bang stands out.
+  const powers = energiesAround(medianOf(means)).map((energy, index) => energy / countOf(index));
   const ceiling = highestCeiling(powers);
-  const rules = [() => 1, (index) => weightOf(powers[index], ceiling)].map((weight) => {
+  const robustWeight = (index) => weightOf(powers[index], ceiling);
+  const counted = means.map((_, index) => robustWeight(index) * countOf(index));
+  const offset = sumOf(means.map((mean, index) => counted[index] * mean)) / sumOf(counted);
+  const energies = energiesAround(offset);
+  const rules = [() => 1, robustWeight].map((weight) => {
     let [energy, count] = [0, 0];
     energies.forEach((value, index) => {
       energy += weight(index) * value;
@@ -80,9 +82,9 @@ export async function measureLevel(openBlocks) {
   const [plain, robust] = rules.map(({ activeEnergy, activeSamples, mean }) =>
     activeSamples > 0 ? activeEnergy / activeSamples : mean,
   );
-  const rest = energies.reduce((sum, energy) => sum + energy, 0) / samples;
-  const matters = offsetMatters(offset, rest) && samples >= OFFSET_SAMPLES;
-  return { samples, gain: gainOf(Math.sqrt(isEventOnly(plain, robust) ? plain : robust)), offset: matters ? offset : 0 };
+  const eventOnly = isEventOnly(plain, robust);
+  const matters = offsetMatters(offset, rules[eventOnly ? 0 : 1].mean) && samples >= OFFSET_SAMPLES;
+  return { samples, gain: gainOf(Math.sqrt(eventOnly ? plain : robust)), offset: matters ? offset : 0 };
 }
 
 /**
@@ -93,6 +95,12 @@ export async function measureLevel(openBlocks) {
  * @param {number} evidence Factor of the power of the offset, below 1 if there is little audio to know it from.
  */
 export const offsetMatters = (offset, rest, evidence = 1) => evidence * offset ** 2 > OFFSET_SHARE * rest;
+
+/** Return the median; of an even number the mean of the two in the middle. */
+function medianOf(values) {
+  const sorted = Float64Array.from(values).sort();
+  return (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
+}
 
 /** Return the highest power above which a frame counts less, over all spans of two seconds. */
 function highestCeiling(powers) {
@@ -151,8 +159,7 @@ const ONSET_HOPS = 25;
 const ONSET_LOUDEST = 5;
 const ONSET_SHARE = 0.25;
 const HORIZON_HOPS = 1000; // 20 s
-const FEW_HOPS = 150;
-const EARLY = 10;
+const GROWTH = 5;
 const LINE_DB = 2;
 const LOWEST_DB = -130;
 const LINES = 76;
@@ -171,7 +178,6 @@ export class RunningLevel {
   #keep = 1 - 1 / HORIZON_HOPS;
   #recent = []; // powers of the last hops, at most two seconds
   #ceiling = 0; // the highest of two seconds so far, fading
-  #hops = 0;
   // For each ceiling on a grid the sums over the hops up to it, and over their samples above the mean power.
   #energy = new Float64Array(LINES + 1);
   #samples = new Float64Array(LINES + 1);
@@ -190,7 +196,6 @@ export class RunningLevel {
     const isKnown = this.#recent.length === CEILING_FRAMES; // before, an event that is not over may raise it
     this.#ceiling *= this.#keep ** (1 / CEILING_PACE);
     if (isKnown) this.#ceiling = Math.max(this.#ceiling, ceilingOf(this.#recent));
-    this.#hops = Math.min(this.#hops + 1, FEW_HOPS);
     for (let line = countUpTo(LINE_POWERS, power, false); line <= LINES; line++) {
       this.#energy[line] = this.#keep * this.#energy[line] + energy;
       this.#samples[line] = this.#keep * this.#samples[line] + hop.length;
@@ -198,19 +203,19 @@ export class RunningLevel {
       this.#activeEnergy[line] = this.#keep * this.#activeEnergy[line] + energy - energies[quiet];
       this.#activeSamples[line] = this.#keep * this.#activeSamples[line] + hop.length - quiet;
     }
-    const level = this.#levelBelow(isKnown ? this.#ceiling : burstCeilingOf(this.#recent));
     const loudest = Float64Array.from(this.#recent.slice(-ONSET_HOPS)).sort().slice(-ONSET_LOUDEST);
     const onset = (ONSET_SHARE / ONSET_LOUDEST) * loudest.reduce((sum, some) => sum + some, 0);
+    const level = this.#levelBelow(isKnown ? this.#ceiling : burstCeilingOf(this.#recent), onset);
     return gainOf(Math.sqrt(Math.max(level, onset)));
   }
 
-  /** Return the level of what is below a ceiling; of all if that is nearly the same. */
-  #levelBelow(ceiling) {
+  /** Return the level of what is below a ceiling; of all if that is nearly the same, or all else is too quiet. */
+  #levelBelow(ceiling, onset) {
     const all = this.#levelOf(LINES);
     const position = (10 * Math.log10(Math.max(ceiling, TINY_POWER)) - LOWEST_DB) / LINE_DB;
     const line = clipped(Math.trunc(position), 0, LINES - 1);
     const below = between(this.#levelOf(line), this.#levelOf(line + 1), clipped(position - line, 0, 1));
-    if (isEventOnly(all, below * (this.#hops < FEW_HOPS ? EARLY : 1))) return all;
+    if (isEventOnly(all, GROWTH * Math.max(below, onset))) return all;
     const changeDb = 10 * Math.log10(Math.max(all, TINY_POWER) / Math.max(below, TINY_POWER));
     return between(all, below, clipped((changeDb - LITTLE_DB) / (MUCH_DB - LITTLE_DB), 0, 1));
   }

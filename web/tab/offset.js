@@ -3,18 +3,19 @@
 import { offsetMatters } from "./level.js";
 
 const HORIZON_HOPS = 50; // a second
+const RECENT_HOPS = 60;
 const STAY = 4;
 
 /** The constant offset of a live channel so far, hop by hop. */
 export class RunningOffset {
-  #hops = 0;
+  #recent = []; // means of the last hops
   #mean = 0;
   #power = 0;
   #offset = 0; // what was taken out of the last sample
 
   /** Return a hop without the offset. @param {Float32Array} hop */
   takenOut(hop) {
-    const isFirst = this.#hops === 0;
+    const isFirst = this.#recent.length === 0;
     const before = this.#offset;
     this.#update(hop);
     const after = this.#offset;
@@ -25,10 +26,16 @@ export class RunningOffset {
 
   #update(hop) {
     const [sum, energy] = hop.reduce(([sum, energy], value) => [sum + value, energy + value ** 2], [0, 0]);
-    this.#hops = Math.min(this.#hops + 1, HORIZON_HOPS);
-    this.#mean += (sum / hop.length - this.#mean) / this.#hops;
-    this.#power += (energy / hop.length - this.#power) / this.#hops;
-    const evidence = (this.#hops / HORIZON_HOPS) ** 2 * (this.#offset === 0 ? 1 : STAY);
-    this.#offset = offsetMatters(this.#mean, this.#power - this.#mean ** 2, evidence) ? this.#mean : 0;
+    this.#recent.push(sum / hop.length);
+    if (this.#recent.length > RECENT_HOPS) this.#recent.shift();
+    const hops = Math.min(this.#recent.length, HORIZON_HOPS);
+    this.#mean += (sum / hop.length - this.#mean) / hops;
+    this.#power += (energy / hop.length - this.#power) / hops;
+    // A bang can have a large mean of its own, but not a large median.
+    const median = Float64Array.from(this.#recent).sort()[this.#recent.length >> 1];
+    const [smaller] = [this.#mean, median].sort((first, second) => Math.abs(first) - Math.abs(second));
+    const found = this.#mean * median > 0 ? smaller : 0;
+    const evidence = (hops / HORIZON_HOPS) ** 2 * (this.#offset === 0 ? 1 : STAY);
+    this.#offset = offsetMatters(found, this.#power - this.#mean ** 2, evidence) ? found : 0;
   }
 }

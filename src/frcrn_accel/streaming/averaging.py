@@ -66,6 +66,8 @@ class Averaging:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        if self.start is not None and not isinstance(self.start, Statistics):
+            raise TypeError(f"start must be Statistics or None, got {type(self.start).__name__}")
         if self.horizon_s is not None and not self.horizon_s >= 0.02:
             raise ValueError(f"horizon_s must be at least 0.02 s, got {self.horizon_s}")
         if self.start_s is not None and not self.start_s >= 0:

@@ -14,8 +14,7 @@ __all__ = ["RunningLevel"]
 _ONSET_HOPS = 25
 _ONSET_LOUDEST = 5
 _ONSET_SHARE = 0.25  # the loudest 0.1 s of ordinary speech is up to 6 dB above its level
-_FEW_HOPS = 150  # until then, speech beside an event may not have reached its level yet
-_EARLY = 10.0  # until then, the rest beside an event counts as too quiet for speech only 10 dB further down
+_GROWTH = 5.0  # what has only begun beside an event may become 7 dB louder
 _LINE_DB = 2.0
 _LOWEST_DB = -130.0
 _LINES = 76  # up to 20 dB above full scale
@@ -32,18 +31,16 @@ class _Channel:
     Attributes:
         recent: Powers of the last hops, at most two seconds.
         ceiling: The highest ceiling of two seconds so far, fading.
-        hops: Number of hops so far, up to `_FEW_HOPS`.
         sums: For each ceiling on a grid the sums over the hops up to it, `(4, ceilings)`: energy, samples, and both
             for the samples above the mean power.
     """
 
     recent: NDArray[np.float64]
     ceiling: float
-    hops: int
     sums: NDArray[np.float64]
 
 
-_SILENT = _Channel(np.zeros(0), 0.0, 0, np.zeros((4, len(_LINE_POWERS))))
+_SILENT = _Channel(np.zeros(0), 0.0, np.zeros((4, len(_LINE_POWERS))))
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,8 @@ class RunningLevel:
     It is the RMS of the samples above the mean power so far, where older audio fades out. Events are left out by the
     rule of `audio.measure_levels`: hops above a ceiling do not count. The ceiling becomes known only as the signal
     arrives. The level is therefore tracked for a grid of ceilings at once, and that of the current ceiling is used,
-    as if the event had not happened. If the rest is too quiet to be speech, all hops count, as in a file.
+    as if the event had not happened. If the rest is too quiet to be speech, all hops count, as in a file, until
+    something louder begins.
 
     While the last half second is much louder than that level, the level comes from its loudest tenth of a second:
     speech, or shouting, may have begun. After a shorter event, the level falls back.
@@ -114,19 +112,23 @@ class RunningLevel:
         counted[3] += samples - quiet
         # No sample is above the mean power in a square wave: its active energy is 0, and the mean is the level.
         levels = np.maximum(sums[2] / np.maximum(sums[3], 1), mean)
-        hops = min(channel.hops + 1, _FEW_HOPS)
-        level = _level_below(known, levels, is_early=hops < _FEW_HOPS)
         onset = _ONSET_SHARE / _ONSET_LOUDEST * float(np.sum(np.sort(recent[-_ONSET_HOPS:])[-_ONSET_LOUDEST:]))
-        return max(level, onset), _Channel(recent, ceiling, hops, sums)
+        return max(_level_below(known, levels, onset), onset), _Channel(recent, ceiling, sums)
 
 
-def _level_below(ceiling: float, levels: NDArray[np.float64], *, is_early: bool) -> float:
-    """Return the level below a ceiling, from those below each line; the level of all hops if nearly the same."""
+def _level_below(ceiling: float, levels: NDArray[np.float64], onset: float) -> float:
+    """Return the level below a ceiling; that of all hops if it is nearly the same, or if all else is too quiet.
+
+    Args:
+        ceiling: The ceiling.
+        levels: The levels below each line.
+        onset: The level of what may have begun within the last half second.
+    """
     all_of_it = float(levels[-1])
     position = (10 * np.log10(max(ceiling, _TINY_POWER)) - _LOWEST_DB) / _LINE_DB
     line = int(np.clip(position, 0, _LINES - 1))
     below = _between(float(levels[line]), float(levels[line + 1]), float(np.clip(position - line, 0, 1)))
-    if is_event_only(all_of_it, below * (_EARLY if is_early else 1)):
+    if is_event_only(all_of_it, _GROWTH * max(below, onset)):
         return all_of_it
     change_db = 10 * np.log10(max(all_of_it, _TINY_POWER) / max(below, _TINY_POWER))
     return _between(all_of_it, below, float(np.clip((change_db - _LITTLE) / (_MUCH - _LITTLE), 0, 1)))

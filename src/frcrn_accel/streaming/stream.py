@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,7 @@ from frcrn_accel.audio import (
 from frcrn_accel.errors import AudioError
 from frcrn_accel.high_band import HighBand, HighBandMode, has_high_band
 from frcrn_accel.network.topology import HOP_SAMPLES, SAMPLE_RATE_HZ
-from frcrn_accel.pcm import from_pcm, to_pcm
+from frcrn_accel.pcm import check_interleaved, from_pcm, to_pcm
 from frcrn_accel.streaming.averaging import Averaging, Statistics
 from frcrn_accel.streaming.engine import Step, StreamEngine, StreamState
 from frcrn_accel.streaming.latency import Latency, delay_samples
@@ -93,6 +92,7 @@ class Stream:
     ) -> None:
         rate_hz = whole_hz(sample_rate)
         check_format(rate_hz, channels)
+        channels = int(channels)  # a bool, say
         metadata = engine.metadata
         hop_s = metadata.hop_samples / metadata.sample_rate_hz
         hops = check_stream_options(step_s, gain_db)
@@ -100,7 +100,9 @@ class Stream:
         self.sample_rate_hz = rate_hz
         self.channels = channels
         self._engine = engine
-        self._averaging = averaging or Averaging()
+        self._averaging = Averaging() if averaging is None else averaging
+        if not isinstance(self._averaging, Averaging):
+            raise TypeError(f"averaging must be an Averaging or None, got {type(averaging).__name__}")
         self._gain = None if gain_db is None else np.full(channels, 10 ** (gain_db / 20), np.float32)
         self._step_samples = hops * metadata.hop_samples
         # The lag of the model, and the half of an STFT frame that precedes the first hop.
@@ -113,6 +115,7 @@ class Stream:
             step_s=(self._step_samples - 1) / metadata.sample_rate_hz,
             resampling_s=self._delay / rate_hz - model_s / metadata.sample_rate_hz,
         )
+        self._high_band = high_band
         self._has_high_band = high_band == "follow" and has_high_band(rate_hz, metadata.sample_rate_hz)
         self._lock = threading.Lock()
         self.reset()
@@ -143,6 +146,11 @@ class Stream:
         self._attenuation_limit_db = limit_db
 
     @property
+    def high_band(self) -> HighBandMode:
+        """What happens to the band above the model's, as given; another choice takes another stream."""
+        return self._high_band
+
+    @property
     def statistics(self) -> Statistics:
         """The running means so far, to start another stream with: `Averaging(start=stream.statistics)`."""
         return self._engine.statistics(self._state, self._averaging)
@@ -160,8 +168,8 @@ class Stream:
             The same type with the same number of samples; for buffers, `bytes` of the same kind of samples.
 
         Raises:
-            AudioError: The type, dtype or number of channels is wrong, or the audio has NaN or infinity. The stream
-                is unchanged.
+            AudioError: The type, dtype or number of channels is wrong, or the audio has NaN, infinity or values
+                beyond 1e12. The stream is unchanged.
             EngineError: The engine failed. Part of the chunk is lost: call `reset`.
             ValueError: The stream was flushed: call `reset` first. Or its `Denoiser` is closed.
             RuntimeError: Another thread is using this stream.
@@ -193,6 +201,10 @@ class Stream:
             out = self._pop(self._delay)
             self._is_flushed = True
             return self._pack(out)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied: two streams would share the state of one signal."""
+        raise TypeError("a stream cannot be pickled or copied: open another one with Denoiser.stream")
 
     def reset(self) -> None:
         """Start a new signal, as a new stream with the same arguments would.
@@ -289,6 +301,7 @@ class Stream:
         view = _buffer(chunk)
         if view is not None:
             dtype = _dtype_of(view)
+            check_interleaved(view, self.channels)
             samples, layout = unpack(from_pcm(view.tobytes(), self.channels, dtype))
             pack: Pack = lambda out: to_pcm(layout.pack(out), dtype)  # noqa: E731
         else:
@@ -395,7 +408,7 @@ def check_stream_options(step_s: float, gain_db: float | None) -> int:
         ValueError: A value is out of range.
     """
     hop_s = HOP_SAMPLES / SAMPLE_RATE_HZ
-    hops = round(step_s / hop_s) if math.isfinite(step_s) else 0
+    hops = round(step_s / hop_s) if 0 < step_s < 2 * _MAX_STEP_HOPS * hop_s else 0
     if not (1 <= hops <= _MAX_STEP_HOPS and abs(hops * hop_s - step_s) < 1e-9):
         raise ValueError(
             f"step_s must be a multiple of {hop_s:g} s, up to {_MAX_STEP_HOPS * hop_s:g} s, got {step_s:g} s"
