@@ -17,7 +17,7 @@ from frcrn_accel.network.topology import required_config
 from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.quantize.channels_last import Activation
 from frcrn_accel.quantize.integer import IntegerNetwork, group_names
-from frcrn_accel.quantize.parallel import map_parallel, plan_threads
+from frcrn_accel.quantize.parallel import map_parallel, plan_threads, workers
 from frcrn_accel.quantize.ranges import FsmnRanges, Ranges
 
 __all__ = ["measure_ranges"]
@@ -79,8 +79,8 @@ def _widened(peaks: NDArray[np.float32]) -> NDArray[np.float32]:
 class _Observer(IntegerNetwork):
     """The network with its FSMN blocks in float, and with the peaks of observed tensors as further outputs.
 
-    Reductions along the channels-last axes take six times as long as along the last axes, so the sums of an FSMN block
-    are computed with channels first, in which its filters work anyway.
+    Reductions along the last axes are the fastest, so the sums of an FSMN block are computed with channels first, as
+    its filters are anyway.
 
     Args:
         weights: See `IntegerNetwork`.
@@ -157,7 +157,8 @@ def _observed(
         return session.run(list(observer.seen), {"audio": clip[None]})  # type: ignore[no-any-return]
 
     progress("measure ranges", 0, len(clips))
-    found = map_parallel(run, clips, threads.clips, lambda done: progress("measure ranges", done, len(clips)))
+    with workers(threads.clips) as pool:
+        found = map_parallel(run, clips, pool, lambda done: progress("measure ranges", done, len(clips)))
     peaks: dict[tuple[str, str], list[NDArray[np.float32]]] = defaultdict(list)
     for values in found:
         for seen, value in zip(observer.seen.values(), values, strict=True):  # both parts have the same names

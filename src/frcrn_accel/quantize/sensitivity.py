@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from frcrn_accel.backends import Backend
 from frcrn_accel.errors import EngineError
-from frcrn_accel.models import ModelFile, loaded_once
+from frcrn_accel.models import ModelFile
 from frcrn_accel.progress import Progress
 from frcrn_accel.quality import MAX_AGREEMENT_DB, agreement_db
 from frcrn_accel.quantize.gate import GateReport
-from frcrn_accel.quantize.parallel import map_parallel, plan_threads
+from frcrn_accel.quantize.parallel import map_parallel, plan_threads, workers
 from frcrn_accel.quantize.recordings import denoise_clip, sample_numbers
-from frcrn_accel.quantize.reference import Reference, load_session
+from frcrn_accel.quantize.reference import Reference, load_parallel
 
 __all__ = ["GroupCost", "Sensitivity"]
 
@@ -113,12 +113,10 @@ class Sensitivity:
         threads = plan_threads([len(clip.noisy) for clip in clips])
         expected = [self._reference.output(number)[0] for number in self._numbers]
         candidate = self._build_only(groups)
-        with loaded_once():
-            session = load_session(self._backend(), candidate, threads.each)
+        session = load_parallel(self._backend(), candidate, threads)
         try:
-            found = map_parallel(
-                lambda clip: denoise_clip(clip, session, candidate.metadata), clips, threads.clips, lambda done: None
-            )
+            with workers(threads.clips) as pool:
+                found = map_parallel(lambda clip: denoise_clip(clip, session, candidate.metadata), clips, pool)
         except EngineError:
             return -MAX_AGREEMENT_DB
         finally:
