@@ -29,7 +29,7 @@ class Threads(NamedTuple):
     each: int
 
 
-def plan_threads(samples: Sequence[int]) -> Threads:
+def plan_threads(samples: Sequence[int], cpus: int | None = None) -> Threads:
     """Choose how many clips to run at once: as many as there are CPUs, if the clips are short enough.
 
     Threads that share a clip wait for each other at the end of each operator; threads with clips of their own do not.
@@ -37,8 +37,9 @@ def plan_threads(samples: Sequence[int]) -> Threads:
 
     Args:
         samples: Lengths of the clips.
+        cpus: CPUs to use; None for all.
     """
-    cpus = available_cpus()
+    cpus = cpus or available_cpus()
     fitting = _SAMPLES_AT_ONCE // max(samples, default=1)
     clips = max(1, min(cpus, len(samples), fitting))
     return Threads(clips, max(1, cpus // clips))
