@@ -118,9 +118,9 @@ class GateReport:
         measures: The metrics with their limits.
         clips: Results of each clip.
         source_device, candidate_device: Backend and device of each model.
-        source_real_time_factor, candidate_real_time_factor: Computing time over duration, medians over the clips, with
-            the threads that `parallel.plan_threads` gives each clip: one, unless clips are long. None if the quantized
-            model failed on the first clip.
+        source_real_time_factor, candidate_real_time_factor: Computing time over duration, medians over the clips,
+            with the threads that `parallel.plan_threads` gives each clip: one, unless clips are long. None if the
+            quantized model failed on the first clip.
         speedup: Computing time of the source over that of the quantized model, median over the clips.
     """
 
