@@ -1,7 +1,8 @@
 """Checks and tests: `nox` runs everything that a change must pass, the quick sessions first.
 
 One environment holds every package that runs on a CPU; types, tests and documentation are checked there. Small
-environments of their own show that each extra brings what it needs.
+environments of their own show that each extra brings what it needs; they run while that one is made and its types are
+checked.
 """
 
 from __future__ import annotations
@@ -72,7 +73,11 @@ make_uv_like_pip()
 # uv compiles no bytecode, so the first process that imports a module compiles it for all later ones.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 OTHER_PYTHON = find_other_python()
-_built: list[Path] = []  # the wheel, once `build` has run
+WHEEL_VARIABLE = "FRCRN_ACCEL_WHEEL"  # tells the nox that runs the small sessions beside `everything`
+_built = [Path(os.environ[WHEEL_VARIABLE])] if WHEEL_VARIABLE in os.environ else []  # the wheel, once it is there
+NEEDS_BUILD = [] if _built else ["build"]
+# A few seconds each, mostly on one CPU.
+SMALL_SESSIONS = ("smoke", "alone", "cuda", "other_python")
 
 
 def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ()) -> None:
@@ -110,7 +115,7 @@ def build(session: nox.Session) -> None:
     _built[:] = DIST.resolve().glob("*.whl")
 
 
-@nox.session(requires=["build"])
+@nox.session(default=False, requires=NEEDS_BUILD)
 def smoke(session: nox.Session) -> None:
     """Install the wheel in an empty environment, and run the command and the example plug-in."""
     install(session, "ort")
@@ -119,7 +124,7 @@ def smoke(session: nox.Session) -> None:
     session.run("pytest", "-q", "-c", "pyproject.toml", "examples/plugin/tests")
 
 
-@nox.session(requires=["build"])
+@nox.session(default=False, requires=NEEDS_BUILD)
 @nox.parametrize("extra", ["none", "ort", "export", "openvino", "tensorrt-rtx"])
 def alone(session: nox.Session, extra: str) -> None:
     """Install one extra alone: its backend runs or says why not, and the other backends name what to install."""
@@ -127,7 +132,7 @@ def alone(session: nox.Session, extra: str) -> None:
     session.run("pytest", "-q", "tests/test_alone.py", f"--alone={extra}")
 
 
-@nox.session(requires=["build"])
+@nox.session(default=False, requires=NEEDS_BUILD)
 def cuda(session: nox.Session) -> None:
     """Check the errors of ONNX Runtime with CUDA on a machine without a GPU, or its conformance on one with a GPU."""
     install(session, groups=("test",))
@@ -137,7 +142,7 @@ def cuda(session: nox.Session) -> None:
     session.run("frcrn-accel", "backends")
 
 
-@nox.session(python=OTHER_PYTHON, requires=["build"])
+@nox.session(default=False, python=OTHER_PYTHON, requires=NEEDS_BUILD)
 def other_python(session: nox.Session) -> None:
     """Run the quick tests on another version of Python, the newest that is installed."""
     if OTHER_PYTHON is None:
@@ -148,13 +153,18 @@ def other_python(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 def everything(session: nox.Session) -> None:
-    """Check types, run all tests, and build the documentation, in one environment with everything for the CPU."""
-    install_everything(session)
+    """Check types, build the documentation, and run all tests, in one environment with everything for the CPU.
+
+    The small sessions run beside. The tests must reach the coverage that pyproject.toml names.
+    """
     with ThreadPoolExecutor() as beside:  # each keeps one CPU busy
+        small = beside.submit(run_small_sessions, session)
+        install_everything(session)
         docs = beside.submit(build_docs, session)
         check_types(session)
         docs.result()
-    run_tests(session)
+        small.result()
+    run_tests(session, "--cov", "--cov-report=term:skip-covered")
 
 
 @nox.session(default=False)
@@ -188,6 +198,12 @@ def tutorial(session: nox.Session) -> None:
     session.run("python", "scripts/tutorial.py", *session.posargs)
 
 
+def run_small_sessions(session: nox.Session) -> None:
+    """Run them in a nox of their own, and show what it prints when it is done."""
+    command = (sys.executable, "-m", "nox", "--sessions", *SMALL_SESSIONS)
+    print(session.run(*command, external=True, silent=True, env={WHEEL_VARIABLE: str(_built[0])}))
+
+
 def check_types(session: nox.Session) -> None:
     """Run mypy --strict; the code for TensorRT is checked against type stubs."""
     stubs = Path(session.create_tmp()).resolve() / "stubs"
@@ -208,13 +224,6 @@ def run_tests(session: nox.Session, *coverage: str) -> None:
     """Run pytest on what was asked for, or else on all tests except those of the page."""
     everything = ("--ignore=tests/test_page.py", "--ignore=tests/test_site.py", "--durations=25", *coverage)
     session.run("pytest", *PARALLEL, *(session.posargs or everything))
-
-
-@nox.session(default=False)
-def coverage(session: nox.Session) -> None:
-    """Run all tests with the coverage that they must reach; measuring it takes a tenth of their time."""
-    install_everything(session)
-    run_tests(session, "--cov", "--cov-report=term:skip-covered")
 
 
 @nox.session(default=False)

@@ -21,6 +21,7 @@ _HALF_WIDTH = 64  # of the filter, in samples of the lower rate: 4 ms at 16 kHz
 _BAND = 0.9625  # where the filter has -6 dB, as a share of half the lower rate; flat to 0.92, 90 dB down from 1.005
 _KAISER_BETA = 8.96  # 90 dB
 _FEW_PHASES = 16
+_ROWS = 256  # of windows and filters that are copied at a time: few enough for the cache
 _TABLE_PHASES = 512  # for rates with more phases, the filter is interpolated linearly: an error of -110 dB
 
 
@@ -85,15 +86,17 @@ class StreamResampler:
     def _filtered(self, held: NDArray[np.float32], positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the samples at these positions of a channel, in units of 1 / `_to` of an input sample."""
         windows = sliding_window_view(held, self._taps)
+        out = np.empty(len(positions), np.float32)
         if self._to > _FEW_PHASES:
             starts, phases = np.divmod(positions, self._to)
-            found: NDArray[np.float32] = np.einsum(
-                "nt,nt->n", windows[starts], _filters(self._from, self._to, phases)
-            )
-            return found
+            for first in range(0, len(positions), _ROWS):
+                rows = slice(first, first + _ROWS)
+                np.einsum(
+                    "nt,nt->n", windows[starts[rows]], _filters(self._from, self._to, phases[rows]), out=out[rows]
+                )
+            return out
         # The phase repeats every `_to` samples, and the windows are then `_from` apart. BLAS would need a copy of
         # them, and would wake threads that wait for each other longer than such a product takes.
-        out = np.empty(len(positions), np.float32)
         table = _table(self._from, self._to, self._to)
         for first in range(min(self._to, len(positions))):
             start, phase = divmod(int(positions[first]), self._to)
