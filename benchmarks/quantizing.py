@@ -40,7 +40,7 @@ STEPS = (
     ("frcrn_accel.quantize.reference", "Reference.output", "gate: the source"),
     ("frcrn_accel.quantize.candidate", "compare", "gate: candidates"),
     ("frcrn_accel.quantize.gate", "_Scores.add", "gate: scores"),
-    ("frcrn_accel.quantize.sensitivity", "Sensitivity._measure", "search for groups"),
+    ("frcrn_accel.quantize.quantizer", "_choose", "search for groups"),
 )
 
 

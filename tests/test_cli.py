@@ -25,7 +25,7 @@ from rich.console import Console
 
 from frcrn_accel import Denoiser, __version__, cli
 from frcrn_accel.backends import registry
-from frcrn_accel.cli.progress import preparation
+from frcrn_accel.cli.progress import preparation, progress_bar
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.doctor import (
     BackendReport,
@@ -212,6 +212,16 @@ class TestPreparation:
         self.make(tiny, Console(file=shown, width=200, force_terminal=True))
         assert "quantizing tiny with method 'dynamic'" in shown.getvalue()
         assert "dynamic: build" in shown.getvalue()
+
+    def test_a_bar_counts_only_what_has_several_units(self):
+        shown = io.StringIO()
+        with progress_bar(Console(file=shown, width=100, force_terminal=True, color_system=None)) as show:
+            for step, total in (("build", 1), ("gate", 3), ("build", 1), ("gate", 8)):
+                show(step, 0, total)
+                show(step, total, total)
+        counts = set(re.findall(r"(build|gate)\W*?(\d+/[\d?]+)", shown.getvalue()))
+        assert {("build", "0/?"), ("gate", "0/3"), ("gate", "0/8")} <= counts
+        assert {total for _, total in counts} <= {"0/?", "1/1", "0/3", "3/3", "0/8", "8/8"}
 
     def test_nothing_is_shown_for_a_file_that_exists_or_after_the_block(self, cache, tiny):
         make_variant(tiny, "dynamic", gated=False)

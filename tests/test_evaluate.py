@@ -159,6 +159,16 @@ def test_dnsmos_is_what_its_package_gives(noisy, seconds, expected):
     assert tuple(dnsmos(np.resize(noisy, int(seconds * 16_000)))) == pytest.approx(expected, abs=2e-5)
 
 
+@pytest.mark.parametrize("samples", [1_280, 64_000, 115_200])
+def test_dnsmos_of_short_audio_leaves_out_repetitions(noisy, samples, monkeypatch):
+    """It is the same number: without the onnx package, the audio is repeated to 9 s."""
+    pytest.importorskip("speechmos")
+    pytest.importorskip("onnx")
+    shorter = dnsmos(noisy[:samples])
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert dnsmos(noisy[:samples]) == shorter
+
+
 def test_openvino_runs_the_network_of_dnsmos_where_onnx_runtime_is_not_installed(noisy, monkeypatch):
     pytest.importorskip("speechmos")
     pytest.importorskip("openvino")

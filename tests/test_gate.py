@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from frcrn_accel.models import DEFAULT_MODEL, ModelFile, find_model, packaged_va
 from frcrn_accel.quality.clips import read_clips
 from frcrn_accel.quantize import CALIBRATION_AUDIO, GATE_AUDIO, GateThresholds, Source, quantize_model
 from frcrn_accel.quantize.gate import compare
+from frcrn_accel.quantize.parallel import map_parallel, plan_threads, workers
 from frcrn_accel.quantize.recordings import digest_of, model_inputs
 from frcrn_accel.quantize.reference import Reference
 from frcrn_accel.quantize.sensitivity import Sensitivity
@@ -107,6 +109,27 @@ class TestCompare:
             assert report.measures[0].note == "on a.wav: the engine returned NaN or infinity for finite audio"
             assert (report.clips, report.speedup) == ((), None)
 
+    @pytest.mark.usefixtures("no_eval")
+    def test_clips_before_the_one_that_fails_are_reported(self, tiny, short_audio):
+        _, second = model_inputs(read_clips(short_audio, 16_000), tiny.metadata)
+
+        def fails_on_the_second(audio):
+            return audio * np.float32(np.nan) if np.array_equal(audio, second) else audio
+
+        report = run(tiny, lambda: FunctionBackend(fails_on_the_second), short_audio)
+        whole = run(tiny, Identity, short_audio)
+        assert [(clip.name, clip.si_sdr_db) for clip in report.clips] == [("a.wav", whole.clips[0].si_sdr_db)]
+        assert report.measures[0].note == "on b.flac: the engine returned NaN or infinity for finite audio"
+        assert report.measures[0].value == -120
+
+    @pytest.mark.usefixtures("no_eval")
+    def test_a_clip_at_a_time_or_several_give_the_same(self, tiny, short_audio, monkeypatch):
+        found = []
+        for cpus in (1, 3):
+            monkeypatch.setattr("frcrn_accel.quantize.parallel.available_cpus", lambda cpus=cpus: cpus)
+            found.append([clip.si_sdr_db for clip in run(tiny, Identity, short_audio).clips])
+        assert found[0] == found[1]
+
     def test_pesq_and_dnsmos_against_the_source(self, packaged_source):
         """The packaged model and one that does nothing, on the packaged audio."""
         pytest.importorskip("pesq")
@@ -189,6 +212,41 @@ class TestSensitivity:
         sensitivity, _ = self.of(tiny, short_audio, {"x": 0}, NotANumber)
         (cost,) = sensitivity.all(["x"])
         assert cost.si_sdr_db == -120
+
+
+class TestParallel:
+    @pytest.mark.parametrize(
+        ("samples", "cpus", "plan"),
+        [
+            ([64_000] * 8, 2, (2, 1)),
+            ([64_000] * 8, 8, (5, 1)),  # 20 s at once
+            ([64_000], 4, (1, 4)),
+            ([960_000, 64_000], 2, (1, 2)),
+            ([], 2, (1, 2)),
+        ],
+    )
+    def test_as_many_at_once_as_fit(self, samples, cpus, plan):
+        assert plan_threads(samples, cpus) == plan
+
+    def test_what_has_not_begun_is_dropped_at_the_end(self):
+        begun, go_on = threading.Event(), threading.Event()
+
+        def work():
+            begun.set()
+            go_on.wait(10)
+
+        with workers(1) as pool:
+            first, second = pool.submit(work), pool.submit(work)
+            second.add_done_callback(lambda future: go_on.set())
+            begun.wait(10)
+        assert first.done()
+        assert second.cancelled()
+
+    def test_results_are_in_order(self):
+        reported = []
+        with workers(3) as pool:
+            assert map_parallel(lambda x: x * x, range(20), pool, reported.append) == [x * x for x in range(20)]
+        assert reported == list(range(1, 21))
 
 
 class TestThresholds:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -202,6 +203,22 @@ def test_settings_that_openvino_does_not_take_are_an_error(monkeypatch):
         module.check_settings(session.compiled, "bf16", 2)
     with pytest.raises(BackendUnavailable, match=r"this process may use 1; ask for at most 1 thread$"):
         module.check_settings(session.compiled, "f32", 2)
+
+
+@pytest.mark.skipif(available_cpus() < 2, reason="needs two CPUs")
+def test_runs_at_once_give_the_same(noisy):
+    model = find_model("frcrn-small")
+    batches = [noisy[start : start + 32_000][None] for start in (0, 16_000, 32_000)]
+    found = []
+    for runs in (1, 2):
+        backend = OpenVinoBackend("fp32")
+        backend.concurrent_runs = runs
+        session = backend.load(model, 1)
+        assert session.device == "CPU, fp32, 1 thread"
+        with ThreadPoolExecutor(runs) as pool:
+            found.append(list(pool.map(session.run, batches)))
+        session.close()
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_a_shape_it_cannot_run():

@@ -106,6 +106,8 @@ class Backend(abc.ABC):
         fixed_windows: Whether it is tuned for one window length: long signals are then cut into windows of exactly
             that length. It must still accept any length.
         batch_size: Windows per call that suit it best.
+        concurrent_runs: Calls of `Session.run` to compute at once, each with the threads that `load` is given. To be
+            set before `load`; engines that compute in the calling thread need not know.
         calibration: As given.
 
     Raises:
@@ -124,6 +126,7 @@ class Backend(abc.ABC):
     computes_batches: ClassVar[bool] = True
     fixed_windows: ClassVar[bool] = False
     batch_size: int = 1
+    concurrent_runs: int = 1
 
     def __init__(self, precision: str | None = None, calibration: str | Path | None = None) -> None:
         if calibration is not None and not self.calibrates:

@@ -111,7 +111,7 @@ class OpenVinoBackend(Backend):
             raise ModelError(f"{str(model.path)!r} is not in the form for bf16: load the file of `prepare.prepare`")
         if precision == "int8" and model.metadata.method != OPENVINO_INT8:
             raise ModelError(f"{str(model.path)!r} is not quantized: load the file of `prepare.prepare`")
-        return _OpenVinoSession(model, precision, threads)
+        return _OpenVinoSession(model, precision, threads, self.concurrent_runs)
 
     def load_step(self, model: ModelFile, threads: int, lookahead: int = LOOKAHEAD_FRAMES) -> StepSession:
         """See `Backend.load_step`."""
@@ -142,15 +142,15 @@ class _Compiled:
         device: See `Session`.
     """
 
-    def __init__(self, model: ModelFile, precision: str, threads: int) -> None:
+    def __init__(self, model: ModelFile, precision: str, threads: int, streams: int = 1) -> None:
         openvino = load_openvino()
         # Shapes stay dynamic. Compiled for one shape the network is 5 to 10 % faster, but each new shape would cost
         # as much as denoising many windows.
         hint = "f32" if precision == "fp32" or not has_bf16() else "bf16"
         options = {
             "INFERENCE_PRECISION_HINT": hint,
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": streams * threads,
+            "NUM_STREAMS": streams,
             # With pinning, the threads of several processes would all run on the first cores.
             "ENABLE_CPU_PINNING": False,
         }
@@ -160,7 +160,7 @@ class _Compiled:
                 self.compiled: Any = _compile(core, model, options)
             except Exception as error:  # a RuntimeError of several lines today, but no class is documented
                 raise ModelError(f"OpenVINO cannot load {str(model.path)!r}: {first_line(error)}") from error
-        check_settings(self.compiled, hint, threads)
+        check_settings(self.compiled, hint, streams * threads)
         self._local = threading.local()
         self.device = f"{DEVICE}, {precision}, {threads} thread{'s' if threads > 1 else ''}"
 
@@ -190,8 +190,8 @@ class _Compiled:
 
 
 class _OpenVinoSession(Session):
-    def __init__(self, model: ModelFile, precision: str, threads: int) -> None:
-        self._model = _Compiled(model, precision, threads)
+    def __init__(self, model: ModelFile, precision: str, threads: int, streams: int) -> None:
+        self._model = _Compiled(model, precision, threads, streams)
         self.device = self._model.device
 
     @property

@@ -66,13 +66,13 @@ def progress_bar(console: Console | None) -> Iterator[Progress]:
         tasks: dict[str, TaskID] = {}
 
         def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what)
-            if done == 0:
+            if done == 0 or what not in tasks:
                 for task in bars.tasks:
                     bars.update(task.id, visible=not task.finished)
-                bars.reset(tasks[what], visible=True)
-            bars.update(tasks[what], completed=done, total=None if done == 0 and total == 1 else total)
+                if what in tasks:
+                    bars.remove_task(tasks[what])
+                tasks[what] = bars.add_task(what, total=None if total == 1 else total)
+            bars.update(tasks[what], completed=done, total=total if done else None)
 
         yield show
 

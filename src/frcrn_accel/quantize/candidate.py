@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -103,9 +104,10 @@ class CandidateFactory:
         """Measure the cost of groups, with models in a temporary folder."""
         assert self.reference is not None
         with tempfile.TemporaryDirectory(prefix="frcrn-accel-") as folder:
-            path = Path(folder) / f"{self.metadata.name}.onnx"
+            paths = itertools.cycle(Path(folder) / f"{self.metadata.name}-{number}.onnx" for number in (0, 1))
 
             def build_only(quantized: Sequence[str]) -> ModelFile:
+                path = next(paths)
                 self._write(path, self.metadata, set(self._groups) - set(quantized))
                 return ModelFile.open(path)
 

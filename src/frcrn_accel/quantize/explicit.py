@@ -10,6 +10,7 @@ All ranges are symmetric. An input of activations has a single range; weights ha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ from frcrn_accel.graph.direct import DirectNetwork
 from frcrn_accel.graph.writer import GraphWriter
 from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.quantize.compact import MAX_INT8
+from frcrn_accel.quantize.parallel import map_parallel, plan_threads, workers
 
 __all__ = [
     "Histogram",
@@ -122,22 +124,26 @@ def measure_inputs(
     model = probe.build("calibration", "", {})
     del model.graph.output[0]  # the engine then skips what only the denoised signal needs
     model.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in probe.inputs.values())
+    pieces = [piece for clip in clips for piece in _pieces(clip)]
+    if not any(piece.any() for piece in pieces):
+        raise QuantizeError("the calibration audio is silent")
+    plan = plan_threads([piece.shape[1] for piece in pieces], threads)
     try:
-        session = cpu_session(model.SerializeToString(), threads)
+        session = cpu_session(model.SerializeToString(), plan.each)
     except ImportError as error:
         raise MissingExtraError("Measuring the ranges of activations", "quantize", error) from error
     found: dict[str, Histogram] = {}
-    silent = True
-    pieces = [piece for clip in clips for piece in _pieces(clip)]
-    for done, piece in enumerate(pieces):
-        progress("measure ranges", done, len(pieces))
-        silent &= not piece.any()
+    lock = Lock()
+
+    def count(piece: NDArray[np.float32]) -> None:
         tensors = session.run(list(probe.inputs.values()), {"audio": piece})
-        for layer, tensor in zip(probe.inputs, tensors, strict=True):
-            found.setdefault(layer, Histogram(tensor.shape[1])).add(tensor)
-    progress("measure ranges", len(pieces), len(pieces))
-    if silent:
-        raise QuantizeError("the calibration audio is silent")
+        with lock:
+            for layer, tensor in zip(probe.inputs, tensors, strict=True):
+                found.setdefault(layer, Histogram(tensor.shape[1])).add(tensor)
+
+    progress("measure ranges", 0, len(pieces))
+    with workers(plan.clips) as pool:
+        map_parallel(count, pieces, pool, lambda done: progress("measure ranges", done, len(pieces)))
     return found
 
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from frcrn_accel.backends import Backend
-from frcrn_accel.cpu import available_cpus
+from frcrn_accel.backends import Backend, Session
 from frcrn_accel.errors import EngineError, QuantizeError
-from frcrn_accel.models import ModelFile, loaded_once
+from frcrn_accel.models import ModelFile
 from frcrn_accel.progress import Progress
 from frcrn_accel.quality import MAX_AGREEMENT_DB, agreement_db
-from frcrn_accel.quantize.parallel import map_parallel
+from frcrn_accel.quality.clips import Clip
+from frcrn_accel.quantize.parallel import map_parallel, workers
 from frcrn_accel.quantize.reference import (
     DNSMOS,
     PESQ,
     Output,
     Reference,
     denoise_timed,
-    load_session,
+    load_parallel,
     rate,
     warm_up,
 )
@@ -117,9 +118,9 @@ class GateReport:
         measures: The metrics with their limits.
         clips: Results of each clip.
         source_device, candidate_device: Backend and device of each model.
-        source_real_time_factor, candidate_real_time_factor: Computing time over duration, medians over the clips. The
-            first candidate takes turns with the source; later ones are compared with the times from that run. None if
-            the quantized model failed on the first clip.
+        source_real_time_factor, candidate_real_time_factor: Computing time over duration, medians over the clips,
+            with the threads that `parallel.plan_threads` gives each clip: one, unless clips are long. None if the
+            quantized model failed on the first clip.
         speedup: Computing time of the source over that of the quantized model, median over the clips.
     """
 
@@ -161,33 +162,41 @@ def compare(
         ModelError: The backend cannot load the quantized model.
         EngineError: The source failed. (A failure of the quantized model is part of the report.)
     """
-    engine = backend()
-    with loaded_once():
-        session = load_session(engine, candidate, available_cpus())
     clips = reference.clips
-    outputs: list[Output] = []
-    failure = ""
-    try:
+    numbers = range(len(clips))
+    with workers(reference.threads.clips) as pool:
         progress("gate", 0, len(clips))
-        for done, clip in enumerate(clips):
-            reference.output(done)
-            try:
-                if done == 0:
-                    warm_up(clip, session, candidate)
-                outputs.append(denoise_timed(clip, session, candidate))
-            except EngineError as error:
-                failure = f"on {clip.name}: {error}"
-                break
-            progress("gate", done + 1, len(clips))
-    finally:
-        candidate_device = f"{engine.name}: {session.device}"
-        session.close()
-    agreements = [agreement_db(reference.output(number)[0], output) for number, (output, _) in enumerate(outputs)]
-    scores = _Scores(reference, outputs, progress)
-    for metric in (PESQ, DNSMOS):
-        measures = _measures(agreements, scores, thresholds, failure)
-        if complete or all(measure.passed is not False for measure in measures):
-            scores.add(metric)
+        sources = [pool.submit(reference.output, number) for number in numbers]
+        engine = backend()
+        session = load_parallel(engine, candidate, reference.threads)  # while the source runs
+        runs = [pool.submit(_run, session, candidate, clip, warm=clip is clips[0]) for clip in clips]
+        try:
+            # No candidate gets into place without these, so they are computed while this one is judged.
+            for metric in (PESQ, DNSMOS):
+                for number in numbers:
+                    pool.submit(reference.score, metric, number)
+            outputs: list[Output] = []
+            failure = ""
+            for source, run in zip(sources, runs, strict=True):
+                source.result()
+                outcome = run.result()
+                if isinstance(outcome, EngineError):
+                    failure = f"on {clips[len(outputs)].name}: {outcome}"
+                    break
+                outputs.append(outcome)
+                progress("gate", len(outputs), len(clips))
+        finally:
+            for run in runs:
+                run.cancel()
+            wait(runs)
+            candidate_device = f"{engine.name}: {session.device}"
+            session.close()
+        agreements = [agreement_db(reference.output(number)[0], output) for number, (output, _) in enumerate(outputs)]
+        scores = _Scores(reference, outputs, progress)
+        for metric in (PESQ, DNSMOS):
+            measures = _measures(agreements, scores, thresholds, failure)
+            if complete or all(measure.passed is not False for measure in measures):
+                scores.add(metric, pool)
     results = [
         ClipResult(
             name=clip.name,
@@ -213,6 +222,23 @@ def compare(
     )
 
 
+def _run(session: Session, candidate: ModelFile, clip: Clip, *, warm: bool) -> Output | EngineError:
+    """Return the output of the quantized model for a clip, or its failure.
+
+    Args:
+        session: The loaded model.
+        candidate: The model.
+        clip: The clip.
+        warm: Whether to run a second of the clip first.
+    """
+    try:
+        if warm:
+            warm_up(clip, session, candidate)
+        return denoise_timed(clip, session, candidate)
+    except EngineError as error:
+        return error
+
+
 class _Scores:
     """Scores of both models on the clips that the quantized model denoised."""
 
@@ -222,7 +248,7 @@ class _Scores:
         self._progress = progress
         self._pairs: dict[str, list[tuple[float, float] | None]] = {}
 
-    def add(self, metric: str) -> None:
+    def add(self, metric: str, pool: ThreadPoolExecutor) -> None:
         """Score all clips, several at once."""
         total = len(self._outputs)
         if metric == PESQ and all(clip.clean is None for clip in self._reference.clips):
@@ -233,10 +259,7 @@ class _Scores:
             if metric not in self._reference.scorer.notes:  # a skipped metric takes no time
                 self._progress("score", done, total)
 
-        numbers = range(total)
-        self._pairs[metric] = map_parallel(
-            lambda number: self._pair(metric, number), numbers, available_cpus(), report
-        )
+        self._pairs[metric] = map_parallel(lambda number: self._pair(metric, number), range(total), pool, report)
 
     def of(self, metric: str, number: int) -> tuple[float | None, float | None]:
         """Return the scores of the source and of the quantized model for a clip; None for both if one has none."""

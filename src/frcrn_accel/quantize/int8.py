@@ -56,7 +56,8 @@ def prepare_static(weights: Weights, audio: Sequence[NDArray[np.float32]], progr
         progress: See `measure_ranges`.
     """
     inside = _inside_blocks(weights, progress)
-    return _builder(Ranges(inside, measure_ranges(weights, (clip[0] for clip in audio), progress).inputs))
+    measured = measure_ranges(weights, (clip[0] for clip in audio), progress, inside=False)
+    return _builder(Ranges(inside, measured.inputs))
 
 
 _last_inside: tuple[str, Mapping[str, FsmnRanges]] = ("", {})  # of one model: both methods need them
@@ -70,7 +71,7 @@ def _inside_blocks(weights: Weights, progress: Progress) -> Mapping[str, FsmnRan
         digest.update(key.encode())
         digest.update(value.tobytes())
     if _last_inside[0] != digest.hexdigest():
-        _last_inside = digest.hexdigest(), measure_ranges(weights, synthetic_clips(), progress).fsmn
+        _last_inside = digest.hexdigest(), measure_ranges(weights, synthetic_clips(), progress, inputs=False).fsmn
     else:
         progress("measure ranges", 1, 1)
     return _last_inside[1]

@@ -231,13 +231,15 @@ class IntegerNetwork(ChannelsLastNetwork):
         known = self.ranges.inputs.get(name, ())
         peaks = []
         for i, source in enumerate(sources):
-            self.observe_input(name, source)
             if known and source.scale:
                 peaks.append(g.op("Mul", source.scale, g.constant(known[i])))
             else:
+                found = []
                 for part in source.parts:
-                    peaks.append(g.op("ReduceMax", part, axes=[0, 2, 3], keepdims=0))
-                    peaks.append(g.op("Neg", g.op("ReduceMin", part, axes=[0, 2, 3], keepdims=0)))
+                    found.append(g.op("ReduceMax", part, axes=[0, 2, 3], keepdims=0))
+                    found.append(g.op("Neg", g.op("ReduceMin", part, axes=[0, 2, 3], keepdims=0)))
+                self.observe_input(name, source, found)
+                peaks += found
         peak = g.op("Max", *peaks, g.constant(SMALLEST_PEAK))
         if layout.times == 1:
             scales = g.op("Mul", peak, g.constant(1 / LEVELS))
@@ -417,13 +419,15 @@ class IntegerNetwork(ChannelsLastNetwork):
         x = self.of_both(x, lambda part: g.op("Div", part, scale))
         results = []
         for to in (0, 1):
-            memories, filters = [], []
+            memories: list[Pair] = []
+            filtered: list[Pair] = []
             for source in (0, 1):
                 net = int(to != source)
                 key = f"{name}.fsmn_{('re', 'im')[net]}_L{layer}"
                 bias = g.op("Div", g.weight(f"{key}.linear.bias"), scale)
                 linear = g.op("Transpose", g.weight(f"{key}.linear.weight"), perm=[1, 0])
                 hidden = g.op("Relu", g.op("Add", g.op("MatMul", x[source], linear), bias))
+                self.observe(name, f"hidden/{net}", hidden)
                 project = g.op("Transpose", g.weight(f"{key}.project.weight"), perm=[1, 0])
                 memory = g.op("MatMul", hidden, g.op("Neg", project) if (to, source) == (0, 1) else project)
                 past = FSMN_ORDER - 1
@@ -433,28 +437,25 @@ class IntegerNetwork(ChannelsLastNetwork):
                     filter_input = self.time.with_last(memory, past, (1, TIME, encoder_bins()[-1], c))
                 else:
                     taps, pads = g.op("Transpose", taps, perm=[0, 1, 3, 2]), [0, past, 0, 0]
-                y = g.op("Conv", g.op("Transpose", filter_input, perm=[0, 3, 1, 2]), taps, group=c, pads=pads)
-                memories.append(memory)
-                filters.append(self.channels_last(y))
-                self.observe(name, f"hidden/{net}", hidden)
-                self.observe(name, "memory", memory)
-                self.observe(name, "filtered", filters[-1])
-            sums = [g.op("Add", *memories), g.op("Add", *filters)]
-            total = g.op("Add", *sums)
-            self.observe(name, "memories", sums[0])
-            self.observe(name, "filtered_sum", sums[1])
-            self.observe(name, "total", total)
+                filter_input = g.op("Transpose", filter_input, perm=[0, 3, 1, 2])
+                y = g.op("Conv", filter_input, taps, group=c, pads=pads)
+                memories.append((memory, filter_input))
+                filtered.append((self.channels_last(y), y))
+            total = self.total_memory(name, memories, filtered)
             results.append(g.op("Mul", total, scale))
         return results[0], results[1]
 
+    def total_memory(self, name: str, memories: Sequence[Pair], filtered: Sequence[Pair]) -> str:
+        """Add up the memories and the filtered memories of one part, each given with channels last and first."""
+        g = self.graph
+        sums = [g.op("Add", *[last for last, _ in tensors]) for tensors in (memories, filtered)]
+        return g.op("Add", *sums)
+
     def observe(self, name: str, what: str, tensor: str) -> None:
-        """Do nothing. A subclass receives each tensor that `FsmnRanges` describes, relative to the scale.
+        """Do nothing. A subclass receives the hidden activations of each block in float, relative to the scale."""
 
-        Called only for blocks in float.
-        """
-
-    def observe_input(self, name: str, source: Activation) -> None:
-        """Do nothing. A subclass receives each source of a convolution in integers."""
+    def observe_input(self, name: str, source: Activation, peaks: Sequence[str]) -> None:
+        """Do nothing. A subclass receives each source of a convolution in integers, and the peaks of its parts."""
 
     # Helpers.
 

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from frcrn_accel._version import __version__
 from frcrn_accel.backends.ort import cpu_session
 from frcrn_accel.errors import MissingExtraError
+from frcrn_accel.graph.common import Pair
 from frcrn_accel.network.checkpoint import Weights
 from frcrn_accel.network.topology import required_config
 from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.quantize.channels_last import Activation
 from frcrn_accel.quantize.integer import IntegerNetwork, group_names
-from frcrn_accel.quantize.parallel import map_parallel, plan_threads
+from frcrn_accel.quantize.parallel import map_parallel, plan_threads, workers
 from frcrn_accel.quantize.ranges import FsmnRanges, Ranges
 
 __all__ = ["measure_ranges"]
@@ -28,7 +29,12 @@ _LEAST_SHARE = 1e-3  # the range of a silent channel, as a share of the loudest 
 
 
 def measure_ranges(
-    weights: Weights, clips: Iterable[NDArray[np.float32]], progress: Progress = no_progress
+    weights: Weights,
+    clips: Iterable[NDArray[np.float32]],
+    progress: Progress = no_progress,
+    *,
+    inside: bool = True,
+    inputs: bool = True,
 ) -> Ranges:
     """Run the network on clips and measure ranges relative to the peaks of frames.
 
@@ -36,21 +42,23 @@ def measure_ranges(
         weights: As `models.read_weights` returns them.
         clips: `(samples,)` each, at the model's rate and level; read once.
         progress: Called after each clip, as "measure ranges".
+        inside: Whether to measure the ranges inside FSMN blocks.
+        inputs: Whether to measure the ranges at the inputs of convolutions.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
     """
-    peaks = _observed(_Observer(weights), list(clips), progress)
+    peaks = _observed(_Observer(weights, inside=inside, inputs=inputs), list(clips), progress)
     blocks: dict[str, dict[str, NDArray[np.float32]]] = defaultdict(dict)
-    inputs: dict[str, list[float]] = defaultdict(list)
+    shares: dict[str, list[float]] = defaultdict(list)
     for (name, what), values in peaks.items():
         if what.startswith("input"):
-            inputs[name].append(float(np.percentile(values, INPUT_PERCENTILE)))
+            shares[name].append(float(np.percentile(values, INPUT_PERCENTILE)))
         else:
             blocks[name][what] = values.max(axis=0)
     return Ranges(
         {name: _fsmn_ranges(found) for name, found in blocks.items()},
-        {name: tuple(found) for name, found in inputs.items()},
+        {name: tuple(found) for name, found in shares.items()},
     )
 
 
@@ -71,28 +79,57 @@ def _widened(peaks: NDArray[np.float32]) -> NDArray[np.float32]:
 class _Observer(IntegerNetwork):
     """The network with its FSMN blocks in float, and with the peaks of observed tensors as further outputs.
 
+    Reductions along the last axes are the fastest, so the sums of an FSMN block are computed with channels first, as
+    its filters are anyway.
+
+    Args:
+        weights: See `IntegerNetwork`.
+        inside: Whether to observe FSMN blocks.
+        inputs: Whether to observe the inputs of convolutions.
+
     Attributes:
         seen: For each further output, the name of the layer and of the tensor.
     """
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, *, inside: bool, inputs: bool) -> None:
         blocks = frozenset(name for name in group_names(required_config(weights)) if "fsmn" in name)
         super().__init__(weights, Ranges({}), blocks)
+        self._inside = inside
+        self._inputs = inputs
         self.seen: dict[str, tuple[str, str]] = {}
 
     def observe(self, name: str, what: str, tensor: str) -> None:
-        g = self.graph
-        if name in self.keep_float:
-            self.seen[g.op("ReduceMax", g.op("Abs", tensor), axes=[0, 2], keepdims=0)] = (name, what)
+        if self._observes(name):  # after ReLU
+            self.seen[self.graph.op("ReduceMax", tensor, axes=[0, 2], keepdims=0)] = (name, what)
 
-    def observe_input(self, name: str, source: Activation) -> None:
+    def total_memory(self, name: str, memories: Sequence[Pair], filtered: Sequence[Pair]) -> str:
+        if not self._observes(name):
+            return super().total_memory(name, memories, filtered)
         g = self.graph
-        if source.scale:
+        sums = [g.op("Add", *[first for _, first in tensors]) for tensors in (memories, filtered)]
+        total = g.op("Add", *sums)
+        for what, tensors in (
+            ("memory", [first for _, first in memories]),
+            ("filtered", [first for _, first in filtered]),
+            ("memories", sums[:1]),
+            ("filtered_sum", sums[1:]),
+            ("total", [total]),
+        ):
+            for tensor in tensors:
+                high = g.op("ReduceMax", tensor, axes=[2, 3], keepdims=0)
+                low = g.op("ReduceMin", tensor, axes=[2, 3], keepdims=0)
+                self.seen[g.op("Max", high, g.op("Neg", low))] = (name, what)
+        return self.channels_last(total)
+
+    def observe_input(self, name: str, source: Activation, peaks: Sequence[str]) -> None:
+        g = self.graph
+        if self._inputs and source.scale:
             number = sum(seen == name for seen, _ in self.seen.values())
-            highs = [g.op("ReduceMax", g.op("Abs", part), axes=[0, 2], keepdims=0) for part in source.parts]
-            peaks = g.op("ReduceMax", g.op("Concat", *highs, axis=1), axes=[1], keepdims=1)
-            relative = g.op("Div", peaks, g.op("Unsqueeze", source.scale, g.ints(1)))
+            relative = g.op("Unsqueeze", g.op("Div", g.op("Max", *peaks), source.scale), g.ints(1))
             self.seen[relative] = (name, f"input/{number}")
+
+    def _observes(self, name: str) -> bool:
+        return self._inside and name in self.keep_float
 
 
 def _observed(
@@ -120,7 +157,8 @@ def _observed(
         return session.run(list(observer.seen), {"audio": clip[None]})  # type: ignore[no-any-return]
 
     progress("measure ranges", 0, len(clips))
-    found = map_parallel(run, clips, threads.clips, lambda done: progress("measure ranges", done, len(clips)))
+    with workers(threads.clips) as pool:
+        found = map_parallel(run, clips, pool, lambda done: progress("measure ranges", done, len(clips)))
     peaks: dict[tuple[str, str], list[NDArray[np.float32]]] = defaultdict(list)
     for values in found:
         for seen, value in zip(observer.seen.values(), values, strict=True):  # both parts have the same names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,13 +13,13 @@ from numpy.typing import NDArray
 
 from frcrn_accel.backends import Backend, Session
 from frcrn_accel.backends.ort import OrtBackend
-from frcrn_accel.cpu import available_cpus
-from frcrn_accel.models import ModelFile
+from frcrn_accel.models import ModelFile, loaded_once
 from frcrn_accel.quality import Scorer, dnsmos, pesq_wb
 from frcrn_accel.quality.clips import Clip
+from frcrn_accel.quantize.parallel import Threads, plan_threads
 from frcrn_accel.quantize.recordings import denoise_clip
 
-__all__ = ["DNSMOS", "PESQ", "Output", "Reference", "denoise_timed", "load_session", "rate", "warm_up"]
+__all__ = ["DNSMOS", "PESQ", "Output", "Reference", "denoise_timed", "load_parallel", "rate", "warm_up"]
 
 PESQ = "PESQ-WB"
 DNSMOS = "DNSMOS OVRL"
@@ -30,7 +31,7 @@ _WARM_UP_S = 1.0
 
 
 class Reference:
-    """The outputs and scores of the source. Each is computed once, when it is first needed.
+    """The outputs and scores of the source. Each is computed once, when it is first needed, by any thread.
 
     All candidates are compared with the same reference.
 
@@ -40,6 +41,7 @@ class Reference:
 
     Attributes:
         scorer: Notes which metrics are not installed.
+        threads: How many clips to run at once.
         device: Backend and device; "" before the first output.
     """
 
@@ -47,8 +49,11 @@ class Reference:
         self.model = model
         self.clips = clips
         self.scorer = Scorer()
+        self.threads = plan_threads([len(clip.noisy) for clip in clips])
         self.device = ""
         self._session: Session | None = None
+        self._session_lock = threading.Lock()
+        self._locks = [threading.RLock() for _ in clips]
         self._outputs: dict[int, Output] = {}
         self._scores: dict[tuple[str, int], float | None] = {}
 
@@ -59,23 +64,30 @@ class Reference:
             BackendUnavailable: ONNX Runtime is not installed.
             EngineError: The engine failed, or its output is not finite.
         """
-        if number not in self._outputs:
-            if self._session is None:
-                self._session = load_session(OrtBackend(), self.model, available_cpus())
-                self.device = f"{OrtBackend.name}: {self._session.device}"
-                warm_up(self.clips[0], self._session, self.model)
-            self._outputs[number] = denoise_timed(self.clips[number], self._session, self.model)
-            if len(self._outputs) == len(self.clips):
-                self._session.close()
-                self._session = None
+        with self._locks[number]:
+            if number not in self._outputs:
+                self._outputs[number] = denoise_timed(self.clips[number], self._loaded(), self.model)
+                with self._session_lock:
+                    if len(self._outputs) == len(self.clips) and self._session is not None:
+                        self._session.close()
+                        self._session = None
         return self._outputs[number]
 
     def score(self, metric: str, number: int) -> float | None:
         """Return the score of the output for a clip; None if it has none, see `Scorer`."""
-        if (metric, number) not in self._scores:
-            output, _ = self.output(number)
-            self._scores[metric, number] = rate(metric, self.clips[number], output, self.scorer)
+        with self._locks[number]:
+            if (metric, number) not in self._scores:
+                output, _ = self.output(number)
+                self._scores[metric, number] = rate(metric, self.clips[number], output, self.scorer)
         return self._scores[metric, number]
+
+    def _loaded(self) -> Session:
+        with self._session_lock:
+            if self._session is None:
+                self._session = load_session(OrtBackend(), self.model, self.threads.each)
+                self.device = f"{OrtBackend.name}: {self._session.device}"
+                warm_up(self.clips[0], self._session, self.model)
+            return self._session
 
 
 def rate(metric: str, clip: Clip, output: NDArray[np.float32], scorer: Scorer) -> float | None:
@@ -89,6 +101,13 @@ def load_session(backend: Backend, model: ModelFile, threads: int) -> Session:
     """Load a model, after checking that the backend can run here."""
     backend.check()
     return backend.load(model, threads)
+
+
+def load_parallel(engine: Backend, candidate: ModelFile, threads: Threads) -> Session:
+    """Load a candidate to run several clips at once. What the engine compiles is not cached: it is not used again."""
+    engine.concurrent_runs = threads.clips
+    with loaded_once():
+        return load_session(engine, candidate, threads.each)
 
 
 def warm_up(clip: Clip, session: Session, model: ModelFile) -> None:

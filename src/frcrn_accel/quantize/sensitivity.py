@@ -5,18 +5,19 @@ from __future__ import annotations
 import heapq
 import itertools
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from frcrn_accel.backends import Backend
 from frcrn_accel.errors import EngineError
-from frcrn_accel.models import ModelFile, loaded_once
+from frcrn_accel.models import ModelFile
 from frcrn_accel.progress import Progress
 from frcrn_accel.quality import MAX_AGREEMENT_DB, agreement_db
 from frcrn_accel.quantize.gate import GateReport
-from frcrn_accel.quantize.parallel import map_parallel, plan_threads
+from frcrn_accel.quantize.parallel import plan_threads, workers
 from frcrn_accel.quantize.recordings import denoise_clip, sample_numbers
-from frcrn_accel.quantize.reference import Reference, load_session
+from frcrn_accel.quantize.reference import Reference, load_parallel
 
 __all__ = ["GroupCost", "Sensitivity"]
 
@@ -42,7 +43,7 @@ class Sensitivity:
 
     Args:
         reference: The source and the clips. A few clips, spread over the list, are used: about 8 s.
-        build_only: Returns the model with only these groups quantized, valid until the next call.
+        build_only: Returns the model with only these groups quantized, valid until the next call but one.
         backend: Returns the backend that these models run on.
         progress: Called as "sensitivity" for each group, and for the search of the worst.
     """
@@ -59,15 +60,17 @@ class Sensitivity:
         self._backend = backend
         self._progress = progress
         self._numbers = sample_numbers(reference.clips, _AUDIO_S)
-        self._known: dict[str, float] = {}
+        self._threads = plan_threads([len(reference.clips[number].noisy) for number in self._numbers])
+        self._known: dict[tuple[str, ...], float] = {}
 
     def all(self, groups: Sequence[str]) -> tuple[GroupCost, ...]:
         """Measure each group alone; return the costs, the highest first."""
-        for done, group in enumerate(groups):
-            self._progress("sensitivity", done, len(groups))
-            self._alone(group)
-        self._progress("sensitivity", len(groups), len(groups))
-        return tuple(sorted((self._alone(group) for group in groups), key=lambda cost: cost.si_sdr_db))
+        self._progress("sensitivity", 0, len(groups))
+        costs = []
+        for group, si_sdr_db in zip(groups, self._measured((group,) for group in groups), strict=True):
+            costs.append(GroupCost(group, si_sdr_db))
+            self._progress("sensitivity", len(costs), len(groups))
+        return tuple(sorted(costs, key=lambda cost: cost.si_sdr_db))
 
     def of(self, gate: GateReport | None) -> float:
         """Return the cost of all groups that a candidate quantizes, as the gate measured it, dB."""
@@ -94,33 +97,48 @@ class Sensitivity:
             _, _, worst = heapq.heappop(sets)
             if len(worst) == 1:
                 self._progress(_SEARCH, 1, 1)
-                yield self._alone(worst[0])
+                (alone_db,) = self._measured([worst])
+                yield GroupCost(worst[0], alone_db)
                 self._progress(_SEARCH, 0, 1)
                 continue
-            for half in (worst[: len(worst) // 2], worst[len(worst) // 2 :]):
-                cost_db = self._alone(half[0]).si_sdr_db if len(half) == 1 else self._measure(half)
+            halves = worst[: len(worst) // 2], worst[len(worst) // 2 :]
+            for half, cost_db in zip(halves, self._measured(halves), strict=True):
                 heapq.heappush(sets, (cost_db, next(order), half))
         self._progress(_SEARCH, 1, 1)
 
-    def _alone(self, group: str) -> GroupCost:
-        if group not in self._known:
-            self._known[group] = self._measure([group])
-        return GroupCost(group, self._known[group])
+    def _measured(self, sets: Iterable[tuple[str, ...]]) -> Iterator[float]:
+        """Yield the mean SI-SDR with only the groups of a set quantized, dB, for each set.
 
-    def _measure(self, groups: Sequence[str]) -> float:
-        """Return the mean SI-SDR with only these groups quantized, dB."""
-        clips = [self._reference.clips[number] for number in self._numbers]
-        threads = plan_threads([len(clip.noisy) for clip in clips])
-        expected = [self._reference.output(number)[0] for number in self._numbers]
+        Each model is built and loaded while the one before runs.
+        """
+        with workers(self._threads.clips) as pool:
+            before: Callable[[], float] | None = None
+            for groups in sets:
+                begun = self._begin(groups, pool)
+                if before is not None:
+                    yield before()
+                before = begun
+            if before is not None:
+                yield before()
+
+    def _begin(self, groups: tuple[str, ...], pool: ThreadPoolExecutor) -> Callable[[], float]:
+        """Start to measure a set, unless it has been; return the function that waits for the result."""
+        if groups in self._known:
+            return lambda: self._known[groups]
         candidate = self._build_only(groups)
-        with loaded_once():
-            session = load_session(self._backend(), candidate, threads.each)
-        try:
-            found = map_parallel(
-                lambda clip: denoise_clip(clip, session, candidate.metadata), clips, threads.clips, lambda done: None
-            )
-        except EngineError:
-            return -MAX_AGREEMENT_DB
-        finally:
+        session = load_parallel(self._backend(), candidate, self._threads)
+        clips = [self._reference.clips[number] for number in self._numbers]
+        runs = [pool.submit(denoise_clip, clip, session, candidate.metadata) for clip in clips]
+
+        def finish() -> float:
+            expected = [self._reference.output(number)[0] for number in self._numbers]
+            try:
+                found = [run.result() for run in runs]
+                self._known[groups] = statistics.fmean(map(agreement_db, expected, found))
+            except EngineError:
+                self._known[groups] = -MAX_AGREEMENT_DB
+            wait(runs)
             session.close()
-        return statistics.fmean(map(agreement_db, expected, found))
+            return self._known[groups]
+
+        return finish
