@@ -42,8 +42,9 @@ QUICK_TESTS = [
     f"tests/test_{name}.py"
     for name in ("audio", "windows", "pipeline", "package", "models", "backends", "plugins", "denoiser", "batching")
 ]
-# Most tests keep one CPU busy. A file stays in one process, so that what its tests share is made once.
-PARALLEL = ("--numprocesses=2", "--dist=loadfile")
+# Most tests keep one CPU busy, and some wait: four processes keep two CPUs busy. A file stays in one process, so that
+# what its tests share is made once.
+PARALLEL = ("--numprocesses=4", "--dist=loadfile")
 DIST = Path(".nox", "dist")
 
 
