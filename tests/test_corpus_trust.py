@@ -18,7 +18,7 @@ from frcrn_accel import CorpusError
 from frcrn_accel.cli.output import printable
 from frcrn_accel.corpus import CorpusJob, CorpusReport, Shard, denoise_corpus
 from frcrn_accel.corpus.journal import Journal, part_name
-from frcrn_accel.corpus.plan import in_tars, one_by_one, read_inputs
+from frcrn_accel.corpus.plan import Recording, Task, in_tars, one_by_one, read_inputs
 from frcrn_accel.corpus.storage import key_of
 from frcrn_accel.corpus.work import Work, Worker
 from frcrn_accel.denoiser import DenoiserOptions
@@ -132,6 +132,15 @@ class TestBadNames:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(source.read_bytes())
         assert [recording.output for recording in read_inputs(str(folder), "out").recordings] == ["a.wav"]
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+    def test_pipes_and_devices_fail_at_once(self, tmp_path: Path) -> None:
+        """Nobody writes to the pipe, and the device never ends."""
+        os.mkfifo(tmp_path / "pipe.wav")
+        worker = Worker(Work(DenoiserOptions(backend=FunctionBackend(), threads=1), tmp_path))
+        for path in (str(tmp_path / "pipe.wav"), "/dev/zero"):
+            (entry,) = worker.do(Task("a.wav", (Recording(path, "a.wav"),))).entries
+            assert entry.error == f"{path!r} is not a regular file"
 
     @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
     def test_lists_end_lines_only_where_files_do(self, tmp_path: Path, character: str) -> None:

@@ -25,7 +25,7 @@ from frcrn_accel.corpus.plan import Recording, Task
 from frcrn_accel.corpus.storage import fetch, local_path, put
 from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.digest import sha256_of
-from frcrn_accel.errors import CorpusError, FrcrnAccelError, one_line
+from frcrn_accel.errors import AudioError, CorpusError, FrcrnAccelError, one_line
 from frcrn_accel.files import FILM_SUFFIXES, AudioFile, Sound, create_audio, is_film, open_audio, write_film
 from frcrn_accel.notices import collected_notices
 
@@ -144,6 +144,8 @@ class Worker:
         self._note_progress()
         try:
             fetch(recording.source, source, self._note_progress)
+            if source.exists() and not source.is_file():  # a pipe or a device may never end
+                raise AudioError(f"{str(source)!r} is not a regular file")
             with collected_notices() as notices:
                 entry = self._make(recording, source, target)
             found = dict.fromkeys(named(text) for text in (*notices, *entry.warnings))
