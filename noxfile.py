@@ -42,9 +42,8 @@ QUICK_TESTS = [
     f"tests/test_{name}.py"
     for name in ("audio", "windows", "pipeline", "package", "models", "backends", "plugins", "denoiser", "batching")
 ]
-# Most tests keep one CPU busy, and some wait: four processes keep two CPUs busy. A file stays in one process, so that
-# what its tests share is made once.
-PARALLEL = ("--numprocesses=4", "--dist=loadfile")
+# Most tests keep one CPU busy. A file stays in one process, so that what its tests share is made once.
+PARALLEL = ("--numprocesses=2", "--dist=loadfile")
 DIST = Path(".nox", "dist")
 
 
@@ -77,8 +76,8 @@ OTHER_PYTHON = find_other_python()
 WHEEL_VARIABLE = "FRCRN_ACCEL_WHEEL"  # tells the nox that runs the small sessions beside `everything`
 _built = [Path(os.environ[WHEEL_VARIABLE])] if WHEEL_VARIABLE in os.environ else []  # the wheel, once it is there
 NEEDS_BUILD = [] if _built else ["build"]
-# A few seconds each, mostly on one CPU.
-SMALL_SESSIONS = ("smoke", "alone", "cuda", "other_python")
+# A few seconds each, mostly on one CPU. The two groups take about the same time.
+SMALL_SESSIONS = (("smoke", "cuda", "other_python"), ("alone",))
 
 
 def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ()) -> None:
@@ -159,12 +158,12 @@ def everything(session: nox.Session) -> None:
     The small sessions run beside. The tests must reach the coverage that pyproject.toml names.
     """
     with ThreadPoolExecutor() as beside:  # each keeps one CPU busy
-        small = beside.submit(run_small_sessions, session)
+        small = [beside.submit(run_small_sessions, session, names) for names in SMALL_SESSIONS]
         install_everything(session)
         docs = beside.submit(build_docs, session)
         check_types(session)
-        docs.result()
-        small.result()
+        for done in (docs, *small):
+            done.result()
     run_tests(session, "--cov", "--cov-report=term:skip-covered")
 
 
@@ -199,9 +198,9 @@ def tutorial(session: nox.Session) -> None:
     session.run("python", "scripts/tutorial.py", *session.posargs)
 
 
-def run_small_sessions(session: nox.Session) -> None:
-    """Run them in a nox of their own, and show what it prints when it is done."""
-    command = (sys.executable, "-m", "nox", "--sessions", *SMALL_SESSIONS)
+def run_small_sessions(session: nox.Session, names: tuple[str, ...]) -> None:
+    """Run sessions in a nox of their own, and show what it prints when it is done."""
+    command = (sys.executable, "-m", "nox", "--sessions", *names)
     print(session.run(*command, external=True, silent=True, env={WHEEL_VARIABLE: str(_built[0])}))
 
 
