@@ -23,6 +23,7 @@ from frcrn_accel.network.module import FRCRN  # noqa: E402
 from frcrn_accel.quality.clips import read_clips  # noqa: E402
 from frcrn_accel.quantize.recordings import CALIBRATION_AUDIO, GATE_AUDIO  # noqa: E402
 from frcrn_accel.testing import random_weights  # noqa: E402
+from frcrn_accel.train.batches import loader_errors  # noqa: E402
 from frcrn_accel.train.config import Loss, Model, Optimisation, Source, read_config  # noqa: E402
 from frcrn_accel.train.intelligibility import IntelligibilityLoss  # noqa: E402
 from frcrn_accel.train.loss import DenoisingLoss  # noqa: E402
@@ -362,6 +363,21 @@ class TestTraining:
         log.write_bytes(first + b"".join(others))
         assert train(config, training_data, tmp_path) == 6
 
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (
+                RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+                r"DataLoader worker \(pid 7\) is killed",
+            ),
+            (ConnectionResetError(104, "Connection reset by peer"), r"\[Errno 104\] Connection reset by peer"),
+            (EOFError(), "EOFError"),
+        ],
+    )
+    def test_errors_of_a_loader_that_died(self, error, reason):
+        with pytest.raises(TrainingError, match=rf"a process that makes examples died \({reason}"), loader_errors():
+            raise error
+
     def test_a_loader_that_is_killed(self, training_data, tmp_path):
         text = (training_data / "run.toml").read_text()
         (tmp_path / "run.toml").write_text(
@@ -387,7 +403,7 @@ class TestTraining:
             timeout=300,
         )
         assert found.returncode == 1
-        assert found.stderr.startswith("a process that makes examples died (DataLoader worker ")
+        assert found.stderr.startswith("a process that makes examples died (")
         assert found.stderr.endswith("run the same command to resume from the last save\n")
 
     def test_held_out_speech_that_is_silent(self, training_data, tmp_path):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from frcrn_accel.errors import TrainingError
+from frcrn_accel.errors import TrainingError, one_line
 from frcrn_accel.train.config import Mixing, TrainingConfig
 from frcrn_accel.train.mixing import Example, Mixer
 from frcrn_accel.train.sources import Corpus, draw_weight, prepare_source
@@ -90,15 +90,18 @@ def load_batches(
 
 @contextmanager
 def loader_errors() -> Iterator[None]:
-    """Turn the error about a loader that died, which can interrupt any code, into a `TrainingError`."""
+    """Turn the errors about a loader that died into a `TrainingError`.
+
+    PyTorch's can interrupt any code. If the loader was handing over a batch, its connection breaks instead.
+    """
     try:
         yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         raise TrainingError(
-            f"a process that makes examples died ({error}), often because memory ran out: free some or lower "
-            "--loaders, then run the same command to resume from the last save"
+            f"a process that makes examples died ({one_line(error)}), often because memory ran out: free some or "
+            "lower --loaders, then run the same command to resume from the last save"
         ) from error.with_traceback(None)  # its frames would keep the loaders, which report the death again and again
 
 
