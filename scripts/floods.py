@@ -59,16 +59,21 @@ def flood_connections(port: int) -> None:
             del held[:500]
 
 
+def refill(held: list[socket.socket], count: int, port: int, first: bytes = b"") -> None:
+    """Open connections until there are `count`, and send the first bytes on each."""
+    while len(held) < count:
+        with contextlib.suppress(OSError):
+            connection = socket.create_connection(("127.0.0.1", port), 1)
+            connection.sendall(first)
+            connection.setblocking(False)
+            held.append(connection)
+
+
 def flood_each(port: int, count: int, first: bytes, again: bytes) -> None:
     """Send as much as the server takes on several connections, and read nothing after the first answer."""
     held: list[socket.socket] = []
     while True:
-        while len(held) < count:
-            with contextlib.suppress(OSError):
-                connection = socket.create_connection(("127.0.0.1", port), 1)
-                connection.sendall(first)
-                connection.setblocking(False)
-                held.append(connection)
+        refill(held, count, port, first)
         for connection in list(held):
             try:
                 connection.send(again)
@@ -116,11 +121,7 @@ def flood_bodies(port: int) -> None:
     head = b"POST /v1/denoise HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
     held: list[socket.socket] = []
     while True:
-        while len(held) < 20:
-            with contextlib.suppress(OSError):
-                connection = socket.create_connection(("127.0.0.1", port), 1)
-                connection.sendall(head)
-                held.append(connection)
+        refill(held, 20, port, head)
         for connection in list(held):
             try:
                 connection.sendall(bytes(260))
@@ -134,11 +135,7 @@ def flood_requests(port: int) -> None:
     request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     held: list[socket.socket] = []
     while True:
-        while len(held) < 100:
-            with contextlib.suppress(OSError):
-                connection = socket.create_connection(("127.0.0.1", port), 1)
-                connection.setblocking(False)
-                held.append(connection)
+        refill(held, 100, port)
         for connection in list(held):
             try:
                 connection.send(20 * request)

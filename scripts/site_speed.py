@@ -17,8 +17,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -30,7 +29,7 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from browsing import open_browser
+from browsing import open_browser, served
 
 BLOCK = 4096
 WAIT_S = 180
@@ -88,20 +87,6 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: object) -> None:
         pass
-
-
-@contextmanager
-def served(folder: Path, line: Line) -> Iterator[str]:
-    """Serve a folder on loopback over a line, and give its address."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder), line=line))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def wait_until(driver: Chrome, expression: str) -> None:
@@ -179,12 +164,13 @@ def live(driver: Chrome, duration_s: float) -> str:
 
 def measure(folder: Path, line: Line, live_s: float, is_last: bool) -> dict[str, float]:
     """Visit the site twice with a new profile; print bytes, and in the last round memory and live speed, too."""
-    with tempfile.TemporaryDirectory() as place, served(folder, line) as url, open_browser(Path(place)) as driver:
-        found = {f"first visit: {step}": at for step, at in first_sound_s(driver, url).items()}
+    handler = partial(Handler, directory=str(folder), line=line)
+    with tempfile.TemporaryDirectory() as place, served(handler) as address, open_browser(Path(place)) as driver:
+        found = {f"first visit: {step}": at for step, at in first_sound_s(driver, f"{address}/").items()}
         until_sound = line.sent
         wait_until_kept(driver)
         whole = line.sent
-        found |= {f"second visit: {step}": at for step, at in first_sound_s(driver, url).items()}
+        found |= {f"second visit: {step}": at for step, at in first_sound_s(driver, f"{address}/").items()}
         print(
             f"bytes: {until_sound / 1e6:.2f} MB to the first sound, {whole / 1e6:.2f} MB with the files that are kept"
         )

@@ -427,7 +427,7 @@ class TestShares:
         assert rates.spend("a", 1) == pytest.approx(0.1)
 
     def test_rates_forgive_nothing(self) -> None:
-        """What a client may owe at most for one thing does not cancel what it owes for another."""
+        """A cap on the debt for one kind of request does not reduce an existing debt."""
         now = [0.0]
         rates = Rates(10, 1, lambda: now[0])
         assert rates.spend("a", 40) == 3
@@ -482,7 +482,7 @@ class TestDisk:
         status: int,
         detail: str,
     ) -> None:
-        """What may pass is a 507; anything else is a failure of the server, which its log has to show."""
+        """Temporary shortages are a 507; any other error is a 500, and is logged."""
         with serve(denoiser, tmp_path) as run:
             make = Path.mkdir
 

@@ -6,9 +6,7 @@ import functools
 import http.server
 import os
 import re
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +31,7 @@ from browsing import (
     microphone_noise,
     open_browser,
     place_and_gain,
+    served,
     weak_texts,
 )
 from frcrn_accel import Denoiser
@@ -61,24 +60,10 @@ def driver(tmp_path_factory) -> Iterator[Chrome]:
         yield driver
 
 
-@contextmanager
-def served(folder: str | Path) -> Iterator[str]:
-    """Serve a folder on loopback, and give its address."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 @pytest.fixture(scope="module")
 def url(driver: Chrome, tmp_path_factory) -> str:
     """Address of the site, which was loaded once, and whose server is gone."""
-    with served(SITE) as address:
+    with served(functools.partial(Handler, directory=SITE)) as address:
         page = Page(driver, tmp_path_factory.mktemp("downloads"), address)
         page.until(lambda: page.script("return navigator.serviceWorker.controller !== null"))
     return address
@@ -329,7 +314,7 @@ DOC_PAGES = [path.parent.relative_to(DOCS) for path in sorted(DOCS.rglob("index.
 
 @pytest.fixture(scope="module")
 def docs() -> Iterator[str]:
-    with served(DOCS) as address:
+    with served(functools.partial(Handler, directory=DOCS)) as address:
         yield address
 
 

@@ -147,7 +147,7 @@ class Stream:
 
     @property
     def high_band(self) -> HighBandMode:
-        """What happens to the band above the model's, as given; another choice takes another stream."""
+        """How the band above the model's is treated. To change it, open another stream."""
         return self._high_band
 
     @property
