@@ -238,7 +238,6 @@ def _choose(
     costs: list[GroupCost] = []
     rescued: list[str] = []
     most = min(max_rescued, len(groups))
-
     refused: dict[frozenset[str], Candidate] = {}
 
     def rescue(group: str) -> None:

@@ -119,7 +119,9 @@ class Sensitivity:
             return
         order = itertools.count()  # among equal errors, the first in the network's order comes first
         self._progress(_SEARCH, 0, 1)
-        error_of_others = _energy(self._measure(()))
+        # The first half is needed next: it is loaded while the model before runs.
+        others_db, *_ = self._measured(dict.fromkeys([(), tuple(groups[: len(groups) // 2])]))
+        error_of_others = _energy(others_db)
 
         def measured(groups: tuple[str, ...], si_sdr_db: float) -> _Set:
             error = max(_energy(si_sdr_db) - error_of_others, 0.0)
