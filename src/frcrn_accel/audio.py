@@ -427,8 +427,9 @@ def ceiling_of(power: NDArray[Any]) -> NDArray[Any]:
         power: Powers of consecutive frames of 20 ms, `(..., frames)`.
     """
     frames = power.shape[-1]
-    rank = frames - 1 - min(_EVENT_FRAMES, frames // 2)
-    ceiling: NDArray[Any] = np.minimum(_HEADROOM * np.partition(power, rank)[..., rank], burst_ceiling_of(power))
+    ranked = np.sort(power, axis=-1)[..., ::-1]
+    around = _HEADROOM * ranked[..., min(_EVENT_FRAMES, frames // 2)]
+    ceiling: NDArray[Any] = np.minimum(around, _below_burst(power, ranked))
     return ceiling
 
 
@@ -441,21 +442,28 @@ def burst_ceiling_of(power: NDArray[Any]) -> NDArray[Any]:
     Args:
         power: Powers of consecutive frames of 20 ms, `(..., frames)`.
     """
-    frames = power.shape[-1]
-    longest = min(_EVENT_FRAMES, frames // 2)
-    order = np.argsort(power, axis=-1)[..., ::-1]
-    ranked = np.take_along_axis(power, order, axis=-1)
+    return _below_burst(power, np.sort(power, axis=-1)[..., ::-1])
+
+
+def _below_burst(power: NDArray[Any], ranked: NDArray[Any]) -> NDArray[Any]:
+    """Return `burst_ceiling_of` powers that are also given from the loudest to the quietest."""
+    longest = min(_EVENT_FRAMES, power.shape[-1] // 2)
     none: NDArray[Any] = _NO_BURST * ranked[..., 0]
     if not longest:
         return none
-    loudest = np.sqrt(ranked[..., :longest])
-    others = np.sqrt(ranked[..., np.minimum(np.arange(longest) + 1 + _EDGE_FRAMES, frames - 1)])
-    order = order[..., :longest]
+    lengths = np.arange(1, longest + 1)
+    loudest = ranked[..., :longest]
+    others = ranked.take(lengths + _EDGE_FRAMES, axis=-1, mode="clip")
+    is_burst = loudest > _GAP * others
+    if not is_burst.any():  # saves half of the time in a stream
+        return none
+    order = np.argsort(power, axis=-1)[..., : -longest - 1 : -1]
     spans = np.maximum.accumulate(order, axis=-1) - np.minimum.accumulate(order, axis=-1)
-    is_burst = (loudest**2 > _GAP * others**2) & (spans < np.arange(longest) + 1 + _BROKEN_FRAMES)
-    last = longest - 1 - np.argmax(is_burst[..., ::-1], axis=-1)[..., None]  # the longest burst
-    between = np.take_along_axis(loudest * np.maximum(others, _TINY), last, axis=-1)[..., 0]
-    return np.where(is_burst.any(axis=-1), between, none)
+    is_burst &= spans < lengths + _BROKEN_FRAMES
+    between = np.sqrt(loudest) * np.maximum(np.sqrt(others), _TINY)
+    # The longer the burst, the lower the power between it and the rest: the least is that of the longest one.
+    lowest: NDArray[Any] = np.where(is_burst, between, none[..., None]).min(axis=-1)
+    return lowest
 
 
 def is_event_only(plain: Any, robust: Any) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.audio import CEILING_FRAMES, burst_ceiling_of, ceiling_of, gain_of, is_event_only
+from frcrn_accel.streaming.trailing import trailing
 
 __all__ = ["RunningLevel"]
 
@@ -25,25 +28,6 @@ _TINY_POWER = 1e-15
 
 
 @dataclass(frozen=True, eq=False)
-class _Channel:
-    """The level of one channel.
-
-    Attributes:
-        recent: Powers of the last hops, at most two seconds.
-        ceiling: The highest ceiling of two seconds so far, fading.
-        sums: For each ceiling on a grid the sums over the hops up to it, `(4, ceilings)`: energy, samples, and both
-            for the samples above the mean power.
-    """
-
-    recent: NDArray[np.float64]
-    ceiling: float
-    sums: NDArray[np.float64]
-
-
-_SILENT = _Channel(np.zeros(0), 0.0, np.zeros((4, len(_LINE_POWERS))))
-
-
-@dataclass(frozen=True)
 class RunningLevel:
     """The level of each channel so far, hop by hop.
 
@@ -60,16 +44,23 @@ class RunningLevel:
 
     Attributes:
         keep: Factor by which each hop reduces the previous sums.
-        channels: The state of each channel.
+        recent: Powers of the last hops, at most two seconds, `(channels, hops)`.
+        ceiling: The highest ceiling of two seconds so far, fading, `(channels,)`.
+        counted: Energy and number of samples of the hops up to each ceiling on a grid, `(2, channels, ceilings)`.
+        active: The same for their samples above the mean power.
     """
 
     keep: float
-    channels: tuple[_Channel, ...]
+    recent: NDArray[np.float64]
+    ceiling: NDArray[np.float64]
+    counted: NDArray[np.float64]
+    active: NDArray[np.float64]
 
     @classmethod
     def silent(cls, channels: int, horizon_hops: float) -> RunningLevel:
         """Return the level before the first hop."""
-        return cls(1 - 1 / horizon_hops, (_SILENT,) * channels)
+        sums = np.zeros((2, channels, len(_LINE_POWERS)))
+        return cls(1 - 1 / horizon_hops, np.zeros((channels, 0)), np.zeros(channels), sums, sums)
 
     def update(self, hops: NDArray[np.float32]) -> tuple[NDArray[np.float32], RunningLevel]:
         """Add hops to the level.
@@ -81,39 +72,74 @@ class RunningLevel:
             The gain that brings each hop to the level the model was trained at, `(channels, hops)`, and the new
             level.
         """
-        powers = np.empty(hops.shape[:2])
-        after = []
-        for row, (channel, of_channel) in enumerate(zip(self.channels, hops, strict=True)):
-            for column, hop in enumerate(of_channel):
-                powers[row, column], channel = self._updated(channel, hop)
-            after.append(channel)
-        return gain_of(np.sqrt(powers)).astype(np.float32), RunningLevel(self.keep, tuple(after))
-
-    def _updated(self, channel: _Channel, hop: NDArray[np.float32]) -> tuple[float, _Channel]:
-        """Return the power of active speech after one more hop, and the new state of its channel."""
-        squares = np.sort(np.square(hop, dtype=np.float64))
-        energies = np.concatenate([[0.0], np.cumsum(squares)])
-        samples, energy = len(hop), energies[-1]
-        power = float(energy / samples)
-        recent = np.append(channel.recent[1 - CEILING_FRAMES :], power)
-        ceiling = self.keep ** (1 / _CEILING_PACE) * channel.ceiling
-        if len(recent) == CEILING_FRAMES:
-            known = ceiling = max(ceiling, float(ceiling_of(recent)))
-        else:
-            known = float(burst_ceiling_of(recent))  # an event that is not over yet may raise it
-        first = int(np.searchsorted(_LINE_POWERS, power))  # of the lines that the hop is not above
-        sums = channel.sums.copy()
-        counted = sums[:, first:]
-        counted *= self.keep
-        counted[:2] += [[energy], [samples]]
-        mean = sums[0] / np.maximum(sums[1], 1)
-        quiet = np.searchsorted(squares, mean[first:], side="right")
-        counted[2] += energy - energies[quiet]
-        counted[3] += samples - quiet
+        channels, count, samples = hops.shape
+        squares = np.sort(np.square(hops, dtype=np.float64))
+        energies = np.zeros((channels, count, samples + 1))  # of the 0, 1, 2, ... quietest samples
+        np.cumsum(squares, axis=2, out=energies[..., 1:])
+        total = np.array([energies[..., -1], np.full((channels, count), samples)])[..., None]
+        power = total[0] / samples
+        history = np.concatenate([self.recent, power[..., 0]], axis=1)
+        is_below = power <= _LINE_POWERS
+        keep = np.where(is_below, self.keep, 1.0)
+        counted = _running_sums(self.counted, keep, is_below * total)
+        mean = counted[0] / np.maximum(counted[1], 1)
+        quiet = np.empty(counted.shape)
+        each = list(product(range(channels), range(count)))
+        for hop in each:
+            rank = squares[hop].searchsorted(mean[hop], side="right")
+            quiet[0][hop], quiet[1][hop] = energies[hop][rank], rank
+        active = _running_sums(self.active, keep, is_below * (total - quiet))
         # No sample is above the mean power in a square wave: its active energy is 0, and the mean is the level.
-        levels = np.maximum(sums[2] / np.maximum(sums[3], 1), mean)
-        onset = _ONSET_SHARE / _ONSET_LOUDEST * float(np.sum(np.sort(recent[-_ONSET_HOPS:])[-_ONSET_LOUDEST:]))
-        return max(_level_below(known, levels, onset), onset), _Channel(recent, ceiling, sums)
+        levels = np.maximum(active[0] / np.maximum(active[1], 1), mean)
+        known, ceiling = self._ceilings(history, count)
+        onsets = _onsets(history, count)
+        level = np.empty((channels, count))
+        for hop in each:
+            onset = float(onsets[hop])
+            level[hop] = max(_level_below(float(known[hop]), levels[hop], onset), onset)
+        recent = history[:, 1 - CEILING_FRAMES :]
+        after = RunningLevel(self.keep, recent, ceiling, counted[:, :, -1].copy(), active[:, :, -1].copy())
+        return gain_of(np.sqrt(level)).astype(np.float32), after
+
+    def _ceilings(self, history: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the ceiling at each of the last hops, `(channels, count)`, and the one to go on from.
+
+        Args:
+            history: Powers of hops, `(channels, hops)`: those of `recent`, and `count` new ones.
+            count: Number of new hops.
+        """
+        known = np.empty((len(history), count))
+        known_from = count  # in the first two seconds of a signal, there is only that of a burst
+        for new, powers in trailing(history, count, CEILING_FRAMES):
+            if powers.shape[2] < CEILING_FRAMES:
+                known[:, new] = burst_ceiling_of(powers)  # an event that goes on may raise it
+            else:
+                known[:, new], known_from = ceiling_of(powers), new.start
+        fading = self.keep ** (1 / _CEILING_PACE)
+        ceiling = self.ceiling
+        for hop in range(known_from, count):
+            known[:, hop] = ceiling = np.maximum(fading * ceiling, known[:, hop])
+        return known, ceiling
+
+
+def _onsets(history: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Return the level of what may have begun within the last half second, at each of the last `count` hops."""
+    onsets = np.empty((len(history), count))
+    for new, powers in trailing(history, count, _ONSET_HOPS):
+        loudest = np.sort(powers)[..., -_ONSET_LOUDEST:]
+        onsets[:, new] = _ONSET_SHARE / _ONSET_LOUDEST * loudest.sum(axis=2)
+    return onsets
+
+
+def _running_sums(
+    before: NDArray[np.float64], keep: NDArray[np.float64], added: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return `(2, channels, hops, ceilings)`: what is there before each hop times `keep`, plus what it adds."""
+    sums = np.empty_like(added)
+    for hop in range(added.shape[2]):
+        before = np.multiply(before, keep[:, hop], out=sums[:, :, hop])
+        before += added[:, :, hop]
+    return sums
 
 
 def _level_below(ceiling: float, levels: NDArray[np.float64], onset: float) -> float:
@@ -125,17 +151,21 @@ def _level_below(ceiling: float, levels: NDArray[np.float64], onset: float) -> f
         onset: The level of what may have begun within the last half second.
     """
     all_of_it = float(levels[-1])
-    position = (10 * np.log10(max(ceiling, _TINY_POWER)) - _LOWEST_DB) / _LINE_DB
-    line = int(np.clip(position, 0, _LINES - 1))
-    below = _between(float(levels[line]), float(levels[line + 1]), float(np.clip(position - line, 0, 1)))
+    position = (10 * math.log10(max(ceiling, _TINY_POWER)) - _LOWEST_DB) / _LINE_DB
+    line = min(max(int(position), 0), _LINES - 1)
+    below = _between(float(levels[line]), float(levels[line + 1]), position - line)
     if is_event_only(all_of_it, _GROWTH * max(below, onset)):
         return all_of_it
-    change_db = 10 * np.log10(max(all_of_it, _TINY_POWER) / max(below, _TINY_POWER))
-    return _between(all_of_it, below, float(np.clip((change_db - _LITTLE) / (_MUCH - _LITTLE), 0, 1)))
+    change_db = 10 * math.log10(max(all_of_it, _TINY_POWER) / max(below, _TINY_POWER))
+    return _between(all_of_it, below, (change_db - _LITTLE) / (_MUCH - _LITTLE))
 
 
 def _between(first: float, second: float, share: float) -> float:
-    """Interpolate between two powers, in dB; return the larger one if the other is zero."""
-    if min(first, second) <= 0 or share in (0, 1):
-        return second if share == 1 or (share > 0 and second > first) else first
-    return float(first ** (1 - share) * second**share)
+    """Interpolate between two powers, in dB, from a share of 0 to 1; return the larger one if the other is zero."""
+    if share <= 0:
+        return first
+    if share >= 1:
+        return second
+    if min(first, second) <= 0:
+        return max(first, second)
+    return first ** (1 - share) * second**share

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.audio import offset_matters
+from frcrn_accel.streaming.trailing import trailing
 
 __all__ = ["RunningOffset"]
 
@@ -29,20 +30,19 @@ class RunningOffset:
 
     Attributes:
         recent: Means of the last hops, of up to 1.2 s: `(channels, hops)`.
-        means: Mean of the samples of each channel, in which older hops fade.
-        powers: Mean power of the samples of each channel, with the offset.
+        averages: Mean and mean power of the samples of each channel, with the offset, in which older hops fade:
+            `(2, channels)`.
         offsets: Offset that was removed from the last sample of each channel.
     """
 
     recent: NDArray[np.float64]
-    means: NDArray[np.float64]
-    powers: NDArray[np.float64]
+    averages: NDArray[np.float64]
     offsets: NDArray[np.float64]
 
     @classmethod
     def none(cls, channels: int) -> RunningOffset:
         """Return the offset before the first hop."""
-        return cls(np.zeros((channels, 0)), np.zeros(channels), np.zeros(channels), np.zeros(channels))
+        return cls(np.zeros((channels, 0)), np.zeros((2, channels)), np.zeros(channels))
 
     def taken_out(self, audio: NDArray[np.float32]) -> tuple[NDArray[np.float32], RunningOffset]:
         """Remove the offset from hops.
@@ -53,29 +53,48 @@ class RunningOffset:
         Returns:
             The hops without the offset, and the state after them.
         """
-        samples = audio.shape[2]
+        hops, samples = audio.shape[1:]
+        own = np.array(
+            [np.add.reduce(audio, axis=2, dtype=np.float64), np.einsum("chs,chs->ch", audio, audio, dtype=np.float64)]
+        )
+        own /= samples
+        number = np.minimum(self.recent.shape[1] + np.arange(1, hops + 1), _HORIZON_HOPS)
+        averages = np.empty_like(own)
+        before = self.averages
+        for hop in range(hops):
+            averages[..., hop] = before = before + (own[..., hop] - before) / number[hop]
+        means, powers = averages
+        history = np.concatenate([self.recent[:, 1 - _RECENT_HOPS :], own[0]], axis=1)
+        medians = np.empty_like(means)
+        for new, recent in trailing(history, hops, _RECENT_HOPS):
+            medians[:, new] = np.sort(recent)[..., recent.shape[2] // 2]
+        found = np.minimum(np.maximum(means, np.minimum(medians, 0)), np.maximum(medians, 0))
+        offsets = self._offsets(found, powers - means**2, (number / _HORIZON_HOPS) ** 2)
+        after = RunningOffset(history[:, -_RECENT_HOPS:], averages[..., -1].copy(), offsets[:, -1].copy())
+        if not (self.offsets.any() or offsets.any()):
+            return audio, after
+        first = self.offsets if self.recent.size else offsets[:, 0]
+        starts = np.concatenate([first[:, None], offsets[:, :-1]], axis=1)
         fade = np.arange(1, samples + 1) / samples
-        hop_means = np.add.reduce(audio, axis=2, dtype=np.float64) / samples
-        hop_powers = np.einsum("chs,chs->ch", audio, audio, dtype=np.float64) / samples
-        out, after = audio, self
-        for hop in range(audio.shape[1]):
-            before = after
-            after = before._updated(hop_means[:, hop], hop_powers[:, hop])
-            if before.offsets.any() or after.offsets.any():
-                out = audio.copy() if out is audio else out
-                start = before.offsets if before.recent.size else after.offsets
-                faded = start[:, None] + (after.offsets - start)[:, None] * fade
-                out[:, hop] -= faded.astype(np.float32)
-        return out, after
+        faded = starts[..., None] + (offsets - starts)[..., None] * fade
+        return audio - faded.astype(np.float32), after
 
-    def _updated(self, means: NDArray[np.float64], powers: NDArray[np.float64]) -> RunningOffset:
-        """Return the offset after one more hop."""
-        recent = np.concatenate([self.recent[:, 1 - _RECENT_HOPS :], means[:, None]], axis=1)
-        hops = min(recent.shape[1], _HORIZON_HOPS)
-        means = self.means + (means - self.means) / hops
-        powers = self.powers + (powers - self.powers) / hops
-        medians = np.sort(recent, axis=1)[:, recent.shape[1] // 2]
-        found = np.where(means * medians > 0, np.sign(means) * np.minimum(np.abs(means), np.abs(medians)), 0.0)
-        evidence = (hops / _HORIZON_HOPS) ** 2 * np.where(self.offsets == 0, 1.0, _STAY)
-        matters = offset_matters(found, powers - means**2, evidence)
-        return RunningOffset(recent, means, powers, np.where(matters, found, 0.0))
+    def _offsets(
+        self, found: NDArray[np.float64], rest: NDArray[np.float64], evidence: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the offset to remove from each hop, `(channels, hops)`.
+
+        Args:
+            found: The offset up to each hop.
+            rest: The power without it.
+            evidence: How certain it is, from 0 to 1, `(hops,)`.
+        """
+        offsets = np.zeros_like(found)
+        begins = offset_matters(found, rest, evidence)
+        before = self.offsets
+        if before.any() or begins.any():
+            stays = offset_matters(found, rest, _STAY * evidence)
+            for hop in range(found.shape[1]):
+                matters = np.where(before == 0, begins[:, hop], stays[:, hop])
+                offsets[:, hop] = before = np.where(matters, found[:, hop], 0.0)
+        return offsets

@@ -1,0 +1,32 @@
+"""What came last, up to each new hop of a live signal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["trailing"]
+
+
+def trailing(history: NDArray[np.float64], count: int, longest: int) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Yield the last values up to each new one: one by one while there are fewer than `longest`, then all at once.
+
+    Args:
+        history: The values so far, `(channels, hops)`, of which the last `count` are new; contiguous.
+        count: Number of new values.
+        longest: Number of values up to each new one, itself included.
+
+    Yields:
+        Which new values, and `(channels, new values, values up to each)`, not to be written to.
+    """
+    old = history.shape[1] - count
+    short = min(max(longest - 1 - old, 0), count)
+    for new in range(short):
+        yield slice(new, new + 1), history[:, None, : old + new + 1]
+    if short < count:
+        row, value = history.strides
+        first = (old + short + 1 - longest) * value
+        shape = (len(history), count - short, longest)
+        yield slice(short, count), np.ndarray(shape, history.dtype, history, first, (row, value, value))
