@@ -39,7 +39,8 @@ STEPS = (
     ("frcrn_accel.quantize.candidate", "CandidateFactory._write", "graphs"),
     ("frcrn_accel.quantize.reference", "Reference.output", "gate: the source"),
     ("frcrn_accel.quantize.candidate", "compare", "gate: candidates"),
-    ("frcrn_accel.quantize.gate", "_Scores.add", "gate: scores"),
+    ("frcrn_accel.quantize.gate", "_Scores.add_pesq", "gate: scores"),
+    ("frcrn_accel.quantize.gate", "_Scores.add_dnsmos", "gate: scores"),
     ("frcrn_accel.quantize.quantizer", "_choose", "search for groups"),
 )
 

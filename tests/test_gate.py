@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ import soundfile
 from frcrn_accel import AudioError, BackendUnavailable, EngineError, QuantizeError
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.models import DEFAULT_MODEL, ModelFile, find_model, packaged_variant, read_weights
+from frcrn_accel.quality import Dnsmos
 from frcrn_accel.quality.clips import read_clips
 from frcrn_accel.quantize import CALIBRATION_AUDIO, GATE_AUDIO, GateThresholds, Source, quantize_model
 from frcrn_accel.quantize.gate import compare
 from frcrn_accel.quantize.parallel import map_parallel, plan_threads, workers
 from frcrn_accel.quantize.recordings import digest_of, model_inputs
-from frcrn_accel.quantize.reference import Reference
+from frcrn_accel.quantize.reference import DNSMOS, Reference
 from frcrn_accel.quantize.sensitivity import Sensitivity
 from frcrn_accel.testing import FunctionBackend
 
@@ -58,7 +60,8 @@ def quiet(what: str, done: int, total: int) -> None:
 
 def run(model, backend, folder, thresholds=None, progress=quiet):
     reference = Reference(model, read_clips(folder, 16_000))
-    return compare(reference, model, backend, thresholds or GateThresholds(), progress)
+    with workers(reference.threads.clips) as pool:
+        return compare(reference, model, backend, thresholds or GateThresholds(), pool, progress)
 
 
 class TestCompare:
@@ -135,7 +138,8 @@ class TestCompare:
         pytest.importorskip("pesq")
         pytest.importorskip("speechmos")
         reference = packaged_source.reference(GATE_AUDIO)
-        report = compare(reference, packaged_source.model, Identity, GateThresholds(), quiet)
+        with workers(reference.threads.clips) as pool:
+            report = compare(reference, packaged_source.model, Identity, GateThresholds(), pool, quiet)
         _, pesq, dnsmos = report.measures
         for measure, drop in ((pesq, -20), (dnsmos, -0.1)):
             assert measure.passed is False
@@ -145,6 +149,25 @@ class TestCompare:
         assert pesq.value == pytest.approx(100 * (pesq.candidate / pesq.source - 1))
         assert dnsmos.value == pytest.approx(dnsmos.candidate - dnsmos.source)
         assert pesq.source == pytest.approx(np.mean([clip.pesq_source for clip in report.clips]))
+
+    def test_a_refused_model_is_not_scored_but_the_source_is(self, tiny, short_audio, monkeypatch):
+        rated = []
+
+        def dnsmos(audio):
+            rated.append(audio)
+            return Dnsmos(1, 2, 3)
+
+        monkeypatch.setattr("frcrn_accel.quantize.reference.dnsmos", dnsmos)
+        reference = Reference(tiny, read_clips(short_audio, 16_000))
+        with ThreadPoolExecutor(1) as pool:  # waits for what was begun
+            report = compare(reference, tiny, Identity, GateThresholds(), pool, quiet, complete=False)
+        assert [measure.passed for measure in report.measures] == [False, None, None]
+        outputs = [reference.output(number)[0] for number in range(2)]
+        assert len(rated) >= 2
+        assert all(found is output for found, output in zip(rated, outputs, strict=False))
+        rated.clear()
+        assert [reference.score(DNSMOS, number) for number in range(2)] == [3, 3]
+        assert rated == []
 
     def test_pesq_wants_clean_speech(self, tiny, short_audio, monkeypatch):
         monkeypatch.setitem(sys.modules, "speechmos", None)
@@ -173,14 +196,20 @@ class Noisy(OrtBackend):
         return session
 
 
+def reference_output(tiny, folder):
+    """Return the source's output for the first clip of a folder."""
+    (audio, *_) = model_inputs(read_clips(folder, 16_000)[:1], tiny.metadata)
+    return OrtBackend().load(tiny, 1).run(audio)
+
+
 class TestSensitivity:
-    def of(self, tiny, short_audio, levels, backend=Noisy):
+    def of(self, tiny, short_audio, levels, backend=Noisy, always=()):
         """Measure a model whose groups have errors of these levels; also return the sets that were measured."""
         measured = []
 
         def build_only(groups):
             measured.append(tuple(groups))
-            names = [str(level if group in groups else 0) for group, level in levels.items()]
+            names = [str(level if group in (*groups, *always) else 0) for group, level in levels.items()]
             return dataclasses.replace(tiny, metadata=dataclasses.replace(tiny.metadata, name=" ".join(names)))
 
         reference = Reference(tiny, read_clips(short_audio, 16_000)[:1])
@@ -199,10 +228,50 @@ class TestSensitivity:
         sensitivity, measured = self.of(tiny, short_audio, levels)
         worst = sensitivity.worst(list(levels), 19)
         assert next(worst).group == "g5"
-        assert len(measured) == 6  # two for each of the three times that a set is split
+        assert measured == [(), ("g0", "g1", "g2", "g3"), ("g4", "g5"), ("g4",), ("g5",)]
         assert next(worst).group == "g2"
-        assert len(measured) == 10
+        assert len(measured) == 8
         assert len(list(worst)) == 6
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_the_worst_of_many_in_their_order(self, tiny, short_audio, seed):
+        rng = np.random.default_rng(seed)
+        levels = {f"g{i}": float(level) for i, level in enumerate(0.01 * rng.lognormal(0, 1, 48))}
+        known = reference_output(tiny, short_audio)
+        noises = rng.standard_normal((48, *known.shape))
+
+        class Added(FunctionBackend):
+            """Gives the source's output with the noise of each group that is quantized."""
+
+            def load(self, model, threads):
+                added = np.array([float(level) for level in model.metadata.name.split()])
+                out = known + np.std(known) * np.tensordot(added, noises, 1).astype(np.float32)
+                return FunctionBackend(lambda audio: out).load(model, threads)
+
+        sensitivity, measured = self.of(tiny, short_audio, levels, Added)
+        whole_db = -10 * np.log10(sum(level**2 for level in levels.values()))
+        worst = sensitivity.worst(list(levels), whole_db)
+        expected = sorted(levels, key=levels.__getitem__, reverse=True)
+        for group in expected[:4]:  # among those that hardly differ, any may be first
+            assert levels[next(worst).group] >= 0.9 * levels[group]
+        assert len(measured) == len(set(measured)) <= 36
+        assert len(list(worst)) == 44
+
+    def test_the_second_half_is_measured_where_errors_do_not_add_up(self, tiny, short_audio):
+        """The whole has hardly more error than its first half, as if errors cancelled out."""
+        levels = {"a": 0.1, "b": 0.001, "c": 0.09, "d": 0.001}
+        sensitivity, measured = self.of(tiny, short_audio, levels)
+        worst = sensitivity.worst(list(levels), 20)
+        assert [next(worst).group, next(worst).group] == ["a", "c"]
+        assert ("c", "d") in measured
+
+    def test_an_error_that_is_always_there(self, tiny, short_audio):
+        """Layers that are in no group have half of the error."""
+        levels = {"a": 0.001, "b": 0.002, "c": 0.003, "d": 0.03}
+        sensitivity, measured = self.of(tiny, short_audio, {"other": 0.03} | levels, always=("other",))
+        whole_db = -10 * np.log10(0.03**2 + sum(level**2 for level in levels.values()))
+        assert next(sensitivity.worst(list(levels), whole_db)).group == "d"
+        assert len(measured) <= 5
 
     def test_no_groups(self, tiny, short_audio):
         sensitivity, measured = self.of(tiny, short_audio, {})

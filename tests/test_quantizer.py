@@ -18,7 +18,7 @@ from frcrn_accel import (
 )
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.digest import sha256_of
-from frcrn_accel.models import ModelFile, find_model
+from frcrn_accel.models import ModelFile, find_model, packaged_variant, read_weights
 from frcrn_accel.network.topology import Config, layer_group, layer_groups
 from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.quality.clips import read_clips
@@ -31,6 +31,7 @@ from frcrn_accel.quantize import (
     Method,
     Source,
     quantize_model,
+    quantizer,
 )
 from frcrn_accel.quantize.recordings import sample_numbers
 from frcrn_accel.testing import random_weights
@@ -371,6 +372,96 @@ def test_a_refused_candidate_is_rescued_group_by_group(tiny, short_audio, tmp_pa
     source.rescued = report.kept_float
     guessed = quantized("d.onnx", least_db, MAX_RESCUED, source)
     assert (guessed.kept_float, guessed.sensitivity) == (report.kept_float, ())
+
+
+@pytest.mark.usefixtures("no_eval")
+def test_groups_that_were_refused_are_not_tried_again(tiny, short_audio, tmp_path, monkeypatch):
+    """Two groups are damaged; the search comes to the likely one first."""
+    damaged = (SOME_GROUPS[0], DAMAGED_GROUP)
+
+    def build(weights, metadata, keep_float):
+        turned = set(damaged) - set(keep_float)
+        weights = {
+            key: -value if value.ndim > 1 and layer_group(key) in turned else value for key, value in weights.items()
+        }
+        return build_graph(weights, metadata.name, __version__, metadata.to_properties())
+
+    method = Method("damaged", "-", False, lambda weights, audio, progress: build, groups=lambda config: SOME_GROUPS)
+    monkeypatch.setitem(METHODS, "damaged", method)
+
+    source = Source(tiny)
+    source.rescued = damaged[:1]
+    steps = []
+    report = quantize_model(
+        source, tmp_path / "a.onnx", "damaged", gate_audio=short_audio, progress=lambda *step: steps.append(step)
+    )
+    assert report.rescue.groups == damaged
+    assert steps.count(("gate", 0, 2)) == 4  # none, the likely one, both, and the second without the first
+
+
+class TestAsBefore:
+    """What a method measured is read from a file that it made before."""
+
+    @pytest.mark.parametrize("method", ["dynamic", "static"])
+    def test_the_packaged_file_is_made_again(self, method):
+        source = find_model("frcrn-small")
+        made = packaged_variant(source, method)
+        build = METHODS[method].prepare_as_before(made)
+        model = build(read_weights(source.path), made.metadata, frozenset(made.metadata.kept_float))
+        assert model.SerializeToString() == made.path.read_bytes()
+
+    @pytest.mark.thorough
+    def test_it_is_what_is_measured(self):
+        source = find_model("frcrn-small")
+        made = packaged_variant(source, "dynamic")
+        build = METHODS["dynamic"].prepare(read_weights(source.path), [])
+        model = build(read_weights(source.path), made.metadata, frozenset(made.metadata.kept_float))
+        stored = {
+            tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(made.path).graph.initializer
+        }
+        assert [tensor.name for tensor in model.graph.initializer] == list(stored)
+        for tensor in model.graph.initializer:  # the last digit of a float depends on the CPU
+            found, expected = onnx.numpy_helper.to_array(tensor), stored[tensor.name]
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=int(expected.dtype == np.int8))
+
+    @pytest.mark.parametrize(
+        ("method", "calibration", "version", "expected"),
+        [
+            ("dynamic", None, __version__, "before"),
+            ("static", "packaged", __version__, "before"),
+            ("static", "other", __version__, "measured"),
+            ("dynamic", None, "another", "measured"),
+        ],
+    )
+    def test_only_for_the_same_audio_and_version(
+        self, short_audio, tmp_path, monkeypatch, method, calibration, version, expected
+    ):
+        used = []
+
+        def prepare(weights, audio, progress):
+            used.append("measured")
+            return FP16
+
+        def as_before(made):
+            assert made == packaged_variant(find_model("frcrn-small"), method)
+            used.append("before")
+            return FP16
+
+        noted = dataclasses.replace(METHODS[method], prepare=prepare, prepare_as_before=as_before)
+        monkeypatch.setitem(METHODS, method, noted)
+        monkeypatch.setattr(quantizer, "__version__", version)
+        folder = {None: None, "packaged": CALIBRATION_AUDIO, "other": short_audio}[calibration]
+        steps = []
+        quantize_model(
+            "frcrn-small",
+            tmp_path / "a.onnx",
+            method,
+            calibration=folder,
+            gate=None,
+            progress=lambda *step: steps.append(step),
+        )
+        assert used == [expected]
+        assert (("measure ranges", 1, 1) in steps) == (expected == "before")
 
 
 @pytest.mark.usefixtures("no_eval")

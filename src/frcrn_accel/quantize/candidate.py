@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ class CandidateFactory:
         build: Writes graphs.
         reference: Outputs of the fp32 model; None to skip the gate.
         thresholds: Limits of the gate; None to skip it.
+        pool: Threads of the gate, as many as the reference plans.
         progress: Called while candidates are built and measured.
     """
 
@@ -69,6 +71,7 @@ class CandidateFactory:
     build: Build
     reference: Reference | None
     thresholds: GateThresholds | None
+    pool: ThreadPoolExecutor
     progress: Progress
 
     def candidate(self, path: Path, keep_float: Sequence[str], *, is_last: bool) -> Candidate:
@@ -91,7 +94,13 @@ class CandidateFactory:
         gate = None
         if self.reference is not None and self.thresholds is not None:
             gate = compare(
-                self.reference, model, self.method.backend, self.thresholds, self.progress, complete=is_last
+                self.reference,
+                model,
+                self.method.backend,
+                self.thresholds,
+                self.pool,
+                self.progress,
+                complete=is_last,
             )
         return Candidate(metadata, path.stat().st_size, gate)
 

@@ -13,7 +13,6 @@ from frcrn_accel.models import ModelFile
 from frcrn_accel.progress import Progress
 from frcrn_accel.quality import MAX_AGREEMENT_DB, agreement_db
 from frcrn_accel.quality.clips import Clip
-from frcrn_accel.quantize.parallel import map_parallel, workers
 from frcrn_accel.quantize.reference import (
     DNSMOS,
     PESQ,
@@ -143,6 +142,7 @@ def compare(
     candidate: ModelFile,
     backend: Callable[[], Backend],
     thresholds: GateThresholds,
+    pool: ThreadPoolExecutor,
     progress: Progress,
     *,
     complete: bool = True,
@@ -154,6 +154,8 @@ def compare(
         candidate: The quantized model.
         backend: Returns the backend that the quantized model runs on.
         thresholds: The limits.
+        pool: Threads, as many as the reference plans. Scores of the source that are not needed for this model may go
+            on there, for the next one.
         progress: Called after each clip, as "gate", and after each score of the quantized model, as "score".
         complete: Whether to take all measures even if the model misses a limit already. DNSMOS takes the most time.
 
@@ -163,40 +165,41 @@ def compare(
         EngineError: The source failed. (A failure of the quantized model is part of the report.)
     """
     clips = reference.clips
-    numbers = range(len(clips))
-    with workers(reference.threads.clips) as pool:
-        progress("gate", 0, len(clips))
-        sources = [pool.submit(reference.output, number) for number in numbers]
-        engine = backend()
-        session = load_parallel(engine, candidate, reference.threads)  # while the source runs
-        runs = [pool.submit(_run, session, candidate, clip, warm=clip is clips[0]) for clip in clips]
-        try:
-            # No candidate gets into place without these, so they are computed while this one is judged.
-            for metric in (PESQ, DNSMOS):
-                for number in numbers:
-                    pool.submit(reference.score, metric, number)
-            outputs: list[Output] = []
-            failure = ""
-            for source, run in zip(sources, runs, strict=True):
-                source.result()
-                outcome = run.result()
-                if isinstance(outcome, EngineError):
-                    failure = f"on {clips[len(outputs)].name}: {outcome}"
-                    break
-                outputs.append(outcome)
-                progress("gate", len(outputs), len(clips))
-        finally:
-            for run in runs:
-                run.cancel()
-            wait(runs)
-            candidate_device = f"{engine.name}: {session.device}"
-            session.close()
-        agreements = [agreement_db(reference.output(number)[0], output) for number, (output, _) in enumerate(outputs)]
-        scores = _Scores(reference, outputs, progress)
-        for metric in (PESQ, DNSMOS):
-            measures = _measures(agreements, scores, thresholds, failure)
-            if complete or all(measure.passed is not False for measure in measures):
-                scores.add(metric, pool)
+    progress("gate", 0, len(clips))
+    sources = reference.begin(pool)
+    engine = backend()
+    session = load_parallel(engine, candidate, reference.threads)  # while the source runs
+    runs = [pool.submit(_run, session, candidate, clip, warm=clip is clips[0]) for clip in clips]
+    try:
+        outputs: list[Output] = []
+        failure = ""
+        for source, run in zip(sources, runs, strict=True):
+            source.result()
+            outcome = run.result()
+            if isinstance(outcome, EngineError):
+                failure = f"on {clips[len(outputs)].name}: {outcome}"
+                break
+            outputs.append(outcome)
+            progress("gate", len(outputs), len(clips))
+    finally:
+        for run in runs:
+            run.cancel()
+        wait(runs)
+        candidate_device = f"{engine.name}: {session.device}"
+        session.close()
+    agreements = [agreement_db(reference.output(number)[0], output) for number, (output, _) in enumerate(outputs)]
+    scores = _Scores(reference, outputs, pool, progress)
+
+    def goes_on() -> bool:
+        return complete or not any(m.passed is False for m in _measures(agreements, scores, thresholds, failure))
+
+    try:
+        if goes_on():
+            scores.add_pesq()
+        if goes_on():
+            scores.add_dnsmos()
+    finally:
+        scores.drop_waiting()
     results = [
         ClipResult(
             name=clip.name,
@@ -240,26 +243,46 @@ def _run(session: Session, candidate: ModelFile, clip: Clip, *, warm: bool) -> O
 
 
 class _Scores:
-    """Scores of both models on the clips that the quantized model denoised."""
+    """Scores of both models on the clips that the quantized model denoised.
 
-    def __init__(self, reference: Reference, outputs: Sequence[Output], progress: Progress) -> None:
+    PESQ holds Python's lock, so that several threads take as long as one, and hinder the others. The calling thread
+    computes it, and DNSMOS is begun beside it in other threads.
+    """
+
+    def __init__(
+        self, reference: Reference, outputs: Sequence[Output], pool: ThreadPoolExecutor, progress: Progress
+    ) -> None:
         self._reference = reference
         self._outputs = outputs
         self._progress = progress
         self._pairs: dict[str, list[tuple[float, float] | None]] = {}
+        # No candidate gets into place without those of the source: they go on even if this one is refused.
+        for number in range(len(reference.clips)):
+            pool.submit(reference.score, DNSMOS, number)
+        self._begun = [pool.submit(self._pair, DNSMOS, number) for number in range(len(outputs))]
 
-    def add(self, metric: str, pool: ThreadPoolExecutor) -> None:
-        """Score all clips, several at once."""
-        total = len(self._outputs)
-        if metric == PESQ and all(clip.clean is None for clip in self._reference.clips):
-            self._pairs[metric] = [None] * total
-            return
+    def add_pesq(self) -> None:
+        """Score all clips with PESQ."""
+        if all(clip.clean is None for clip in self._reference.clips):
+            self._pairs[PESQ] = [None] * len(self._outputs)
+        else:
+            self._add(PESQ, (self._pair(PESQ, number) for number in range(len(self._outputs))))
 
-        def report(done: int) -> None:
+    def add_dnsmos(self) -> None:
+        """Wait until all clips are scored with DNSMOS."""
+        self._add(DNSMOS, (begun.result() for begun in self._begun))
+
+    def drop_waiting(self) -> None:
+        """Drop the scores of the quantized model that have not begun."""
+        for begun in self._begun:
+            begun.cancel()
+
+    def _add(self, metric: str, pairs: Iterable[tuple[float, float] | None]) -> None:
+        found = self._pairs.setdefault(metric, [])
+        for pair in pairs:
+            found.append(pair)
             if metric not in self._reference.scorer.notes:  # a skipped metric takes no time
-                self._progress("score", done, total)
-
-        self._pairs[metric] = map_parallel(lambda number: self._pair(metric, number), range(total), pool, report)
+                self._progress("score", len(found), len(self._outputs))
 
     def of(self, metric: str, number: int) -> tuple[float | None, float | None]:
         """Return the scores of the source and of the quantized model for a clip; None for both if one has none."""

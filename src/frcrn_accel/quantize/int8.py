@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from frcrn_accel.quantize.layers import Build
 
-__all__ = ["build_step", "prepare_dynamic", "prepare_static"]
+__all__ = ["build_step", "prepare_as_before", "prepare_dynamic", "prepare_static"]
 
 _RANGES = f"{METADATA_PREFIX}ranges"  # property of a file: steps of streams use the same ranges
 
@@ -58,6 +58,18 @@ def prepare_static(weights: Weights, audio: Sequence[NDArray[np.float32]], progr
     inside = _inside_blocks(weights, progress)
     measured = measure_ranges(weights, (clip[0] for clip in audio), progress, inside=False)
     return _builder(Ranges(inside, measured.inputs))
+
+
+def prepare_as_before(made: ModelFile) -> Build:
+    """Prepare the same as for a file that exists, without measuring anything.
+
+    Args:
+        made: A file that one of these methods made from the same model, with the same calibration audio.
+
+    Raises:
+        ModelError: The file holds no ranges.
+    """
+    return _builder(_ranges_of(made))
 
 
 _last_inside: tuple[str, Mapping[str, FsmnRanges]] = ("", {})  # of one model: both methods need them
@@ -97,12 +109,16 @@ def build_step(weights: Weights, variant: ModelFile, metadata: ModelMetadata, lo
     Raises:
         ModelError: The file holds no ranges.
     """
+    timeline = partial(Stepwise, lookahead=lookahead)
+    network = IntegerNetwork(weights, _ranges_of(variant), frozenset(metadata.kept_float), timeline)
+    return network.build(metadata.name, __version__, metadata.to_properties())
+
+
+def _ranges_of(variant: ModelFile) -> Ranges:
+    """Read the ranges from a quantized file."""
     import onnx
 
     properties = {entry.key: entry.value for entry in onnx.load(variant.path).metadata_props}
     if _RANGES not in properties:
         raise ModelError(f"{str(variant.path)!r} holds no ranges: quantize the model again")
-    ranges = Ranges.from_json(properties[_RANGES])
-    timeline = partial(Stepwise, lookahead=lookahead)
-    network = IntegerNetwork(weights, ranges, frozenset(metadata.kept_float), timeline)
-    return network.build(metadata.name, __version__, metadata.to_properties())
+    return Ranges.from_json(properties[_RANGES])

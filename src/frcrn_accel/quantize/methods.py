@@ -12,7 +12,7 @@ from frcrn_accel._version import __version__
 from frcrn_accel.backends import Backend
 from frcrn_accel.backends.openvino import OpenVinoBackend
 from frcrn_accel.backends.ort import OrtBackend, OrtDynamicInt8Backend, OrtStaticInt8Backend
-from frcrn_accel.models import DYNAMIC, FP16, OPENVINO_INT8, STATIC, TENSORRT_INT8, ModelMetadata
+from frcrn_accel.models import DYNAMIC, FP16, OPENVINO_INT8, STATIC, TENSORRT_INT8, ModelFile, ModelMetadata
 from frcrn_accel.network.checkpoint import Weights
 from frcrn_accel.network.topology import Config, layer_groups
 from frcrn_accel.progress import Progress, no_progress
@@ -45,6 +45,8 @@ class Method:
         backend: Returns the backend that the gate runs files on: the one they are for, or ONNX Runtime on the CPU for
             GPU methods, because files are also made on machines without a GPU.
         groups: Returns the layer groups of a network that can be kept in float.
+        prepare_as_before: Takes a file that the method made from the same model with the same calibration audio, and
+            returns the same as `prepare`, without measuring. None if files do not hold what was measured.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Method:
     prepare: Prepare
     backend: Callable[[], Backend] = OrtBackend
     groups: Callable[[Config], tuple[str, ...]] = layer_groups
+    prepare_as_before: Callable[[ModelFile], Build] | None = None
 
 
 def _openvino() -> Backend:
@@ -72,6 +75,12 @@ def _static(weights: Weights, audio: Sequence[NDArray[Any]], progress: Progress 
     from frcrn_accel.quantize.int8 import prepare_static
 
     return prepare_static(weights, audio, progress)
+
+
+def _integer_as_before(made: ModelFile) -> Build:
+    from frcrn_accel.quantize.int8 import prepare_as_before
+
+    return prepare_as_before(made)
 
 
 def _integer_groups(config: Config) -> tuple[str, ...]:
@@ -113,6 +122,7 @@ METHODS: dict[str, Method] = {
             _dynamic,
             OrtDynamicInt8Backend,
             _integer_groups,
+            _integer_as_before,
         ),
         Method(
             STATIC,
@@ -121,6 +131,7 @@ METHODS: dict[str, Method] = {
             _static,
             OrtStaticInt8Backend,
             _integer_groups,
+            _integer_as_before,
         ),
         Method(
             OPENVINO_INT8,

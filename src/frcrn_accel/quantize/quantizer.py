@@ -14,12 +14,13 @@ from frcrn_accel._version import __version__
 from frcrn_accel.atomic import replacing
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import MissingExtraError, ModelError, OutputExistsError, QualityError, QuantizeError
-from frcrn_accel.models import DEFAULT_MODEL, find_model, packaged_variant
+from frcrn_accel.models import DEFAULT_MODEL, find_model, packaged_variant, ready_variant
 from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.quantize.candidate import Candidate, CandidateFactory, checked_groups
 from frcrn_accel.quantize.gate import GateReport, GateThresholds, Measure
 from frcrn_accel.quantize.layers import Build
 from frcrn_accel.quantize.methods import METHODS, Method
+from frcrn_accel.quantize.parallel import workers
 from frcrn_accel.quantize.recordings import CALIBRATION_AUDIO, GATE_AUDIO
 from frcrn_accel.quantize.sensitivity import GroupCost
 from frcrn_accel.quantize.source import Source
@@ -162,7 +163,8 @@ def quantize_model(
     reference = source.reference(gate_audio or GATE_AUDIO) if gate or sensitivity else None
     out = Path(out)
     try:
-        with replacing(out, overwrite=overwrite) as temporary:
+        clips_at_once = 1 if reference is None else reference.threads.clips
+        with replacing(out, overwrite=overwrite) as temporary, workers(clips_at_once) as pool:
             build, calibration_sha256 = _prepare(chosen, source, calibration, progress)
             metadata = dataclasses.replace(
                 source.model.metadata,
@@ -172,7 +174,9 @@ def quantize_model(
                 calibration_sha256=calibration_sha256,
                 gate=PASSED if gate else SKIPPED,  # a file that does not pass never gets into place
             )
-            factory = CandidateFactory(weights, metadata, chosen, build, reference, gate, progress)
+            if reference is not None and gate is not None:
+                reference.begin(pool)  # while the first candidate is built
+            factory = CandidateFactory(weights, metadata, chosen, build, reference, gate, pool, progress)
             candidate, rescue, costs = _choose(
                 factory, temporary, kept_float, max_rescued, _likely(source, chosen), measure_all=sensitivity
             )
@@ -234,11 +238,16 @@ def _choose(
     costs: list[GroupCost] = []
     rescued: list[str] = []
     most = min(max_rescued, len(groups))
+    refused: dict[frozenset[str], Candidate] = {}
 
     def rescue(group: str) -> None:
         nonlocal candidate
         rescued.append(group)
-        candidate = factory.candidate(path, [*kept_float, *rescued], is_last=len(rescued) == most)
+        is_last = len(rescued) == most
+        known = None if is_last else refused.get(frozenset(rescued))  # the search may come to groups that were likely
+        candidate = known or factory.candidate(path, [*kept_float, *rescued], is_last=is_last)
+        if candidate.refused:
+            refused[frozenset(rescued)] = candidate
 
     with factory.sensitivity() as sensitivity:
         if measure_all:
@@ -305,7 +314,7 @@ def _prepare(method: Method, source: Source, calibration: Path | None, progress:
     if not method.needs_calibration:
         if calibration is not None:
             raise QuantizeError(f"method {method.name!r} does not use calibration audio: leave --calibration out")
-        return method.prepare(source.weights, [], progress), ""
+        return _prepared_as_before(method, source, "", progress) or method.prepare(source.weights, [], progress), ""
     if calibration is None:
         raise QuantizeError(
             f"method {method.name!r} measures ranges on audio: give --calibration DIR, a folder with about a minute "
@@ -313,9 +322,21 @@ def _prepare(method: Method, source: Source, calibration: Path | None, progress:
         )
     progress("calibrate", 0, 1)
     audio, digest = source.calibration(calibration)
-    build = method.prepare(source.weights, audio, progress)
+    build = _prepared_as_before(method, source, digest, progress) or method.prepare(source.weights, audio, progress)
     progress("calibrate", 1, 1)
     return build, digest
+
+
+def _prepared_as_before(method: Method, source: Source, calibration_sha256: str, progress: Progress) -> Build | None:
+    """Take what was measured from a file of the same model, audio and version of this library; None without one."""
+    if method.prepare_as_before is None:
+        return None
+    made = ready_variant(source.model, method.name)
+    wanted = calibration_sha256, __version__
+    if made is None or (made.metadata.calibration_sha256, made.metadata.library_version) != wanted:
+        return None
+    progress("measure ranges", 1, 1)
+    return method.prepare_as_before(made)
 
 
 def _refusal(report: QuantizeReport) -> str:

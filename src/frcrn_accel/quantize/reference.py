@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -53,9 +54,16 @@ class Reference:
         self.device = ""
         self._session: Session | None = None
         self._session_lock = threading.Lock()
-        self._locks = [threading.RLock() for _ in clips]
+        self._locks = [threading.Lock() for _ in clips]
+        self._score_locks = {
+            (metric, number): threading.Lock() for metric in (PESQ, DNSMOS) for number in range(len(clips))
+        }
         self._outputs: dict[int, Output] = {}
         self._scores: dict[tuple[str, int], float | None] = {}
+
+    def begin(self, pool: ThreadPoolExecutor) -> list[Future[Output]]:
+        """Compute all outputs that are missing in other threads."""
+        return [pool.submit(self.output, number) for number in range(len(self.clips))]
 
     def output(self, number: int) -> Output:
         """Return the output for a clip.
@@ -75,7 +83,7 @@ class Reference:
 
     def score(self, metric: str, number: int) -> float | None:
         """Return the score of the output for a clip; None if it has none, see `Scorer`."""
-        with self._locks[number]:
+        with self._score_locks[metric, number]:
             if (metric, number) not in self._scores:
                 output, _ = self.output(number)
                 self._scores[metric, number] = rate(metric, self.clips[number], output, self.scorer)
