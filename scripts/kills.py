@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import io
 import os
 import resource
@@ -43,10 +42,8 @@ import soundfile
 from fuzz import START, metric, wait_until_ready
 from numpy.typing import NDArray
 
-from frcrn_accel.graph.forms import build_graph
-from frcrn_accel.models import DEFAULT_MODEL, find_model
+from frcrn_accel.export import write_random_model
 from frcrn_accel.network.topology import Config
-from frcrn_accel.testing import random_weights
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from corpus import check_whole, command, digests, make_files
@@ -90,10 +87,7 @@ class Place:
         self.model = folder / "tiny.onnx"
         for path in (self.temporary, self.cache):
             path.mkdir(parents=True)
-        config = Config(8, 1)
-        about = dataclasses.replace(find_model(DEFAULT_MODEL).metadata, name="tiny", channels=8, unets=1)
-        graph = build_graph(random_weights(config), about.name, about.library_version, about.to_properties())
-        self.model.write_bytes(graph.SerializeToString())
+        write_random_model(self.model, Config(8, 1), "tiny")
         self.environment = {
             **os.environ,
             "TMPDIR": str(self.temporary),
