@@ -21,6 +21,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
+from corpus import digests
 
 from dying import FIRST, MARK, DyingBackend, DyingOnceBackend, DyingWhenLoadedBackend
 from frcrn_accel import AudioError, CorpusError, Denoiser, cli
@@ -103,15 +104,6 @@ def run(monkeypatch, capsys):
         return exit_.value.code, err
 
     return run
-
-
-def digests(out: Path) -> dict[str, str]:
-    """Return the digests of all files but the journal."""
-    return {
-        path.relative_to(out).as_posix(): sha256_of(path)
-        for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name != "corpus.jsonl"
-    }
 
 
 def lines(out: Path) -> list[dict]:
@@ -235,8 +227,7 @@ class TestShards:
             denoise(tree, tmp_path, PLAIN, shard=Shard(number, 2), **ONE)
         journals = sorted(tmp_path.glob("*.jsonl"))
         assert [path.name for path in journals] == ["corpus-1-of-2.jsonl", "corpus-2-of-2.jsonl"]
-        found = {name: digest for name, digest in digests(tmp_path).items() if not name.endswith(".jsonl")}
-        assert found == expected
+        assert digests(tmp_path) == expected
 
 
 class TestJob:
