@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import typer
 from rich.console import Console
 
 from checkpoints import save_checkpoint
+from command_line import Result, run_command
 from frcrn_accel import Denoiser, __version__, cli
 from frcrn_accel.backends import registry
 from frcrn_accel.cli.progress import preparation, print_line, progress_bar
@@ -55,24 +56,9 @@ from frcrn_accel.testing import random_weights
 pytest.importorskip("onnxruntime")
 
 
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def run(monkeypatch, capsys):
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["frcrn-accel", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Result(exit_.value.code, captured.out, captured.err)
-
-    return run
+    return partial(run_command, monkeypatch, capsys)
 
 
 def the_error(result: Result) -> str:

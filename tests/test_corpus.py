@@ -23,8 +23,9 @@ import pytest
 import soundfile
 from corpus import digests
 
+from command_line import run_command
 from dying import FIRST, MARK, DyingBackend, DyingOnceBackend, DyingWhenLoadedBackend
-from frcrn_accel import AudioError, CorpusError, Denoiser, cli
+from frcrn_accel import AudioError, CorpusError, Denoiser
 from frcrn_accel.cli.corpus import job_progress
 from frcrn_accel.corpus import CorpusJob, CorpusReport, Entry, Shard, denoise_corpus
 from frcrn_accel.corpus.journal import Journal, part_name
@@ -96,12 +97,8 @@ def expected(tree, tmp_path_factory) -> dict[str, str]:
 @pytest.fixture
 def run(monkeypatch, capsys):
     def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["frcrn-accel", "corpus", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        err = capsys.readouterr().err
-        assert "Traceback" not in err
-        return exit_.value.code, err
+        result = run_command(monkeypatch, capsys, "corpus", *arguments)
+        return result.code, result.err
 
     return run
 
