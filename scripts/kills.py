@@ -33,7 +33,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -66,6 +66,15 @@ def processes_in(folder: Path, what: bytes = b"") -> list[int]:
             if mark in (path / "environ").read_bytes() and what in (path / "cmdline").read_bytes():
                 found.append(int(path.name))
     return sorted(found)
+
+
+def kill_one(processes: Sequence[int], rng: np.random.Generator) -> int:
+    """Kill one of the processes; return the number killed, 0 if none is left."""
+    if processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(rng.choice(processes)), signal.SIGKILL)
+            return 1
+    return 0
 
 
 class Place:
@@ -366,11 +375,7 @@ def kill_children(folder: Path, count: int, rng: np.random.Generator) -> str:
     while killed < count:
         clients = Together(server, files, map(int, rng.permutation(FILES)[:6]))
         time.sleep(rng.uniform(0, 0.6))
-        children = place.processes(FILE_PROCESS)
-        if children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(rng.choice(children)), signal.SIGKILL)
-                killed += 1
+        killed += kill_one(place.processes(FILE_PROCESS), rng)
         statuses = clients.join()
         assert statuses[200] >= 5, clients.answers
         for _, (status, content) in clients.answers:
@@ -416,11 +421,7 @@ def kill_workers(folder: Path, count: int, rng: np.random.Generator) -> str:
         while job.poll() is None and not place.processes(CORPUS_PROCESS):
             time.sleep(0.01)
         time.sleep(rng.uniform(0, whole_s / 2))
-        workers = place.processes(CORPUS_PROCESS)
-        if workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(rng.choice(workers)), signal.SIGKILL)
-                killed += 1
+        killed += kill_one(place.processes(CORPUS_PROCESS), rng)
         status = job.wait()
         said = place.log.read_text()
         assert status == 0, said
