@@ -31,12 +31,13 @@ from typing import Any
 
 import numpy as np
 from install_sizes import measure
+from intervals import mean_and_interval
 from numpy.typing import NDArray
 
 from frcrn_accel.audio import resample
 from frcrn_accel.bench import describe_machine
 from frcrn_accel.cpu import available_cpus
-from frcrn_accel.quality import agreement_db, bootstrap_interval, dnsmos, pesq_wb, stoi
+from frcrn_accel.quality import agreement_db, dnsmos, pesq_wb, stoi
 from frcrn_accel.quality.clips import Clip, read_clips
 
 Audio = NDArray[np.float32]
@@ -202,11 +203,6 @@ def score(pair: tuple[Audio, Audio]) -> dict[str, float]:
     clean, audio = pair
     values = (pesq_wb(clean, audio), stoi(clean, audio), agreement_db(clean, audio), dnsmos(audio).ovrl)
     return dict(zip(METRICS, values, strict=True))
-
-
-def mean_and_interval(values: Sequence[float]) -> dict[str, Any]:
-    """Return the mean with its 95 % bootstrap interval."""
-    return {"mean": statistics.fmean(values), "interval": list(bootstrap_interval(np.array(values)))}
 
 
 def summary(scores: Sequence[Mapping[str, float]], ours: Sequence[Mapping[str, float]]) -> dict[str, Any]:

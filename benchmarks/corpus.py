@@ -84,10 +84,11 @@ def command(source: Path, out: Path, backend: str, *more: str) -> list[str]:
 
 
 def digests(out: Path) -> dict[str, str]:
+    """Return the digests of all files but journals."""
     return {
         path.relative_to(out).as_posix(): sha256_of(path)
         for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name != "corpus.jsonl"
+        if path.is_file() and path.suffix != ".jsonl"
     }
 
 

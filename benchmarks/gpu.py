@@ -15,7 +15,6 @@ in the package and must pass the quality gate.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import statistics
 import sys
 import tempfile
@@ -27,18 +26,18 @@ from typing import Any
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
+from plan import tensorrt_int8
 
 from frcrn_accel import Backend, BackendError, BackendUnavailable, Denoiser, ModelFile
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.backends.ort_cuda import OrtCudaBackend
 from frcrn_accel.backends.tensorrt import TensorRtBackend, TensorRtRtxBackend
 from frcrn_accel.cpu import available_cpus
-from frcrn_accel.graph.forms import build_graph
-from frcrn_accel.models import TENSORRT_INT8, find_model, read_weights
-from frcrn_accel.network.seeded import random_weights
+from frcrn_accel.export import write_random_model
+from frcrn_accel.models import TENSORRT_INT8, find_model
 from frcrn_accel.network.topology import HOP_SAMPLES, SAMPLE_RATE_HZ, Config
 from frcrn_accel.quality import si_sdr_db
-from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, quantize_model
+from frcrn_accel.quantize import CALIBRATION_AUDIO, quantize_model
 
 CLIP_S = 5
 EXAMPLE = Path(__file__).parents[1] / "examples" / "noisy.wav"
@@ -75,14 +74,7 @@ def fp32_model(path: Path | None, folder: Path) -> ModelFile:
     """Return the given model, or one of the released size."""
     if path is not None:
         return find_model(path)
-    config = Config()
-    metadata = dataclasses.replace(
-        find_model("frcrn-small").metadata, name="random", channels=config.channels, unets=config.unets
-    )
-    fp32 = folder / "fp32.onnx"
-    graph = build_graph(random_weights(config), "random", metadata.library_version, metadata.to_properties())
-    fp32.write_bytes(graph.SerializeToString())
-    return ModelFile.open(fp32)
+    return write_random_model(folder / "fp32.onnx", Config())
 
 
 def int8_model(path: Path | None, fp32: ModelFile, folder: Path) -> ModelFile:
@@ -91,11 +83,7 @@ def int8_model(path: Path | None, fp32: ModelFile, folder: Path) -> ModelFile:
     if path is not None:
         quantize_model(path, int8, TENSORRT_INT8, calibration=CALIBRATION_AUDIO)
         return ModelFile.open(int8)
-    weights = read_weights(fp32.path)
-    build = METHODS[TENSORRT_INT8].prepare(weights, [clip()])
-    graph = build(weights, dataclasses.replace(fp32.metadata, method=TENSORRT_INT8), frozenset())
-    int8.write_bytes(graph.SerializeToString())
-    return ModelFile.open(int8)
+    return tensorrt_int8(fp32, [clip()], int8)
 
 
 def clip() -> NDArray[np.float32]:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from intervals import mean_and_interval, with_interval
+from streaming import through
 
 from frcrn_accel import Denoiser
 from frcrn_accel.audio import resample
@@ -85,17 +87,6 @@ def change_db(before: np.ndarray, after: np.ndarray) -> float:
     return float(10 * np.log10((np.sum(after**2) + 1e-12) / np.sum(before**2)))
 
 
-def interval(values: list[float]) -> str:
-    draws = np.random.default_rng(0).choice(values, (2_000, len(values))).mean(axis=1)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return f"{np.mean(values):.2f} ({low:.2f} to {high:.2f})"
-
-
-def streamed(denoiser: Denoiser, x: np.ndarray) -> np.ndarray:
-    stream = denoiser.stream(RATE_HZ)
-    return np.concatenate([stream.process(x), stream.flush()])[stream.latency_samples :]
-
-
 def above(x: np.ndarray) -> np.ndarray:
     """Return what the model cannot hold of a signal."""
     down = resample([x[None].astype(np.float32)], RATE_HZ, 16_000, 1)
@@ -110,7 +101,7 @@ def rules(denoiser: Denoiser, streaming: Denoiser) -> dict[str, Rule]:
         "dropped": lambda x: denoiser(x, RATE_HZ, high_band="drop"),
         "passed": lambda x: denoiser(x, RATE_HZ, high_band="drop") + above(x),
         "followed": lambda x: denoiser(x, RATE_HZ, high_band="follow"),
-        "streamed": lambda x: streamed(streaming, x),
+        "streamed": lambda x: through(streaming.stream(RATE_HZ), x),
         "whole": lambda x: streaming(x, RATE_HZ),
     }
 
@@ -141,7 +132,7 @@ def check_chunks(streaming: Denoiser, noisy: list[np.ndarray]) -> None:
     rng = np.random.default_rng(0)
     for number, x in enumerate(noisy):
         x = x[: 4 * RATE_HZ].astype(np.float32)
-        expected = streamed(streaming, x)
+        expected = through(streaming.stream(RATE_HZ), x)
         cuts = {str(size): np.arange(size, len(x), size) for size in (1, 441, 480, 960, 4_096)}
         cuts["random"] = np.cumsum(rng.integers(0, 3_000, len(x) // 1_500 - 20))
         for name, at in cuts.items():
@@ -187,7 +178,8 @@ def table(title: str, rows: dict[str, dict[str, list[float]]]) -> None:
     columns = list(next(iter(rows.values())))
     print(f"\n{title}\n\n| rule | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for name, values in rows.items():
-        print(f"| {name} | {' | '.join(interval(values[column]) for column in columns)} |")
+        cells = (with_interval(mean_and_interval(values[column])) for column in columns)
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def visqol() -> Callable[[np.ndarray, np.ndarray], float]:

@@ -23,7 +23,6 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,8 @@ import numpy as np
 
 from frcrn_accel.backends import Backend, resolve_backend
 from frcrn_accel.backends.ort import OrtBackend
-from frcrn_accel.models import DEFAULT_MODEL, FP32, ModelFile, find_model
+from frcrn_accel.export import write_random_model
+from frcrn_accel.models import FP32, ModelFile, find_model
 from frcrn_accel.network.topology import HOP_SAMPLES, SAMPLE_RATE_HZ, STAGES, Config
 
 # Kinds of layer, by the scope in the name of a node; the first match counts.
@@ -149,19 +149,6 @@ def print_table(head: str, rows: list[tuple[str, float, int]], least_share: floa
     print()
 
 
-def random_model(folder: Path, channels: int, unets: int) -> Path:
-    """Write a model file with seeded random weights."""
-    from frcrn_accel.graph.forms import build_graph
-    from frcrn_accel.network.seeded import random_weights
-
-    config = Config(channels, unets)
-    metadata = replace(find_model(DEFAULT_MODEL).metadata, name="random", channels=channels, unets=unets)
-    graph = build_graph(random_weights(config), "random", metadata.library_version, metadata.to_properties())
-    path = folder / f"random-{channels}-{unets}.onnx"
-    path.write_bytes(graph.SerializeToString())
-    return path
-
-
 def quantized(folder: Path, model: str | Path, method: str) -> Path:
     """Quantize a model, calibrated where necessary on the audio in the package."""
     from frcrn_accel.quantize import CALIBRATION_AUDIO, METHODS, quantize_model
@@ -236,7 +223,10 @@ def main() -> None:
         parser.error("give either a model or --random")
     results = []
     with tempfile.TemporaryDirectory() as name:
-        models = options.models or [random_model(Path(name), *options.random)]
+        models = options.models
+        if options.random:
+            path = Path(name) / "-".join(map(str, ["random", *options.random]))
+            models = [write_random_model(path.with_suffix(".onnx"), Config(*options.random)).path]
         for model in models:
             path = quantized(Path(name), model, options.method) if options.method else model
             results.append(profile_model(find_model(path), options))

@@ -23,13 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from frcrn_accel import ModelFile
 from frcrn_accel.backends.tensorrt import TensorRtRtxBackend
 from frcrn_accel.backends.tensorrt_plan import BuildLog, Plan, build_plan, plan_target
-from frcrn_accel.graph.forms import build_graph
-from frcrn_accel.models import TENSORRT_INT8, find_model
-from frcrn_accel.network.seeded import random_weights
+from frcrn_accel.digest import sha256_of
+from frcrn_accel.export import write_random_model
+from frcrn_accel.models import TENSORRT_INT8, read_weights
 from frcrn_accel.network.topology import SAMPLE_RATE_HZ, Config
 from frcrn_accel.prepare import prepare
 from frcrn_accel.quantize import METHODS
@@ -175,22 +176,24 @@ def least_time_s(layers: Sequence[Layer], card: Card) -> float:
 
 def random_models(config: Config, folder: Path) -> dict[str, ModelFile]:
     """Write model files with random weights; return them by precision."""
-    weights = random_weights(config)
-    metadata = dataclasses.replace(
-        find_model("frcrn-small").metadata, name="random", channels=config.channels, unets=config.unets
-    )
     noise = (0.056 * np.random.default_rng(0).standard_normal((1, SAMPLE_RATE_HZ))).astype(np.float32)
-    int8 = dataclasses.replace(metadata, method=TENSORRT_INT8, source_sha256="0" * 64)
-    graphs = {
-        "fp32": build_graph(weights, metadata.name, metadata.library_version, metadata.to_properties()),
-        "int8": METHODS[TENSORRT_INT8].prepare(weights, [noise])(weights, int8, frozenset()),
-    }
-    files = {}
-    for precision, graph in graphs.items():
-        path = folder / f"{precision}.onnx"
-        path.write_bytes(graph.SerializeToString())
-        files[precision] = ModelFile.open(path)
-    return files | {"fp16": files["fp32"]}
+    fp32 = write_random_model(folder / "fp32.onnx", config)
+    return {"fp32": fp32, "fp16": fp32, "int8": tensorrt_int8(fp32, [noise], folder / "int8.onnx")}
+
+
+def tensorrt_int8(fp32: ModelFile, audio: Sequence[NDArray[np.float32]], path: Path) -> ModelFile:
+    """Quantize a model for TensorRT without the quality gate, which random weights would not pass.
+
+    Args:
+        fp32: The model.
+        audio: Audio to calibrate on, `(1, samples)` each, at the level of the model.
+        path: File to write.
+    """
+    weights = read_weights(fp32.path)
+    metadata = dataclasses.replace(fp32.metadata, method=TENSORRT_INT8, source_sha256=sha256_of(fp32.path))
+    graph = METHODS[TENSORRT_INT8].prepare(weights, list(audio))(weights, metadata, frozenset())
+    path.write_bytes(graph.SerializeToString())
+    return ModelFile.open(path)
 
 
 def detailed_plan(

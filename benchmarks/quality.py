@@ -25,11 +25,12 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from intervals import mean_and_interval, with_interval
 from numpy.typing import NDArray
 
 from frcrn_accel import Denoiser
 from frcrn_accel.network.topology import SAMPLE_RATE_HZ
-from frcrn_accel.quality import bootstrap_interval, dnsmos, pesq_wb, si_sdr_db, stoi
+from frcrn_accel.quality import dnsmos, pesq_wb, si_sdr_db, stoi
 
 Audio = NDArray[np.float32]
 PESQ = "PESQ-WB"
@@ -112,10 +113,6 @@ def groups_of(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return {f"{AS_THEY_ARE}, all": plain, **by_name}
 
 
-def mean_and_interval(values: list[float]) -> dict[str, Any]:
-    return {"mean": float(np.mean(values)), "interval": bootstrap_interval(np.asarray(values))}
-
-
 def changes(results: list[dict[str, Any]], variant: str, baseline: str) -> dict[str, Any]:
     """Return the change of each score from the baseline; PESQ in percent of the baseline's mean."""
     found: dict[str, Any] = {}
@@ -127,11 +124,6 @@ def changes(results: list[dict[str, Any]], variant: str, baseline: str) -> dict[
     agreements_db = [result["si_sdr_to_baseline_db"][variant] for result in results]
     found["si_sdr_to_baseline_db"] = {"mean": float(np.mean(agreements_db)), "worst": min(agreements_db)}
     return found
-
-
-def with_interval(value: dict[str, Any], digits: int, sign: str = "") -> str:
-    low, high = value["interval"]
-    return f"{value['mean']:{sign}.{digits}f} ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})"
 
 
 def main() -> None:

@@ -17,20 +17,17 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any
 
-from frcrn_accel._version import __version__
 from frcrn_accel.errors import QualityError
-from frcrn_accel.graph.forms import build_graph
-from frcrn_accel.models import VARIANT_METHODS, ModelFile, find_model
+from frcrn_accel.export import write_random_model
+from frcrn_accel.models import VARIANT_METHODS, find_model
 from frcrn_accel.network.topology import Config
 from frcrn_accel.quantize import CALIBRATION_AUDIO, MAX_RESCUED, METHODS, GateThresholds, Source, quantize_model
-from frcrn_accel.testing import random_weights
 
-RELEASED_SIZE = Config(128, 2)
 # A function of the package, by module and name, and the step that it is.
 STEPS = (
     ("onnxruntime", "InferenceSession.__init__", "sessions"),
@@ -102,19 +99,6 @@ class Clock:
             setattr(owner, last, self.timed(getattr(owner, last), step))
 
 
-def make_released_size(path: Path) -> ModelFile:
-    """Write a model of the released size with seeded random weights."""
-    metadata = replace(
-        find_model("frcrn-small").metadata,
-        name="released-size",
-        channels=RELEASED_SIZE.channels,
-        unets=RELEASED_SIZE.unets,
-    )
-    graph = build_graph(random_weights(RELEASED_SIZE), metadata.name, __version__, metadata.to_properties())
-    path.write_bytes(graph.SerializeToString())
-    return ModelFile.open(path)
-
-
 def main() -> None:
     """Parse the command line, quantize, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -128,7 +112,10 @@ def main() -> None:
     methods = [method for method in methods if method in METHODS] or list(VARIANT_METHODS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = make_released_size(folder / "m.onnx") if options.released_size else find_model(options.model)
+        if options.released_size:
+            model = write_random_model(folder / "m.onnx", Config(), "released-size")
+        else:
+            model = find_model(options.model)
         clock = Clock()
         clock.watch()
         source = Source(model)

@@ -21,14 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from intervals import mean_and_interval, with_interval
 from numpy.typing import NDArray
 
 from frcrn_accel import Denoiser
 from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.evaluate import evaluate_clips
 from frcrn_accel.network.topology import SAMPLE_RATE_HZ
-from frcrn_accel.quality import bootstrap_interval, si_sdr_db
+from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.quality.clips import read_clips
+from frcrn_accel.train.acoustics import active_level
 
 Audio = NDArray[np.float32]
 RUMBLE_HZ = (5, 45)
@@ -53,9 +55,7 @@ def with_rumble(clean: Audio, rng: np.random.Generator) -> Audio:
 
 
 def at_level(clean: Audio) -> Audio:
-    power = np.square(clean, dtype=np.float64)
-    loud = np.sqrt(power[power > power.mean()].mean())
-    return clean * np.float32(10 ** (SPEECH_DBFS / 20) / loud)
+    return clean * np.float32(10 ** (SPEECH_DBFS / 20) / active_level(clean))
 
 
 def with_bang(clean: Audio, rng: np.random.Generator) -> tuple[Audio, slice]:
@@ -77,8 +77,7 @@ def change_db(without: Audio, with_it: Audio, bang: slice) -> float:
 
 
 def summary(values: list[float]) -> dict[str, Any]:
-    low, high = bootstrap_interval(np.array(values))
-    return {"mean": float(np.mean(values)), "interval": [low, high], "clips": len(values), "each": values}
+    return {**mean_and_interval(values), "clips": len(values), "each": values}
 
 
 def main() -> None:
@@ -95,11 +94,7 @@ def main() -> None:
     print("| set | measure | noisy | denoised |\n|---|---|---|---|")
 
     def row(name: str, measure: str, noisy: str, value: dict[str, Any], digits: int = 2) -> None:
-        low, high = value["interval"]
-        print(
-            f"| {name} | {measure} | {noisy} | {value['mean']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f}) |",
-            flush=True,
-        )
+        print(f"| {name} | {measure} | {noisy} | {with_interval(value, digits)} |", flush=True)
 
     rumbles: dict[str, list[float]] = {"noisy": [], "denoised": [], "clean": []}
     changes: list[float] = []

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from intervals import mean_and_interval
 from numpy.typing import NDArray
 from quality import Clip, read
 
@@ -72,7 +73,7 @@ def main() -> None:
 
 
 def quality(options: argparse.Namespace) -> Any:
-    from frcrn_accel.quality import bootstrap_interval, dnsmos, pesq_wb, si_sdr_db
+    from frcrn_accel.quality import dnsmos, pesq_wb, si_sdr_db
 
     if options.pairs is None:
         raise SystemExit("quality needs a folder of pairs: give PAIRS_DIR")
@@ -110,12 +111,7 @@ def quality(options: argparse.Namespace) -> Any:
                 if min(level_db(clean[:samples]), level_db((noisy - clean)[:samples])) > SILENT_DB
             ]
         rows[name] = {
-            metric: {
-                "mean": float(np.mean(values)),
-                "interval": bootstrap_interval(np.array(values)),
-                "clips": len(values),
-            }
-            for metric, values in scores.items()
+            metric: {**mean_and_interval(values), "clips": len(values)} for metric, values in scores.items()
         }
         print(name, {metric: round(float(np.mean(values)), 3) for metric, values in scores.items()}, flush=True)
     return rows

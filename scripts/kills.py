@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import io
 import os
 import resource
@@ -34,7 +33,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -43,10 +42,8 @@ import soundfile
 from fuzz import START, metric, wait_until_ready
 from numpy.typing import NDArray
 
-from frcrn_accel.graph.forms import build_graph
-from frcrn_accel.models import DEFAULT_MODEL, find_model
+from frcrn_accel.export import write_random_model
 from frcrn_accel.network.topology import Config
-from frcrn_accel.testing import random_weights
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from corpus import check_whole, command, digests, make_files
@@ -71,6 +68,15 @@ def processes_in(folder: Path, what: bytes = b"") -> list[int]:
     return sorted(found)
 
 
+def kill_one(processes: Sequence[int], rng: np.random.Generator) -> int:
+    """Kill one of the processes; return the number killed, 0 if none is left."""
+    if processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(rng.choice(processes)), signal.SIGKILL)
+            return 1
+    return 0
+
+
 class Place:
     """Where commands run: with temporary files, a cache and a log of their own.
 
@@ -90,10 +96,7 @@ class Place:
         self.model = folder / "tiny.onnx"
         for path in (self.temporary, self.cache):
             path.mkdir(parents=True)
-        config = Config(8, 1)
-        about = dataclasses.replace(find_model(DEFAULT_MODEL).metadata, name="tiny", channels=8, unets=1)
-        graph = build_graph(random_weights(config), about.name, about.library_version, about.to_properties())
-        self.model.write_bytes(graph.SerializeToString())
+        write_random_model(self.model, Config(8, 1), "tiny")
         self.environment = {
             **os.environ,
             "TMPDIR": str(self.temporary),
@@ -372,11 +375,7 @@ def kill_children(folder: Path, count: int, rng: np.random.Generator) -> str:
     while killed < count:
         clients = Together(server, files, map(int, rng.permutation(FILES)[:6]))
         time.sleep(rng.uniform(0, 0.6))
-        children = place.processes(FILE_PROCESS)
-        if children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(rng.choice(children)), signal.SIGKILL)
-                killed += 1
+        killed += kill_one(place.processes(FILE_PROCESS), rng)
         statuses = clients.join()
         assert statuses[200] >= 5, clients.answers
         for _, (status, content) in clients.answers:
@@ -422,11 +421,7 @@ def kill_workers(folder: Path, count: int, rng: np.random.Generator) -> str:
         while job.poll() is None and not place.processes(CORPUS_PROCESS):
             time.sleep(0.01)
         time.sleep(rng.uniform(0, whole_s / 2))
-        workers = place.processes(CORPUS_PROCESS)
-        if workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(rng.choice(workers)), signal.SIGKILL)
-                killed += 1
+        killed += kill_one(place.processes(CORPUS_PROCESS), rng)
         status = job.wait()
         said = place.log.read_text()
         assert status == 0, said

@@ -16,6 +16,7 @@ import numpy as np
 import soundfile
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from spectrograms import draw_spectrogram
 
 import frcrn_accel
 from frcrn_accel import Denoiser
@@ -24,28 +25,15 @@ from frcrn_accel.quality.clips import read_clips
 
 EXAMPLES = Path(frcrn_accel.__file__).with_name("serve") / "page" / "examples"
 RATE_HZ = 16_000
-FFT, HOP = 512, 128
-RANGE_DB = 70
+HOP = 128
 SHOWN_S = 6
-
-
-def spectrogram_db(audio: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the power relative to its maximum, dB, `(bins, frames)`."""
-    frames = np.lib.stride_tricks.sliding_window_view(audio, FFT)[::HOP] * np.hanning(FFT)
-    power = np.abs(np.fft.rfft(frames)).T ** 2
-    decibels: NDArray[np.float64] = 10 * np.log10(power / power.max() + 1e-12)
-    return decibels
 
 
 def draw(title: str, signals: dict[str, NDArray[np.float32]], path: Path) -> None:
     figure = Figure(figsize=(12, 3.2), layout="constrained")
     figure.suptitle(title, fontsize=10)
     for axes, (name, audio) in zip(figure.subplots(1, len(signals), sharey=True), signals.items(), strict=True):
-        shown = audio[: SHOWN_S * RATE_HZ]
-        extent = (0, len(shown) / RATE_HZ, 0, RATE_HZ / 2000)
-        axes.imshow(
-            spectrogram_db(shown), origin="lower", aspect="auto", extent=extent, vmin=-RANGE_DB, vmax=0, cmap="magma"
-        )
+        draw_spectrogram(axes, audio[: SHOWN_S * RATE_HZ], RATE_HZ, hop=HOP)
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("s")
     figure.axes[0].set_ylabel("kHz")

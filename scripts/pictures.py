@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from spectrograms import draw_spectrogram, spectrogram_db
 
 from frcrn_accel import Denoiser
 from frcrn_accel.models import DEFAULT_MODEL, find_model
@@ -29,9 +29,7 @@ NOISY = REPOSITORY / "examples" / "noisy.wav"
 RESULTS = REPOSITORY / "benchmarks" / "results"
 DOCS = REPOSITORY / "docs"
 KEY = "Made from"  # of the text in a picture that holds the digest
-FRAME, HOP = 512, 256
 COLOURS = 64  # of a picture: a quarter of the bytes
-DYNAMIC_RANGE_DB = 70
 OURS, THEIRS = "#00796b", "#9e9e9e"
 LABELS = {
     "openvino:int8": "OpenVINO, INT8",
@@ -67,26 +65,6 @@ def save(figure: Figure, target: Path, text: dict[str, str]) -> None:
     for key, value in text.items():
         information.add_text(key, value)
     Image.open(drawn).convert("RGB").quantize(COLOURS).save(target, pnginfo=information, optimize=True)
-
-
-def spectrogram_db(audio: np.ndarray) -> np.ndarray:
-    """Return the level of each bin, `(bins, frames)`."""
-    frames = np.lib.stride_tricks.sliding_window_view(audio, FRAME)[::HOP] * np.hanning(FRAME)
-    return np.asarray(20 * np.log10(np.abs(np.fft.rfft(frames)).T + 1e-6))
-
-
-def draw_spectrogram(axes: Axes, audio: np.ndarray, rate_hz: int, highest_db: float) -> None:
-    """Draw levels down to `DYNAMIC_RANGE_DB` below the highest."""
-    extent = (0.0, len(audio) / rate_hz, 0.0, rate_hz / 2000)
-    axes.imshow(
-        spectrogram_db(audio),
-        origin="lower",
-        aspect="auto",
-        extent=extent,
-        cmap="magma",
-        vmin=highest_db - DYNAMIC_RANGE_DB,
-        vmax=highest_db,
-    )
 
 
 def draw_before_after(target: Path, text: dict[str, str]) -> None:

@@ -12,8 +12,9 @@ import imageio_ffmpeg
 import numpy as np
 
 from frcrn_accel.errors import AudioWarning
-from frcrn_accel.files import AudioFile, create_audio
+from frcrn_accel.files import AudioFile, create_audio, open_audio
 from frcrn_accel.files.belongings import Belongings
+from frcrn_accel.notices import collected_notices
 
 
 def source(
@@ -83,12 +84,25 @@ def write_all(
     return [text for text in texts if not _SURPLUS.search(text)], said
 
 
+def ffmpeg(*arguments: object) -> bytes:
+    """Run FFmpeg's command, and return what it writes to its standard output."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def read(path: Path, track: int | None = None) -> tuple[AudioFile, np.ndarray, list[str]]:
+    """Read a file with the library; return its audio, `(channels, samples)`, and what is said about it, too."""
+    with collected_notices() as notices:
+        file = open_audio(path, track)
+        blocks = [np.zeros((file.channels, 0), np.float32), *file.blocks()]
+    return file, np.concatenate(blocks, axis=1), notices
+
+
 def decode(path: Path, channels: int) -> np.ndarray:
     """Decode with FFmpeg's command, which does not detect every MP3 of a few frames unless the format is given."""
     form = ("-f", "mp3") if path.suffix == ".mp3" else ()
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *form, "-i", path, "-map", "0:a:0", "-f", "f32le", "-"]
-    done = subprocess.run(command, capture_output=True, check=True)
-    return np.frombuffer(done.stdout, np.float32).reshape(-1, channels).T
+    decoded = ffmpeg(*form, "-i", path, "-map", "0:a:0", "-f", "f32le", "-")
+    return np.frombuffer(decoded, np.float32).reshape(-1, channels).T
 
 
 def stated_samples(path: Path) -> int:

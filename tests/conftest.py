@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import os
 import pickle
 import signal
@@ -28,9 +27,10 @@ from filelock import FileLock
 
 from example_counts import load_profile
 from frcrn_accel import Denoiser, ModelFile
-from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, find_model
+from frcrn_accel.export import write_random_model
+from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL
 from frcrn_accel.network.topology import Config
-from frcrn_accel.testing import FunctionBackend, random_weights
+from frcrn_accel.testing import FunctionBackend
 
 if TYPE_CHECKING:
     from frcrn_accel.quantize import QuantizeReport
@@ -76,6 +76,13 @@ def own_cache(shared_folder):
         yield
 
 
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch) -> Path:
+    """A cache folder for one test, which does not exist yet."""
+    monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture(scope="session")
 def noisy_path() -> Path:
     """The ten seconds of speech in noise that come with the project."""
@@ -101,16 +108,7 @@ def dev_audio() -> Path:
 def tiny(tmp_path_factory) -> ModelFile:
     """An fp32 model file: one U-Net of 16 channels with random weights."""
     pytest.importorskip("onnx")
-    from frcrn_accel.graph.forms import build_graph
-
-    config = Config(16, 1)
-    metadata = dataclasses.replace(
-        find_model(DEFAULT_MODEL).metadata, name="tiny", channels=config.channels, unets=config.unets
-    )
-    path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
-    graph = build_graph(random_weights(config), "tiny", metadata.library_version, metadata.to_properties())
-    path.write_bytes(graph.SerializeToString())
-    return ModelFile(path, metadata)
+    return write_random_model(tmp_path_factory.mktemp("tiny") / "tiny.onnx", Config(16, 1), "tiny")
 
 
 @pytest.fixture(scope="session")

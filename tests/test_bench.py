@@ -436,7 +436,7 @@ class TestConfigurations:
 
     def test_without_any(self, monkeypatch):
         monkeypatch.setattr(registry, "entry_points", lambda group: [])
-        with pytest.raises(BenchError, match=r"^no backend can run: pip install 'frcrn-accel\[ort\]' brings one"):
+        with pytest.raises(BenchError, match=r"^no backend can run: pip install 'frcrn-accel\[ort\]' installs one"):
             find_configurations(model_to_measure(DEFAULT_MODEL))
 
     def test_a_file_that_is_for_no_backend_here(self, backends):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import upstream
+from checkpoints import save_checkpoint
 from frcrn_accel import ModelError, known_models
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.models import model_name
@@ -166,7 +167,7 @@ def test_the_mean_of_two(tmp_path, released):
     paths = [tmp_path / f"{name}.pt" for name in ("first", "second", "mean")]
     weights = normalise_state_dict(released)
     for path, times in zip(paths, (1, 3), strict=False):
-        torch.save({key: torch.tensor(times * value) for key, value in weights.items()}, path)
+        save_checkpoint({key: times * value for key, value in weights.items()}, path)
     script = Path(__file__).parent.parent / "scripts/average_checkpoints.py"
     command = [sys.executable, script, *paths, "--share", "0.25"]
     subprocess.run(command, check=True, capture_output=True)

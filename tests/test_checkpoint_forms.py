@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from checkpoints import state_of
 from frcrn_accel import ModelError
 from frcrn_accel.network.checkpoint import load_checkpoint, normalise_state_dict
 from frcrn_accel.network.topology import Config
@@ -21,7 +22,7 @@ torch = pytest.importorskip("torch")
 
 CONFIG = Config(8, 1)
 WEIGHTS = random_weights(CONFIG)
-STATE = {key: torch.from_numpy(value.copy()) for key, value in WEIGHTS.items()}
+STATE = state_of(WEIGHTS)
 FIRST = "unet.encoders.0.conv.conv_re.weight"
 PARTS = ("module.", "model.", "_orig_mod.", "net.", "_fsdp_wrapped_module.", "denoiser.0.")
 

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -23,9 +23,11 @@ import soundfile
 import typer
 from rich.console import Console
 
+from checkpoints import save_checkpoint
+from command_line import Result, run_command
 from frcrn_accel import Denoiser, __version__, cli
 from frcrn_accel.backends import registry
-from frcrn_accel.cli.progress import preparation, progress_bar
+from frcrn_accel.cli.progress import preparation, print_line, progress_bar
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.doctor import (
     BackendReport,
@@ -38,7 +40,6 @@ from frcrn_accel.doctor import (
     Report,
 )
 from frcrn_accel.models import (
-    CACHE_DIR_VARIABLE,
     DEFAULT_MODEL,
     ModelFile,
     find_model,
@@ -55,31 +56,9 @@ from frcrn_accel.testing import random_weights
 pytest.importorskip("onnxruntime")
 
 
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def run(monkeypatch, capsys):
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["frcrn-accel", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Result(exit_.value.code, captured.out, captured.err)
-
-    return run
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    """An empty cache folder."""
-    monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    return partial(run_command, monkeypatch, capsys)
 
 
 def the_error(result: Result) -> str:
@@ -185,7 +164,7 @@ SUMMARIES = {
     "models verify": "Check every model file, packaged or cached, against its digest. Exit code 1 if one is damaged.",
     "models path": "Print the path of a model's file.",
     "models import": "Import a checkpoint: export it to the cache, verified against PyTorch, and quantize it.",
-    "models download": "Download a checkpoint from the model hub. No model is downloaded in any other way.",
+    "models download": "Download a checkpoint from the model hub. This is the only command that downloads a model.",
 }
 
 
@@ -195,6 +174,12 @@ def test_summaries(run, command):
     assert " ".join(summary.split()) == SUMMARIES[command]
 
 
+def test_a_line_is_printed_as_it_is():
+    shown = io.StringIO()
+    print_line(Console(file=shown, force_terminal=True, width=20), "a:fire:[b].wav -> a:fire:[b].denoised.wav")
+    assert shown.getvalue() == "a:fire:[b].wav -> a:fire:[b].denoised.wav\n"
+
+
 class TestPreparation:
     """Output while a file is made for a backend."""
 
@@ -202,12 +187,12 @@ class TestPreparation:
         with preparation(console) as progress:
             make_variant(model, "dynamic", gated=False, progress=progress)
 
-    def test_the_log_line_without_a_terminal(self, cache, tiny):
+    def test_the_log_line_without_a_terminal(self, empty_cache, tiny):
         shown = io.StringIO()
         self.make(tiny, Console(file=shown, width=200))
         assert shown.getvalue() == "quantizing tiny with method 'dynamic'; this is done once and can take minutes\n"
 
-    def test_bars_on_a_terminal(self, cache, tiny):
+    def test_bars_on_a_terminal(self, empty_cache, tiny):
         shown = io.StringIO()
         self.make(tiny, Console(file=shown, width=200, force_terminal=True))
         assert "quantizing tiny with method 'dynamic'" in shown.getvalue()
@@ -223,24 +208,24 @@ class TestPreparation:
         assert {("build", "0/?"), ("gate", "0/3"), ("gate", "0/8")} <= counts
         assert {total for _, total in counts} <= {"0/?", "1/1", "0/3", "3/3", "0/8", "8/8"}
 
-    def test_nothing_is_shown_for_a_file_that_exists_or_after_the_block(self, cache, tiny):
+    def test_nothing_is_shown_for_a_file_that_exists_or_after_the_block(self, empty_cache, tiny):
         make_variant(tiny, "dynamic", gated=False)
         shown = io.StringIO()
         self.make(tiny, Console(file=shown, width=200))
-        shutil.rmtree(cache)
+        shutil.rmtree(empty_cache)
         make_variant(tiny, "dynamic", gated=False)
         assert shown.getvalue() == ""
 
 
 class TestBuildEngine:
-    def test_packages_are_checked_before_a_file_is_prepared(self, run, cache, tmp_path, monkeypatch):
+    def test_packages_are_checked_before_a_file_is_prepared(self, run, empty_cache, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
         out = tmp_path / "a.plan"
         for arguments in ((), ("--compute-capability", "8.9")):
             error = the_error(run("build-engine", DEFAULT_MODEL, out, *arguments))
             assert error.startswith("backend 'tensorrt-rtx' cannot run here: ")
             assert error.endswith("pip install 'frcrn-accel[tensorrt-rtx]'")
-        assert not cache.exists()
+        assert not empty_cache.exists()
         assert not out.exists()
 
 
@@ -572,10 +557,8 @@ class TestBackends:
 
 class TestExport:
     def test_it_writes_a_model(self, run, tmp_path):
-        torch = pytest.importorskip("torch")
         pytest.importorskip("onnx")
-        weights = read_weights(find_model("frcrn-small").path)
-        torch.save({key: torch.tensor(value) for key, value in weights.items()}, tmp_path / "mine.pt")
+        save_checkpoint(read_weights(find_model("frcrn-small").path), tmp_path / "mine.pt")
         result = run("export", tmp_path / "mine.pt", tmp_path / "mine.onnx")
         assert result.code == 0
         assert "mine, 32 channels, 2 U-Net(s), 3.9 MB" in result.out
@@ -716,7 +699,7 @@ def keep_a_copy(name: str) -> Path:
 
 
 class TestModels:
-    def test_list(self, run, cache):
+    def test_list(self, run, empty_cache):
         keep_a_copy("mine")
         result = run("models", "list")
         assert result.code == 0
@@ -737,7 +720,7 @@ class TestModels:
         ):
             assert line in lines
 
-    def test_a_damaged_one_is_listed_and_verified_as_such(self, run, cache):
+    def test_a_damaged_one_is_listed_and_verified_as_such(self, run, empty_cache):
         path = keep_a_copy("mine")
         count = len(packaged_files()) + 1
         whole = run("models", "verify")
@@ -754,19 +737,17 @@ class TestModels:
         assert "mine: imported, damaged" in listed
         assert listed[-1].startswith("  problem     the imported model '")
 
-    def test_path(self, run, cache):
+    def test_path(self, run, empty_cache):
         assert run("models", "path", DEFAULT_MODEL).out == f"{find_model(DEFAULT_MODEL).path}\n"
         path = keep_a_copy("mine")
         assert run("models", "path", "mine").out == f"{path}\n"
         assert "'frcrn-accel models import CHECKPOINT' once" in the_error(run("models", "path", "frcrn-16k"))
         assert "unknown model 'nope'" in the_error(run("models", "path", "nope"))
 
-    def test_import(self, run, cache, tmp_path, monkeypatch, noisy_path):
-        torch = pytest.importorskip("torch")
+    def test_import(self, run, empty_cache, tmp_path, monkeypatch, noisy_path):
         pytest.importorskip("onnx")
         monkeypatch.setattr("frcrn_accel.prepare.importing.VARIANT_METHODS", ())
-        weights = random_weights(Config(8, 1))
-        torch.save({key: torch.from_numpy(np.array(value)) for key, value in weights.items()}, tmp_path / "mine.pt")
+        save_checkpoint(random_weights(Config(8, 1)), tmp_path / "mine.pt")
         result = run("models", "import", tmp_path / "mine.pt", "--name", "ours")
         assert (result.code, result.err) == (0, "")
         first, last = result.out.splitlines()

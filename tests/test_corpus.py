@@ -21,9 +21,11 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
+from corpus import digests
 
+from command_line import run_command
 from dying import FIRST, MARK, DyingBackend, DyingOnceBackend, DyingWhenLoadedBackend
-from frcrn_accel import AudioError, CorpusError, Denoiser, cli
+from frcrn_accel import AudioError, CorpusError, Denoiser
 from frcrn_accel.cli.corpus import job_progress
 from frcrn_accel.corpus import CorpusJob, CorpusReport, Entry, Shard, denoise_corpus
 from frcrn_accel.corpus.journal import Journal, part_name
@@ -95,23 +97,10 @@ def expected(tree, tmp_path_factory) -> dict[str, str]:
 @pytest.fixture
 def run(monkeypatch, capsys):
     def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["frcrn-accel", "corpus", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        err = capsys.readouterr().err
-        assert "Traceback" not in err
-        return exit_.value.code, err
+        result = run_command(monkeypatch, capsys, "corpus", *arguments)
+        return result.code, result.err
 
     return run
-
-
-def digests(out: Path) -> dict[str, str]:
-    """Return the digests of all files but the journal."""
-    return {
-        path.relative_to(out).as_posix(): sha256_of(path)
-        for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name != "corpus.jsonl"
-    }
 
 
 def lines(out: Path) -> list[dict]:
@@ -235,8 +224,7 @@ class TestShards:
             denoise(tree, tmp_path, PLAIN, shard=Shard(number, 2), **ONE)
         journals = sorted(tmp_path.glob("*.jsonl"))
         assert [path.name for path in journals] == ["corpus-1-of-2.jsonl", "corpus-2-of-2.jsonl"]
-        found = {name: digest for name, digest in digests(tmp_path).items() if not name.endswith(".jsonl")}
-        assert found == expected
+        assert digests(tmp_path) == expected
 
 
 class TestJob:

@@ -19,7 +19,6 @@ from frcrn_accel.errors import AudioError
 from frcrn_accel.files import open_audio
 from frcrn_accel.files.decode_sndfile import find_repair, open_patched
 from frcrn_accel.files.stated import is_joined, missing_bytes, stated_end
-from frcrn_accel.notices import collected_notices
 
 SECONDS = 1.5
 LONGEST_FRAME = 4_200  # of ALAC in CAF, and what a codec needs to end
@@ -75,10 +74,7 @@ RATES = {"adpcm_swf": 44_100, "apm": 22_050, "argo_asf": 22_050, "g726": 8_000, 
 
 
 def read(path: Path) -> tuple[np.ndarray, list[str]]:
-    with collected_notices() as notices:
-        file = open_audio(path)
-        blocks = [np.zeros((file.channels, 0), np.float32), *file.blocks()]
-    return np.concatenate(blocks, axis=1), notices
+    return coded.read(path)[1:]
 
 
 def read_at_one_rate(path: Path) -> tuple[np.ndarray, list[str]]:

@@ -32,13 +32,6 @@ from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, find_model, ke
 from frcrn_accel.testing import FunctionBackend
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
-    """An empty cache."""
-    monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 class Fine(FunctionBackend):
     name, description, priority = "fine", "gives back what it gets", 5
 
@@ -75,7 +68,7 @@ class NotFinite(FunctionBackend):
 
 
 @pytest.fixture
-def backends(monkeypatch, folder) -> None:
+def backends(monkeypatch, empty_cache) -> None:
     """Install backends that take no time, in place of the real ones."""
     install(monkeypatch, Fine, Refusing, Falling, Breaking, NotFinite)
 
@@ -136,9 +129,9 @@ class TestReport:
         assert found.cache == CacheReport(os.environ[CACHE_DIR_VARIABLE], False, True, 0, ())
         validate(found.to_json())
 
-    def test_damaged_files(self, backends, folder):
+    def test_damaged_files(self, backends, empty_cache):
         path = keep_imported("mine", lambda path: path.write_bytes(find_model(DEFAULT_MODEL).path.read_bytes())).path
-        (folder / "notes.txt").write_text("12345")
+        (empty_cache / "notes.txt").write_text("12345")
         assert examine().problems == ()
         path.write_bytes(b"half of it")
         found = examine()
@@ -150,20 +143,20 @@ class TestReport:
         assert found.problems[1].startswith("model mine: the imported model '")
         validate(found.to_json())
 
-    def test_problems_of_the_installation(self, backends, folder, monkeypatch):
+    def test_problems_of_the_installation(self, backends, empty_cache, monkeypatch):
         install(monkeypatch)
         monkeypatch.setattr("importlib.metadata.version", lambda name: "1.0")
-        folder.write_text("a file in the way")
+        empty_cache.write_text("a file in the way")
         problems = examine().problems
         assert [problem.split(":")[0] for problem in problems] == [
             "no backend can run",
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files",
-            f"the cache folder {folder} cannot be written",
+            f"the cache folder {empty_cache} cannot be written",
         ]
 
-    def test_it_writes_nothing(self, backends, folder):
+    def test_it_writes_nothing(self, backends, empty_cache):
         examine()
-        assert not folder.exists()
+        assert not empty_cache.exists()
 
 
 def validate(values: object) -> None:

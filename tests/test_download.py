@@ -6,17 +6,17 @@ import dataclasses
 import hashlib
 import os
 import random
-import threading
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from frcrn_accel import ModelError, OutputExistsError
 from frcrn_accel.models import download, download_checkpoint, known_models
+from web_server import served
 
 CONTENT = random.Random(0).randbytes(300_000)
 WRONG = random.Random(1).randbytes(300_000)
@@ -84,16 +84,11 @@ def server(monkeypatch) -> Iterator[Server]:
         def log_message(self, *_: object) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    state.url = f"http://127.0.0.1:{http.server_address[1]}/file"
-    serve(monkeypatch, state.url)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    yield state
-    http.shutdown()
-    thread.join()
-    http.server_close()
+    with served(Handler) as address:
+        state.url = f"{address}/file"
+        serve(monkeypatch, state.url)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        yield state
 
 
 def serve(monkeypatch, url: str) -> None:

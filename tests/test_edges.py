@@ -384,7 +384,7 @@ class TestStatistics:
             Denoiser("frcrn-small-stream", backend="ort", threads=1) as other,
         ):
             statistics = one.stream(16_000).statistics
-            with pytest.raises(ValueError, match=r"averaging\.start is of another model"):
+            with pytest.raises(ValueError, match=r"averaging\.start belongs to another model"):
                 other.stream(16_000, averaging=Averaging(start=statistics))
             again = one.stream(16_000, averaging=Averaging(start=statistics)).statistics
             np.testing.assert_array_equal(again.means, statistics.means)

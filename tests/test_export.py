@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from checkpoints import save_checkpoint, state_of
 from frcrn_accel import Denoiser, ExportError, ModelError, OutputExistsError, __version__
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.export import MAX_ERROR, difference_from_pytorch, export_model
@@ -17,10 +18,7 @@ pytest.importorskip("onnx")
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """One U-Net of 16 channels with random weights."""
-    weights = {key: torch.tensor(value) for key, value in random_weights(Config(16, 1)).items()}
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
-    torch.save(weights, path)
-    return path
+    return save_checkpoint(random_weights(Config(16, 1)), tmp_path_factory.mktemp("checkpoint") / "tiny.pt")
 
 
 def test_metadata_and_weights_are_in_the_file(checkpoint, tmp_path):
@@ -71,7 +69,7 @@ def test_a_graph_that_differs_from_pytorch_is_not_written(checkpoint, tmp_path, 
 @pytest.mark.parametrize("ruin", ["negative variance", "all weights zero"])
 def test_a_model_that_gives_no_audio_is_not_written(ruin, tmp_path):
     """Its weights are finite, and the graph agrees with PyTorch: both output NaN, or zeros."""
-    weights = {key: torch.tensor(value) for key, value in random_weights(Config(16, 1)).items()}
+    weights = state_of(random_weights(Config(16, 1)))
     if ruin == "negative variance":
         weights["unet.encoders.3.bn.bn_re.running_var"] -= 100
     else:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
 
 import av
-import imageio_ffmpeg
 import pytest
 
+from coded import ffmpeg
 from frcrn_accel.files import Sound, open_audio, write_film
 from frcrn_accel.notices import collected_notices
 
-FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 TARGETS = (".mp4", ".mov", ".mkv", ".avi", ".wmv", ".flv", ".ts")
 TEXT = "1\n00:00:00,100 --> 00:00:00,300\nHello\n\n2\n00:00:00,300 --> 00:00:00,400\nyou\n"
 TAGS = {
@@ -37,10 +35,6 @@ KEEPS = {
     "webvtt": (".mkv",),
     "mov_text": (".mp4", ".mov"),
 }
-
-
-def ffmpeg(*arguments: object) -> None:
-    subprocess.run([FFMPEG, "-v", "error", "-y", *map(str, arguments)], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,15 @@ import subprocess
 import warnings
 
 import av
-import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
 
+from coded import ffmpeg
 from frcrn_accel.errors import AudioError, AudioWarning
 from frcrn_accel.files import Sound, open_audio, write_film
 from frcrn_accel.files.film import check_film, film_suffix
 
-FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 RATE_HZ = 48_000
 FAST = ("-preset", "ultrafast")
 CODECS = {
@@ -57,10 +56,6 @@ HOLDS = {
     "prores": ("mov", "mkv"),
     "ffv1": ("mp4", "mkv", "avi", "wmv"),
 }
-
-
-def ffmpeg(*arguments: object) -> None:
-    subprocess.run([FFMPEG, "-v", "error", "-y", *map(str, arguments)], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
@@ -212,5 +207,4 @@ SAID = re.compile(r"track 0: .*: ([\d,]+) samples? more than the source")
 
 
 def decoded_samples(path) -> int:
-    command = [FFMPEG, "-v", "error", "-i", str(path), "-map", "0:a:0", "-ac", "1", "-f", "s16le", "-"]
-    return len(subprocess.run(command, check=True, capture_output=True).stdout) // 2
+    return len(ffmpeg("-i", path, "-map", "0:a:0", "-ac", 1, "-f", "s16le", "-")) // 2

@@ -7,7 +7,6 @@ import hashlib
 import os
 import re
 import stat
-import subprocess
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,13 +17,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from coded import ffmpeg
 from frcrn_accel import AudioError, AudioWarning, Denoiser, OutputExistsError
 from frcrn_accel.files import Sound, is_film, open_audio, write_film
 from frcrn_accel.files.film import check_film, film_suffix
 from frcrn_accel.notices import collected_notices
 from frcrn_accel.testing import FunctionBackend
 
-FFMPEG = pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
 RATE_HZ = 48_000
 SECONDS = 4
 PICTURE = ("-f", "lavfi", "-i", f"testsrc=size=96x64:rate=24000/1001:duration={SECONDS}")
@@ -80,11 +79,6 @@ def make(tmp_path_factory, clicks):
         return path
 
     return made
-
-
-def ffmpeg(*arguments: object) -> bytes:
-    command = [FFMPEG, "-v", "error", "-y", *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True).stdout
 
 
 def replaced(source: Path, target: Path) -> None:
@@ -436,7 +430,7 @@ def test_several_tracks_and_a_choice(tmp_path, clicks):
         assert film.streams.audio[1].metadata["language"] == "ita"
     with pytest.raises(AudioError, match=r"two\.mkv' has tracks 0 to 1, not 2"):
         silent.denoise_file(source, tmp_path / "x.mkv", track=2)
-    with pytest.warns(AudioWarning, match="has 2 audio tracks: the first is taken"):
+    with pytest.warns(AudioWarning, match="has 2 audio tracks: the first is used"):
         report = silent.denoise_file(source, tmp_path / "sound.wav")
     assert report.tracks == (0,)
     assert soundfile.info(tmp_path / "sound.wav").frames == open_audio(source, 0).samples or report.duration_s > 2.9
@@ -457,7 +451,7 @@ def test_what_cannot_be_written_is_an_error_and_leaves_nothing(make, tmp_path, i
         identity.denoise_file(film, tmp_path / "there.mp4")
     with pytest.raises(AudioError, match=r"new\.webm' cannot hold video stream 0 \(h264\)"):
         identity.denoise_file(film, tmp_path / "new.webm")
-    with pytest.raises(AudioError, match="its noise goes to a film of its own"):
+    with pytest.raises(AudioError, match="write its noise to another film"):
         identity.denoise_file(film, tmp_path / "new.mp4", noise_target=tmp_path / "noise.mp4")
     ffmpeg(*PICTURE, *H264, tmp_path / "mute.mp4")
     with pytest.raises(AudioError, match=r"mute\.mp4' holds no audio"):

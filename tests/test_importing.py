@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from checkpoints import state_of
 from frcrn_accel import (
     BackendUnavailable,
     Denoiser,
@@ -19,7 +20,6 @@ from frcrn_accel import (
 )
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.models import (
-    CACHE_DIR_VARIABLE,
     DEFAULT_MODEL,
     LIVE_MODEL,
     ModelFile,
@@ -42,11 +42,7 @@ from frcrn_accel.testing import random_weights
 NAME = "frcrn-16k"
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch) -> Path:
-    """An empty cache."""
-    monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 @pytest.fixture
@@ -65,10 +61,8 @@ def saved(path: Path, seed: int) -> Path:
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    weights = random_weights(Config(8, 1), seed)
-    torch.save(
-        {"state_dict": {f"model.{key}": torch.from_numpy(np.array(value)) for key, value in weights.items()}}, path
-    )
+    state = state_of(random_weights(Config(8, 1), seed))
+    torch.save({"state_dict": {f"model.{key}": value for key, value in state.items()}}, path)
     return path
 
 
@@ -89,7 +83,7 @@ def files(folder: Path) -> list[str]:
 
 @pytest.mark.usefixtures("no_variants")
 class TestImport:
-    def test_from_then_on_the_name_works(self, checkpoint, folder, noisy):
+    def test_from_then_on_the_name_works(self, checkpoint, empty_cache, noisy):
         from frcrn_accel.export import export_model
 
         with pytest.raises(
@@ -102,7 +96,7 @@ class TestImport:
         assert report.model == find_model("mine")
         assert 0 < report.difference < 1e-4
         assert report.model.metadata.channels == 8
-        assert files(folder) == [f"mine-imported-{sha256_of(report.model.path)[:16]}.onnx"]
+        assert files(empty_cache) == [f"mine-imported-{sha256_of(report.model.path)[:16]}.onnx"]
         exported = checkpoint.with_suffix(".onnx")
         export_model(checkpoint, exported)
         audio = noisy[:16_000]
@@ -121,25 +115,25 @@ class TestImport:
         assert find_model(NAME).metadata.channels == 8
         assert Denoiser(NAME, backend="ort").model.name == NAME
 
-    def test_another_file_does_not_get_it(self, checkpoint, folder):
+    def test_another_file_does_not_get_it(self, checkpoint, empty_cache):
         with pytest.raises(ModelError, match=f"is not the known checkpoint of '{NAME}'"):
             import_model(checkpoint, name=NAME)
         with pytest.raises(ModelError, match=f"is not the known checkpoint of '{NAME}': choose another name"):
             import_model(checkpoint.rename(checkpoint.with_stem(NAME)))
-        assert not folder.exists()
+        assert not empty_cache.exists()
 
     def test_a_file_that_was_made_of_another_checkpoint_is_not_taken_for_it(self, checkpoint):
         keep_imported(NAME, copy_of_the_packaged)
         with pytest.raises(ModelError, match=f"was not made from the known checkpoint of '{NAME}': remove it"):
             find_model(NAME)
 
-    def test_again_makes_nothing(self, checkpoint, folder, monkeypatch):
+    def test_again_makes_nothing(self, checkpoint, empty_cache, monkeypatch):
         first = import_model(checkpoint)
         monkeypatch.setattr("frcrn_accel.export.export_model", None)
         assert import_model(checkpoint) == dataclasses.replace(first, difference=None)
-        assert len(files(folder)) == 1
+        assert len(files(empty_cache)) == 1
 
-    def test_another_model_under_the_name(self, checkpoint, folder, tmp_path):
+    def test_another_model_under_the_name(self, checkpoint, empty_cache, tmp_path):
         first = import_model(checkpoint, name="ours").model
         other = saved(tmp_path / "other.pt", seed=1)
         with pytest.raises(
@@ -150,9 +144,9 @@ class TestImport:
         second = import_model(other, name="ours", overwrite=True).model
         assert second.metadata.checkpoint_sha256 == sha256_of(other)
         assert find_model("ours") == second
-        assert files(folder) == [second.path.name]
+        assert files(empty_cache) == [second.path.name]
 
-    def test_a_new_version_of_the_library_keeps_it_and_makes_it_anew(self, checkpoint, folder, monkeypatch):
+    def test_a_new_version_of_the_library_keeps_it_and_makes_it_anew(self, checkpoint, empty_cache, monkeypatch):
         first = import_model(checkpoint).model
         for module in ("export", "prepare.importing", "models.cache"):
             monkeypatch.setattr(f"frcrn_accel.{module}.__version__", "9.9.9")
@@ -160,9 +154,9 @@ class TestImport:
         second = import_model(checkpoint)
         assert second.difference is not None
         assert find_model("mine").metadata.library_version == "9.9.9"
-        assert files(folder) == [second.model.path.name]
+        assert files(empty_cache) == [second.model.path.name]
 
-    def test_a_damaged_one_is_an_error_until_it_is_imported_again(self, checkpoint, folder):
+    def test_a_damaged_one_is_an_error_until_it_is_imported_again(self, checkpoint, empty_cache):
         path = import_model(checkpoint).model.path
         whole = path.read_bytes()
         path.write_bytes(whole[:-20] + b"x" + whole[-19:])
@@ -175,19 +169,19 @@ class TestImport:
         assert import_model(checkpoint).model.path.read_bytes() == whole
         assert [file.problem for file in cached_files()] == [None, None]  # with what ONNX Runtime compiled
 
-    def test_a_file_of_no_network(self, tmp_path, folder):
+    def test_a_file_of_no_network(self, tmp_path, empty_cache):
         (tmp_path / "a.pt").write_bytes(b"text")
         with pytest.raises(ModelError, match="is not a file of plain tensors"):
             import_model(tmp_path / "a.pt")
-        assert files(folder) == []
+        assert files(empty_cache) == []
         with pytest.raises(ModelError, match=r"none\.pt' cannot be read: No such file"):
             import_model(tmp_path / "none.pt")
 
     @pytest.mark.parametrize("name", ["", "a/b", "../a", "v1.2", "-a", "a b", "ä", "a" * 65])
-    def test_a_name_that_could_be_taken_for_a_file(self, checkpoint, folder, name):
+    def test_a_name_that_could_be_taken_for_a_file(self, checkpoint, empty_cache, name):
         with pytest.raises(ModelError, match=r"^invalid model name '.*': use 1 to 64 letters, digits, '-' or '_'"):
             import_model(checkpoint, name=name)
-        assert not folder.exists()
+        assert not empty_cache.exists()
 
     def test_the_packaged_model_is_not_imported(self, checkpoint, monkeypatch):
         known = dataclasses.replace(known_models()[DEFAULT_MODEL], checkpoint_sha256=sha256_of(checkpoint))
@@ -195,16 +189,16 @@ class TestImport:
         with pytest.raises(ModelError, match="is in the package: it does not need to be imported"):
             import_model(checkpoint)
 
-    def test_a_cache_that_cannot_be_written(self, checkpoint, folder):
-        folder.write_text("a file in the way")
+    def test_a_cache_that_cannot_be_written(self, checkpoint, empty_cache):
+        empty_cache.write_text("a file in the way")
         with pytest.raises(ModelError, match=r"model 'mine' cannot be stored in .*: File exists"):
             import_model(checkpoint)
 
-    def test_without_torch(self, checkpoint, folder, monkeypatch):
+    def test_without_torch(self, checkpoint, empty_cache, monkeypatch):
         monkeypatch.setitem(sys.modules, "torch", None)
         with pytest.raises(MissingExtraError, match=r"pip install 'frcrn-accel\[export\]'"):
             import_model(checkpoint)
-        assert files(folder) == []
+        assert files(empty_cache) == []
 
 
 @pytest.mark.usefixtures("no_eval")
@@ -228,7 +222,7 @@ class TestVariants:
         (status,) = (status for status in model_statuses() if status.name == "mine")
         assert status.variants == ("dynamic", "static")
 
-    def test_refused_ones_are_left_out(self, checkpoint, folder, monkeypatch):
+    def test_refused_ones_are_left_out(self, checkpoint, empty_cache, monkeypatch):
         def refuse(*arguments: object, **options: object) -> None:
             raise QualityError("too far", None)
 
@@ -237,10 +231,10 @@ class TestVariants:
         skip_without(METHODS["dynamic"].backend())
         report = import_model(checkpoint)
         assert report.variants == (importing.ImportedVariant("dynamic", None, refusal="too far"),)
-        assert files(folder) == [report.model.path.name]
+        assert files(empty_cache) == [report.model.path.name]
         assert find_model("mine") == report.model
 
-    def test_none_is_made_for_an_engine_that_is_not_here(self, checkpoint, folder, monkeypatch):
+    def test_none_is_made_for_an_engine_that_is_not_here(self, checkpoint, empty_cache, monkeypatch):
         class Absent(METHODS["static"].backend):
             @classmethod
             def check(cls) -> None:
@@ -250,7 +244,7 @@ class TestVariants:
         monkeypatch.setitem(METHODS, "static", dataclasses.replace(METHODS["static"], backend=Absent))
         (variant,) = import_model(checkpoint).variants
         assert variant.missing == "backend 'absent' cannot run here: it is not installed; install it"
-        assert len(files(folder)) == 1
+        assert len(files(empty_cache)) == 1
 
 
 def skip_without(backend) -> None:
@@ -276,9 +270,9 @@ class TestLookup:
         assert find_model("./mine").path == Path("mine")
         assert find_model(Path("mine")).path == Path("mine")
 
-    def test_while_one_takes_the_place_of_another_the_newer_counts(self, folder):
+    def test_while_one_takes_the_place_of_another_the_newer_counts(self, empty_cache):
         older = keep_imported("mine", copy_of_the_packaged).path
-        newer = folder / f"mine-imported-{'0' * 16}.onnx"
+        newer = empty_cache / f"mine-imported-{'0' * 16}.onnx"
         newer.write_bytes(b"")
         os.utime(older, (1, 1))
         with pytest.raises(ModelError, match=f"{newer.name}' is damaged"):
@@ -286,7 +280,7 @@ class TestLookup:
         os.utime(newer, (0, 0))
         assert find_imported("mine") == ModelFile.open(older)
 
-    def test_one_that_cannot_be_read(self, folder):
+    def test_one_that_cannot_be_read(self, empty_cache):
         path = keep_imported("mine", copy_of_the_packaged).path
         path.unlink()
         path.mkdir(mode=0o755)
@@ -322,13 +316,13 @@ class TestFiles:
         )
         assert [file.problem for file in others] == [None] * 8
 
-    def test_of_the_cache(self, folder):
+    def test_of_the_cache(self, empty_cache):
         assert cached_files() == []
         kept = keep_imported("mine", copy_of_the_packaged)
-        cut = folder / f"some-{'0' * 16}-{'1' * 16}.onnx"
+        cut = empty_cache / f"some-{'0' * 16}-{'1' * 16}.onnx"
         cut.write_bytes(b"half of it")
-        (folder / "notes.txt").write_text("not of this library")
-        (folder / ".some-1234.onnx").write_bytes(b"being written")
+        (empty_cache / "notes.txt").write_text("not of this library")
+        (empty_cache / ".some-1234.onnx").write_bytes(b"being written")
         assert [(file.path, file.problem) for file in cached_files()] == [
             (kept.path, None),
             (cut, "damaged: it is made again when it is needed"),

@@ -18,7 +18,6 @@ from frcrn_accel import BackendUnavailable, Denoiser, ModelError
 from frcrn_accel.backends import backend_statuses, ort, resolve_backend
 from frcrn_accel.backends.ort import OrtBackend, OrtDynamicInt8Backend, OrtStaticInt8Backend
 from frcrn_accel.models import (
-    CACHE_DIR_VARIABLE,
     DEFAULT_MODEL,
     ModelFile,
     find_model,
@@ -31,17 +30,12 @@ from frcrn_accel.quality import si_sdr_db
 from frcrn_accel.quantize import quantizer
 from frcrn_accel.testing import BackendConformance
 
-
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path, monkeypatch):
-    folder = tmp_path / "cache"
-    monkeypatch.setenv(CACHE_DIR_VARIABLE, str(folder))
-    return folder
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 class Conformance(BackendConformance):
     @pytest.fixture(autouse=True)
-    def cache_folder(self) -> None:
+    def empty_cache(self) -> None:
         """Use the cache of all tests: other files use the same steps of streams, and making one takes seconds."""
 
 
@@ -90,7 +84,7 @@ def test_every_number_of_frames_returns_and_is_close(noisy, backend):
 
 @pytest.mark.usefixtures("no_eval")
 class TestVariants:
-    def test_the_packaged_model_has_its_own(self, cache_folder):
+    def test_the_packaged_model_has_its_own(self, empty_cache):
         known = known_models()[DEFAULT_MODEL]
         for method in ("dynamic", "static"):
             variant = prepare(find_model(DEFAULT_MODEL), resolve_backend(f"ort-{method}-int8"))
@@ -98,7 +92,7 @@ class TestVariants:
             assert variant.metadata.method == method
             assert variant.metadata.gate == "passed"
             assert variant.metadata.source_sha256 == known.model_sha256
-        assert not cache_folder.exists()
+        assert not empty_cache.exists()
 
     def test_a_damaged_packaged_one_is_an_error(self, tmp_path, monkeypatch):
         source = known_models()[DEFAULT_MODEL].variant_path("dynamic")
@@ -111,13 +105,13 @@ class TestVariants:
         with pytest.raises(ModelError, match=r"damaged\.onnx' is damaged: reinstall"):
             prepare(model, OrtDynamicInt8Backend())
 
-    def test_a_model_is_quantized_once(self, tiny, cache_folder, short_gate, caplog):
+    def test_a_model_is_quantized_once(self, tiny, empty_cache, short_gate, caplog):
         pytest.importorskip("onnx")
         assert ready_variant(tiny, "dynamic") is None
         with caplog.at_level(logging.INFO, logger="frcrn_accel"):
             made = prepare(tiny, OrtDynamicInt8Backend())
         assert "quantizing tiny with method 'dynamic'; this is done once and can take minutes" in caplog.text
-        assert made.path.parent == cache_folder
+        assert made.path.parent == empty_cache
         assert made.metadata.gate == "passed"
         content = made.path.read_bytes()
         caplog.clear()
@@ -130,13 +124,13 @@ class TestVariants:
         again = prepare(tiny, OrtDynamicInt8Backend())
         assert again.path.read_bytes() == content
 
-    def test_two_processes_make_it_at_once(self, tiny, cache_folder, short_audio):
+    def test_two_processes_make_it_at_once(self, tiny, empty_cache, short_audio):
         pytest.importorskip("onnx")
         context = multiprocessing.get_context("spawn")
         with context.Pool(2) as pool:
             paths = pool.map(partial(_quantize, short_audio), [tiny.path, tiny.path])
         assert paths[0] == paths[1]
-        assert [path.name for path in cache_folder.glob("*.onnx")] == [paths[0].name]
+        assert [path.name for path in empty_cache.glob("*.onnx")] == [paths[0].name]
         assert ModelFile.open(paths[0]).metadata.method == "dynamic"
 
     def test_static_without_calibration_says_how(self, tiny):
@@ -144,13 +138,13 @@ class TestVariants:
         with pytest.raises(ModelError, match=r"not been calibrated for backend 'ort-static-int8': give a folder"):
             Denoiser(tiny.path, backend="ort-static-int8")
 
-    def test_static_with_calibration(self, tiny, cache_folder, short_gate, noisy):
+    def test_static_with_calibration(self, tiny, empty_cache, short_gate, noisy):
         pytest.importorskip("onnx")
         from frcrn_accel.quantize import CALIBRATION_AUDIO
 
         with Denoiser(tiny.path, backend="ort-static-int8", calibration=CALIBRATION_AUDIO) as denoiser:
             found = denoiser(noisy, 16_000)
-        (path,) = cache_folder.glob("*.onnx")
+        (path,) = empty_cache.glob("*.onnx")
         metadata = ModelFile.open(path).metadata
         assert metadata.method == "static"
         assert len(metadata.calibration_sha256) == 64
@@ -201,10 +195,10 @@ class TestAuto:
         assert 0 <= ranks["ort-dynamic-int8"] < ranks["ort"]
         assert 0 <= ranks["ort-static-int8"] < ranks["ort"]
 
-    def test_it_makes_no_variants(self, copied, cache_folder):
+    def test_it_makes_no_variants(self, copied, empty_cache):
         ranks = {status.name: status.priority for status in backend_statuses(copied)}
         assert ranks["ort-dynamic-int8"] < 0
-        assert not cache_folder.exists()
+        assert not empty_cache.exists()
 
 
 def test_a_cpu_without_exact_products_is_refused(monkeypatch):

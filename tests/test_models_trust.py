@@ -42,31 +42,25 @@ def copy(path: Path) -> None:
     shutil.copyfile(SOURCE.path, path)
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="folders of users are their own on Windows")
 class TestOthersCanWrite:
-    def test_a_folder(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_folder(self, empty_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
         made = cached_variant(SOURCE, {"a": "1"}, copy).path
-        assert made.parent == folder
+        assert made.parent == empty_cache
         assert made.stat().st_mode & 0o022 == 0
-        folder.chmod(0o777)
+        empty_cache.chmod(0o777)
         assert find_cached(SOURCE, {"a": "1"}) is None
         again = cached_variant(SOURCE, {"a": "1"}, copy).path
-        assert again.parent != folder
-        assert f"other users can write to it: run 'chmod go-w {folder}'" in warnings_of(caplog)[-1]
-        folder.chmod(0o755)
+        assert again.parent != empty_cache
+        assert f"other users can write to it: run 'chmod go-w {empty_cache}'" in warnings_of(caplog)[-1]
+        empty_cache.chmod(0o755)
 
     @pytest.mark.parametrize("mode", [0o664, 0o646])
-    def test_a_file(self, folder: Path, caplog: pytest.LogCaptureFixture, mode: int) -> None:
+    def test_a_file(self, empty_cache: Path, caplog: pytest.LogCaptureFixture, mode: int) -> None:
         made = cached_variant(SOURCE, {}, copy).path
         made.chmod(mode)
         assert find_cached(SOURCE, {}) is None
@@ -75,20 +69,20 @@ class TestOthersCanWrite:
         assert cached_variant(SOURCE, {}, copy).path.stat().st_mode & 0o022 == 0
 
     @pytest.mark.skipif("os.geteuid() != 0", reason="only root can give files away")
-    def test_a_folder_and_a_file_of_another_user(self, folder: Path) -> None:
+    def test_a_folder_and_a_file_of_another_user(self, empty_cache: Path) -> None:
         made = cached_variant(SOURCE, {}, copy).path
         os.chown(made, 12_345, -1)
         assert find_cached(SOURCE, {}) is None
         os.chown(made, 0, -1)
         assert find_cached(SOURCE, {}) is not None
-        os.chown(folder, 12_345, -1)
+        os.chown(empty_cache, 12_345, -1)
         assert find_cached(SOURCE, {}) is None
 
     @pytest.mark.parametrize("which", ["folder", "file"])
-    def test_an_imported_model(self, folder: Path, which: str) -> None:
+    def test_an_imported_model(self, empty_cache: Path, which: str) -> None:
         path = keep_imported("mine", copy).path
         assert find_imported("mine") == ModelFile.open(path)
-        odd = folder if which == "folder" else path
+        odd = empty_cache if which == "folder" else path
         odd.chmod(odd.stat().st_mode | 0o002)
         with pytest.raises(ModelError, match=f"'mine': '{odd}' is not used: .* run 'chmod go-w {odd}'"):
             find_model("mine")
@@ -163,7 +157,9 @@ class TestOthersCanWrite:
             assert path.stat().st_mode & 0o022 == 0
         assert find_cached(SOURCE, {}) == made
 
-    def test_a_file_of_another_model_under_the_name(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_file_of_another_model_under_the_name(
+        self, empty_cache: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         def copy_other(path: Path) -> None:
             shutil.copyfile(find_model("frcrn-small-stream").path, path)
 
@@ -173,12 +169,12 @@ class TestOthersCanWrite:
         other = cached_variant(find_model("frcrn-small-stream"), {}, copy_other).path
         stem = made.stem.rpartition("-")[0]
         made.unlink()
-        other.rename(folder / f"{stem}-{other.stem.rpartition('-')[2]}.onnx")  # whole, but not of this model
+        other.rename(empty_cache / f"{stem}-{other.stem.rpartition('-')[2]}.onnx")  # whole, but not of this model
         assert find_cached(SOURCE, {}) is None
 
 
 class TestKilled:
-    def test_the_next_start_clears_what_a_killed_process_left(self, folder: Path) -> None:
+    def test_the_next_start_clears_what_a_killed_process_left(self, empty_cache: Path) -> None:
         if not Path("/proc/self/stat").exists():
             pytest.skip("only Linux tells when a process started")
         code = (
@@ -187,21 +183,21 @@ class TestKilled:
         )
         done = subprocess.run([sys.executable, "-c", code], check=False)
         assert done.returncode == -signal.SIGKILL
-        (left,) = folder.iterdir()
+        (left,) = empty_cache.iterdir()
         assert left.name.startswith(".")
         made = cached_variant(SOURCE, {"another": "file"}, copy)
-        assert list(folder.iterdir()) == [made.path]
+        assert list(empty_cache.iterdir()) == [made.path]
 
-    def test_files_of_a_process_that_runs_stay(self, folder: Path) -> None:
+    def test_files_of_a_process_that_runs_stay(self, empty_cache: Path) -> None:
         def build(path: Path) -> None:
             cached_variant(SOURCE, {"another": "file"}, copy)
             copy(path)  # it is still there
 
         cached_variant(SOURCE, {}, build)
-        assert len(list(folder.iterdir())) == 2
+        assert len(list(empty_cache.iterdir())) == 2
 
 
-def test_a_full_disk_is_an_error(folder: Path) -> None:
+def test_a_full_disk_is_an_error(empty_cache: Path) -> None:
     def fail(path: Path) -> None:
         raise OSError(28, os.strerror(28))
 
@@ -209,7 +205,7 @@ def test_a_full_disk_is_an_error(folder: Path) -> None:
         cached_variant(SOURCE, {}, fail)
 
 
-def test_a_file_replaced_by_one_of_the_same_size_and_time(folder: Path, tmp_path: Path) -> None:
+def test_a_file_replaced_by_one_of_the_same_size_and_time(empty_cache: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     content = SOURCE.path.read_bytes()
     path.write_bytes(content + b"\x08\x07")

@@ -19,8 +19,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from command_line import run_command
 from example_counts import few
-from frcrn_accel import cli
 from frcrn_accel.atomic import remove_leftovers, replacing
 from frcrn_accel.cli.output import printable
 from frcrn_accel.errors import OutputExistsError
@@ -37,12 +37,8 @@ CHILD = (
 @pytest.fixture
 def run(monkeypatch, capsys):
     def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["frcrn-accel", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        err = capsys.readouterr().err
-        assert "Traceback" not in err
-        return exit_.value.code, err
+        result = run_command(monkeypatch, capsys, *arguments)
+        return result.code, result.err
 
     return run
 

@@ -29,7 +29,7 @@ from frcrn_accel.cpu import affinity_cpus, available_cpus, busy_cpu_s, cpu_ident
 from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.files import check_targets
 from frcrn_accel.memory import available_memory_bytes, keep_freed_memory
-from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, cached_variant, find_cached, find_model
+from frcrn_accel.models import DEFAULT_MODEL, cached_variant, find_cached, find_model
 from frcrn_accel.posix_signals import Stopped, stopping
 from frcrn_accel.processes import FileProcess, FileProcesses
 from frcrn_accel.processes.worker import peak_memory_bytes
@@ -152,8 +152,8 @@ class TestFilesAndUsers:
         assert report.duration_s == 1.0
         np.testing.assert_allclose(soundfile.read(tmp_path / "out.wav")[0], NOISE / 2, atol=1e-6)
 
-    def test_a_cache_without_owners(self, monkeypatch, tmp_path):
-        monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "cache"))
+    @pytest.mark.usefixtures("empty_cache")
+    def test_a_cache_without_owners(self, monkeypatch):
         source = find_model(DEFAULT_MODEL)
         made = cached_variant(source, {}, lambda path: path.write_bytes(source.path.read_bytes())).path
         made.chmod(0o666)

@@ -11,7 +11,6 @@ import pytest
 
 from frcrn_accel import BackendUnavailable, Denoiser, ModelError, ModelFile
 from frcrn_accel.models import (
-    CACHE_DIR_VARIABLE,
     DEFAULT_MODEL,
     LIVE_MODEL,
     STEP,
@@ -41,37 +40,34 @@ class Asking(FunctionBackend):
         return dataclasses.replace(self.wanted, lookahead_frames=lookahead_frames)
 
 
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
-def test_a_backend_without_a_recipe_gets_the_model_as_it_is(cache_folder):
+def test_a_backend_without_a_recipe_gets_the_model_as_it_is(empty_cache):
     model = find_model(DEFAULT_MODEL)
     assert prepare(model, FunctionBackend()) is model
     assert prepare_step(model, FunctionBackend(), 1, 7) is model
     quantized = packaged_variant(model, "dynamic")
     assert prepare(quantized, FunctionBackend()) is quantized
-    assert not cache_folder.exists()
+    assert not empty_cache.exists()
 
 
 @pytest.mark.parametrize("form", ["direct", "plain", "half"])
-def test_a_form_is_written_once_with_progress(tiny, cache_folder, form: Form):
+def test_a_form_is_written_once_with_progress(tiny, empty_cache, form: Form):
     reported: list[tuple[str, int, int]] = []
     backend = Asking(Recipe(form=form))
     made = prepare(tiny, backend, lambda *step: reported.append(step))
     assert reported == [("write the graph", 0, 1), ("write the graph", 1, 1)]
     assert made.metadata == dataclasses.replace(tiny.metadata, form=form)
-    assert list(cache_folder.iterdir()) == [made.path]
+    assert list(empty_cache.iterdir()) == [made.path]
     assert prepare(tiny, backend, lambda *step: reported.append(step)) == made
     assert len(reported) == 2
 
 
-def test_a_packaged_variant_is_taken_before_any_other(cache_folder):
+def test_a_packaged_variant_is_taken_before_any_other(empty_cache):
     model = find_model(DEFAULT_MODEL)
     assert prepare(model, Asking(Recipe(method="dynamic"))) == packaged_variant(model, "dynamic")
-    assert not cache_folder.exists()
+    assert not empty_cache.exists()
 
 
 def test_a_model_of_another_method_is_refused():
@@ -81,16 +77,16 @@ def test_a_model_of_another_method_is_refused():
 
 
 @pytest.mark.parametrize("name", [DEFAULT_MODEL, LIVE_MODEL])
-def test_the_packaged_step_is_for_the_usual_lookahead(cache_folder, name):
+def test_the_packaged_step_is_for_the_usual_lookahead(empty_cache, name):
     model = find_model(name)
     backend = Asking(Recipe(form="step"))
     step = prepare_step(model, backend, 1, usual_lookahead(model))
     assert step == packaged_variant(model, STEP)
     assert step.metadata.is_step
-    assert not cache_folder.exists()
+    assert not empty_cache.exists()
 
 
-def test_a_step_of_another_lookahead_is_made_with_progress(tiny, cache_folder):
+def test_a_step_of_another_lookahead_is_made_with_progress(tiny, empty_cache):
     ort = pytest.importorskip("frcrn_accel.backends.ort")
     pytest.importorskip("onnxruntime")
     reported: list[tuple[str, int, int]] = []
@@ -99,7 +95,7 @@ def test_a_step_of_another_lookahead_is_made_with_progress(tiny, cache_folder):
     assert (step.metadata.is_step, step.metadata.form) == (True, "step")
     assert len(step.metadata.start_means) > 0
     assert prepare_step(tiny, ort.OrtBackend(), 1, 3) == step
-    assert list(cache_folder.glob("*.onnx")) == [step.path]
+    assert list(empty_cache.glob("*.onnx")) == [step.path]
 
 
 def test_a_step_is_not_a_model(tiny):

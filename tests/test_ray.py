@@ -6,12 +6,12 @@ import http.server
 import json
 import os
 import sys
-import threading
 from functools import partial
 from pathlib import Path
 
 import pytest
 import soundfile
+from corpus import digests
 
 from dying import (
     FIRST,
@@ -25,8 +25,8 @@ from dying import (
 from frcrn_accel import CorpusError, MissingExtraError
 from frcrn_accel.corpus import CorpusJob, CorpusReport, denoise_corpus
 from frcrn_accel.denoiser import DenoiserOptions
-from frcrn_accel.digest import sha256_of
 from frcrn_accel.testing import FunctionBackend
+from web_server import served
 
 
 def options(backend: object) -> DenoiserOptions:
@@ -108,14 +108,6 @@ def tree(tmp_path_factory, noisy) -> Path:
         soundfile.write(folder / name, noisy[count * 8_000 : count * 8_000 + samples], 16_000)
     (folder / "a/broken.wav").write_text("no audio")
     return folder
-
-
-def digests(out: Path) -> dict[str, str]:
-    return {
-        path.relative_to(out).as_posix(): sha256_of(path)
-        for path in sorted(out.rglob("*"))
-        if path.is_file() and path.suffix != ".jsonl"
-    }
 
 
 @pytest.fixture(scope="module")
@@ -211,12 +203,8 @@ class TestUrls:
     def web(self, tree):
         pytest.importorskip("aiohttp", reason="fsspec needs it for http://")
         handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tree))
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-            thread = threading.Thread(target=server.serve_forever)
-            thread.start()
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-            server.shutdown()
-            thread.join()
+        with served(handler) as address:
+            yield address
 
     @pytest.mark.parametrize("workers_on", ["local", "ray"])
     def test_from_s3_to_s3(self, bucket, tmp_path, local, workers_on):

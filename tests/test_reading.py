@@ -19,11 +19,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import coded
+from coded import read
 from example_counts import few
 from frcrn_accel.errors import AudioError, AudioWarning
-from frcrn_accel.files import AudioFile, open_audio
+from frcrn_accel.files import open_audio
 from frcrn_accel.files.decode_ffmpeg import decode, probe
-from frcrn_accel.notices import collected_notices
 
 SAMPLES, RATE = 40_000, 16_000
 PAGES = dict.fromkeys((".ogg", ".oga", ".opus"), ("-page_duration", "100000"))
@@ -32,13 +32,6 @@ PAGES = dict.fromkeys((".ogg", ".oga", ".opus"), ("-page_duration", "100000"))
 def ffmpeg(*arguments: str | Path, data: bytes | None = None) -> bytes:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-bitexact", *map(str, arguments)]
     return subprocess.run(command, input=data, capture_output=True, check=True).stdout
-
-
-def read(path: Path, track: int | None = None) -> tuple[AudioFile, np.ndarray, list[str]]:
-    with collected_notices() as notices:
-        file = open_audio(path, track)
-        blocks = [np.zeros((file.channels, 0), np.float32), *file.blocks()]
-    return file, np.concatenate(blocks, axis=1), notices
 
 
 @pytest.fixture(scope="module")

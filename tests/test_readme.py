@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from checkpoints import save_checkpoint
 from frcrn_accel import cli
+from frcrn_accel.network.topology import Config
+from frcrn_accel.testing import random_weights
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -89,7 +92,7 @@ def test_the_commands_run(line, folder, monkeypatch, no_eval_for_quantize):
     for module in NEEDS.get(name, []):
         pytest.importorskip(module)
     if name == "export":
-        make_checkpoint(folder / "pytorch_model.bin")
+        save_checkpoint(random_weights(Config(8, 1)), folder / "pytorch_model.bin")
         (folder / "frcrn-16k.onnx").unlink()
     if name == "quantize":
         no_eval_for_quantize()
@@ -114,15 +117,6 @@ def test_the_commands_run(line, folder, monkeypatch, no_eval_for_quantize):
 def no_eval_for_quantize(request):
     """The gate's scores take seconds, and are tested elsewhere."""
     return lambda: request.getfixturevalue("no_eval")
-
-
-def make_checkpoint(path: Path) -> None:
-    import torch
-
-    from frcrn_accel.network.seeded import random_weights
-    from frcrn_accel.network.topology import Config
-
-    torch.save({key: torch.tensor(value) for key, value in random_weights(Config(8, 1)).items()}, path)
 
 
 def test_the_python_code_runs(folder, noisy):

@@ -214,12 +214,8 @@ def doubling(model: ModelFile, path: Path) -> ModelFile:
     return ModelFile.open(path)
 
 
+@pytest.mark.usefixtures("empty_cache")
 class TestCache:
-    @pytest.fixture(autouse=True)
-    def folder(self, tmp_path, monkeypatch) -> Path:
-        monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "cache"))
-        return tmp_path / "cache"
-
     @pytest.fixture
     def half(self, half, tmp_path) -> ModelFile:
         return doubling(half, tmp_path / "half.onnx")
@@ -228,27 +224,27 @@ class TestCache:
     def plain(self, plain, tmp_path) -> ModelFile:
         return doubling(plain, tmp_path / "plain.onnx")
 
-    def test_it_is_built_once(self, folder, half, target):
+    def test_it_is_built_once(self, empty_cache, half, target):
         plan = load_plan(half, target)
-        (path,) = folder.iterdir()
+        (path,) = empty_cache.iterdir()
         assert path.suffix == ".plan"
         made = path.stat().st_mtime_ns
         assert load_plan(half, target) == plan
-        assert [(found, found.stat().st_mtime_ns) for found in folder.iterdir()] == [(path, made)]
+        assert [(found, found.stat().st_mtime_ns) for found in empty_cache.iterdir()] == [(path, made)]
 
-    def test_a_damaged_one_is_built_again(self, folder, half, target, caplog):
+    def test_a_damaged_one_is_built_again(self, empty_cache, half, target, caplog):
         plan = load_plan(half, target)
-        (path,) = folder.iterdir()
+        (path,) = empty_cache.iterdir()
         content = path.read_bytes()
         for damaged in (content[: len(content) // 2], content[:-1] + bytes([content[-1] ^ 1]), b""):
             path.write_bytes(damaged)
             caplog.clear()
             assert load_plan(half, target).target == plan.target
             assert "is damaged and is made again" in caplog.text
-            (path,) = folder.iterdir()
+            (path,) = empty_cache.iterdir()
             assert Plan.read(path).target == target
 
-    def test_one_for_something_else_is_not_used(self, folder, half, plain, target):
+    def test_one_for_something_else_is_not_used(self, empty_cache, half, plain, target):
         load_plan(half, target)
         changes = (
             {"package_version": "1.0"},
@@ -263,12 +259,12 @@ class TestCache:
             other = dataclasses.replace(target, **change)
             file = plain if other.precision == "fp32" else half
             assert load_plan(file, other).target == other
-            assert len(list(folder.iterdir())) == count
+            assert len(list(empty_cache.iterdir())) == count
 
-    def test_building_that_fails_leaves_nothing(self, folder, half, target):
+    def test_building_that_fails_leaves_nothing(self, empty_cache, half, target):
         with pytest.raises(BackendUnavailable):
             load_plan(half, dataclasses.replace(target, compute_capabilities=("1.0",)))
-        assert list(folder.iterdir()) == []
+        assert list(empty_cache.iterdir()) == []
 
 
 @pytest.fixture(scope="module")

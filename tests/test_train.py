@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from checkpoints import save_checkpoint
 from frcrn_accel import Denoiser, MissingExtraError, ModelError, TrainingError
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.models import DYNAMIC, find_model, known_models
@@ -425,9 +426,7 @@ class TestTraining:
 
     def test_an_added_u_net_changes_nothing_at_first(self, training_data, tmp_path):
         config = read_config(training_data / "run.toml")
-        weights = {key: torch.tensor(value) for key, value in random_weights(config.network).items()}
-        torch.save(weights, tmp_path / "one.pt")
-        start = str(tmp_path / "one.pt")
+        start = str(save_checkpoint(random_weights(config.network), tmp_path / "one.pt"))
         one = start_network(replace(config, model=replace(config.model, start=start)), training_data).eval()
         two = start_network(replace(config, model=replace(config.model, start=start, unets=2)), training_data).eval()
         audio = 0.1 * torch.randn(1, 6400)
@@ -440,8 +439,7 @@ class TestTraining:
         from frcrn_accel.export import export_model
 
         config = read_config(training_data / "run.toml")
-        weights = {key: torch.tensor(value) for key, value in random_weights(config.network).items()}
-        torch.save(weights, tmp_path / "mine.pt")
+        save_checkpoint(random_weights(config.network), tmp_path / "mine.pt")
         export_model(tmp_path / "mine.pt", tmp_path / "mine.onnx")
         for suffix in ("pt", "onnx"):
             run = replace(config, model=replace(config.model, start=str(tmp_path / f"mine.{suffix}")))
@@ -488,10 +486,7 @@ class TestTraining:
 
     def test_checkpoints_that_cannot_be_started_from(self, training_data, tmp_path):
         config = read_config(training_data / "run.toml")
-        torch.save(
-            {key: torch.tensor(value) for key, value in random_weights(config.network).items()},
-            training_data / "8.pt",
-        )
+        save_checkpoint(random_weights(config.network), training_data / "8.pt")
         wider = replace(config, model=replace(config.model, channels=16, start="8.pt"))
         with pytest.raises(TrainingError, match=r"has 8 channels and 1 U-Net\(s\), but the config asks for 16 and 1"):
             train(wider, training_data, tmp_path / "a")

@@ -35,8 +35,8 @@ def replacing(path: Path, *, overwrite: bool, like: Path | None = None) -> Itera
     """Create an empty temporary file next to `path`, and move it to `path` when the block ends without an error.
 
     A symbolic link is followed: the link stays, and the file that it points to is replaced. For a device or a FIFO,
-    the result is copied to it. The file gets the mode of the user's umask, without the permissions that `like`, or
-    the file that is replaced, does not have.
+    the result is copied to it. The new file gets the permissions of the user's umask, except for those that `like` or
+    the replaced file lacks.
 
     Args:
         path: The file to write.

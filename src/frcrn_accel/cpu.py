@@ -44,8 +44,8 @@ def affinity_cpus() -> int | None:
 def quota_cpus(cgroup: Path = CGROUP, own_groups: Path = OWN_GROUPS) -> int | None:
     """Return the CPU quota in CPUs, rounded up: the lowest of this process's control groups; None without a quota.
 
-    systemd, Slurm and container runtimes give processes groups of their own. The quotas of all groups above one hold
-    for it, too. In a container with a namespace of its own, its group is the root.
+    systemd, Slurm and container runtimes give processes groups of their own. The quotas of all groups above hold,
+    too.
 
     Args:
         cgroup: Mount point of the control group file system.

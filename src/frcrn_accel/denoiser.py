@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,7 @@ import numpy as np
 from typing_extensions import Self
 
 from frcrn_accel.audio import check_attenuation_limit, check_format, dry_share_of, unpack, whole_hz
-from frcrn_accel.backends import Backend, Session, resolve_backend
+from frcrn_accel.backends import Backend, Session, StepSession, resolve_backend
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.file_denoising import KEEPS, FileJob, FileReport, Keep, check_keep
 from frcrn_accel.high_band import HighBandMode, check_high_band
@@ -158,9 +159,9 @@ class Denoiser:
         calibration: Folder of noisy speech similar to what will be denoised, for backends that calibrate:
             `"ort-static-int8"`, and `"openvino"` and TensorRT with precision `"int8"`.
         threads: CPU threads to compute with; by default as many as this process may use.
-        attenuation_limit_db: Most that noise is attenuated, dB, by mixing in some of the unprocessed signal; None
-            for no limit. Listeners and speech recognizers often do better with some noise left.
-        windowing: How long signals are cut into windows.
+        attenuation_limit_db: Maximum attenuation of noise, dB, reached by mixing in some of the unprocessed signal;
+            None for no limit. Listeners and speech recognizers often do better with some noise left.
+        windowing: How to cut long signals into windows.
         batch_size: Windows per call of the engine; by default what suits the backend.
         high_band: What to do with the band above 8 kHz, which the model does not see: `"follow"` attenuates noise in
             it in step with the model, `"drop"` leaves the band out. Signals of 16 kHz and less have none.
@@ -220,11 +221,8 @@ class Denoiser:
         self._stream_locks = tuple(threading.Lock() for _ in range(LOOKAHEAD_FRAMES + 1))
         self._in_use = InUse(_CLOSED)
         session = self._backend.load(prepare(self._model, self._backend, progress), self.threads)
-        try:
+        with _closed_on_error(session):
             wrapped = session if wrap_session is None else wrap_session(session)
-        except BaseException:
-            session.close()
-            raise
         self._engine: Engine | None = Engine(
             session=wrapped,
             metadata=self._model.metadata,
@@ -235,7 +233,7 @@ class Denoiser:
     @property
     def model(self) -> ModelMetadata:
         """Metadata of the model."""
-        return self._open().metadata
+        return self._loaded_engine().metadata
 
     @property
     def model_path(self) -> Path:
@@ -245,7 +243,7 @@ class Denoiser:
     @property
     def device(self) -> str:
         """Device that the engine runs on, as the engine reports it."""
-        return self._open().session.device
+        return self._loaded_engine().session.device
 
     def __call__(
         self,
@@ -260,7 +258,7 @@ class Denoiser:
 
         Args:
             audio: numpy array or torch tensor, `(samples,)` or `(channels, samples)`; float16, float32 or float64
-                with full scale at 1.0, or int16 or int32. Each channel is denoised by itself.
+                with full scale at 1.0, or int16 or int32. Each channel is denoised independently.
             sample_rate: Its sample rate, 8,000 to 192,000 Hz. The model processes audio up to 8 kHz, see `high_band`.
             attenuation_limit_db: Limit for this signal alone, `math.inf` for none; None for the denoiser's own.
             high_band: What to do with the band above 8 kHz of this signal; None for the denoiser's own choice.
@@ -289,7 +287,7 @@ class Denoiser:
             samples.shape[0],
         )
         with self._in_use:
-            blocks = [samples[:, :0], *denoise_signal(signal, self._open(), treatment)]
+            blocks = [samples[:, :0], *denoise_signal(signal, self._loaded_engine(), treatment)]
         result = np.concatenate(blocks, axis=1)
         packed: AudioT = layout.pack(result if keep == "speech" else samples - result)
         return packed
@@ -326,10 +324,10 @@ class Denoiser:
             keep: What to write to `target`: `"speech"`, or `"noise"` for what was removed, the input minus the
                 speech.
             noise_target: Also write the noise, to this file; only with `keep="speech"`, and not of films.
-            track: Number of the audio track to denoise, from 0. None for all tracks of a film, and for the first one
-                if only sound is written.
+            track: Number of the audio track to denoise, from 0. None for all tracks of a film, or the first one if
+                only sound is written.
             run: Where to run the job; `processes.FileProcesses.run` decodes and encodes in a process with limits, for
-                files from strangers.
+                untrusted files.
 
         Raises:
             AudioTooLongError: `source` is longer than `max_duration_s`.
@@ -341,7 +339,7 @@ class Denoiser:
         """
         check_keep(keep, target, noise_target)
         job = FileJob(
-            engine=self._open(),
+            engine=self._loaded_engine(),
             treatment=self._treatment(attenuation_limit_db, high_band),
             source=Path(source),
             target=Path(target),
@@ -400,11 +398,8 @@ class Denoiser:
             if engine is None:
                 step = prepare_step(self._model, self._backend, self.threads, frames, self._progress)
                 session = self._backend.load_step(step, self.threads, frames)
-                try:
+                with _closed_on_error(session):
                     engine = StreamEngine(session, self._model.metadata, self._in_use)
-                except BaseException:
-                    session.close()
-                    raise
                 self._stream_engines[frames] = engine
         return Stream(
             engine,
@@ -426,7 +421,7 @@ class Denoiser:
             TypeError: It was opened with `wrap_session` or an instance of a backend, which cannot be copied.
             ValueError: The denoiser is closed.
         """
-        self._open()
+        self._loaded_engine()
         if self._is_wrapped or isinstance(self.options.backend, Backend):
             given = "wrap_session" if self._is_wrapped else "an instance of a backend"
             raise TypeError(f"a Denoiser with {given} cannot be pickled: open one in each process")
@@ -490,10 +485,21 @@ class Denoiser:
             )
         return frames
 
-    def _open(self) -> Engine:
+    def _loaded_engine(self) -> Engine:
+        """Return the engine, or raise `ValueError` if it was closed."""
         if self._engine is None:
             raise ValueError(_CLOSED)
         return self._engine
+
+
+@contextmanager
+def _closed_on_error(session: Session | StepSession) -> Iterator[None]:
+    """Close a session if the block fails."""
+    try:
+        yield
+    except BaseException:
+        session.close()
+        raise
 
 
 def _name_or_absolute(model: str | Path, path: Path) -> str | Path:

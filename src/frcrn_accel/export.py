@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,12 +16,17 @@ from frcrn_accel.atomic import replacing
 from frcrn_accel.errors import ExportError, MissingExtraError, ModelError, OutputExistsError
 from frcrn_accel.models import ModelFile, ModelMetadata, model_name, read_weights
 from frcrn_accel.network.checkpoint import Checkpoint, Weights, load_checkpoint
-from frcrn_accel.network.topology import FRAME_SAMPLES, HOP_SAMPLES, SAMPLE_RATE_HZ
+from frcrn_accel.network.seeded import random_weights
+from frcrn_accel.network.topology import FRAME_SAMPLES, HOP_SAMPLES, SAMPLE_RATE_HZ, Config
 
-if TYPE_CHECKING:
-    import onnx
-
-__all__ = ["MAX_ERROR", "ExportReport", "difference_from_pytorch", "export_model", "read_weights"]
+__all__ = [
+    "MAX_ERROR",
+    "ExportReport",
+    "difference_from_pytorch",
+    "export_model",
+    "read_weights",
+    "write_random_model",
+]
 
 MAX_ERROR = 1e-4  # largest difference from PyTorch, as a share of the peak of its output
 
@@ -63,8 +67,11 @@ def export_model(
     try:
         with replacing(out, overwrite=overwrite) as temporary:
             loaded = load_checkpoint(Path(checkpoint))
-            graph = _build(loaded, model_name(Path(checkpoint), name, loaded.sha256))
-            temporary.write_bytes(graph.SerializeToString())
+            chosen = model_name(Path(checkpoint), name, loaded.sha256)
+            try:
+                temporary.write_bytes(_serialized(loaded, chosen))
+            except ImportError as error:
+                raise MissingExtraError("Exporting a model", "export", error) from error
             difference = difference_from_pytorch(ModelFile.open(temporary), loaded.weights)
             if math.isnan(difference):
                 raise ExportError(
@@ -83,12 +90,26 @@ def export_model(
     return ExportReport(ModelFile.open(out), difference, out.stat().st_size)
 
 
-def _build(checkpoint: Checkpoint, name: str) -> onnx.ModelProto:
-    """Build the graph, with its metadata."""
-    try:
-        from frcrn_accel.graph.forms import build_graph
-    except ImportError as error:
-        raise MissingExtraError("Exporting a model", "export", error) from error
+def write_random_model(path: Path, config: Config, name: str = "random", seed: int = 0) -> ModelFile:
+    """Write a model file with random weights, for tests and timings: it has a speed, but its output means nothing.
+
+    Args:
+        path: File to write.
+        config: Size of the network.
+        name: Name of the model.
+        seed: Seed of the weights.
+
+    Raises:
+        ImportError: The ONNX package is not installed.
+    """
+    path.write_bytes(_serialized(Checkpoint("0" * 64, config, random_weights(config, seed)), name))
+    return ModelFile.open(path)
+
+
+def _serialized(checkpoint: Checkpoint, name: str) -> bytes:
+    """Return the content of the model file of a checkpoint: the graph, with its metadata."""
+    from frcrn_accel.graph.forms import build_graph
+
     metadata = ModelMetadata(
         name=name,
         checkpoint_sha256=checkpoint.sha256,
@@ -99,7 +120,9 @@ def _build(checkpoint: Checkpoint, name: str) -> onnx.ModelProto:
         channels=checkpoint.config.channels,
         unets=checkpoint.config.unets,
     )
-    return build_graph(checkpoint.weights, name, __version__, metadata.to_properties())
+    graph = build_graph(checkpoint.weights, name, __version__, metadata.to_properties())
+    content: bytes = graph.SerializeToString(deterministic=True)
+    return content
 
 
 def difference_from_pytorch(model: ModelFile, weights: Weights) -> float:

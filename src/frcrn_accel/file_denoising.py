@@ -109,9 +109,10 @@ class FileJob:
 
         if file.tracks > 1 and self.track is None:
             notify(
-                f"{str(self.source)!r} has {file.tracks} audio tracks: the first is taken, choose one by its number"
+                f"{str(self.source)!r} has {file.tracks} audio tracks: the first is used; choose another "
+                "by its number"
             )
-        done = _Done(self.progress)
+        done = _TrackProgress(self.progress)
         with ExitStack() as stack:
             writers = {self.keep: stack.enter_context(create_audio(self.target, file, overwrite=self.overwrite))}
             if self.noise_target is not None:
@@ -128,11 +129,9 @@ class FileJob:
         from frcrn_accel.files import Sound, open_audio, write_film
 
         if self.noise_target is not None:
-            raise AudioError(
-                f"{str(self.target)!r} is a film: its noise goes to a film of its own, with keep='noise'"
-            )
+            raise AudioError(f"{str(self.target)!r} is a film: write its noise to another film, with keep='noise'")
         numbers = range(first.tracks) if self.track is None else (self.track,)
-        dones = {number: _Done(self.progress) for number in numbers}
+        dones = {number: _TrackProgress(self.progress) for number in numbers}
         sounds = {}
         for number in numbers:
             file = open_audio(source, number)
@@ -143,7 +142,9 @@ class FileJob:
         report = self._report(sounds[numbers[0]].like, duration_s, clipped, tuple(numbers))
         return dataclasses.replace(report, is_film=True)
 
-    def _parts(self, file: AudioFile, done: _Done, *, with_noise: bool) -> Iterator[dict[Keep, NDArray[np.float32]]]:
+    def _parts(
+        self, file: AudioFile, done: _TrackProgress, *, with_noise: bool
+    ) -> Iterator[dict[Keep, NDArray[np.float32]]]:
         """Yield the blocks of the speech, and of the noise if it is wanted."""
         rate_hz = file.sample_rate_hz
         max_samples = None if self.max_duration_s == math.inf else int(self.max_duration_s * rate_hz)
@@ -178,7 +179,7 @@ class FileJob:
         )
 
 
-class _Done:
+class _TrackProgress:
     """Progress on one track.
 
     Attributes:

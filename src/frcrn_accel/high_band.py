@@ -5,15 +5,15 @@ and back loses. It is added to the model's output again, after noise is attenuat
 
 - The *gate*, one gain for the whole band, from what the model did below it: where the model leaves nothing in any of
   its own bands, there is no speech above them either. WebRTC's noise suppressor treats its upper bands in this way
-  (`modules/audio_processing/ns/noise_suppressor.cc`, `ComputeUpperBandsGain`). The gain below 8 kHz shows well when
-  there is speech, but not how much noise there is above.
+  (`modules/audio_processing/ns/noise_suppressor.cc`, `ComputeUpperBandsGain`). The gain below 8 kHz shows well
+  whether there is speech, but not how much noise there is above.
 - The *floor*, the power of the noise in each bin, averaged over frames in which the model finds no speech, as in
   I. Cohen, B. Berdugo, "Noise estimation by minima controlled recursive averaging", IEEE Signal Processing Letters
-  9(1), 2002, with the model in place of its detector. It is at least twice the lowest power of the last second, less
-  where the model attenuates little, for speech without pauses (R. Martin, "Noise power spectral density estimation
-  based on optimal smoothing and minimum statistics", IEEE Trans. Speech and Audio Processing 9(5), 2001). The square
-  root of a Wiener filter over the floor is the gain of a bin (J. S. Lim, A. V. Oppenheim, "Enhancement and bandwidth
-  compression of noisy speech", Proc. IEEE 67(12), 1979).
+  9(1), 2002, with the model in place of its detector. For speech without pauses, it is at least twice the lowest
+  power of the last second, or less where the model attenuates little (R. Martin, "Noise power spectral density
+  estimation based on optimal smoothing and minimum statistics", IEEE Trans. Speech and Audio Processing 9(5), 2001).
+  The square root of a Wiener filter over the floor is the gain of a bin (J. S. Lim, A. V. Oppenheim, "Enhancement
+  and bandwidth compression of noisy speech", Proc. IEEE 67(12), 1979).
 
 RNNoise and later full-band networks predict gains up to 20 kHz themselves (J.-M. Valin, "A hybrid DSP/deep
 learning approach to real-time full-band speech enhancement", MMSP 2018). X. Zhang et al. train a second network for
@@ -48,7 +48,7 @@ _FLOOR_S = 0.5  # time constant of the floor
 _LOWEST_BLOCKS = 10  # in each part of the time over which the lowest power is searched
 _LOWEST_PARTS = 5
 _LOWEST_PARTS_AT_LEAST = 2
-_LOWEST_BIAS = 2.0  # by which the floor is above the lowest power of a block
+_LOWEST_BIAS = 2.0  # ratio of the floor to the lowest power of a block
 _BLOCK_FRAMES = 5  # frames for which the floor stays the same
 _SMOOTHED_BINS = 9  # over which power is averaged: single bins would flicker, which is heard as musical noise
 _FRAMES_AT_A_TIME = 250  # their spectra stay in the cache
@@ -80,7 +80,7 @@ class HighBand:
     Args:
         sample_rate_hz: Rate of the signal.
         model_rate_hz: Rate of the model, which is lower.
-        channels: Number of channels; each is treated by itself.
+        channels: Number of channels; each is treated independently.
     """
 
     def __init__(self, sample_rate_hz: int, model_rate_hz: int, channels: int) -> None:

@@ -62,7 +62,7 @@ class InUse:
         with self._changed:
             own = (os.getpid(), threading.get_ident())
             if own in self._calls:
-                raise RuntimeError("it cannot be closed by a call that uses it: close it after the call")
+                raise RuntimeError("a call that is still running cannot close what it uses: close it after the call")
             self._is_closed = True
             self._changed.wait_for(lambda: all(process != own[0] for process, _ in self._calls))
             free()

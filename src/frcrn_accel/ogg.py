@@ -108,7 +108,7 @@ class OggPages:
         return packet
 
     def _emit_headers(self) -> None:
-        """Write the header packets: the first on a page of its own, the others behind it."""
+        """Write the header packets: the first on a page of its own, then the others."""
         self._emit(_FIRST, 0, bytes([len(self._packets[0])]), self._packets[0])
         segments = [
             packet[start : start + _MAX_SEGMENTS] for packet in self._packets[1:] for start in _starts(packet)

@@ -57,8 +57,8 @@ class Stopped(BaseException):
 def stopping() -> Iterator[Callable[[], None]]:
     """Raise `Stopped` on SIGTERM and SIGHUP until the block ends, so that everything is cleaned up on the way out.
 
-    The block gets a function that raises it, too, if a signal came: an exception that is raised while a C library
-    calls Python gets lost. A signal that the process ignores (`nohup`) stays ignored. Outside the main thread, where
+    An exception raised while a C library calls Python is lost. So the block gets a function that raises `Stopped` if
+    a signal has arrived. A signal that the process ignores (`nohup`) stays ignored. Outside the main thread, where
     Python handles no signals, nothing changes.
     """
     received: list[int] = []

@@ -49,8 +49,8 @@ class BackgroundStream:
     """A live signal that is denoised in its own thread. `process` waits neither for the thread nor for a model.
 
     The output is `latency_s` behind the input: the latency of the stream plus a headroom, which is the time that
-    the thread has, plus the excess of the longest chunk over 10 ms. Samples that it has not computed by then are
-    returned unprocessed, in their place in time, and counted in `late_s`. If the thread falls more than a second
+    the thread has, plus the excess of the longest chunk over 10 ms. Samples that the thread has not computed by then
+    are returned unprocessed, in their place in time, and counted in `late_s`. If the thread falls more than a second
     behind, the backlog is dropped and the stream starts again. If the engine fails, whatever it raises, the signal
     is returned unprocessed, and the stream is tried again after 1 s of audio, then after 2, 4 and so on, up to 30
     s. Between denoised and unprocessed samples there is a ramp of 20 ms.
@@ -91,7 +91,7 @@ class BackgroundStream:
         self._fader = Fader(1, 0)
         self._recovery = Recovery(0)
         self._risen: int | None = None  # samples of the ramp that a restarted signal begins with; None after it
-        self._follows_itself = False  # whether the caller has bypassed this object until now
+        self._was_bypassed = False  # whether the caller used the signal itself until now
         self._is_closed = False
 
     @property
@@ -124,10 +124,10 @@ class BackgroundStream:
     def process(self, samples: NDArray[np.int16], sample_rate_hz: int) -> NDArray[np.int16]:
         """Take in the next samples and return as many, at once.
 
-        A change of the rate or of the number of channels starts a new signal: the worker opens a stream for it, and
-        the unprocessed signal is returned until that is done, with about the delay of the signal before, whose end
-        comes out at the new rate. If it fails, the error is logged, and it is tried again as after a failure of the
-        engine.
+        A change of the rate or of the number of channels starts a new signal, for which the worker opens a stream.
+        Until the stream is open, the unprocessed signal is returned, with about the delay of the previous signal,
+        whose end comes out at the new rate. If the stream cannot be opened, the error is logged, and opening it is
+        tried again as after a failure of the engine.
 
         Args:
             samples: `int16 (channels, samples)`.
@@ -140,7 +140,7 @@ class BackgroundStream:
             raise RuntimeError("this processor is closed: create a new one")
         if (sample_rate_hz, len(samples)) != self._format:
             self._change_format(sample_rate_hz, len(samples))
-        samples = self._begun(samples)
+        samples = self._ramped_up(samples)
         self._receive_stream()
         denoising = self._run is not None and self._keeps_up(self._run)
         self._recovery.advance(samples.shape[1], denoising=denoising)
@@ -159,10 +159,10 @@ class BackgroundStream:
         """Start a new signal of the same rate and channels; the previous one fades out.
 
         Args:
-            bypassed: The caller has used the signal itself before, without the delay: that fades out.
+            bypassed: Until now, the caller has used the signal itself, without the delay: that fades out instead.
         """
         if bypassed:
-            self._follows_itself = True
+            self._was_bypassed = True
         else:
             self._fader.cut()
         self._risen = 0
@@ -217,11 +217,11 @@ class BackgroundStream:
         self._bridge = before.converted(rate_hz, sample_rate_hz, channels, ramp=ramp_samples(sample_rate_hz))
         self._bridge.lengthen(math.ceil(self._delay_s * sample_rate_hz))
 
-    def _begun(self, samples: NDArray[np.int16]) -> NDArray[np.int16]:
+    def _ramped_up(self, samples: NDArray[np.int16]) -> NDArray[np.int16]:
         """Return samples with the ramp at the beginning of a restarted signal."""
-        if self._follows_itself and samples.shape[1]:
+        if self._was_bypassed and samples.shape[1]:
             self._fader.leave(samples)
-            self._follows_itself = False
+            self._was_bypassed = False
         if self._risen is None:
             return samples
         ramp, done = ramp_samples(self._format[0]), self._risen
@@ -241,7 +241,7 @@ class BackgroundStream:
             self._opening = self._worker.submit(self._open_stream, *self._format)
 
     def _keeps_up(self, run: _Run) -> bool:
-        """Return whether to denoise the next samples; reset the stream before, where that is needed."""
+        """Return whether to denoise the next samples; first reset the stream if it has to start again."""
         backlog = self._backlog_samples()
         if run.error is not None and not run.is_over:
             run.is_over = True
@@ -294,7 +294,7 @@ class BackgroundStream:
         self._pending.append((self._worker.submit(self._restart_stream, new), 0))
 
     def _end_run(self) -> None:
-        """Make the worker skip what it still has of this run."""
+        """End the run; the worker skips what it has not computed of it."""
         if self._run is not None:
             self._late_s += _late_s(self._run)
             self._run = None

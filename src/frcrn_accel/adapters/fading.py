@@ -21,7 +21,7 @@ def ramp_samples(sample_rate_hz: int) -> int:
 
 
 def fade_in(samples: Samples, done: int, ramp: int) -> Samples:
-    """Raise samples `(channels, samples)` linearly over a ramp, of which `done` samples are behind."""
+    """Fade in samples `(channels, samples)` linearly over a ramp, of which the first `done` samples are over."""
     return restored(samples * _rise(done, samples.shape[1], ramp), samples.dtype)
 
 
@@ -89,7 +89,7 @@ class Fader:
         self._tail, self._risen = mirrored_fade(self._returned, self._ramp), 0
 
     def leave(self, samples: Samples) -> None:
-        """Fade out these next samples: the caller returned the signal itself so far, and silence follows."""
+        """Fade out the next samples of the signal, which the caller itself has returned so far: silence follows."""
         samples = samples[:, : self._ramp]
         self._tail = samples * (1 - _rise(0, samples.shape[1], samples.shape[1]))
         self._risen = 0

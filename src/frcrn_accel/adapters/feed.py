@@ -38,7 +38,7 @@ class Feed:
     Iterate over it to receive the blocks; iterating ends when the feed is closed.
 
     Args:
-        max_blocks: Most blocks that may wait; more are dropped and counted.
+        max_blocks: Maximum number of blocks that wait; further blocks are dropped and counted.
         patience_s: Close the feed after this time without a block: not every sound card reports that it is gone.
 
     Attributes:
@@ -56,7 +56,7 @@ class Feed:
         self.overflows = 0
 
     def put(self, block: Block) -> None:
-        """Append a copy of a block, `float32 (channels, samples)`, without waiting; after `close` it is dropped."""
+        """Append a copy of a block, `float32 (channels, samples)`, without waiting; after `close`, drop it."""
         if self.is_closed:
             return
         if self._blocks.qsize() >= self._max_blocks:
@@ -65,7 +65,7 @@ class Feed:
             self._blocks.put(block.copy())  # a sound card reuses its buffer
 
     def close(self) -> None:
-        """Take no more blocks; those that wait can still be read. For any thread, and for signal handlers."""
+        """Take no more blocks; those that wait can still be read. Any thread or signal handler may call this."""
         self.is_closed = True
         self._blocks.put(None)
 

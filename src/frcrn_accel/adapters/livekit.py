@@ -32,9 +32,9 @@ class FrcrnProcessor(FrameProcessor[AudioFrame]):
     that the thread has, plus the excess of the longest frame over 10 ms. Audio that is not denoised by then is
     returned unprocessed, with the same delay, and counted in `late_s`.
 
-    Nothing that goes wrong ends a call or its audio. If the engine fails, or no stream can be opened, the error is
-    logged, the audio is returned unprocessed with the same delay, and it is tried again after 1 s of audio, then
-    after 2, 4 and so on, up to 30 s. See `BackgroundStream`.
+    No failure ends a call or its audio. If the engine fails, or no stream can be opened, the error is logged, and the
+    audio is returned unprocessed with the same delay. A retry follows after 1 s of audio, then after 2, 4 and so on,
+    up to 30 s. See `BackgroundStream`.
 
     LiveKit bypasses a processor whose `enabled` is False, without the delay. So the audio jumps ahead by the latency
     when it is disabled, and fades to as much silence when it is enabled. Set `bypassed` instead to get the original
@@ -105,7 +105,7 @@ class FrcrnProcessor(FrameProcessor[AudioFrame]):
 
     @property
     def attenuation_limit_db(self) -> float | None:
-        """Most that noise is attenuated, see `Stream.attenuation_limit_db`; it can be changed at any time.
+        """Maximum noise attenuation, dB, see `Stream.attenuation_limit_db`; it can be changed at any time.
 
         Raises:
             ValueError: It is negative or NaN.
@@ -141,7 +141,7 @@ class FrcrnProcessor(FrameProcessor[AudioFrame]):
         self._publication = publication
 
     def _process(self, frame: AudioFrame) -> AudioFrame:
-        """Take in a frame and return one at once; after the end, and where anything fails, the frame itself."""
+        """Take in a frame and return one at once: the frame itself after `_close`, or if anything fails."""
         try:
             return self._exchange(frame)
         except Exception as error:  # LiveKit would log it for each frame

@@ -43,14 +43,14 @@ class FrcrnFilter(BaseAudioFilter):
     has the same delay, so that nothing jumps. A `FilterUpdateSettingsFrame` changes `{"attenuation_limit_db": 12.0}`;
     None removes the limit. Every change is a ramp of 20 ms.
 
-    Nothing that goes wrong ends a call. If the engine fails, or no stream can be opened at the start, the error is
-    logged, the audio is returned unprocessed, and it is tried again after 1 s of audio, then after 2, 4 and so on, up
-    to 30 s.
+    No failure ends a call. If the engine fails, or no stream can be opened at the start, the error is logged, and the
+    audio is returned unprocessed. A retry follows after 1 s of audio, then after 2, 4 and so on, up to 30 s.
 
-    Pipecat does not report pauses to filters, and the last `latency_s` of an utterance are still inside when its last
-    chunk has come. A chunk that comes more than `pause_s` after the end of the one before therefore starts a new
-    signal with silence: what was inside is dropped, and does not come out at the start of the next utterance. So a
-    bot's utterance (`audio_out_filter`) loses its last `latency_s`, unless it ends with as much silence.
+    Pipecat does not report pauses to filters, and the last `latency_s` of an utterance are still inside the filter
+    when its last chunk has arrived. A chunk that arrives more than `pause_s` after the end of the previous one
+    therefore starts a new signal with silence: what was inside is dropped, and does not come out at the start of the
+    next utterance. So a bot's utterance (`audio_out_filter`) loses its last `latency_s`, unless it ends with as much
+    silence.
 
     Pipecat starts a filter with the transport's sample rate and stops it at the end. It can be started again, with
     another rate too. A filter denoises one signal: create one per transport; they can share a denoiser. A filter that
@@ -95,12 +95,12 @@ class FrcrnFilter(BaseAudioFilter):
 
     @property
     def enabled(self) -> bool:
-        """Whether it shall denoise, as set by the last `FilterEnableFrame`."""
+        """Whether denoising is turned on, as set by the last `FilterEnableFrame`."""
         return self._enabled
 
     @property
     def is_denoising(self) -> bool:
-        """Whether what it returns is denoised: it is started and enabled, and the engine works."""
+        """Whether the returned audio is denoised: the filter is started and enabled, and the engine works."""
         switched = self._switched
         return switched is not None and switched.is_denoising
 
@@ -165,15 +165,15 @@ class FrcrnFilter(BaseAudioFilter):
     async def filter(self, audio: bytes) -> bytes:
         """Denoise the next samples.
 
-        Nothing is raised for what goes wrong here: a transport would end its call. The audio is returned unprocessed
-        instead, and that is logged.
+        A failure is not raised, because the transport would end its call: it is logged, and the audio is returned
+        unprocessed.
 
         Args:
             audio: 16-bit samples, channels interleaved, of any length.
 
         Returns:
-            As many samples. The bytes of a sample that is not whole are kept for the next call. Before the start and
-            after the stop, and for anything but bytes, what was given.
+            As many samples. The bytes of an incomplete sample are kept for the next call. Before the start, after the
+            stop, and for anything but bytes, what was given.
         """
         signal, now_s = self._signal, asyncio.get_running_loop().time()
         if signal is None or not isinstance(audio, bytes | bytearray | memoryview):
@@ -204,7 +204,7 @@ class FrcrnFilter(BaseAudioFilter):
 
 
 class _Signal:
-    """State of a filter from start to stop. One thread computes, another opens the stream.
+    """State of a filter from start to stop. One thread computes; another opens the stream.
 
     Args:
         channels: Number of channels.
@@ -213,7 +213,7 @@ class _Signal:
     """
 
     def __init__(self, channels: int, sample_rate_hz: int, open_stream: Callable[[], Stream]) -> None:
-        self.sample_rate_hz = max(1, sample_rate_hz)  # what a transport says; opening the stream checks it
+        self.sample_rate_hz = max(1, sample_rate_hz)  # as the transport gives it; opening the stream checks it
         self.switched: SwitchedStream | None = None
         self.enabled = True
         self._channels = channels
@@ -223,16 +223,16 @@ class _Signal:
         self._opening: Future[Stream] | None = None
         self._recovery = Recovery(self.sample_rate_hz)
         self._before = DelayLine(channels, 0, ramp=ramp_samples(self.sample_rate_hz))  # while there is no stream
-        self._rest = b""  # of a sample whose other bytes have not come yet
+        self._rest = b""  # of a sample whose other bytes have not arrived yet
         self._is_closed = False
 
     def begin(self) -> Future[None]:
-        """Open the stream; the future is done when that has worked or failed."""
+        """Open the stream; the future is done once it is open, or could not be opened."""
         self._opening = self._opener.submit(self._open_stream)
         return self._worker.submit(self._receive_stream, wait=True)
 
     def submit(self, pcm: bytes, *, paused: bool) -> Future[bytes]:
-        """Compute the next samples in the worker; never raises."""
+        """Denoise the next samples in the worker; if the worker has ended, return them unprocessed."""
         try:
             return self._worker.submit(self._filter, pcm, paused)
         except RuntimeError:  # the worker has ended since the caller looked
@@ -246,7 +246,7 @@ class _Signal:
             self.switched.stream.attenuation_limit_db = limit_db
 
     def close(self) -> None:
-        """End the threads, and wait for that. Calls that wait get their samples as they are."""
+        """End the threads and wait until they have ended. Calls that still wait get their samples unprocessed."""
         self._is_closed = True
         self._worker.shutdown()
         self._opener.shutdown()
@@ -263,7 +263,7 @@ class _Signal:
             self._recovery.advance(samples.shape[1], denoising=False)
             return to_pcm(self._before.exchange(samples))
         if paused:
-            self.switched.begin_anew()
+            self.switched.restart()
         self.switched.enabled = self.enabled
         return to_pcm(self.switched.process(samples))
 

@@ -51,7 +51,7 @@ class Recovery:
         self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
 
     def advance(self, samples: int, *, denoising: bool) -> None:
-        """Let audio pass, denoised or not."""
+        """Count audio that has passed, denoised or not."""
         if not denoising:
             self._waiting_samples -= samples
         elif self._is_failing:

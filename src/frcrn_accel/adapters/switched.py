@@ -24,7 +24,7 @@ class SwitchedStream:
 
     Args:
         stream: A new stream. Nothing else may use it.
-        dry: Continue this delay line, with an unprocessed signal of the same channels; None to start with silence.
+        dry: Delay line with the unprocessed signal so far, of as many channels; None to start with silence.
 
     Attributes:
         stream: The stream.
@@ -66,8 +66,8 @@ class SwitchedStream:
         self._recovery.advance(chunk.shape[1], denoising=self._is_on)
         return self._denoised.take(dry) if self._is_on else self._fader.join(dry, dry[:, :0], 0)
 
-    def begin_anew(self) -> None:
-        """Start a new signal with silence; nothing of the one before is returned."""
+    def restart(self) -> None:
+        """Start a new signal with silence; nothing of the previous one is returned."""
         ramp = ramp_samples(self.stream.sample_rate_hz)
         self._dry = DelayLine(self.stream.channels, self.stream.latency_samples, ramp=ramp)
         self._fader = Fader(self.stream.channels, ramp)

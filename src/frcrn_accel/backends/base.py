@@ -19,7 +19,7 @@ from frcrn_accel.errors import BackendUnavailable, ModelError, UnsupportedPrecis
 from frcrn_accel.models import FP32, ModelFile, ModelMetadata, Recipe
 from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
 
-__all__ = ["Backend", "Session", "StepSession"]
+__all__ = ["Backend", "Session", "StepSession", "count_of_threads"]
 
 
 class Session(abc.ABC):
@@ -106,8 +106,8 @@ class Backend(abc.ABC):
         fixed_windows: Whether it is tuned for one window length: long signals are then cut into windows of exactly
             that length. It must still accept any length.
         batch_size: Windows per call that suit it best.
-        concurrent_runs: Calls of `Session.run` to compute at once, each with the threads that `load` is given. To be
-            set before `load`; engines that compute in the calling thread need not know.
+        concurrent_runs: Calls of `Session.run` to compute at once, each with the threads that `load` is given. Set it
+            before `load`; engines that compute in the calling thread can ignore it.
         calibration: As given.
 
     Raises:
@@ -229,3 +229,12 @@ class Backend(abc.ABC):
                 f"{str(model.path)!r} is quantized with method {method!r}, and backend {self.name!r} does not run "
                 "such files: choose the backend for that method, or 'auto'"
             )
+
+
+def count_of_threads(threads: int) -> str:
+    """Return a number of threads in words, for the name of a device and for messages.
+
+    >>> count_of_threads(1), count_of_threads(2)
+    ('1 thread', '2 threads')
+    """
+    return f"{threads} thread" + ("" if threads == 1 else "s")

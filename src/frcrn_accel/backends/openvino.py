@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel.backends.base import Backend, Session, StepSession
+from frcrn_accel.backends.base import Backend, Session, StepSession, count_of_threads
 from frcrn_accel.backends.ort import OrtBackend
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint, one_line
 from frcrn_accel.models import FP32, OPENVINO_INT8, Form, ModelFile, Recipe, compiled_file
@@ -23,7 +23,7 @@ from frcrn_accel.network.topology import LOOKAHEAD_FRAMES
 
 __all__ = ["OpenVinoBackend", "check_settings", "has_bf16", "load_openvino"]
 
-_REPORTS = "openvino_telemetry"
+_TELEMETRY = "openvino_telemetry"
 DEVICE = "CPU"
 FORM: Form = "direct"  # for bf16 and for steps
 
@@ -162,7 +162,7 @@ class _Compiled:
                 raise ModelError(f"OpenVINO cannot load {str(model.path)!r}: {first_line(error)}") from error
         check_settings(self.compiled, hint, streams * threads)
         self._local = threading.local()
-        self.device = f"{DEVICE}, {precision}, {threads} thread{'s' if threads > 1 else ''}"
+        self.device = f"{DEVICE}, {precision}, {count_of_threads(threads)}"
 
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -267,7 +267,7 @@ def check_settings(compiled: Any, hint: str, threads: int) -> None:
         raise BackendUnavailable(
             OpenVinoBackend.name,
             f"it computes with at most one thread per CPU, and this process may use {cpus}",
-            f"ask for at most {cpus} thread{'s' if cpus > 1 else ''}",
+            f"ask for at most {count_of_threads(cpus)}",
         )
     if found != wanted:
         raise BackendUnavailable(
@@ -281,14 +281,14 @@ def load_openvino() -> Any:
     Raises:
         ImportError: OpenVINO is not installed.
     """
-    is_unused = _REPORTS not in sys.modules
+    is_unused = _TELEMETRY not in sys.modules
     if is_unused:
-        sys.modules[_REPORTS] = None  # type: ignore[assignment]  # then importing it is an `ImportError`
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # then importing it is an `ImportError`
     try:
         import openvino
     finally:
         if is_unused:
-            sys.modules.pop(_REPORTS, None)
+            sys.modules.pop(_TELEMETRY, None)
     return openvino
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel.backends.base import Backend, Session, StepSession
+from frcrn_accel.backends.base import Backend, Session, StepSession, count_of_threads
 from frcrn_accel.errors import BackendUnavailable, EngineError, ModelError, install_hint, one_line
 from frcrn_accel.models import (
     DYNAMIC,
@@ -207,7 +207,7 @@ def _open(model: ModelFile, threads: int, *, is_step: bool = False) -> tuple[Any
     active = session.get_providers()
     if active != _PROVIDERS:
         raise BackendUnavailable(OrtBackend.name, f"it would run on {active}", "report this as a bug")
-    return session, f"{active[0]}, {threads} thread{'s' if threads > 1 else ''}"
+    return session, f"{active[0]}, {count_of_threads(threads)}"
 
 
 def _optimized(model: ModelFile) -> Path | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel.backends.base import Backend, Session
+from frcrn_accel.backends.base import Backend, Session, count_of_threads
 from frcrn_accel.errors import BackendUnavailable, EngineError, install_hint, one_line
 from frcrn_accel.models import ModelFile, Recipe, read_weights
 
@@ -50,7 +50,7 @@ class _TorchSession(Session):
     def __init__(self, network: FRCRN, threads: int) -> None:
         self._network = network
         self._threads = threads
-        self.device = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+        self.device = f"CPU, {count_of_threads(threads)}"
 
     def run(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
         import torch

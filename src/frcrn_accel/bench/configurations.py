@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,8 @@ from pathlib import Path
 from frcrn_accel.backends import BackendStatus, backend_statuses, resolve_backend
 from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.errors import BenchError, FrcrnAccelError, MissingExtraError, install_hint
-from frcrn_accel.models import (
-    DEFAULT_MODEL,
-    FP32,
-    ModelFile,
-    find_model,
-    imported_names,
-    ready_variant,
-)
-from frcrn_accel.network.seeded import random_weights
+from frcrn_accel.export import write_random_model
+from frcrn_accel.models import FP32, ModelFile, find_model, imported_names, ready_variant
 from frcrn_accel.network.topology import Config
 from frcrn_accel.prepare import make_variant
 from frcrn_accel.progress import Progress, no_progress
@@ -27,6 +19,7 @@ __all__ = [
     "BenchModel",
     "Configuration",
     "LeftOut",
+    "configuration_name",
     "find_configurations",
     "model_to_measure",
     "released_size_model",
@@ -111,29 +104,18 @@ def released_size_model(folder: Path) -> BenchModel:
     """Return a model of the released size: the released one if it was imported, else one with seeded random weights.
 
     Args:
-        folder: Folder to write the second one to.
+        folder: Folder to write the random one to.
 
     Raises:
         MissingExtraError: The packages to write a model file are not installed.
     """
     if RELEASED_MODEL in imported_names():
         return model_to_measure(RELEASED_MODEL)
+    name = "released-size"
     try:
-        from frcrn_accel.graph.forms import build_graph
+        return BenchModel(write_random_model(folder / f"{name}.onnx", Config(), name), random_weights=True)
     except ImportError as error:
         raise MissingExtraError("A model of the released size", "quantize", error) from error
-    config = Config()
-    metadata = dataclasses.replace(
-        find_model(DEFAULT_MODEL).metadata,
-        name="released-size",
-        checkpoint_sha256="0" * 64,
-        channels=config.channels,
-        unets=config.unets,
-    )
-    graph = build_graph(random_weights(config), metadata.name, metadata.library_version, metadata.to_properties())
-    path = folder / f"{metadata.name}.onnx"
-    path.write_bytes(graph.SerializeToString(deterministic=True))  # cached variants are found by its digest
-    return BenchModel(ModelFile(path, metadata), random_weights=True)
 
 
 def find_configurations(
@@ -146,7 +128,7 @@ def find_configurations(
 
     Args:
         model: The model.
-        wanted: Names of configurations, or of backends for all of theirs; None for all that can run here.
+        wanted: Names of configurations; that of a backend stands for all of its own. None for all that can run here.
         progress: Called while files are made.
 
     Raises:
@@ -160,12 +142,11 @@ def find_configurations(
     if wanted is None:
         left_out = [LeftOut(name, str(status.problem)) for name, status in statuses.items() if not status.usable]
         if len(left_out) == len(statuses):
-            raise BenchError(f"no backend can run: {install_hint('ort')} brings one for every CPU")
+            raise BenchError(f"no backend can run: {install_hint('ort')} installs one that runs on every CPU")
         wanted = [name for name, status in statuses.items() if status.usable and _suits(status, model)]
     found: dict[str, Configuration] = {}
     for backend, precision in _choices(wanted, statuses, model):
-        several = len(statuses[backend].precisions) > 1
-        name = f"{backend}:{precision}" if precision is not None and several else backend
+        name = configuration_name(backend, precision, statuses[backend].precisions)
         try:
             found[name] = _configuration(name, backend, precision, model.file, progress)
         except FrcrnAccelError as error:
@@ -174,6 +155,17 @@ def find_configurations(
         reasons = "; ".join(each.reason for each in left_out) or "no backend runs this kind of file"
         raise BenchError(f"nothing can run {model.file.metadata.name!r} here: {reasons}")
     return list(found.values()), left_out
+
+
+def configuration_name(backend: str, precision: str | None, precisions: Sequence[str]) -> str:
+    """Return `BACKEND:PRECISION`, or `BACKEND` alone if it has a single precision or the file decides it.
+
+    Args:
+        backend: Name of the backend.
+        precision: Number format; None to leave it to the file.
+        precisions: All number formats of the backend.
+    """
+    return f"{backend}:{precision}" if precision is not None and len(precisions) > 1 else backend
 
 
 def _suits(status: BackendStatus, model: BenchModel) -> bool:

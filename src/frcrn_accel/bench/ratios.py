@@ -10,7 +10,7 @@ import numpy as np
 
 from frcrn_accel.errors import BenchError
 
-__all__ = ["LEAST_ROUNDS", "Ratio", "median_ranks", "spread_percent", "times_faster"]
+__all__ = ["LEAST_ROUNDS", "Ratio", "check_rounds", "median_ranks", "spread_percent", "times_faster"]
 
 CONFIDENCE = 0.95
 LEAST_ROUNDS = 6  # with fewer, even the full range contains the median with less confidence
@@ -62,13 +62,22 @@ def median_ranks(count: int) -> tuple[int, int]:
     Raises:
         BenchError: `count` is less than `LEAST_ROUNDS`.
     """
-    if count < LEAST_ROUNDS:
-        raise BenchError(f"{count} rounds are too few for a confidence interval: use at least {LEAST_ROUNDS}")
+    check_rounds(count)
     missed, rank = 0.0, -1
     while missed + math.comb(count, rank + 1) / 2**count <= (1 - CONFIDENCE) / 2:
         rank += 1
         missed += math.comb(count, rank) / 2**count
     return rank, count - 1 - rank
+
+
+def check_rounds(rounds: int) -> None:
+    """Check that there are enough rounds for a confidence interval.
+
+    Raises:
+        BenchError: There are fewer than `LEAST_ROUNDS`.
+    """
+    if rounds < LEAST_ROUNDS:
+        raise BenchError(f"{rounds} rounds are too few for a confidence interval: use at least {LEAST_ROUNDS}")
 
 
 def spread_percent(times_s: Sequence[float]) -> float:

@@ -12,9 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from frcrn_accel._version import __version__
-from frcrn_accel.bench.configurations import BenchModel, Configuration, LeftOut, find_configurations
-from frcrn_accel.bench.ratios import LEAST_ROUNDS, Ratio
+from frcrn_accel.backends import resolve_backend
+from frcrn_accel.bench.configurations import (
+    BenchModel,
+    Configuration,
+    LeftOut,
+    configuration_name,
+    find_configurations,
+)
+from frcrn_accel.bench.ratios import Ratio, check_rounds
 from frcrn_accel.bench.speed import Group, Row, loadable, measure_group
+from frcrn_accel.bench.tables import machine_text
 from frcrn_accel.bench.throughput import Throughput, measure_throughput, settings_for
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.doctor.examine import installed_packages
@@ -64,11 +72,7 @@ class Machine:
 
     def __str__(self) -> str:
         """Return it on one line."""
-        features = f" ({', '.join(self.features)})" if self.features else ""
-        engines = "".join(f", {name} {version}" for name, version in self.engines.items())
-        gpus = "".join(f", {name}" for name in self.gpus)
-        cpu = self.cpu or "an unknown CPU"
-        return f"{cpu}{features}, {self.cpus} CPU(s){gpus}, {self.system}, Python {self.python}{engines}"
+        return machine_text(dataclasses.asdict(self))
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,7 @@ def run_speed(
             configuration failed.
         FrcrnAccelError: See `find_configurations`.
     """
-    _check_rounds(rounds)
+    check_rounds(rounds)
     began, machine = _now(), describe_machine()
     left_out: list[tuple[str, LeftOut]] = []
     plan: list[tuple[BenchModel, list[Configuration]]] = []
@@ -220,7 +224,7 @@ def run_throughput(
     rounds: int = 6,
     progress: Progress = no_progress,
 ) -> BenchReport:
-    """Find the setting with the highest throughput for many files: workers x threads x windows in a call.
+    """Find the setting with the highest throughput for many files: workers x threads x windows per call.
 
     Args:
         models: The models.
@@ -233,7 +237,7 @@ def run_throughput(
         BenchError: There are too few rounds, there is nothing to measure, or a process failed.
         FrcrnAccelError: See `find_configurations`.
     """
-    _check_rounds(rounds)
+    check_rounds(rounds)
     began, machine = _now(), describe_machine()
     found: list[Throughput] = []
     left_out: list[tuple[str, LeftOut]] = []
@@ -269,16 +273,8 @@ def describe_machine() -> Machine:
 
 def _auto(model: BenchModel) -> str:
     """Return the name of the configuration that `"auto"` takes."""
-    from frcrn_accel.backends import resolve_backend
-
     backend = resolve_backend("auto", model=model.file)
-    precision = backend.precision_for(model.file)
-    return f"{backend.name}:{precision}" if len(backend.precisions) > 1 else backend.name
-
-
-def _check_rounds(rounds: int) -> None:
-    if rounds < LEAST_ROUNDS:
-        raise BenchError(f"{rounds} rounds are too few for a confidence interval: use at least {LEAST_ROUNDS}")
+    return configuration_name(backend.name, backend.precision_for(model.file), backend.precisions)
 
 
 def _now() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "group_title",
     "left_out_lines",
     "machine_line",
+    "machine_text",
     "markdown",
     "notes",
     "speed_table",
@@ -147,14 +149,23 @@ def throughput_advice(found: Json) -> str:
 
 
 def machine_line(report: Json) -> str:
-    """Describe the machine that was measured."""
-    machine = report["machine"]
+    """Describe the machine that was measured, and the version of this library."""
+    return machine_text(report["machine"], {"frcrn-accel": report["version"]})
+
+
+def machine_text(machine: Json, more_packages: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Describe a machine on one line.
+
+    Args:
+        machine: `machine` of the JSON report.
+        more_packages: Versions of packages to name before those of the engines.
+    """
     features = f" ({', '.join(machine['features'])})" if machine["features"] else ""
     gpus = "".join(f", {name}" for name in machine["gpus"])
-    engines = "".join(f", {name} {version}" for name, version in machine["engines"].items())
+    packages = "".join(f", {name} {version}" for name, version in {**more_packages, **machine["engines"]}.items())
     return (
         f"{machine['cpu'] or 'unknown CPU'}{features}, {machine['cpus']} CPU(s){gpus}, {machine['system']}, Python "
-        f"{machine['python']}, frcrn-accel {report['version']}{engines}"
+        f"{machine['python']}{packages}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Measure the throughput for many files: processes, threads, and windows in a call."""
+"""Measure the throughput for many files: processes, threads, and windows per call."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def settings_for(configuration: Configuration, cpus: int, batches: Sequence[int]
     Args:
         configuration: The configuration; threads and batches are varied only where they have an effect.
         cpus: Number of CPUs.
-        batches: Numbers of windows in a call.
+        batches: Numbers of windows per call.
     """
     workers = sorted({*(2**power for power in range(cpus.bit_length())), cpus})
     if not configuration.computes_batches:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from frcrn_accel.cli.options import MODEL_HELP, GateAudio
-from frcrn_accel.cli.output import report_file
+from frcrn_accel.cli.output import report_file, write_json
 from frcrn_accel.cli.progress import progress_bar
 from frcrn_accel.models import DEFAULT_MODEL
 
@@ -38,7 +37,7 @@ def bench(
     released_size: Annotated[
         bool,
         typer.Option(
-            "--released-size", help="Also frcrn-16k; if it is not imported, its size with seeded random weights."
+            "--released-size", help="Also measure frcrn-16k, or random weights of its size if it is not imported."
         ),
     ] = False,
     variant: Annotated[
@@ -68,7 +67,7 @@ def bench(
     ] = None,
     throughput: Annotated[
         bool,
-        typer.Option("--throughput", help="Find the best workers x threads x windows in a call for many files."),
+        typer.Option("--throughput", help="Find the best workers x threads x windows per call for many files."),
     ] = False,
     pairs: GateAudio = None,
     no_quality: Annotated[bool, typer.Option("--no-quality", help="Measure time only, not the sound.")] = False,
@@ -109,8 +108,7 @@ def bench(
             found = _measure_throughput(to_measure, variant, length_s, rounds)
         else:
             found = _measure_speed(to_measure, variant, baseline, length_s, threads, rounds, clips)
-        if json_path is not None:
-            json_path.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(json_path, found)
         if markdown_path is not None:
             markdown_path.write_text(to_markdown(found), encoding="utf-8")
         if plot_path is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,8 +22,8 @@ from frcrn_accel.cli.options import (
     Model,
     Precision,
 )
-from frcrn_accel.cli.output import printable, report_file
-from frcrn_accel.cli.progress import preparation_log
+from frcrn_accel.cli.output import printable, report_file, write_json
+from frcrn_accel.cli.progress import preparation_log, print_line
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.models import DEFAULT_MODEL
 from frcrn_accel.posix_signals import handled
@@ -149,10 +148,9 @@ def corpus(
         except KeyboardInterrupt:
             if latest is not None:
                 _print_summary(latest, console)
-            console.print("stopped; run the same command to resume")
+            print_line(console, "stopped; run the same command to resume")
             raise typer.Exit(128 + stopped_by) from None
-        if path is not None:
-            path.write_text(json.dumps(latest.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(path, latest.to_json())
     _print_lines(
         [f"not written: {old}: such files become {new}" for old, new in latest.other_formats.items()], console
     )
@@ -168,9 +166,9 @@ def corpus(
 def _print_lines(lines: Sequence[str], console: Console, shown: int | None = None) -> None:
     """Print lines, or the first of them and how many there are."""
     for line in lines[:shown]:
-        console.print(printable(line), markup=False, soft_wrap=True)
+        print_line(console, printable(line))
     if shown is not None and len(lines) > shown:
-        console.print(f"and {len(lines) - shown} more", markup=False)
+        print_line(console, f"and {len(lines) - shown} more")
 
 
 def _print_summary(report: CorpusReport, console: Console) -> None:
@@ -188,7 +186,7 @@ def _print_summary(report: CorpusReport, console: Console) -> None:
         f"{len(report.left_out)} left out" if report.left_out else "",
         f"{sum(report.other_suffixes.values())} not audio" if report.other_suffixes else "",
     ]
-    console.print(", ".join(part for part in parts if part), markup=False, soft_wrap=True)
+    print_line(console, ", ".join(part for part in parts if part))
 
 
 def _duration(time_s: float) -> str:
@@ -211,7 +209,7 @@ def job_progress(console: Console) -> Iterator[tuple[Callable[[CorpusReport], No
             if is_first:
                 is_first = False
                 described = [text for text in (report.denoiser, report.workers) if text]
-                console.print(printable(", ".join(described)), markup=False, soft_wrap=True)
+                print_line(console, printable(", ".join(described)))
             factor = report.real_time_factor
             texts = [f"RTF {factor:.4f}"] if factor is not None else []
             texts += [f"{len(report.failed)} failed"] if report.failed else []

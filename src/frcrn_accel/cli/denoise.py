@@ -65,12 +65,12 @@ def denoise(
     keep: Annotated[
         Keep,
         typer.Option(
-            help="What to write: speech, what was taken away (NAME.noise.wav), or both (with -o X, X.noise.wav)."
+            help="What to write: the speech, the removed noise (NAME.noise.wav), or both (with -o X, X.noise.wav)."
         ),
     ] = "speech",
     track: Annotated[
         int | None,
-        typer.Option(min=0, help="Audio track to denoise, from 0. [default: all of a film, the first of sound]"),
+        typer.Option(min=0, help="Audio track to denoise, from 0. [default: all of a film; else the first]"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
@@ -98,7 +98,7 @@ def denoise(
 
 @dataclass
 class _Run:
-    """Denoises the files of a plan in turn. The error of a single file is raised, others are collected."""
+    """Denoises the files of a plan in turn. The error of a single input is raised; others are collected."""
 
     plan: Plan
     folder: Path
@@ -111,7 +111,7 @@ class _Run:
     cleaned: set[Path] = field(default_factory=set)
 
     def check_named(self) -> None:
-        """Check the inputs that were named before anything takes time; those found in folders are checked in turn."""
+        """Check the named inputs before anything takes time; those found in folders are checked in turn."""
         for job in self.plan.jobs:
             if not job.is_found:
                 self._check(job)

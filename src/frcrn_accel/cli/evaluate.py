@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from frcrn_accel.cli.options import BackendName, Model, Precision
-from frcrn_accel.cli.output import printable, report_file
-from frcrn_accel.cli.progress import preparation
+from frcrn_accel.cli.output import printable, report_file, write_json
+from frcrn_accel.cli.progress import preparation, print_line
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.models import DEFAULT_MODEL
 from frcrn_accel.notices import collected_notices
@@ -60,7 +59,7 @@ def evaluate(
     with collected_notices() as notices:
         clips = read_clips(noisy, SAMPLE_RATE_HZ, clean)
     for notice in notices:
-        console.print(printable(f"warning: {notice}"), markup=False, soft_wrap=True)
+        print_line(console, printable(f"warning: {notice}"))
     with report_file(report, overwrite) as path:
         with usage_errors(), preparation(console) as progress:
             found = evaluate_clips(
@@ -70,22 +69,16 @@ def evaluate(
                 processes=processes,
                 progress=progress,
             )
-        if path is not None:
-            path.write_text(json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    out = Console(highlight=False)
-    out.print(
-        f"{found.model} on {found.backend}, {found.precision}, {len(clips)} recordings, mean (95 % interval)",
-        markup=False,
-        soft_wrap=True,
-    )
+        write_json(path, found.to_json())
+    typer.echo(f"{found.model} on {found.backend}, {found.precision}, {len(clips)} recordings, mean (95 % interval)")
     table = Table("metric", "clips", "noisy", "denoised", "change")
     for summary in found.summaries():
         digits = _DIGITS.get(summary.metric, 2)
         values = (summary.noisy, summary.denoised, summary.change)
         table.add_row(summary.metric, str(summary.clips), *(_shown(value, digits) for value in values))
-    out.print(table)
+    Console(highlight=False).print(table)
     for line in _not_scored(found):
-        console.print(printable(f"not scored: {line}"), markup=False, soft_wrap=True)
+        print_line(console, printable(f"not scored: {line}"))
 
 
 def _not_scored(found: Evaluation) -> list[str]:

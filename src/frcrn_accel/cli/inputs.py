@@ -65,9 +65,9 @@ class Job:
     Attributes:
         source: The input as it was named, or as it was found in a folder.
         target: The output. None for a file beside the input, or for standard output if the input is a pipe or device.
-        is_found: Whether the input was found in a folder; what was named is checked before anything takes time.
-        is_named: Whether the output was named. Otherwise it has the name of its input, whose format may not be one
-            that is written: then it gets another suffix.
+        is_found: Whether the input was found in a folder; named inputs are checked before anything takes time.
+        is_named: Whether the output was named. Otherwise it has the name of its input, with another suffix if that
+            format cannot be written.
         keep: `"speech"`, `"noise"`, or `"both"` for a file each.
         track: Number of the audio track; None for all of a film, and the first of anything else.
     """
@@ -131,7 +131,7 @@ class Job:
             if device is not None:
                 raise AudioError("speech and noise do not both fit into one output: name a file with -o")
             if to_film:
-                raise AudioError("--keep both is for sound: use --keep noise in a run of its own for a film")
+                raise AudioError("--keep both does not work for a film: run it again with --keep noise")
             noise = _beside(source if target is None else output, NOISE_NAME, output.suffix)
         for path in (output, noise):
             if path is not None and device is None:

@@ -23,7 +23,7 @@ from frcrn_accel.adapters.playout import Playout
 from frcrn_accel.adapters.sound_card import Device, find_device, list_devices, sound_card
 from frcrn_accel.audio import check_format
 from frcrn_accel.cli.options import AttenuationLimit, BackendName, HighBandOption, Model, Precision, Threads
-from frcrn_accel.cli.progress import preparation
+from frcrn_accel.cli.progress import preparation, print_line
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.denoiser import DenoiserOptions, StreamOptions
 from frcrn_accel.errors import SoundCardError
@@ -115,18 +115,17 @@ def live(
         if writer is not None:
             sinks.append(aligned(writer.write, stream.latency_samples))
         latency_s = stream.latency_s + (0.0 if playout is None else HEADROOM_S)
-        console.print(
+        print_line(
+            console,
             f"{source.name}, {rate_hz} Hz, {denoiser.model.name} on {denoiser.backend}, {denoiser.precision} "
             f"({denoiser.device}); latency {1000 * latency_s:.0f} ms plus that of the sound card; Ctrl-C stops",
-            markup=False,
-            soft_wrap=True,
         )
         with _meters(console, status, feed, playout), _ending(feed) as is_ended:
             start()
             denoise_live(chunks, stream, sinks, status)
         card_stopped = feed.is_closed and not is_ended()
         feed.close()
-    console.print(_summary(status, feed, playout, output), markup=False, soft_wrap=True)
+    print_line(console, _summary(status, feed, playout, output))
     if card_stopped:
         raise SoundCardError(f"the sound card stopped unexpectedly after {status.audio_s:.1f} s: {source.name}")
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from frcrn_accel.cli.progress import progress_bar
+from frcrn_accel.cli.progress import print_line, progress_bar
 from frcrn_accel.models import cached_files, download_checkpoint, downloadable, find_model, packaged_files
 from frcrn_accel.prepare.inventory import ABSENT, IMPORTED, PACKAGED, ModelStatus, model_statuses
 
@@ -115,14 +115,14 @@ def download(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
 ) -> None:
-    """Download a checkpoint from the model hub. No model is downloaded in any other way.
+    """Download a checkpoint from the model hub. This is the only command that downloads a model.
 
     A partial download is kept if the connection breaks; run the same command to resume it.
     """
     known = downloadable(name)
     out = output or Path(f"{name}.bin")
     console = Console(stderr=True, highlight=False)
-    console.print(f"{known.checkpoint_url} -> {out}", markup=False, soft_wrap=True)
+    print_line(console, f"{known.checkpoint_url} -> {out}")
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

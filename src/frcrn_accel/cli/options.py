@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from frcrn_accel.high_band import HighBandMode
 
 __all__ = [
     "MODEL_HELP",
@@ -46,7 +48,7 @@ AttenuationLimit = Annotated[
     float | None, typer.Option(min=0, help="Maximum noise attenuation, dB. [default: no limit]")
 ]
 HighBandOption = Annotated[
-    Literal["follow", "drop"],
+    HighBandMode,
     typer.Option(help="Sound above 8 kHz, which the model does not process: attenuate its noise, or leave it out."),
 ]
 GateAudio = Annotated[

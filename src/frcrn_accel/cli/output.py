@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from frcrn_accel.atomic import replacing
 
-__all__ = ["printable", "report_file"]
+__all__ = ["printable", "report_file", "write_json"]
 
 
 def report_file(path: Path | None, overwrite: bool) -> AbstractContextManager[Path | None]:
@@ -20,6 +23,12 @@ def report_file(path: Path | None, overwrite: bool) -> AbstractContextManager[Pa
         overwrite: Replace an existing file.
     """
     return nullcontext() if path is None else replacing(path, overwrite=overwrite)
+
+
+def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
+    """Write a report to the file that `report_file` gave; with None, write nothing."""
+    if path is not None:
+        path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def printable(text: object) -> str:

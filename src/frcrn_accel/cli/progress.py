@@ -1,6 +1,6 @@
 """Lines and progress bars on standard error.
 
-rich, which draws the bars, is loaded where there is a terminal to draw on, or once a command takes minutes anyway.
+rich draws the bars. Commands that take seconds load it only if there is a terminal to draw on.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def print_line(console: Console | None, text: str) -> None:
     if console is None:
         print(text, file=sys.stderr, flush=True)
     else:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

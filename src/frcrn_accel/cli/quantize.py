@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from frcrn_accel.cli.options import MODEL_HELP, GateAudio
-from frcrn_accel.cli.output import report_file
-from frcrn_accel.cli.progress import progress_bar
+from frcrn_accel.cli.output import report_file, write_json
+from frcrn_accel.cli.progress import print_line, progress_bar
 from frcrn_accel.errors import QualityError
 
 if TYPE_CHECKING:
@@ -94,11 +93,10 @@ def quantize(
                 )
             except QualityError as error:
                 refusal, result = error, error.report
-        if report_path is not None:
-            report_path.write_text(json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(report_path, result.to_json())
     _show(result)
     if refusal is not None:
-        console.print(f"refused: {refusal}", markup=False, soft_wrap=True)
+        print_line(console, f"refused: {refusal}")
         raise typer.Exit(1)
 
 
@@ -107,19 +105,15 @@ def _show(report: QuantizeReport) -> None:
     console = Console(highlight=False)
     kept = f", in float: {', '.join(report.kept_float)}" if report.kept_float else ""
     source_mb, output_mb = report.source_bytes / 1e6, report.output_bytes / 1e6
-    console.print(
+    typer.echo(
         f"{report.model}, {report.method}{kept}: {source_mb:.2f} MB to {output_mb:.2f} MB ({report.size_ratio:.0%}), "
-        f"gate {report.verdict}",
-        markup=False,
-        soft_wrap=True,
+        f"gate {report.verdict}"
     )
     rescue = report.rescue
     if rescue is not None:
-        console.print(
+        typer.echo(
             f"{', '.join(rescue.groups)} in float to pass the gate: {_price(report)}; without that refused: "
-            f"{rescue.refused_for}",
-            markup=False,
-            soft_wrap=True,
+            f"{rescue.refused_for}"
         )
     if report.gate is not None:
         gate = report.gate
@@ -144,7 +138,7 @@ def _show(report: QuantizeReport) -> None:
         console.print(table)
         for measure in gate.measures:
             if measure.note:
-                console.print(f"{measure.metric}: {measure.note}", markup=False, soft_wrap=True)
+                typer.echo(f"{measure.metric}: {measure.note}")
     if report.sensitivity:
         table = Table("layer group, quantized alone", "SI-SDR to the source's output, dB")
         for cost in report.sensitivity[:_SHOWN_GROUPS]:

@@ -76,19 +76,23 @@ def serve(
         list[str] | None,
         typer.Option(metavar="ADDRESS", help="Proxy or network whose X-Forwarded-For names the client."),
     ] = None,
-    max_body_mib: Annotated[float, typer.Option(min=0, help="Largest request body, MiB.")] = 128,
-    max_duration_s: Annotated[float, typer.Option(min=0, help="Longest audio, s.")] = 1800,
+    max_body_mib: Annotated[float, typer.Option(min=0, help="Maximum size of a request body, MiB.")] = 128,
+    max_duration_s: Annotated[float, typer.Option(min=0, help="Maximum length of audio, s.")] = 1800,
     max_decoded_mib: Annotated[
-        float, typer.Option(min=0, help="Largest audio, decoded to 32-bit samples of all channels, MiB.")
+        float, typer.Option(min=0, help="Maximum size of audio, decoded to 32-bit samples of all channels, MiB.")
     ] = 1024,
-    max_channels: Annotated[int, typer.Option(min=1, help="Most channels of a file or a stream.")] = 8,
+    max_channels: Annotated[int, typer.Option(min=1, help="Maximum number of channels of a file or a stream.")] = 8,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests computed at the same time.")] = 4,
-    queue: Annotated[int, typer.Option(min=0, help="More requests that may wait; beyond, 429.")] = 16,
-    client_requests: Annotated[int, typer.Option(min=1, help="Most requests of one client; beyond, 429.")] = 16,
-    client_mib: Annotated[float, typer.Option(min=0, help="Most MiB of request bodies of one client.")] = 1024,
-    timeout_s: Annotated[float, typer.Option(min=0, help="Longest time for a request to wait and compute, s.")] = 600,
+    queue: Annotated[int, typer.Option(min=0, help="Further requests that may wait; beyond that, 429.")] = 16,
+    client_requests: Annotated[
+        int, typer.Option(min=1, help="Maximum requests of one client; beyond that, 429.")
+    ] = 16,
+    client_mib: Annotated[
+        float, typer.Option(min=0, help="Maximum size of the request bodies of one client, MiB.")
+    ] = 1024,
+    timeout_s: Annotated[float, typer.Option(min=0, help="Maximum time for a request to wait and compute, s.")] = 600,
     min_bytes_per_second: Annotated[
-        int, typer.Option(min=1, help="Slowest transfer in either direction, bytes/s.")
+        int, typer.Option(min=1, help="Minimum speed of a transfer in either direction, bytes/s.")
     ] = 1024,
     slow_s: Annotated[
         float,
@@ -96,27 +100,28 @@ def serve(
             min=0, help="Time over which --min-bytes-per-second is averaged; also limits the head of a request, s."
         ),
     ] = 10,
-    upload_s: Annotated[float, typer.Option(min=0, help="Longest time for a request body to arrive, s.")] = 600,
+    upload_s: Annotated[float, typer.Option(min=0, help="Maximum time for a request body to arrive, s.")] = 600,
     stall_s: Annotated[
         float,
         typer.Option(
-            min=0, help="Not ready after the engine has answered nothing for this time; also ends streams, s."
+            min=0,
+            help="Time without an answer from the engine after which the server is not ready, and streams end, s.",
         ),
     ] = 120,
-    max_streams: Annotated[int, typer.Option(min=1, help="Most live streams at the same time.")] = 16,
-    client_streams: Annotated[int, typer.Option(min=1, help="Most live streams of one client.")] = 12,
+    max_streams: Annotated[int, typer.Option(min=1, help="Maximum live streams at the same time.")] = 16,
+    client_streams: Annotated[int, typer.Option(min=1, help="Maximum live streams of one client.")] = 12,
     stream_idle_s: Annotated[
         float, typer.Option(min=0, help="Close a stream that sends no audio for this time, s.")
     ] = 60,
-    max_connections: Annotated[int, typer.Option(min=1, help="Most connections at the same time.")] = 512,
-    client_connections: Annotated[int, typer.Option(min=1, help="Most connections of one client.")] = 128,
+    max_connections: Annotated[int, typer.Option(min=1, help="Maximum connections at the same time.")] = 512,
+    client_connections: Annotated[int, typer.Option(min=1, help="Maximum connections of one client.")] = 128,
     client_frames_per_s: Annotated[
-        float, typer.Option(min=0, help="Most frames and small pieces of one client, 1/s; beyond, it waits.")
+        float, typer.Option(min=0, help="Maximum frames and small pieces of one client, 1/s; beyond that, it waits.")
     ] = 1000,
     client_guesses: Annotated[
         int, typer.Option(min=1, help="Wrong tokens of one client before its answers are delayed.")
     ] = 10,
-    drain_s: Annotated[float, typer.Option(min=0, help="Longest time to finish requests at shutdown, s.")] = 60,
+    drain_s: Annotated[float, typer.Option(min=0, help="Maximum time to finish requests at shutdown, s.")] = 60,
 ) -> None:
     """Serve files over HTTP, live streams over a WebSocket, and a web page, until Ctrl-C or SIGTERM."""
     try:

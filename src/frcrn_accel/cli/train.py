@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from frcrn_accel.cli.options import Threads
-from frcrn_accel.cli.progress import progress_bar
+from frcrn_accel.cli.progress import print_line, progress_bar
 from frcrn_accel.errors import MissingExtraError
 from frcrn_accel.memory import keep_freed_memory
 
@@ -57,7 +57,7 @@ def train(
             bar("training", step, parsed.optimisation.steps)
             if "compute_s" not in entry:  # scores of a validation
                 scores = ", ".join(f"{name} {value:.3f}" for name, value in entry.items())
-                console.print(f"step {step}: {scores}", markup=False, soft_wrap=True)
+                print_line(console, f"step {step}: {scores}")
 
         bar("training", 0, parsed.optimisation.steps)  # recordings are decoded before the first step
         steps = run_training(
@@ -70,8 +70,7 @@ def train(
             show=show,
         )
     plot_curve(out / LOG, out / "curve.png")
-    console.print(
+    print_line(
+        console,
         f"{steps} of {parsed.optimisation.steps} steps: {out / CHECKPOINT}, curve.png and log.jsonl beside it",
-        markup=False,
-        soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""Options that the library refuses, and numbers that no option takes."""
+"""Options that the library refuses, and numbers that no option accepts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def usage_errors() -> Iterator[None]:
 
 
 def check_numbers(command: Any) -> None:
-    """Let all options of a command and its subcommands refuse NaN, infinity and numbers beyond any use.
+    """Let all options of a command and its subcommands refuse NaN, infinity and numbers too large to be useful.
 
     Args:
         command: A command of typer, whose class is not public.

@@ -19,7 +19,7 @@ from frcrn_accel.backends import BackendStatus, backend_statuses
 from frcrn_accel.denoiser import Denoiser
 from frcrn_accel.doctor.machine import CpuReport, GpuDevice, GpuReport, examine_cpu, examine_gpu
 from frcrn_accel.doctor.privacy import without_names
-from frcrn_accel.errors import BackendUnavailable, one_line
+from frcrn_accel.errors import BackendUnavailable, install_hint, one_line
 from frcrn_accel.models import CACHE_DIR_VARIABLE, DEFAULT_MODEL, cache_folder, cached_files, find_model
 from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 from frcrn_accel.prepare.inventory import model_statuses
@@ -275,7 +275,7 @@ def _problems(
 ) -> list[str]:
     problems = []
     if not any(backend.usable for backend in backends):
-        problems.append("no backend can run: pip install 'frcrn-accel[ort]' installs one that runs on every CPU")
+        problems.append(f"no backend can run: {install_hint('ort')} installs one that runs on every CPU")
     if packages.get("onnxruntime") and packages.get("onnxruntime-gpu"):
         problems.append(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: pip uninstall -y "

@@ -170,23 +170,24 @@ def explain_bf16(architecture: str, features: Mapping[str, bool]) -> str:
 
 def examine_gpu() -> GpuReport:
     """Examine the NVIDIA GPUs."""
-    packages = {
+    found_packages = {
         name: found.version
         for found in distributions()
         if (name := (found.metadata["Name"] or "").lower().replace("_", "-")).startswith(_GPU_PACKAGES)
     }
+    packages = dict(sorted(found_packages.items()))
     libraries = {name: ctypes.util.find_library(name) for name in _GPU_LIBRARIES}
     try:
         import pynvml
     except ImportError:
         missing = "not examined: pip install nvidia-ml-py, which the extras for GPUs bring"
-        return GpuReport(None, None, missing, (), dict(sorted(packages.items())), libraries)
+        return GpuReport(None, None, missing, (), packages, libraries)
     driver = driver_cuda = problem = None
     devices: list[GpuDevice] = []
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        return GpuReport(None, None, str(error), (), dict(sorted(packages.items())), libraries)
+        return GpuReport(None, None, str(error), (), packages, libraries)
     try:
         driver = pynvml.nvmlSystemGetDriverVersion()
         version = pynvml.nvmlSystemGetCudaDriverVersion_v2()  # 12040 for 12.4
@@ -205,4 +206,4 @@ def examine_gpu() -> GpuReport:
         problem = str(error)
     finally:
         pynvml.nvmlShutdown()
-    return GpuReport(driver, driver_cuda, problem, tuple(devices), dict(sorted(packages.items())), libraries)
+    return GpuReport(driver, driver_cuda, problem, tuple(devices), packages, libraries)

@@ -253,7 +253,7 @@ class Network(abc.ABC, Generic[X]):
 
 
 class FrequencyLastNetwork(Network[X]):
-    """A form in which time comes before frequency, and decoders take whole tensors rather than rows apart."""
+    """A form in which time comes before frequency, and decoders take whole tensors, not even and odd rows apart."""
 
     @property
     def spectrum_shape(self) -> Shape:

@@ -52,7 +52,7 @@ _LIST_NAME = {
 _ANCHORS = tuple(f"unet.{name}.conv.conv_re.weight" for name in ("encoders.0", "encoder0", "encoders_0"))
 # Names that torch.compile, DataParallel, FSDP and checkpointing insert anywhere in keys.
 _WRAPPING = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-# Where the weights are in a checkpoint that holds more; the first one found counts. `average` is of this library.
+# Where the weights are in a checkpoint that holds more; the first one found counts. `average` is this library's own.
 _WRAPPERS = ("", "state_dict", "model_state_dict", "model", "model.state_dict", "average")
 _LISTED = 8  # at most this many keys of each kind in an error
 
@@ -183,7 +183,7 @@ def _released_name(key: str) -> str:
 
 
 def _array(key: str, value: Any) -> NDArray[np.float32]:
-    """Return a tensor of torch, or an array of numpy, as an array.
+    """Return a torch tensor or a numpy array as a `float32` array.
 
     Raises:
         ModelError: It is something else, or does not hold real numbers.

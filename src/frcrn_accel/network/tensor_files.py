@@ -1,4 +1,4 @@
-"""Read files of tensors: of PyTorch, safetensors, and NumPy's `.npz`, which MLX writes too.
+"""Read files of tensors: PyTorch's, safetensors, and NumPy's `.npz`, which MLX writes too.
 
 No code in a file is run, and a file is unpacked only if its unpacked size is within bounds.
 """
@@ -29,14 +29,14 @@ _BFLOAT16 = np.dtype("V2")  # as MLX writes it to `.npz`
 
 
 def is_safetensors(path: Path) -> bool:
-    """Return whether a file starts like one of safetensors: the length of a JSON header, and the header."""
+    """Return whether a file starts like a safetensors file: with the length of a JSON header, then the header."""
     with path.open("rb") as file:
         start = file.read(9)
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
 
 
 def is_npz(path: Path) -> bool:
-    """Return whether a file is a zip archive with arrays of NumPy."""
+    """Return whether a file is a zip archive with NumPy arrays."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith(".npy") for name in archive.namelist())
@@ -75,7 +75,7 @@ def read_torch(path: Path) -> Any:
 
 @contextmanager
 def _harmless_allowed(torch: Any) -> Iterator[None]:
-    """Let `torch.load` make arrays and scalars of numpy, such as a score, and parsed options. They run no code."""
+    """Let `torch.load` create numpy arrays and scalars, such as a score, and parsed options. These run no code."""
     allow = getattr(torch.serialization, "safe_globals", None)
     if allow is None:  # torch before 2.5
         yield
@@ -88,7 +88,7 @@ def _harmless_allowed(torch: Any) -> Iterator[None]:
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
-    """Read a file of safetensors, as tensors of torch: NumPy has no bfloat16.
+    """Read a safetensors file, as torch tensors: NumPy has no bfloat16.
 
     Raises:
         MissingExtraError: The package safetensors is not installed.

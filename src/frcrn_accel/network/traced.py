@@ -436,7 +436,7 @@ def _check_agreement(path: Path, weights: Weights, is_half: bool) -> None:
     agreement_db = max(waveforms)
     if not agreement_db >= least:
         raise ModelError(
-            f"an FRCRN with its weights has another output than its graph: they agree to {agreement_db:.1f} dB on "
+            f"an FRCRN with its weights does not give its graph's output: they agree to {agreement_db:.1f} dB on "
             f"noise (at least {least:.0f}), so it is another network or a changed one"
         )
 
@@ -465,7 +465,7 @@ def _run(path: Path) -> tuple[NDArray[np.float32], list[_Array]]:
         outputs = session.run(None, {given.name: audio.astype(dtype).reshape([*shape[:-1], samples])})
     except ModelError:
         raise
-    except Exception as error:  # ONNX Runtime's own classes are many
+    except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
         raise ModelError(f"its graph cannot be run on a waveform: {one_line(error)}") from error
     return audio, [np.asarray(output, np.float64) for output in outputs]
 
@@ -473,8 +473,8 @@ def _run(path: Path) -> tuple[NDArray[np.float32], list[_Array]]:
 def _agreement_db(output: _Array, expected: _Array) -> float | None:
     """Return the energy of the expected output over that of the difference, in dB; None if it is not a waveform.
 
-    It is -inf for an output that is not finite, and if silence is expected. It is never NaN, of which `max` may keep
-    or drop any.
+    It is -inf for an output that is not finite, and if silence is expected. It is never NaN, which `max` may keep or
+    drop.
 
     The first and last 20 ms are left out: exporters pad or cut the end, and PyTorch's exporter drops the 1e-8 that
     keeps upstream from dividing 0 by 0 in the very first sample.

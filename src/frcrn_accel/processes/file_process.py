@@ -12,8 +12,7 @@ from the process         answer
 `failed` with an error   the next job
 =======================  ==========================================================================
 
-What comes from the process is JSON and audio, never a pickle: a process that a file has taken over cannot run code
-here.
+The process sends JSON and audio, never a pickle: a process that a file has taken over cannot run code here.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ class ProcessLimits:
 
 
 class FileProcess:
-    """A process for files, one job at a time. It starts with the first job, and again after it died.
+    """A process for files, one job at a time. It starts with the first job, and again after it has died.
 
     Args:
         limits: Its limits.
@@ -128,7 +127,7 @@ class FileProcess:
         return result
 
     def kill(self) -> None:
-        """End the process at once, from any thread; a job that it does fails."""
+        """End the process at once, from any thread; a job that it is running fails."""
         process = self._process
         if process is not None:
             process.kill()
@@ -225,7 +224,7 @@ class FileProcess:
         self._is_silent = True
         self.kill()
         connection = self._connection
-        if connection is not None:  # a process that it has started may still hold the other end
+        if connection is not None:  # a process that this one started may still hold the other end
             with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as ours:
                 ours.shutdown(socket.SHUT_RDWR)
 

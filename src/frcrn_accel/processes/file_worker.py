@@ -1,4 +1,4 @@
-"""The process of `FileProcess`: run jobs that come over the socket on standard input; see there.
+"""The process of `FileProcess`: run the jobs received over the socket on standard input; see there.
 
 The file is run by its path with its limits as argument.
 """

@@ -18,10 +18,10 @@ class Intake:
     """Limits for the source of a job, and how its target is named.
 
     Attributes:
-        max_channels: Most channels; None for no limit.
-        max_decoded_bytes: Longest audio, as 32-bit samples of all channels; None for no limit.
+        max_channels: Maximum number of channels; None for no limit.
+        max_decoded_bytes: Maximum size of the audio, as 32-bit samples of all channels; None for no limit.
         choose_suffix: Give the target the suffix of the source's format, or of one close to it that can be written.
-        takes_films: Whether a film becomes a film, where the suffix of the target is that of one; otherwise only its
+        takes_films: Whether a film becomes a film if the suffix of the target is that of one. Otherwise only its
             sound is written.
     """
 

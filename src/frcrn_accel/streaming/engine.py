@@ -91,11 +91,11 @@ class StreamEngine:
         start = averaging.start or self._typical
         means = np.asarray(start.means)
         if start.model and start.model != self.metadata.checkpoint_sha256:
-            raise ValueError("averaging.start is of another model: its means do not fit this one")
+            raise ValueError("averaging.start belongs to another model: its means do not fit this one")
         if means.shape not in {(1, self._mean_values), (channels, self._mean_values)}:
             raise ValueError(
-                f"averaging.start is of another model or number of channels: its means are {means.shape}, expected "
-                f"{(channels, self._mean_values)} or {(1, self._mean_values)}"
+                f"averaging.start belongs to another model or has other channels: its means are {means.shape}, "
+                f"expected {(channels, self._mean_values)} or {(1, self._mean_values)}"
             )
         if not np.isfinite(means).all():
             raise ValueError("averaging.start has NaN or infinity in its means")

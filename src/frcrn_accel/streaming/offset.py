@@ -30,8 +30,8 @@ class RunningOffset:
 
     Attributes:
         recent: Means of the last hops, of up to 1.2 s: `(channels, hops)`.
-        averages: Mean and mean power of the samples of each channel, with the offset, in which older hops fade:
-            `(2, channels)`.
+        averages: Running mean and mean power of the samples of each channel, offset included: `(2, channels)`. Older
+            hops count less.
         offsets: Offset that was removed from the last sample of each channel.
     """
 

@@ -67,8 +67,9 @@ class Source:
     Attributes:
         path: Path relative to the data folder.
         weight: How often it is drawn, relative to the other sources of its list.
-        voices: Number of speakers in it, or of different recordings of noise. If given, it is drawn by
-            `weight` times the root of hours times voices, so that a single voice counts little, however long it is.
+        voices: Number of speakers in it, or of different recordings of noise. If given, the source is drawn in
+            proportion to `weight` times the square root of hours times voices, so that a single voice counts little,
+            however long it is.
     """
 
     path: str
@@ -116,7 +117,7 @@ class Mixing:
         coloured: Probability that a noise is synthetic coloured noise.
         babble: Probability that a noise is several voices at once.
         tones: Probability that a noise is a synthetic siren, alarm or hum.
-        babble_voices: Least and greatest number of voices of babble.
+        babble_voices: Minimum and maximum number of voices of babble.
         keystrokes: Probability that a noise is synthetic typing.
         cries: Probability that a noise is synthetic cries.
         gusts: Probability that a noise is synthetic wind in gusts.

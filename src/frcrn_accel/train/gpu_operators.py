@@ -1,7 +1,7 @@
 """The operators between convolutions for training on a GPU: the filter of an FSMN layer as one pass over memory.
 
 PyTorch's depthwise convolution, channels last in bfloat16, and above all its backward pass take longer than all dense
-convolutions of the network together. The kernels are written in Triton, which PyTorch brings along on Linux.
+convolutions of the network together. The kernels are written in Triton, which comes with PyTorch on Linux.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["GpuOperators", "gpu_operators"]
 
 _LOG = logging.getLogger(__name__)
 _LENGTH = 32  # positions of a program
-_COLUMNS = 2  # most columns of a program: with more, the rows do not fit into registers
+_COLUMNS = 2  # at most, of a program: the rows of more would not fit into registers
 
 
 def gpu_operators() -> Operators:

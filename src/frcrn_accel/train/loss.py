@@ -48,7 +48,7 @@ class DenoisingLoss(torch.nn.Module):
         self.register_buffer("of_perceptual", torch.tensor(weights.perceptual), persistent=False)
 
     def fall(self, share: float) -> None:
-        """Set the weights to those at a point of the fall of the learning rate, from 0 (before it) to 1 (the end)."""
+        """Set the weights for a point in the decay of the learning rate, from 0 (before it) to 1 (at its end)."""
         first, last = self.weights.perceptual, self.weights.perceptual_at_end
         self.of_perceptual.fill_(first if last is None else first + share * (last - first))
 

@@ -91,7 +91,7 @@ def bangs(rng: np.random.Generator, samples: int) -> Audio:
 
 
 def keystrokes(rng: np.random.Generator, samples: int) -> Audio:
-    """Return typing, three to nine keys a second: for each a click, and a softer one when it is released."""
+    """Return typing, three to nine keys a second: a click for each, and a softer one when the key is released."""
     found = np.zeros(samples)
     pitch_hz = _log_uniform(rng, 1000, 5000)
     body_hz = _log_uniform(rng, 200, 600)

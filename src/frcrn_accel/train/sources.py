@@ -50,7 +50,7 @@ class Corpus:
     def draw(self, rng: np.random.Generator, samples: int) -> NDArray[np.float32]:
         """Draw a random stretch that is not silent, full scale at 1.0, `(samples,)`.
 
-        Signals that are shorter are repeated. Where many attempts find only silence, silence is returned.
+        Shorter signals are repeated. If many attempts find only silence, silence is returned.
         """
         for _ in range(_TRIES):
             signal = self._signals[rng.choice(len(self._signals), p=self._shares)]

@@ -1,6 +1,6 @@
 // The checkbox for the band above 8 kHz, which the model does not process.
 
-import { element } from "./elements.js";
+import { element, followTouch } from "./elements.js";
 
 /**
  * Set up the checkbox.
@@ -10,17 +10,13 @@ import { element } from "./elements.js";
  */
 export function bandBox(id, onChange = () => {}) {
   const box = element(id);
-  let isTouched = false; // until then the default of the engine applies
-  box.addEventListener("change", () => {
-    isTouched = true;
-    onChange();
-  });
+  const isTouched = followTouch(box, onChange);
   return {
     /** @returns {"follow"|"drop"|null} Null for the default of the engine. */
-    value: () => (isTouched ? (box.checked ? "follow" : "drop") : null),
+    value: () => (isTouched() ? (box.checked ? "follow" : "drop") : null),
     /** Show the default of the engine. @param {"follow"|"drop"} mode */
     setDefault(mode) {
-      if (!isTouched) box.checked = mode === "follow";
+      if (!isTouched()) box.checked = mode === "follow";
     },
     /** Let the user change it, or not. */
     enable(isEnabled) {

@@ -6,6 +6,22 @@ export const show = (node, isShown) => {
   node.hidden = !isShown;
 };
 
+/**
+ * Follow whether the user has changed a control; until then, the default of the engine applies.
+ *
+ * @param {HTMLInputElement} control
+ * @param {() => void} onChange Called at each change.
+ * @returns {() => boolean}
+ */
+export function followTouch(control, onChange) {
+  let isTouched = false;
+  control.addEventListener("input", () => {
+    isTouched = true;
+    onChange();
+  });
+  return () => isTouched;
+}
+
 /** Show an error, or hide it (null). */
 export function showProblem(node, problem) {
   show(node, problem !== null);

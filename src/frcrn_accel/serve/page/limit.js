@@ -1,6 +1,6 @@
 // The slider for the attenuation limit.
 
-import { element } from "./elements.js";
+import { element, followTouch } from "./elements.js";
 
 const MAX_DB = 40; // one position further means no limit
 
@@ -13,19 +13,17 @@ const MAX_DB = 40; // one position further means no limit
 export function limitSlider(id, onChange = () => {}) {
   const slider = element(id);
   const text = element(`${id}-text`);
-  let isTouched = false; // until then the default of the engine applies, unrounded
-  let usualDb = Infinity;
+  let usualDb = Infinity; // the default of the engine, unrounded
   const words = () => (Number(slider.value) > MAX_DB ? "no limit" : `at most ${slider.value} dB`);
   const write = () => {
     text.textContent = words();
     slider.setAttribute("aria-valuetext", words());
   };
   const value = () => {
-    if (!isTouched) return usualDb;
+    if (!isTouched()) return usualDb;
     return Number(slider.value) > MAX_DB ? Infinity : Number(slider.value);
   };
-  slider.addEventListener("input", () => {
-    isTouched = true;
+  const isTouched = followTouch(slider, () => {
     write();
     onChange(value());
   });
@@ -36,7 +34,7 @@ export function limitSlider(id, onChange = () => {}) {
     /** Show the default of the engine. @param {number|null} limitDb */
     setDefault(limitDb) {
       usualDb = limitDb ?? Infinity;
-      if (isTouched) return;
+      if (isTouched()) return;
       slider.value = limitDb === null ? MAX_DB + 1 : Math.min(MAX_DB, Math.max(1, Math.round(limitDb)));
       write();
     },
