@@ -133,6 +133,22 @@ class TestCompare:
             found.append([clip.si_sdr_db for clip in run(tiny, Identity, short_audio).clips])
         assert found[0] == found[1]
 
+    @pytest.mark.usefixtures("no_eval")
+    def test_a_model_is_not_loaded_beside_timed_runs_on_all_cpus(self, tiny, short_audio, monkeypatch):
+        monkeypatch.setattr("frcrn_accel.quantize.parallel.available_cpus", lambda: 1)
+        reference = Reference(tiny, read_clips(short_audio, 16_000))
+        free = []
+
+        class Loaded(FunctionBackend):
+            def load(self, model, threads):
+                free.append(reference.places.acquire(blocking=False))
+                return super().load(model, threads)
+
+        with workers(reference.threads.clips) as pool:
+            report = compare(reference, tiny, Loaded, GateThresholds(), pool, quiet)
+        assert free == [False]
+        assert report.speedup > 0
+
     def test_pesq_and_dnsmos_against_the_source(self, packaged_source):
         """The packaged model and one that does nothing, on the packaged audio."""
         pytest.importorskip("pesq")

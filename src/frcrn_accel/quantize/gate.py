@@ -166,10 +166,11 @@ def compare(
     """
     clips = reference.clips
     progress("gate", 0, len(clips))
-    sources = reference.begin(pool)
     engine = backend()
-    session = load_parallel(engine, candidate, reference.threads)  # while the source runs
-    runs = [pool.submit(_run, session, candidate, clip, warm=clip is clips[0]) for clip in clips]
+    with reference.places:
+        sources = reference.begin(pool)  # while the candidate is loaded
+        session = load_parallel(engine, candidate, reference.threads)
+    runs = [pool.submit(_run, reference, session, candidate, clip) for clip in clips]
     try:
         outputs: list[Output] = []
         failure = ""
@@ -225,19 +226,13 @@ def compare(
     )
 
 
-def _run(session: Session, candidate: ModelFile, clip: Clip, *, warm: bool) -> Output | EngineError:
-    """Return the output of the quantized model for a clip, or its failure.
-
-    Args:
-        session: The loaded model.
-        candidate: The model.
-        clip: The clip.
-        warm: Whether to run a second of the clip first.
-    """
+def _run(reference: Reference, session: Session, candidate: ModelFile, clip: Clip) -> Output | EngineError:
+    """Return the output of the quantized model for a clip, or its failure."""
     try:
-        if warm:
-            warm_up(clip, session, candidate)
-        return denoise_timed(clip, session, candidate)
+        with reference.places:
+            if clip is reference.clips[0]:
+                warm_up(clip, session, candidate)
+            return denoise_timed(clip, session, candidate)
     except EngineError as error:
         return error
 

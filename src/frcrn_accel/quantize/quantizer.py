@@ -174,8 +174,6 @@ def quantize_model(
                 calibration_sha256=calibration_sha256,
                 gate=PASSED if gate else SKIPPED,  # a file that does not pass never gets into place
             )
-            if reference is not None and gate is not None:
-                reference.begin(pool)  # while the first candidate is built
             factory = CandidateFactory(weights, metadata, chosen, build, reference, gate, pool, progress)
             candidate, rescue, costs = _choose(
                 factory, temporary, kept_float, max_rescued, _likely(source, chosen), measure_all=sensitivity
