@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from frcrn_accel.audio import check_format
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files.belongings import Belongings, read_belongings
+from frcrn_accel.files.chunks import id3_end
 from frcrn_accel.files.decode_ffmpeg import Form, decode, probe
 from frcrn_accel.files.decode_sndfile import (
     BLOCK_SAMPLES,
@@ -29,7 +30,7 @@ from frcrn_accel.files.decode_sndfile import (
     wav_repair,
 )
 from frcrn_accel.files.ogg_chain import find_links, is_header_apart, is_opus_late
-from frcrn_accel.files.reasons import reason_of
+from frcrn_accel.files.reasons import IS_JOINED, reason_of
 from frcrn_accel.files.stated import is_joined, stated_end
 from frcrn_accel.notices import notify
 
@@ -125,7 +126,7 @@ class AudioFile:
                 yield block
             self._check_unchanged()
         if self._is_joined:
-            notify(f"{str(self.path)!r} holds another file behind the first, as after joining them: it is left out")
+            notify(f"{str(self.path)!r} {IS_JOINED}")
         for notice in self._repair.notices:
             notify(f"{str(self.path)!r}: {notice}")
         if self._repair.missing_bytes:
@@ -185,21 +186,35 @@ def _open(path: Path, track: int, stamp: _Stamp) -> AudioFile:
         return _open_with_ffmpeg(path, track, stamp)
     except AudioError:
         # HTK has no mark at its start. libsndfile would search any other file for MP3, and print what it finds.
-        found = _open_with_sndfile(path, track, stamp) if path.suffix.lower() == ".htk" else None
+        is_mp3 = _is_free_format(path)
+        is_known = is_mp3 or path.suffix.lower() == ".htk"
+        found = _open_with_sndfile(path, track, stamp, or_mp3=is_mp3) if is_known else None
         if found is None:
             raise
         return found
 
 
-def _open_with_sndfile(path: Path, track: int, stamp: _Stamp) -> AudioFile | None:
-    """Read the properties of a file that libsndfile reads best; return None for any other."""
+def _is_free_format(path: Path) -> bool:
+    """Return whether a file is MP3 whose bit rate is not one of the usual ones, which FFmpeg does not decode.
+
+    Source: ISO/IEC 11172-3, section 2.4.2.3.
+    """
+    with path.open("rb") as file:
+        file.seek(id3_end(file))
+        head = file.read(4)
+    is_frame = len(head) == 4 and head[0] == 0xFF and head[1] >= 0xE0 and head[1] & 6 and head[2] & 0xC != 0xC
+    return bool(is_frame) and head[2] >> 4 == 0
+
+
+def _open_with_sndfile(path: Path, track: int, stamp: _Stamp, *, or_mp3: bool = False) -> AudioFile | None:
+    """Read the properties of a file that libsndfile reads best, or of MP3; return None for any other."""
     repair = find_repair(path)
     try:
         file = open_patched(path, repair)
     except soundfile.SoundFileError:
         return None
     with file:
-        if file.format in _BY_FFMPEG or file.subtype in _SUBTYPES_BY_FFMPEG:
+        if (file.format in _BY_FFMPEG or file.subtype in _SUBTYPES_BY_FFMPEG) and not or_mp3:
             return None
         if track:
             raise AudioError(f"{str(path)!r} has only track 0, not {track}")
@@ -212,7 +227,7 @@ def _open_with_sndfile(path: Path, track: int, stamp: _Stamp) -> AudioFile | Non
             samples=file.frames if repair.samples is None else min(file.frames, repair.samples),
             format=file.format,
             subtype=file.subtype,
-            bit_rate_bps=_bit_rate(file, stamp.size) if file.format == "OGG" else None,
+            bit_rate_bps=_bit_rate(file, stamp.size) if file.format in ("OGG", "MP3") else None,
             channel_layout=layout,
             belongings=belongings,
             _order=order,
