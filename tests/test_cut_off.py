@@ -362,6 +362,54 @@ def test_dwvw_which_can_only_be_read_in_order(tmp_path, subtype):
     np.testing.assert_array_equal(read(tmp_path / "a.aiff")[0][0] * 32_768, samples)
 
 
+class TestFragments:
+    """Fragmented MP4 that is cut off between two fragments, so that no size of a box is wrong."""
+
+    FLAGS = "+frag_keyframe+empty_moov+default_base_moof"
+
+    @staticmethod
+    def cut(path: Path) -> None:
+        content = path.read_bytes()
+        path.write_bytes(content[: content.index(b"moof", len(content) // 2) - 4])
+
+    @staticmethod
+    def state_length(path: Path, length_s: float) -> None:
+        content = path.read_bytes()
+        (units_per_s,) = struct.unpack_from(">I", content, content.index(b"mvhd") + 16)
+        box = struct.pack(">I4sII", 16, b"mehd", 0, round(length_s * units_per_s))
+        for kind, addition in ((b"mvex", box), (b"moov", b"")):
+            at = content.index(kind) - 4
+            size = struct.pack(">I", int.from_bytes(content[at : at + 4], "big") + 16)
+            content = content[:at] + size + kind + addition + content[at + 8 :]
+        path.write_bytes(content)
+
+    def test_the_length_in_the_header(self, tmp_path):
+        path = make_mp4(tmp_path, self.FLAGS, "-frag_duration", "200000")
+        self.state_length(path, 2.5)
+        whole, notices = read(path)
+        assert notices == []
+        self.cut(path)
+        audio, (notice,) = read(path)
+        missing_s = (whole.shape[1] - audio.shape[1]) / 16_000
+        assert missing_s > 0.5
+        assert float(notice.split(" s at its end")[0].split()[-1]) == pytest.approx(missing_s, abs=0.15)
+
+    def test_the_length_in_the_index(self, tmp_path):
+        path = make_mp4(tmp_path, f"{self.FLAGS}+global_sidx", "-frag_duration", "200000")
+        whole, notices = read(path)
+        assert notices == []
+        self.cut(path)
+        audio, (notice,) = read(path)
+        missing_s = (whole.shape[1] - audio.shape[1]) / 16_000
+        assert "cut off: at least" in notice
+        assert float(notice.split(" s at its end")[0].split()[-1]) == pytest.approx(missing_s, abs=0.15)
+
+    def test_what_is_not_a_box_behind_the_last(self, tmp_path):
+        path = make_mp4(tmp_path, "+faststart")
+        path.write_bytes(path.read_bytes() + b"x" * 3_000)
+        assert read(path)[1] == []
+
+
 class TestBigEndianWav:
     @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "ULAW"])
     @pytest.mark.parametrize("riff", [None, 0, 0xFFFFFFFF])
@@ -430,6 +478,32 @@ class TestOtherSizes:
             path.write_bytes(content + b"ANNO" + size + b"text" * 1_000)
             audio, notices = read(path)
             assert (audio.shape[1], notices) == (samples, [])
+
+    def test_two_chunks_of_samples(self, tmp_path):
+        path = make_with_ffmpeg(tmp_path, "a.wav", "-bitexact")
+        content = path.read_bytes()
+        chunk = content[content.index(b"data") :]
+        path.write_bytes(content[:4] + struct.pack("<I", len(content + chunk) - 8) + content[8:] + chunk)
+        audio, notices = read(path)
+        assert audio.shape[1] == 20_000
+        assert [notice for notice in notices if "more than one chunk of samples: only the first" in notice] == notices
+
+    @pytest.mark.parametrize("name", [b"LIST", b"id3 "])
+    def test_a_chunk_behind_the_samples_that_is_cut_off_is_not_read_as_samples(self, tmp_path, name):
+        path = make_with_ffmpeg(tmp_path, "a.wav", "-bitexact")
+        path.write_bytes(path.read_bytes() + name + struct.pack("<I", 1 << 20) + bytes(range(1, 200)) * 100)
+        audio, (notice,) = read(path)
+        assert audio.shape[1] == 20_000
+        assert notice.endswith(f"chunks left out, cut off or too large: {name.decode().strip()}")
+
+    @pytest.mark.parametrize("form", ["WAV", "AU", "CAF", "MAT4"])
+    def test_a_name_for_samples_without_a_header(self, tmp_path, form):
+        path = tmp_path / "a.raw"
+        soundfile.write(path, coded.noise(1_000, 1).T, 16_000, "PCM_16", format=form)
+        assert read(path)[0].shape == (1, 1_000)
+        path.write_bytes(bytes(5_000))
+        with pytest.raises(AudioError):
+            read(path)
 
     @pytest.mark.parametrize("samples", [801, 802])
     def test_a_chunk_behind_an_odd_size_without_padding(self, tmp_path, samples):

@@ -352,6 +352,31 @@ class TestWrongSizes:
             read(path)
 
 
+@pytest.mark.parametrize("tag", [b"", b"ID3\3\0\0\0\0\0\x0fTIT2\0\0\0\5\0\0\0Talk"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_mp3_of_a_free_bit_rate(tmp_path, tag, count):
+    """Frames of silence as LAME writes them with `--freeformat -b 400`: their size follows from the next one."""
+    size = 144 * 400_000 // 44_100
+    path = tmp_path / "free.mp3"
+    path.write_bytes(tag + (b"\xff\xfb\x00\xc0" + bytes(size - 4)) * 20 * count)
+    file, audio, notices = read(path)
+    assert (file.sample_rate_hz, file.subtype, notices) == (44_100, "MPEG_LAYER_III", [])
+    assert audio.shape[1] == pytest.approx(20 * count * 1_152, abs=1_200)
+    assert file.tags == ({"title": "Talk"} if tag else {})
+
+
+@pytest.mark.parametrize("frames", [0xFFFFFFFF, 0x7FFFFFFF, 0])
+def test_a_number_of_frames_that_is_not_known(made, tmp_path, frames):
+    content = bytearray(made(".mp3").read_bytes())
+    at = max(content.find(b"Xing"), content.find(b"Info"))
+    struct.pack_into(">I", content, at + 8, frames)
+    path = tmp_path / "unknown.mp3"
+    path.write_bytes(content)
+    _, audio, notices = read(path)
+    assert audio.shape[1] >= SAMPLES
+    assert notices == []
+
+
 def test_the_padding_of_mp3_is_not_reported_as_missing(made):
     path = made(".mp3", "-af", "apad=whole_len=40384", rate=8_000)  # 208 ms of delay and padding
     _, audio, notices = read(path)

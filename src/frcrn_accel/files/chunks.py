@@ -49,7 +49,7 @@ _STRUCTURE = {
         *_OTHER_FILES,
     },
     "AIFF": {b"COMM", b"SSND", b"FVER", b"PEAK", b"CHAN", b"FLLR", *_OTHER_FILES},
-    "CAF": {b"desc", b"data", b"pakt", b"kuki", b"chan", b"free", b"peak", b"ovvw"},
+    "CAF": {b"desc", b"data", b"pakt", b"kuki", b"chan", b"free", b"peak", b"ovvw", b"caff"},
 }
 W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
@@ -75,7 +75,7 @@ class Chunk:
     def name(self) -> str:
         """Return the name that users know, such as `bext` or `LIST adtl`."""
         parts = [self.id, self.data[:4]] if self.id == b"LIST" else [self.id]
-        return " ".join(part.decode("latin-1").strip() for part in parts)
+        return " ".join(part.decode("latin-1").strip() for part in parts).strip()
 
 
 def family_of(start: bytes) -> str:

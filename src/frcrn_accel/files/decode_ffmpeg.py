@@ -19,7 +19,7 @@ from frcrn_accel.files.ffmpeg import DSD, fix_layout, open_input
 from frcrn_accel.files.lame import DELAYS_AT, ENCODER_AT
 from frcrn_accel.files.ogg_chain import Link, find_links
 from frcrn_accel.files.reasons import IS_JOINED, reason_of
-from frcrn_accel.files.stated import begins_again, fragments_s, is_joined, missing_bytes
+from frcrn_accel.files.stated import begins_again, fragments_s, is_joined, is_placeholder, missing_bytes
 from frcrn_accel.notices import notify
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ _SIMPLE = (
     *("wv", "tta", "tak", "ape", "mpc", "aiff", "wav", "w64", "caf", "au"),
     *("smjpeg", "kvag", "apm", "argo_asf", "rso"),
 )
+_COUNTED = tuple(name for name in _SIMPLE if name != "wav")  # whose length may be derived from a bit rate
 _EXACT_DURATION = (_MP4, "flac", *_SIMPLE)
+_FLAC_UNKNOWN = (1 << 36) - 1  # samples: the largest number that its header holds
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ def probe(path: Path, track: int, opened: BinaryIO | None = None) -> Form:
         stated, order = fix_layout(context)
         frame = _first_frame(path, container, stream)
         decoded_rate = frame.sample_rate if frame else context.sample_rate
+        if not decoded_rate:
+            raise AudioError(f"{str(path)!r} cannot be read as audio: its sample rate is unknown")
         rate = _rate_for(context.name, decoded_rate)
         layout = frame.layout if frame else context.layout
         layout_name = layout.name
@@ -131,6 +135,8 @@ def probe(path: Path, track: int, opened: BinaryIO | None = None) -> Form:
         samples = round(duration * rate) if duration else 0
         name = container.format.name
         exact = samples if name.startswith(_EXACT_DURATION) and stream.duration else None
+        if name == "flac" and stream.duration == _FLAC_UNKNOWN:
+            exact = None
         if name == "mp3":
             exact = _declared_samples(file)
         whole_s = fragments_s(file) if name.startswith(_MP4) else None
@@ -260,7 +266,7 @@ class _Decoder:
             notify(f"{str(self._path)!r} is cut off: about {likely_s:.1f} s at its end are missing")
         elif form.missing_share:
             notify(f"{str(self._path)!r} is cut off: its last part is not whole")
-        elif form.expected_samples and missing_s < -_TOLERANCE_S and form.container.startswith(_SIMPLE):
+        elif form.expected_samples and missing_s < -_TOLERANCE_S and form.container.startswith(_COUNTED):
             stated_s, length_s = form.expected_samples / rate, self.samples / rate
             notify(
                 f"{str(self._path)!r}: its header says that it has only {stated_s:.1f} s of {length_s:.1f} s: it is "
@@ -532,7 +538,10 @@ def _declared_samples(file: BinaryIO) -> int | None:
     if at < 0 or len(first) < at + 12 or not first[at + 7] & 1:
         return None
     samples_per_frame = 1_152 if first[1] & 8 else 576
-    samples = int.from_bytes(first[at + 8 : at + 12], "big") * samples_per_frame
+    frames = int.from_bytes(first[at + 8 : at + 12], "big")
+    if is_placeholder(frames):
+        return None
+    samples = frames * samples_per_frame
     if first[at + 7] & 0xF == 0xF and first[at + ENCODER_AT :].startswith(_STATE_DELAYS):
         delays = int.from_bytes(first[at + DELAYS_AT : at + DELAYS_AT + 3], "big")
         samples -= (delays >> 12) + (delays & 0xFFF)

@@ -45,6 +45,12 @@ _PLAIN_AIFC = (
     *(b"NONE", b"sowt", b"twos", b"raw ", b"in24", b"in32"),
     *(b"fl32", b"FL32", b"fl64", b"FL64", b"ulaw", b"alaw"),
 )
+_NAMES = frozenset(
+    (
+        *(b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"axml", b"_PMX", b"cue ", b"smpl", b"cart", b"fact", b"PEAK"),
+        *(b"JUNK", b"junk", b"chna", b"DISP", b"inst", b"ANNO", b"NAME", b"AUTH", b"(c) ", b"MARK", b"INST", b"info"),
+    )
+)
 _READ_BY_HEADER = (b"\0\0\0\0", b"\0\0\x03\xe8", b"\xe8\x03\0\0")  # MAT4: the number of samples cannot be replaced
 _IS_EMPTY = "its header says that it is empty, as after a crash: "
 
@@ -75,7 +81,7 @@ class Repair:
 
 
 def wav_repair(path: Path) -> Repair | None:
-    """Compare the sizes in a WAV file that FFmpeg reads with the file; None if it has no other header to read it by.
+    """Compare the sizes in a WAV file that FFmpeg reads with the file; None if there is nothing to correct or to say.
 
     FFmpeg ends at a size that is too small, and takes SoX's placeholder for the length.
 
@@ -94,7 +100,7 @@ def wav_repair(path: Path) -> Repair | None:
     repair.missing_bytes = 0  # the decoder reports what is missing
     if not repair.patches and data is not None and is_placeholder(data[1]) and start[:4] == b"RIFF":
         repair.patches[data[0] - 4] = struct.pack("<I", min(size - data[0], _MAX_32))
-    return repair if repair.patches else None
+    return repair if repair.patches or repair.notices else None
 
 
 def find_repair(path: Path) -> Repair:
@@ -133,7 +139,8 @@ def open_patched(path: Path, repair: Repair) -> soundfile.SoundFile:
         SoundFileError: libsndfile does not recognize the file.
         OSError: The file cannot be read.
     """
-    if not repair.patches and not repair.head and repair.end is None:
+    is_raw = path.suffix.lower() == ".raw"  # by the name alone, soundfile expects samples without a header
+    if not repair.patches and not repair.head and repair.end is None and not is_raw:
         return _Sequential(os.fsencode(path))
     return _Sequential(Patched(path, repair))
 
@@ -234,6 +241,8 @@ def _riff_repair(file: BinaryIO, start: bytes, size: int) -> Repair:
     if b"fmt " in found and b"fact" in found:
         repair.samples = _fact_samples(file, endian, found[b"fmt "], found[b"fact"][0], min(declared, present))
     after = [chunk for chunk in chunks if chunk[1] > position]
+    if any(identity == b"data" and length for identity, _, length in after):
+        repair.notices.append("it has more than one chunk of samples: only the first is read")
     rest = position + declared + (-declared % 8 if is_w64 else declared % 2)
     if _is_short(file, declared, rest, after, size):
         repair.samples, repair.audio_at = None, position
@@ -384,9 +393,9 @@ def _stated_repair(file: BinaryIO, start: bytes, size: int) -> Repair:
 
 
 def _are_chunks(chunks: list[tuple[bytes, int, int]], size: int) -> bool:
-    """Return whether these are chunks within the file, not samples that look like some."""
+    """Return whether these are chunks, not samples that look like some. One that is cut off needs a known name."""
     return bool(chunks) and all(
-        position + length <= size and all(32 <= byte < 127 for byte in identity)
+        identity in _NAMES or (position + length <= size and all(32 <= byte < 127 for byte in identity))
         for identity, position, length in chunks
     )
 

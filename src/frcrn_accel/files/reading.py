@@ -42,12 +42,13 @@ __all__ = ["AudioFile", "open_audio"]
 # Xing header where a constant bit rate would end, needs the length of FLAC, and fails at the first damaged frame.
 _BY_FFMPEG = ("MP3", "FLAC")
 _SUBTYPES_BY_FFMPEG = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
+_SHORT_S = 0.05  # would be shown as 0.0
 _WITH_LATE_SOUND = ("matroska", "mov,mp4")  # containers in which times do not count from the first sample
 # A file that starts otherwise is tried with FFmpeg first: libsndfile would search it for MP3.
 _SNDFILE_STARTS = (
     *(b"RIFF", b"RIFX", b"RF64", b"riff", b"caff", b".snd", b"dns.", b"NIST", b" paf", b"fap "),
     *(b"PVF1", b"MATL", b"Exte", b"2BIT", b"ALaw", b"\xf0\x7e", b"\x01\x04"),
-    *(b"\x64\xa3", b"\0\0\xa3\x64", b"\0\0\x03\xe8", b"\0\0\0\0", b"\xe8\x03\0\0"),  # IRCAM, MAT4
+    *(b"\x64\xa3", b"\0\0\xa3\x64", b"\0\0\x03\xe8", b"\0\0\0\0\1\0\0\0", b"\xe8\x03\0\0"),  # IRCAM, MAT4
 )
 
 
@@ -132,7 +133,10 @@ class AudioFile:
         if self._repair.missing_bytes:
             present = max(1, self.path.stat().st_size)
             missing_s = samples / self.sample_rate_hz * self._repair.missing_bytes / present
-            notify(f"{str(self.path)!r} is cut off: about {missing_s:.1f} s at its end are missing")
+            lost = f"about {missing_s:.1f} s at its end are missing"
+            if missing_s < _SHORT_S:
+                lost = "its last part is not whole"
+            notify(f"{str(self.path)!r} is cut off: {lost}")
 
     def _decode(self) -> Iterator[NDArray[np.float32]]:
         if self._form is not None:

@@ -55,6 +55,12 @@ _XI_SAMPLES_AT, _XI_SAMPLE_HEADER_BYTES = 296, 40
 _MAT4_SAMPLE_BYTES = (8, 4, 4, 2, 2, 1)
 _ADX_BLOCK_SAMPLES = 32
 _TTA_HEADER_BYTES, _TTA_RATE_AT, _TTA_CHECKSUM_BYTES = 22, 10, 4
+_TOP_BOXES = frozenset(
+    (
+        *(b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"ssix", b"free", b"skip", b"wide", b"uuid"),
+        *(b"meta", b"udta", b"emsg", b"prft", b"pdin", b"pnot"),
+    )
+)
 _BOX_HEADER_BYTES, _BOX_BYTES = 8, 64
 _MAX_TAGS, _ID3V1_BYTES, _APE_HEADER_BYTES = 16, 128, 32
 _READ_WHOLE = (_EBML,)  # FFmpeg reads on behind its end
@@ -252,7 +258,8 @@ def _asf_end(start: bytes, file: BinaryIO) -> int:
 
 def _boxes_end(file: BinaryIO) -> int:
     """Return the end of the last box of an MP4 file that starts within it; 0 for a box up to the end of the file."""
-    end = max((position + length for _, position, length in _walk_boxes(file)), default=0)
+    boxes = [box for box in _walk_boxes(file) if box[0] in _TOP_BOXES]  # not what looks like one behind them
+    end = max((position + length for _, position, length in boxes), default=0)
     return end if end >= file.seek(0, os.SEEK_END) else 0
 
 
