@@ -365,6 +365,23 @@ def test_mp3_of_a_free_bit_rate(tmp_path, tag, count):
     assert file.tags == ({"title": "Talk"} if tag else {})
 
 
+@pytest.mark.parametrize("middle", [b"", b"TAG" + bytes(125)])
+def test_joined_flac_of_different_formats(tmp_path, middle):
+    parts = []
+    for number, (rate, channels, subtype) in enumerate(
+        [(16_000, 1, "PCM_16"), (44_100, 2, "PCM_24"), (8_000, 1, "PCM_16")]
+    ):
+        soundfile.write(tmp_path / f"{number}.flac", coded.noise(rate, channels).T, rate, subtype)
+        parts.append((tmp_path / f"{number}.flac").read_bytes())
+    path = tmp_path / "joined.flac"
+    path.write_bytes(middle.join(parts))
+    file, audio, notices = read(path)
+    assert (file.sample_rate_hz, file.channels) == (16_000, 1)
+    assert audio.shape[1] == pytest.approx(48_000, abs=100)
+    np.testing.assert_allclose(audio[:, :16_000], coded.noise(16_000, 1), atol=1e-3)
+    assert [notice for notice in notices if "changes to" in notice] == notices
+
+
 @pytest.mark.parametrize("frames", [0xFFFFFFFF, 0x7FFFFFFF, 0])
 def test_a_number_of_frames_that_is_not_known(made, tmp_path, frames):
     content = bytearray(made(".mp3").read_bytes())

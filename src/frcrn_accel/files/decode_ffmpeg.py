@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -59,6 +60,9 @@ _SIMPLE = (
 )
 _COUNTED = tuple(name for name in _SIMPLE if name != "wav")  # whose length may be derived from a bit rate
 _EXACT_DURATION = (_MP4, "flac", *_SIMPLE)
+_FLAC_START, _FLAC_HEAD_BYTES = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"), 8
+_FLAC_FORM_AT, _FLAC_FORM_BYTES = 18, 4  # rate, channels and bits, and the first bits of the length
+_SEARCHED_BYTES = 1 << 20
 _FLAC_UNKNOWN = (1 << 36) - 1  # samples: the largest number that its header holds
 
 
@@ -182,7 +186,7 @@ def decode(path: Path, track: int, form: Form, opened: BinaryIO | None = None) -
         OSError: The file cannot be read.
     """
     # FFmpeg follows a chain by itself, but not to another format, and does not end each link at its last sample.
-    links: Sequence[Link | None] = (_links(path) if form.container == "ogg" else []) or [None]
+    links: Sequence[Link | None] = _parts(path, form.container) or [None]
     decoder = _Decoder(path, form)
     for link in links:
         with _opened(path, link, opened) as (container, file):
@@ -555,6 +559,34 @@ def _missing_fragments_s(whole_s: Fraction, container: InputContainer) -> Fracti
     return missing_s if missing_s > _TOLERANCE_S else Fraction(0)
 
 
-def _links(path: Path) -> Sequence[Link]:
+def _parts(path: Path, container: str) -> Sequence[Link]:
+    """Return the parts of a file that FFmpeg must open one by one; nothing if it reads the whole file by itself."""
     with path.open("rb") as file:
-        return find_links(file)
+        if container == "ogg":
+            return find_links(file)
+        return _flac_parts(file) if container == "flac" else []
+
+
+def _flac_parts(file: BinaryIO) -> Sequence[Link]:
+    """Return the parts of joined FLAC files with different rates, channels or bits; nothing for any other file.
+
+    FFmpeg decodes all of them by the header of the first, and drops the frames that do not fit.
+    """
+    starts: list[int] = []
+    position, chunk = 0, b""
+    file.seek(0)
+    while more := file.read(_SEARCHED_BYTES):
+        chunk = chunk[1 - _FLAC_HEAD_BYTES :] + more
+        starts += [position + len(more) - len(chunk) + found.start() for found in _FLAC_START.finditer(chunk)]
+        position += len(more)
+    forms = []
+    for start in starts:
+        file.seek(start + _FLAC_FORM_AT)
+        forms.append(file.read(_FLAC_FORM_BYTES)[: _FLAC_FORM_BYTES - 1])
+    if len(set(forms)) < 2:
+        return []
+    ends = [*starts[1:], position]
+    return [
+        Link(start, end, (form,), is_ended=True, is_whole=True)
+        for start, end, form in zip(starts, ends, forms, strict=True)
+    ]
