@@ -214,7 +214,7 @@ class TestShards:
             "b/c.flac",
         ]
 
-    @pytest.mark.parametrize("text", ["", "3", "0/4", "5/4", "1/0", "-1/4", "1/2/3", "a/b"])
+    @pytest.mark.parametrize("text", ["", "3", "0/4", "5/4", "1/0", "-1/4", "1/2/3", "a/b", "\u0663/\u0664"])
     def test_what_is_none(self, text):
         with pytest.raises(CorpusError, match=r"invalid shard .*: write it as NUMBER/COUNT, e\.g\. 3/16"):
             Shard.parse(text)

@@ -14,7 +14,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frcrn_accel import CorpusError
+from frcrn_accel import AudioError, CorpusError
 from frcrn_accel.cli.output import printable
 from frcrn_accel.corpus import CorpusJob, CorpusReport, Shard, denoise_corpus
 from frcrn_accel.corpus.journal import Journal, part_name
@@ -184,6 +184,40 @@ class TestLinks:
             assert [path.name for path in (tmp_path / "out/.corpus").iterdir()] == ["lock"]
         assert [path.name for path in elsewhere.iterdir()] == ["precious"]
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["corpus.jsonl"]
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_below_the_output_folder(self, source: Path, tmp_path: Path, overwrite: bool) -> None:
+        elsewhere, out = tmp_path / "elsewhere", tmp_path / "out"
+        (elsewhere / "deeper").mkdir(parents=True)
+        (elsewhere / "b.wav").write_text("precious")
+        (out / "a").mkdir(parents=True)
+        (out / "a/link").symlink_to(elsewhere)
+        names = ["a/x.wav", "a/link/b.wav", "a/link/deeper/c.wav", "a/link/new/d.wav"]
+        report = denoise(manifest(tmp_path, source, names), out, overwrite=overwrite)
+        assert (report.done, sorted(report.failed)) == (1, sorted(names[1:]))
+        assert all(f"{str(out / 'a/link')!r} is a symbolic link" in error for error in report.failed.values())
+        assert files(elsewhere) == {"b.wav"}
+        assert (elsewhere / "b.wav").read_text() == "precious"
+        (out / "a/link").unlink()
+        assert denoise(manifest(tmp_path, source, names), out).done == 3
+        assert files(out) == {*names, "corpus.jsonl"}
+
+    def test_one_that_appears_while_the_job_runs(self, source: Path, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        out = tmp_path / "out"
+        with Journal(out / "corpus.jsonl", out, {}, restart=False) as journal:
+            assert not journal.would_overwrite("a/b.wav")
+            (journal.parts / part_name("a/b.wav")).write_bytes(b"made")
+            (out / "a").symlink_to(tmp_path / "elsewhere")
+            with pytest.raises(AudioError, match=r"a/b\.wav' is not written: '.*out/a' is a symbolic link"):
+                journal.place("a/b.wav")
+        assert files(tmp_path / "elsewhere") == set()
+
+    def test_the_output_folder_itself(self, source: Path, tmp_path: Path) -> None:
+        (tmp_path / "disk").mkdir()
+        (tmp_path / "out").symlink_to(tmp_path / "disk")
+        assert denoise(manifest(tmp_path, source, ["a/b.wav"]), tmp_path / "out").done == 1
+        assert files(tmp_path / "disk") == {"a/b.wav", "corpus.jsonl"}
 
 
 class TestDamage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -18,7 +19,8 @@ import coded
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files import open_audio
 from frcrn_accel.files.decode_sndfile import find_repair, open_patched
-from frcrn_accel.files.stated import is_joined, missing_bytes, stated_end
+from frcrn_accel.files.stated import fragments_s, is_joined, missing_bytes, stated_end
+from frcrn_accel.notices import collected_notices
 
 SECONDS = 1.5
 LONGEST_FRAME = 4_200  # of ALAC in CAF, and what a codec needs to end
@@ -58,6 +60,7 @@ CODED = {
     "asf": ("wmav2",),
     "flv": ("aac", "adpcm_swf", "libmp3lame"),
     "rm": ("ac3",),
+    "rso": ("pcm_u8",),
     "smjpeg": ("pcm_s16le",),
 }
 CODED_STATES_NOTHING = {
@@ -107,6 +110,7 @@ def check(path: Path, *, states_length: bool) -> None:
         pytest.skip("it cannot be read back whole, either")
     assert not any("cut off" in notice for notice in before)
     content = path.read_bytes()
+    check_joined(path, content, whole)
     path.write_bytes(content[: len(content) * 7 // 10])
     try:
         audio, notices = read_at_one_rate(path)
@@ -122,6 +126,16 @@ def check(path: Path, *, states_length: bool) -> None:
         said_s = float(missing[0].split(" s at its end")[0].split()[-1])
         rate_hz = open_audio(path).sample_rate_hz
         assert said_s == pytest.approx((whole.shape[1] - audio.shape[1]) / rate_hz, abs=0.3)
+
+
+def check_joined(path: Path, content: bytes, whole: np.ndarray) -> None:
+    """Check that a file that was joined with itself is read whole, or that a notice names the second part."""
+    path.write_bytes(2 * content)
+    audio, notices = read_at_one_rate(path)
+    if audio.shape[1] < 1.9 * whole.shape[1] - 2 * LONGEST_FRAME:
+        assert audio.shape[1] == whole.shape[1]
+        # FFmpeg takes a second NUT file for one damaged packet.
+        assert any("holds another file behind the first" in notice or "damaged" in notice for notice in notices)
 
 
 @pytest.mark.parametrize(("form", "subtype"), sndfile_forms())
@@ -182,6 +196,25 @@ def test_any_header_states_an_end_or_none(tmp_path_factory, content, start):
         assert is_joined(file) in (False, True)
 
 
+@pytest.mark.parametrize("size", [1 << 40, 1 << 61, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_sizes_that_no_file_system_has(tmp_path, size):
+    number = struct.pack(">Q", size)
+    headers = (
+        b"\0\0\0\x08ftyp\0\0\0\1mdat" + number,
+        b"\0\0\0\x08ftyp\0\0\0\x20moov\0\0\0\1mvex" + number,
+        b"FRM8" + number,
+        b"DSD " + bytes(8) + number[::-1],
+        b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x01" + number[1:],
+        b".SoX" + bytes(4) + number[::-1],
+    )
+    for header in headers:
+        (tmp_path / "any").write_bytes(header + bytes(100))
+        with (tmp_path / "any").open("rb") as file:
+            assert 0 <= stated_end(file) < 1 << 62
+            assert not is_joined(file)
+            assert fragments_s(file) is None
+
+
 @pytest.mark.parametrize("form", ["AVR", "MAT5", "MPC2K", "NIST", "WVE"])
 def test_what_follows_the_audio(tmp_path, form):
     path = tmp_path / f"a.{form.lower()}"
@@ -201,18 +234,17 @@ def test_what_follows_the_audio(tmp_path, form):
     assert "its header says that its audio ends 100 bytes before the end of the file" in notice
 
 
+TITLE = b"\3" + "Käse".encode()
+FRAME = b"TIT2" + struct.pack(">I", len(TITLE)) + b"\0\0" + TITLE
+TAG = b"ID3\4\0\0" + bytes([0, 0, 0, len(FRAME)]) + FRAME
+
+
 class TestJoinedOrTagged:
     """Files as `cat` and programs for MP3 leave them."""
 
     @pytest.fixture
     def make_file(self, tmp_path):
-        def make(name: str, *arguments: str) -> Path:
-            soundfile.write(tmp_path / "source.wav", coded.noise(20_000, 1).T, 16_000)
-            command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", tmp_path / "source.wav", *arguments]
-            subprocess.run([*command, tmp_path / name], check=True)
-            return tmp_path / name
-
-        return make
+        return partial(make_with_ffmpeg, tmp_path)
 
     def test_a_long_avi_has_several_parts(self, make_file):
         path = make_file("a.avi")
@@ -232,18 +264,38 @@ class TestJoinedOrTagged:
         assert before == []
         assert [notice for notice in notices if "holds another file behind the first" in notice] == notices[-1:]
 
+    @pytest.mark.parametrize("tags", [1, 2])
     @pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au", "a.caf", "a.mka", "a.wma", "a.wv", "a.m4a", "a.w64"])
-    def test_an_id3_tag_in_front_of_any_container(self, make_file, tmp_path, name):
+    def test_id3_tags_in_front_of_any_container(self, make_file, tmp_path, name, tags):
         whole, _ = read(make_file(name))
-        title = b"\3" + "Käse".encode()
-        frame = b"TIT2" + struct.pack(">I", len(title)) + b"\0\0" + title
-        tag = b"ID3\4\0\0" + bytes([0, 0, 0, len(frame)]) + frame
         path = tmp_path / f"tagged-{name}"
-        path.write_bytes(tag + (tmp_path / name).read_bytes())
+        path.write_bytes(tags * TAG + (tmp_path / name).read_bytes())
         audio, notices = read(path)
         np.testing.assert_allclose(audio, whole, atol=1e-6)
         assert notices == []
         assert open_audio(path).tags == {"title": "Käse"}
+
+    @pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au", "a.caf", "a.mka", "a.wma", "a.w64", "a.m4a"])
+    def test_a_file_behind_a_tag_that_is_cut_off(self, make_file, tmp_path, name):
+        codec = {"a.mka": ("-c:a", "flac"), "a.m4a": ("-movflags", "+faststart")}
+        content = make_file(name, *codec.get(name, ())).read_bytes()
+        path = tmp_path / f"tagged-{name}"
+        path.write_bytes(TAG + content[: len(content) * 7 // 10])
+        audio, notices = read(path)
+        assert 0.6 * 20_000 < audio.shape[1] < 0.75 * 20_000
+        (notice,) = (notice for notice in notices if "is cut off" in notice)
+        missing_s = 1.25 - audio.shape[1] / 16_000
+        assert float(notice.split(" s at its end")[0].split()[-1]) == pytest.approx(missing_s, abs=0.15)
+
+    @pytest.mark.parametrize("between", [b"", TAG, bytes(20), b"TAG" + bytes(125)])
+    @pytest.mark.parametrize("name", ["a.tta", "a.wma", "a.au", "a.w64"])
+    def test_tags_between_two_files(self, make_file, tmp_path, name, between):
+        content = make_file(name).read_bytes()
+        path = tmp_path / f"joined-{name}"
+        path.write_bytes(content + between + content)
+        audio, notices = read(path)
+        assert audio.shape[1] == read(tmp_path / name)[0].shape[1]
+        assert [notice for notice in notices if "holds another file behind the first" in notice] == notices[-1:]
 
     def test_an_au_file_that_is_longer_than_it_states(self, make_file):
         path = make_file("a.au")
@@ -307,6 +359,54 @@ def test_dwvw_which_can_only_be_read_in_order(tmp_path, subtype):
     np.testing.assert_array_equal(read(tmp_path / "a.aiff")[0][0] * 32_768, samples)
 
 
+class TestFragments:
+    """Fragmented MP4 that is cut off between two fragments, so that no size of a box is wrong."""
+
+    FLAGS = "+frag_keyframe+empty_moov+default_base_moof"
+
+    @staticmethod
+    def cut(path: Path) -> None:
+        content = path.read_bytes()
+        path.write_bytes(content[: content.index(b"moof", len(content) // 2) - 4])
+
+    @staticmethod
+    def state_length(path: Path, length_s: float) -> None:
+        content = path.read_bytes()
+        (units_per_s,) = struct.unpack_from(">I", content, content.index(b"mvhd") + 16)
+        box = struct.pack(">I4sII", 16, b"mehd", 0, round(length_s * units_per_s))
+        for kind, addition in ((b"mvex", box), (b"moov", b"")):
+            at = content.index(kind) - 4
+            size = struct.pack(">I", int.from_bytes(content[at : at + 4], "big") + 16)
+            content = content[:at] + size + kind + addition + content[at + 8 :]
+        path.write_bytes(content)
+
+    def test_the_length_in_the_header(self, tmp_path):
+        path = make_mp4(tmp_path, self.FLAGS, "-frag_duration", "200000")
+        self.state_length(path, 2.5)
+        whole, notices = read(path)
+        assert notices == []
+        self.cut(path)
+        audio, (notice,) = read(path)
+        missing_s = (whole.shape[1] - audio.shape[1]) / 16_000
+        assert missing_s > 0.5
+        assert float(notice.split(" s at its end")[0].split()[-1]) == pytest.approx(missing_s, abs=0.15)
+
+    def test_the_length_in_the_index(self, tmp_path):
+        path = make_mp4(tmp_path, f"{self.FLAGS}+global_sidx", "-frag_duration", "200000")
+        whole, notices = read(path)
+        assert notices == []
+        self.cut(path)
+        audio, (notice,) = read(path)
+        missing_s = (whole.shape[1] - audio.shape[1]) / 16_000
+        assert "cut off: at least" in notice
+        assert float(notice.split(" s at its end")[0].split()[-1]) == pytest.approx(missing_s, abs=0.15)
+
+    def test_what_is_not_a_box_behind_the_last(self, tmp_path):
+        path = make_mp4(tmp_path, "+faststart")
+        path.write_bytes(path.read_bytes() + b"x" * 3_000)
+        assert read(path)[1] == []
+
+
 class TestBigEndianWav:
     @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "ULAW"])
     @pytest.mark.parametrize("riff", [None, 0, 0xFFFFFFFF])
@@ -336,6 +436,105 @@ class TestBigEndianWav:
         assert notice.endswith("chunks left out, their numbers are big-endian: cue")
 
 
+class TestOtherSizes:
+    """Sizes in AIFF and CAF that are too small, and those that programs write before they know the length."""
+
+    FORMS = (("AIFF", "PCM_16"), ("AIFF", "PCM_24"), ("AIFF", "ULAW"), ("CAF", "PCM_16"), ("CAF", "ULAW"))
+
+    def make(self, path: Path, form: str, subtype: str) -> np.ndarray:
+        audio = coded.noise(20_000, 1).T
+        soundfile.write(path, audio, 16_000, subtype, format=form)
+        return soundfile.read(path, dtype="float32")[0][None]
+
+    @staticmethod
+    def set_size(content: bytearray, audio_bytes: int) -> None:
+        if content[:4] == b"FORM":
+            struct.pack_into(">I", content, content.index(b"SSND") + 4, audio_bytes + 8)
+        else:
+            struct.pack_into(">q", content, content.index(b"data") + 4, audio_bytes + 4)
+
+    @pytest.mark.parametrize(("form", "subtype"), FORMS)
+    def test_a_size_that_is_too_small(self, tmp_path, form, subtype):
+        path = tmp_path / f"a.{form.lower()}"
+        whole = self.make(path, form, subtype)
+        content = bytearray(path.read_bytes())
+        self.set_size(content, 6_000)
+        path.write_bytes(content)
+        audio, (notice,) = read(path)
+        assert audio.shape[1] == pytest.approx(20_000, abs=1)
+        np.testing.assert_array_equal(audio[:, :20_000], whole)
+        assert "its header says that it has only 6,000 of" in notice
+
+    @pytest.mark.parametrize(("form", "subtype"), FORMS)
+    def test_chunks_behind_a_few_samples_or_none_are_not_read_as_samples(self, tmp_path, form, subtype):
+        path = tmp_path / f"a.{form.lower()}"
+        for samples in (0, 2, 500):
+            soundfile.write(path, coded.noise(20_000, 1).T[:samples], 16_000, subtype, format=form)
+            size = struct.pack(">I" if form == "AIFF" else ">q", 4_000)
+            content = bytearray(path.read_bytes())
+            path.write_bytes(content + b"ANNO" + size + b"text" * 1_000)
+            audio, notices = read(path)
+            assert (audio.shape[1], notices) == (samples, [])
+
+    def test_two_chunks_of_samples(self, tmp_path):
+        path = make_with_ffmpeg(tmp_path, "a.wav", "-bitexact")
+        content = path.read_bytes()
+        chunk = content[content.index(b"data") :]
+        path.write_bytes(content[:4] + struct.pack("<I", len(content + chunk) - 8) + content[8:] + chunk)
+        audio, notices = read(path)
+        assert audio.shape[1] == 20_000
+        assert [notice for notice in notices if "more than one chunk of samples: only the first" in notice] == notices
+
+    @pytest.mark.parametrize("name", [b"LIST", b"id3 "])
+    def test_a_chunk_behind_the_samples_that_is_cut_off_is_not_read_as_samples(self, tmp_path, name):
+        path = make_with_ffmpeg(tmp_path, "a.wav", "-bitexact")
+        path.write_bytes(path.read_bytes() + name + struct.pack("<I", 1 << 20) + bytes(range(1, 200)) * 100)
+        audio, (notice,) = read(path)
+        assert audio.shape[1] == 20_000
+        assert notice.endswith(f"chunks left out, cut off or too large: {name.decode().strip()}")
+
+    @pytest.mark.parametrize("form", ["WAV", "AU", "CAF", "MAT4"])
+    def test_a_name_for_samples_without_a_header(self, tmp_path, form):
+        path = tmp_path / "a.raw"
+        soundfile.write(path, coded.noise(1_000, 1).T, 16_000, "PCM_16", format=form)
+        assert read(path)[0].shape == (1, 1_000)
+        path.write_bytes(bytes(5_000))
+        with pytest.raises(AudioError):
+            read(path)
+
+    @pytest.mark.parametrize("samples", [801, 802])
+    def test_a_chunk_behind_an_odd_size_without_padding(self, tmp_path, samples):
+        path = tmp_path / "a.wav"
+        soundfile.write(path, coded.noise(samples, 1).T, 16_000, "PCM_U8")
+        content = path.read_bytes()[: 44 + samples]
+        title = b"LIST\x12\0\0\0INFOINAM\5\0\0\0Talk\0\0"
+        path.write_bytes(content[:4] + struct.pack("<I", len(content + title) - 8) + content[8:] + title)
+        audio, notices = read(path)
+        assert (audio.shape[1], notices) == (samples, [])
+
+    @pytest.mark.parametrize(("form", "size"), [("w64", (1 << 63) - 1), ("w64", (1 << 64) - 1), ("avi", 0xFFFFFFFF)])
+    def test_sizes_that_are_not_known_yet(self, tmp_path, form, size):
+        path = make_with_ffmpeg(tmp_path, f"a.{form}", "-c:a", "pcm_s16le")
+        whole, _ = read(path)
+        content = bytearray(path.read_bytes())
+        if form == "w64":
+            struct.pack_into("<Q", content, 16, size)
+            struct.pack_into("<Q", content, content.index(b"data\xf3\xac") + 16, size)
+        else:
+            struct.pack_into("<I", content, 4, size)
+        path.write_bytes(content)
+        audio, notices = read(path)
+        assert notices == []
+        np.testing.assert_array_equal(audio, whole)
+
+
+def make_with_ffmpeg(folder: Path, name: str, *arguments: str) -> Path:
+    soundfile.write(folder / "source.wav", coded.noise(20_000, 1).T, 16_000)
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", folder / "source.wav", *arguments]
+    subprocess.run([*command, folder / name], check=True)
+    return folder / name
+
+
 @pytest.mark.parametrize("codec", ["adpcm_yamaha", "libmp3lame", "ac3", "mp2", "g722", "g726"])
 @pytest.mark.parametrize("data", [0, 2_000, 0xFFFFFFFF, 0x7FFFF000])
 def test_wrong_sizes_of_a_wav_that_ffmpeg_reads(tmp_path, codec, data):
@@ -357,20 +556,34 @@ def test_wrong_sizes_of_a_wav_that_ffmpeg_reads(tmp_path, codec, data):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a file with a hole would fill the disk")
 @pytest.mark.parametrize("stated", [0, 0x1234_5678, 0xFFFF_FFFF])
-def test_a_wav_of_more_than_4_gib_whose_size_is_wrong_is_read_whole(tmp_path, stated):
-    path, frames, tail = tmp_path / "a.wav", (1 << 30) + 5_000, 500
-    soundfile.write(path, np.zeros((0, 2)), 48_000, "PCM_16")
-    head = path.read_bytes()
+@pytest.mark.parametrize(
+    ("endian", "subtype", "one"),
+    [
+        ("LITTLE", "PCM_16", b"\1\0"),
+        ("BIG", "PCM_16", b"\0\1"),
+        ("BIG", "PCM_24", b"\0\1\0"),
+        ("BIG", "PCM_32", b"\0\1\0\0"),
+        ("BIG", "FLOAT", struct.pack(">f", 2.0**-15)),
+        ("BIG", "DOUBLE", struct.pack(">d", 2.0**-15)),
+        ("BIG", "PCM_U8", b"\x81"),
+    ],
+)
+def test_a_wav_of_more_than_4_gib_whose_size_is_wrong_is_read_whole(tmp_path, stated, endian, subtype, one):
+    path, frames, tail = tmp_path / "a.wav", (1 << 32) // (2 * len(one)) + 5_000, 500
+    soundfile.write(path, np.zeros((0, 2)), 48_000, subtype, endian=endian)
+    content = path.read_bytes()
+    head = content[: content.index(b"data") + 4]
     with path.open("wb") as file:
-        file.write(head[:40] + struct.pack("<I", stated))
-        file.truncate(44 + 4 * (frames - tail))
+        file.write(head + struct.pack("<I" if endian == "LITTLE" else ">I", stated))
+        file.truncate(len(head) + 4 + 2 * len(one) * (frames - tail))
         file.seek(0, 2)
-        file.write(b"\1\0" * 2 * tail)
+        file.write(one * 2 * tail)
     opened = open_audio(path)
-    assert (opened.samples, opened.sample_rate_hz, opened.channels, opened.subtype) == (frames, 48_000, 2, "PCM_16")
+    assert (opened.samples, opened.sample_rate_hz, opened.channels, opened.subtype) == (frames, 48_000, 2, subtype)
     repair = find_repair(path)
     assert repair.missing_bytes == 0
     assert len(repair.notices) == 1
     with open_patched(path, repair) as sound:
-        sound.seek(frames - tail - 1)
-        assert sound.read(2 * tail, "int16").sum(axis=0).tolist() == [tail, tail]
+        sound.seek(frames - tail)
+        scale = 128 if subtype == "PCM_U8" else 32_768
+        assert (scale * sound.read(2 * tail)).sum(axis=0).tolist() == [tail, tail]

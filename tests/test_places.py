@@ -141,6 +141,31 @@ class TestFolders:
         assert f"left out: {tree / 'gone.wav'}: cannot be read: No such file or directory" in err
         assert names_in(tmp_path / "out") == ["a.wav"]
 
+    @pytest.mark.parametrize("link", ["out/deep", "out/deep/a.wav", "out/deep/b.wav"])
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_links_below_the_output_folder_are_not_followed(self, run, talk, tmp_path, link, overwrite):
+        tree, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
+        for name in ("in/a.wav", "in/deep/a.wav", "in/deep/b.wav", "elsewhere/a.wav", "elsewhere/b.wav"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(talk, tmp_path / name)
+        precious = {path: path.read_bytes() for path in elsewhere.iterdir()}
+        (tmp_path / link).parent.mkdir(parents=True)
+        (tmp_path / link).symlink_to(elsewhere / Path(link).name if link.endswith(".wav") else elsewhere)
+        code, err = run("denoise", tree, "-o", tmp_path / "out", *(["--overwrite"] * overwrite))
+        refused = [name for name in ("a.wav", "b.wav") if link in ("out/deep", f"out/deep/{name}")]
+        assert (code, err.count(f"{str(tmp_path / link)!r} is a symbolic link")) == (1, len(refused))
+        assert {path: path.read_bytes() for path in elsewhere.iterdir()} == precious
+        written = {"a.wav"} | {f"deep/{name}" for name in ("a.wav", "b.wav") if name not in refused}
+        assert {name for name in names_in(tmp_path / "out") if (tmp_path / "out" / name).is_file()} >= written
+
+    def test_the_output_folder_may_be_a_link(self, run, talk, tmp_path):
+        (tmp_path / "in").mkdir()
+        talk.rename(tmp_path / "in/talk.wav")
+        (tmp_path / "disk").mkdir()
+        (tmp_path / "out").symlink_to(tmp_path / "disk")
+        assert run("denoise", tmp_path / "in", "-o", tmp_path / "out")[0] == 0
+        assert names_in(tmp_path / "disk") == ["talk.wav"]
+
     def test_an_unreadable_folder_is_named(self, tmp_path):
         (tmp_path / "locked").mkdir()
         (tmp_path / "locked").chmod(0)

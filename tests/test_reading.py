@@ -345,6 +345,48 @@ class TestWrongSizes:
             read(path)
 
 
+@pytest.mark.parametrize("tag", [b"", b"ID3\3\0\0\0\0\0\x0fTIT2\0\0\0\5\0\0\0Talk"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_mp3_of_a_free_bit_rate(tmp_path, tag, count):
+    """Frames of silence as LAME writes them with `--freeformat -b 400`: their size follows from the next one."""
+    size = 144 * 400_000 // 44_100
+    path = tmp_path / "free.mp3"
+    path.write_bytes(tag + (b"\xff\xfb\x00\xc0" + bytes(size - 4)) * 20 * count)
+    file, audio, notices = read(path)
+    assert (file.sample_rate_hz, file.subtype, notices) == (44_100, "MPEG_LAYER_III", [])
+    assert audio.shape[1] == pytest.approx(20 * count * 1_152, abs=1_200)
+    assert file.tags == ({"title": "Talk"} if tag else {})
+
+
+@pytest.mark.parametrize("middle", [b"", b"TAG" + bytes(125)])
+def test_joined_flac_of_different_formats(tmp_path, middle):
+    parts = []
+    for number, (rate, channels, subtype) in enumerate(
+        [(16_000, 1, "PCM_16"), (44_100, 2, "PCM_24"), (8_000, 1, "PCM_16")]
+    ):
+        soundfile.write(tmp_path / f"{number}.flac", coded.noise(rate, channels).T, rate, subtype)
+        parts.append((tmp_path / f"{number}.flac").read_bytes())
+    path = tmp_path / "joined.flac"
+    path.write_bytes(middle.join(parts))
+    file, audio, notices = read(path)
+    assert (file.sample_rate_hz, file.channels) == (16_000, 1)
+    assert audio.shape[1] == pytest.approx(48_000, abs=100)
+    np.testing.assert_allclose(audio[:, :16_000], coded.noise(16_000, 1), atol=1e-3)
+    assert [notice for notice in notices if "changes to" in notice] == notices
+
+
+@pytest.mark.parametrize("frames", [0xFFFFFFFF, 0x7FFFFFFF, 0])
+def test_a_number_of_frames_that_is_not_known(made, tmp_path, frames):
+    content = bytearray(made(".mp3").read_bytes())
+    at = max(content.find(b"Xing"), content.find(b"Info"))
+    struct.pack_into(">I", content, at + 8, frames)
+    path = tmp_path / "unknown.mp3"
+    path.write_bytes(content)
+    _, audio, notices = read(path)
+    assert audio.shape[1] >= SAMPLES
+    assert notices == []
+
+
 def test_the_padding_of_mp3_is_not_reported_as_missing(made):
     path = made(".mp3", "-af", "apad=whole_len=40384", rate=8_000)  # 208 ms of delay and padding
     _, audio, notices = read(path)

@@ -195,7 +195,8 @@ class TestFiles:
             assert (response.status_code, response.headers["content-type"]) == (200, film_type), response.text
             assert response.headers["content-disposition"] == f'attachment; filename="denoised.{suffix}"'
             assert streams(response.content) == (streams(body)[0], 2)
-        for query, headers in (("", {"Accept": "audio/*, */*;q=0.5"}), ("?format=webm", {})):
+        not_a_weight = {"Accept": "audio/*;q=nan, video/*;q=0.5"}
+        for query, headers in (("", {"Accept": "audio/*, */*;q=0.5"}), ("", not_a_weight), ("?format=webm", {})):
             response = post(server, body, query, headers=headers)
             expected = "audio/webm" if query else sound_type
             assert (response.status_code, response.headers["content-type"]) == (200, expected), response.text
@@ -261,6 +262,12 @@ class TestFiles:
             ("?attenuation_limit_db=-1", "a number, 0 or more, got '-1'"),
             ("?attenuation_limit_db=nan", "a number, 0 or more, got 'nan'"),
             ("?attenuation_limit_db=lots", "a number, 0 or more, got 'lots'"),
+            ("?attenuation_limit_db=1_0", "a number, 0 or more, got '1_0'"),
+            ("?attenuation_limit_db=%2010", "a number, 0 or more, got ' 10'"),
+            ("?attenuation_limit_db=infinity", "a number, 0 or more, got 'infinity'"),
+            ("?attenuation_limit_db=1e999", "a number, 0 or more, got '1e999'"),
+            ("?attenuation_limit_db=%D9%A1%D9%A0", r"a number, 0 or more, got '\u0661\u0660'"),
+            ("?attenuation_limit_db=", "a number, 0 or more, got ''"),
             ("?limit=3", "unknown option 'limit': the options are format, high_band, keep and attenuation_limit_db"),
             ("?high_band=up", "high_band must be one of follow, drop, got 'up'"),
             ("?keep=both", "keep must be one of speech, noise, got 'both'"),
@@ -579,6 +586,12 @@ class TestAccess:
                 read_tokens(file)
         with pytest.raises(ServeError, match=r"cannot read tokens from '.+': No such file"):
             read_tokens(tmp_path / "none")
+        file.write_text(f"\ufeff{TOKEN}\n", encoding="utf-8")  # as editors of Windows write it
+        assert read_tokens(file)[-1] == TOKEN
+        for text in ("", "  "):
+            monkeypatch.setenv(TOKENS_VARIABLE, text)
+            with pytest.raises(ServeError, match="no token in FRCRN_ACCEL_TOKENS: unset it"):
+                read_tokens(None)
 
     def test_pages_of_other_origins(self, serve: Serve) -> None:
         with serve(allowed_origins=("https://friend.example",)) as run:
@@ -761,6 +774,9 @@ class TestStreams:
             ('{"type": "start", "sample_rate": 16000, "lookahead_s": 0.01}', "a multiple of 0.04 s"),
             ('{"type": "start", "sample_rate": 16000, "attenuation_limit_db": -1}', "0 or more, got -1"),
             ('{"type": "start", "sample_rate": 16000, "attenuation_limit_db": NaN}', "must be a number"),
+            ('{"type": "start", "sample_rate": 16000, "attenuation_limit_db": "10"}', "must be a number"),
+            ('{"type": "start", "sample_rate": 16000, "attenuation_limit_db": 1_0}', "must be JSON"),
+            ('{"type": "start", "sample_rate": 16000, "sample_rate": 8000}', "the field 'sample_rate' twice"),
         ],
     )
     def test_invalid_first_messages(self, server: Running, message: str | bytes, detail: str) -> None:

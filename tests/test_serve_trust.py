@@ -358,15 +358,28 @@ class TestNames:
 class TestReports:
     """Reports from a file process that a malicious file has taken over."""
 
-    LIES: ClassVar = ({"target": Path(__file__)}, {"duration_s": math.nan}, {"processing_s": -1.0})
+    LIES: ClassVar = {
+        "another file": lambda report: {"target": Path(__file__)},
+        "the source": lambda report: {"target": report.target.with_name("audio")},
+        "a quote": lambda report: {"target": report.target.rename(report.target.with_suffix('.wav"; x="'))},
+        "no result": lambda report: {"target": report.target.with_suffix(".flac")},
+        "no duration": lambda report: {"duration_s": math.nan},
+        "no time": lambda report: {"processing_s": -1.0},
+        "no count": lambda report: {"clipped_samples": -1},
+    }
 
-    @pytest.mark.parametrize("lie", LIES, ids=lambda lie: next(iter(lie)))
+    @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
     @pytest.mark.skipif(os.name != "posix", reason="elsewhere files are read in the process of the server")
     def test_a_report_that_cannot_be_true_is_refused(
-        self, denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: dict[str, Any]
+        self, denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: Callable[..., Any]
     ) -> None:
         honest = FileProcesses.run
-        monkeypatch.setattr(FileProcesses, "run", lambda *given: dataclasses.replace(honest(*given), **lie))
+
+        def run_and_lie(*given: Any) -> Any:
+            report = honest(*given)
+            return dataclasses.replace(report, **lie(report))
+
+        monkeypatch.setattr(FileProcesses, "run", run_and_lie)
         with running(denoiser, tmp_path / "t") as run:
             response = run.client.post("/v1/denoise", content=wav(NOISE))
             assert (response.status_code, response.json()["detail"]) == (

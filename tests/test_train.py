@@ -539,6 +539,13 @@ class TestTraining:
         with pytest.raises(TrainingError, match="this machine has 1: start torchrun with --nproc-per-node=1"):
             Team()
 
+    @pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK"])
+    @pytest.mark.parametrize("text", ["", "two", "1_0", "-1"])
+    def test_an_environment_that_is_not_of_torchrun(self, monkeypatch, name, text):
+        monkeypatch.setenv(name, text)
+        with pytest.raises(TrainingError, match=f"variable {name} must be a whole number, got '{text}'"):
+            Team()
+
     def test_rows_of_a_batch(self):
         assert [list(rows_of(6, rank, 3)) for rank in range(3)] == [[0, 1], [2, 3], [4, 5]]
         with pytest.raises(TrainingError, match="batch_size 2 cannot be split evenly over 3 processes"):

@@ -17,7 +17,15 @@ from pathlib import Path
 
 from frcrn_accel.errors import OutputExistsError
 
-__all__ = ["copy_to_device", "is_device", "remove_leftovers", "replacing", "temporary_folder", "temporary_path"]
+__all__ = [
+    "copy_to_device",
+    "is_device",
+    "link_in_path",
+    "remove_leftovers",
+    "replacing",
+    "temporary_folder",
+    "temporary_path",
+]
 
 # The name of a temporary file identifies the process that writes it: the machine with its boot and process namespace,
 # the process number, and when it started. This distinguishes the file of a killed process from one being written.
@@ -86,6 +94,21 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def link_in_path(folder: Path, name: str | Path) -> Path | None:
+    """Return the first symbolic link between a folder and a file below it; None if there is none.
+
+    A folder that is named may be a link itself. One below it may lead out of it, to files that nobody named.
+
+    Args:
+        folder: The folder.
+        name: Path of the file, relative to the folder. The file itself is not looked at.
+    """
+    for parent in reversed(Path(name).parents[:-1]):
+        if (folder / parent).is_symlink():
+            return folder / parent
+    return None
 
 
 def is_device(path: Path) -> bool:

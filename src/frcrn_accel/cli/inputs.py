@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from frcrn_accel.atomic import copy_to_device, is_device
+from frcrn_accel.atomic import copy_to_device, is_device, link_in_path
 from frcrn_accel.errors import AudioError, OutputExistsError
 
 __all__ = ["STANDARD_STREAM", "Job", "Plan", "Ready", "make_plan"]
@@ -70,6 +70,7 @@ class Job:
             format cannot be written.
         keep: `"speech"`, `"noise"`, or `"both"` for a file each.
         track: Number of the audio track; None for all of a film, and the first of anything else.
+        root: The output folder, for an input that was found in a folder: no link below it is followed.
     """
 
     source: str
@@ -78,6 +79,7 @@ class Job:
     is_named: bool = True
     keep: str = "speech"
     track: int | None = None
+    root: str | None = None
 
     def check(self, folder: Path, *, overwrite: bool) -> Ready:
         """Open the header of the input and check that the output can be written.
@@ -100,7 +102,7 @@ class Job:
         if target == STANDARD_STREAM and sys.stdout.isatty():
             raise AudioError("standard output is a terminal: redirect it, or name a file with -o")
         if target is not None and target != STANDARD_STREAM:
-            _check_output(Path(target), overwrite)
+            _check_output(Path(target), overwrite, self.root)
         source = _spool(self.source, folder) if is_stream else Path(self.source)
         file = open_audio(source, self.track)
         if is_stream:
@@ -135,7 +137,7 @@ class Job:
             noise = _beside(source if target is None else output, NOISE_NAME, output.suffix)
         for path in (output, noise):
             if path is not None and device is None:
-                _check_output(path, overwrite)
+                _check_output(path, overwrite, self.root)
                 if path.exists() and path.samefile(source):
                     raise AudioError(f"{str(path)!r} is the input itself: choose another output with -o")
         return Ready(source, output, device, noise)
@@ -192,6 +194,7 @@ def make_plan(inputs: list[str], output: str | None, keep: str = "speech", track
                 is_named=False,
                 keep=keep,
                 track=track,
+                root=output,
             )
             for file in found.files
         ]
@@ -233,13 +236,20 @@ def _check_not_inputs(jobs: Iterable[Job]) -> None:
             raise AudioError(f"the output {job.target!r} is also an input: choose another output with -o")
 
 
-def _check_output(path: Path, overwrite: bool) -> None:
+def _check_output(path: Path, overwrite: bool, root: str | None) -> None:
     """Check that a file can be created.
 
+    Args:
+        path: The file.
+        overwrite: Whether an existing one is replaced.
+        root: See `Job.root`.
+
     Raises:
-        AudioError: Its folder cannot be created or written to.
+        AudioError: Its folder cannot be created or written to, or it would be written through a link below `root`.
         OutputExistsError: The file exists and is not to be replaced.
     """
+    if root is not None:
+        _refuse_links(Path(root), path)
     if is_device(path):
         return
     if path.is_dir():
@@ -254,6 +264,20 @@ def _check_output(path: Path, overwrite: bool) -> None:
         raise AudioError(f"cannot create folder {str(folder)!r}: {str(existing)!r} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise AudioError(f"folder {str(existing)!r} is not writable: choose another output with -o")
+
+
+def _refuse_links(root: Path, path: Path) -> None:
+    """Check that an output in a tree is not written through a symbolic link in that tree.
+
+    Raises:
+        AudioError: It would be.
+    """
+    link = path if path.is_symlink() else link_in_path(root, path.relative_to(root))
+    if link is not None:
+        raise AudioError(
+            f"{str(path)!r} is not written: {str(link)!r} is a symbolic link, which may lead out of the output "
+            "folder; replace it"
+        )
 
 
 def _can_write(path: Path) -> bool:

@@ -29,7 +29,7 @@ from typing import Any
 
 from typing_extensions import Self
 
-from frcrn_accel.atomic import replacing
+from frcrn_accel.atomic import link_in_path, replacing
 from frcrn_accel.corpus.plan import Task, leads_out
 from frcrn_accel.corpus.storage import names_refused
 from frcrn_accel.digest import sha256_of
@@ -192,10 +192,11 @@ class Journal:
         """Return whether an output exists that this job has not made and must not replace.
 
         Raises:
-            AudioError: The file system cannot hold an output of this name.
+            AudioError: The file system cannot hold an output of this name, or a link is in its path.
         """
         if self._out is None:  # outputs of this job can exist without a line, so the list of its first run decides
             return output in self._existing
+        _refuse_links(self._out, output)
         exists = False
         with names_refused(output), suppress(FileNotFoundError):
             (self._out / output).lstat()
@@ -231,13 +232,14 @@ class Journal:
         """Move an output whose lines are in the journal to its name.
 
         Raises:
-            AudioError: The file system cannot hold an output of this name; it is deleted.
+            AudioError: The file system cannot hold an output of this name, or a link is in its path; it is deleted.
             CorpusError: The folder cannot be created or written.
         """
         if self._out is None:
             return
         target, part = self._out / output, self.parts / part_name(output)
         try:
+            _refuse_links(self._out, output)
             with names_refused(output):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 part.replace(target)
@@ -437,6 +439,20 @@ def _can_be_output(output: str) -> bool:
     except UnicodeEncodeError:  # half of a surrogate pair
         return False
     return not leads_out(output)
+
+
+def _refuse_links(out: Path, output: str) -> None:
+    """Check that the path of an output below the output folder has no symbolic links.
+
+    Raises:
+        AudioError: It has one.
+    """
+    link = link_in_path(out, output)
+    if link is not None:
+        raise AudioError(
+            f"{output!r} is not written: {str(link)!r} is a symbolic link, which may lead out of the output folder; "
+            "replace it by a folder"
+        )
 
 
 def _drop(path: Path) -> None:

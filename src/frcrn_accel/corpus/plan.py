@@ -105,7 +105,7 @@ class Shard:
         Raises:
             CorpusError: It is not of this form, or out of range.
         """
-        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise CorpusError(
                 f"invalid shard {text!r}: write it as NUMBER/COUNT, e.g. 3/16 for the third of sixteen parts"

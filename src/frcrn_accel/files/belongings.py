@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from frcrn_accel.files.chunks import Chunk, caf_info, is_bare, read_chunks, wav_of
+from frcrn_accel.files.chunks import Chunk, caf_info, id3_end, is_bare, read_chunks, wav_of
 from frcrn_accel.files.ffmpeg import id3_bytes, only_id3, open_input
 from frcrn_accel.files.ogg_chain import FilePart
 from frcrn_accel.notices import notify
@@ -168,13 +168,28 @@ def read_belongings(path: Path, track: int = 0, end: int | None = None) -> Belon
             file.seek(0)
             with only_id3(front) if front else open_input(source) as container:
                 found = belongings_of(container, track)
-    except (av.FFmpegError, ValueError):  # a format that only libsndfile reads, without tags or pictures
-        found = Belongings()
+    except (av.FFmpegError, ValueError):  # a format that only libsndfile reads
+        found = _in_id3(path)
     tags = found.tags
     for chunk in chunks:
         if chunk.family == "CAF" and chunk.id == b"info":  # FFmpeg cuts such text after 1,023 bytes
             tags = MappingProxyType({**tags, **tags_of(caf_info(chunk.data))})
     return Belongings(tags, found.pictures, found.chapters, chunks)
+
+
+def _in_id3(path: Path) -> Belongings:
+    """Read the ID3v2 tags in front of a file; nothing if there are none."""
+    import av
+
+    with path.open("rb") as file:
+        size = id3_end(file)
+        file.seek(0)
+        tag = file.read(size)
+    with suppress(av.FFmpegError, ValueError):
+        if tag:
+            with only_id3(tag) as container:
+                return belongings_of(container)
+    return Belongings()
 
 
 def belongings_of(container: Any, track: int = 0) -> Belongings:

@@ -1,6 +1,7 @@
 """Chunks of WAV (RIFF, RF64, W64), AIFF and CAF files: what an audio file holds besides its samples.
 
-Sources: EBU Tech 3285 (BWF), EBU Tech 3306 (RF64), Sony's "Wave 64" note, Apple's AIFF-C and CAF specifications.
+Sources: EBU Tech 3285 (BWF), EBU Tech 3306 (RF64), Sony's "Wave 64" note, Apple's AIFF-C and CAF specifications;
+"ID3 tag version 2.4.0", section 3.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ __all__ = [
     "Chunk",
     "caf_info",
     "family_of",
+    "id3_end",
     "is_bare",
     "read_chunks",
     "walk",
@@ -47,11 +49,12 @@ _STRUCTURE = {
         *_OTHER_FILES,
     },
     "AIFF": {b"COMM", b"SSND", b"FVER", b"PEAK", b"CHAN", b"FLLR", *_OTHER_FILES},
-    "CAF": {b"desc", b"data", b"pakt", b"kuki", b"chan", b"free", b"peak", b"ovvw"},
+    "CAF": {b"desc", b"data", b"pakt", b"kuki", b"chan", b"free", b"peak", b"ovvw", b"caff"},
 }
 W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 _UNKNOWN = 0xFFFFFFFF
+_ID3_HEADER_BYTES, _ID3_HAS_FOOTER, _MAX_ID3_TAGS = 10, 0x10, 16
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Chunk:
     def name(self) -> str:
         """Return the name that users know, such as `bext` or `LIST adtl`."""
         parts = [self.id, self.data[:4]] if self.id == b"LIST" else [self.id]
-        return " ".join(part.decode("latin-1").strip() for part in parts)
+        return " ".join(part.decode("latin-1").strip() for part in parts).strip()
 
 
 def family_of(start: bytes) -> str:
@@ -82,6 +85,18 @@ def family_of(start: bytes) -> str:
     if start[:4] == b"FORM" and start[8:12] in (b"AIFF", b"AIFC"):
         return "AIFF"
     return "CAF" if start[:4] == b"caff" else ""
+
+
+def id3_end(file: BinaryIO, start: int = 0) -> int:
+    """Return where the ID3v2 tags end that start at a position; the position itself if there are none."""
+    for _ in range(_MAX_ID3_TAGS):
+        file.seek(start)
+        head = file.read(_ID3_HEADER_BYTES)
+        if head[:3] != b"ID3" or len(head) < _ID3_HEADER_BYTES:
+            break
+        size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+        start += size + (2 if head[5] & _ID3_HAS_FOOTER else 1) * _ID3_HEADER_BYTES
+    return start
 
 
 def walk(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
@@ -122,6 +137,14 @@ def walk(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         yield identity, position + header, size
         align = 8 if w64 else 1 if family == "CAF" else 2
         position += header + -(-size // align) * align
+        if align == 2 and size % 2 and not _is_name_at(file, position) and _is_name_at(file, position - 1):
+            position -= 1  # some programs forget the byte of padding
+
+
+def _is_name_at(file: BinaryIO, position: int) -> bool:
+    file.seek(position)
+    name = file.read(4)
+    return len(name) == 4 and all(32 <= byte < 127 for byte in name)
 
 
 def is_bare(file: BinaryIO) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 
 from frcrn_accel.audio import MAX_SAMPLE_RATE_HZ
 from frcrn_accel.errors import AudioError
+from frcrn_accel.files.chunks import id3_end
 from frcrn_accel.files.ffmpeg import DSD, fix_layout, open_input
 from frcrn_accel.files.lame import DELAYS_AT, ENCODER_AT
 from frcrn_accel.files.ogg_chain import Link, find_links
-from frcrn_accel.files.reasons import reason_of
-from frcrn_accel.files.stated import missing_bytes
+from frcrn_accel.files.reasons import IS_JOINED, reason_of
+from frcrn_accel.files.stated import begins_again, fragments_s, is_joined, is_placeholder, missing_bytes
 from frcrn_accel.notices import notify
 
 if TYPE_CHECKING:
@@ -50,10 +52,18 @@ _MIN_GAP_S = 0.0195  # a shorter gap is rounding of time stamps: less than a fra
 _WITHOUT_TIMES = ("mp3", "aac", "ac3", "eac3", "dts", "loas", "amr", "sbc", "gsm")
 _TIMES_ARE_SAMPLES = ("flac", "ogg")  # where a gap between frames is data that FFmpeg dropped without an error
 _STATE_DELAYS = (b"LAME", b"Lavf", b"Lavc")  # encoders whose delays FFmpeg believes
-_EXACT_DURATION = (
-    *("mov,mp4", "flac", "wv", "tta", "tak", "ape", "mpc", "aiff", "wav", "w64", "caf", "au"),
-    *("smjpeg", "kvag", "apm", "argo_asf"),
+_MP4 = "mov,mp4"
+# Containers of a single stream that nothing but tags follows.
+_SIMPLE = (
+    *("wv", "tta", "tak", "ape", "mpc", "aiff", "wav", "w64", "caf", "au"),
+    *("smjpeg", "kvag", "apm", "argo_asf", "rso"),
 )
+_COUNTED = tuple(name for name in _SIMPLE if name != "wav")  # whose length may be derived from a bit rate
+_EXACT_DURATION = (_MP4, "flac", *_SIMPLE)
+_FLAC_START, _FLAC_HEAD_BYTES = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"), 8
+_FLAC_FORM_AT, _FLAC_FORM_BYTES = 18, 4  # rate, channels and bits, and the first bits of the length
+_SEARCHED_BYTES = 1 << 20
+_FLAC_UNKNOWN = (1 << 36) - 1  # samples: the largest number that its header holds
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,7 @@ class Form:
         missing_share: Bytes that the header states beyond the end of the file, over those in the file.
         start_s: Position of the first sample on the container's time line.
         tracks: Number of audio tracks.
+        is_open_ended: Whether the file has fragments, and does not state how many.
     """
 
     container: str
@@ -91,6 +102,7 @@ class Form:
     missing_share: float
     start_s: Fraction
     tracks: int
+    is_open_ended: bool
 
 
 def probe(path: Path, track: int, opened: BinaryIO | None = None) -> Form:
@@ -111,6 +123,8 @@ def probe(path: Path, track: int, opened: BinaryIO | None = None) -> Form:
         stated, order = fix_layout(context)
         frame = _first_frame(path, container, stream)
         decoded_rate = frame.sample_rate if frame else context.sample_rate
+        if not decoded_rate:
+            raise AudioError(f"{str(path)!r} cannot be read as audio: its sample rate is unknown")
         rate = _rate_for(context.name, decoded_rate)
         layout = frame.layout if frame else context.layout
         layout_name = layout.name
@@ -125,8 +139,13 @@ def probe(path: Path, track: int, opened: BinaryIO | None = None) -> Form:
         samples = round(duration * rate) if duration else 0
         name = container.format.name
         exact = samples if name.startswith(_EXACT_DURATION) and stream.duration else None
+        if name == "flac" and stream.duration == _FLAC_UNKNOWN:
+            exact = None
         if name == "mp3":
             exact = _declared_samples(file)
+        whole_s = fragments_s(file) if name.startswith(_MP4) else None
+        if exact and whole_s:
+            exact += round(_missing_fragments_s(whole_s, container) * rate)
         start = stream.start_time * stream.time_base if stream.start_time and stream.time_base else Fraction(0)
         return Form(
             container=name,
@@ -143,6 +162,7 @@ def probe(path: Path, track: int, opened: BinaryIO | None = None) -> Form:
             missing_share=missing_bytes(file) / max(1, file.tell()),  # which is at its end
             start_s=start,
             tracks=len(container.streams.audio),
+            is_open_ended=whole_s == 0,
         )
 
 
@@ -166,13 +186,17 @@ def decode(path: Path, track: int, form: Form, opened: BinaryIO | None = None) -
         OSError: The file cannot be read.
     """
     # FFmpeg follows a chain by itself, but not to another format, and does not end each link at its last sample.
-    links: Sequence[Link | None] = (_links(path) if form.container == "ogg" else []) or [None]
+    links: Sequence[Link | None] = _parts(path, form.container) or [None]
     decoder = _Decoder(path, form)
     for link in links:
-        with _opened(path, link, opened) as (container, _):
+        with _opened(path, link, opened) as (container, file):
             stream = _stream(path, container, track)
             fix_layout(stream.codec_context)
             yield from decoder.decode(container, stream)
+            if link is None and decoder.end and not is_joined(file):
+                is_simple = form.container.startswith(_SIMPLE)
+                if begins_again(file, decoder.end, is_simple=is_simple):
+                    notify(f"{str(path)!r} {IS_JOINED}")
     yield from decoder.finish()
     last = links[-1]
     if last is not None and not last.is_ended:
@@ -188,10 +212,11 @@ class _Decoder:
 
     Attributes:
         samples: Number of samples so far.
+        end: Position in the file behind the last packet; 0 if that is unknown.
     """
 
     def __init__(self, path: Path, form: Form) -> None:
-        self.samples = 0
+        self.samples = self.end = 0
         self._gaps_are_errors = form.container in _TIMES_ARE_SAMPLES
         self._gaps_are_filled = form.container not in _WITHOUT_TIMES
         self._path, self._form = path, form
@@ -239,11 +264,18 @@ class _Decoder:
         missing_s = ((form.expected_samples or 0) - self.samples) / rate
         likely_s = form.missing_share * self.samples / rate
         if missing_s > _TOLERANCE_S:
-            notify(f"{str(self._path)!r} is cut off: {missing_s:.1f} s at its end are missing")
+            least = "at least " * form.is_open_ended
+            notify(f"{str(self._path)!r} is cut off: {least}{missing_s:.1f} s at its end are missing")
         elif likely_s > _TOLERANCE_S:
             notify(f"{str(self._path)!r} is cut off: about {likely_s:.1f} s at its end are missing")
         elif form.missing_share:
             notify(f"{str(self._path)!r} is cut off: its last part is not whole")
+        elif form.expected_samples and missing_s < -_TOLERANCE_S and form.container.startswith(_COUNTED):
+            stated_s, length_s = form.expected_samples / rate, self.samples / rate
+            notify(
+                f"{str(self._path)!r}: its header says that it has only {stated_s:.1f} s of {length_s:.1f} s: it is "
+                "read to its end"
+            )
 
     def _packets_of(self, container: InputContainer, stream: av.AudioStream) -> Iterator[Any]:
         import av
@@ -269,6 +301,8 @@ class _Decoder:
         import av
 
         self._packets += bool(packet.size)
+        if packet.size and packet.pos is not None:
+            self.end = max(self.end, packet.pos + packet.size)
         try:
             frames: list[Any] = packet.decode()
             return frames
@@ -348,7 +382,7 @@ class _Decoder:
     def _limited(self, block: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         """Hold back what lies beyond the end of an edit list: older versions of FFmpeg do not cut it off."""
         form = self._form
-        limit = form.expected_samples if form.container.startswith("mov,mp4") else None
+        limit = form.expected_samples if form.container.startswith(_MP4) else None
         if limit is None or self._held_samples < 0:
             self.samples += block.shape[1]
             yield block
@@ -502,22 +536,57 @@ def _declared_samples(file: BinaryIO) -> int | None:
 
     Source: "Mp3 Info Tag rev 1 specifications", G. Bouvigne.
     """
-    file.seek(0)
-    head = file.read(10)
-    start = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if head[:3] == b"ID3" else 0
-    file.seek(start)
+    file.seek(id3_end(file))
     first = file.read(256)
     at = max(first.find(b"Xing"), first.find(b"Info"))
     if at < 0 or len(first) < at + 12 or not first[at + 7] & 1:
         return None
     samples_per_frame = 1_152 if first[1] & 8 else 576
-    samples = int.from_bytes(first[at + 8 : at + 12], "big") * samples_per_frame
+    frames = int.from_bytes(first[at + 8 : at + 12], "big")
+    if is_placeholder(frames):
+        return None
+    samples = frames * samples_per_frame
     if first[at + 7] & 0xF == 0xF and first[at + ENCODER_AT :].startswith(_STATE_DELAYS):
         delays = int.from_bytes(first[at + DELAYS_AT : at + DELAYS_AT + 3], "big")
         samples -= (delays >> 12) + (delays & 0xFFF)
     return max(samples, 0)
 
 
-def _links(path: Path) -> Sequence[Link]:
+def _missing_fragments_s(whole_s: Fraction, container: InputContainer) -> Fraction:
+    """Return by how much the fragments of an MP4 file are shorter than its header states."""
+    lengths_s = [s.duration * s.time_base for s in container.streams if s.duration and s.time_base]
+    missing_s = whole_s - max(lengths_s, default=whole_s)
+    return missing_s if missing_s > _TOLERANCE_S else Fraction(0)
+
+
+def _parts(path: Path, container: str) -> Sequence[Link]:
+    """Return the parts of a file that FFmpeg must open one by one; nothing if it reads the whole file by itself."""
     with path.open("rb") as file:
-        return find_links(file)
+        if container == "ogg":
+            return find_links(file)
+        return _flac_parts(file) if container == "flac" else []
+
+
+def _flac_parts(file: BinaryIO) -> Sequence[Link]:
+    """Return the parts of joined FLAC files with different rates, channels or bits; nothing for any other file.
+
+    FFmpeg decodes all of them by the header of the first, and drops the frames that do not fit.
+    """
+    starts: list[int] = []
+    position, chunk = 0, b""
+    file.seek(0)
+    while more := file.read(_SEARCHED_BYTES):
+        chunk = chunk[1 - _FLAC_HEAD_BYTES :] + more
+        starts += [position + len(more) - len(chunk) + found.start() for found in _FLAC_START.finditer(chunk)]
+        position += len(more)
+    forms = []
+    for start in starts:
+        file.seek(start + _FLAC_FORM_AT)
+        forms.append(file.read(_FLAC_FORM_BYTES)[: _FLAC_FORM_BYTES - 1])
+    if len(set(forms)) < 2:
+        return []
+    ends = [*starts[1:], position]
+    return [
+        Link(start, end, (form,), is_ended=True, is_whole=True)
+        for start, end, form in zip(starts, ends, forms, strict=True)
+    ]

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
+from frcrn_accel.files.chunks import id3_end
 from frcrn_accel.files.ogg_chain import FilePart
 
 __all__ = ["DSD", "PLACES", "fix_layout", "id3_bytes", "only_id3", "open_input"]
@@ -22,7 +23,6 @@ PLACES = (
 DSD = ("dsd_", "dst")
 
 _INVALID_DATA = 0x41444E49  # AVERROR_INVALIDDATA
-_ID3_HEADER_BYTES = 10
 _CONTAINERS = (
     b"RIFF",
     b"RF64",
@@ -82,17 +82,11 @@ def id3_bytes(file: BinaryIO) -> int:
     FFmpeg expects such a tag in front of MP3, AAC, FLAC and other streams of frames only. The file is left at its
     start.
     """
+    size = id3_end(file)
+    file.seek(size)
+    found = file.read(8)
     file.seek(0)
-    head = file.read(_ID3_HEADER_BYTES)
-    size = _ID3_HEADER_BYTES + sum(
-        (byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=False)
-    )
-    found = b""
-    if head[:3] == b"ID3" and len(head) == _ID3_HEADER_BYTES:
-        file.seek(size)
-        found = file.read(8)
-    file.seek(0)
-    return size if found.startswith(_CONTAINERS) or found[4:] == b"ftyp" else 0
+    return size if size and (found.startswith(_CONTAINERS) or found[4:] == b"ftyp") else 0
 
 
 def only_id3(tag: bytes) -> Any:

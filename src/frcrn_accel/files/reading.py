@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from frcrn_accel.audio import check_format
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files.belongings import Belongings, read_belongings
+from frcrn_accel.files.chunks import id3_end
 from frcrn_accel.files.decode_ffmpeg import Form, decode, probe
 from frcrn_accel.files.decode_sndfile import (
     BLOCK_SAMPLES,
@@ -29,7 +30,7 @@ from frcrn_accel.files.decode_sndfile import (
     wav_repair,
 )
 from frcrn_accel.files.ogg_chain import find_links, is_header_apart, is_opus_late
-from frcrn_accel.files.reasons import reason_of
+from frcrn_accel.files.reasons import IS_JOINED, reason_of
 from frcrn_accel.files.stated import is_joined, stated_end
 from frcrn_accel.notices import notify
 
@@ -41,12 +42,13 @@ __all__ = ["AudioFile", "open_audio"]
 # Xing header where a constant bit rate would end, needs the length of FLAC, and fails at the first damaged frame.
 _BY_FFMPEG = ("MP3", "FLAC")
 _SUBTYPES_BY_FFMPEG = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
+_SHORT_S = 0.05  # would be shown as 0.0
 _WITH_LATE_SOUND = ("matroska", "mov,mp4")  # containers in which times do not count from the first sample
 # A file that starts otherwise is tried with FFmpeg first: libsndfile would search it for MP3.
 _SNDFILE_STARTS = (
     *(b"RIFF", b"RIFX", b"RF64", b"riff", b"caff", b".snd", b"dns.", b"NIST", b" paf", b"fap "),
     *(b"PVF1", b"MATL", b"Exte", b"2BIT", b"ALaw", b"\xf0\x7e", b"\x01\x04"),
-    *(b"\x64\xa3", b"\0\0\xa3\x64", b"\0\0\x03\xe8", b"\0\0\0\0", b"\xe8\x03\0\0"),  # IRCAM, MAT4
+    *(b"\x64\xa3", b"\0\0\xa3\x64", b"\0\0\x03\xe8", b"\0\0\0\0\1\0\0\0", b"\xe8\x03\0\0"),  # IRCAM, MAT4
 )
 
 
@@ -125,13 +127,16 @@ class AudioFile:
                 yield block
             self._check_unchanged()
         if self._is_joined:
-            notify(f"{str(self.path)!r} holds another file behind the first, as after joining them: it is left out")
+            notify(f"{str(self.path)!r} {IS_JOINED}")
         for notice in self._repair.notices:
             notify(f"{str(self.path)!r}: {notice}")
         if self._repair.missing_bytes:
             present = max(1, self.path.stat().st_size)
             missing_s = samples / self.sample_rate_hz * self._repair.missing_bytes / present
-            notify(f"{str(self.path)!r} is cut off: about {missing_s:.1f} s at its end are missing")
+            lost = f"about {missing_s:.1f} s at its end are missing"
+            if missing_s < _SHORT_S:
+                lost = "its last part is not whole"
+            notify(f"{str(self.path)!r} is cut off: {lost}")
 
     def _decode(self) -> Iterator[NDArray[np.float32]]:
         if self._form is not None:
@@ -185,21 +190,35 @@ def _open(path: Path, track: int, stamp: _Stamp) -> AudioFile:
         return _open_with_ffmpeg(path, track, stamp)
     except AudioError:
         # HTK has no mark at its start. libsndfile would search any other file for MP3, and print what it finds.
-        found = _open_with_sndfile(path, track, stamp) if path.suffix.lower() == ".htk" else None
+        is_mp3 = _is_free_format(path)
+        is_known = is_mp3 or path.suffix.lower() == ".htk"
+        found = _open_with_sndfile(path, track, stamp, or_mp3=is_mp3) if is_known else None
         if found is None:
             raise
         return found
 
 
-def _open_with_sndfile(path: Path, track: int, stamp: _Stamp) -> AudioFile | None:
-    """Read the properties of a file that libsndfile reads best; return None for any other."""
+def _is_free_format(path: Path) -> bool:
+    """Return whether a file is MP3 whose bit rate is not one of the usual ones, which FFmpeg does not decode.
+
+    Source: ISO/IEC 11172-3, section 2.4.2.3.
+    """
+    with path.open("rb") as file:
+        file.seek(id3_end(file))
+        head = file.read(4)
+    is_frame = len(head) == 4 and head[0] == 0xFF and head[1] >= 0xE0 and head[1] & 6 and head[2] & 0xC != 0xC
+    return bool(is_frame) and head[2] >> 4 == 0
+
+
+def _open_with_sndfile(path: Path, track: int, stamp: _Stamp, *, or_mp3: bool = False) -> AudioFile | None:
+    """Read the properties of a file that libsndfile reads best, or of MP3; return None for any other."""
     repair = find_repair(path)
     try:
         file = open_patched(path, repair)
     except soundfile.SoundFileError:
         return None
     with file:
-        if file.format in _BY_FFMPEG or file.subtype in _SUBTYPES_BY_FFMPEG:
+        if (file.format in _BY_FFMPEG or file.subtype in _SUBTYPES_BY_FFMPEG) and not or_mp3:
             return None
         if track:
             raise AudioError(f"{str(path)!r} has only track 0, not {track}")
@@ -212,7 +231,7 @@ def _open_with_sndfile(path: Path, track: int, stamp: _Stamp) -> AudioFile | Non
             samples=file.frames if repair.samples is None else min(file.frames, repair.samples),
             format=file.format,
             subtype=file.subtype,
-            bit_rate_bps=_bit_rate(file, stamp.size) if file.format == "OGG" else None,
+            bit_rate_bps=_bit_rate(file, stamp.size) if file.format in ("OGG", "MP3") else None,
             channel_layout=layout,
             belongings=belongings,
             _order=order,

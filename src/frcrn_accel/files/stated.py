@@ -3,9 +3,10 @@
 libsndfile and FFmpeg read most formats to the end that they find, without an error.
 
 Sources: RFC 8794 (EBML), sections 5 and 6; Microsoft's "Advanced Systems Format (ASF) Specification", section 3.2;
-ISO/IEC 14496-12 (boxes of MP4); Adobe's FLV specification; "EA IFF 85" and "8SVX"; Creative's VOC, NIST
-SPHERE, MIDI Sample Dump Standard; SMPTE 377-1 (MXF), section 7; Sony's "DSF File Format Specification" and Philips'
-DSDIFF; The MathWorks' "MAT-File Format"; the readers of libsndfile, SoX and FFmpeg for the others.
+ISO/IEC 14496-12 (boxes of MP4), sections 8.2.2 and 8.8.2; Adobe's FLV specification; "EA IFF 85" and "8SVX";
+Creative's VOC, NIST SPHERE, MIDI Sample Dump Standard; SMPTE 377-1 (MXF), section 7; Sony's "DSF File Format
+Specification" and Philips' DSDIFF; The MathWorks' "MAT-File Format"; "TTA Lossless Audio Codec", format 1; the
+readers of libsndfile, SoX and FFmpeg for the others.
 """
 
 from __future__ import annotations
@@ -14,15 +15,21 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Literal
+from fractions import Fraction
+from typing import BinaryIO, Literal, cast
 
-from frcrn_accel.files.chunks import family_of, walk
+from frcrn_accel.files.chunks import family_of, id3_end, walk
+from frcrn_accel.files.ogg_chain import FilePart
+from frcrn_accel.numerals import to_whole
 
 __all__ = [
     "SDS_HEADER_BYTES",
     "SDS_PACKET_BYTES",
+    "begins_again",
+    "fragments_s",
     "is_joined",
     "is_placeholder",
+    "joined_at",
     "missing_bytes",
     "sds_packet_samples",
     "stated_end",
@@ -31,6 +38,7 @@ __all__ = [
 # Sizes that programs write before they know the length: SoX 0x7F000000 in AIFF and 0x7FFFF000 in WAV, arecord
 # 0x80000000, FFmpeg 0xFFFFFFFF, each give or take a header or a part of a sample.
 _PLACEHOLDERS = (range(0x7EFF_0000, 0x8001_0000), range(0xFFFF_0000, 0x1_0000_0000))
+_LARGEST_BYTES = 1 << 62  # programs also write the largest number of 63 or 64 bits, or that number of samples
 _HEADER_BYTES = 1 << 16
 _Endian = Literal["big", "little"]
 _MAX_PARTS = 100_000
@@ -40,18 +48,30 @@ _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _MXF = bytes.fromhex("060e2b34020501010d01020101")
 _NIST_FIELDS = re.compile(rb"^(channel_count|sample_count|sample_n_bytes) -(?:i|s1) (\d{1,15})$", re.M)
-_NIST_HEADER_BYTES = 1_024
+_NIST_SIZE = slice(8, 16)  # of the header, in bytes
 SDS_HEADER_BYTES, SDS_PACKET_BYTES, _SDS_CONTENT_BYTES = 21, 127, 120
 _AVR_HEADER_BYTES, _MPC2K_HEADER_BYTES, _WVE_HEADER_BYTES = 128, 42, 32
 _XI_SAMPLES_AT, _XI_SAMPLE_HEADER_BYTES = 296, 40
 _MAT4_SAMPLE_BYTES = (8, 4, 4, 2, 2, 1)
 _ADX_BLOCK_SAMPLES = 32
+_TTA_HEADER_BYTES, _TTA_RATE_AT, _TTA_CHECKSUM_BYTES = 22, 10, 4
+_TOP_BOXES = frozenset(
+    (
+        *(b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"ssix", b"free", b"skip", b"wide", b"uuid"),
+        *(b"meta", b"udta", b"emsg", b"prft", b"pdin", b"pnot"),
+    )
+)
+_BOX_HEADER_BYTES, _BOX_BYTES = 8, 64
+_MAX_TAGS, _ID3V1_BYTES, _APE_HEADER_BYTES = 16, 128, 32
+_READ_WHOLE = (_EBML,)  # FFmpeg reads on behind its end
+_KIND_BYTES, _START_BYTES, _REST_BYTES = 20, 24, 1 << 20
+_TS_SYNC = b"\x47"
 _VOC_SOUNDS = (1, 2, 9)
 
 
-def is_placeholder(size: int) -> bool:
-    """Return whether a size in a header is not a length."""
-    return any(size in placeholders for placeholders in _PLACEHOLDERS)
+def is_placeholder(size: int, *, bits: int = 32) -> bool:
+    """Return whether a size in a header, a field of 32 or 64 bits, is not a length."""
+    return size >= _LARGEST_BYTES or (bits == 32 and any(size in placeholders for placeholders in _PLACEHOLDERS))
 
 
 def missing_bytes(file: BinaryIO) -> int:
@@ -62,49 +82,138 @@ def missing_bytes(file: BinaryIO) -> int:
 
 def stated_end(file: BinaryIO) -> int:
     """Return the position behind the last byte of audio, or of the whole file, by its header; 0 if it states none."""
+    front, file = _behind_id3(file)
+    end = _end_of(_start_of(file), file)
+    return front + end if 0 < end < _LARGEST_BYTES else 0
+
+
+def is_joined(file: BinaryIO) -> bool:
+    """Return whether another file of the same kind follows behind the end that a header states, as after `cat`.
+
+    Of such files, programs read the first one only, except for the streams of frames, Ogg, FLAC and Matroska, which
+    are read whole.
+    """
+    return joined_at(file) > 0
+
+
+def joined_at(file: BinaryIO) -> int:
+    """Return where another file of the same kind starts, see `is_joined`; 0 if there is none.
+
+    Tags and padding may lie between them.
+    """
+    front, file = _behind_id3(file)
+    start = _start_of(file)
+    if start[4:8] == b"ftyp":
+        starts = [position for kind, position, _ in _walk_boxes(file) if kind == b"ftyp"]
+        return front + starts[1] if len(starts) > 1 else 0
+    if start.startswith(_READ_WHOLE):
+        return 0
+    end = _end_of_file(start, file)
+    if not 0 < end < file.seek(0, os.SEEK_END):
+        return 0
+    second = _second_at(file, start, end)
+    return front + second if second else 0
+
+
+def begins_again(file: BinaryIO, position: int, *, is_simple: bool) -> bool:
+    """Return whether the start of a file is found again behind its audio: another one follows that is not read.
+
+    Args:
+        file: The file.
+        position: Where its audio ends, not counting ID3v2 tags in front.
+        is_simple: Whether nothing but tags follows the audio, so that a few equal bytes are enough.
+    """
+    _, file = _behind_id3(file)
     file.seek(0)
-    start = file.read(_HEADER_BYTES)
+    start = file.read(_START_BYTES)
+    if is_simple and _second_at(file, start, position):
+        return True
+    file.seek(position)
+    is_stream = start[:1] == _TS_SYNC  # packets of MPEG-TS are alike
+    return len(set(start)) > 1 and not is_stream and start in file.read(_REST_BYTES)
+
+
+def _behind_id3(file: BinaryIO) -> tuple[int, BinaryIO]:
+    """Return the size of the ID3v2 tags in front of a file, and the file without them."""
+    front = id3_end(file)
+    if not front:
+        return 0, file
+    return front, cast(BinaryIO, FilePart(file, front, max(front, file.seek(0, os.SEEK_END))))
+
+
+def _start_of(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read(_HEADER_BYTES)
+
+
+def _end_of(start: bytes, file: BinaryIO) -> int:
     if start[4:8] == b"ftyp":
         return _boxes_end(file)
     for magic, find_end in _ENDS:
         if start.startswith(magic):
             try:
                 return find_end(start, file)
-            except (struct.error, IndexError, ValueError, OverflowError):  # the header is cut off or damaged
+            except (struct.error, IndexError, ValueError, ArithmeticError):  # the header is cut off or damaged
                 return 0
     return 0
 
 
-def is_joined(file: BinaryIO) -> bool:
-    """Return whether another file of the same kind follows behind the end that a header states, as after `cat`.
-
-    Of such WAV, AIFF, AU, MP4 and ASF files, programs read the first one only.
-    """
-    file.seek(0)
-    start = file.read(_HEADER_BYTES)
-    if start[4:8] == b"ftyp":
-        return sum(kind == b"ftyp" for kind, _ in _walk_boxes(file)) > 1
-    end = 0
+def _end_of_file(start: bytes, file: BinaryIO) -> int:
+    """Return the position behind a file by its header, with what follows its audio."""
+    if family_of(start):
+        file.seek(0)
+        heads = {b"riff": 24, b"caff": 12}
+        for identity, position, _ in walk(file):
+            if identity == start[:4]:
+                return position - heads.get(identity, 8)
     if start[:4] in (b"RIFF", b"FORM"):
         size = int.from_bytes(start[4:8], "little" if start[:1] == b"R" else "big")
-        end = 8 + size + size % 2
-    elif start[:4] == b".snd":
-        end = int.from_bytes(start[4:8], "big") + int.from_bytes(start[8:12], "big")
-    elif start.startswith(_ASF):
-        end = _asf_end(start, file)
-    file.seek(end)
-    second = file.read(12)
-    return end > 0 and second[:4] == start[:4] and _same_kind(start, second)
+        return 8 + size + size % 2
+    if start[:4] == b".snd":
+        return int.from_bytes(start[4:8], "big") + int.from_bytes(start[8:12], "big")
+    return _end_of(start, file)
 
 
-def _same_kind(start: bytes, second: bytes) -> bool:
-    """Return whether two RIFF or FORM files are of one kind: a long AVI has more parts of another one."""
-    return start[:4] not in (b"RIFF", b"FORM") or start[8:12] == second[8:12]
+def _second_at(file: BinaryIO, start: bytes, end: int) -> int:
+    """Return where another file of the same kind starts, at a position or behind tags there; 0 if none does."""
+    for position in (end, _behind_tags(file, end)):
+        file.seek(position)
+        if _is_same_kind(start, file.read(_KIND_BYTES)):
+            return position
+    return 0
+
+
+def _behind_tags(file: BinaryIO, position: int) -> int:
+    """Return where the padding and the tags end that start at a position."""
+    for _ in range(_MAX_TAGS):
+        file.seek(position)
+        head = file.read(_APE_HEADER_BYTES)
+        if head.startswith(b"TAG"):
+            position += _ID3V1_BYTES
+        elif head.startswith(b"APETAGEX"):
+            has_header = head[23] >> 7 if len(head) == _APE_HEADER_BYTES else 0
+            position += int.from_bytes(head[12:16], "little") + has_header * _APE_HEADER_BYTES
+        elif (behind := id3_end(file, position)) > position:
+            position = behind
+        elif padding := len(head) - len(head.lstrip(b"\0")):
+            position += padding
+        else:
+            break
+    return position
+
+
+def _is_same_kind(start: bytes, second: bytes) -> bool:
+    """Return whether two files are of one kind by their first bytes."""
+    if start[:4] in (b"RIFF", b"FORM"):  # a long AVI has more parts of another kind
+        return start[:4] == second[:4] and start[8:12] == second[8:12]
+    size = 4 if any(start[:4]) else _KIND_BYTES  # MAT4 starts with zeros
+    return any(start[:size]) and start[:size] == second[:size]
 
 
 def _riff_end(start: bytes, file: BinaryIO) -> int:
     if start[8:12] == b"AVI ":
-        return 8 + int.from_bytes(start[4:8], "little")
+        size = int.from_bytes(start[4:8], "little")
+        return 0 if is_placeholder(size) else 8 + size
     if family_of(start) != "RIFF":
         return 0
     file.seek(0)
@@ -112,6 +221,11 @@ def _riff_end(start: bytes, file: BinaryIO) -> int:
         if identity == b"data":
             return 0 if is_placeholder(size) else position + size
     return 0
+
+
+def _caf_end(start: bytes, file: BinaryIO) -> int:
+    file.seek(0)
+    return next((position + size for identity, position, size in walk(file) if identity == b"data"), 0)
 
 
 def _form_end(start: bytes, file: BinaryIO) -> int:
@@ -144,14 +258,18 @@ def _asf_end(start: bytes, file: BinaryIO) -> int:
 
 def _boxes_end(file: BinaryIO) -> int:
     """Return the end of the last box of an MP4 file that starts within it; 0 for a box up to the end of the file."""
-    position = sum(length for _, length in _walk_boxes(file))
-    return position if position >= file.seek(0, os.SEEK_END) else 0
+    boxes = [box for box in _walk_boxes(file) if box[0] in _TOP_BOXES]  # not what looks like one behind them
+    end = max((position + length for _, position, length in boxes), default=0)
+    return end if end >= file.seek(0, os.SEEK_END) else 0
 
 
-def _walk_boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Yield kind and length of the boxes of an MP4 file."""
-    position = 0
+def _walk_boxes(file: BinaryIO, position: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, position and length of the boxes of an MP4 file, or of those within one of them."""
+    size = file.seek(0, os.SEEK_END)
+    end = size if end is None else min(end, size)
     for _ in range(_MAX_PARTS):
+        if position >= end:
+            return
         file.seek(position)
         head = file.read(16)
         length = int.from_bytes(head[:4], "big")
@@ -159,8 +277,42 @@ def _walk_boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
             length = int.from_bytes(head[8:], "big")
         if len(head) < 8 or not head[4:8].isalnum() or length < 8:
             return
-        yield head[4:8], length
+        yield head[4:8], position, length
         position += length
+
+
+def fragments_s(file: BinaryIO) -> Fraction | None:
+    """Return the length of all fragments of an MP4 file by its header.
+
+    Each fragment has its own sizes, so nothing else says that the last ones are missing.
+
+    Returns:
+        The length; 0 if the header does not state it; None for a file without fragments.
+    """
+    if all(kind != b"moof" for kind, *_ in _walk_boxes(file)):
+        return None
+    header, extends = _content_of(file, b"moov", b"mvhd"), _content_of(file, b"moov", b"mvex", b"mehd")
+    at = 20 if header[:1] == b"\1" else 12  # behind two dates of 64 or 32 bits
+    units_per_s = int.from_bytes(header[at : at + 4], "big")
+    units = int.from_bytes(extends[4:12] if extends[:1] == b"\1" else extends[4:8], "big")
+    return Fraction(units, units_per_s) if units_per_s else Fraction(0)
+
+
+def _content_of(file: BinaryIO, *path: bytes) -> bytes:
+    """Return the start of the content of a box of an MP4 file; nothing if it does not exist.
+
+    Args:
+        file: The file.
+        path: Its kind, behind those of the boxes that hold it.
+    """
+    start, end = 0, None
+    for kind in path:
+        found = next((box for box in _walk_boxes(file, start, end) if box[0] == kind), None)
+        if found is None:
+            return b""
+        start, end = found[1] + _BOX_HEADER_BYTES, found[1] + found[2]
+    file.seek(start)
+    return file.read(_BOX_BYTES)
 
 
 def _flv_end(start: bytes, file: BinaryIO) -> int:
@@ -239,9 +391,21 @@ def _mat5_end(start: bytes, file: BinaryIO) -> int:
 
 
 def _nist_end(start: bytes, file: BinaryIO) -> int:
-    fields = {name: int(value) for name, value in _NIST_FIELDS.findall(start[:_NIST_HEADER_BYTES])}
+    head = to_whole(start[_NIST_SIZE].decode("latin-1").strip())
+    if head is None:
+        return 0
+    fields = {name: int(value) for name, value in _NIST_FIELDS.findall(start[:head])}
     size = fields.get(b"channel_count", 1) * fields.get(b"sample_count", 0) * fields.get(b"sample_n_bytes", 0)
-    return _NIST_HEADER_BYTES + size if size else 0
+    return head + size if size else 0
+
+
+def _tta_end(start: bytes, file: BinaryIO) -> int:
+    rate_hz, samples = struct.unpack_from("<II", start, _TTA_RATE_AT)
+    frames = -(-samples // (rate_hz * 256 // 245))
+    file.seek(_TTA_HEADER_BYTES)
+    table = file.read(4 * min(frames, _MAX_PARTS))
+    sizes = struct.unpack(f"<{len(table) // 4}I", table[: len(table) // 4 * 4])
+    return int(_TTA_HEADER_BYTES + 4 * frames + _TTA_CHECKSUM_BYTES + sum(sizes))
 
 
 def _sds_end(start: bytes, file: BinaryIO) -> int:
@@ -257,6 +421,7 @@ def sds_packet_samples(start: bytes) -> int:
 _ENDS: tuple[tuple[bytes | tuple[bytes, ...], Callable[[bytes, BinaryIO], int]], ...] = (
     ((b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff"), _riff_end),
     (b"FORM", _form_end),
+    (b"caff", _caf_end),
     (_EBML, _ebml_end),
     (_ASF, _asf_end),
     (b"FLV", _flv_end),
@@ -269,6 +434,7 @@ _ENDS: tuple[tuple[bytes | tuple[bytes, ...], Callable[[bytes, BinaryIO], int]],
     (b"MATL", _mat5_end),
     ((b"\0\0\0\0", b"\0\0\x03\xe8", b"\xe8\x03\0\0"), _mat4_end),
     (b"NIST", _nist_end),
+    (b"TTA1", _tta_end),
     (b"\xf0\x7e", _sds_end),
     (b"\x80\0", _adx_end),
     (b"ALaw", lambda start, _: _WVE_HEADER_BYTES + int.from_bytes(start[18:22], "big")),

@@ -13,6 +13,7 @@ from frcrn_accel.atomic import replacing
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import ModelError, OutputExistsError
 from frcrn_accel.models.catalog import KnownModel, known_models
+from frcrn_accel.numerals import to_whole
 
 __all__ = ["download_checkpoint", "downloadable"]
 
@@ -136,10 +137,10 @@ def _attempt(known: KnownModel, file: BinaryIO, have: int, total: int, progress:
                 file.truncate(0)  # this server ignores ranges and sends the whole file
                 have = 0
             length = response.headers["Content-Length"]
-            if length is not None and length.isdecimal() and have + int(length) != total:
+            if length is not None and (size := to_whole(length)) is not None and have + size != total:
                 raise ModelError(
                     f"{known.checkpoint_url} is not the known checkpoint of {known.name!r}: it has "
-                    f"{have + int(length):,} bytes, expected {total:,}"
+                    f"{have + size:,} bytes, expected {total:,}"
                 )
             progress(have, total)
             # Ask for one byte more than expected, to detect a server that sends more.

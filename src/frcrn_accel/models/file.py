@@ -19,6 +19,7 @@ from frcrn_accel.errors import ModelError
 from frcrn_accel.models.properties import has_external_data, read_properties
 from frcrn_accel.models.recipe import FP32
 from frcrn_accel.network.topology import FRAME_SAMPLES, HOP_SAMPLES, SAMPLE_RATE_HZ, SE_REDUCTION
+from frcrn_accel.numerals import to_whole
 
 __all__ = ["METADATA_PREFIX", "FileStatus", "ModelFile", "ModelMetadata"]
 
@@ -198,9 +199,10 @@ def _to_text(value: object) -> str:
 
 
 def _positive_int(key: str, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS and int(text) > 0):
+    number = to_whole(text)
+    if not number or len(text) > _MAX_DIGITS:
         raise ModelError(f"its metadata {key!r} is not a positive number: {text[:40]!r}")
-    return int(text)
+    return number
 
 
 def _boolean(key: str, text: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from frcrn_accel.atomic import temporary_folder
 from frcrn_accel.denoiser import KEEPS, FileReport
 from frcrn_accel.high_band import HIGH_BANDS
+from frcrn_accel.numerals import to_number
 from frcrn_accel.serve.clients import Shares, client_of
 from frcrn_accel.serve.job import FORMATS, Job, JobOptions, Workshop, storage_problems
 from frcrn_accel.serve.metrics import Metrics, note
@@ -198,11 +199,10 @@ def _takes_films(accept: str) -> bool:
     weights = {"*": 0.0}
     for media_range in accept.split(","):
         name, *parameters = (part.strip().lower() for part in media_range.split(";"))
-        weight = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                with suppress(ValueError):
-                    weight = float(parameter[2:])
+        stated = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
+        weight = to_number(stated)
+        if weight is None or not 0 <= weight <= 1:
+            weight = 1.0  # not a weight
         kind = name.partition("/")[0]
         weights[kind] = max(weights.get(kind, 0.0), weight)
     return weights.get("video", weights["*"]) >= weights.get("audio", weights["*"])
@@ -227,10 +227,7 @@ def _read_options(query: QueryParams) -> JobOptions:
     text = query.get("attenuation_limit_db")
     if text is None:
         return JobOptions(**chosen)
-    try:
-        limit_db = float(text)
-    except ValueError:
-        limit_db = math.nan
-    if not 0 <= limit_db < math.inf:
+    limit_db = to_number(text)
+    if limit_db is None or limit_db < 0:
         raise Problem(400, f"attenuation_limit_db must be a number, 0 or more, got {text[:40]!a}")
     return JobOptions(**chosen, attenuation_limit_db=limit_db)

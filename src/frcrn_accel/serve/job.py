@@ -58,6 +58,7 @@ FILM_MEDIA_TYPES = {
 """Media types of films, likewise."""
 
 _RESULT = "denoised"
+_RESULT_NAME = re.compile(rf"{_RESULT}(\.[a-z0-9]{{1,8}})?", re.ASCII)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space or inodes, a quota, the limit of a file's size
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
@@ -205,11 +206,16 @@ class Job:
                     ),
                 ),
             )
-        # It comes from a process that the file may have taken over: it must not name another file, nor spoil metrics.
-        times_s = (report.duration_s, report.processing_s)
-        if report.target.parent != target.parent or not all(0 <= time_s < math.inf for time_s in times_s):
+        # It comes from a process that the file may have taken over: it must not name another file, nor spoil headers
+        # and metrics.
+        numbers = (report.duration_s, report.processing_s, report.clipped_samples)
+        if not self._is_result(report.target) or not all(0 <= number < math.inf for number in numbers):
             raise AudioError(f"{str(self._source)!r} cannot be denoised: its process sent an invalid report")
         return dataclasses.replace(report, warnings=tuple(map(self._without_paths, report.warnings)))
+
+    def _is_result(self, path: Path) -> bool:
+        """Return whether a path is that of the result: a regular file beside the source, with a plain suffix."""
+        return path.parent == self._source.parent and _RESULT_NAME.fullmatch(path.name) is not None and path.is_file()
 
     def _without_paths(self, text: str) -> str:
         """Return an error or a warning without paths of this machine, which clients must not see."""

@@ -155,7 +155,9 @@ def _read(text: str, messages: Mapping[str, Mapping[str, type]]) -> tuple[str, d
         StreamProblem: It is not one of them.
     """
     try:
-        message = json.loads(text)
+        message = json.loads(text, object_pairs_hook=_unambiguous)
+    except _FieldTwiceError as error:
+        raise bad_message(f"a message has the field {str(error)[:40]!a} twice") from None
     except (ValueError, RecursionError):
         raise bad_message("a text message must be JSON") from None
     kind = message.get("type") if isinstance(message, dict) else None
@@ -181,3 +183,21 @@ def _read(text: str, messages: Mapping[str, Mapping[str, type]]) -> tuple[str, d
     except ValueError as error:
         raise bad_message(str(error)) from None
     return kind, values
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON, of whose equal names other readers may take the first.
+
+    Raises:
+        _FieldTwiceError: It has two equal names.
+    """
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _FieldTwiceError(name)
+        found[name] = value
+    return found
+
+
+class _FieldTwiceError(ValueError):
+    """An object of JSON has two equal names."""

@@ -30,12 +30,16 @@ def read_tokens(path: Path | None) -> tuple[str, ...]:
         The tokens; empty if there are none, in which case the server requires none.
 
     Raises:
-        ServeError: The file cannot be read or has no token, or a token is too short or not printable ASCII.
+        ServeError: The file cannot be read, or it or the environment variable has no token, or a token is too short
+            or not printable ASCII.
     """
-    tokens = os.environ.get(TOKENS_VARIABLE, "").split()
+    given = os.environ.get(TOKENS_VARIABLE)
+    tokens = (given or "").split()
+    if given is not None and not tokens:  # such as the output of a command that failed
+        raise ServeError(f"no token in {TOKENS_VARIABLE}: unset it, or write tokens separated by spaces")
     if path is not None:
         try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not a text file"
             raise ServeError(f"cannot read tokens from {str(path)!r}: {reason}") from error

@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from frcrn_accel.numerals import to_whole
 from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.metrics import note
 from frcrn_accel.serve.problems import Problem
@@ -41,7 +42,8 @@ async def receive_file(request: Request, target: Path, limits: Limits, take: Cal
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem(415, "send the audio without a Content-Encoding", {"Accept-Encoding": "identity"})
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limits.max_body_bytes:
+    size = to_whole(length) if length else 0
+    if size is None or size > limits.max_body_bytes:
         raise _too_large(limits)
     request = Request(request.scope, _Paced(request.receive, limits, take))
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == _MULTIPART:

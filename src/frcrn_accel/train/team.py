@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from frcrn_accel.errors import TrainingError
+from frcrn_accel.numerals import to_whole
 
 __all__ = ["Team", "rows_of"]
 
@@ -22,15 +23,16 @@ class Team:
         device: Device that this process computes on: a GPU of its own, or the CPU if the machine has none.
 
     Raises:
-        TrainingError: More processes were started than the machine has GPUs.
+        TrainingError: More processes were started than the machine has GPUs, or `WORLD_SIZE`, `RANK` or `LOCAL_RANK`
+            is not a number.
     """
 
     def __init__(self) -> None:
-        self.size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0"))
+        self.size = _from_environment("WORLD_SIZE", 1)
+        self.rank = _from_environment("RANK", 0)
         self.device = torch.device("cpu")
         if torch.cuda.is_available():
-            index, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+            index, gpus = _from_environment("LOCAL_RANK", 0), torch.cuda.device_count()
             if index >= gpus:
                 raise TrainingError(
                     f"each process needs a GPU of its own, and this machine has {gpus}: start torchrun with "
@@ -85,3 +87,16 @@ def rows_of(batch_size: int, rank: int, size: int) -> range:
         raise TrainingError(f"optimisation.batch_size {batch_size} cannot be split evenly over {size} processes")
     share = batch_size // size
     return range(rank * share, (rank + 1) * share)
+
+
+def _from_environment(name: str, default: int) -> int:
+    """Return a number that `torchrun` has set.
+
+    Raises:
+        TrainingError: It is not a number.
+    """
+    text = os.environ.get(name, str(default))
+    number = to_whole(text)
+    if number is None:
+        raise TrainingError(f"the environment variable {name} must be a whole number, got {text[:40]!r}")
+    return number
