@@ -20,7 +20,6 @@ from frcrn_accel.errors import AudioError
 from frcrn_accel.files import open_audio
 from frcrn_accel.files.decode_sndfile import find_repair, open_patched
 from frcrn_accel.files.stated import fragments_s, is_joined, missing_bytes, stated_end
-from frcrn_accel.notices import collected_notices
 
 SECONDS = 1.5
 LONGEST_FRAME = 4_200  # of ALAC in CAF, and what a codec needs to end
