@@ -168,4 +168,4 @@ def _between(first: float, second: float, share: float) -> float:
         return second
     if min(first, second) <= 0:
         return max(first, second)
-    return first ** (1 - share) * second**share
+    return float(first ** (1 - share) * second**share)
