@@ -313,6 +313,24 @@ class TestOutputs:
         )
         assert names_in(tmp_path) == ["talk.wav"]
 
+    @pytest.mark.skipif(os.name != "posix", reason="needs a shell of POSIX")
+    @pytest.mark.parametrize(
+        ("command", "code", "message"),
+        [
+            ("denoise - -o out.wav <&-", 2, "standard input is closed: name a file"),
+            ("denoise talk.wav -o - >&-", 2, "standard output is closed: name a file with -o"),
+            ("denoise talk.wav -o out.wav 2>&-", 0, ""),
+            ("denoise talk.wav -o out.wav <&- >&- 2>&-", 0, ""),
+        ],
+    )
+    def test_closed_streams(self, talk, tmp_path, command, code, message):
+        script = f'"$0" -c "from frcrn_accel.cli import main; main()" {command}'
+        done = subprocess.run(
+            ["/bin/sh", "-c", script, sys.executable], cwd=tmp_path, capture_output=True, check=False
+        )
+        assert (done.returncode, message.encode() in done.stderr, b"Traceback" in done.stderr) == (code, True, False)
+        assert (tmp_path / "out.wav").exists() == (code == 0)
+
     def test_a_fifo_as_input(self, run, talk, tmp_path):
         fifo = tmp_path / "fifo"
         os.mkfifo(fifo)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import io
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -45,12 +46,24 @@ def _options(
         typer.echo(context.get_help())
 
 
+def _fill_closed_streams() -> None:
+    """Open the standard streams that are closed, as after `2>&-`: a library's notes must not end up in an output."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = io.StringIO()
+
+
 def main() -> NoReturn:
     """Run the command line. An error is one line on stderr and exit code 2, without a traceback.
 
     A signal ends it with 128 plus its number, as a shell reports it. A closed pipe ends it without a message
     (click does that).
     """
+    _fill_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: any name can be shown
     # Without this, Python searches all modules for reference cycles at its exit: 60 ms, or 90 with OpenVINO.

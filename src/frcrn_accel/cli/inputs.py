@@ -99,6 +99,8 @@ class Job:
 
         is_stream = self.source == STANDARD_STREAM or is_device(Path(self.source))
         target = STANDARD_STREAM if self.target is None and is_stream else self.target
+        if target == STANDARD_STREAM and sys.stdout is None:
+            raise AudioError("standard output is closed: name a file with -o")
         if target == STANDARD_STREAM and sys.stdout.isatty():
             raise AudioError("standard output is a terminal: redirect it, or name a file with -o")
         if target is not None and target != STANDARD_STREAM:
@@ -305,6 +307,8 @@ def _spool(name: str, folder: Path) -> Path:
     path = folder / f"input{len(list(folder.iterdir()))}"
     try:
         if name == STANDARD_STREAM:
+            if sys.stdin is None:
+                raise AudioError("standard input is closed: name a file")
             spool(sys.stdin.buffer, path, "standard input")
         else:
             with Path(name).open("rb") as stream:
