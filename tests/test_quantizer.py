@@ -400,7 +400,7 @@ def test_groups_that_were_refused_are_not_tried_again(tiny, short_audio, tmp_pat
 
 
 class TestAsBefore:
-    """What a method measured is read from a file that it made before."""
+    """Ranges are read from a file that the same method made earlier, not measured again."""
 
     @pytest.mark.parametrize("method", ["dynamic", "static"])
     def test_the_packaged_file_is_made_again(self, method):

@@ -114,7 +114,7 @@ class _OrtInt8Backend(OrtBackend):
 
     @classmethod
     def priority_for(cls, model: ModelFile) -> int:
-        """See `Backend.priority_for`. `"auto"` never quantizes, so without the variant it skips this backend."""
+        """See `Backend.priority_for`. `"auto"` never quantizes: it skips this backend unless the file exists."""
         if model.metadata.method == cls.method:
             return cls.priority
         if ready_variant(model, cls.method) is None:

@@ -112,7 +112,7 @@ class RunningLevel:
         known_from = count  # in the first two seconds of a signal, there is only that of a burst
         for new, powers in trailing(history, count, CEILING_FRAMES):
             if powers.shape[2] < CEILING_FRAMES:
-                known[:, new] = burst_ceiling_of(powers)  # an event that goes on may raise it
+                known[:, new] = burst_ceiling_of(powers)  # may still rise during an event
             else:
                 known[:, new], known_from = ceiling_of(powers), new.start
         fading = self.keep ** (1 / _CEILING_PACE)

@@ -1,4 +1,4 @@
-"""What came last, up to each new hop of a live signal."""
+"""The most recent values at each new hop of a live signal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["trailing"]
 
 
 def trailing(history: NDArray[np.float64], count: int, longest: int) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Yield the last values up to each new one: one by one while there are fewer than `longest`, then all at once.
+    """Yield the most recent values at each new one: one by one while there are fewer than `longest`, then all at once.
 
     Args:
         history: The values so far, `(channels, hops)`, of which the last `count` are new; contiguous.
