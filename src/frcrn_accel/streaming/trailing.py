@@ -11,7 +11,7 @@ __all__ = ["trailing"]
 
 
 def trailing(history: NDArray[np.float64], count: int, longest: int) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Yield the most recent values at each new one: one by one while there are fewer than `longest`, then all at once.
+    """Yield the most recent values at each new one: one by one while fewer than `longest`, then all at once.
 
     Args:
         history: The values so far, `(channels, hops)`, of which the last `count` are new; contiguous.
