@@ -170,6 +170,10 @@ const LITTLE_DB = 0.5;
 const MUCH_DB = 1.5;
 const CEILING_PACE = 13;
 const TINY_POWER = 1e-15;
+const NO_CEILING = 1e30;
+const RISE_DB = 5;
+const RISE_HOPS = 30;
+const BURST_HOPS = 25;
 
 const clipped = (value, low, high) => Math.min(high, Math.max(low, value));
 
@@ -204,8 +208,12 @@ export class RunningLevel {
       this.#activeSamples[line] = this.#keep * this.#activeSamples[line] + hop.length - quiet;
     }
     const loudest = Float64Array.from(this.#recent.slice(-ONSET_HOPS)).sort().slice(-ONSET_LOUDEST);
-    const onset = (ONSET_SHARE / ONSET_LOUDEST) * loudest.reduce((sum, some) => sum + some, 0);
-    const level = this.#levelBelow(isKnown ? this.#ceiling : burstCeilingOf(this.#recent), onset);
+    const share = (ONSET_SHARE / ONSET_LOUDEST) * this.#riseOf(LINES);
+    const onset = share * loudest.reduce((sum, some) => sum + some, 0);
+    let ceiling = NO_CEILING; // a first word looks like a burst
+    if (isKnown) ceiling = this.#ceiling;
+    else if (this.#recent.length >= BURST_HOPS) ceiling = burstCeilingOf(this.#recent);
+    const level = this.#levelBelow(ceiling, onset);
     return gainOf(Math.sqrt(Math.max(level, onset)));
   }
 
@@ -224,7 +232,14 @@ export class RunningLevel {
   #levelOf(line) {
     // No sample is above the mean power in a square wave: its active energy is 0, and the mean is the level.
     const mean = this.#energy[line] / Math.max(this.#samples[line], 1);
-    return Math.max(this.#activeEnergy[line] / Math.max(this.#activeSamples[line], 1), mean);
+    const level = Math.max(this.#activeEnergy[line] / Math.max(this.#activeSamples[line], 1), mean);
+    return level * this.#riseOf(line);
+  }
+
+  /** Return by how much a level is raised at the start of a signal: its loudest part is yet to come. */
+  #riseOf(line) {
+    const heard = (this.#samples[line] - this.#samples[0]) / FRAME_SAMPLES; // without silent hops
+    return 10 ** ((RISE_DB / 10) * Math.exp(-heard / RISE_HOPS));
   }
 }
 

@@ -25,6 +25,11 @@ _LINE_POWERS = np.append(10 ** ((_LOWEST_DB + _LINE_DB * np.arange(_LINES)) / 10
 _LITTLE, _MUCH = 0.5, 1.5  # dB: events that change the level by less count fully, by more not at all
 _CEILING_PACE = 13  # the ceiling falls by 3 dB while what was below it fades by 39 dB
 _TINY_POWER = 1e-15
+_NO_CEILING = 1e30
+# The loudest is yet to come: from the first hop on, the level of a signal rises by this much on average.
+_RISE_DB = 5.0
+_RISE_HOPS = 30
+_BURST_HOPS = 25  # in a shorter signal, the first word looks like a burst
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +44,9 @@ class RunningLevel:
 
     While the last half second is much louder than that level, the level comes from its loudest tenth of a second:
     speech, or shouting, may have begun. After a shorter event, the level falls back.
+
+    At the start of a signal, the level is raised by 5 dB, which fades over 0.6 s of sound: before the loudest part
+    has arrived, what has is quieter than the whole, on average by that much.
 
     An instance is immutable; `update` returns a new one.
 
@@ -91,8 +99,11 @@ class RunningLevel:
         active = _running_sums(self.active, keep, is_below * (total - quiet))
         # No sample is above the mean power in a square wave: its active energy is 0, and the mean is the level.
         levels = np.maximum(active[0] / np.maximum(active[1], 1), mean)
+        heard = (counted[1] - counted[1, ..., :1]) / samples  # hops up to each ceiling, without silent ones
+        rises = 10 ** (_RISE_DB / 10 * np.exp(-heard / _RISE_HOPS))
+        levels *= rises
         known, ceiling = self._ceilings(history, count)
-        onsets = _onsets(history, count)
+        onsets = _onsets(history, count) * rises[..., -1]
         level = np.empty((channels, count))
         for hop in each:
             onset = float(onsets[hop])
@@ -111,7 +122,9 @@ class RunningLevel:
         known = np.empty((len(history), count))
         known_from = count  # in the first two seconds of a signal, there is only that of a burst
         for new, powers in trailing(history, count, CEILING_FRAMES):
-            if powers.shape[2] < CEILING_FRAMES:
+            if powers.shape[2] < _BURST_HOPS:
+                known[:, new] = _NO_CEILING
+            elif powers.shape[2] < CEILING_FRAMES:
                 known[:, new] = burst_ceiling_of(powers)  # may still rise during an event
             else:
                 known[:, new], known_from = ceiling_of(powers), new.start
