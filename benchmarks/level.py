@@ -54,7 +54,7 @@ def plain_stream(x: np.ndarray) -> np.ndarray:
 
 def stream(x: np.ndarray) -> np.ndarray:
     hops, _ = RunningOffset.none(1).taken_out(x[: len(x) // HOP * HOP].reshape(1, -1, HOP))
-    gains, _ = RunningLevel.silent(1, 1000).update(hops)
+    gains, _ = RunningLevel.silent(1).update(hops)
     levels_db: np.ndarray = -25 - 20 * np.log10(gains[0].astype(np.float64))
     return levels_db
 

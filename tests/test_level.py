@@ -44,7 +44,7 @@ def file_db(x: np.ndarray) -> float:
 
 def stream_db(x: np.ndarray) -> np.ndarray:
     hops, _ = RunningOffset.none(1).taken_out(x[: len(x) // HOP * HOP].reshape(1, -1, HOP))
-    gains, _ = RunningLevel.silent(1, 1000).update(hops)
+    gains, _ = RunningLevel.silent(1).update(hops)
     return -25 - 20 * np.log10(gains[0])
 
 

@@ -11,6 +11,8 @@ import soundfile
 from frcrn_accel import AudioError, TrainingError
 from frcrn_accel.audio import TARGET_LEVEL
 from frcrn_accel.models import find_model
+from frcrn_accel.network.topology import HOP_SAMPLES
+from frcrn_accel.streaming.level import RunningLevel
 from frcrn_accel.train.batches import prepare_examples
 from frcrn_accel.train.config import Mixing, Optimisation, Source, read_config
 from frcrn_accel.train.mixing import Mixer
@@ -252,6 +254,21 @@ class TestMixing:
         example = mixer(**{kind: 1.0}, snr_db=(0, 0)).example((4,))
         noise = example.noisy - example.target
         assert 20 * np.log10(loud_level(example.target)) - level_db(noise) == pytest.approx(0, abs=0.01)
+
+    @pytest.mark.parametrize("clip_s", [2.0, 1.003])
+    def test_a_live_level_is_that_of_a_stream(self, clip_s):
+        syllables = np.sin(2 * np.pi * 2 * np.arange(4 * RATE) / RATE) ** 2
+        speech = 0.1 * syllables * np.random.default_rng(1).standard_normal(4 * RATE)
+        plain, live = (
+            mixer(speech=speech, clip_s=clip_s, live_level=share, level_jitter_db=0).example((5,)) for share in (0, 1)
+        )
+        hops = plain.noisy[: len(plain.noisy) // HOP_SAMPLES * HOP_SAMPLES].reshape(1, -1, HOP_SAMPLES)
+        (gains,), _ = RunningLevel.silent(1).update(hops)
+        assert np.ptp(20 * np.log10(gains)) > 1
+        for before, after in ((plain.noisy, live.noisy), (plain.target, live.target)):
+            assert len(after) == len(before)
+            expected = before[: hops.size].reshape(-1, HOP_SAMPLES) * gains[:, None]
+            np.testing.assert_allclose(after[: hops.size], expected.ravel(), rtol=1e-4, atol=1e-6)
 
     @pytest.mark.parametrize("seed", range(4))
     def test_rumble_and_bangs_have_levels_of_their_own(self, seed):

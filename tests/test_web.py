@@ -113,7 +113,7 @@ def test_running_levels(module: Callable[..., Any], noisy: np.ndarray) -> None:
             "(() => { const l = new m.RunningLevel(); return a[0].map((h) => l.update(Float32Array.from(h))); })()",
             hops.tolist(),
         )
-        expected, _ = RunningLevel.silent(1, 1000).update(hops[None])
+        expected, _ = RunningLevel.silent(1).update(hops[None])
         np.testing.assert_allclose(found, expected[0], rtol=1e-4)
 
 

@@ -29,6 +29,7 @@ _NO_CEILING = 1e30
 # The loudest is yet to come: from the first hop on, the level of a signal rises by this much on average.
 _RISE_DB = 5.0
 _RISE_HOPS = 30
+_HORIZON_HOPS = 1000.0  # 20 s
 _BURST_HOPS = 25  # in a shorter signal, the first word looks like a burst
 
 
@@ -65,7 +66,7 @@ class RunningLevel:
     active: NDArray[np.float64]
 
     @classmethod
-    def silent(cls, channels: int, horizon_hops: float) -> RunningLevel:
+    def silent(cls, channels: int, horizon_hops: float = _HORIZON_HOPS) -> RunningLevel:
         """Return the level before the first hop."""
         sums = np.zeros((2, channels, len(_LINE_POWERS)))
         return cls(1 - 1 / horizon_hops, np.zeros((channels, 0)), np.zeros(channels), sums, sums)

@@ -36,7 +36,6 @@ __all__ = ["Stream", "check_stream_options", "process_streams"]
 
 ChunkT = TypeVar("ChunkT")
 Pack = Callable[[NDArray[np.float32]], Any]
-_LEVEL_HORIZON_S = 20.0
 _MAX_STEP_HOPS = 50
 _MAX_GAIN_DB = 200  # beyond, float32 samples would overflow or vanish
 
@@ -217,9 +216,7 @@ class Stream:
             metadata = self._engine.metadata
             empty = np.zeros((self.channels, 0), np.float32)
             self._state: StreamState = self._engine.start(self.channels, self._averaging)
-            horizon_hops = _LEVEL_HORIZON_S * metadata.sample_rate_hz / metadata.hop_samples
-            level = RunningLevel.silent(self.channels, horizon_hops)
-            self._input = _InputState(RunningOffset.none(self.channels), level)
+            self._input = _InputState(RunningOffset.none(self.channels), RunningLevel.silent(self.channels))
             self._to_model = StreamResampler(self.sample_rate_hz, metadata.sample_rate_hz, self.channels)
             self._from_model = StreamResampler(metadata.sample_rate_hz, self.sample_rate_hz, self.channels)
             self._high = (

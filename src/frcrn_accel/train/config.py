@@ -104,6 +104,8 @@ class Mixing:
         clean: Probability of speech without noise.
         noise_only: Probability of noise without speech.
         level_jitter_db: Standard deviation of the level, around the level at which the model runs.
+        live_level: Probability that the level changes from hop to hop, as in a stream, which learns it from what it
+            has heard so far.
         pause: Probability that the speech begins late or ends early.
         speech_eq: Probability of a random equalisation of the speech.
         noise_eq: Probability of a random equalisation, for each noise.
@@ -141,6 +143,7 @@ class Mixing:
     clean: float = 0.04
     noise_only: float = 0.04
     level_jitter_db: float = 3.0
+    live_level: float = 0.0
     pause: float = 0.15
     speech_eq: float = 0.4
     noise_eq: float = 0.5

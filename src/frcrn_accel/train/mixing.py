@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from frcrn_accel.audio import load_soxr, measure_levels
-from frcrn_accel.network.topology import SAMPLE_RATE_HZ
+from frcrn_accel.network.topology import HOP_SAMPLES, SAMPLE_RATE_HZ
+from frcrn_accel.streaming.level import RunningLevel
 from frcrn_accel.train import noises
 from frcrn_accel.train.acoustics import (
     Audio,
@@ -94,8 +96,8 @@ class Mixer:
         if rng.random() < mixing.band_limit:
             edge_hz = rng.uniform(3000, 7000)
             noisy, target = low_pass(noisy, edge_hz), low_pass(target, edge_hz)
-        gain = measure_levels(lambda: [noisy[None]], channels=1).gains[0]
-        gain *= 10 ** (np.clip(rng.normal(0, mixing.level_jitter_db), -12, 12) / 20)
+        jitter = 10 ** (np.clip(rng.normal(0, mixing.level_jitter_db), -12, 12) / 20)
+        gain = jitter * (_live_gains(noisy) if _happens(rng, mixing.live_level) else _gain(noisy))
         return Example((noisy * gain).astype(np.float32), (target * gain).astype(np.float32))
 
     def batch(self, seed: int, step: int, rows: range) -> tuple[Audio, Audio]:
@@ -196,6 +198,19 @@ class Mixer:
         stretch = corpus.draw(rng, int(samples * speed) + 32)
         played: Audio = load_soxr().resample(stretch, speed * SAMPLE_RATE_HZ, SAMPLE_RATE_HZ, "LQ")
         return np.resize(played, samples)
+
+
+def _gain(audio: Audio) -> NDArray[np.float64]:
+    """Return the gain that brings a recording to the level of the model, `(1,)`."""
+    return measure_levels(lambda: [audio[None]], channels=1).gains
+
+
+def _live_gains(audio: Audio) -> Audio:
+    """Return the gain of each sample of a stream."""
+    hops = -(-len(audio) // HOP_SAMPLES)
+    padded = np.pad(audio, (0, hops * HOP_SAMPLES - len(audio))).astype(np.float32)
+    (gains,), _ = RunningLevel.silent(channels=1).update(padded.reshape(1, hops, HOP_SAMPLES))
+    return np.repeat(gains, HOP_SAMPLES)[: len(audio)]
 
 
 def _happens(rng: np.random.Generator, probability: float) -> bool:
