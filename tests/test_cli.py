@@ -144,6 +144,27 @@ def test_choices_are_in_the_help():
     assert set(options["quantize method"].metavar.split("|")) == set(METHODS)
 
 
+@pytest.mark.parametrize("text", ["1_0", "+1", "\u0661", " 1", "nan", "Infinity", "1e99", "1."])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("denoise", "none.wav"), "--threads"),
+        (("denoise", "none.wav"), "--attenuation-limit-db"),
+        (("serve",), "--timeout-s"),
+        (("live",), "--lookahead-s"),
+        (("corpus", "none", "out"), "--workers"),
+    ],
+)
+def test_numbers_are_plain(run, tmp_path, monkeypatch, command, option, text):
+    monkeypatch.chdir(tmp_path)
+    assert option in the_error(run(*command, f"{option}={text}"))
+
+
+def test_infinity_is_no_limit(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "does not exist" in the_error(run("denoise", "none.wav", "--attenuation-limit-db", "inf"))
+
+
 def test_commands_are_listed_in_groups(run):
     sections = re.findall(r"^(\S.*):\n((?:  .*\n?)+)", run("--help").out, re.MULTILINE)
     commands = {heading: re.findall(r"^  ([a-z-]+) ", body, re.MULTILINE) for heading, body in sections}
