@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -381,6 +382,29 @@ class TestDenoise:
             [*command[:-1], str(noisy_path), "-o", "-"], capture_output=True, check=True, cwd=tmp_path
         )
         assert to_file.stdout == done.stdout
+
+    @pytest.mark.parametrize(
+        ("size", "message"),
+        [
+            (0, "error: standard input cannot be read as audio: it is empty"),
+            (40, "error: standard input cannot be read as audio"),
+            (20_000, "warning: standard input is cut off"),
+        ],
+    )
+    def test_messages_name_standard_input_and_not_its_copy(
+        self, run, tmp_path, monkeypatch, noisy_path, size, message
+    ):
+        content = noisy_path.read_bytes()[:size]
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        result = run("denoise", "-", "-o", tmp_path / "x.wav")
+        assert result.code == (0 if message.startswith("warning") else 2)
+        assert message in result.err
+        assert tempfile.gettempdir() not in result.err.replace(str(tmp_path), "")
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+    def test_messages_name_the_device_and_not_the_file_in_its_place(self, run, noisy_path):
+        message = the_error(run("denoise", noisy_path, "-o", "/dev/full"))
+        assert message.startswith("'/dev/full' cannot be written")
 
     def test_standard_input_has_a_limit(self, run, monkeypatch):
         monkeypatch.setattr("frcrn_accel.files.spool.MAX_SPOOLED_BYTES", 1_000)

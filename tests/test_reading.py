@@ -8,6 +8,7 @@ import random
 import struct
 import subprocess
 import threading
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -605,6 +606,26 @@ def test_fifos(made, tmp_path, identity, name):
     feeder.join(60)
     assert (report.source, report.duration_s) == (fifo, SAMPLES / RATE)
     assert soundfile.info(tmp_path / "out.wav").frames == SAMPLES
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
+@pytest.mark.parametrize(("size", "message"), [(20_000, "is cut off"), (40, "cannot be read as audio")])
+def test_messages_name_the_fifo_and_not_its_copy(made, tmp_path, identity, size, message):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    feeder = threading.Thread(target=lambda: fifo.write_bytes(made(".wav").read_bytes()[:size]), daemon=True)
+    feeder.start()
+    said = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", AudioWarning)
+        try:
+            said += identity.denoise_file(fifo, tmp_path / "out.wav").warnings
+        except AudioError as error:
+            said.append(str(error))
+    feeder.join(60)
+    assert len(said) == 1
+    assert said[0].startswith(f"{str(fifo)!r} {message}")
+    assert [str(warning.message) for warning in caught] == said * (size > 100)
 
 
 def test_the_report_has_the_warnings(made, tmp_path, identity):
