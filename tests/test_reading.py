@@ -91,6 +91,42 @@ def test_as_many_samples_as_ffmpeg_decodes(made, name, arguments):
         assert audio.shape[1] == SAMPLES * file.sample_rate_hz // RATE
 
 
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        *((".avi", codec) for codec in ("g722", "g726", "eac3", "dca", "libvorbis", "libopencore_amrnb")),  # times
+        *((".flv", codec) for codec in ("flac", "ac3", "libopus")),  # new headers without a frame
+        (".nut", "flac"),
+        *((".w64", codec) for codec in ("libmp3lame", "mp2")),  # padding
+    ],
+)
+def test_what_is_neither_damage_nor_a_pause(made, name, codec):
+    """Check files whose times FFmpeg counts wrongly, and packets that hold no sound."""
+    try:
+        path = made(
+            name, "-c:a", codec, "-strict", "-2", rate={"g726": 8_000, "libopencore_amrnb": 8_000}.get(codec, RATE)
+        )
+    except subprocess.CalledProcessError:
+        pytest.skip("this build of FFmpeg lacks the encoder")
+    _, audio, notices = read(path)
+    expected = coded.decode(path, 1)
+    assert audio.shape == expected.shape
+    np.testing.assert_allclose(audio, expected, atol=2e-3)
+    assert notices == []
+
+
+def test_damage_where_times_are_counted_wrongly(made, tmp_path):
+    source = made(".avi", "-c:a", "dca", "-strict", "-2")
+    _, whole, _ = read(source)
+    content = bytearray(source.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 3_000] = bytes(3_000)
+    (tmp_path / "damaged.avi").write_bytes(content)
+    _, audio, notices = read(tmp_path / "damaged.avi")
+    assert whole.shape[1] - 4_000 < audio.shape[1] <= whole.shape[1]
+    assert any("is damaged" in notice for notice in notices)
+
+
 @pytest.mark.parametrize("name", [".wav", ".flac", ".mp3", ".m4a", ".webm", ".wma"])
 def test_blocks_are_long_in_every_format(made, name):
     rate = 44_100 if name != ".webm" else 48_000

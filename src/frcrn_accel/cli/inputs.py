@@ -13,7 +13,17 @@ from pathlib import Path
 from frcrn_accel.atomic import copy_to_device, is_device, link_in_path
 from frcrn_accel.errors import AudioError, OutputExistsError
 
-__all__ = ["COPY_NAME", "RESULT_NAME", "STANDARD_STREAM", "Job", "Plan", "Ready", "make_plan", "shown_input", "shown_output"]
+__all__ = [
+    "COPY_NAME",
+    "RESULT_NAME",
+    "STANDARD_STREAM",
+    "Job",
+    "Plan",
+    "Ready",
+    "make_plan",
+    "shown_input",
+    "shown_output",
+]
 
 STANDARD_STREAM = "-"
 COPY_NAME, RESULT_NAME = "input", "output"  # of the files in place of a pipe or device, before their suffixes

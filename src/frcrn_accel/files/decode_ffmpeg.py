@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -32,6 +33,7 @@ __all__ = ["Form", "decode", "probe"]
 _PLAYLISTS = {"concat", "hls", "dash", "imf", "sdp", "rtsp", "webm_dash_manifest", "lrc", "tty"}
 _FIRST_FRAME_PACKETS = 5_000  # how far to look for a frame that can be decoded
 _MAX_TAIL_SAMPLES = 4_096  # two frames of AAC: what older versions of FFmpeg leave beyond the end of an edit list
+_PADDING_BYTES = 8  # to which W64 fills up its audio, all but one at most
 _WITHOUT_PADDING = ("pcm_", "alac", "flac")
 _ROUNDED_S = 0.001  # the unit in which many programs write edit lists
 _MAX_GAP_S = 3_600
@@ -50,6 +52,8 @@ _MIN_SILENCE_S = 0.1  # a shorter jump of the time stamps is rounding or jitter;
 _MIN_GAP_S = 0.0195  # a shorter gap is rounding of time stamps: less than a frame, or up to half a block of Vorbis
 # Raw streams of frames have no time stamps: FFmpeg counts the frames that it finds.
 _WITHOUT_TIMES = ("mp3", "aac", "ac3", "eac3", "dts", "loas", "amr", "sbc", "gsm")
+# AVI has no time stamps either. FFmpeg counts bytes, which is wrong for some codecs, or if the header is.
+_TIMES_ARE_BYTES = "avi"
 _TIMES_ARE_SAMPLES = ("flac", "ogg")  # where a gap between frames is data that FFmpeg dropped without an error
 _STATE_DELAYS = (b"LAME", b"Lavf", b"Lavc")  # encoders whose delays FFmpeg believes
 _MP4 = "mov,mp4"
@@ -60,7 +64,8 @@ _SIMPLE = (
 )
 _COUNTED = tuple(name for name in _SIMPLE if name != "wav")  # whose length may be derived from a bit rate
 _EXACT_DURATION = (_MP4, "flac", *_SIMPLE)
-_FLAC_START, _FLAC_HEAD_BYTES = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"), 8
+_FLAC_START, _NUT_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"), re.compile(rb"nut/multimedia container\0NM")
+_LONGEST_START_BYTES = 27
 _FLAC_FORM_AT, _FLAC_FORM_BYTES = 18, 4  # rate, channels and bits, and the first bits of the length
 _SEARCHED_BYTES = 1 << 20
 _FLAC_UNKNOWN = (1 << 36) - 1  # samples: the largest number that its header holds
@@ -219,6 +224,8 @@ class _Decoder:
         self.samples = self.end = 0
         self._gaps_are_errors = form.container in _TIMES_ARE_SAMPLES
         self._gaps_are_filled = form.container not in _WITHOUT_TIMES
+        self._fitting = self._timed_samples = 0
+        self._time_s: float | None = None
         self._path, self._form = path, form
         self._converter: Any = None
         self._converted: tuple[str, str, int] | None = None
@@ -233,6 +240,8 @@ class _Decoder:
             for frame in self._frames_of(packet):
                 if origin is None and frame.time is not None:
                     origin = frame.time
+                if self._form.container == _TIMES_ARE_BYTES:
+                    self._compare_times(frame)
                 if self._gaps_are_errors or (self._new_errors and self._gaps_are_filled):
                     yield from self._conceal(frame, origin, start)
                 elif self._gaps_are_filled:
@@ -309,9 +318,21 @@ class _Decoder:
         except EOFError:
             return []
         except av.FFmpegError:
-            self._errors += 1
-            self._new_errors += 1
+            if _has_sound(packet):
+                self._errors += 1
+                self._new_errors += 1
             return []
+
+    def _compare_times(self, frame: Any) -> None:
+        """Count by how many more of the steps in time so far fit the samples than do not."""
+        if frame.time is None:
+            return
+        samples = self.samples - self._concealed - self._paused
+        length_s = (samples - self._timed_samples) / self._form.sample_rate_hz
+        if self._time_s is not None and length_s:
+            fits = abs(frame.time - self._time_s - length_s) <= length_s / 2
+            self._fitting += 1 if fits else -1
+        self._time_s, self._timed_samples = frame.time, samples
 
     def _conceal(self, frame: Any, origin: float | None, start: int) -> Iterator[NDArray[np.float32]]:
         """Replace packets that could not be decoded by silence, so that the rest stays in its place."""
@@ -328,7 +349,7 @@ class _Decoder:
 
     def _gap(self, frame: Any, origin: float | None, start: int, shortest_s: float) -> int:
         """Return how many samples are missing before a frame by its time; 0 if that is too little or too much."""
-        if frame.time is None or origin is None:
+        if frame.time is None or origin is None or self._fitting < 0:
             return 0
         rate = self._form.sample_rate_hz
         gap = round((frame.time - origin) * rate) - (self.samples + max(0, self._held_samples) - start)
@@ -483,6 +504,11 @@ def _first_frame(path: Path, container: InputContainer, stream: av.AudioStream) 
     return None
 
 
+def _has_sound(packet: Any) -> bool:
+    """Return whether a packet that cannot be decoded is more than a new header without a frame, or padding."""
+    return packet.size >= _PADDING_BYTES or any(bytes(packet))
+
+
 def _samples_of(frame: Any) -> NDArray[np.float32]:
     """Return the samples of a frame with full scale at 1.0, `(channels, samples)`."""
     channels, is_planar = frame.layout.nb_channels, frame.format.is_planar
@@ -564,7 +590,9 @@ def _parts(path: Path, container: str) -> Sequence[Link]:
     with path.open("rb") as file:
         if container == "ogg":
             return find_links(file)
-        return _flac_parts(file) if container == "flac" else []
+        if container == "flac":
+            return _flac_parts(file)
+        return _joined_at(file, _found(_NUT_START, file)) if container == "nut" else []
 
 
 def _flac_parts(file: BinaryIO) -> Sequence[Link]:
@@ -572,21 +600,30 @@ def _flac_parts(file: BinaryIO) -> Sequence[Link]:
 
     FFmpeg decodes all of them by the header of the first, and drops the frames that do not fit.
     """
-    starts: list[int] = []
+    starts = _found(_FLAC_START, file)
+    forms = set()
+    for start in starts:
+        file.seek(start + _FLAC_FORM_AT)
+        forms.add(file.read(_FLAC_FORM_BYTES)[: _FLAC_FORM_BYTES - 1])
+    return _joined_at(file, starts) if len(forms) > 1 else []
+
+
+def _found(pattern: re.Pattern[bytes], file: BinaryIO) -> list[int]:
+    """Return the positions at which a pattern is found that has at most `_LONGEST_START_BYTES`."""
+    positions: list[int] = []
     position, chunk = 0, b""
     file.seek(0)
     while more := file.read(_SEARCHED_BYTES):
-        chunk = chunk[1 - _FLAC_HEAD_BYTES :] + more
-        starts += [position + len(more) - len(chunk) + found.start() for found in _FLAC_START.finditer(chunk)]
+        chunk = chunk[1 - _LONGEST_START_BYTES :] + more
+        before = position + len(more) - len(chunk)
+        positions += [at for found in pattern.finditer(chunk) if (at := before + found.start()) not in positions[-1:]]
         position += len(more)
-    forms = []
-    for start in starts:
-        file.seek(start + _FLAC_FORM_AT)
-        forms.append(file.read(_FLAC_FORM_BYTES)[: _FLAC_FORM_BYTES - 1])
-    if len(set(forms)) < 2:
+    return positions
+
+
+def _joined_at(file: BinaryIO, starts: Sequence[int]) -> Sequence[Link]:
+    """Return the parts of a file that start at these positions; nothing for a single one."""
+    if len(starts) < 2:
         return []
-    ends = [*starts[1:], position]
-    return [
-        Link(start, end, (form,), is_ended=True, is_whole=True)
-        for start, end, form in zip(starts, ends, forms, strict=True)
-    ]
+    ends = [*starts[1:], file.seek(0, os.SEEK_END)]
+    return [Link(start, end, (), is_ended=True, is_whole=True) for start, end in zip(starts, ends, strict=True)]
