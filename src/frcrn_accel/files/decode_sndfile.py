@@ -19,7 +19,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from frcrn_accel.files.chunks import W64_RIFF, W64_TAIL, family_of, walk
+from frcrn_accel.files.chunks import W64_RIFF, W64_TAIL, family_of, is_text, walk
 from frcrn_accel.files.stated import (
     SDS_HEADER_BYTES,
     SDS_PACKET_BYTES,
@@ -401,11 +401,12 @@ def _are_chunks(chunks: list[tuple[bytes, int, int]], size: int) -> bool:
 
 
 def _is_other(file: BinaryIO, start: int, size: int) -> bool:
-    """Return whether the rest of a file is padding or a tag, not audio."""
+    """Return whether the rest of a file is padding, a tag or text, not audio."""
     file.seek(start)
     rest = file.read(_PADDING_BYTES)
     padding = size - start <= _PADDING_BYTES and not rest.strip(b"\0")
-    return padding or rest.startswith((b"ID3", b"APETAGEX")) or (size - start == 128 and rest.startswith(b"TAG"))
+    is_tag = rest.startswith((b"ID3", b"APETAGEX")) or (size - start == 128 and rest.startswith(b"TAG"))
+    return padding or is_tag or is_text(rest)
 
 
 def _fact_samples(file: BinaryIO, endian: str, fmt: tuple[int, int], fact: int, data_bytes: int) -> int | None:
