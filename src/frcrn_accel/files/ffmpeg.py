@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from frcrn_accel.files.chunks import id3_end
 from frcrn_accel.files.layouts import PLACES
-from frcrn_accel.files.ogg_chain import FilePart
+from frcrn_accel.files.parts import FilePart
 
 __all__ = ["DSD", "fix_layout", "id3_bytes", "only_id3", "open_input"]
 

@@ -19,7 +19,7 @@ from fractions import Fraction
 from typing import BinaryIO, Literal, cast
 
 from frcrn_accel.files.chunks import family_of, id3_end, walk
-from frcrn_accel.files.ogg_chain import FilePart
+from frcrn_accel.files.parts import FilePart
 from frcrn_accel.numerals import to_whole
 
 __all__ = [
