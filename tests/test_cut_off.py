@@ -300,6 +300,39 @@ class TestJoinedOrTagged:
         assert audio.shape[1] == read(tmp_path / name)[0].shape[1]
         assert [notice for notice in notices if "holds another file behind the first" in notice] == notices[-1:]
 
+    @pytest.mark.parametrize("between", [b"", TAG, b"TAG" + bytes(range(125)), 2 * TAG + b"TAG" + bytes(range(125))])
+    @pytest.mark.parametrize("arguments", [(), ("-write_xing", "0")])
+    def test_no_frame_of_mp3_is_lost_with_the_tags_before_it(self, make_file, tmp_path, arguments, between):
+        content = make_file("a.mp3", *arguments, "-id3v2_version", "0").read_bytes()
+        path = tmp_path / "joined.mp3"
+        path.write_bytes(content + content)
+        whole, before = read(path)
+        path.write_bytes(content + between + content)
+        audio, notices = read(path)
+        np.testing.assert_array_equal(audio, whole)
+        assert before == notices == []
+
+    @pytest.mark.parametrize(
+        ("name", "arguments"),
+        [
+            ("a.avi", ()),
+            ("a.nut", ("-c:a", "pcm_s16le")),
+            ("a.rm", ("-c:a", "ac3")),
+            ("a.amr", ("-c:a", "libopencore_amrnb", "-ar", "8000")),
+        ],
+    )
+    def test_files_that_are_read_whole_if_they_were_joined(self, make_file, tmp_path, name, arguments):
+        try:
+            path = make_file(name, *arguments)
+        except subprocess.CalledProcessError:
+            pytest.skip("this build of FFmpeg lacks the encoder")
+        whole, before = read(path)
+        path.write_bytes(2 * path.read_bytes())
+        audio, notices = read(path)
+        assert audio.shape[1] == 2 * whole.shape[1]
+        np.testing.assert_array_equal(audio[:, : whole.shape[1]], whole)
+        assert before == notices == []
+
     def test_an_au_file_that_is_longer_than_it_states(self, make_file):
         path = make_file("a.au")
         whole, _ = read(path)

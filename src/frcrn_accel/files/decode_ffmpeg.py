@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from frcrn_accel.files.ffmpeg import DSD, fix_layout, open_input
 from frcrn_accel.files.lame import DELAYS_AT, ENCODER_AT
 from frcrn_accel.files.ogg_chain import Link, find_links
 from frcrn_accel.files.reasons import IS_JOINED, reason_of
-from frcrn_accel.files.stated import begins_again, fragments_s, is_joined, is_placeholder, missing_bytes
+from frcrn_accel.files.stated import begins_again, behind_tags, fragments_s, is_joined, is_placeholder, missing_bytes
 from frcrn_accel.notices import notify
 
 if TYPE_CHECKING:
@@ -63,8 +64,16 @@ _SIMPLE = (
     *("smjpeg", "kvag", "apm", "argo_asf", "rso"),
 )
 _COUNTED = tuple(name for name in _SIMPLE if name != "wav")  # whose length may be derived from a bit rate
+_FRAME_HEADER_BYTES, _XING_BYTES = 6, 256  # with a checksum; within which a Xing header starts
+_TAGS = (b"ID3", b"TAG", b"APETAGEX")
 _EXACT_DURATION = (_MP4, "flac", *_SIMPLE)
-_FLAC_START, _NUT_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"), re.compile(rb"nut/multimedia container\0NM")
+_FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+# Containers of whose second file FFmpeg plays the header as sound, or takes it for damage.
+_STARTS = {
+    "amr": re.compile(rb"#!AMR(-WB)?(_MC1\.0)?\n"),
+    "nut": re.compile(rb"nut/multimedia container\0NM"),
+    "rm": re.compile(rb"\.RMF\0\0\0"),
+}
 _LONGEST_START_BYTES = 27
 _FLAC_FORM_AT, _FLAC_FORM_BYTES = 18, 4  # rate, channels and bits, and the first bits of the length
 _SEARCHED_BYTES = 1 << 20
@@ -312,8 +321,10 @@ class _Decoder:
         self._packets += bool(packet.size)
         if packet.size and packet.pos is not None:
             self.end = max(self.end, packet.pos + packet.size)
+        if packet.size and self._form.container == "mp3":
+            packet = _without_headers(packet)
         try:
-            frames: list[Any] = packet.decode()
+            frames: list[Any] = packet.decode() if packet is not None else []
             return frames
         except EOFError:
             return []
@@ -504,6 +515,25 @@ def _first_frame(path: Path, container: InputContainer, stream: av.AudioStream) 
     return None
 
 
+def _without_headers(packet: Any) -> Any:
+    """Return a packet of MP3 without what joined files have in front of their audio; None if nothing is left.
+
+    FFmpeg drops a frame with the tags in front of it, and plays a Xing header as silence.
+    """
+    import av
+
+    data = bytes(packet)
+    rest = data[behind_tags(io.BytesIO(data), 0) :] if data.startswith(_TAGS) else data
+    at = _xing_at(rest)
+    if not rest or (at >= 0 and not any(rest[_FRAME_HEADER_BYTES:at])):
+        return None
+    if rest is data:
+        return packet
+    frame = av.Packet(rest)
+    frame.stream, frame.pts, frame.time_base = packet.stream, packet.pts, packet.time_base
+    return frame
+
+
 def _has_sound(packet: Any) -> bool:
     """Return whether a packet that cannot be decoded is more than a new header without a frame, or padding."""
     return packet.size >= _PADDING_BYTES or any(bytes(packet))
@@ -563,8 +593,8 @@ def _declared_samples(file: BinaryIO) -> int | None:
     Source: "Mp3 Info Tag rev 1 specifications", G. Bouvigne.
     """
     file.seek(id3_end(file))
-    first = file.read(256)
-    at = max(first.find(b"Xing"), first.find(b"Info"))
+    first = file.read(_XING_BYTES)
+    at = _xing_at(first)
     if at < 0 or len(first) < at + 12 or not first[at + 7] & 1:
         return None
     samples_per_frame = 1_152 if first[1] & 8 else 576
@@ -576,6 +606,11 @@ def _declared_samples(file: BinaryIO) -> int | None:
         delays = int.from_bytes(first[at + DELAYS_AT : at + DELAYS_AT + 3], "big")
         samples -= (delays >> 12) + (delays & 0xFFF)
     return max(samples, 0)
+
+
+def _xing_at(frame: bytes) -> int:
+    """Return where the Xing header is in a frame of MP3, which then has no sound; -1 if there is none."""
+    return max(frame.find(b"Xing", 0, _XING_BYTES), frame.find(b"Info", 0, _XING_BYTES))
 
 
 def _missing_fragments_s(whole_s: Fraction, container: InputContainer) -> Fraction:
@@ -592,7 +627,7 @@ def _parts(path: Path, container: str) -> Sequence[Link]:
             return find_links(file)
         if container == "flac":
             return _flac_parts(file)
-        return _joined_at(file, _found(_NUT_START, file)) if container == "nut" else []
+        return _joined_at(file, _found(_STARTS[container], file)) if container in _STARTS else []
 
 
 def _flac_parts(file: BinaryIO) -> Sequence[Link]:
