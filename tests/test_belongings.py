@@ -31,7 +31,8 @@ from frcrn_accel.files.belongings import (
 )
 from frcrn_accel.files.chunks import Chunk, is_bare, read_chunks
 from frcrn_accel.files.ffmpeg import open_input
-from frcrn_accel.files.formats import places_of, writable_suffixes
+from frcrn_accel.files.formats import writable_suffixes
+from frcrn_accel.files.layouts import places_of
 from frcrn_accel.testing import FunctionBackend
 
 RATE, SAMPLES = 48_000, 48_000

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -142,6 +143,27 @@ def test_choices_are_in_the_help():
     ]
     assert set(re.split(r", | or ", options["denoise backend"].help.rstrip("."))) == {"auto", *ours}
     assert set(options["quantize method"].metavar.split("|")) == set(METHODS)
+
+
+@pytest.mark.parametrize("text", ["1_0", "+1", "\u0661", " 1", "nan", "Infinity", "1e99", "1."])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("denoise", "none.wav"), "--threads"),
+        (("denoise", "none.wav"), "--attenuation-limit-db"),
+        (("serve",), "--timeout-s"),
+        (("live",), "--lookahead-s"),
+        (("corpus", "none", "out"), "--workers"),
+    ],
+)
+def test_numbers_are_plain(run, tmp_path, monkeypatch, command, option, text):
+    monkeypatch.chdir(tmp_path)
+    assert option in the_error(run(*command, f"{option}={text}"))
+
+
+def test_infinity_is_no_limit(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "does not exist" in the_error(run("denoise", "none.wav", "--attenuation-limit-db", "inf"))
 
 
 def test_commands_are_listed_in_groups(run):
@@ -360,6 +382,29 @@ class TestDenoise:
             [*command[:-1], str(noisy_path), "-o", "-"], capture_output=True, check=True, cwd=tmp_path
         )
         assert to_file.stdout == done.stdout
+
+    @pytest.mark.parametrize(
+        ("size", "message"),
+        [
+            (0, "error: standard input cannot be read as audio: it is empty"),
+            (40, "error: standard input cannot be read as audio"),
+            (20_000, "warning: standard input is cut off"),
+        ],
+    )
+    def test_messages_name_standard_input_and_not_its_copy(
+        self, run, tmp_path, monkeypatch, noisy_path, size, message
+    ):
+        content = noisy_path.read_bytes()[:size]
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        result = run("denoise", "-", "-o", tmp_path / "x.wav")
+        assert result.code == (0 if message.startswith("warning") else 2)
+        assert message in result.err
+        assert tempfile.gettempdir() not in result.err.replace(str(tmp_path), "")
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+    def test_messages_name_the_device_and_not_the_file_in_its_place(self, run, noisy_path):
+        message = the_error(run("denoise", noisy_path, "-o", "/dev/full"))
+        assert message.startswith("'/dev/full' cannot be written")
 
     def test_standard_input_has_a_limit(self, run, monkeypatch):
         monkeypatch.setattr("frcrn_accel.files.spool.MAX_SPOOLED_BYTES", 1_000)

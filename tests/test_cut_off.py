@@ -67,7 +67,7 @@ CODED_STATES_NOTHING = {
     "mp2": ("mp2",),
     "mpeg": ("mp2",),
     "mpegts": ("mp2", "ac3"),
-    "nut": ("libmp3lame",),
+    "nut": ("libmp3lame", "pcm_s16le"),
     "truehd": ("truehd",),
 }
 # fmt: off
@@ -133,8 +133,7 @@ def check_joined(path: Path, content: bytes, whole: np.ndarray) -> None:
     audio, notices = read_at_one_rate(path)
     if audio.shape[1] < 1.9 * whole.shape[1] - 2 * LONGEST_FRAME:
         assert audio.shape[1] == whole.shape[1]
-        # FFmpeg takes a second NUT file for one damaged packet.
-        assert any("holds another file behind the first" in notice or "damaged" in notice for notice in notices)
+        assert any("holds another file behind the first" in notice for notice in notices)
 
 
 @pytest.mark.parametrize(("form", "subtype"), sndfile_forms())
@@ -222,7 +221,12 @@ def test_what_follows_the_audio(tmp_path, form):
         assert stated_end(file) == path.stat().st_size
     whole, _ = read(path)
     content = path.read_bytes()
-    for tag in (bytes(700), b"TAG" + bytes(125), b"ID3\x04\0\0\0\0\0\0"):
+    for tag in (
+        bytes(700),
+        b"TAG" + bytes(125),
+        b"ID3\x04\0\0\0\0\0\0",
+        3_000 * "Grüße, dies ist Text.\r\n".encode(),
+    ):
         path.write_bytes(content + tag)
         audio, notices = read(path)
         np.testing.assert_array_equal(audio, whole)
@@ -295,6 +299,39 @@ class TestJoinedOrTagged:
         audio, notices = read(path)
         assert audio.shape[1] == read(tmp_path / name)[0].shape[1]
         assert [notice for notice in notices if "holds another file behind the first" in notice] == notices[-1:]
+
+    @pytest.mark.parametrize("between", [b"", TAG, b"TAG" + bytes(range(125)), 2 * TAG + b"TAG" + bytes(range(125))])
+    @pytest.mark.parametrize("arguments", [(), ("-write_xing", "0")])
+    def test_no_frame_of_mp3_is_lost_with_the_tags_before_it(self, make_file, tmp_path, arguments, between):
+        content = make_file("a.mp3", *arguments, "-id3v2_version", "0").read_bytes()
+        path = tmp_path / "joined.mp3"
+        path.write_bytes(content + content)
+        whole, before = read(path)
+        path.write_bytes(content + between + content)
+        audio, notices = read(path)
+        np.testing.assert_array_equal(audio, whole)
+        assert before == notices == []
+
+    @pytest.mark.parametrize(
+        ("name", "arguments"),
+        [
+            ("a.avi", ()),
+            ("a.nut", ("-c:a", "pcm_s16le")),
+            ("a.rm", ("-c:a", "ac3")),
+            ("a.amr", ("-c:a", "libopencore_amrnb", "-ar", "8000")),
+        ],
+    )
+    def test_files_that_are_read_whole_if_they_were_joined(self, make_file, tmp_path, name, arguments):
+        try:
+            path = make_file(name, *arguments)
+        except subprocess.CalledProcessError:
+            pytest.skip("this build of FFmpeg lacks the encoder")
+        whole, before = read(path)
+        path.write_bytes(2 * path.read_bytes())
+        audio, notices = read(path)
+        assert audio.shape[1] == 2 * whole.shape[1]
+        np.testing.assert_array_equal(audio[:, : whole.shape[1]], whole)
+        assert before == notices == []
 
     def test_an_au_file_that_is_longer_than_it_states(self, make_file):
         path = make_file("a.au")
@@ -407,82 +444,24 @@ class TestFragments:
 
 
 class TestBigEndianWav:
-    @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "ULAW"])
-    @pytest.mark.parametrize("riff", [None, 0, 0xFFFFFFFF])
-    @pytest.mark.parametrize("data", [None, 0, 0xFFFFFFFF, 0x7FFFF000, 2_000, 200_000])
-    def test_wrong_sizes(self, tmp_path, subtype, riff, data):
+    @pytest.mark.parametrize(
+        ("subtype", "scale"),
+        [
+            *((subtype, 1.0) for subtype in ("PCM_16", "PCM_24", "PCM_U8", "FLOAT", "ULAW", "ALAW", "IMA_ADPCM")),
+            *((subtype, 1e-3) for subtype in ("PCM_16", "PCM_24", "FLOAT", "ULAW", "ALAW", "IMA_ADPCM")),
+            *((subtype, 0.0) for subtype in ("PCM_U8", "ULAW", "ALAW")),
+        ],
+    )
+    def test_samples_behind_a_size_that_is_too_small_are_not_taken_for_text(self, tmp_path, subtype, scale):
         path = tmp_path / "a.wav"
-        soundfile.write(path, coded.noise(20_000, 1).T, 16_000, subtype, endian="BIG")
-        wanted = soundfile.read(path, dtype="float32")[0][None]
+        soundfile.write(path, scale * coded.noise(20_000, 1).T, 16_000, subtype)
+        whole, _ = read(path)
         content = bytearray(path.read_bytes())
-        assert content[:4] == b"RIFX"
-        if riff is not None:
-            struct.pack_into(">I", content, 4, riff)
-        if data is not None:
-            struct.pack_into(">I", content, content.index(b"data") + 4, data)
-        path.write_bytes(content)
-        audio, notices = read(path)
-        np.testing.assert_array_equal(audio, wanted)
-        assert len(notices) == (data in (0, 2_000, 200_000))
-
-    def test_chunks_are_named_since_their_numbers_are_swapped(self, tmp_path):
-        path = tmp_path / "a.wav"
-        soundfile.write(path, np.zeros(100), 16_000, endian="BIG")
-        content = path.read_bytes() + b"cue \0\0\0\4\0\0\0\0"
-        path.write_bytes(content[:4] + struct.pack(">I", len(content) - 8) + content[8:])
-        audio, (notice,) = read(path)
-        assert audio.shape == (1, 100)
-        assert notice.endswith("chunks left out, their numbers are big-endian: cue")
-
-
-class TestOtherSizes:
-    """Sizes in AIFF and CAF that are too small, and those that programs write before they know the length."""
-
-    FORMS = (("AIFF", "PCM_16"), ("AIFF", "PCM_24"), ("AIFF", "ULAW"), ("CAF", "PCM_16"), ("CAF", "ULAW"))
-
-    def make(self, path: Path, form: str, subtype: str) -> np.ndarray:
-        audio = coded.noise(20_000, 1).T
-        soundfile.write(path, audio, 16_000, subtype, format=form)
-        return soundfile.read(path, dtype="float32")[0][None]
-
-    @staticmethod
-    def set_size(content: bytearray, audio_bytes: int) -> None:
-        if content[:4] == b"FORM":
-            struct.pack_into(">I", content, content.index(b"SSND") + 4, audio_bytes + 8)
-        else:
-            struct.pack_into(">q", content, content.index(b"data") + 4, audio_bytes + 4)
-
-    @pytest.mark.parametrize(("form", "subtype"), FORMS)
-    def test_a_size_that_is_too_small(self, tmp_path, form, subtype):
-        path = tmp_path / f"a.{form.lower()}"
-        whole = self.make(path, form, subtype)
-        content = bytearray(path.read_bytes())
-        self.set_size(content, 6_000)
+        struct.pack_into("<I", content, content.index(b"data") + 4, 1_024)
         path.write_bytes(content)
         audio, (notice,) = read(path)
-        assert audio.shape[1] == pytest.approx(20_000, abs=1)
-        np.testing.assert_array_equal(audio[:, :20_000], whole)
-        assert "its header says that it has only 6,000 of" in notice
-
-    @pytest.mark.parametrize(("form", "subtype"), FORMS)
-    def test_chunks_behind_a_few_samples_or_none_are_not_read_as_samples(self, tmp_path, form, subtype):
-        path = tmp_path / f"a.{form.lower()}"
-        for samples in (0, 2, 500):
-            soundfile.write(path, coded.noise(20_000, 1).T[:samples], 16_000, subtype, format=form)
-            size = struct.pack(">I" if form == "AIFF" else ">q", 4_000)
-            content = bytearray(path.read_bytes())
-            path.write_bytes(content + b"ANNO" + size + b"text" * 1_000)
-            audio, notices = read(path)
-            assert (audio.shape[1], notices) == (samples, [])
-
-    def test_two_chunks_of_samples(self, tmp_path):
-        path = make_with_ffmpeg(tmp_path, "a.wav", "-bitexact")
-        content = path.read_bytes()
-        chunk = content[content.index(b"data") :]
-        path.write_bytes(content[:4] + struct.pack("<I", len(content + chunk) - 8) + content[8:] + chunk)
-        audio, notices = read(path)
-        assert audio.shape[1] == 20_000
-        assert [notice for notice in notices if "more than one chunk of samples: only the first" in notice] == notices
+        np.testing.assert_array_equal(audio, whole)
+        assert "its header says that it has only 1,024 of" in notice
 
     @pytest.mark.parametrize("name", [b"LIST", b"id3 "])
     def test_a_chunk_behind_the_samples_that_is_cut_off_is_not_read_as_samples(self, tmp_path, name):

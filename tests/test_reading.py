@@ -8,6 +8,7 @@ import random
 import struct
 import subprocess
 import threading
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -88,6 +89,42 @@ def test_as_many_samples_as_ffmpeg_decodes(made, name, arguments):
     assert notices == []
     if name in (".flac", ".tta", ".wv", ".oga", ".aiff", ".w64", ".opus", ".m4a", ".mp3") and "0" not in arguments:
         assert audio.shape[1] == SAMPLES * file.sample_rate_hz // RATE
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        *((".avi", codec) for codec in ("g722", "g726", "eac3", "dca", "libvorbis", "libopencore_amrnb")),  # times
+        *((".flv", codec) for codec in ("flac", "ac3", "libopus")),  # new headers without a frame
+        (".nut", "flac"),
+        *((".w64", codec) for codec in ("libmp3lame", "mp2")),  # padding
+    ],
+)
+def test_what_is_neither_damage_nor_a_pause(made, name, codec):
+    """Check files whose times FFmpeg counts wrongly, and packets that hold no sound."""
+    try:
+        path = made(
+            name, "-c:a", codec, "-strict", "-2", rate={"g726": 8_000, "libopencore_amrnb": 8_000}.get(codec, RATE)
+        )
+    except subprocess.CalledProcessError:
+        pytest.skip("this build of FFmpeg lacks the encoder")
+    _, audio, notices = read(path)
+    expected = coded.decode(path, 1)
+    assert audio.shape == expected.shape
+    np.testing.assert_allclose(audio, expected, atol=2e-3)
+    assert notices == []
+
+
+def test_damage_where_times_are_counted_wrongly(made, tmp_path):
+    source = made(".avi", "-c:a", "dca", "-strict", "-2")
+    _, whole, _ = read(source)
+    content = bytearray(source.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 3_000] = bytes(3_000)
+    (tmp_path / "damaged.avi").write_bytes(content)
+    _, audio, notices = read(tmp_path / "damaged.avi")
+    assert whole.shape[1] - 4_000 < audio.shape[1] <= whole.shape[1]
+    assert any("is damaged" in notice for notice in notices)
 
 
 @pytest.mark.parametrize("name", [".wav", ".flac", ".mp3", ".m4a", ".webm", ".wma"])
@@ -605,6 +642,26 @@ def test_fifos(made, tmp_path, identity, name):
     feeder.join(60)
     assert (report.source, report.duration_s) == (fifo, SAMPLES / RATE)
     assert soundfile.info(tmp_path / "out.wav").frames == SAMPLES
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
+@pytest.mark.parametrize(("size", "message"), [(20_000, "is cut off"), (40, "cannot be read as audio")])
+def test_messages_name_the_fifo_and_not_its_copy(made, tmp_path, identity, size, message):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    feeder = threading.Thread(target=lambda: fifo.write_bytes(made(".wav").read_bytes()[:size]), daemon=True)
+    feeder.start()
+    said = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", AudioWarning)
+        try:
+            said += identity.denoise_file(fifo, tmp_path / "out.wav").warnings
+        except AudioError as error:
+            said.append(str(error))
+    feeder.join(60)
+    assert len(said) == 1
+    assert said[0].startswith(f"{str(fifo)!r} {message}")
+    assert [str(warning.message) for warning in caught] == said * (size > 100)
 
 
 def test_the_report_has_the_warnings(made, tmp_path, identity):

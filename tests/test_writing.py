@@ -14,13 +14,14 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coded import decode, lag, noise, source, stated_samples, write, write_all
+from coded import decode, lag, noise, read, source, stated_samples, write, write_all
 from example_counts import few
 from frcrn_accel import AudioError
 from frcrn_accel.errors import AudioWarning
 from frcrn_accel.files import AudioWriter, create_audio, encode_sndfile, open_audio
 from frcrn_accel.files.bitrates import bit_rate_for, vorbis_quality
-from frcrn_accel.files.formats import mask_of, places_of, plan_target, writable_suffix, writable_suffixes
+from frcrn_accel.files.formats import plan_target, writable_suffix, writable_suffixes
+from frcrn_accel.files.layouts import mask_of, places_of
 from frcrn_accel.files.riff import finish_wav
 
 needs_amr = pytest.mark.skipif(".amr" not in writable_suffixes(), reason="this build of FFmpeg does not encode AMR")
@@ -417,6 +418,19 @@ class TestPlaces:
         with av.open(str(path)) as container:
             channels = container.streams.audio[0].codec_context.layout.nb_channels
         assert bool(warned) == (channels > len(audio))
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    @pytest.mark.parametrize("suffix", [".ogg", ".opus", ".flac", ".wav", ".m4a", ".aiff", ".caf", ".wv", ".mka"])
+    def test_a_tone_in_each_channel_is_read_from_its_place(self, tmp_path, suffix, layout):
+        path = tmp_path / f"a{suffix}"
+        audio = tones(layout)
+        try:
+            write(path, source(".wav", 48_000, len(audio), samples=audio.shape[1], layout=layout), audio)
+        except AudioError:
+            pytest.skip("the format has no such layout")
+        file, audio, _ = read(path)
+        write(tmp_path / "b.wav", source(".wav", 48_000, file.channels, layout=file.channel_layout), audio)
+        assert heard(tmp_path / "b.wav") == heard(path)
 
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_the_mask_of_wave_is_kept(self, tmp_path, layout):

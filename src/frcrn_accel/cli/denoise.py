@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from frcrn_accel.atomic import remove_leftovers
-from frcrn_accel.cli.inputs import Job, Plan, Ready, make_plan
+from frcrn_accel.cli.inputs import COPY_NAME, RESULT_NAME, Job, Plan, Ready, make_plan, shown_input, shown_output
 from frcrn_accel.cli.options import (
     AttenuationLimit,
     BackendName,
@@ -186,9 +188,18 @@ class _Run:
         try:
             yield
         except FrcrnAccelError as error:
+            from frcrn_accel.files.spool import rename
+
+            rename(error, partial(self._without_copies, job))
             if self.plan.is_single:
                 raise
             self.failed[job] = error
+
+    def _without_copies(self, job: Job, text: str) -> str:
+        """Return a message with the pipes and devices that the user named, not the files in their place."""
+        names = {COPY_NAME: shown_input(job.source), RESULT_NAME: shown_output(job.target)}
+        file = re.escape(repr(str(self.folder / "_"))[:-2]) + rf"({'|'.join(names)})[^']*'"
+        return re.sub(file, lambda found: names[found[1]], text)
 
     @contextmanager
     def _open(self, options: DenoiserOptions) -> Iterator[Denoiser]:
@@ -225,7 +236,7 @@ class _Run:
                 f"real-time factor {report.real_time_factor:.3f}{clipped}"
             )
             for notice in report.warnings:
-                self._print(f"warning: {notice}")
+                self._print(f"warning: {self._without_copies(job, notice)}")
 
     @contextmanager
     def _bar(self, bars: Progress | None, text: str) -> Iterator[Callable[[float, float], None]]:

@@ -13,9 +13,20 @@ from pathlib import Path
 from frcrn_accel.atomic import copy_to_device, is_device, link_in_path
 from frcrn_accel.errors import AudioError, OutputExistsError
 
-__all__ = ["STANDARD_STREAM", "Job", "Plan", "Ready", "make_plan"]
+__all__ = [
+    "COPY_NAME",
+    "RESULT_NAME",
+    "STANDARD_STREAM",
+    "Job",
+    "Plan",
+    "Ready",
+    "make_plan",
+    "shown_input",
+    "shown_output",
+]
 
 STANDARD_STREAM = "-"
+COPY_NAME, RESULT_NAME = "input", "output"  # of the files in place of a pipe or device, before their suffixes
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class Ready:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise AudioError(f"{self.device!r} cannot be written: {error.strerror}") from error
+            raise AudioError(f"{shown_output(self.device)} cannot be written: {error.strerror}") from error
         finally:
             self.target.unlink()
 
@@ -118,7 +129,7 @@ class Job:
         if target is None:
             output = _beside(source, NOISE_NAME if self.keep == "noise" else DEFAULT_NAME, suffix)
         elif target == STANDARD_STREAM or is_device(Path(target)):
-            device, output = target, folder / f"output{Path(target).suffix or suffix}"
+            device, output = target, folder / f"{RESULT_NAME}{Path(target).suffix or suffix}"
         elif not source.suffix and not Path(target).suffix:
             output = Path(f"{target}{suffix}")
         elif not self.is_named and not _can_write(Path(target)):
@@ -143,6 +154,16 @@ class Job:
                 if path.exists() and path.samefile(source):
                     raise AudioError(f"{str(path)!r} is the input itself: choose another output with -o")
         return Ready(source, output, device, noise)
+
+
+def shown_input(name: str) -> str:
+    """Return what messages call an input."""
+    return "standard input" if name == STANDARD_STREAM else repr(name)
+
+
+def shown_output(name: str | None) -> str:
+    """Return what messages call an output; None is that of a pipe or device."""
+    return "standard output" if name in (None, STANDARD_STREAM) else repr(name)
 
 
 @dataclass
@@ -304,15 +325,15 @@ def _spool(name: str, folder: Path) -> Path:
     """
     from frcrn_accel.files.spool import spool
 
-    path = folder / f"input{len(list(folder.iterdir()))}"
+    path = folder / f"{COPY_NAME}{len(list(folder.iterdir()))}"
     try:
         if name == STANDARD_STREAM:
             if sys.stdin is None:
                 raise AudioError("standard input is closed: name a file")
-            spool(sys.stdin.buffer, path, "standard input")
+            spool(sys.stdin.buffer, path, shown_input(name))
         else:
             with Path(name).open("rb") as stream:
-                spool(stream, path, repr(name))
+                spool(stream, path, shown_input(name))
     except OSError as error:
-        raise AudioError(f"{name!r} cannot be read: {error.strerror}") from error
+        raise AudioError(f"{shown_input(name)} cannot be read: {error.strerror}") from error
     return path

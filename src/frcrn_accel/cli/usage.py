@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import typer
 
 from frcrn_accel.errors import FrcrnAccelError
+from frcrn_accel.numerals import to_number, to_whole
 
 __all__ = ["check_numbers", "usage_errors"]
 
 _LARGEST = 2**31 - 1  # of any unit that an option has
-_MAY_BE_INFINITE = {"attenuation_limit_db"}  # infinity is "no limit"
+_INFINITE, _MAY_BE_INFINITE = "inf", {"attenuation_limit_db"}  # which is "no limit"
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def usage_errors() -> Iterator[None]:
 
 
 def check_numbers(command: Any) -> None:
-    """Let all options of a command and its subcommands refuse NaN, infinity and numbers too large to be useful.
+    """Let all options of a command and its subcommands take plain finite numbers only, not too large to be useful.
 
     Args:
         command: A command of typer, whose class is not public.
@@ -41,21 +41,32 @@ def check_numbers(command: Any) -> None:
 
 
 def _check_parameter(parameter: Any) -> None:
-    earlier = parameter.callback
+    """Compare what typer made of the text of an option with the text: its versions read numbers differently."""
+    process = parameter.process_value
 
-    def check(context: Any, found: Any, value: Any) -> Any:
-        for number in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(number, (int, float)):
-                _check_number(number, found)
-        return value if earlier is None else earlier(context, found, value)
+    def check(context: Any, given: Any) -> Any:
+        value = process(context, given)
+        for text, number in zip(_listed(given), _listed(value), strict=False):
+            if isinstance(text, str) and isinstance(number, (int, float)):
+                _check_number(text, number, parameter)
+        return value
 
-    parameter.callback = check
+    parameter.process_value = check
 
 
-def _check_number(number: float, parameter: Any) -> None:
-    if math.isinf(number) and parameter.name in _MAY_BE_INFINITE and number > 0:
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _check_number(text: str, number: float, parameter: Any) -> None:
+    if text == _INFINITE and parameter.name in _MAY_BE_INFINITE:
         return
-    if not math.isfinite(number):
-        raise typer.BadParameter(f"{number} is not a finite number", param_hint=f"'{parameter.opts[-1]}'")
-    if abs(number) > _LARGEST:
-        raise typer.BadParameter(f"{number} is too large", param_hint=f"'{parameter.opts[-1]}'")
+    fault = ""
+    if isinstance(number, int) and to_whole(text.removeprefix("-")) is None:
+        fault = "is not a whole number in plain digits"
+    elif to_number(text) is None:
+        fault = "is not a finite number in plain digits"
+    elif abs(number) > _LARGEST:
+        fault = "is too large"
+    if fault:
+        raise typer.BadParameter(f"{text[:40]!r} {fault}", param_hint=f"'{parameter.opts[-1]}'")

@@ -14,7 +14,7 @@ from typing import Any
 
 from frcrn_accel.files.chunks import Chunk, caf_info, id3_end, is_bare, read_chunks, wav_of
 from frcrn_accel.files.ffmpeg import id3_bytes, only_id3, open_input
-from frcrn_accel.files.ogg_chain import FilePart
+from frcrn_accel.files.parts import FilePart
 from frcrn_accel.notices import notify
 
 __all__ = ["MAX_PICTURE_BYTES", "Belongings", "Chapter", "Picture", "belongings_of", "read_belongings", "tags_of"]

@@ -6,6 +6,7 @@ Sources: EBU Tech 3285 (BWF), EBU Tech 3306 (RF64), Sony's "Wave 64" note, Apple
 
 from __future__ import annotations
 
+import codecs
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ __all__ = [
     "family_of",
     "id3_end",
     "is_bare",
+    "is_text",
     "read_chunks",
     "walk",
     "wav_of",
@@ -29,6 +31,7 @@ __all__ = [
 
 MAX_CHUNK_BYTES = 1 << 26
 _MAX_CHUNKS = 1_000
+_TEXT_CHARACTERS = 8  # different ones
 
 _OTHER_FILES = (b"RIFF", b"RIFX", b"RF64", b"FORM")  # joined with `cat`
 
@@ -164,6 +167,16 @@ def is_bare(file: BinaryIO) -> bool:
     return len(names) < _MAX_CHUNKS and _STRUCTURE[family].issuperset(names)
 
 
+def is_text(data: bytes) -> bool:
+    """Return whether data is text, which samples are not: they are zeros, or have a high bit that is not UTF-8."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(data.rstrip(b"\0"))  # the last character may be cut
+    except UnicodeDecodeError:
+        return False
+    # Silence in A-law is a letter.
+    return len(set(text)) >= _TEXT_CHARACTERS and all(letter.isprintable() or letter.isspace() for letter in text)
+
+
 def read_chunks(path: Path, end: int | None = None) -> tuple[tuple[Chunk, ...], list[str]]:
     """Read the chunks of a file besides those that describe its samples.
 
@@ -195,6 +208,8 @@ def read_chunks(path: Path, end: int | None = None) -> tuple[tuple[Chunk, ...], 
                 file.seek(position)
                 data = file.read(size)
                 total += len(data)
+            if len(data) < size and is_text(identity + data):
+                break  # not a chunk
             if len(data) < size or is_swapped:
                 dropped.append(Chunk(family, identity, b"").name)
                 continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -20,7 +22,7 @@ from frcrn_accel.files.ffmpeg import DSD, fix_layout, open_input
 from frcrn_accel.files.lame import DELAYS_AT, ENCODER_AT
 from frcrn_accel.files.ogg_chain import Link, find_links
 from frcrn_accel.files.reasons import IS_JOINED, reason_of
-from frcrn_accel.files.stated import begins_again, fragments_s, is_joined, is_placeholder, missing_bytes
+from frcrn_accel.files.stated import begins_again, behind_tags, fragments_s, is_joined, is_placeholder, missing_bytes
 from frcrn_accel.notices import notify
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ __all__ = ["Form", "decode", "probe"]
 _PLAYLISTS = {"concat", "hls", "dash", "imf", "sdp", "rtsp", "webm_dash_manifest", "lrc", "tty"}
 _FIRST_FRAME_PACKETS = 5_000  # how far to look for a frame that can be decoded
 _MAX_TAIL_SAMPLES = 4_096  # two frames of AAC: what older versions of FFmpeg leave beyond the end of an edit list
+_PADDING_BYTES = 8  # to which W64 fills up its audio, all but one at most
 _WITHOUT_PADDING = ("pcm_", "alac", "flac")
 _ROUNDED_S = 0.001  # the unit in which many programs write edit lists
 _MAX_GAP_S = 3_600
@@ -50,6 +53,8 @@ _MIN_SILENCE_S = 0.1  # a shorter jump of the time stamps is rounding or jitter;
 _MIN_GAP_S = 0.0195  # a shorter gap is rounding of time stamps: less than a frame, or up to half a block of Vorbis
 # Raw streams of frames have no time stamps: FFmpeg counts the frames that it finds.
 _WITHOUT_TIMES = ("mp3", "aac", "ac3", "eac3", "dts", "loas", "amr", "sbc", "gsm")
+# AVI has no time stamps either. FFmpeg counts bytes, which is wrong for some codecs, or if the header is.
+_TIMES_ARE_BYTES = "avi"
 _TIMES_ARE_SAMPLES = ("flac", "ogg")  # where a gap between frames is data that FFmpeg dropped without an error
 _STATE_DELAYS = (b"LAME", b"Lavf", b"Lavc")  # encoders whose delays FFmpeg believes
 _MP4 = "mov,mp4"
@@ -59,8 +64,17 @@ _SIMPLE = (
     *("smjpeg", "kvag", "apm", "argo_asf", "rso"),
 )
 _COUNTED = tuple(name for name in _SIMPLE if name != "wav")  # whose length may be derived from a bit rate
+_FRAME_HEADER_BYTES, _XING_BYTES = 6, 256  # with a checksum; within which a Xing header starts
+_TAGS = (b"ID3", b"TAG", b"APETAGEX")
 _EXACT_DURATION = (_MP4, "flac", *_SIMPLE)
-_FLAC_START, _FLAC_HEAD_BYTES = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"), 8
+_FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+# Containers of whose second file FFmpeg plays the header as sound, or takes it for damage.
+_STARTS = {
+    "amr": re.compile(rb"#!AMR(-WB)?(_MC1\.0)?\n"),
+    "nut": re.compile(rb"nut/multimedia container\0NM"),
+    "rm": re.compile(rb"\.RMF\0\0\0"),
+}
+_LONGEST_START_BYTES = 27
 _FLAC_FORM_AT, _FLAC_FORM_BYTES = 18, 4  # rate, channels and bits, and the first bits of the length
 _SEARCHED_BYTES = 1 << 20
 _FLAC_UNKNOWN = (1 << 36) - 1  # samples: the largest number that its header holds
@@ -219,6 +233,8 @@ class _Decoder:
         self.samples = self.end = 0
         self._gaps_are_errors = form.container in _TIMES_ARE_SAMPLES
         self._gaps_are_filled = form.container not in _WITHOUT_TIMES
+        self._fitting = self._timed_samples = 0
+        self._time_s: float | None = None
         self._path, self._form = path, form
         self._converter: Any = None
         self._converted: tuple[str, str, int] | None = None
@@ -233,6 +249,8 @@ class _Decoder:
             for frame in self._frames_of(packet):
                 if origin is None and frame.time is not None:
                     origin = frame.time
+                if self._form.container == _TIMES_ARE_BYTES:
+                    self._compare_times(frame)
                 if self._gaps_are_errors or (self._new_errors and self._gaps_are_filled):
                     yield from self._conceal(frame, origin, start)
                 elif self._gaps_are_filled:
@@ -303,15 +321,29 @@ class _Decoder:
         self._packets += bool(packet.size)
         if packet.size and packet.pos is not None:
             self.end = max(self.end, packet.pos + packet.size)
+        if packet.size and self._form.container == "mp3":
+            packet = _without_headers(packet)
         try:
-            frames: list[Any] = packet.decode()
+            frames: list[Any] = packet.decode() if packet is not None else []
             return frames
         except EOFError:
             return []
         except av.FFmpegError:
-            self._errors += 1
-            self._new_errors += 1
+            if _has_sound(packet):
+                self._errors += 1
+                self._new_errors += 1
             return []
+
+    def _compare_times(self, frame: Any) -> None:
+        """Count by how many more of the steps in time so far fit the samples than do not."""
+        if frame.time is None:
+            return
+        samples = self.samples - self._concealed - self._paused
+        length_s = (samples - self._timed_samples) / self._form.sample_rate_hz
+        if self._time_s is not None and length_s:
+            fits = abs(frame.time - self._time_s - length_s) <= length_s / 2
+            self._fitting += 1 if fits else -1
+        self._time_s, self._timed_samples = frame.time, samples
 
     def _conceal(self, frame: Any, origin: float | None, start: int) -> Iterator[NDArray[np.float32]]:
         """Replace packets that could not be decoded by silence, so that the rest stays in its place."""
@@ -328,7 +360,7 @@ class _Decoder:
 
     def _gap(self, frame: Any, origin: float | None, start: int, shortest_s: float) -> int:
         """Return how many samples are missing before a frame by its time; 0 if that is too little or too much."""
-        if frame.time is None or origin is None:
+        if frame.time is None or origin is None or self._fitting < 0:
             return 0
         rate = self._form.sample_rate_hz
         gap = round((frame.time - origin) * rate) - (self.samples + max(0, self._held_samples) - start)
@@ -483,6 +515,30 @@ def _first_frame(path: Path, container: InputContainer, stream: av.AudioStream) 
     return None
 
 
+def _without_headers(packet: Any) -> Any:
+    """Return a packet of MP3 without what joined files have in front of their audio; None if nothing is left.
+
+    FFmpeg drops a frame with the tags in front of it, and plays a Xing header as silence.
+    """
+    import av
+
+    data = bytes(packet)
+    rest = data[behind_tags(io.BytesIO(data), 0) :] if data.startswith(_TAGS) else data
+    at = _xing_at(rest)
+    if not rest or (at >= 0 and not any(rest[_FRAME_HEADER_BYTES:at])):
+        return None
+    if rest is data:
+        return packet
+    frame = av.Packet(rest)
+    frame.stream, frame.pts, frame.time_base = packet.stream, packet.pts, packet.time_base
+    return frame
+
+
+def _has_sound(packet: Any) -> bool:
+    """Return whether a packet that cannot be decoded is more than a new header without a frame, or padding."""
+    return packet.size >= _PADDING_BYTES or any(bytes(packet))
+
+
 def _samples_of(frame: Any) -> NDArray[np.float32]:
     """Return the samples of a frame with full scale at 1.0, `(channels, samples)`."""
     channels, is_planar = frame.layout.nb_channels, frame.format.is_planar
@@ -537,8 +593,8 @@ def _declared_samples(file: BinaryIO) -> int | None:
     Source: "Mp3 Info Tag rev 1 specifications", G. Bouvigne.
     """
     file.seek(id3_end(file))
-    first = file.read(256)
-    at = max(first.find(b"Xing"), first.find(b"Info"))
+    first = file.read(_XING_BYTES)
+    at = _xing_at(first)
     if at < 0 or len(first) < at + 12 or not first[at + 7] & 1:
         return None
     samples_per_frame = 1_152 if first[1] & 8 else 576
@@ -550,6 +606,11 @@ def _declared_samples(file: BinaryIO) -> int | None:
         delays = int.from_bytes(first[at + DELAYS_AT : at + DELAYS_AT + 3], "big")
         samples -= (delays >> 12) + (delays & 0xFFF)
     return max(samples, 0)
+
+
+def _xing_at(frame: bytes) -> int:
+    """Return where the Xing header is in a frame of MP3, which then has no sound; -1 if there is none."""
+    return max(frame.find(b"Xing", 0, _XING_BYTES), frame.find(b"Info", 0, _XING_BYTES))
 
 
 def _missing_fragments_s(whole_s: Fraction, container: InputContainer) -> Fraction:
@@ -564,7 +625,9 @@ def _parts(path: Path, container: str) -> Sequence[Link]:
     with path.open("rb") as file:
         if container == "ogg":
             return find_links(file)
-        return _flac_parts(file) if container == "flac" else []
+        if container == "flac":
+            return _flac_parts(file)
+        return _joined_at(file, _found(_STARTS[container], file)) if container in _STARTS else []
 
 
 def _flac_parts(file: BinaryIO) -> Sequence[Link]:
@@ -572,21 +635,30 @@ def _flac_parts(file: BinaryIO) -> Sequence[Link]:
 
     FFmpeg decodes all of them by the header of the first, and drops the frames that do not fit.
     """
-    starts: list[int] = []
+    starts = _found(_FLAC_START, file)
+    forms = set()
+    for start in starts:
+        file.seek(start + _FLAC_FORM_AT)
+        forms.add(file.read(_FLAC_FORM_BYTES)[: _FLAC_FORM_BYTES - 1])
+    return _joined_at(file, starts) if len(forms) > 1 else []
+
+
+def _found(pattern: re.Pattern[bytes], file: BinaryIO) -> list[int]:
+    """Return the positions at which a pattern is found that has at most `_LONGEST_START_BYTES`."""
+    positions: list[int] = []
     position, chunk = 0, b""
     file.seek(0)
     while more := file.read(_SEARCHED_BYTES):
-        chunk = chunk[1 - _FLAC_HEAD_BYTES :] + more
-        starts += [position + len(more) - len(chunk) + found.start() for found in _FLAC_START.finditer(chunk)]
+        chunk = chunk[1 - _LONGEST_START_BYTES :] + more
+        before = position + len(more) - len(chunk)
+        positions += [at for found in pattern.finditer(chunk) if (at := before + found.start()) not in positions[-1:]]
         position += len(more)
-    forms = []
-    for start in starts:
-        file.seek(start + _FLAC_FORM_AT)
-        forms.append(file.read(_FLAC_FORM_BYTES)[: _FLAC_FORM_BYTES - 1])
-    if len(set(forms)) < 2:
+    return positions
+
+
+def _joined_at(file: BinaryIO, starts: Sequence[int]) -> Sequence[Link]:
+    """Return the parts of a file that start at these positions; nothing for a single one."""
+    if len(starts) < 2:
         return []
-    ends = [*starts[1:], position]
-    return [
-        Link(start, end, (form,), is_ended=True, is_whole=True)
-        for start, end, form in zip(starts, ends, forms, strict=True)
-    ]
+    ends = [*starts[1:], file.seek(0, os.SEEK_END)]
+    return [Link(start, end, (), is_ended=True, is_whole=True) for start, end in zip(starts, ends, strict=True)]

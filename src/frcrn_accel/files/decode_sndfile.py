@@ -6,7 +6,6 @@ libsndfile trusts a size of 0, so it is given a header with the right size.
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 import sys
@@ -19,7 +18,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from frcrn_accel.files.chunks import W64_RIFF, W64_TAIL, family_of, walk
+from frcrn_accel.files.chunks import W64_RIFF, W64_TAIL, family_of, is_text, walk
+from frcrn_accel.files.parts import FilePart
 from frcrn_accel.files.stated import (
     SDS_HEADER_BYTES,
     SDS_PACKET_BYTES,
@@ -172,54 +172,24 @@ class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
         return False
 
 
-class Patched(io.RawIOBase):
+class Patched(FilePart):
     """A file that is read with its header, or some of its bytes, replaced, and up to the end of its audio."""
 
     def __init__(self, path: Path, repair: Repair) -> None:
-        self._file = path.open("rb")
+        file = path.open("rb")
+        end = file.seek(0, os.SEEK_END) if repair.end is None else repair.end
+        super().__init__(file, repair.start - len(repair.head), end)
         self._repair = repair
-        end = self._file.seek(0, os.SEEK_END) if repair.end is None else repair.end
-        self._size = len(repair.head) + end - repair.start
-        self._position = 0
 
-    def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes."""
-        start, left = self._position, max(0, self._size - self._position)
-        size = left if size < 0 else min(size, left)
-        data = bytearray(self._repair.head[start : start + size])
+    def _bytes_at(self, position: int, size: int) -> bytes:
+        data = bytearray(self._repair.head[position : position + size])
         if size > len(data):
-            self._file.seek(self._repair.start + start + len(data) - len(self._repair.head))
-            data += self._file.read(size - len(data))
-        for position, patch in self._repair.patches.items():
-            for at, byte in enumerate(patch, position - start):
+            data += super()._bytes_at(position + len(data), size - len(data))
+        for start, patch in self._repair.patches.items():
+            for at, byte in enumerate(patch, start - position):
                 if 0 <= at < len(data):
                     data[at] = byte
-        self._position += len(data)
         return bytes(data)
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Read into a buffer."""
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a position."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
 
     def close(self) -> None:
         """Close the file."""
@@ -401,11 +371,12 @@ def _are_chunks(chunks: list[tuple[bytes, int, int]], size: int) -> bool:
 
 
 def _is_other(file: BinaryIO, start: int, size: int) -> bool:
-    """Return whether the rest of a file is padding or a tag, not audio."""
+    """Return whether the rest of a file is padding, a tag or text, not audio."""
     file.seek(start)
     rest = file.read(_PADDING_BYTES)
     padding = size - start <= _PADDING_BYTES and not rest.strip(b"\0")
-    return padding or rest.startswith((b"ID3", b"APETAGEX")) or (size - start == 128 and rest.startswith(b"TAG"))
+    is_tag = rest.startswith((b"ID3", b"APETAGEX")) or (size - start == 128 and rest.startswith(b"TAG"))
+    return padding or is_tag or is_text(rest)
 
 
 def _fact_samples(file: BinaryIO, endian: str, fmt: tuple[int, int], fact: int, data_bytes: int) -> int | None:

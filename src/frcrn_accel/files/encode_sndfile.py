@@ -14,8 +14,9 @@ from frcrn_accel.audio import float_to_int
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files.belongings import Belongings
 from frcrn_accel.files.bitrates import OPUS_CHANNEL_BPS, bit_rate_for, vorbis_quality
-from frcrn_accel.files.formats import VORBIS_ORDER, Target, codec_of, mask_of, places_of
+from frcrn_accel.files.formats import Target, codec_of
 from frcrn_accel.files.inserting import Inserting
+from frcrn_accel.files.layouts import mask_of, to_vorbis
 from frcrn_accel.files.lengths import Surplus, silence_behind, sndfile_surplus
 from frcrn_accel.files.reading import AudioFile
 from frcrn_accel.files.riff import (
@@ -83,7 +84,7 @@ class SndfileEncoder:
         if self._is_extensible():
             self._format = "WAVEX"
         self._ceiling = _CEILINGS.get(target.encoding, 1.0)
-        self._order = self._vorbis_order()
+        self._order = list(to_vorbis(target.layout)) if target.encoding in ("VORBIS", "OPUS") else []
         self._sink = self._open_sink(like)
         pages = (
             OggPages(self._sink, vorbis_comments(belongings.tags, belongings.chapters, belongings.pictures))
@@ -189,10 +190,6 @@ class SndfileEncoder:
         if self._format not in ("WAV", "WAVEX") or self._target.encoding not in _SAMPLE_BYTES:
             return False
         return self._format == "WAVEX" or (self._channels > 2 and mask_of(self._target.layout) != 0)
-
-    def _vorbis_order(self) -> list[int] | None:
-        order = VORBIS_ORDER.get(self._target.layout) if self._target.encoding in ("VORBIS", "OPUS") else None
-        return None if order is None else [places_of(self._target.layout).index(place) for place in order]
 
     def _compression(self, like: AudioFile) -> float | None:
         """Return the compression, 0 to 1, that gives the bit rate of the source; None for the usual one."""

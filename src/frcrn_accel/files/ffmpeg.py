@@ -9,15 +9,10 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from frcrn_accel.files.chunks import id3_end
-from frcrn_accel.files.ogg_chain import FilePart
+from frcrn_accel.files.layouts import PLACES
+from frcrn_accel.files.parts import FilePart
 
-__all__ = ["DSD", "PLACES", "fix_layout", "id3_bytes", "only_id3", "open_input"]
-
-# Places of channels, in the order of WAVE's masks, which is also FFmpeg's.
-PLACES = (
-    *("FL", "FR", "FC", "LFE", "BL", "BR", "FLC", "FRC", "BC", "SL", "SR"),
-    *("TC", "TFL", "TFC", "TFR", "TBL", "TBC", "TBR"),
-)
+__all__ = ["DSD", "fix_layout", "id3_bytes", "only_id3", "open_input"]
 
 # How the names of the decoders of DSD start.
 DSD = ("dsd_", "dst")

@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
 
 import soundfile
 
 from frcrn_accel.errors import AudioError
-from frcrn_accel.files.ffmpeg import DSD, PLACES
+from frcrn_accel.files.ffmpeg import DSD
+from frcrn_accel.files.layouts import places_of
 from frcrn_accel.files.names import audio_suffixes, detected_suffix
 from frcrn_accel.files.reading import AudioFile
 from frcrn_accel.files.sndfile_forms import nearest_rate_hz, reads_back
@@ -23,9 +23,7 @@ __all__ = [
     "MP4",
     "Target",
     "keeps_codec",
-    "mask_of",
     "nearest_suffix",
-    "places_of",
     "plan_target",
     "plan_track",
     "writable_suffix",
@@ -176,7 +174,6 @@ _DEEP = ("PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAC_20", "ALAC_24", "ALAC_32")
 
 _SIDE_OR_BACK = {"SL": "BL", "SR": "BR", "BL": "SL", "BR": "SR"}
 _STEREO = ("mono", "stereo")
-_USUAL_PLACES = {"": (), "mono": ("FC",), "stereo": ("FL", "FR")}  # without loading FFmpeg
 _XIPH = (*_STEREO, "3.0", "quad", "5.0", "5.1", "6.1", "7.1")
 _LAYOUTS = {
     "mp3": _STEREO,
@@ -193,14 +190,6 @@ _LAYOUTS = {
     "ac3": (*_STEREO, "3.0", "4.0", "quad(side)", "5.0(side)", "5.1(side)", "2.1", "3.1"),
     "eac3": (*_STEREO, "3.0", "4.0", "quad(side)", "5.0(side)", "5.1(side)", "2.1", "3.1"),
     "flac": (*_STEREO, "3.0", "quad", "5.0", "5.1", "6.1", "7.1"),
-}
-# How Vorbis orders the places of its layouts (Vorbis I specification, section 4.3.9).
-VORBIS_ORDER = {
-    "3.0": ("FL", "FC", "FR"),
-    "5.0": ("FL", "FC", "FR", "BL", "BR"),
-    "5.1": ("FL", "FC", "FR", "BL", "BR", "LFE"),
-    "6.1": ("FL", "FC", "FR", "SL", "SR", "BC", "LFE"),
-    "7.1": ("FL", "FC", "FR", "SL", "SR", "BL", "BR", "LFE"),
 }
 _AAC_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000)
 _MPEG_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
@@ -506,27 +495,6 @@ def _match(places: tuple[str, ...], offered: tuple[str, ...]) -> tuple[int | Non
         if set(wanted) <= set(offered):
             return tuple(wanted.index(place) if place in wanted else None for place in offered)
     return ()
-
-
-@cache
-def places_of(layout: str) -> tuple[str, ...]:
-    """Return the places of a layout of FFmpeg in its order, or nothing if they are not known."""
-    if layout in _USUAL_PLACES:
-        return _USUAL_PLACES[layout]
-    import av
-
-    try:
-        channels: Any = av.AudioLayout(layout).channels
-    except (ValueError, av.FFmpegError):
-        return ()
-    names = tuple(channel.name for channel in channels)
-    return names if names and set(names) <= set(PLACES) and len(set(names)) == len(names) else ()
-
-
-def mask_of(layout: str) -> int:
-    """Return the mask of a layout, as WAVE, FLAC, AIFF and CAF store it; 0 if it is unknown or out of order."""
-    bits = [PLACES.index(place) for place in places_of(layout)]
-    return sum(1 << bit for bit in bits) if bits == sorted(bits) else 0
 
 
 @cache

@@ -11,9 +11,10 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from frcrn_accel.files.parts import FilePart
 from frcrn_accel.ogg import is_page_right
 
-__all__ = ["FilePart", "Link", "find_links", "is_header_apart", "is_opus_late"]
+__all__ = ["Link", "find_links", "is_header_apart", "is_opus_late"]
 
 _HEADER = struct.Struct("<4sBBqIIIB")  # pattern, version, type, position, serial number, page, checksum, segments
 _PATTERN = b"OggS"
@@ -48,36 +49,6 @@ class Link:
     def view(self, file: BinaryIO) -> FilePart:
         """Return the link as a file of its own."""
         return FilePart(file, self.start, self.end)
-
-
-class FilePart:
-    """Part of a file, to be read as a file of its own."""
-
-    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
-        self._file, self._start, self._size = file, start, end - start
-        self._position = 0
-
-    def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes."""
-        left = max(0, self._size - self._position)
-        self._file.seek(self._start + self._position)
-        data = self._file.read(left if size < 0 else min(size, left))
-        self._position += len(data)
-        return data
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a position."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
 
 
 def find_links(file: BinaryIO) -> list[Link]:

@@ -29,6 +29,7 @@ from frcrn_accel.files.decode_sndfile import (
     open_patched,
     wav_repair,
 )
+from frcrn_accel.files.layouts import from_vorbis
 from frcrn_accel.files.ogg_chain import find_links, is_header_apart, is_opus_late
 from frcrn_accel.files.reasons import IS_JOINED, reason_of
 from frcrn_accel.files.stated import is_joined, stated_end
@@ -224,6 +225,8 @@ def _open_with_sndfile(path: Path, track: int, stamp: _Stamp, *, or_mp3: bool = 
             raise AudioError(f"{str(path)!r} has only track 0, not {track}")
         belongings = read_belongings(path, end=repair.audio_at)
         layout, order = _layout(path, file.channels, repair)
+        if file.subtype in ("VORBIS", "OPUS"):  # FFmpeg changes their order to its own, and libsndfile does not
+            order = from_vorbis(layout)
         return AudioFile(
             path=path,
             sample_rate_hz=file.samplerate,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from frcrn_accel.errors import AudioError
+from frcrn_accel.errors import AudioError, FrcrnAccelError
 from frcrn_accel.files.reasons import reason_of
+from frcrn_accel.notices import collected_notices, notify
 
-__all__ = ["MAX_SPOOLED_BYTES", "local_file", "spool"]
+__all__ = ["MAX_SPOOLED_BYTES", "local_file", "rename", "spool"]
 
 MAX_SPOOLED_BYTES = 4 << 30
 
@@ -40,7 +41,30 @@ def local_file(path: Path) -> Iterator[Path]:
                 spool(pipe, copy, repr(str(path)))
         except OSError as error:
             raise AudioError(f"{str(path)!r} cannot be read: {reason_of(error)}") from error
-        yield copy
+        with _named(copy, path):
+            yield copy
+
+
+@contextmanager
+def _named(copy: Path, original: Path) -> Iterator[None]:
+    """Let the errors and notices of the block name the original of a copy."""
+
+    def renamed(text: str) -> str:
+        return text.replace(repr(str(copy)), repr(str(original)))
+
+    try:
+        with collected_notices() as notices:
+            yield
+    except FrcrnAccelError as error:
+        rename(error, renamed)
+        raise
+    for notice in notices:
+        notify(renamed(notice))
+
+
+def rename(error: FrcrnAccelError, renamed: Callable[[str], str]) -> None:
+    """Change the names in the message of an error."""
+    error.args = tuple(renamed(part) if isinstance(part, str) else part for part in error.args)
 
 
 def spool(source: BinaryIO, target: Path, name: str) -> None:

@@ -19,13 +19,14 @@ from fractions import Fraction
 from typing import BinaryIO, Literal, cast
 
 from frcrn_accel.files.chunks import family_of, id3_end, walk
-from frcrn_accel.files.ogg_chain import FilePart
+from frcrn_accel.files.parts import FilePart
 from frcrn_accel.numerals import to_whole
 
 __all__ = [
     "SDS_HEADER_BYTES",
     "SDS_PACKET_BYTES",
     "begins_again",
+    "behind_tags",
     "fragments_s",
     "is_joined",
     "is_placeholder",
@@ -63,7 +64,7 @@ _TOP_BOXES = frozenset(
 )
 _BOX_HEADER_BYTES, _BOX_BYTES = 8, 64
 _MAX_TAGS, _ID3V1_BYTES, _APE_HEADER_BYTES = 16, 128, 32
-_READ_WHOLE = (_EBML,)  # FFmpeg reads on behind its end
+_READ_WHOLE = (_EBML, b".RMF")  # FFmpeg reads on behind the end, or each part is opened
 _KIND_BYTES, _START_BYTES, _REST_BYTES = 20, 24, 1 << 20
 _TS_SYNC = b"\x47"
 _VOC_SOUNDS = (1, 2, 9)
@@ -90,8 +91,8 @@ def stated_end(file: BinaryIO) -> int:
 def is_joined(file: BinaryIO) -> bool:
     """Return whether another file of the same kind follows behind the end that a header states, as after `cat`.
 
-    Of such files, programs read the first one only, except for the streams of frames, Ogg, FLAC and Matroska, which
-    are read whole.
+    Of such files, programs read the first one only, except for the streams of frames, Ogg, FLAC, Matroska, AVI and
+    RealMedia, which are read whole.
     """
     return joined_at(file) > 0
 
@@ -106,7 +107,7 @@ def joined_at(file: BinaryIO) -> int:
     if start[4:8] == b"ftyp":
         starts = [position for kind, position, _ in _walk_boxes(file) if kind == b"ftyp"]
         return front + starts[1] if len(starts) > 1 else 0
-    if start.startswith(_READ_WHOLE):
+    if start.startswith(_READ_WHOLE) or (start[:4] == b"RIFF" and start[8:12] == b"AVI "):
         return 0
     end = _end_of_file(start, file)
     if not 0 < end < file.seek(0, os.SEEK_END):
@@ -131,6 +132,25 @@ def begins_again(file: BinaryIO, position: int, *, is_simple: bool) -> bool:
     file.seek(position)
     is_stream = start[:1] == _TS_SYNC  # packets of MPEG-TS are alike
     return len(set(start)) > 1 and not is_stream and start in file.read(_REST_BYTES)
+
+
+def behind_tags(file: BinaryIO, position: int) -> int:
+    """Return where the padding and the tags end that start at a position."""
+    for _ in range(_MAX_TAGS):
+        file.seek(position)
+        head = file.read(_APE_HEADER_BYTES)
+        if head.startswith(b"TAG"):
+            position += _ID3V1_BYTES
+        elif head.startswith(b"APETAGEX"):
+            has_header = head[23] >> 7 if len(head) == _APE_HEADER_BYTES else 0
+            position += int.from_bytes(head[12:16], "little") + has_header * _APE_HEADER_BYTES
+        elif (behind := id3_end(file, position)) > position:
+            position = behind
+        elif padding := len(head) - len(head.lstrip(b"\0")):
+            position += padding
+        else:
+            break
+    return position
 
 
 def _behind_id3(file: BinaryIO) -> tuple[int, BinaryIO]:
@@ -176,30 +196,11 @@ def _end_of_file(start: bytes, file: BinaryIO) -> int:
 
 def _second_at(file: BinaryIO, start: bytes, end: int) -> int:
     """Return where another file of the same kind starts, at a position or behind tags there; 0 if none does."""
-    for position in (end, _behind_tags(file, end)):
+    for position in (end, behind_tags(file, end)):
         file.seek(position)
         if _is_same_kind(start, file.read(_KIND_BYTES)):
             return position
     return 0
-
-
-def _behind_tags(file: BinaryIO, position: int) -> int:
-    """Return where the padding and the tags end that start at a position."""
-    for _ in range(_MAX_TAGS):
-        file.seek(position)
-        head = file.read(_APE_HEADER_BYTES)
-        if head.startswith(b"TAG"):
-            position += _ID3V1_BYTES
-        elif head.startswith(b"APETAGEX"):
-            has_header = head[23] >> 7 if len(head) == _APE_HEADER_BYTES else 0
-            position += int.from_bytes(head[12:16], "little") + has_header * _APE_HEADER_BYTES
-        elif (behind := id3_end(file, position)) > position:
-            position = behind
-        elif padding := len(head) - len(head.lstrip(b"\0")):
-            position += padding
-        else:
-            break
-    return position
 
 
 def _is_same_kind(start: bytes, second: bytes) -> bool:
