@@ -91,14 +91,19 @@ class HighBand:
         self._model_window = _sine_window(self._model_hop)
         self._first_bin = 2 * self._hop * _LOWEST_HZ // sample_rate_hz
         width = 2 * self._model_hop
-        self._edges = np.array([round(edge * width / model_rate_hz) for edge in _EDGES_HZ])
+        first, *edges = (round(edge * width / model_rate_hz) for edge in _EDGES_HZ)
+        self._deciding_bins = slice(first, edges[-1])
+        self._deciding_starts = np.array([0, *(edge - first for edge in edges[:-1])])
         # Frame `k` is centred at sample `k * hop`: half of the first is before the signal.
         self._band = np.zeros((channels, self._hop), np.float32)
         # The model's input, its output, and the share of the band that is kept, in the last row.
         self._model = np.zeros((2 * channels + 1, self._model_hop), np.float32)
-        self._tail = np.zeros((channels, self._hop), np.float32)  # of the last frame, to be added to the next
+        # The second half of the last frame, to be added to the next.
+        self._tail: NDArray[np.floating] = np.zeros((channels, self._hop), np.float32)
         self._frame = 0
-        self._energy = np.zeros((2 * channels, _SMOOTHED_FRAMES - 1, len(_EDGES_HZ) - 1), np.float32)
+        self._energy: NDArray[np.floating] = np.zeros(
+            (2 * channels, _SMOOTHED_FRAMES - 1, len(_EDGES_HZ) - 1), np.float32
+        )
         self._first_gain = 0  # frame of the model's signals that the first of the gains is of
         self._gains: list[list[float]] = [[] for _ in range(channels)]
         self._shares: list[float] = []  # of the band that is kept, for each of the gains
@@ -134,8 +139,8 @@ class HighBand:
             smoothed = energy[:, :frames] + energy[:, 1 : frames + 1]
             smoothed += energy[:, 2:]
             dry_energy, wet_energy = smoothed[: len(dry)], smoothed[len(dry) :]
-            dry_energy += np.float32(_SILENT_ENERGY)
-            largest = (wet_energy / dry_energy).max(axis=2)
+            dry_energy += _SILENT_ENERGY
+            largest = np.maximum.reduce(wet_energy / dry_energy, axis=2)
             for own, new in zip(self._gains, np.sqrt(np.minimum(largest, 1)).tolist(), strict=True):
                 own.extend(new)
             self._shares.extend(model[-1, 2 * hop - 1 : (frames + 1) * hop : hop].tolist())
@@ -144,8 +149,9 @@ class HighBand:
 
     def read(self) -> NDArray[np.float32]:
         """Return the samples that are ready, `(channels, samples)`."""
-        while frames := self._complete_frames():
-            self._compute(min(frames, _FRAMES_AT_A_TIME))
+        frames = self._complete_frames()
+        for first in range(0, frames, _FRAMES_AT_A_TIME):
+            self._compute(min(frames - first, _FRAMES_AT_A_TIME))
         out = self._ready[0] if len(self._ready) == 1 else np.concatenate(self._ready, axis=1)
         self._ready = [out[:, :0]]
         return out
@@ -158,10 +164,11 @@ class HighBand:
         self.write_model(model_hops, model_hops)
         return self.read()
 
-    def _energies(self, signals: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _energies(self, signals: NDArray[np.float32]) -> NDArray[np.floating]:
         """Return the energy of signals at the model's rate in each band, `(signals, frames, bands)`."""
-        inside = np.fft.rfft(_frames(signals, self._model_window))[..., self._edges[0] : self._edges[-1]]
-        return np.add.reduceat(_power(inside), self._edges[:-1] - self._edges[0], axis=-1)
+        spectra = np.fft.rfft(_frames(signals, self._model_window))[..., self._deciding_bins]
+        energies: NDArray[np.floating] = np.add.reduceat(_power(spectra), self._deciding_starts, axis=-1)
+        return energies
 
     def _complete_frames(self) -> int:
         """Return the number of frames that can be computed."""
@@ -174,25 +181,25 @@ class HighBand:
         """Scale the next frames."""
         hop = self._hop
         spectra = np.fft.rfft(_frames(self._band[:, : (frames + 1) * hop], self._window))
-        high = spectra[..., self._first_bin :]
-        power = _smoothed(_power(high))
+        power = _smoothed_power(spectra[..., self._first_bin :])
         numbers = [self._model_frame(frame) - self._first_gain for frame in range(self._frame, self._frame + frames)]
-        gains = np.empty_like(power)
+        gains = np.empty(spectra.shape, np.float32)
+        high = gains[..., self._first_bin :]
         for channel, (own, state) in enumerate(zip(self._gains, self._channels, strict=True)):
-            state.gains(power[channel], [own[number] for number in numbers], gains[channel])
+            state.gains(power[channel], [own[number] for number in numbers], high[channel])
+        # The bins below hold only what the window smears from the lowest bins of the band.
+        gains[..., : self._first_bin] = high[..., :1]
         shares = [self._shares[number] for number in numbers]
         if any(shares):
             kept = np.array(shares, np.float32)[:, None]
             gains = kept + (1 - kept) * gains
-        high *= gains
-        # The bins below hold only what the window smears from the lowest bins of the band.
-        spectra[..., : self._first_bin] *= gains[..., :1]
-        scaled = np.fft.irfft(spectra, 2 * hop).reshape(-1, frames, 2, hop)
+        spectra *= gains
+        scaled = np.fft.irfft(spectra, 2 * hop)
         scaled *= self._window
         out = np.empty((len(scaled), frames, hop), np.float32)
-        np.add(scaled[:, 1:, 0], scaled[:, :-1, 1], out=out[:, 1:])
-        np.add(scaled[:, 0, 0], self._tail, out=out[:, 0])
-        self._tail = scaled[:, -1, 1]
+        np.add(scaled[:, 1:, :hop], scaled[:, :-1, hop:], out=out[:, 1:])
+        np.add(scaled[:, 0, :hop], self._tail, out=out[:, 0])
+        self._tail = scaled[:, -1, hop:]
         first = 1 if self._frame == 0 else 0  # the first hop is before the signal
         self._ready.append(out[:, first:].reshape(len(out), -1))
         self._band = self._band[:, frames * hop :]
@@ -228,97 +235,117 @@ class _Channel:
         self._part_blocks = 0
         self._least = 1.0  # the smallest gain of the model in this part
         self._lowest: deque[tuple[float, NDArray[np.float32]]] = deque(maxlen=_LOWEST_PARTS)
-        self._lasting: NDArray[np.float32] | None = None  # the floor is at least this power
+        self._lasting = np.zeros(bins, np.float32)  # the floor that is used is at least this power
         self._used = self._floor
 
     def gains(self, power: NDArray[np.float32], model_gains: list[float], out: NDArray[np.float32]) -> None:
         """Compute the gains of the next frames.
 
         Args:
-            power: Smoothed power, `(frames, bins)`.
+            power: Smoothed power, `(frames, bins)`, which is not zero.
             model_gains: The model's gain in each frame.
             out: Receives the gains, in the shape of `power`.
         """
-        np.add(power, np.float32(_TINY_POWER), out=out)
-        begun = len(self._begun)
+        begun, bins = self._begun.shape
         power = np.concatenate([self._begun, power])
-        gains = self._begun_gains + model_gains
-        whole = len(power) - len(power) % _BLOCK_FRAMES
-        for first in range(0, whole, _BLOCK_FRAMES):
-            last = first + _BLOCK_FRAMES
-            shares = out[max(first - begun, 0) : last - begun]
-            np.divide(self._used, shares, out=shares)
-            self._end_block(power[first:last], gains[first:last])
-        shares = out[max(whole - begun, 0) :]
-        np.divide(self._used, shares, out=shares)
-        self._begun, self._begun_gains = power[whole:], gains[whole:]
-        np.subtract(1, out, out=out)
-        np.maximum(out, 0, out=out)
-        np.sqrt(out, out=out)
-        out *= np.array([self._gate(gain) for gain in model_gains], np.float32)[:, None]
+        known_gains = self._begun_gains + model_gains
+        blocks = len(power) // _BLOCK_FRAMES
+        whole = blocks * _BLOCK_FRAMES
+        of_blocks = power[:whole].reshape(blocks, _BLOCK_FRAMES, bins)
+        used = np.empty((blocks + 1, 1, bins), np.float32)
+        used[0] = self._used
+        for block, total in enumerate(np.add.reduce(of_blocks, axis=1)):
+            first = block * _BLOCK_FRAMES
+            self._end_block(of_blocks[block], total, known_gains[first : first + _BLOCK_FRAMES])
+            used[block + 1] = self._used
+        self._begun, self._begun_gains = power[whole:], known_gains[whole:]
+        shares = np.empty_like(power)
+        np.divide(used[:-1], of_blocks, out=shares[:whole].reshape(of_blocks.shape))
+        np.divide(used[-1], power[whole:], out=shares[whole:])
+        np.subtract(1, shares, out=shares)
+        np.maximum(shares, 0, out=shares)
+        np.sqrt(shares, out=shares)
+        np.multiply(shares[begun:], self._gates(model_gains)[:, None], out=out)
 
-    def _gate(self, gain: float) -> float:
-        """Return the gate in the next frame, from the model's gain in it."""
-        self._held = max(gain, self._release * self._held)
-        self._late = max(gain, self._late_release * self._late)
-        return float(min(1.0, self._held / _OPEN) * min(1.0, self._late / _OPEN_LATELY) ** 2)
+    def _gates(self, model_gains: list[float]) -> NDArray[np.float32]:
+        """Return the gates of the next frames."""
+        held, late = self._held, self._late
+        gates = []
+        for gain in model_gains:
+            held *= self._release
+            late *= self._late_release
+            held = gain if gain > held else held
+            late = gain if gain > late else late
+            gate = held / _OPEN if held < _OPEN else 1.0
+            gates.append(gate * (late / _OPEN_LATELY) ** 2 if late < _OPEN_LATELY else gate)
+        self._held, self._late = held, late
+        return np.array(gates, np.float32)
 
-    def _end_block(self, power: NDArray[np.float32], model_gains: list[float]) -> None:
-        """Average the quiet frames of a block into the floor, and update the lowest power."""
-        total = np.add.reduce(power, axis=0)
+    def _end_block(self, power: NDArray[np.float32], total: NDArray[np.float32], model_gains: list[float]) -> None:
+        """Average the quiet frames of a block into the floor, and update the lowest power.
+
+        Args:
+            power: Of its frames, `(frames, bins)`.
+            total: The sum of the frames.
+            model_gains: The model's gain in each frame.
+        """
         is_quiet = [gain < _QUIET for gain in model_gains]
-        if quiet := sum(is_quiet):
+        if quiet := is_quiet.count(True):
             quiet_total = total if quiet == _BLOCK_FRAMES else np.add.reduce(power[is_quiet], axis=0)
-            weight = self._weight * self._keep**quiet
-            added = 1 - self._keep**quiet
-            self._weight = weight + added
-            self._floor = self._floor * np.float32(weight / self._weight)
-            self._floor += quiet_total * np.float32(added / quiet / self._weight)
+            kept = self._keep**quiet
+            weight = self._weight * kept
+            self._weight = weight + 1 - kept
+            self._floor = self._floor * (weight / self._weight)
+            self._floor += quiet_total * ((1 - kept) / quiet / self._weight)
         np.minimum(self._part, total, out=self._part)
         self._least = min(self._least, *model_gains)
         self._part_blocks += 1
-        if self._part_blocks == _LOWEST_BLOCKS:
-            self._lowest.append((self._least, self._part * np.float32(_LOWEST_BIAS / _BLOCK_FRAMES)))
+        if is_last := self._part_blocks == _LOWEST_BLOCKS:
+            self._lowest.append((self._least, self._part * (_LOWEST_BIAS / _BLOCK_FRAMES)))
             self._part, self._part_blocks, self._least = np.full_like(self._part, np.inf), 0, 1.0
             if len(self._lowest) >= _LOWEST_PARTS_AT_LEAST:
                 # If the model never attenuates, a steady sound is not noise.
                 share = 1 - min(least for least, _ in self._lowest) ** 2
-                self._lasting = np.minimum.reduce([part for _, part in self._lowest]) * np.float32(share)
-        self._used = self._floor if self._lasting is None else np.maximum(self._floor, self._lasting)
+                np.minimum.reduce([part for _, part in self._lowest], out=self._lasting)
+                self._lasting *= share
+        if quiet or is_last:
+            self._used = np.maximum(self._floor, self._lasting)
 
 
 def _sine_window(hop: int) -> NDArray[np.float32]:
-    """Return a window of two hops, `(2, hop)`, whose square sums to one at an overlap of a half."""
-    return np.sin(np.pi * (np.arange(2 * hop) + 0.5) / (2 * hop)).astype(np.float32).reshape(2, hop)
+    """Return a window of two hops whose square sums to one at an overlap of a half."""
+    return np.sin(np.pi * (np.arange(2 * hop) + 0.5) / (2 * hop)).astype(np.float32)
 
 
 def _frames(signals: NDArray[np.float32], window: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the windowed frames of whole hops, `(signals, frames, 2 * hop)`."""
-    hops = signals.reshape(len(signals), -1, window.shape[1])
-    frames = np.empty((len(hops), hops.shape[1] - 1, *window.shape), np.float32)
-    np.multiply(hops[:, :-1], window[0], out=frames[:, :, 0])
-    np.multiply(hops[:, 1:], window[1], out=frames[:, :, 1])
-    return frames.reshape(*frames.shape[:2], -1)
+    hops = signals.reshape(len(signals), -1, len(window) // 2)
+    frames = np.concatenate([hops[:, :-1], hops[:, 1:]], axis=2)
+    frames *= window
+    return frames
 
 
-def _power(spectra: NDArray[np.complexfloating]) -> NDArray[np.float32]:
+def _power(spectra: NDArray[np.complexfloating], out: NDArray[np.float32] | None = None) -> NDArray[np.floating]:
     """Return the power of each bin."""
-    power = np.square(spectra.real)
-    power += np.square(spectra.imag)
-    return power.astype(np.float32, copy=False)
+    power: NDArray[np.floating] = np.add(np.square(spectra.real), np.square(spectra.imag), out=out)
+    return power
 
 
-def _smoothed(power: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Average over neighbouring bins; the first and the last bin are repeated at the edges."""
+def _smoothed_power(spectra: NDArray[np.complexfloating]) -> NDArray[np.float32]:
+    """Return the power, averaged over neighbouring bins; the first and the last bin are repeated at the edges.
+
+    A tiny power is added, so that no bin is zero.
+    """
     side = _SMOOTHED_BINS // 2
-    bins = power.shape[-1]
-    padded = np.empty((*power.shape[:-1], bins + 2 * side), np.float32)
-    padded[..., side:-side] = power
-    padded[..., :side] = power[..., :1]
-    padded[..., -side:] = power[..., -1:]
+    bins = spectra.shape[-1]
+    padded = np.empty((*spectra.shape[:-1], bins + 2 * side), np.float32)
+    _power(spectra, padded[..., side:-side])
+    padded[..., :side] = padded[..., side : side + 1]
+    padded[..., -side:] = padded[..., -side - 1 : -side]
     thirds = padded[..., 2:] + padded[..., 1:-1]
     thirds += padded[..., :-2]
-    out = thirds[..., :bins] + thirds[..., 3 : 3 + bins]
+    out: NDArray[np.float32] = thirds[..., :bins] + thirds[..., 3 : 3 + bins]
     out += thirds[..., 6 : 6 + bins]
-    out *= np.float32(1 / _SMOOTHED_BINS)
+    out *= 1 / _SMOOTHED_BINS
+    out += _TINY_POWER
     return out
