@@ -16,6 +16,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import soundfile
@@ -29,6 +30,7 @@ from frcrn_accel.high_band import HighBandMode
 RATE_HZ = 48_000
 LOW_HZ, HIGH_HZ = 8_000, 20_000
 FRAME = 1024
+STEPS_S = (0.02, 0.1, 0.2)  # of the streams whose processor time is measured
 FLOOR = 1e-7  # power of a sample, -70 dBFS: what is below is silence
 Rule = Callable[[np.ndarray], np.ndarray]
 
@@ -147,31 +149,39 @@ def check_chunks(streaming: Denoiser, noisy: list[np.ndarray]) -> None:
 def measure_time(denoisers: dict[str, Denoiser], noisy: list[np.ndarray]) -> None:
     """Print the processor time of the two modes, in turn, and their ratio."""
     x = np.concatenate([one[: 5 * RATE_HZ] for one in noisy]).astype(np.float32)
+    modes: tuple[HighBandMode, ...] = get_args(HighBandMode)
 
-    def call(denoiser: Denoiser, mode: HighBandMode) -> None:
+    def call(denoiser: Denoiser, mode: HighBandMode) -> float:
+        began = time.process_time()
         denoiser(x, RATE_HZ, high_band=mode)
-
-    def live(denoiser: Denoiser, mode: HighBandMode) -> None:
-        stream = denoiser.stream(RATE_HZ, high_band=mode)
-        for chunk in np.split(x, np.arange(960, len(x), 960)):
-            stream.process(chunk)
+        return time.process_time() - began
 
     for name, denoiser in denoisers.items():
-        for kind, run in (("call", call), ("stream, chunks of 20 ms", live)):
-            run(denoiser, "follow")
-            spent: dict[HighBandMode, list[float]] = {"drop": [], "follow": []}
-            for _ in range(5):
-                for mode, seconds in spent.items():
+        call(denoiser, "follow")
+        calls = [{mode: call(denoiser, mode) for mode in modes} for _ in range(5)]
+        print_ratio(f"{name}, {len(x) / RATE_HZ:.0f} s at once", calls)
+        for step_s in STEPS_S:
+            streams = {mode: denoiser.stream(RATE_HZ, high_band=mode, step_s=step_s) for mode in modes}
+            seconds: list[dict[HighBandMode, float]] = []
+            for second in np.split(x, np.arange(RATE_HZ, len(x), RATE_HZ)):
+                spent = dict.fromkeys(modes, 0.0)
+                for mode, stream in streams.items():  # in turn, second by second: other load affects both
                     began = time.process_time()
-                    run(denoiser, mode)
-                    seconds.append(time.process_time() - began)
-            ratios = np.array(spent["follow"]) / spent["drop"]
-            drop_s, follow_s = (float(np.median(seconds)) for seconds in spent.values())
-            print(
-                f"{name}, {kind}: dropped {drop_s:.2f} s, followed {follow_s:.2f} s of processor time for "
-                f"{len(x) / RATE_HZ:.0f} s; ratio {np.median(ratios):.3f} ({ratios.min():.3f} to {ratios.max():.3f})",
-                flush=True,
-            )
+                    for chunk in np.split(second, np.arange(960, len(second), 960)):
+                        stream.process(chunk)
+                    spent[mode] = time.process_time() - began
+                seconds.append(spent)
+            print_ratio(f"{name}, stream in steps of {1000 * step_s:.0f} ms, a second", seconds)
+
+
+def print_ratio(what: str, spent: list[dict[HighBandMode, float]]) -> None:
+    drop_s, follow_s = (np.array([one[mode] for one in spent]) for mode in ("drop", "follow"))
+    low, ratio, high = np.percentile(follow_s / drop_s, (25, 50, 75))
+    print(
+        f"{what}: dropped {1000 * np.median(drop_s):.0f} ms, followed {1000 * np.median(follow_s):.0f} ms of "
+        f"processor time; ratio {ratio:.3f} (quartiles {low:.3f} and {high:.3f})",
+        flush=True,
+    )
 
 
 def table(title: str, rows: dict[str, dict[str, list[float]]]) -> None:

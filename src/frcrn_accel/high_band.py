@@ -91,18 +91,22 @@ class HighBand:
         self._model_window = _sine_window(self._model_hop)
         self._first_bin = 2 * self._hop * _LOWEST_HZ // sample_rate_hz
         width = 2 * self._model_hop
-        self._edges = [round(edge * width / model_rate_hz) for edge in _EDGES_HZ]
+        first, *edges = (round(edge * width / model_rate_hz) for edge in _EDGES_HZ)
+        self._deciding_bins = slice(first, edges[-1])
+        self._deciding_starts = np.array([0, *(edge - first for edge in edges[:-1])])
         # Frame `k` is centred at sample `k * hop`: half of the first is before the signal.
         self._band = np.zeros((channels, self._hop), np.float32)
-        self._dry = np.zeros((channels, self._model_hop), np.float32)
-        self._wet = np.zeros((channels, self._model_hop), np.float32)
-        self._dry_shares = np.zeros(self._model_hop, np.float32)
-        self._tail = np.zeros((channels, self._hop), np.float32)  # of the last frame, to be added to the next
+        # The model's input, its output, and the share of the band that is kept, in the last row.
+        self._model = np.zeros((2 * channels + 1, self._model_hop), np.float32)
+        # The second half of the last frame, to be added to the next.
+        self._tail: NDArray[np.floating] = np.zeros((channels, self._hop), np.float32)
         self._frame = 0
-        self._energy = np.zeros((2, channels, _SMOOTHED_FRAMES - 1, len(_EDGES_HZ) - 1), np.float32)
+        self._energy: NDArray[np.floating] = np.zeros(
+            (2 * channels, _SMOOTHED_FRAMES - 1, len(_EDGES_HZ) - 1), np.float32
+        )
         self._first_gain = 0  # frame of the model's signals that the first of the gains is of
-        self._gains = np.zeros((channels, 0))
-        self._shares = np.zeros(0, np.float32)  # of the band that is kept, for each of the gains
+        self._gains: list[list[float]] = [[] for _ in range(channels)]
+        self._shares: list[float] = []  # of the band that is kept, for each of the gains
         bins = self._hop + 1 - self._first_bin
         self._channels = [_Channel(bins, self._hop / sample_rate_hz) for _ in range(channels)]
         self._ready = [np.zeros((channels, 0), np.float32)]
@@ -122,85 +126,88 @@ class HighBand:
             dry_shares: Share of the band, as amplitude, that is always kept, for an attenuation limit: one for all
                 samples, or one for each.
         """
-        self._dry = np.concatenate([self._dry, dry], axis=1)
-        self._wet = np.concatenate([self._wet, wet], axis=1)
-        shares = np.broadcast_to(np.float32(dry_shares), dry.shape[1])
-        self._dry_shares = np.concatenate([self._dry_shares, shares])
-        while (frames := min(self._dry.shape[1] // self._model_hop - 1, _FRAMES_AT_A_TIME)) > 0:
-            self._energy = np.concatenate([self._energy, self._energies(frames)], axis=2)
-            ends = self._dry_shares[2 * self._model_hop - 1 :: self._model_hop]
-            self._shares = np.concatenate([self._shares, ends[:frames]])
-            self._dry_shares = self._dry_shares[frames * self._model_hop :]
-            self._dry = self._dry[:, frames * self._model_hop :]
-            self._wet = self._wet[:, frames * self._model_hop :]
-            count = self._energy.shape[2] - _SMOOTHED_FRAMES + 1
-            dry_energy, wet_energy = sum(
-                (self._energy[:, :, first : first + count] for first in range(1, _SMOOTHED_FRAMES)),
-                start=self._energy[:, :, :count],
-            )
-            largest = (wet_energy / (dry_energy + np.float32(_SILENT_ENERGY))).max(axis=2)
-            self._gains = np.concatenate([self._gains, np.sqrt(np.minimum(largest, 1))], axis=1)
-            self._energy = self._energy[:, :, count:]
+        rows, held = self._model.shape
+        model = np.empty((rows, held + dry.shape[1]), np.float32)
+        model[:, :held] = self._model
+        model[: len(dry), held:] = dry
+        model[len(dry) : -1, held:] = wet
+        model[-1, held:] = dry_shares
+        hop = self._model_hop
+        while (frames := min(model.shape[1] // hop - 1, _FRAMES_AT_A_TIME)) > 0:
+            energy = np.concatenate([self._energy, self._energies(model[:-1, : (frames + 1) * hop])], axis=1)
+            self._energy = energy[:, frames:]
+            smoothed = energy[:, :frames] + energy[:, 1 : frames + 1]
+            smoothed += energy[:, 2:]
+            dry_energy, wet_energy = smoothed[: len(dry)], smoothed[len(dry) :]
+            dry_energy += _SILENT_ENERGY
+            largest = np.maximum.reduce(wet_energy / dry_energy, axis=2)
+            for own, new in zip(self._gains, np.sqrt(np.minimum(largest, 1)).tolist(), strict=True):
+                own.extend(new)
+            self._shares.extend(model[-1, 2 * hop - 1 : (frames + 1) * hop : hop].tolist())
+            model = model[:, frames * hop :]
+        self._model = model
 
     def read(self) -> NDArray[np.float32]:
         """Return the samples that are ready, `(channels, samples)`."""
-        while frames := self._complete_frames():
-            self._compute(min(frames, _FRAMES_AT_A_TIME))
+        frames = self._complete_frames()
+        for first in range(0, frames, _FRAMES_AT_A_TIME):
+            self._compute(min(frames - first, _FRAMES_AT_A_TIME))
         out = self._ready[0] if len(self._ready) == 1 else np.concatenate(self._ready, axis=1)
         self._ready = [out[:, :0]]
         return out
 
     def finish(self) -> NDArray[np.float32]:
         """Return the rest, after the end of the signal; it may be longer than the signal."""
-        hops = np.zeros((len(self._band), 3 * self._hop), np.float32)
-        self.write(hops)
-        model_hops = np.zeros((len(self._band), 4 * self._model_hop), np.float32)
+        channels = len(self._channels)
+        self.write(np.zeros((channels, 3 * self._hop), np.float32))
+        model_hops = np.zeros((channels, 4 * self._model_hop), np.float32)
         self.write_model(model_hops, model_hops)
         return self.read()
 
-    def _energies(self, frames: int) -> NDArray[np.float32]:
-        """Return the energy of the model's input and output in each band, `(2, channels, frames, bands)`."""
-        signals = np.stack([self._dry, self._wet])[..., : (frames + 1) * self._model_hop]
-        spectra = np.fft.rfft(_frames(signals, self._model_hop) * self._model_window)
-        power = (np.square(spectra.real) + np.square(spectra.imag)).astype(np.float32)
-        energy: NDArray[np.float32] = np.add.reduceat(power[..., : self._edges[-1]], self._edges[:-1], axis=-1)
-        return energy
+    def _energies(self, signals: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Return the energy of signals at the model's rate in each band, `(signals, frames, bands)`."""
+        spectra = np.fft.rfft(_frames(signals, self._model_window))[..., self._deciding_bins]
+        energies: NDArray[np.floating] = np.add.reduceat(_power(spectra), self._deciding_starts, axis=-1)
+        return energies
 
     def _complete_frames(self) -> int:
         """Return the number of frames that can be computed."""
         frames = max(self._band.shape[1] // self._hop - 1, 0)
-        while frames and self._model_frame(self._frame + frames - 1) >= self._first_gain + self._gains.shape[1]:
+        while frames and self._model_frame(self._frame + frames - 1) >= self._first_gain + len(self._shares):
             frames -= 1
         return frames
 
     def _compute(self, frames: int) -> None:
         """Scale the next frames."""
-        spectra = np.fft.rfft(_frames(self._band[:, : (frames + 1) * self._hop], self._hop) * self._window)
-        high = spectra[..., self._first_bin :]
-        power = _smoothed((np.square(high.real) + np.square(high.imag)).astype(np.float32))
-        numbers = [self._model_frame(frame) for frame in range(self._frame, self._frame + frames)]
-        gains = np.empty_like(power)
-        for channel, state in enumerate(self._channels):
-            model_gains = [float(self._gains[channel, at - self._first_gain]) for at in numbers]
-            gains[channel] = state.gains(power[channel], model_gains)
-        shares = self._shares[np.array(numbers) - self._first_gain][:, None]
-        if shares.any():
-            gains = shares + (1 - shares) * gains
-        high *= gains
+        hop = self._hop
+        spectra = np.fft.rfft(_frames(self._band[:, : (frames + 1) * hop], self._window))
+        power = _smoothed_power(spectra[..., self._first_bin :])
+        numbers = [self._model_frame(frame) - self._first_gain for frame in range(self._frame, self._frame + frames)]
+        gains = np.empty(spectra.shape, np.float32)
+        high = gains[..., self._first_bin :]
+        for channel, (own, state) in enumerate(zip(self._gains, self._channels, strict=True)):
+            state.gains(power[channel], [own[number] for number in numbers], high[channel])
         # The bins below hold only what the window smears from the lowest bins of the band.
-        spectra[..., : self._first_bin] *= gains[..., :1]
-        scaled = (np.fft.irfft(spectra, 2 * self._hop) * self._window).astype(np.float32)
-        out = scaled[..., : self._hop]
-        out[:, 1:] += scaled[:, :-1, self._hop :]
-        out[:, 0] += self._tail
-        self._tail = scaled[:, -1, self._hop :]
+        gains[..., : self._first_bin] = high[..., :1]
+        shares = [self._shares[number] for number in numbers]
+        if any(shares):
+            kept = np.array(shares, np.float32)[:, None]
+            gains = kept + (1 - kept) * gains
+        spectra *= gains
+        scaled = np.fft.irfft(spectra, 2 * hop)
+        scaled *= self._window
+        out = np.empty((len(scaled), frames, hop), np.float32)
+        np.add(scaled[:, 1:, :hop], scaled[:, :-1, hop:], out=out[:, 1:])
+        np.add(scaled[:, 0, :hop], self._tail, out=out[:, 0])
+        self._tail = scaled[:, -1, hop:]
         first = 1 if self._frame == 0 else 0  # the first hop is before the signal
         self._ready.append(out[:, first:].reshape(len(out), -1))
-        self._band = self._band[:, frames * self._hop :]
+        self._band = self._band[:, frames * hop :]
         self._frame += frames
-        used = max(numbers[-1] - self._first_gain, 0)
-        self._gains, self._shares = self._gains[:, used:], self._shares[used:]
-        self._first_gain += used
+        if (used := numbers[-1]) > 0:
+            for values in (*self._gains, self._shares):
+                del values[:used]
+            self._first_gain += used
 
     def _model_frame(self, frame: int) -> int:
         """Return the last frame of the model's signals that ends at or before the centre of a frame, or the first."""
@@ -222,86 +229,123 @@ class _Channel:
         self._held = self._late = 0.0
         self._floor = np.zeros(bins, np.float32)
         self._weight = 0.0  # of the frames in the floor; 1 once it is as old as its time constant
-        self._sum = np.zeros(bins, np.float32)  # over the quiet frames of this block
-        self._quiet = self._position = 0
-        self._block = np.zeros(bins, np.float32)  # the power of all frames of this block
-        self._lowest: deque[tuple[float, NDArray[np.float32]]] = deque(maxlen=_LOWEST_PARTS)
-        self._least = 1.0  # the smallest gain of the model in this part
+        self._begun = np.zeros((0, bins), np.float32)  # the power of the frames of this block
+        self._begun_gains: list[float] = []  # and the model's gain in them
         self._part = np.full(bins, np.inf, np.float32)  # the lowest power of the blocks of this part
         self._part_blocks = 0
+        self._least = 1.0  # the smallest gain of the model in this part
+        self._lowest: deque[tuple[float, NDArray[np.float32]]] = deque(maxlen=_LOWEST_PARTS)
+        self._lasting = np.zeros(bins, np.float32)  # the floor that is used is at least this power
         self._used = self._floor
 
-    def gains(self, power: NDArray[np.float32], model_gains: list[float]) -> NDArray[np.float32]:
-        """Return the gains of the next frames.
+    def gains(self, power: NDArray[np.float32], model_gains: list[float], out: NDArray[np.float32]) -> None:
+        """Compute the gains of the next frames.
 
         Args:
-            power: Smoothed power, `(frames, bins)`.
+            power: Smoothed power, `(frames, bins)`, which is not zero.
+            model_gains: The model's gain in each frame.
+            out: Receives the gains, in the shape of `power`.
+        """
+        begun, bins = self._begun.shape
+        power = np.concatenate([self._begun, power])
+        known_gains = self._begun_gains + model_gains
+        blocks = len(power) // _BLOCK_FRAMES
+        whole = blocks * _BLOCK_FRAMES
+        of_blocks = power[:whole].reshape(blocks, _BLOCK_FRAMES, bins)
+        used = np.empty((blocks + 1, 1, bins), np.float32)
+        used[0] = self._used
+        for block, total in enumerate(np.add.reduce(of_blocks, axis=1)):
+            first = block * _BLOCK_FRAMES
+            self._end_block(of_blocks[block], total, known_gains[first : first + _BLOCK_FRAMES])
+            used[block + 1] = self._used
+        self._begun, self._begun_gains = power[whole:], known_gains[whole:]
+        shares = np.empty_like(power)
+        np.divide(used[:-1], of_blocks, out=shares[:whole].reshape(of_blocks.shape))
+        np.divide(used[-1], power[whole:], out=shares[whole:])
+        np.subtract(1, shares, out=shares)
+        np.maximum(shares, 0, out=shares)
+        np.sqrt(shares, out=shares)
+        np.multiply(shares[begun:], self._gates(model_gains)[:, None], out=out)
+
+    def _gates(self, model_gains: list[float]) -> NDArray[np.float32]:
+        """Return the gates of the next frames."""
+        held, late = self._held, self._late
+        gates = []
+        for gain in model_gains:
+            held *= self._release
+            late *= self._late_release
+            held = gain if gain > held else held
+            late = gain if gain > late else late
+            gate = held / _OPEN if held < _OPEN else 1.0
+            gates.append(gate * (late / _OPEN_LATELY) ** 2 if late < _OPEN_LATELY else gate)
+        self._held, self._late = held, late
+        return np.array(gates, np.float32)
+
+    def _end_block(self, power: NDArray[np.float32], total: NDArray[np.float32], model_gains: list[float]) -> None:
+        """Average the quiet frames of a block into the floor, and update the lowest power.
+
+        Args:
+            power: Of its frames, `(frames, bins)`.
+            total: The sum of the frames.
             model_gains: The model's gain in each frame.
         """
-        gates = []
-        share = power + np.float32(_TINY_POWER)
-        block = 0  # its first frame
-        for frame, gain in enumerate(model_gains):
-            self._held = max(gain, self._release * self._held)
-            self._late = max(gain, self._late_release * self._late)
-            gates.append(min(1.0, self._held / _OPEN) * min(1.0, self._late / _OPEN_LATELY) ** 2)
-            if gain < _QUIET:
-                self._sum += power[frame]
-                self._quiet += 1
-            self._block += power[frame]
-            self._least = min(gain, self._least)
-            self._position += 1
-            if self._position == _BLOCK_FRAMES:
-                np.divide(self._used, share[block : frame + 1], out=share[block : frame + 1])
-                block = frame + 1
-                self._end_block()
-        np.divide(self._used, share[block:], out=share[block:])
-        np.subtract(1, share, out=share)
-        np.maximum(share, 0, out=share)
-        np.sqrt(share, out=share)
-        share *= np.array(gates, np.float32)[:, None]
-        return share
-
-    def _end_block(self) -> None:
-        """Add a block: average its quiet frames into the floor, and update the lowest power."""
-        if self._quiet:
-            weight = self._weight * self._keep**self._quiet
-            added = 1 - self._keep**self._quiet
-            self._weight = weight + added
-            self._floor = self._floor * np.float32(weight / self._weight)
-            self._floor += self._sum * np.float32(added / self._quiet / self._weight)
-            self._sum = np.zeros_like(self._sum)
-        self._quiet = self._position = 0
-        np.minimum(self._part, self._block, out=self._part)
-        self._block = np.zeros_like(self._block)
+        is_quiet = [gain < _QUIET for gain in model_gains]
+        if quiet := is_quiet.count(True):
+            quiet_total = total if quiet == _BLOCK_FRAMES else np.add.reduce(power[is_quiet], axis=0)
+            kept = self._keep**quiet
+            weight = self._weight * kept
+            self._weight = weight + 1 - kept
+            self._floor = self._floor * (weight / self._weight)
+            self._floor += quiet_total * ((1 - kept) / quiet / self._weight)
+        np.minimum(self._part, total, out=self._part)
+        self._least = min(self._least, *model_gains)
         self._part_blocks += 1
-        if self._part_blocks == _LOWEST_BLOCKS:
-            self._lowest.append((self._least, self._part * np.float32(_LOWEST_BIAS / _BLOCK_FRAMES)))
+        if is_last := self._part_blocks == _LOWEST_BLOCKS:
+            self._lowest.append((self._least, self._part * (_LOWEST_BIAS / _BLOCK_FRAMES)))
             self._part, self._part_blocks, self._least = np.full_like(self._part, np.inf), 0, 1.0
-        self._used = self._floor
-        if len(self._lowest) >= _LOWEST_PARTS_AT_LEAST:
-            # If the model never attenuates, a steady sound is not noise.
-            share = 1 - min(least for least, _ in self._lowest) ** 2
-            lowest = np.minimum.reduce([part for _, part in self._lowest])
-            self._used = np.maximum(self._floor, lowest * np.float32(share))
+            if len(self._lowest) >= _LOWEST_PARTS_AT_LEAST:
+                # If the model never attenuates, a steady sound is not noise.
+                share = 1 - min(least for least, _ in self._lowest) ** 2
+                np.minimum.reduce([part for _, part in self._lowest], out=self._lasting)
+                self._lasting *= share
+        if quiet or is_last:
+            self._used = np.maximum(self._floor, self._lasting)
 
 
 def _sine_window(hop: int) -> NDArray[np.float32]:
-    """Return a window whose square sums to one at an overlap of a half."""
+    """Return a window of two hops whose square sums to one at an overlap of a half."""
     return np.sin(np.pi * (np.arange(2 * hop) + 0.5) / (2 * hop)).astype(np.float32)
 
 
-def _frames(signals: NDArray[np.float32], hop: int) -> NDArray[np.float32]:
-    """Return frames of two hops, `(..., frames, 2 * hop)`."""
-    return np.lib.stride_tricks.sliding_window_view(signals, 2 * hop, axis=-1)[..., ::hop, :]
+def _frames(signals: NDArray[np.float32], window: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the windowed frames of whole hops, `(signals, frames, 2 * hop)`."""
+    hops = signals.reshape(len(signals), -1, len(window) // 2)
+    frames = np.concatenate([hops[:, :-1], hops[:, 1:]], axis=2)
+    frames *= window
+    return frames
 
 
-def _smoothed(power: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Average over neighbouring bins; the first and the last bin are repeated at the edges."""
+def _power(spectra: NDArray[np.complexfloating], out: NDArray[np.float32] | None = None) -> NDArray[np.floating]:
+    """Return the power of each bin."""
+    power: NDArray[np.floating] = np.add(np.square(spectra.real), np.square(spectra.imag), out=out)
+    return power
+
+
+def _smoothed_power(spectra: NDArray[np.complexfloating]) -> NDArray[np.float32]:
+    """Return the power, averaged over neighbouring bins; the first and the last bin are repeated at the edges.
+
+    A tiny power is added, so that no bin is zero.
+    """
     side = _SMOOTHED_BINS // 2
-    padded = np.pad(power, [(0, 0)] * (power.ndim - 1) + [(side, side)], mode="edge")
-    bins = power.shape[-1]
-    thirds = padded[..., 2:] + padded[..., 1:-1] + padded[..., :-2]
-    out: NDArray[np.float32] = thirds[..., :bins] + thirds[..., 3 : 3 + bins] + thirds[..., 6 : 6 + bins]
-    out *= np.float32(1 / _SMOOTHED_BINS)
+    bins = spectra.shape[-1]
+    padded = np.empty((*spectra.shape[:-1], bins + 2 * side), np.float32)
+    _power(spectra, padded[..., side:-side])
+    padded[..., :side] = padded[..., side : side + 1]
+    padded[..., -side:] = padded[..., -side - 1 : -side]
+    thirds = padded[..., 2:] + padded[..., 1:-1]
+    thirds += padded[..., :-2]
+    out: NDArray[np.float32] = thirds[..., :bins] + thirds[..., 3 : 3 + bins]
+    out += thirds[..., 6 : 6 + bins]
+    out *= 1 / _SMOOTHED_BINS
+    out += _TINY_POWER
     return out

@@ -21,6 +21,8 @@ _HALF_WIDTH = 64  # of the filter, in samples of the lower rate: 4 ms at 16 kHz
 _BAND = 0.9625  # where the filter has -6 dB, as a share of half the lower rate; flat to 0.92, 90 dB down from 1.005
 _KAISER_BETA = 8.96  # 90 dB
 _FEW_PHASES = 16
+_PERIODS = 16  # of the phase, in a block of output samples: more would multiply by more zeros
+_PRODUCTS = 200_000  # in a product of matrices: BLAS would wake threads for more, and they wait longer than it takes
 _ROWS = 256  # of windows and filters that are copied at a time: few enough for the cache
 _TABLE_PHASES = 512  # for rates with more phases, the filter is interpolated linearly: an error of -110 dB
 
@@ -71,38 +73,46 @@ class StreamResampler:
         if self._written:
             self._held = np.concatenate([self._held, *self._written], axis=1)
             self._written = []
-        ahead = self._phase + np.arange(count + 1) * self._from
-        used, next_phase = divmod(int(ahead[-1]), self._to)
+        used, next_phase = divmod(self._phase + count * self._from, self._to)
         if self._reach == 0:
             out = self._held[:, :count]
         else:
+            out = np.empty((len(self._held), count), np.float32)
             # A channel at a time: the result does not depend on the number of channels, and the memory stays small.
-            out = np.stack([self._filtered(channel, ahead[:-1]) for channel in self._held])
+            for held, row in zip(self._held, out, strict=True):
+                if self._to > _FEW_PHASES:
+                    self._interpolate(held, row)
+                else:
+                    self._multiply(held, row)
         self._phase = next_phase
         self._held = self._held[:, used:]
         self._samples -= used
         return out
 
-    def _filtered(self, held: NDArray[np.float32], positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the samples at these positions of a channel, in units of 1 / `_to` of an input sample."""
+    def _interpolate(self, held: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Compute the next samples of a channel, each with a filter of its own."""
         windows = sliding_window_view(held, self._taps)
-        out = np.empty(len(positions), np.float32)
-        if self._to > _FEW_PHASES:
-            starts, phases = np.divmod(positions, self._to)
-            for first in range(0, len(positions), _ROWS):
-                rows = slice(first, first + _ROWS)
-                np.einsum(
-                    "nt,nt->n", windows[starts[rows]], _filters(self._from, self._to, phases[rows]), out=out[rows]
-                )
-            return out
-        # The phase repeats every `_to` samples, and the windows are then `_from` apart. BLAS would need a copy of
-        # them, and would wake threads that wait for each other longer than such a product takes.
-        table = _table(self._from, self._to, self._to)
-        for first in range(min(self._to, len(positions))):
-            start, phase = divmod(int(positions[first]), self._to)
-            of_phase = out[first :: self._to]
-            np.einsum("nt,t->n", windows[start :: self._from][: len(of_phase)], table[phase], out=of_phase)
-        return out
+        starts, phases = np.divmod(self._phase + np.arange(len(out)) * self._from, self._to)
+        for first in range(0, len(out), _ROWS):
+            rows = slice(first, first + _ROWS)
+            np.einsum("nt,nt->n", windows[starts[rows]], _filters(self._from, self._to, phases[rows]), out=out[rows])
+
+    def _multiply(self, held: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Compute the next samples of a channel as products of matrices: the phase repeats every `_to` samples."""
+        filters = _block(self._from, self._to, self._phase)
+        width, outputs = filters.shape
+        inputs = _PERIODS * self._from
+        blocks, rest = divmod(len(out), outputs)
+        # Rows of `inputs` new samples each, which overlap.
+        rows = np.ndarray((blocks, width), np.float32, held, strides=(inputs * held.itemsize, held.itemsize))
+        whole = out[: blocks * outputs].reshape(blocks, outputs)
+        rows_at_a_time = max(_PRODUCTS // filters.size, 1)
+        for first in range(0, blocks, rows_at_a_time):
+            part = slice(first, first + rows_at_a_time)
+            np.dot(rows[part], filters, out=whole[part])
+        if rest:
+            last = held[blocks * inputs :][:width]
+            np.dot(last, filters[: len(last), :rest], out=out[blocks * outputs :])
 
 
 def _filters(from_ratio: int, to_ratio: int, phases: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -114,6 +124,18 @@ def _filters(from_ratio: int, to_ratio: int, phases: NDArray[np.int64]) -> NDArr
     share = (rest / to_ratio).astype(np.float32)[:, None]
     between: NDArray[np.float32] = table[rows] * (1 - share) + table[rows + 1] * share
     return between
+
+
+@lru_cache(maxsize=64)
+def _block(from_ratio: int, to_ratio: int, first_phase: int) -> NDArray[np.float32]:
+    """Return the filters of the next `_PERIODS * to_ratio` samples, `(input samples, output samples)`."""
+    table = _table(from_ratio, to_ratio, to_ratio)
+    taps = table.shape[1]
+    places = [divmod(first_phase + at * from_ratio, to_ratio) for at in range(_PERIODS * to_ratio)]
+    block = np.zeros((places[-1][0] + taps, len(places)), np.float32)
+    for output, (start, phase) in enumerate(places):
+        block[start : start + taps, output] = table[phase]
+    return block
 
 
 @lru_cache(maxsize=16)

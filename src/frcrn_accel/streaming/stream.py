@@ -247,8 +247,6 @@ class Stream:
             if self._to_model.ready < self._step_samples:
                 return None
             self._waiting = self._to_model.read(self._step_samples)
-            if self._high is not None:
-                self._high.write_low(self._waiting)
         hop = self._engine.metadata.hop_samples
         audio, offset = self._input.offset.taken_out(self._waiting.reshape(self.channels, -1, hop))
         level = self._input.level
@@ -266,6 +264,8 @@ class Stream:
         hops = gains.shape[1]
         gains = np.concatenate([self._gains, gains], axis=1)
         dry = np.concatenate([self._dry, self._waiting], axis=1)
+        if self._high is not None:
+            self._high.write_low(self._waiting)
         self._waiting = self._waiting[:, :0]
         self._gains, self._dry = gains[:, hops:], dry[:, self._step_samples :]
         wet = (out.reshape(self.channels, hops, -1) / gains[:, :hops, None]).reshape(self.channels, -1)
