@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -29,9 +29,10 @@ __all__ = ["ClipResult", "GateReport", "GateThresholds", "Measure", "compare"]
 
 SI_SDR = "SI-SDR to the source's output"
 
-# A candidate that is to improve on the first one is refused after a few clips if it is this far below the limit: from
-# the first candidate's clips it is known how the mean of all clips differs from that of the few.
-_TRIAL_S = 8.0
+# A candidate that is to improve on the first one is refused after a part of the clips if it is this far below the
+# limit: the clips of the first one show how the mean of all of them differs from that of the part.
+_TRIAL_SHARE = 0.25
+_LEAST_TRIAL_S = 8.0
 _HOPELESS_DB = 2.0
 
 
@@ -202,8 +203,10 @@ def compare(
             wait(runs.values())
 
     try:
-        tried = sample_numbers(clips, _TRIAL_S) if first is not None and len(first.clips) == len(clips) else ()
-        run(tried)
+        tried: Sequence[int] = ()
+        if first is not None and len(first.clips) == len(clips):
+            tried = sample_numbers(clips, max(_LEAST_TRIAL_S, _TRIAL_SHARE * sum(clip.duration_s for clip in clips)))
+            run(tried)
         if not (failure or (first and tried and _is_hopeless(agreements, first, thresholds))):
             run(number for number in range(len(clips)) if number not in tried)
     finally:
@@ -259,7 +262,7 @@ def _run(reference: Reference, session: Session, candidate: ModelFile, clip: Cli
 
 
 def _is_hopeless(agreements: Mapping[int, float], first: GateReport, thresholds: GateThresholds) -> bool:
-    """Return whether the SI-SDR on some clips is so low that the mean of all clips cannot reach the limit."""
+    """Return whether the SI-SDR on some clips is so low that the mean of all clips will not reach the limit."""
     found = statistics.fmean(agreements.values())
     first_on_these = statistics.fmean(first.clips[number].si_sdr_db for number in agreements)
     first_on_all = statistics.fmean(clip.si_sdr_db for clip in first.clips)
