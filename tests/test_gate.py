@@ -185,6 +185,39 @@ class TestCompare:
         assert [reference.score(DNSMOS, number) for number in range(2)] == [3, 3]
         assert rated == []
 
+    @pytest.mark.usefixtures("no_eval")
+    def test_a_candidate_that_does_not_improve_enough_is_refused_on_a_part(self, tiny, short_audio):
+        clips = [
+            dataclasses.replace(clip, name=f"{part}-{clip.name}", noisy=np.tile(clip.noisy, 2), duration_s=4.0)
+            for part in range(2)
+            for clip in read_clips(short_audio, 16_000)
+        ]
+        reference = Reference(tiny, clips)
+
+        def compared(backend, least_db, first=None):
+            limits = GateThresholds(min_si_sdr_db=least_db)
+            with workers(reference.threads.clips) as pool:
+                return compare(reference, tiny, backend, limits, pool, quiet, complete=False, first=first)
+
+        first = compared(Identity, 60)
+        reached_db = first.measures[0].value
+        assert [clip.name for clip in first.clips] == [clip.name for clip in clips]
+        refused = compared(Identity, 60, first)
+        assert [clip.name for clip in refused.clips] == [clips[0].name, clips[2].name]
+        assert (refused.passed, refused.measures[0].clips) == (False, 2)
+        assert refused.clips[1].si_sdr_db == pytest.approx(first.clips[2].si_sdr_db, abs=1e-4)
+        # Near the limit, above it, or with nothing to go by, the mean of all clips decides.
+        for report in (
+            compared(Identity, reached_db + 1, first),
+            compared(Identity, reached_db - 1, first),
+            compared(Identity, 60, compared(NotANumber, 60)),
+            compared(OrtBackend, 60, first),
+        ):
+            assert [clip.name for clip in report.clips] == [clip.name for clip in clips]
+            assert report.measures[0].clips == 4
+        broken = compared(NotANumber, 60, first)
+        assert (broken.passed, broken.clips) == (False, ())
+
     def test_pesq_wants_clean_speech(self, tiny, short_audio, monkeypatch):
         monkeypatch.setitem(sys.modules, "speechmos", None)
         assert run(tiny, OrtBackend, short_audio).measures[1].note == "no clip with clean speech"

@@ -74,13 +74,16 @@ class CandidateFactory:
     pool: ThreadPoolExecutor
     progress: Progress
 
-    def candidate(self, path: Path, keep_float: Sequence[str], *, is_last: bool) -> Candidate:
+    def candidate(
+        self, path: Path, keep_float: Sequence[str], *, is_last: bool, first: Candidate | None = None
+    ) -> Candidate:
         """Write a candidate to a file and compare it with the source.
 
         Args:
             path: The file.
             keep_float: Layer groups to leave in float.
             is_last: Whether it goes into the report even if it is refused, so that all measures are needed.
+            first: The candidate that this one is to improve on; None if it is the first.
 
         Raises:
             Exception: See `gate.compare`.
@@ -101,6 +104,7 @@ class CandidateFactory:
                 self.pool,
                 self.progress,
                 complete=is_last,
+                first=None if first is None or is_last else first.gate,
             )
         return Candidate(metadata, path.stat().st_size, gate)
 

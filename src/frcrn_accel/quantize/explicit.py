@@ -129,7 +129,7 @@ def measure_inputs(
         raise QuantizeError("the calibration audio is silent")
     plan = plan_threads([piece.shape[1] for piece in pieces], threads)
     try:
-        session = cpu_session(model.SerializeToString(), plan.each)
+        session = cpu_session(model.SerializeToString(), plan.each, in_written_order=True)
     except ImportError as error:
         raise MissingExtraError("Measuring the ranges of activations", "quantize", error) from error
     found: dict[str, Histogram] = {}

@@ -149,7 +149,7 @@ def _observed(
     del model.graph.output[0]  # the engine then skips what only the denoised signal needs
     threads = plan_threads([len(clip) for clip in clips])
     try:
-        session = cpu_session(model.SerializeToString(), threads.each)
+        session = cpu_session(model.SerializeToString(), threads.each, in_written_order=True)
     except ImportError as error:
         raise MissingExtraError("Measuring the ranges of activations", "quantize", error) from error
 

@@ -243,7 +243,7 @@ def _choose(
         rescued.append(group)
         is_last = len(rescued) == most
         known = None if is_last else refused.get(frozenset(rescued))  # the search may come to groups that were likely
-        candidate = known or factory.candidate(path, [*kept_float, *rescued], is_last=is_last)
+        candidate = known or factory.candidate(path, [*kept_float, *rescued], is_last=is_last, first=first)
         if candidate.refused:
             refused[frozenset(rescued)] = candidate
 
@@ -266,7 +266,7 @@ def _choose(
         if candidate.refused and not measure_all:
             costs += islice(worst, _NAMED_GROUPS)
     if not candidate.refused:
-        candidate, rescued = _with_fewer(factory, path, candidate, kept_float, rescued)
+        candidate, rescued = _with_fewer(factory, path, first, candidate, kept_float, rescued)
     if candidate.refused or not rescued:
         return candidate, None, tuple(costs)
     gate = first.gate
@@ -276,7 +276,12 @@ def _choose(
 
 
 def _with_fewer(
-    factory: CandidateFactory, path: Path, candidate: Candidate, kept_float: Sequence[str], rescued: list[str]
+    factory: CandidateFactory,
+    path: Path,
+    first: Candidate,
+    candidate: Candidate,
+    kept_float: Sequence[str],
+    rescued: list[str],
 ) -> tuple[Candidate, list[str]]:
     """Quantize rescued groups again that are no longer needed in float, because the costs of groups do not add up.
 
@@ -287,7 +292,7 @@ def _with_fewer(
         trial_path = Path(folder) / path.name
         for group in rescued[:-1]:  # without the last one, it was refused
             fewer = [other for other in rescued if other != group]
-            trial = factory.candidate(trial_path, [*kept_float, *fewer], is_last=False)
+            trial = factory.candidate(trial_path, [*kept_float, *fewer], is_last=False, first=first)
             if not trial.refused:
                 path.write_bytes(trial_path.read_bytes())
                 candidate, rescued = trial, fewer
