@@ -26,7 +26,7 @@ _LITTLE, _MUCH = 0.5, 1.5  # dB: events that change the level by less count full
 _CEILING_PACE = 13  # the ceiling falls by 3 dB while what was below it fades by 39 dB
 _TINY_POWER = 1e-15
 _NO_CEILING = 1e30
-# The loudest is yet to come: from the first hop on, the level of a signal rises by this much on average.
+# The loudest part is yet to come: after the first hop, the level of a signal rises by this much on average.
 _RISE_DB = 5.0
 _RISE_HOPS = 30
 _HORIZON_HOPS = 1000.0  # 20 s
@@ -46,8 +46,8 @@ class RunningLevel:
     While the last half second is much louder than that level, the level comes from its loudest tenth of a second:
     speech, or shouting, may have begun. After a shorter event, the level falls back.
 
-    At the start of a signal, the level is raised by 5 dB, which fades over 0.6 s of sound: before the loudest part
-    has arrived, what has is quieter than the whole, on average by that much.
+    At the start of a signal, the level is raised by 5 dB, which fades over 0.6 s of sound: the loudest part is yet
+    to come, and the first few hops are quieter than the whole signal, on average by that much.
 
     An instance is immutable; `update` returns a new one.
 
@@ -100,8 +100,8 @@ class RunningLevel:
         active = _running_sums(self.active, keep, is_below * (total - quiet))
         # No sample is above the mean power in a square wave: its active energy is 0, and the mean is the level.
         levels = np.maximum(active[0] / np.maximum(active[1], 1), mean)
-        heard = (counted[1] - counted[1, ..., :1]) / samples  # hops up to each ceiling, without silent ones
-        rises = 10 ** (_RISE_DB / 10 * np.exp(-heard / _RISE_HOPS))
+        loud_hops = (counted[1] - counted[1, ..., :1]) / samples  # up to each ceiling, without silent ones
+        rises = 10 ** (_RISE_DB / 10 * np.exp(-loud_hops / _RISE_HOPS))
         levels *= rises
         known, ceiling = self._ceilings(history, count)
         onsets = _onsets(history, count) * rises[..., -1]

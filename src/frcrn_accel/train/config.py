@@ -104,8 +104,8 @@ class Mixing:
         clean: Probability of speech without noise.
         noise_only: Probability of noise without speech.
         level_jitter_db: Standard deviation of the level, around the level at which the model runs.
-        live_level: Probability that the level changes from hop to hop, as in a stream, which learns it from what it
-            has heard so far.
+        live_level: Probability that the level changes from hop to hop as in a stream, where it is that of the signal
+            so far.
         pause: Probability that the speech begins late or ends early.
         speech_eq: Probability of a random equalisation of the speech.
         noise_eq: Probability of a random equalisation, for each noise.
