@@ -238,8 +238,8 @@ export class RunningLevel {
 
   /** Return by how much a level is raised at the start of a signal: its loudest part is yet to come. */
   #riseOf(line) {
-    const loudHops = (this.#samples[line] - this.#samples[0]) / FRAME_SAMPLES; // without silent ones
-    return 10 ** ((RISE_DB / 10) * Math.exp(-loudHops / RISE_HOPS));
+    const soundHops = (this.#samples[line] - this.#samples[0]) / FRAME_SAMPLES; // without silent ones
+    return 10 ** ((RISE_DB / 10) * Math.exp(-soundHops / RISE_HOPS));
   }
 }
 

@@ -100,8 +100,8 @@ class RunningLevel:
         active = _running_sums(self.active, keep, is_below * (total - quiet))
         # No sample is above the mean power in a square wave: its active energy is 0, and the mean is the level.
         levels = np.maximum(active[0] / np.maximum(active[1], 1), mean)
-        loud_hops = (counted[1] - counted[1, ..., :1]) / samples  # up to each ceiling, without silent ones
-        rises = 10 ** (_RISE_DB / 10 * np.exp(-loud_hops / _RISE_HOPS))
+        sound_hops = (counted[1] - counted[1, ..., :1]) / samples  # up to each ceiling, without silent ones
+        rises = 10 ** (_RISE_DB / 10 * np.exp(-sound_hops / _RISE_HOPS))
         levels *= rises
         known, ceiling = self._ceilings(history, count)
         onsets = _onsets(history, count) * rises[..., -1]
