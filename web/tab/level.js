@@ -185,6 +185,7 @@ export class RunningLevel {
   // For each ceiling on a grid the sums over the hops up to it, and over their samples above the mean power.
   #energy = new Float64Array(LINES + 1);
   #samples = new Float64Array(LINES + 1);
+  #soundSamples = new Float64Array(LINES + 1); // in hops that are not silent
   #activeEnergy = new Float64Array(LINES + 1);
   #activeSamples = new Float64Array(LINES + 1);
 
@@ -203,6 +204,7 @@ export class RunningLevel {
     for (let line = countUpTo(LINE_POWERS, power, false); line <= LINES; line++) {
       this.#energy[line] = this.#keep * this.#energy[line] + energy;
       this.#samples[line] = this.#keep * this.#samples[line] + hop.length;
+      this.#soundSamples[line] = this.#keep * this.#soundSamples[line] + (power > SILENCE_LEVEL ** 2 ? hop.length : 0);
       const quiet = countUpTo(squares, this.#energy[line] / this.#samples[line], true);
       this.#activeEnergy[line] = this.#keep * this.#activeEnergy[line] + energy - energies[quiet];
       this.#activeSamples[line] = this.#keep * this.#activeSamples[line] + hop.length - quiet;
@@ -238,8 +240,7 @@ export class RunningLevel {
 
   /** Return by how much a level is raised at the start of a signal: its loudest part is yet to come. */
   #riseOf(line) {
-    const soundHops = (this.#samples[line] - this.#samples[0]) / FRAME_SAMPLES; // without silent ones
-    return 10 ** ((RISE_DB / 10) * Math.exp(-soundHops / RISE_HOPS));
+    return 10 ** ((RISE_DB / 10) * Math.exp(-this.#soundSamples[line] / FRAME_SAMPLES / RISE_HOPS));
   }
 }
 

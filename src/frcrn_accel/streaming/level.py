@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel.audio import CEILING_FRAMES, burst_ceiling_of, ceiling_of, gain_of, is_event_only
+from frcrn_accel.audio import CEILING_FRAMES, SILENCE_LEVEL, burst_ceiling_of, ceiling_of, gain_of, is_event_only
 from frcrn_accel.streaming.trailing import trailing
 
 __all__ = ["RunningLevel"]
@@ -55,8 +55,9 @@ class RunningLevel:
         keep: Factor by which each hop reduces the previous sums.
         recent: Powers of the last hops, at most two seconds, `(channels, hops)`.
         ceiling: The highest ceiling of two seconds so far, fading, `(channels,)`.
-        counted: Energy and number of samples of the hops up to each ceiling on a grid, `(2, channels, ceilings)`.
-        active: The same for their samples above the mean power.
+        counted: Of the hops up to each ceiling on a grid, `(3, channels, ceilings)`: energy, number of samples, and
+            number of samples in hops that are not silent.
+        active: Energy and number of their samples above the mean power, `(2, channels, ceilings)`.
     """
 
     keep: float
@@ -68,8 +69,8 @@ class RunningLevel:
     @classmethod
     def silent(cls, channels: int, horizon_hops: float = _HORIZON_HOPS) -> RunningLevel:
         """Return the level before the first hop."""
-        sums = np.zeros((2, channels, len(_LINE_POWERS)))
-        return cls(1 - 1 / horizon_hops, np.zeros((channels, 0)), np.zeros(channels), sums, sums)
+        sums = np.zeros((3, channels, len(_LINE_POWERS)))
+        return cls(1 - 1 / horizon_hops, np.zeros((channels, 0)), np.zeros(channels), sums, sums[:2])
 
     def update(self, hops: NDArray[np.float32]) -> tuple[NDArray[np.float32], RunningLevel]:
         """Add hops to the level.
@@ -85,23 +86,23 @@ class RunningLevel:
         squares = np.sort(np.square(hops, dtype=np.float64))
         energies = np.zeros((channels, count, samples + 1))  # of the 0, 1, 2, ... quietest samples
         np.cumsum(squares, axis=2, out=energies[..., 1:])
-        total = np.array([energies[..., -1], np.full((channels, count), samples)])[..., None]
-        power = total[0] / samples
+        power = energies[..., -1:] / samples
+        sizes = np.full(power.shape, samples)
+        total = np.array([energies[..., -1:], sizes, sizes * (power > SILENCE_LEVEL**2)])
         history = np.concatenate([self.recent, power[..., 0]], axis=1)
         is_below = power <= _LINE_POWERS
         keep = np.where(is_below, self.keep, 1.0)
         counted = _running_sums(self.counted, keep, is_below * total)
         mean = counted[0] / np.maximum(counted[1], 1)
-        quiet = np.empty(counted.shape)
+        quiet = np.empty((2, *mean.shape))
         each = list(product(range(channels), range(count)))
         for hop in each:
             rank = squares[hop].searchsorted(mean[hop], side="right")
             quiet[0][hop], quiet[1][hop] = energies[hop][rank], rank
-        active = _running_sums(self.active, keep, is_below * (total - quiet))
+        active = _running_sums(self.active, keep, is_below * (total[:2] - quiet))
         # No sample is above the mean power in a square wave: its active energy is 0, and the mean is the level.
         levels = np.maximum(active[0] / np.maximum(active[1], 1), mean)
-        sound_hops = (counted[1] - counted[1, ..., :1]) / samples  # up to each ceiling, without silent ones
-        rises = 10 ** (_RISE_DB / 10 * np.exp(-sound_hops / _RISE_HOPS))
+        rises = 10 ** (_RISE_DB / 10 * np.exp(-counted[2] / samples / _RISE_HOPS))
         levels *= rises
         known, ceiling = self._ceilings(history, count)
         onsets = _onsets(history, count) * rises[..., -1]
@@ -148,7 +149,7 @@ def _onsets(history: NDArray[np.float64], count: int) -> NDArray[np.float64]:
 def _running_sums(
     before: NDArray[np.float64], keep: NDArray[np.float64], added: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return `(2, channels, hops, ceilings)`: what is there before each hop times `keep`, plus what it adds."""
+    """Return `(sums, channels, hops, ceilings)`: what is there before each hop times `keep`, plus what it adds."""
     sums = np.empty_like(added)
     for hop in range(added.shape[2]):
         before = np.multiply(before, keep[:, hop], out=sums[:, :, hop])
