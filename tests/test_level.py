@@ -107,7 +107,7 @@ def test_the_start_of_a_stream_is_near_the_level_of_the_whole():
 def test_after_silence_the_level_is_not_raised_for_long(seconds):
     silence = np.zeros(seconds * RATE_HZ, np.float32)
     found = stream_db(np.concatenate([silence, speech(8, -25)]))[(seconds + 4) * 50 :]
-    assert -28 < found.min() < found.max() < -24.5  # the silence lowers the mean power
+    assert -29 < found.min() < found.max() < -25  # the silence lowers the mean power
 
 
 def test_a_second_of_speech_in_half_a_minute_of_silence_is_not_taken_for_an_event():
