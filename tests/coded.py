@@ -99,8 +99,8 @@ def read(path: Path, track: int | None = None) -> tuple[AudioFile, np.ndarray, l
 
 
 def decode(path: Path, channels: int) -> np.ndarray:
-    """Decode with FFmpeg's command, which does not detect every MP3 of a few frames unless the format is given."""
-    form = ("-f", "mp3") if path.suffix == ".mp3" else ()
+    """Decode with FFmpeg's command, which does not detect all files of a few frames unless the format is given."""
+    form = ("-f", path.suffix[1:]) if path.suffix in (".mp3", ".ac3", ".eac3") else ()
     decoded = ffmpeg(*form, "-i", path, "-map", "0:a:0", "-f", "f32le", "-")
     return np.frombuffer(decoded, np.float32).reshape(-1, channels).T
 

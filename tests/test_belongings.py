@@ -358,6 +358,8 @@ class TestBareFiles:
     def test_ffmpeg_finds_nothing_in_one(self, tmp_path, start, chunks, tail):
         wav, caf = start[8:] == b"WAVE", start[:4] == b"caff"
         front = FORMAT[0] + struct.pack("<I", len(FORMAT[1])) + FORMAT[1] if wav else b""
+        if caf:
+            front = b"desc" + struct.pack(">Qd4s5I", 32, RATE, b"lpcm", 0, 2, 1, 1, 16)
         body = b"".join(
             name
             + (struct.pack("<I", len(data)) if wav else struct.pack(">Q" if caf else ">I", len(data)))
