@@ -42,9 +42,8 @@ QUICK_TESTS = [
     f"tests/test_{name}.py"
     for name in ("audio", "windows", "pipeline", "package", "models", "backends", "plugins", "denoiser", "batching")
 ]
-# Most tests keep one CPU busy. A file stays in one process, so that what its tests share is made once. The files come
-# in the order of tests/conftest.py, which starts the longest ones first: else one process ends long before the other.
-PARALLEL = ("--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder")
+# Most tests keep one CPU busy. A file stays in one process, so that what its tests share is made once.
+PARALLEL = ("--numprocesses=2", "--dist=loadfile")
 COVERED_PERCENT = 94  # of the lines, at least
 DIST = Path(".nox", "dist")
 

@@ -36,11 +36,6 @@ if TYPE_CHECKING:
     from frcrn_accel.quantize import QuantizeReport
 
 REPOSITORY = Path(__file__).parents[1]
-# The files that take longest come first, so that two processes that share the rest end at about the same time.
-LONGEST = (
-    *("ray", "serve", "openvino", "streaming", "tensorrt", "train"),
-    *("corpus", "int8", "cli", "serve_bounds", "readme"),
-)
 DEV_AUDIO = REPOSITORY.parent / "shared" / "audio" / "dev"
 
 TRAINING_CONFIG = """
@@ -212,8 +207,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
     if not config.getoption("thorough"):
         for item in items:
             if item.get_closest_marker("thorough"):
