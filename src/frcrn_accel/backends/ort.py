@@ -114,7 +114,7 @@ class _OrtInt8Backend(OrtBackend):
 
     @classmethod
     def priority_for(cls, model: ModelFile) -> int:
-        """See `Backend.priority_for`. `"auto"` never quantizes: it skips this backend unless the file exists."""
+        """See `Backend.priority_for`. Quantizing takes long, so `"auto"` only chooses this if the file exists."""
         if model.metadata.method == cls.method:
             return cls.priority
         if ready_variant(model, cls.method) is None:
