@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from coded import ffmpeg
+from coded import ffmpeg, read
 from frcrn_accel import AudioError, AudioWarning, Denoiser, OutputExistsError
 from frcrn_accel.files import Sound, is_film, open_audio, write_film
 from frcrn_accel.files.film import check_film, film_suffix
@@ -465,6 +465,21 @@ def test_the_cover_of_music_makes_no_film(tmp_path, clicks):
     ffmpeg("-i", clicks, "-i", tmp_path / "cover.png", *picture, tmp_path / "song.m4a")
     assert not is_film(tmp_path / "song.m4a")
     assert not is_film(clicks)
+
+
+def test_frames_that_look_like_a_picture_make_no_film(tmp_path, clicks, identity):
+    source = tmp_path / "recording"
+    frames = ffmpeg(
+        "-i", clicks, "-c:a", "libmp3lame", "-b:a", "64k", "-write_xing", 0, "-id3v2_version", 0, "-f", "mp3", "-"
+    )[:800]
+    source.write_bytes(frames + ffmpeg(*PICTURE, "-c:v", "mpeg1video", "-f", "mpeg1video", "-"))
+    with av.open(str(source)) as found:
+        assert [stream.type for stream in found.streams] == ["video"]
+    assert not is_film(source)
+    with pytest.warns(AudioWarning, match="damaged"):
+        report = identity.denoise_file(source, tmp_path / "a.mkv")
+    assert not report.is_film
+    assert read(tmp_path / "a.mkv")[1].shape == read(source)[1].shape
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "aac"), (".mkv", "flac")])

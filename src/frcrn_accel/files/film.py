@@ -36,25 +36,28 @@ _IMAGES = {"mjpeg": ("image/jpeg", ".jpg"), "png": ("image/png", ".png"), "bmp":
 
 
 def is_film(path: Path) -> bool:
-    """Return whether a file holds moving pictures; a cover of music does not count.
+    """Return whether a file holds sound and moving pictures; a cover of music does not count.
+
+    A few frames of sound without a container may look like pictures without sound.
 
     Raises:
         AudioError: The file cannot be read.
     """
     try:
         with path.open("rb") as file:
-            return bool(path.stat().st_size) and not family_of(file.read(16)) and _has_pictures(file)
+            return bool(path.stat().st_size) and not family_of(file.read(16)) and _has_both(file)
     except OSError as error:
         raise AudioError(f"{str(path)!r} cannot be read: {reason_of(error)}") from error
 
 
-def _has_pictures(file: BinaryIO) -> bool:
+def _has_both(file: BinaryIO) -> bool:
     import av
 
     file.seek(0)
     try:
         with open_input(file) as container:
-            return any(not is_cover(stream) for stream in container.streams.video)
+            is_sounding = bool(container.streams.audio)
+            return is_sounding and any(not is_cover(stream) for stream in container.streams.video)
     except av.FFmpegError:
         return False
 
