@@ -242,6 +242,15 @@ FRAME = b"TIT2" + struct.pack(">I", len(TITLE)) + b"\0\0" + TITLE
 TAG = b"ID3\4\0\0" + bytes([0, 0, 0, len(FRAME)]) + FRAME
 
 
+# Arguments of FFmpeg for each kind of MP4.
+MP4 = {
+    "p.mp4": (),
+    "front.mp4": ("-movflags", "+faststart"),
+    "f.mp4": ("-movflags", "frag_keyframe+empty_moov", "-frag_duration", "200000"),
+    "pcm.mov": ("-c:a", "pcm_s16le"),
+}
+
+
 class TestJoinedOrTagged:
     """Files as `cat` and programs for MP3 leave them."""
 
@@ -257,7 +266,7 @@ class TestJoinedOrTagged:
         assert audio.shape[1] >= 20_000
         assert notices == []
 
-    @pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au", "a.m4a", "a.wma"])
+    @pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au", "a.wma"])
     def test_a_second_file_is_named(self, make_file, tmp_path, name):
         whole, before = read(make_file(name))
         path = tmp_path / f"joined-{name}"
@@ -332,6 +341,51 @@ class TestJoinedOrTagged:
         assert audio.shape[1] == 2 * whole.shape[1]
         np.testing.assert_array_equal(audio[:, : whole.shape[1]], whole)
         assert before == notices == []
+
+    @pytest.mark.parametrize("between", [b"", TAG, bytes(20), b"TAG" + bytes(125)])
+    @pytest.mark.parametrize("second", MP4)
+    @pytest.mark.parametrize("first", MP4)
+    def test_joined_mp4_is_read_part_by_part(self, make_file, tmp_path, first, second, between):
+        names = [f"{number}.{name}" for number, name in enumerate((first, second))]
+        parts = [read(make_file(name, *MP4[name[2:]])) for name in names]
+        path = tmp_path / "joined.mp4"
+        path.write_bytes(between.join((tmp_path / name).read_bytes() for name in names))
+        audio, notices = read(path)
+        np.testing.assert_array_equal(audio, np.concatenate([part for part, _ in parts], axis=1))
+        assert notices == []
+        assert open_audio(path).samples == audio.shape[1]
+
+    @pytest.mark.parametrize("first", MP4)
+    def test_a_later_part_of_mp4_in_another_format(self, make_file, tmp_path, first):
+        whole, _ = read(make_file(first, *MP4[first]))
+        make_file("b.mp4", *MP4["f.mp4"], "-ar", "48000", "-ac", "2")
+        (tmp_path / "joined.mp4").write_bytes((tmp_path / first).read_bytes() + (tmp_path / "b.mp4").read_bytes())
+        audio, (notice,) = read(tmp_path / "joined.mp4")
+        np.testing.assert_array_equal(audio[:, : whole.shape[1]], whole)
+        assert audio.shape[1] - whole.shape[1] == pytest.approx(read(tmp_path / "b.mp4")[0].shape[1] / 3, abs=1)
+        assert "changes to 48,000 Hz, stereo" in notice
+
+    @pytest.mark.parametrize("name", ["f.mp4", "front.mp4"])
+    def test_a_later_part_of_mp4_that_is_cut_off(self, make_file, tmp_path, name):
+        whole, _ = read(make_file(name, *MP4[name]))
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 7 // 10])
+        rest, said = read(tmp_path / "cut.mp4")
+        path = tmp_path / "joined.mp4"
+        path.write_bytes(content + (tmp_path / "cut.mp4").read_bytes())
+        audio, notices = read(path)
+        np.testing.assert_array_equal(audio, np.concatenate([whole, rest], axis=1))
+        (wanted,) = (notice.replace(repr(str(tmp_path / "cut.mp4")), "") for notice in said if "cut off" in notice)
+        assert f"part 2 of {str(path)!r}{wanted}" in notices
+
+    def test_a_later_part_of_mp4_that_cannot_be_read(self, make_file, tmp_path):
+        whole, _ = read(make_file("a.m4a"))
+        content = (tmp_path / "a.m4a").read_bytes()
+        path = tmp_path / "joined.m4a"
+        path.write_bytes(content + content[: len(content) // 2])
+        audio, (notice,) = read(path)
+        np.testing.assert_array_equal(audio, whole)
+        assert notice.startswith(f"part 2 of {str(path)!r} cannot be read as audio: ")
 
     def test_an_au_file_that_is_longer_than_it_states(self, make_file):
         path = make_file("a.au")

@@ -459,6 +459,18 @@ def test_what_cannot_be_written_is_an_error_and_leaves_nothing(make, tmp_path, i
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mute.mp4", "there.mp4"]
 
 
+def test_joined_films_are_an_error_that_names_them(make, tmp_path):
+    whole = read(make("plain.mp4"))[1]
+    joined = tmp_path / "joined.mp4"
+    joined.write_bytes(2 * make("plain.mp4").read_bytes())
+    assert is_film(joined)
+    np.testing.assert_array_equal(read(joined)[1], np.hstack([whole, whole]))
+    for call in (lambda target: check_film(target, joined), lambda target: replaced(joined, target)):
+        with pytest.raises(AudioError, match=r"new\.mp4' cannot be written: .*joined\.mp4' holds several films"):
+            call(tmp_path / "new.mp4")
+    assert not (tmp_path / "new.mp4").exists()
+
+
 def test_the_cover_of_music_makes_no_film(tmp_path, clicks):
     ffmpeg(*PICTURE, "-frames:v", 1, tmp_path / "cover.png")
     picture = ("-map", 0, "-map", 1, "-c:v", "copy", "-disposition:v", "attached_pic")

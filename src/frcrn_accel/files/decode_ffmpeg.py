@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +17,9 @@ from frcrn_accel.audio import MAX_SAMPLE_RATE_HZ
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files.chunks import id3_end
 from frcrn_accel.files.ffmpeg import DSD, fix_layout, open_input
+from frcrn_accel.files.joined import find_parts, mp4_parts
 from frcrn_accel.files.lame import DELAYS_AT, ENCODER_AT
-from frcrn_accel.files.ogg_chain import Link, find_links
+from frcrn_accel.files.ogg_chain import Link
 from frcrn_accel.files.reasons import IS_JOINED, reason_of
 from frcrn_accel.files.stated import begins_again, behind_tags, fragments_s, is_joined, is_placeholder, missing_bytes
 from frcrn_accel.notices import notify
@@ -55,6 +54,8 @@ _MIN_GAP_S = 0.0195  # a shorter gap is rounding of time stamps: less than a fra
 _WITHOUT_TIMES = ("mp3", "aac", "ac3", "eac3", "dts", "loas", "amr", "sbc", "gsm")
 # AVI has no time stamps either. FFmpeg counts bytes, which is wrong for some codecs, or if the header is.
 _TIMES_ARE_BYTES = "avi"
+# Where FFmpeg looks for the frames within packets. For FLAC, it reads ten ahead, and gives each the time of the last.
+_PARSED = ("asf", "wtv")
 _TIMES_ARE_SAMPLES = ("flac", "ogg")  # where a gap between frames is data that FFmpeg dropped without an error
 _STATE_DELAYS = (b"LAME", b"Lavf", b"Lavc")  # encoders whose delays FFmpeg believes
 _MP4 = "mov,mp4"
@@ -67,16 +68,6 @@ _COUNTED = tuple(name for name in _SIMPLE if name != "wav")  # whose length may 
 _FRAME_HEADER_BYTES, _XING_BYTES = 6, 256  # with a checksum; within which a Xing header starts
 _TAGS = (b"ID3", b"TAG", b"APETAGEX")
 _EXACT_DURATION = (_MP4, "flac", *_SIMPLE)
-_FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
-# Containers of whose second file FFmpeg plays the header as sound, or takes it for damage.
-_STARTS = {
-    "amr": re.compile(rb"#!AMR(-WB)?(_MC1\.0)?\n"),
-    "nut": re.compile(rb"nut/multimedia container\0NM"),
-    "rm": re.compile(rb"\.RMF\0\0\0"),
-}
-_LONGEST_START_BYTES = 27
-_FLAC_FORM_AT, _FLAC_FORM_BYTES = 18, 4  # rate, channels and bits, and the first bits of the length
-_SEARCHED_BYTES = 1 << 20
 _FLAC_UNKNOWN = (1 << 36) - 1  # samples: the largest number that its header holds
 
 
@@ -120,7 +111,7 @@ class Form:
 
 
 def probe(path: Path, track: int, opened: BinaryIO | None = None) -> Form:
-    """Read the format of a track.
+    """Read the format of a track; of joined files, that of the first.
 
     Args:
         path: The file.
@@ -131,7 +122,19 @@ def probe(path: Path, track: int, opened: BinaryIO | None = None) -> Form:
         AudioError: FFmpeg does not recognize the file, it has no such track, or its codec cannot be decoded.
         OSError: The file cannot be read.
     """
-    with _opened(path, None, opened) as (container, file):
+    with path.open("rb") as file:
+        parts = mp4_parts(file)
+    form = _probe(path, track, parts[0] if parts else None, opened)
+    samples = form.likely_samples
+    for part in parts[1:]:
+        with suppress(AudioError):  # which `decode` reports
+            own = _probe(path, track, part)
+            samples += round(own.likely_samples * form.sample_rate_hz / own.sample_rate_hz)
+    return replace(form, likely_samples=samples)
+
+
+def _probe(path: Path, track: int, link: Link | None, opened: BinaryIO | None = None) -> Form:
+    with _opened(path, link, opened) as (container, file):
         stream = _stream(path, container, track)
         context = stream.codec_context
         stated, order = fix_layout(context)
@@ -200,18 +203,24 @@ def decode(path: Path, track: int, form: Form, opened: BinaryIO | None = None) -
         OSError: The file cannot be read.
     """
     # FFmpeg follows a chain by itself, but not to another format, and does not end each link at its last sample.
-    links: Sequence[Link | None] = _parts(path, form.container) or [None]
+    with path.open("rb") as file:
+        links: Sequence[Link | None] = find_parts(file, form.container) or [None]
     decoder = _Decoder(path, form)
-    for link in links:
+    for number, link in enumerate(links, 1):
+        own: Form | None = form
+        if number > 1 and form.container != "ogg":  # whose header does not state a length
+            own = _form_of_part(path, track, link, number)
+        if own is None:
+            continue
         with _opened(path, link, opened) as (container, file):
             stream = _stream(path, container, track)
             fix_layout(stream.codec_context)
-            yield from decoder.decode(container, stream)
+            yield from decoder.decode(container, stream, own, f"part {number} of " * (len(links) > 1))
             if link is None and decoder.end and not is_joined(file):
                 is_simple = form.container.startswith(_SIMPLE)
                 if begins_again(file, decoder.end, is_simple=is_simple):
                     notify(f"{str(path)!r} {IS_JOINED}")
-    yield from decoder.finish()
+    decoder.finish()
     last = links[-1]
     if last is not None and not last.is_ended:
         if not decoder.samples:
@@ -219,6 +228,15 @@ def decode(path: Path, track: int, form: Form, opened: BinaryIO | None = None) -
         notify(f"{str(path)!r} ends without the mark of an end: it may have been cut off")
     if any(link is not None and link.is_ended and not link.is_whole for link in links):
         notify(f"{str(path)!r} is damaged: it has pages with wrong checksums, or other data between its pages")
+
+
+def _form_of_part(path: Path, track: int, link: Link | None, number: int) -> Form | None:
+    """Return the format of a later part of joined files; None, with a notice, if it cannot be read."""
+    try:
+        return _probe(path, track, link)
+    except AudioError as error:
+        notify(f"part {number} of {error}")
+        return None
 
 
 class _Decoder:
@@ -238,13 +256,30 @@ class _Decoder:
         self._path, self._form = path, form
         self._converter: Any = None
         self._converted: tuple[str, str, int] | None = None
+        self._changes: set[tuple[str, str, int]] = set()  # of the format, that have been reported
+        self._limit: int | None = None  # samples at the end of this part, if it is MP4
         self._held: list[NDArray[np.float32]] = []  # what lies beyond the length that an MP4 file declares
         self._held_samples = 0
         self._errors = self._new_errors = self._concealed = self._paused = self._packets = 0
 
-    def decode(self, container: InputContainer, stream: av.AudioStream) -> Iterator[NDArray[np.float32]]:
+    def decode(
+        self, container: InputContainer, stream: av.AudioStream, own: Form, part: str
+    ) -> Iterator[NDArray[np.float32]]:
+        """Decode a stream, and report what is missing at its end.
+
+        Args:
+            container: Its container.
+            stream: The stream.
+            own: What `probe` found of it.
+            part: Which part of the file it is, for messages; empty for the whole.
+
+        Raises:
+            AudioError: The stream cannot be decoded to its end, or is cut off before its first sample.
+        """
         start = self.samples
         origin: float | None = None
+        expected = round((own.expected_samples or 0) * self._form.sample_rate_hz / own.sample_rate_hz)
+        self._limit = start + expected if own.container.startswith(_MP4) and expected else None
         for packet in self._packets_of(container, stream):
             for frame in self._frames_of(packet):
                 if origin is None and frame.time is not None:
@@ -257,19 +292,41 @@ class _Decoder:
                     yield from self._fill(frame, origin, start)
                 for block in self._blocks_of(frame):
                     yield from self._limited(block)
+        for block in self._flush():
+            yield from self._limited(block)
+        rate = self._form.sample_rate_hz
+        if 0 < self._held_samples <= _ROUNDED_S * rate and own.codec.startswith(_WITHOUT_PADDING):
+            self.samples += self._held_samples
+            yield from self._held
+        self._held, self._held_samples = [], 0
+        if self.samples > start or part:
+            self._say_missing(f"{part}{str(self._path)!r}", own, expected, self.samples - start)
 
-    def finish(self) -> Iterator[NDArray[np.float32]]:
-        """Yield the samples that are left, and report what was missing.
+    def _say_missing(self, name: str, own: Form, expected: int, samples: int) -> None:
+        """Report what is missing at the end of a part of the file that gave so many samples."""
+        rate = self._form.sample_rate_hz
+        missing_s = (expected - samples) / rate
+        likely_s = own.missing_share * samples / rate
+        if missing_s > _TOLERANCE_S:
+            least = "at least " * own.is_open_ended
+            notify(f"{name} is cut off: {least}{missing_s:.1f} s at its end are missing")
+        elif likely_s > _TOLERANCE_S:
+            notify(f"{name} is cut off: about {likely_s:.1f} s at its end are missing")
+        elif own.missing_share:
+            notify(f"{name} is cut off: its last part is not whole")
+        elif expected and missing_s < -_TOLERANCE_S and own.container.startswith(_COUNTED):
+            notify(
+                f"{name}: its header says that it has only {expected / rate:.1f} s of {samples / rate:.1f} s: it is "
+                "read to its end"
+            )
+
+    def finish(self) -> None:
+        """Report what was damaged.
 
         Raises:
             AudioError: There is data, but not one sample could be decoded.
         """
-        for block in self._flush():
-            yield from self._limited(block)
         form, rate = self._form, self._form.sample_rate_hz
-        if 0 < self._held_samples <= _ROUNDED_S * rate and form.codec.startswith(_WITHOUT_PADDING):
-            self.samples += self._held_samples
-            yield from self._held
         if self._packets and not self.samples:
             raise AudioError(f"{str(self._path)!r} cannot be read as audio: not one frame of {form.codec} is whole")
         if form.expected_samples and not self.samples:
@@ -279,21 +336,6 @@ class _Decoder:
             notify(f"{str(self._path)!r} is damaged: {self._errors or 'some'} of its frames are not whole, {lost}")
         if self._paused:
             notify(f"{str(self._path)!r} has gaps in its sound: {self._paused / rate:.2f} s are silent")
-        missing_s = ((form.expected_samples or 0) - self.samples) / rate
-        likely_s = form.missing_share * self.samples / rate
-        if missing_s > _TOLERANCE_S:
-            least = "at least " * form.is_open_ended
-            notify(f"{str(self._path)!r} is cut off: {least}{missing_s:.1f} s at its end are missing")
-        elif likely_s > _TOLERANCE_S:
-            notify(f"{str(self._path)!r} is cut off: about {likely_s:.1f} s at its end are missing")
-        elif form.missing_share:
-            notify(f"{str(self._path)!r} is cut off: its last part is not whole")
-        elif form.expected_samples and missing_s < -_TOLERANCE_S and form.container.startswith(_COUNTED):
-            stated_s, length_s = form.expected_samples / rate, self.samples / rate
-            notify(
-                f"{str(self._path)!r}: its header says that it has only {stated_s:.1f} s of {length_s:.1f} s: it is "
-                "read to its end"
-            )
 
     def _packets_of(self, container: InputContainer, stream: av.AudioStream) -> Iterator[Any]:
         import av
@@ -385,8 +427,9 @@ class _Decoder:
             yield from self._flush()
             if frame.sample_rate == form.decoded_rate_hz and frame.layout.nb_channels == form.channels:
                 notify(f"{str(self._path)!r} is DSD: it is converted to PCM of {form.sample_rate_hz:,} Hz")
-            else:
+            elif kind not in self._changes:
                 self._say_change(frame)
+            self._changes.add(kind)
             layout = form.layout or frame.layout.name
             self._converter = av.AudioResampler(format="fltp", layout=layout, rate=form.sample_rate_hz)
             self._converted = kind
@@ -413,8 +456,7 @@ class _Decoder:
 
     def _limited(self, block: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         """Hold back what lies beyond the end of an edit list: older versions of FFmpeg do not cut it off."""
-        form = self._form
-        limit = form.expected_samples if form.container.startswith(_MP4) else None
+        limit = self._limit
         if limit is None or self._held_samples < 0:
             self.samples += block.shape[1]
             yield block
@@ -440,12 +482,12 @@ def _opened(
     import av
 
     with nullcontext(opened) if opened is not None else path.open("rb") as file:
-        source = file if link is None else link.view(file)
+        source = file if link is None else cast(BinaryIO, link.view(file))
         try:
             with _open(source, _raw_format(file) if link is None else None) as container:
                 if container.format.name in _PLAYLISTS:
                     raise AudioError(f"{str(path)!r} is a playlist or text, not audio")
-                yield container, file
+                yield container, source
         except av.FFmpegError as error:
             raise AudioError(f"{str(path)!r} cannot be read as audio: {reason_of(error)}") from error
 
@@ -461,12 +503,20 @@ def _open(source: Any, raw_format: str | None) -> InputContainer:
         if raw_format is None:
             raise
     else:
+        if container.format.name in _PARSED and any(_is_flac(stream) for stream in container.streams.audio):
+            container.close()
+            source.seek(0)
+            return cast("InputContainer", open_input(source, container_options={"fflags": "+noparse"}))
         if raw_format is None or container.streams.audio:
             return container
         container.close()
     source.seek(0)
     container = open_input(source, format=raw_format)
     return container
+
+
+def _is_flac(stream: av.AudioStream) -> bool:
+    return stream.codec_context is not None and stream.codec_context.name == "flac"
 
 
 def _raw_format(file: BinaryIO) -> str | None:
@@ -491,7 +541,7 @@ def _stream(path: Path, container: InputContainer, track: int) -> av.AudioStream
     stream = streams[track]
     if stream.codec_context is None:
         raise AudioError(f"{str(path)!r} cannot be read as audio: its codec is unknown, or it is encrypted")
-    if stream.codec_context.name == "flac":
+    if _is_flac(stream):
         stream.codec_context.options = {"err_detect": "crccheck+explode"}  # else damage is decoded as noise
     return stream
 
@@ -618,47 +668,3 @@ def _missing_fragments_s(whole_s: Fraction, container: InputContainer) -> Fracti
     lengths_s = [s.duration * s.time_base for s in container.streams if s.duration and s.time_base]
     missing_s = whole_s - max(lengths_s, default=whole_s)
     return missing_s if missing_s > _TOLERANCE_S else Fraction(0)
-
-
-def _parts(path: Path, container: str) -> Sequence[Link]:
-    """Return the parts of a file that FFmpeg must open one by one; nothing if it reads the whole file by itself."""
-    with path.open("rb") as file:
-        if container == "ogg":
-            return find_links(file)
-        if container == "flac":
-            return _flac_parts(file)
-        return _joined_at(file, _found(_STARTS[container], file)) if container in _STARTS else []
-
-
-def _flac_parts(file: BinaryIO) -> Sequence[Link]:
-    """Return the parts of joined FLAC files with different rates, channels or bits; nothing for any other file.
-
-    FFmpeg decodes all of them by the header of the first, and drops the frames that do not fit.
-    """
-    starts = _found(_FLAC_START, file)
-    forms = set()
-    for start in starts:
-        file.seek(start + _FLAC_FORM_AT)
-        forms.add(file.read(_FLAC_FORM_BYTES)[: _FLAC_FORM_BYTES - 1])
-    return _joined_at(file, starts) if len(forms) > 1 else []
-
-
-def _found(pattern: re.Pattern[bytes], file: BinaryIO) -> list[int]:
-    """Return the positions at which a pattern is found that has at most `_LONGEST_START_BYTES`."""
-    positions: list[int] = []
-    position, chunk = 0, b""
-    file.seek(0)
-    while more := file.read(_SEARCHED_BYTES):
-        chunk = chunk[1 - _LONGEST_START_BYTES :] + more
-        before = position + len(more) - len(chunk)
-        positions += [at for found in pattern.finditer(chunk) if (at := before + found.start()) not in positions[-1:]]
-        position += len(more)
-    return positions
-
-
-def _joined_at(file: BinaryIO, starts: Sequence[int]) -> Sequence[Link]:
-    """Return the parts of a file that start at these positions; nothing for a single one."""
-    if len(starts) < 2:
-        return []
-    ends = [*starts[1:], file.seek(0, os.SEEK_END)]
-    return [Link(start, end, (), is_ended=True, is_whole=True) for start, end in zip(starts, ends, strict=True)]

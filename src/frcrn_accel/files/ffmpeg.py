@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from frcrn_accel.files.chunks import id3_end
 from frcrn_accel.files.layouts import PLACES
 from frcrn_accel.files.parts import FilePart
+from frcrn_accel.files.stated import mp4_starts
 
 __all__ = ["DSD", "fix_layout", "id3_bytes", "only_id3", "open_input"]
 
@@ -38,7 +39,8 @@ _WITHOUT_METADATA_OPTION = 19
 def open_input(source: Any, **options: Any) -> Any:
     """Open an input container. Text in it that is not UTF-8 has surrogate escapes.
 
-    An ID3v2 tag in front of a container that has no place for one is skipped. From a file object, no other file or
+    An ID3v2 tag in front of a container that has no place for one is skipped, and so is what follows the first of
+    joined MP4 files: FFmpeg would take their fragments for its own, or fail. From a file object, no other file or
     address is opened: a playlist in disguise must not read one.
 
     Args:
@@ -52,8 +54,12 @@ def open_input(source: Any, **options: Any) -> Any:
     if not isinstance(source, str):
         if _is_fatal(source):
             raise av.error.InvalidDataError(_INVALID_DATA, "Invalid data found when processing input")
-        front = id3_bytes(source)
-        source = _Input(FilePart(source, front, source.seek(0, os.SEEK_END)) if front else source)
+        starts = mp4_starts(source)
+        front, size = id3_bytes(source), source.seek(0, os.SEEK_END)
+        end = starts[1] if len(starts) > 1 else size
+        is_part = front > 0 or end < size
+        source.seek(0)
+        source = _Input(FilePart(source, front, end) if is_part else source)
     given: Mapping[str, str] = options.pop("container_options", {})
     protocols = "file" if isinstance(source, str) else "none"
     return av.open(source, "r", container_options={"protocol_whitelist": protocols, **given}, **options)

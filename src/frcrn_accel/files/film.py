@@ -21,6 +21,7 @@ from frcrn_accel.files.film_sound import Sound, Track, sound_start_s
 from frcrn_accel.files.film_streams import can_hold, is_cover, stream_name, suffix_for
 from frcrn_accel.files.film_text import film_text, find_lost, stream_text
 from frcrn_accel.files.formats import FILM_MUXERS, MATROSKA, MP4, keeps_codec, plan_track
+from frcrn_accel.files.joined import find_parts
 from frcrn_accel.files.mp4 import is_item
 from frcrn_accel.files.reading import open_audio
 from frcrn_accel.files.reasons import reason_of
@@ -89,8 +90,9 @@ def write_film(target: Path, source: Path, sounds: Mapping[int, Sound], *, overw
         with ExitStack() as stack:
             temporary = stack.enter_context(replacing(target, overwrite=overwrite, like=source))
             wanted = {} if muxer == "avi" else GENERATED_TIMES  # an AVI does not state when a picture is shown
-            film = open_input(stack.enter_context(source.open("rb")), container_options=wanted)
-            stack.enter_context(film)
+            file = stack.enter_context(source.open("rb"))
+            film = stack.enter_context(open_input(file, container_options=wanted))
+            _check_is_one(target, source, film.format.name)
             options = _options(muxer, sounds, film)
             out = av.open(os.fspath(temporary), "w", format=muxer, container_options=options)
             with out:
@@ -154,6 +156,7 @@ def check_film(target: Path, source: Path, track: int | None = None) -> None:
     """
     muxer = FILM_MUXERS[target.suffix.lower()]
     with source.open("rb") as file, open_input(file) as film:
+        _check_is_one(target, source, film.format.name)
         audio = list(film.streams.audio)
         numbers = range(len(audio)) if track is None else (track,)
         for number in numbers:
@@ -164,6 +167,16 @@ def check_film(target: Path, source: Path, track: int | None = None) -> None:
             if not can_hold(muxer, stream):
                 raise AudioError(_refusal(target, stream))
             _check_times(target, muxer, source, stream)
+
+
+def _check_is_one(target: Path, source: Path, container: str) -> None:
+    """Check that a film does not consist of several that were joined: the times of their pictures start again."""
+    with source.open("rb") as file:
+        if len(find_parts(file, container)) > 1:
+            raise AudioError(
+                f"{str(target)!r} cannot be written: {str(source)!r} holds several films, as after joining them; "
+                "write the sound alone, such as to a .wav"
+            )
 
 
 def _check_times(target: Path, muxer: str, source: Path, stream: Any) -> None:

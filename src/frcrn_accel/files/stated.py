@@ -32,6 +32,7 @@ __all__ = [
     "is_placeholder",
     "joined_at",
     "missing_bytes",
+    "mp4_starts",
     "sds_packet_samples",
     "stated_end",
 ]
@@ -62,7 +63,7 @@ _TOP_BOXES = frozenset(
         *(b"meta", b"udta", b"emsg", b"prft", b"pdin", b"pnot"),
     )
 )
-_BOX_HEADER_BYTES, _BOX_BYTES = 8, 64
+_BOX_HEADER_BYTES, _BOX_BYTES, _ZEROS_OF_SIZE = 8, 64, 3
 _MAX_TAGS, _ID3V1_BYTES, _APE_HEADER_BYTES = 16, 128, 32
 _READ_WHOLE = (_EBML, b".RMF")  # FFmpeg reads on behind the end, or each part is opened
 _KIND_BYTES, _START_BYTES, _REST_BYTES = 20, 24, 1 << 20
@@ -91,8 +92,8 @@ def stated_end(file: BinaryIO) -> int:
 def is_joined(file: BinaryIO) -> bool:
     """Return whether another file of the same kind follows behind the end that a header states, as after `cat`.
 
-    Of such files, programs read the first one only, except for the streams of frames, Ogg, FLAC, Matroska, AVI and
-    RealMedia, which are read whole.
+    Of such files, programs read the first one only, except for the streams of frames, Ogg, FLAC, Matroska, AVI,
+    RealMedia and MP4, which are read whole.
     """
     return joined_at(file) > 0
 
@@ -104,16 +105,37 @@ def joined_at(file: BinaryIO) -> int:
     """
     front, file = _behind_id3(file)
     start = _start_of(file)
-    if start[4:8] == b"ftyp":
-        starts = [position for kind, position, _ in _walk_boxes(file) if kind == b"ftyp"]
-        return front + starts[1] if len(starts) > 1 else 0
-    if start.startswith(_READ_WHOLE) or (start[:4] == b"RIFF" and start[8:12] == b"AVI "):
+    if start.startswith(_READ_WHOLE) or start[4:8] == b"ftyp" or (start[:4] == b"RIFF" and start[8:12] == b"AVI "):
         return 0
     end = _end_of_file(start, file)
     if not 0 < end < file.seek(0, os.SEEK_END):
         return 0
     second = _second_at(file, start, end)
     return front + second if second else 0
+
+
+def mp4_starts(file: BinaryIO) -> list[int]:
+    """Return where joined MP4 files start, also behind tags and padding; one position for a single file.
+
+    Nothing for any other file, and for QuickTime of before 2005, which has no mark at its start.
+    """
+    front, file = _behind_id3(file)
+    starts: list[int] = []
+    begin, end = -1, 0
+    while end > begin and _is_mp4_at(file, end):
+        begin = end
+        for kind, position, length in _walk_boxes(file, begin):
+            starts += [front + position] * (kind == b"ftyp")
+            end = position + length
+        behind = behind_tags(file, end)  # which takes the zeros of a size for padding
+        possible = range(behind, max(end, behind - _ZEROS_OF_SIZE) - 1, -1)
+        end = next((at for at in possible if _is_mp4_at(file, at)), end)
+    return starts
+
+
+def _is_mp4_at(file: BinaryIO, position: int) -> bool:
+    file.seek(position)
+    return file.read(_BOX_HEADER_BYTES)[4:] == b"ftyp"
 
 
 def begins_again(file: BinaryIO, position: int, *, is_simple: bool) -> bool:
