@@ -184,6 +184,21 @@ def make_mp4(folder: Path, flags: str, *arguments: str) -> Path:
     return folder / "a.mp4"
 
 
+def test_gxf_states_its_length_in_fields(tmp_path):
+    path = tmp_path / "a.gxf"
+    soundfile.write(tmp_path / "a.wav", coded.noise(240_000, 1).T, 48_000)
+    picture = ("-f", "lavfi", "-i", "color=size=720x576:rate=25:duration=5")
+    coded.ffmpeg(*picture, "-i", tmp_path / "a.wav", "-c:v", "mpeg2video", "-c:a", "pcm_s16le", path)
+    whole, before = read(path)
+    assert (whole.shape[1] >= 240_000, before) == (True, [])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    audio, (notice,) = read(path)
+    missing_s = 5 - audio.shape[1] / 48_000
+    assert 1 < missing_s < 4
+    assert notice.endswith(f"is cut off: {missing_s:.1f} s at its end are missing")
+
+
 @given(content=st.binary(max_size=400), start=st.sampled_from(STARTS))
 def test_any_header_states_an_end_or_none(tmp_path_factory, content, start):
     path = tmp_path_factory.getbasetemp() / "any"

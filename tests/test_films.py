@@ -459,6 +459,20 @@ def test_what_cannot_be_written_is_an_error_and_leaves_nothing(make, tmp_path, i
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mute.mp4", "there.mp4"]
 
 
+@pytest.mark.parametrize("name", [name for name in FILMS if name.startswith("late")] + ["vorbis.ogv"])
+def test_the_start_is_that_of_the_first_sample(make, tmp_path, clicks, name):
+    if name == "vorbis.ogv":
+        path = tmp_path / name
+        coding = ("-c:v", "libtheora", "-c:a", "libvorbis")
+        ffmpeg(*PICTURE, "-itsoffset", "0.5", "-i", clicks, "-map", "0:v", "-map", "1:a", *coding, path)
+    else:
+        path = make(name)
+    file, audio, _ = read(path)
+    shift = round(file.start_s * RATE_HZ)
+    expected = heard(path)[shift : shift + audio.shape[1]]
+    assert np.abs(lags(expected, audio[0])).max() <= 48  # some containers count milliseconds
+
+
 def test_joined_films_are_an_error_that_names_them(make, tmp_path):
     whole = read(make("plain.mp4"))[1]
     joined = tmp_path / "joined.mp4"

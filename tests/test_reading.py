@@ -128,6 +128,27 @@ def test_damage_where_times_are_counted_wrongly(made, tmp_path):
     assert any("is damaged" in notice for notice in notices)
 
 
+@pytest.mark.parametrize("codec", ["ac3", "eac3"])
+@pytest.mark.parametrize("suffix", ["", ".mka", ".mp4", ".wav", ".avi"])
+def test_one_wrong_byte_in_ac3_is_reported(made, tmp_path, codec, suffix):
+    source = made(suffix or f".{codec}", "-c:a", codec, rate=48_000)
+    _, whole, before = read(source)
+    content = bytearray(source.read_bytes())
+    content[len(content) // 2] ^= 0x55
+    path = tmp_path / f"damaged{source.suffix}"
+    path.write_bytes(content)
+    _, audio, notices = read(path)
+    assert audio.shape == whole.shape
+    error = np.abs(audio - whole)[0]
+    at = int(error.argmax())
+    settled = np.delete(error, slice(max(0, at - 3 * 1_536), at + 3 * 1_536))
+    assert settled.max() < error[at] / 3  # the noise that its decoder adds is another one
+    assert before == []
+    assert [notice.partition(" is damaged: ")[2] for notice in notices] == [
+        "1 of its frames are not whole, the decoder conceals them"
+    ]
+
+
 @pytest.mark.parametrize("name", [".wav", ".flac", ".mp3", ".m4a", ".webm", ".wma"])
 def test_blocks_are_long_in_every_format(made, name):
     rate = 44_100 if name != ".webm" else 48_000

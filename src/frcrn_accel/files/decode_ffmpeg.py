@@ -54,6 +54,9 @@ _MIN_GAP_S = 0.0195  # a shorter gap is rounding of time stamps: less than a fra
 _WITHOUT_TIMES = ("mp3", "aac", "ac3", "eac3", "dts", "loas", "amr", "sbc", "gsm")
 # AVI has no time stamps either. FFmpeg counts bytes, which is wrong for some codecs, or if the header is.
 _TIMES_ARE_BYTES = "avi"
+# Codecs whose decoders compare checksums only on demand: else damage is decoded as noise. A damaged frame of FLAC is
+# an error; one of AC-3 is concealed and marked.
+_CHECKS = {"flac": "crccheck+explode", "ac3": "crccheck", "eac3": "crccheck"}
 # Where FFmpeg looks for the frames within packets. For FLAC, it reads ten ahead, and gives each the time of the last.
 _PARSED = ("asf", "wtv")
 _TIMES_ARE_SAMPLES = ("flac", "ogg")  # where a gap between frames is data that FFmpeg dropped without an error
@@ -67,7 +70,7 @@ _SIMPLE = (
 _COUNTED = tuple(name for name in _SIMPLE if name != "wav")  # whose length may be derived from a bit rate
 _FRAME_HEADER_BYTES, _XING_BYTES = 6, 256  # with a checksum; within which a Xing header starts
 _TAGS = (b"ID3", b"TAG", b"APETAGEX")
-_EXACT_DURATION = (_MP4, "flac", *_SIMPLE)
+_EXACT_DURATION = (_MP4, "flac", "gxf", *_SIMPLE)
 _FLAC_UNKNOWN = (1 << 36) - 1  # samples: the largest number that its header holds
 
 
@@ -163,7 +166,9 @@ def _probe(path: Path, track: int, link: Link | None, opened: BinaryIO | None = 
         whole_s = fragments_s(file) if name.startswith(_MP4) else None
         if exact and whole_s:
             exact += round(_missing_fragments_s(whole_s, container) * rate)
-        start = stream.start_time * stream.time_base if stream.start_time and stream.time_base else Fraction(0)
+        start = Fraction(0)
+        if frame is not None and frame.pts is not None:  # behind what a decoder drops, such as half a block of Vorbis
+            start = Fraction(frame.pts * frame.time_base)
         return Form(
             container=name,
             codec=context.name,
@@ -260,7 +265,7 @@ class _Decoder:
         self._limit: int | None = None  # samples at the end of this part, if it is MP4
         self._held: list[NDArray[np.float32]] = []  # what lies beyond the length that an MP4 file declares
         self._held_samples = 0
-        self._errors = self._new_errors = self._concealed = self._paused = self._packets = 0
+        self._errors = self._new_errors = self._marked = self._concealed = self._paused = self._packets = 0
 
     def decode(
         self, container: InputContainer, stream: av.AudioStream, own: Form, part: str
@@ -282,6 +287,7 @@ class _Decoder:
         self._limit = start + expected if own.container.startswith(_MP4) and expected else None
         for packet in self._packets_of(container, stream):
             for frame in self._frames_of(packet):
+                self._marked += frame.is_corrupt
                 if origin is None and frame.time is not None:
                     origin = frame.time
                 if self._form.container == _TIMES_ARE_BYTES:
@@ -331,9 +337,12 @@ class _Decoder:
             raise AudioError(f"{str(self._path)!r} cannot be read as audio: not one frame of {form.codec} is whole")
         if form.expected_samples and not self.samples:
             raise AudioError(f"{str(self._path)!r} cannot be read as audio: it is cut off before its first sample")
-        if self._errors or self._concealed:
-            lost = f"{self._concealed / rate:.2f} s are silent instead" if self._concealed else "they are skipped"
-            notify(f"{str(self._path)!r} is damaged: {self._errors or 'some'} of its frames are not whole, {lost}")
+        if self._errors or self._concealed or self._marked:
+            lost = "they are skipped" if self._errors else "the decoder conceals them"
+            if self._concealed:
+                lost = f"{self._concealed / rate:.2f} s are silent instead"
+            frames = self._errors + self._marked or "some"
+            notify(f"{str(self._path)!r} is damaged: {frames} of its frames are not whole, {lost}")
         if self._paused:
             notify(f"{str(self._path)!r} has gaps in its sound: {self._paused / rate:.2f} s are silent")
 
@@ -541,8 +550,8 @@ def _stream(path: Path, container: InputContainer, track: int) -> av.AudioStream
     stream = streams[track]
     if stream.codec_context is None:
         raise AudioError(f"{str(path)!r} cannot be read as audio: its codec is unknown, or it is encrypted")
-    if _is_flac(stream):
-        stream.codec_context.options = {"err_detect": "crccheck+explode"}  # else damage is decoded as noise
+    if (checks := _CHECKS.get(stream.codec_context.name)) is not None:
+        stream.codec_context.options = {"err_detect": checks}
     return stream
 
 
