@@ -199,6 +199,28 @@ def test_gxf_states_its_length_in_fields(tmp_path):
     assert notice.endswith(f"is cut off: {missing_s:.1f} s at its end are missing")
 
 
+@pytest.mark.parametrize("offset_s", [0, 0.7])
+@pytest.mark.parametrize("codec", ["flac", "aac", "libmp3lame", "libopus", "pcm_s16le"])
+def test_matroska_of_which_damage_hides_the_rest(tmp_path, codec, offset_s):
+    """Damage to the header of a cluster hides all of it, and the last one leaves no gap in the times behind it."""
+    path = tmp_path / "a.mka"
+    soundfile.write(tmp_path / "a.wav", coded.noise(80_000, 1).T, 16_000)
+    shorter = ("-cluster_time_limit", "1000", "-c:a", codec)
+    coded.ffmpeg("-itsoffset", offset_s, "-i", tmp_path / "a.wav", *shorter, path)
+    whole, before = read(path)
+    content = bytearray(path.read_bytes())
+    for _ in range(2):  # the very last one is short
+        last = content.rindex(bytes.fromhex("1f43b675"))
+        content[last : last + 12] = bytes(12)
+    path.write_bytes(content)
+    audio, notices = read(path)
+    missing_s = (whole.shape[1] - audio.shape[1]) / open_audio(path).sample_rate_hz
+    assert (missing_s > 0.3, before) == (True, [])
+    (notice,) = (notice for notice in notices if "cut off" in notice)
+    said_s = float(notice.split(" s at its end are missing")[0].split()[-1])
+    assert said_s == pytest.approx(missing_s, abs=0.15)
+
+
 @given(content=st.binary(max_size=400), start=st.sampled_from(STARTS))
 def test_any_header_states_an_end_or_none(tmp_path_factory, content, start):
     path = tmp_path_factory.getbasetemp() / "any"

@@ -21,7 +21,15 @@ from frcrn_accel.files.joined import find_parts, mp4_parts
 from frcrn_accel.files.lame import DELAYS_AT, ENCODER_AT
 from frcrn_accel.files.ogg_chain import Link
 from frcrn_accel.files.reasons import IS_JOINED, reason_of
-from frcrn_accel.files.stated import begins_again, behind_tags, fragments_s, is_joined, is_placeholder, missing_bytes
+from frcrn_accel.files.stated import (
+    begins_again,
+    behind_tags,
+    fragments_s,
+    is_joined,
+    is_placeholder,
+    matroska_s,
+    missing_bytes,
+)
 from frcrn_accel.notices import notify
 
 if TYPE_CHECKING:
@@ -61,7 +69,7 @@ _CHECKS = {"flac": "crccheck+explode", "ac3": "crccheck", "eac3": "crccheck"}
 _PARSED = ("asf", "wtv")
 _TIMES_ARE_SAMPLES = ("flac", "ogg")  # where a gap between frames is data that FFmpeg dropped without an error
 _STATE_DELAYS = (b"LAME", b"Lavf", b"Lavc")  # encoders whose delays FFmpeg believes
-_MP4 = "mov,mp4"
+_MP4, _MATROSKA = "mov,mp4", "matroska"
 # Containers of a single stream that nothing but tags follows.
 _SIMPLE = (
     *("wv", "tta", "tak", "ape", "mpc", "aiff", "wav", "w64", "caf", "au"),
@@ -169,6 +177,9 @@ def _probe(path: Path, track: int, link: Link | None, opened: BinaryIO | None = 
         start = Fraction(0)
         if frame is not None and frame.pts is not None:  # behind what a decoder drops, such as half a block of Vorbis
             start = Fraction(frame.pts * frame.time_base)
+        if name.startswith(_MATROSKA) and len(container.streams) == 1:
+            end_s = matroska_s(file)
+            exact = round((end_s - start) * rate) if end_s else None
         return Form(
             container=name,
             codec=context.name,

@@ -31,6 +31,7 @@ __all__ = [
     "is_joined",
     "is_placeholder",
     "joined_at",
+    "matroska_s",
     "missing_bytes",
     "mp4_starts",
     "sds_packet_samples",
@@ -39,6 +40,7 @@ __all__ = [
 
 # Sizes that programs write before they know the length: SoX 0x7F000000 in AIFF and 0x7FFFF000 in WAV, arecord
 # 0x80000000, FFmpeg 0xFFFFFFFF, each give or take a header or a part of a sample.
+_LONGEST_NS = 10**9 * 86_400 * 365
 _PLACEHOLDERS = (range(0x7EFF_0000, 0x8001_0000), range(0xFFFF_0000, 0x1_0000_0000))
 _LARGEST_BYTES = 1 << 62  # programs also write the largest number of 63 or 64 bits, or that number of samples
 _HEADER_BYTES = 1 << 16
@@ -46,6 +48,10 @@ _Endian = Literal["big", "little"]
 _MAX_PARTS = 100_000
 _ROUNDED_BYTES = 16  # FFmpeg states 10 too many in RealMedia
 _EBML, _SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")
+_INFO = bytes.fromhex("1549a966")
+_DURATION = re.compile(rb"\x44\x89(?:\x84(?P<single>.{4})|\x88(?P<double>.{8}))", re.S)
+_SCALE = re.compile(rb"\x2a\xd7\xb1[\x81-\x88]", re.S)
+_INFO_BYTES, _USUAL_SCALE_NS = 512, 1_000_000
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _MXF = bytes.fromhex("060e2b34020501010d01020101")
@@ -269,6 +275,30 @@ def _end_of_element(start: bytes, position: int, identity: bytes) -> int:
     unknown = (1 << 7 * length) - 1
     content = int.from_bytes(head[4 : 4 + length], "big") & unknown
     return 0 if content == unknown else position + 4 + length + content
+
+
+def matroska_s(file: BinaryIO) -> Fraction | None:
+    """Return the time at which a Matroska file ends by its header; None if the header does not state it.
+
+    Its clusters have sizes of their own: nothing else says that the last ones cannot be found behind damage.
+    """
+    _, file = _behind_id3(file)
+    start = _start_of(file)
+    at = start.find(_INFO)
+    if not start.startswith(_EBML) or at < 0:
+        return None
+    info = start[at : at + _INFO_BYTES]
+    duration, scale = _DURATION.search(info), _SCALE.search(info)
+    if duration is None:
+        return None
+    (units,) = (
+        struct.unpack(">f", duration["single"]) if duration["single"] else struct.unpack(">d", duration["double"])
+    )
+    scale_ns = _USUAL_SCALE_NS
+    if scale is not None:
+        size = info[scale.end() - 1] & 0x7F
+        scale_ns = int.from_bytes(info[scale.end() : scale.end() + size], "big")
+    return Fraction(units) * scale_ns / 10**9 if 0 < units * scale_ns < _LONGEST_NS else None
 
 
 def _asf_end(start: bytes, file: BinaryIO) -> int:
