@@ -184,6 +184,17 @@ def make_mp4(folder: Path, flags: str, *arguments: str) -> Path:
     return folder / "a.mp4"
 
 
+def test_the_footer_of_an_mxf_is_no_second_file(tmp_path):
+    path = tmp_path / "a.mxf"
+    soundfile.write(tmp_path / "a.wav", coded.noise(96_000, 1).T, 48_000)
+    coded.ffmpeg("-i", tmp_path / "a.wav", "-f", "mxf_opatom", path)
+    whole, notices = read(path)
+    assert (whole.shape[1], notices) == (96_000, [])
+    path.write_bytes(2 * path.read_bytes())
+    audio, notices = read(path)
+    assert audio.shape[1] >= 2 * 96_000 or any("holds another file behind" in notice for notice in notices)
+
+
 def test_gxf_states_its_length_in_fields(tmp_path):
     path = tmp_path / "a.gxf"
     soundfile.write(tmp_path / "a.wav", coded.noise(240_000, 1).T, 48_000)

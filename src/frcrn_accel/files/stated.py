@@ -236,6 +236,8 @@ def _is_same_kind(start: bytes, second: bytes) -> bool:
     if start[:4] in (b"RIFF", b"FORM"):  # a long AVI has more parts of another kind
         return start[:4] == second[:4] and start[8:12] == second[8:12]
     size = 4 if any(start[:4]) else _KIND_BYTES  # MAT4 starts with zeros
+    if start.startswith(_MXF):  # whose last part starts like the first, up to the kind of the part
+        size = len(_MXF) + 1
     return any(start[:size]) and start[:size] == second[:size]
 
 
