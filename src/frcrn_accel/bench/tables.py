@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ __all__ = [
     "machine_line",
     "machine_text",
     "markdown",
+    "markdown_table",
     "notes",
     "speed_table",
     "throughput_advice",
@@ -41,9 +42,25 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table in Markdown; the first column holds names."""
-        lines = [f"| {' | '.join(self.heads)} |", "|---" * len(self.heads) + "|"]
-        lines += [f"| `{name}` | {' | '.join(cells)} |" for name, *cells in self.rows]
-        return "\n".join(lines)
+        return markdown_table(self.heads, [(f"`{name}`", *cells) for name, *cells in self.rows])
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown.
+
+    >>> from frcrn_accel.bench.tables import markdown_table
+    >>> print(markdown_table(["", "p50, ms"], [["one stream", "1.2"], ["two streams", "2.4"]]))
+    |  | p50, ms |
+    |---|---|
+    | one stream | 1.2 |
+    | two streams | 2.4 |
+
+    Args:
+        heads: Heads of the columns.
+        rows: Cells of each row.
+    """
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows)])
 
 
 def _quality(field: str, shown: Callable[[Any], str]) -> Callable[[Json], str]:
