@@ -165,7 +165,7 @@ class TestReport:
         assert ort["p95_s"] == pytest.approx(0.175)
         assert ort["real_time_factor"] == pytest.approx(0.02)
         assert openvino["times_faster"]["ort"]["median"] == pytest.approx(2)
-        assert [pair["variants"] for pair in found["alike"]] == [["ort", "torch"]]
+        assert [pair["configurations"] for pair in found["alike"]] == [["ort", "torch"]]
         assert found["noise_percent"] == pytest.approx(0)
         assert found["other_cpus"] is None
         assert torch["quality"] is None
@@ -195,7 +195,7 @@ class TestReport:
     def test_the_documentation_names_every_field(self):
         text = (Path(__file__).parents[1] / "docs" / "bench.md").read_text(encoding="utf-8")
         for name, _ in fields(json.loads(SCHEMA_PATH.read_text())):
-            if name not in ("mean", "threads", "batch", "model", "variant"):  # mentioned in the text
+            if name not in ("mean", "threads", "batch", "model"):  # mentioned in the text
                 assert f"`{name}`" in text, name
 
     def test_throughput(self, many_files):
@@ -305,7 +305,7 @@ class TestPlot:
         plot_speed_and_quality(report((group,)).to_json(), tmp_path / "a.png")
         assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
-    def test_a_variant_that_is_far_worse_does_not_hide_the_others(self, group, tmp_path, monkeypatch):
+    def test_a_configuration_that_is_far_worse_does_not_hide_the_others(self, group, tmp_path, monkeypatch):
         figure = pytest.importorskip("matplotlib.figure")
         from frcrn_accel.bench.plot import plot_speed_and_quality
 
