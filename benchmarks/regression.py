@@ -1,6 +1,6 @@
 """Check that this version is as fast as another one; exit with 1 if it is not.
 
-    python benchmarks/regression.py --old PYTHON [--configuration ort] [--least-ratio 0.9] [--model FILE] [--step-s 0.1]
+    python benchmarks/regression.py --old PYTHON [--configuration ort] [--least-ratio 0.9] [--model M] [--step-s 0.1]
 
 With `--step-s`, both denoise the clip as a stream.
 
@@ -21,15 +21,15 @@ from pathlib import Path
 from frcrn_accel.bench import LEAST_ROUNDS, Ratio, times_faster
 from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.models import DEFAULT_MODEL
-from frcrn_accel.processes import Process
+from frcrn_accel.processes import DenoiserProcess
 
 PAUSE_S = 0.05  # as in frcrn_accel.bench: wait until spinning threads sleep
 VERSION = "import frcrn_accel; print(frcrn_accel.__version__, frcrn_accel.__file__)"
 
 
 def measure(
-    old: Process,
-    new: Process,
+    old: DenoiserProcess,
+    new: DenoiserProcess,
     length_s: float,
     step_s: float | None,
     least_ratio: float,
@@ -84,7 +84,7 @@ def main() -> None:
         precision=precision or None,
         threads=options.threads,
     )
-    with Process("old", denoiser, options.old) as old, Process("new", denoiser) as new:
+    with DenoiserProcess("old", denoiser, options.old) as old, DenoiserProcess("new", denoiser) as new:
         ratio = measure(
             old,
             new,

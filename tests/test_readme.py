@@ -224,7 +224,7 @@ class TestRegression:
             self.times_s = [0.0, 0.0, *times_s]  # the first two warm it up
 
         def run(self, length_s: float, step_s: float | None):
-            from frcrn_accel.processes.process import Run
+            from frcrn_accel.processes.denoiser_process import Run
 
             return Run(self.times_s.pop(0), 0.0, 0.0)
 
