@@ -331,7 +331,7 @@ def figures(session: nox.Session) -> None:
     throughput = ("--throughput", "--json", str(results / "throughput.json"))
     session.run(*bench, "frcrn-small", "--released-size", *throughput)
     if session.posargs:
-        evaluate = ("--alone", "--backend", "ort", "--json", str(results / "quality.json"), "--overwrite")
+        evaluate = ("--components", "--backend", "ort", "--json", str(results / "quality.json"), "--overwrite")
         session.run("frcrn-accel", "evaluate", session.posargs[0], *evaluate)
     session.run("python", "scripts/figures.py")
 
@@ -385,7 +385,7 @@ def operators(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def quality(session: nox.Session) -> None:
-    """Measure the quality of variants: `nox -s quality -- PAIRS_DIR --variants ort openvino:int8`.
+    """Measure the quality of configurations: `nox -s quality -- PAIRS_DIR --configurations ort openvino:int8`.
 
     PESQ needs a C compiler.
     """

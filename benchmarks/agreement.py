@@ -21,11 +21,11 @@ from frcrn_accel.bench.tables import is_disturbed
 def ratios(report: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, float]]:
     """Return ratios by model, length, threads, configuration and baseline."""
     return {
-        (group["model"], group["length_s"], group["threads"], row["variant"], baseline): ratio
+        (group["model"], group["length_s"], group["threads"], row["configuration"], baseline): ratio
         for group in report["groups"]
         for row in group["rows"]
         for baseline, ratio in row["times_faster"].items()
-        if baseline != row["variant"]
+        if baseline != row["configuration"]
     }
 
 

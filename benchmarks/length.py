@@ -22,13 +22,13 @@ import soxr
 from frcrn_accel import Windowing
 from frcrn_accel.bench import released_size_model
 from frcrn_accel.models import DEFAULT_MODEL
-from frcrn_accel.processes import WORKER
+from frcrn_accel.processes import DENOISER_WORKER
 
 NOISY = Path(__file__).parents[1] / "examples" / "noisy.wav"
 RUN = """
 import sys
 from frcrn_accel import Denoiser, Windowing
-from frcrn_accel.processes.worker import peak_memory_bytes
+from frcrn_accel.processes.denoiser_worker import peak_memory_bytes
 source, target, model, threads, window_s = sys.argv[1:]
 denoiser = Denoiser(model, backend="ort", threads=int(threads), windowing=Windowing(window_s=float(window_s)))
 report = denoiser.denoise_file(source, target)
@@ -46,7 +46,7 @@ def run(*arguments: str) -> list[float]:
 def idle_memory_bytes() -> int:
     """Return the peak memory of an interpreter that has loaded nothing."""
     request = json.dumps({"do": "memory"}) + "\n"
-    command = [sys.executable, str(WORKER)]
+    command = [sys.executable, str(DENOISER_WORKER)]
     done = subprocess.run(command, input=request, check=True, capture_output=True, text=True)
     memory_bytes: int = json.loads(done.stdout)["peak_memory_bytes"]
     return memory_bytes

@@ -88,7 +88,7 @@ def main() -> None:
         print("|---|---|---|")
         for row in sorted(group["rows"], key=lambda row: float(row["median_s"])):
             gops = operations / row["median_s"]
-            print(f"| `{row['variant']}` | {gops:.0f} | {100 * gops / peaks['int8']:.0f} % |")
+            print(f"| `{row['configuration']}` | {gops:.0f} | {100 * gops / peaks['int8']:.0f} % |")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Compare the quality of configurations, on pairs of noisy and clean files of the same names.
 
-    python benchmarks/quality.py PAIRS_DIR --variants ort openvino:bf16 ... [--model frcrn-small] [--json OUT.json]
+    python benchmarks/quality.py PAIRS_DIR --configurations ort openvino:bf16 ... [--model MODEL] [--json OUT.json]
 
 PAIRS_DIR has two folders, `noisy` and `clean`, of 16 kHz mono files. Every pair is also used with its noise turned
 down to certain signal-to-noise ratios, where losses are most visible.
@@ -73,31 +73,31 @@ def read(clip: Clip) -> tuple[str, Audio, Audio]:
     return f"turned down to {clip.snr_db:g} dB", turned_down, clean
 
 
-def measure(clip: Clip, model: str, variants: tuple[str, ...]) -> dict[str, Any]:
+def measure(clip: Clip, model: str, configurations: tuple[str, ...]) -> dict[str, Any]:
     """Score the output of each configuration, and its SI-SDR to the output of the first one."""
     group, noisy, clean = read(clip)
     scores = {}
     agreements_db = {}
     expected = noisy
-    for variant in variants:
-        denoised: Audio = denoiser_of(variant, model)(noisy, SAMPLE_RATE_HZ)
-        scores[variant] = {name: metric(clean, denoised) for name, metric in METRICS.items()}
-        if variant == variants[0]:
+    for configuration in configurations:
+        denoised: Audio = denoiser_of(configuration, model)(noisy, SAMPLE_RATE_HZ)
+        scores[configuration] = {name: metric(clean, denoised) for name, metric in METRICS.items()}
+        if configuration == configurations[0]:
             expected = denoised
         else:
-            agreements_db[variant] = float(np.minimum(si_sdr_db(expected, denoised), 100))
+            agreements_db[configuration] = float(np.minimum(si_sdr_db(expected, denoised), 100))
     return {"file": clip.path.name, "group": group, "scores": scores, "si_sdr_to_baseline_db": agreements_db}
 
 
 _denoisers: dict[str, Denoiser] = {}  # of this process
 
 
-def denoiser_of(variant: str, model: str) -> Denoiser:
-    if variant not in _denoisers:
-        name, _, file = variant.partition("=")
+def denoiser_of(configuration: str, model: str) -> Denoiser:
+    if configuration not in _denoisers:
+        name, _, file = configuration.partition("=")
         backend, _, precision = name.partition(":")
-        _denoisers[variant] = Denoiser(file or model, backend=backend, precision=precision or None, threads=1)
-    return _denoisers[variant]
+        _denoisers[configuration] = Denoiser(file or model, backend=backend, precision=precision or None, threads=1)
+    return _denoisers[configuration]
 
 
 def groups_of(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -113,15 +113,15 @@ def groups_of(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return {f"{AS_THEY_ARE}, all": plain, **by_name}
 
 
-def changes(results: list[dict[str, Any]], variant: str, baseline: str) -> dict[str, Any]:
+def changes(results: list[dict[str, Any]], configuration: str, baseline: str) -> dict[str, Any]:
     """Return the change of each score from the baseline; PESQ in percent of the baseline's mean."""
     found: dict[str, Any] = {}
     for name in METRICS:
         before = [result["scores"][baseline][name] for result in results]
-        after = [result["scores"][variant][name] for result in results]
+        after = [result["scores"][configuration][name] for result in results]
         unit = 100 / np.mean(before) if name == PESQ else 1.0
         found[name] = mean_and_interval([float(unit * (b - a)) for a, b in zip(before, after, strict=True)])
-    agreements_db = [result["si_sdr_to_baseline_db"][variant] for result in results]
+    agreements_db = [result["si_sdr_to_baseline_db"][configuration] for result in results]
     found["si_sdr_to_baseline_db"] = {"mean": float(np.mean(agreements_db)), "worst": min(agreements_db)}
     return found
 
@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", type=Path)
     parser.add_argument("--model", default="frcrn-small")
-    parser.add_argument("--variants", nargs="+", required=True, metavar="BACKEND[:PRECISION][=MODEL]")
+    parser.add_argument("--configurations", nargs="+", required=True, metavar="BACKEND[:PRECISION][=MODEL]")
     parser.add_argument(
         "--snrs", nargs="*", type=float, default=[10, 15, 20, 25], help="ratios to turn the noise down to, dB"
     )
@@ -143,10 +143,10 @@ def main() -> None:
     if options.limit:
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(options.limit, len(paths))).astype(int)]
     clips = [Clip(path, snr_db) for path in paths for snr_db in (None, *options.snrs)]
-    baseline, *others = options.variants
+    baseline, *others = options.configurations
 
     results = []
-    task = partial(measure, model=options.model, variants=tuple(options.variants))
+    task = partial(measure, model=options.model, configurations=tuple(options.configurations))
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         for result in pool.imap_unordered(task, clips):
             results.append(result)
@@ -161,12 +161,12 @@ def main() -> None:
     heads = ("configuration", "clips", "n", f"{PESQ}, %", "limit", "STOI", "SI-SDR, dB", "DNSMOS OVRL")
     print(f"| {' | '.join(heads)} | SI-SDR to the baseline (worst), dB |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for variant in others:
-        name, _, file = variant.partition("=")
+    for configuration in others:
+        name, _, file = configuration.partition("=")
         title = f"{name} {Path(file).name}".rstrip()
-        table[variant] = {}
+        table[configuration] = {}
         for group, members in groups.items():
-            found = table[variant][group] = changes(members, variant, baseline)
+            found = table[configuration][group] = changes(members, configuration, baseline)
             found["passed"] = found[PESQ]["mean"] >= -bar_percent
             near = found["si_sdr_to_baseline_db"]
             print(
@@ -178,7 +178,7 @@ def main() -> None:
     if options.json:
         content = {
             "model": options.model,
-            "variants": options.variants,
+            "configurations": options.configurations,
             "pairs": len(paths),
             "changes": table,
             "clips": results,

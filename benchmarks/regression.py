@@ -1,6 +1,6 @@
 """Check that this version is as fast as another one; exit with 1 if it is not.
 
-    python benchmarks/regression.py --old PYTHON [--least-ratio 0.9] [--model FILE] [--variant ort] [--step-s 0.1]
+    python benchmarks/regression.py --old PYTHON [--configuration ort] [--least-ratio 0.9] [--model M] [--step-s 0.1]
 
 With `--step-s`, both denoise the clip as a stream.
 
@@ -21,15 +21,15 @@ from pathlib import Path
 from frcrn_accel.bench import LEAST_ROUNDS, Ratio, times_faster
 from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.models import DEFAULT_MODEL
-from frcrn_accel.processes import Process
+from frcrn_accel.processes import DenoiserProcess
 
 PAUSE_S = 0.05  # as in frcrn_accel.bench: wait until spinning threads sleep
 VERSION = "import frcrn_accel; print(frcrn_accel.__version__, frcrn_accel.__file__)"
 
 
 def measure(
-    old: Process,
-    new: Process,
+    old: DenoiserProcess,
+    new: DenoiserProcess,
     length_s: float,
     step_s: float | None,
     least_ratio: float,
@@ -59,7 +59,9 @@ def main() -> None:
     parser.add_argument("--old", required=True, metavar="PYTHON", help="interpreter of the other version")
     parser.add_argument("--least-ratio", type=float, default=0.9)
     parser.add_argument("--model", type=Path, help="a model file for both")
-    parser.add_argument("--variant", default="ort", metavar="BACKEND[:PRECISION]", help="configuration to measure")
+    parser.add_argument(
+        "--configuration", default="ort", metavar="BACKEND[:PRECISION]", help="configuration to measure"
+    )
     parser.add_argument("--threads", type=int)
     parser.add_argument("--length-s", type=float, default=5.0)
     parser.add_argument("--step-s", type=float, help="step of a stream; without it, the clip is one signal")
@@ -75,14 +77,14 @@ def main() -> None:
         versions.append(said)
     if versions[0] == versions[1]:
         parser.error("both interpreters have the same installation: nothing to compare")
-    backend, _, precision = options.variant.partition(":")
+    backend, _, precision = options.configuration.partition(":")
     denoiser = DenoiserOptions(
         model=options.model or DEFAULT_MODEL,
         backend=backend,
         precision=precision or None,
         threads=options.threads,
     )
-    with Process("old", denoiser, options.old) as old, Process("new", denoiser) as new:
+    with DenoiserProcess("old", denoiser, options.old) as old, DenoiserProcess("new", denoiser) as new:
         ratio = measure(
             old,
             new,
@@ -94,8 +96,10 @@ def main() -> None:
         )
     found = f"{ratio.median:.3f} times as fast ({ratio.low:.3f} to {ratio.high:.3f})"
     if ratio.median < options.least_ratio:
-        sys.exit(f"{options.variant}: the new version is only {found}; at least {options.least_ratio:g} is required")
-    print(f"{options.variant}: the new version is {found}")
+        sys.exit(
+            f"{options.configuration}: the new version is only {found}; at least {options.least_ratio:g} is required"
+        )
+    print(f"{options.configuration}: the new version is {found}")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 PAIRS_DIR has two folders, `noisy` and `clean`, of pairs with the same names. Three tables in one:
 
-- the pairs themselves, as `frcrn-accel evaluate --alone` scores them: PESQ-WB, STOI, SI-SDR, DNSMOS, what becomes of
-  clean speech and of noise alone (`--skip-pairs` leaves them out: they take most of the time);
+- the pairs themselves, as `frcrn-accel evaluate --components` scores them: PESQ-WB, STOI, SI-SDR, DNSMOS, what
+  becomes of clean speech and of noise alone (`--skip-pairs` leaves them out: they take most of the time);
 - the clean speech with rumble from 5 to 45 Hz, 5 dB above it: SI-SDR of the output;
 - the clean speech with one bang of 100 ms at 0 dBFS, in speech of -26 dBFS: by how much the level of the speech half
   a second and more from the bang differs from that without the bang.
@@ -120,7 +120,7 @@ def main() -> None:
         scores = evaluate_clips(
             clips,
             DenoiserOptions(model=options.model, backend=options.backend),
-            alone=True,
+            components=True,
             processes=options.processes,
         )
         found["pairs"] = scores.to_json()

@@ -26,11 +26,9 @@ import json
 import os
 import platform
 import random
-import re
-import signal
 import statistics
-import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -47,6 +45,9 @@ from websockets.asyncio.client import connect
 
 from frcrn_accel.bench import describe_machine
 
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+from server_process import ServerProcess
+
 NOISY = Path(__file__).parents[1] / "examples" / "noisy.wav"
 LENGTHS_S = (3, 5, 10, 40)
 LOADS = (0.5, 1.0, 3.0)
@@ -54,7 +55,6 @@ ROUNDS = 6
 CONCURRENCY, QUEUE = 4, 16  # the server's defaults
 FRAME_S = 0.02
 STREAM_COUNTS = (1, 4, 8, 16)
-SERVE = "from frcrn_accel.cli import main; main()"
 
 
 @dataclass(frozen=True)
@@ -89,46 +89,20 @@ class Load:
     largest: float = 0.0
 
 
-class Server:
-    """A server process.
-
-    Attributes:
-        url: Its URL.
-    """
-
-    def __init__(self, url: str, process: subprocess.Popen[str]) -> None:
-        self.url = url
-        self._process = process
-
-    def metric(self, name: str) -> float:
-        """Return the value of a metric without labels."""
-        found = re.search(rf"^{name} (\S+)$", httpx.get(f"{self.url}/metrics", timeout=60).text, re.MULTILINE)
-        assert found is not None, name
-        return float(found[1])
-
-    def memory_mb(self) -> float:
-        return self.metric("process_resident_memory_bytes") / 1e6
-
-
 @contextmanager
-def server(backend: str, batch_size: int, threads: int, python: str = sys.executable) -> Iterator[Server]:
-    command = [python, "-c", SERVE, "serve", "--port", "0", "--backend", backend]
-    command += ["--batch-size", str(batch_size), "--threads", str(threads)]
-    command += ["--concurrency", str(CONCURRENCY), "--queue", str(QUEUE), "--max-streams", str(max(STREAM_COUNTS))]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        url = ""
-        for line in process.stderr:
-            url = url or (found[0] if (found := re.search(r"http://[\d.]+:\d+", line)) else "")
-            if line.endswith(" ready\n"):
-                break
-        drain = subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL)
-        try:
-            yield Server(url, process)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(120) == 0
-            drain.wait(10)
+def server(backend: str, batch_size: int, threads: int, python: str = sys.executable) -> Iterator[ServerProcess]:
+    options = ["--backend", backend, "--batch-size", str(batch_size), "--threads", str(threads)]
+    options += ["--concurrency", str(CONCURRENCY), "--queue", str(QUEUE), "--max-streams", str(max(STREAM_COUNTS))]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ServerProcess(Path(folder, "log"), *options, python=python) as process,
+    ):
+        yield process
+        process.end()
+
+
+def memory_mb(where: ServerProcess) -> float:
+    return where.metric("process_resident_memory_bytes") / 1e6
 
 
 def bodies() -> list[Body]:
@@ -160,11 +134,11 @@ async def post(client: httpx.AsyncClient, body: Body, expected: bytes | None, lo
         load.largest = max(load.largest, float(np.abs(one - other).max()))
 
 
-def client_of(where: Server) -> httpx.AsyncClient:
+def client_of(where: ServerProcess) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=where.url, timeout=600, limits=httpx.Limits(max_connections=None))
 
 
-async def closed_loop(where: Server, requests: Sequence[Body], seconds: float) -> float:
+async def closed_loop(where: ServerProcess, requests: Sequence[Body], seconds: float) -> float:
     """Return the seconds of audio denoised in a second, with as many concurrent requests as the server computes."""
     load, deadline = Load(), time.perf_counter() + seconds
     began = time.perf_counter()
@@ -180,7 +154,12 @@ async def closed_loop(where: Server, requests: Sequence[Body], seconds: float) -
 
 
 async def open_loop(
-    where: Server, requests: Sequence[Body], expected: Sequence[bytes], per_second: float, seconds: float, seed: int
+    where: ServerProcess,
+    requests: Sequence[Body],
+    expected: Sequence[bytes],
+    per_second: float,
+    seconds: float,
+    seed: int,
 ) -> tuple[Load, float]:
     """Send requests at random times, whether or not earlier ones are answered; also return the total time."""
     load, rng = Load(), random.Random(seed)
@@ -197,7 +176,7 @@ async def open_loop(
     return load, time.perf_counter() - began
 
 
-async def live(where: Server, count: int, seconds: float) -> list[float]:
+async def live(where: ServerProcess, count: int, seconds: float) -> list[float]:
     """Return the times from a chunk to its answer, for a number of concurrent streams."""
     audio = (np.tile(soundfile.read(NOISY)[0], 3) * 32_768).astype("<i2")
     samples = int(FRAME_S * 16_000)
@@ -235,12 +214,12 @@ def percentiles_ms(times_s: Sequence[float]) -> dict[str, float]:
 
 
 def measure_load(
-    where: Server, requests: Sequence[Body], expected: Sequence[bytes], capacity: float, minutes: float
+    where: ServerProcess, requests: Sequence[Body], expected: Sequence[bytes], capacity: float, minutes: float
 ) -> list[dict[str, Any]]:
     rows = []
     mean_s = statistics.mean(body.audio_s for body in requests)
     for seed, load in enumerate(LOADS):
-        before_mb = where.memory_mb()
+        before_mb = memory_mb(where)
         found, took_s = asyncio.run(
             open_loop(where, requests, expected, load * capacity / mean_s, 60 * minutes / len(LOADS), seed)
         )
@@ -255,14 +234,14 @@ def measure_load(
             **percentiles_ms(found.latencies_s),
             "different": found.different,
             "largest_difference": found.largest,
-            "memory_mb": [before_mb, where.memory_mb()],
+            "memory_mb": [before_mb, memory_mb(where)],
         }
         rows.append(row)
         print(json.dumps(row), flush=True)
     return rows
 
 
-def measure_streams(where: Server, seconds: float) -> list[dict[str, Any]]:
+def measure_streams(where: ServerProcess, seconds: float) -> list[dict[str, Any]]:
     rows = []
     for count in STREAM_COUNTS:
         calls, streams = (where.metric(f"frcrn_accel_stream_batch_size_{what}") for what in ("count", "sum"))
@@ -275,7 +254,7 @@ def measure_streams(where: Server, seconds: float) -> list[dict[str, Any]]:
     return rows
 
 
-async def alone(where: Server, requests: Sequence[Body]) -> list[bytes]:
+async def alone(where: ServerProcess, requests: Sequence[Body]) -> list[bytes]:
     """Return the result of each request, sent alone."""
     async with client_of(where) as client:
         return [(await client.post("/v1/denoise", content=body.content)).content for body in requests]
@@ -315,7 +294,7 @@ def main() -> None:
                 "gain": statistics.median(ratios),
                 "gain_range": [min(ratios), max(ratios)],
                 "windows_per_call": windows / calls,
-                "memory_mb": servers[size].memory_mb(),
+                "memory_mb": memory_mb(servers[size]),
             }
             capacity.append(row)
             print(json.dumps(row), flush=True)

@@ -33,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from server_process import ServerProcess
 
 NOBODY = 65534
 RATE = 192_000
@@ -58,22 +59,15 @@ def request(port: int, method: str, path: str, body: bytes | None = None, **head
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[int]:
+def serving(folder: Path) -> Iterator[int]:
     """Run a server and yield its port. It must end on SIGTERM and leave no temporary files."""
-    from fuzz import leftovers, wait_until_ready
+    from fuzz import leftovers
 
-    log = folder / "log"
-    with log.open("w") as stderr:
-        server = subprocess.Popen([sys.executable, *arguments], stderr=stderr)
-    try:
-        yield wait_until_ready(log)
-        assert server.poll() is None, log.read_text()
-    finally:
-        server.terminate()
-        status = server.wait(30)
-    assert status == 0, log.read_text()
-    assert "Traceback" not in log.read_text(), log.read_text()
-    log.unlink()
+    with ServerProcess(folder / "log") as server:
+        yield server.port
+        said = server.end()
+        assert "Traceback" not in said, said
+    server.log.unlink()
     assert leftovers(Path(os.environ["TMPDIR"])) == []
 
 
@@ -81,7 +75,7 @@ def send_silence(folder: Path) -> str:
     """Send 11 s of silence at 192 kHz, and denoise them with the command."""
     source, target = folder / "silence.flac", folder / "silence.ogg"
     soundfile.write(source, np.zeros(11 * RATE), RATE)
-    with serving(folder, "-m", "frcrn_accel", "serve", "--port", "0", "--drain-s", "5") as port:
+    with serving(folder) as port:
         status, content = request(port, "POST", "/v1/denoise?format=ogg", source.read_bytes())
         assert status == 200, (status, content)
         audio, rate = soundfile.read(io.BytesIO(content))

@@ -23,6 +23,7 @@ from frcrn_accel.bench.tables import (
     COLUMNS,
     group_title,
     machine_line,
+    markdown_table,
     notes,
     speed_table,
     throughput_table,
@@ -72,12 +73,13 @@ def mean_and_interval(metric: str, value: Mapping[str, Any] | None, sign: str = 
 
 def quality(report: Report) -> str:
     """Write means and intervals before and after, by metric."""
-    lines = ["| | noisy | denoised |", "|---|---|---|"]
-    for metric, found in report["summary"].items():
-        cells = [mean_and_interval(metric, found[what]) for what in ("noisy", "denoised")]
-        lines.append(f"| {metric} | {' | '.join(cells)} |")
+    columns = ("noisy", "denoised")
+    rows = [
+        (metric, *(mean_and_interval(metric, found[column]) for column in columns))
+        for metric, found in report["summary"].items()
+    ]
     what = f"{report['model']} on {report['backend']}, {report['precision']}, {len(report['clips'])} recordings"
-    return "\n".join([*lines, "", f"{what}: mean and 95 % interval."])
+    return f"{markdown_table(['', *columns], rows)}\n\n{what}: mean and 95 % interval."
 
 
 def plot(report: Report) -> str:
@@ -89,88 +91,94 @@ def plot(report: Report) -> str:
 def streams_quality(report: Report) -> str:
     """Write a row for each way to run the model, see benchmarks/streaming.py."""
     metrics = list(next(iter(report.values())))
-    lines = ["| | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
-    for name, cells in report.items():
-        digits = [1 if "dB" in metric else 2 for metric in metrics]
-        means = [f"{cells[metric]['mean']:.{d}f}" for metric, d in zip(metrics, digits, strict=True)]
-        lines.append(f"| {name} | " + " | ".join(means) + " |")
-    return "\n".join(lines)
+    rows = [
+        (name, *(f"{cells[metric]['mean']:.{1 if 'dB' in metric else 2}f}" for metric in metrics))
+        for name, cells in report.items()
+    ]
+    return markdown_table(["", *metrics], rows)
 
 
 def streams_speed(report: Report) -> str:
     """Write two tables: the time of a step, and the number of streams that run in real time."""
-    lines = [
-        "| backend | step | p50, ms | p99, ms | maximum, ms | real-time factor | time relative to a whole pass |",
-        "|---" * 7 + "|",
-    ]
+    times: list[tuple[str, ...]] = []
+    streams: list[tuple[str, ...]] = []
     for backend, found in report.items():
         for step, cell in found["steps"].items():
-            times = " | ".join(f"{cell[name]:.1f}" for name in ("p50_ms", "p99_ms", "worst_ms"))
-            lines.append(f"| `{backend}` | {step} | {times} | {cell['rtf']:.3f} | {cell['to_whole_pass']:.2f} |")
-    lines += ["", "| backend | step | streams that one thread keeps up with | p99, ms |", "|---|---|---|---|"]
-    for backend, found in report.items():
+            times_ms = (f"{cell[name]:.1f}" for name in ("p50_ms", "p99_ms", "worst_ms"))
+            times.append((f"`{backend}`", step, *times_ms, f"{cell['rtf']:.3f}", f"{cell['to_whole_pass']:.2f}"))
         for step, counts in found["streams"].items():
             step_ms = float(step.split()[0])
             most = max((int(count) for count, cell in counts.items() if cell["p99_ms"] < step_ms), default=0)
             p99 = f"{counts[str(most)]['p99_ms']:.1f}" if most else ""
-            lines.append(f"| `{backend}` | {step} | {most} | {p99} |")
-    return "\n".join(lines)
+            streams.append((f"`{backend}`", step, str(most), p99))
+    heads = [
+        "backend",
+        "step",
+        "p50, ms",
+        "p99, ms",
+        "maximum, ms",
+        "real-time factor",
+        "time relative to a whole pass",
+    ]
+    stream_heads = ["backend", "step", "streams that one thread keeps up with", "p99, ms"]
+    return f"{markdown_table(heads, times)}\n\n{markdown_table(stream_heads, streams)}"
 
 
 def serving_capacity(report: Report) -> str:
     """Write a row for each batch size, see benchmarks/serving.py."""
-    lines = [
-        "| batch size | audio, s per s | relative to batch size 1 (range) | windows per call | memory, MB |",
-        "|---" * 5 + "|",
-    ]
+    heads = ["batch size", "audio, s per s", "relative to batch size 1 (range)", "windows per call", "memory, MB"]
+    rows = []
     for row in report["capacity"]:
         low, high = row["gain_range"]
-        lines.append(
-            f"| {row['batch_size']} | {row['audio_s_per_s']:.1f} | {row['gain']:.2f} ({low:.2f} to {high:.2f}) "
-            f"| {row['windows_per_call']:.2f} | {row['memory_mb']:.0f} |"
-        )
+        gain = f"{row['gain']:.2f} ({low:.2f} to {high:.2f})"
+        speed, windows = f"{row['audio_s_per_s']:.1f}", f"{row['windows_per_call']:.2f}"
+        rows.append((str(row["batch_size"]), speed, gain, windows, f"{row['memory_mb']:.0f}"))
     what = f"`{report['backend']}`, {report['threads']} thread(s), {report['cpus']} CPUs"
-    return "\n".join([*lines, "", f"{what}, {report['machine']}. {report['note']}".rstrip()])
+    return f"{markdown_table(heads, rows)}\n\n{what}, {report['machine']}. {report['note']}".rstrip()
 
 
 def serving_load(report: Report) -> str:
     """Write a row for each load."""
-    lines = [
-        "| load | requests | denoised | 429 | other | audio, s per s | p50, s | p95, s | p99, s | memory, MB |",
-        "|---" * 10 + "|",
-    ]
+    percentiles = (50, 95, 99)
+    times = [f"p{share}, s" for share in percentiles]
+    heads = ["load", "requests", "denoised", "429", "other", "audio, s per s", *times, "memory, MB"]
+    rows = []
     for row in report["load"]:
-        times = " | ".join(f"{row[f'p{share}_ms'] / 1000:.2f}" for share in (50, 95, 99))
-        lines.append(
-            f"| {row['load']:g} | {row['requests']} | {row['answered']} | {row['told_to_come_again']} "
-            f"| {row['other']} | {row['audio_s_per_s']:.1f} | {times} "
-            f"| {row['memory_mb'][0]:.0f} to {row['memory_mb'][1]:.0f} |"
-        )
+        counts = (str(row[name]) for name in ("requests", "answered", "told_to_come_again", "other"))
+        times_s = (f"{row[f'p{share}_ms'] / 1000:.2f}" for share in percentiles)
+        memory = "{:.0f} to {:.0f}".format(*row["memory_mb"])
+        rows.append((f"{row['load']:g}", *counts, f"{row['audio_s_per_s']:.1f}", *times_s, memory))
     different, answered = (sum(row[name] for row in report["load"]) for name in ("different", "answered"))
     what = f"Batch size {report['batch_size']}, {report['minutes']:g} minutes in all"
     same = f"{answered - different} of {answered} results are bit-identical to those of a request alone"
-    return "\n".join([*lines, "", f"{what}. {same}."])
+    return f"{markdown_table(heads, rows)}\n\n{what}. {same}."
 
 
 def serving_streams(report: Report) -> str:
     """Write a row for each number of streams."""
-    lines = ["| streams | p50, ms | p95, ms | p99, ms | streams per call |", "|---" * 5 + "|"]
-    for row in report["streams"]:
-        times = " | ".join(f"{row[f'p{share}_ms']:.1f}" for share in (50, 95, 99))
-        lines.append(f"| {row['streams']} | {times} | {row['streams_per_call']:.2f} |")
-    return "\n".join(lines)
+    percentiles = (50, 95, 99)
+    rows = [
+        (
+            str(row["streams"]),
+            *(f"{row[f'p{share}_ms']:.1f}" for share in percentiles),
+            f"{row['streams_per_call']:.2f}",
+        )
+        for row in report["streams"]
+    ]
+    return markdown_table(["streams", *(f"p{share}, ms" for share in percentiles), "streams per call"], rows)
 
 
 def corpus_speed(report: Report) -> str:
     """Write a row for each way to denoise a folder, see benchmarks/corpus.py."""
-    lines = ["| | time, s | real-time factor | speed-up by `frcrn-accel corpus` |", "|---" * 4 + "|"]
+    rows = []
     times_s = report["times_s"]
     for name, found_s in times_s.items():
         time_s, ratio = median(found_s), times_faster(times_s[CORPUS], found_s)
-        times = "" if name == CORPUS else f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
-        lines.append(f"| {name} | {time_s:.1f} | {time_s / report['audio_s']:.4f} | {times} |")
+        speed_up = "" if name == CORPUS else f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+        rows.append((name, f"{time_s:.1f}", f"{time_s / report['audio_s']:.4f}", speed_up))
+    heads = ["", "time, s", "real-time factor", "speed-up by `frcrn-accel corpus`"]
     what = f"{report['files']} files, {report['audio_s'] / 60:.0f} minutes of audio; median of {len(found_s)} rounds"
-    return "\n".join([*lines, "", f"{what}, loading included. {report['machine']}."])
+    return f"{markdown_table(heads, rows)}\n\n{what}, loading included. {report['machine']}."
 
 
 def recognition(what: str) -> Callable[[Report], str]:
@@ -182,19 +190,19 @@ def recognition(what: str) -> Callable[[Report], str]:
     sign = "+" if what == "change" else ""
 
     def render(report: Report) -> str:
-        rows = [row for row in report["rows"] if what == "wer" or row["treatment"] != "noisy"]
-        snrs = list(dict.fromkeys(row["snr_db"] for row in rows))
+        found = [row for row in report["rows"] if what == "wer" or row["treatment"] != "noisy"]
+        snrs = list(dict.fromkeys(row["snr_db"] for row in found))
         heads = [f"{snr:g} dB" if snr is not None else "no noise" for snr in snrs]
-        lines = [f"| | {' | '.join(heads)} |", "|---" * (len(snrs) + 1) + "|"]
-        for name in dict.fromkeys((row["recognizer"], row["treatment"]) for row in rows):
-            found = {row["snr_db"]: row[what] for row in rows if (row["recognizer"], row["treatment"]) == name}
-            cells = [
-                f"{found[snr][0]:{sign}.1f} ({found[snr][1]:{sign}.1f} to {found[snr][2]:{sign}.1f})" for snr in snrs
-            ]
-            lines.append(f"| {name[0]}: {name[1]} | {' | '.join(cells)} |")
-        sentences = {row["recognizer"]: row["sentences"] for row in rows}
+        rates: dict[str, dict[float | None, str]] = {}
+        for row in found:
+            mean, low, high = (f"{value:{sign}.1f}" for value in row[what])
+            rates.setdefault(f"{row['recognizer']}: {row['treatment']}", {})[row["snr_db"]] = (
+                f"{mean} ({low} to {high})"
+            )
+        rows = [(name, *(by_snr[snr] for snr in snrs)) for name, by_snr in rates.items()]
+        sentences = {row["recognizer"]: row["sentences"] for row in found}
         counts = ", ".join(f"{name} {count}" for name, count in sentences.items())
-        return "\n".join([*lines, "", f"{report['model']} on `ort`; sentences: {counts}."])
+        return f"{markdown_table(['', *heads], rows)}\n\n{report['model']} on `ort`; sentences: {counts}."
 
     return render
 
@@ -208,14 +216,13 @@ def comparison(what: str) -> Callable[[Report], str]:
     sign = "+" if what == "difference" else ""
 
     def render(report: Report) -> str:
-        rows = {name: row[what] for name, row in report["denoisers"].items() if any_difference(row) or not sign}
-        metrics = list(next(iter(rows.values())))
-        lines = [f"| | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
-        for name, row in rows.items():
-            lines.append(
-                f"| {name} | {' | '.join(mean_and_interval(metric, row[metric], sign) for metric in metrics)} |"
-            )
-        return "\n".join([*lines, "", f"{report['clips']} recordings: mean and 95 % interval."])
+        found = {name: row[what] for name, row in report["denoisers"].items() if any_difference(row) or not sign}
+        metrics = list(next(iter(found.values())))
+        rows = [
+            (name, *(mean_and_interval(metric, scores[metric], sign) for metric in metrics))
+            for name, scores in found.items()
+        ]
+        return f"{markdown_table(['', *metrics], rows)}\n\n{report['clips']} recordings: mean and 95 % interval."
 
     return render
 
@@ -228,18 +235,17 @@ def any_difference(row: Report) -> bool:
 def comparison_costs(report: Report) -> str:
     """Write a row for each denoiser: its speed, delay, sizes and licence."""
     heads = ["", "works at", "processor time / duration", "delay, live", "weights, MB", "installed, MB", "licence"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    rows = []
     for name, row in report["denoisers"].items():
         if "rtf" in row:
             delay = "takes whole files" if row["latency_ms"] is None else f"{row['latency_ms']:.0f} ms"
             rate = f"{row['rate_hz'] // 1000} kHz"
-            sizes = f"{row['weights_bytes'] / 1e6:.1f} | {row['install_bytes'] / 1e6:.0f}"
-            lines.append(
-                f"| {name} (`{row['package']}`) | {rate} | {row['rtf']:.3f} | {delay} | {sizes} | {row['licence']} |"
-            )
+            sizes = f"{row['weights_bytes'] / 1e6:.1f}", f"{row['install_bytes'] / 1e6:.0f}"
+            rows.append((f"{name} (`{row['package']}`)", rate, f"{row['rtf']:.3f}", delay, *sizes, row["licence"]))
     machine = report["speed_machine"]
     where = f"{machine['cpu'] or 'unknown CPU'}, {machine['system']}, Python {machine['python']}"
-    return "\n".join([*lines, "", f"Processor time: median of {report['rounds']} rounds in turns, on {where}."])
+    rounds = f"Processor time: median of {report['rounds']} rounds in turns, on {where}."
+    return f"{markdown_table(heads, rows)}\n\n{rounds}"
 
 
 # For each section: its report, and the function that writes it.

@@ -19,7 +19,6 @@ import multiprocessing
 import os
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +29,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import numpy as np
-from fuzz import wait_until_ready
+from server_process import ServerProcess
 
 UPGRADE = (
     b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -240,16 +239,17 @@ def cpu_s(pid: int) -> float:
     return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure_round(port: int, sink_port: int, pid: int, flood: Callable[[int], None], count: int) -> Rows:
+def measure_round(server: ServerProcess, sink_port: int, flood: Callable[[int], None], count: int) -> Rows:
     """Return what a client notices without a flood, with one of the sink, and with one of the server."""
     rows = {}
-    for name, target in (("idle", None), ("sink", sink_port), ("server", port)):
+    pid = server.process.pid
+    for name, target in (("idle", None), ("sink", sink_port), ("server", server.port)):
         with contextlib.ExitStack() as stack:
             if target is not None:
                 stack.enter_context(running(flood, target))
                 time.sleep(3)  # until the flood has used up what it may do at once
             began, before_s = time.perf_counter(), cpu_s(pid)
-            rows[name] = measure(port, count)
+            rows[name] = measure(server.port, count)
             rows[name]["cpu"] = (cpu_s(pid) - before_s) / (time.perf_counter() - began)
             rows[name]["memory"] = resident_mb(pid)
         time.sleep(2)
@@ -265,22 +265,19 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the results of all rounds to this file")
     parser.add_argument("options", nargs="*", help="options of `frcrn-accel serve`, after --")
     arguments = parser.parse_args()
-    command = [sys.executable, "-m", "frcrn_accel", "serve", "--port", "0", "--drain-s", "5", *arguments.options]
     results: dict[str, list[Rows]] = defaultdict(list)
-    with tempfile.NamedTemporaryFile() as log, socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
-        server = subprocess.Popen(command, stderr=log)
-        try:
-            port = wait_until_ready(Path(log.name))
-            with running(run_sink, listener):
-                for name in arguments.rounds * (arguments.flood or list(FLOODS)):
-                    rows = measure_round(port, listener.getsockname()[1], server.pid, FLOODS[name], arguments.count)
-                    results[name].append(rows)
-                    print(f"{name}, round {len(results[name])}", file=sys.stderr, flush=True)
-        finally:
-            server.terminate()
-            server.wait()
-        show(results)
-        print(f"the log has {Path(log.name).stat().st_size} bytes")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ServerProcess(Path(folder, "log"), *arguments.options) as server,
+        socket.create_server(("127.0.0.1", 0), backlog=128) as listener,
+        running(run_sink, listener),
+    ):
+        for name in arguments.rounds * (arguments.flood or list(FLOODS)):
+            results[name].append(measure_round(server, listener.getsockname()[1], FLOODS[name], arguments.count))
+            print(f"{name}, round {len(results[name])}", file=sys.stderr, flush=True)
+        log_bytes = server.log.stat().st_size
+    show(results)
+    print(f"the log has {log_bytes} bytes")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -14,12 +14,9 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +28,7 @@ import av
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
+from server_process import ServerProcess
 
 START = b'{"type": "start", "sample_rate": 16000}'
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -255,13 +253,6 @@ def post(port: int, content: bytes) -> int:
     return status
 
 
-def metric(port: int, name: str) -> float:
-    """Return a metric of the server."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
-        text = answer.read().decode()
-    return float(next(line for line in text.splitlines() if line.startswith(f"{name} ")).split()[1])
-
-
 def main() -> None:
     """Start a server, fuzz it, and show what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -274,17 +265,11 @@ def main() -> None:
         signal.signal(number, lambda *_: is_interrupted.set())
     # One thread for the engine: signals are short, and each file waits for it.
     limits = ("--threads", "1", "--slow-s", "0.5", "--stream-idle-s", "0.5", "--client-frames-per-s", "1e6")
-    command = [sys.executable, "-m", "frcrn_accel", "serve", "--port", "0", "--drain-s", "5", *limits]
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder, "log")
         temporary = Path(folder, "temporary")
         temporary.mkdir()
-        with log.open("w") as stderr:
-            environment = {**os.environ, "TMPDIR": str(temporary)}
-            # A session of its own, so that Ctrl-C ends this process alone.
-            server = subprocess.Popen(command, stderr=stderr, env=environment, start_new_session=True)
-        try:
-            port = wait_until_ready(log)
+        environment = {**os.environ, "TMPDIR": str(temporary)}
+        with ServerProcess(Path(folder, "log"), *limits, environment=environment) as server:
             kinds: tuple[tuple[str, Callable[..., Counter[int]], Iterator[bytes]], ...] = (
                 ("requests", fuzz, requests(np.random.default_rng(arguments.seed))),
                 ("messages", fuzz, conversations(np.random.default_rng(arguments.seed))),
@@ -293,18 +278,16 @@ def main() -> None:
             for name, send, contents in kinds:
                 began = time.perf_counter()
                 some = islice(contents, getattr(arguments, name))
-                seen = send(port, takewhile(lambda _: not is_interrupted.is_set(), some))
-                resident = metric(port, "process_resident_memory_bytes") / (1 << 20)
-                died = metric(port, "frcrn_accel_file_processes_died_total")
+                seen = send(server.port, takewhile(lambda _: not is_interrupted.is_set(), some))
+                resident = server.metric("process_resident_memory_bytes") / (1 << 20)
+                died = server.metric("frcrn_accel_file_processes_died_total")
                 took_s = time.perf_counter() - began
                 print(f"{name}: {dict(sorted(seen.items()))}, {took_s:.0f} s, {resident:.0f} MB, {died:.0f} died")
-                assert server.poll() is None
+                assert server.process.poll() is None
             left = leftovers(temporary)
             assert not left, left
-        finally:
-            server.terminate()
-            server.wait()
-        assert "Traceback" not in log.read_text(), log.read_text()[-5_000:]
+            said = server.end()
+            assert "Traceback" not in said, said[-5_000:]
 
 
 def leftovers(folder: Path, longest_s: float = 10.0) -> list[Path]:
@@ -315,18 +298,6 @@ def leftovers(folder: Path, longest_s: float = 10.0) -> list[Path]:
         if not left or time.perf_counter() - began > longest_s:
             return left
         time.sleep(0.1)
-
-
-def wait_until_ready(log: Path) -> int:
-    """Return the port of the server once it is ready."""
-    for _ in range(600):
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text())
-        if found:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/ready", timeout=5).close()
-                return int(found[1])
-        time.sleep(0.1)
-    raise SystemExit("the server does not start")
 
 
 if __name__ == "__main__":

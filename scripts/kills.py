@@ -23,7 +23,6 @@ import argparse
 import contextlib
 import io
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -39,8 +38,9 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from fuzz import START, metric, wait_until_ready
+from fuzz import START
 from numpy.typing import NDArray
+from server_process import ServerProcess, limited
 
 from frcrn_accel.export import write_random_model
 from frcrn_accel.network.topology import Config
@@ -129,15 +129,14 @@ class Place:
 
     def run(self, *arguments: str, descriptors: int | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command of the library; return how it ended."""
-        limit = None if descriptors is None else lambda: limit_descriptors(descriptors)
+        before = () if descriptors is None else limited(descriptors)
         return subprocess.run(
-            [sys.executable, "-m", "frcrn_accel", *arguments],
+            [*before, sys.executable, "-m", "frcrn_accel", *arguments],
             env=self.environment,
             capture_output=True,
             text=True,
             check=False,
             timeout=600,
-            preexec_fn=limit,
         )
 
     def job(self, source: Path, out: Path, workers: int = 2) -> subprocess.Popen[bytes]:
@@ -146,32 +145,13 @@ class Place:
         return subprocess.Popen(arguments, env=self.environment, stderr=self.log.open("wb"))
 
 
-class Server:
-    """A server that runs in a place.
+class Server(ServerProcess):
+    """A server that runs in a place."""
 
-    Attributes:
-        port: Its port.
-        process: Its process.
-    """
-
-    def __init__(self, place: Place, port: int = 0, *options: str, descriptors: int | None = None) -> None:
-        model = ("--model", str(place.model), "--backend", "ort", "--threads", "1")
-        arguments = ["serve", *model, "--drain-s", "5", "--port", str(port), *options]
-        limit = None if descriptors is None else lambda: limit_descriptors(descriptors)
-        self.place = place
-        self.port = port
-        with place.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "frcrn_accel", *arguments],
-                env=place.environment,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                preexec_fn=limit,
-            )
-
-    def wait(self) -> None:
-        """Wait until it is ready."""
-        self.port = wait_until_ready(self.place.log)
+    def __init__(self, place: Place, port: int = 0, *, descriptors: int | None = None) -> None:
+        options = ("--model", str(place.model), "--backend", "ort", "--threads", "1", "--port", str(port))
+        before = () if descriptors is None else limited(descriptors)
+        super().__init__(place.log, *options, environment=place.environment, before=before)
 
     def post(self, body: bytes) -> Answer:
         """Post a file; return the status, 0 without an answer, and the content."""
@@ -191,17 +171,6 @@ class Server:
         """Kill it."""
         self.process.kill()
         self.process.wait()
-
-    def end(self) -> None:
-        """End it in order."""
-        self.process.terminate()
-        status = self.process.wait(TIME_S)
-        assert status == 0, (status, self.place.log.read_text())
-
-
-def limit_descriptors(number: int) -> None:
-    """Limit the descriptors of this process."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (number, number))
 
 
 def show(number: int, count: int) -> None:
@@ -325,7 +294,7 @@ def kill_servers(folder: Path, count: int, rng: np.random.Generator) -> str:
         port = listener.getsockname()[1]
     server = Server(place, port)
     began = time.monotonic()
-    server.wait()
+    server.wait_until_ready()
     start_s = time.monotonic() - began
     files = Files(folder / "in", server)
     seen: Counter[int] = Counter()
@@ -348,7 +317,7 @@ def kill_servers(folder: Path, count: int, rng: np.random.Generator) -> str:
         slowest_s = max(slowest_s, place.seconds_until_empty())
         left += len(place.leftovers())
         server = Server(place, port)
-        server.wait()
+        server.wait_until_ready()
         assert server.port == port
         place.check_empty()
         files.ask(server, number % FILES)
@@ -367,7 +336,7 @@ def kill_children(folder: Path, count: int, rng: np.random.Generator) -> str:
     """Kill processes for files."""
     place = Place(folder / "place")
     server = Server(place, 0)
-    server.wait()
+    server.wait_until_ready()
     files = Files(folder / "in", server)
     seen: Counter[int] = Counter()
     reasons: Counter[str] = Counter()
@@ -387,7 +356,7 @@ def kill_children(folder: Path, count: int, rng: np.random.Generator) -> str:
         files.ask(server, killed % FILES)
         place.check_empty()
         show(killed, count)
-    assert metric(server.port, "frcrn_accel_file_processes_died_total") == seen[422] + seen[503]
+    assert server.metric("frcrn_accel_file_processes_died_total") == seen[422] + seen[503]
     server.end()
     place.seconds_until_empty()
     return f"{killed} processes for files killed: answers {dict(seen)}, reasons {dict(reasons)}; all others right"
@@ -503,7 +472,7 @@ def room_of_server(folder: Path, *, inodes: bool) -> str:
     statuses: Counter[int] = Counter()
     with small_disk(place.temporary, "nr_inodes=40,size=16m" if inodes else "size=16m"):
         server = Server(place)
-        server.wait()
+        server.wait_until_ready()
         files = Files(folder / "in", server)
         for number in range(FILES):
             fillers = fill(place.temporary, inodes=inodes)
@@ -580,7 +549,7 @@ def room_of_descriptors(folder: Path) -> str:
     for number in (264, 300, 400):  # fewer are refused at the start
         place = Place(folder / f"server{number}")
         server = Server(place, 0, descriptors=number)
-        server.wait()
+        server.wait_until_ready()
         files = Files(folder / f"in{number}", server)
         statuses: Counter[int] = Counter()
         for _ in range(3):
@@ -597,8 +566,7 @@ def room_of_descriptors(folder: Path) -> str:
         for one in range(FILES):
             files.ask(server, one)
         place.check_empty()
-        server.end()
-        log = place.log.read_text()
+        log = server.end()
         assert "Traceback" not in log or statuses[507], log
         said.append(f"a server with {number}: {dict(statuses)} beside idle connections, {dict(alone)} without")
     place, expected, _ = whole_job(folder / "job")

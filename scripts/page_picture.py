@@ -12,33 +12,17 @@ import argparse
 import base64
 import io
 import os
-import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
 from pathlib import Path
+
+from server_process import ServerProcess
 
 REPOSITORY = Path(__file__).parents[1]
 NOISY = REPOSITORY / "examples" / "noisy.wav"
 COLOURS = 128  # a third of the bytes
 WAIT_S = 120
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SERVE = (sys.executable, "-m", "frcrn_accel", "serve", "--backend", "ort", "--port", "0")
-
-
-@contextmanager
-def serving() -> Iterator[str]:
-    """Run a server, and give its address."""
-    with subprocess.Popen(SERVE, stderr=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stderr is not None
-            found = (re.search(r"listening on (http://\S+)", line) for line in server.stderr)
-            yield next(match[1] for match in found if match)
-        finally:
-            server.terminate()
-            server.communicate()
 
 
 def photograph(url: str, width: int, scheme: str) -> bytes:
@@ -84,8 +68,11 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=960)
     parser.add_argument("--scheme", choices=("light", "dark"), default="light")
     arguments = parser.parse_args()
-    with serving() as url:
-        picture = Image.open(io.BytesIO(photograph(url, arguments.width, arguments.scheme)))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ServerProcess(Path(folder, "log"), "--backend", "ort") as server,
+    ):
+        picture = Image.open(io.BytesIO(photograph(server.url, arguments.width, arguments.scheme)))
     picture.convert("RGB").quantize(COLOURS).save(arguments.target, optimize=True)
 
 

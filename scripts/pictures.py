@@ -89,10 +89,12 @@ def draw_before_after(target: Path, text: dict[str, str]) -> None:
 
 def draw_speed(axes: Axes, report: Any) -> None:
     [group] = report["groups"]
-    rows = sorted((row for row in group["rows"] if row["variant"] in LABELS), key=lambda row: row["real_time_factor"])
+    rows = sorted(
+        (row for row in group["rows"] if row["configuration"] in LABELS), key=lambda row: row["real_time_factor"]
+    )
     times = [1 / row["real_time_factor"] for row in rows]
-    colours = [THEIRS if row["variant"].startswith("upstream") else OURS for row in rows]
-    bars = axes.barh([LABELS[row["variant"]] for row in rows], times, color=colours)
+    colours = [THEIRS if row["configuration"].startswith("upstream") else OURS for row in rows]
+    bars = axes.barh([LABELS[row["configuration"]] for row in rows], times, color=colours)
     axes.bar_label(bars, [f"{time:.0f}" for time in times], padding=3)
     axes.invert_yaxis()
     axes.set(title="Speed: times faster than real time", xlim=(0, 1.12 * max(times)))

@@ -52,7 +52,7 @@ from frcrn_accel.bench.throughput import settings_for
 from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.models import DEFAULT_MODEL, cache_folder, find_model
 from frcrn_accel.network.topology import Config
-from frcrn_accel.processes import WORKER, Process
+from frcrn_accel.processes import DENOISER_WORKER, DenoiserProcess
 from frcrn_accel.quality import MAX_AGREEMENT_DB
 from frcrn_accel.quality.clips import Clip
 from frcrn_accel.testing import FunctionBackend
@@ -165,7 +165,7 @@ class TestReport:
         assert ort["p95_s"] == pytest.approx(0.175)
         assert ort["real_time_factor"] == pytest.approx(0.02)
         assert openvino["times_faster"]["ort"]["median"] == pytest.approx(2)
-        assert [pair["variants"] for pair in found["alike"]] == [["ort", "torch"]]
+        assert [pair["configurations"] for pair in found["alike"]] == [["ort", "torch"]]
         assert found["noise_percent"] == pytest.approx(0)
         assert found["other_cpus"] is None
         assert torch["quality"] is None
@@ -195,7 +195,7 @@ class TestReport:
     def test_the_documentation_names_every_field(self):
         text = (Path(__file__).parents[1] / "docs" / "bench.md").read_text(encoding="utf-8")
         for name, _ in fields(json.loads(SCHEMA_PATH.read_text())):
-            if name not in ("mean", "threads", "batch", "model", "variant"):  # mentioned in the text
+            if name not in ("mean", "threads", "batch", "model"):  # mentioned in the text
                 assert f"`{name}`" in text, name
 
     def test_throughput(self, many_files):
@@ -305,7 +305,7 @@ class TestPlot:
         plot_speed_and_quality(report((group,)).to_json(), tmp_path / "a.png")
         assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
-    def test_a_variant_that_is_far_worse_does_not_hide_the_others(self, group, tmp_path, monkeypatch):
+    def test_a_configuration_that_is_far_worse_does_not_hide_the_others(self, group, tmp_path, monkeypatch):
         figure = pytest.importorskip("matplotlib.figure")
         from frcrn_accel.bench.plot import plot_speed_and_quality
 
@@ -501,7 +501,7 @@ class TestConfigurations:
 
 @pytest.fixture(scope="module")
 def process():
-    with Process("ort", DenoiserOptions(backend="ort", threads=1)) as process:
+    with DenoiserProcess("ort", DenoiserOptions(backend="ort", threads=1)) as process:
         yield process
 
 
@@ -532,11 +532,11 @@ class TestProcess:
 
     def test_errors_come_back(self):
         with pytest.raises(BenchError, match="mine: unknown backend 'nope'"):
-            Process("mine", DenoiserOptions(backend="nope"))
+            DenoiserProcess("mine", DenoiserOptions(backend="nope"))
         with pytest.raises(
             BenchError, match="mine: ValueError: backend 'ort-dynamic-int8' computes one window per call"
         ):
-            Process("mine", DenoiserOptions(backend="ort-dynamic-int8", batch_size=2))
+            DenoiserProcess("mine", DenoiserOptions(backend="ort-dynamic-int8", batch_size=2))
 
     def test_every_option_gets_there(self, noisy):
         from frcrn_accel import Denoiser
@@ -545,7 +545,7 @@ class TestProcess:
         options = DenoiserOptions(
             find_model(DEFAULT_MODEL).path, "ort", "fp32", None, 1, 6.0, windowing, batch_size=2
         )
-        with Process("ort", options) as process, Denoiser(backend="ort", threads=1) as other:
+        with DenoiserProcess("ort", options) as process, Denoiser(backend="ort", threads=1) as other:
             denoised = process.denoise(noisy[:32_000])
             assert np.abs(denoised - other(noisy[:32_000], 16_000)).max() > 0
             with options.open() as denoiser:
@@ -567,7 +567,7 @@ class TestProcess:
     def test_a_process_that_dies(self, python_with):
         python = python_with("import os, sys; print('no memory', file=sys.stderr, flush=True); os._exit(7)")
         with pytest.raises(BenchError, match="mine: its process ended with code 7: no memory"):
-            Process("mine", DenoiserOptions(), python)
+            DenoiserProcess("mine", DenoiserOptions(), python)
 
     def test_output_of_an_engine_does_not_disturb_the_answers(self, python_with):
         python = python_with(
@@ -576,13 +576,17 @@ class TestProcess:
             "        print('engine version 3')\n"
             "        self.backend, self.precision, self.device = 'ort', 'fp32', repr(options)\n"
         )
-        with Process("mine", DenoiserOptions(backend="ort", threads=1), python) as process:
+        with DenoiserProcess("mine", DenoiserOptions(backend="ort", threads=1), python) as process:
             # An earlier version of the library must not be given options that it does not know.
             assert process.loaded.device == "{'backend': 'ort', 'threads': 1}"
 
     def test_memory_of_an_idle_interpreter(self):
         done = subprocess.run(
-            [sys.executable, str(WORKER)], input='{"do": "memory"}\n', capture_output=True, text=True, check=True
+            [sys.executable, str(DENOISER_WORKER)],
+            input='{"do": "memory"}\n',
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert set(json.loads(done.stdout)) == {"peak_memory_bytes"}
 

@@ -958,7 +958,7 @@ class TestDoctor:
 
 
 class TestBench:
-    SHORT = ("--variant", "ort", "--length-s", 0.2, "--threads", 1, "--rounds", 6)
+    SHORT = ("--configuration", "ort", "--length-s", 0.2, "--threads", 1, "--rounds", 6)
 
     def test_tables(self, run, tmp_path):
         files = [tmp_path / name for name in ("r.json", "t.md")]
@@ -968,7 +968,7 @@ class TestBench:
         assert f", frcrn-accel {__version__}, onnxruntime " in lines[0]
         assert lines[1].startswith("frcrn-small (32 channels, 2 U-Net(s)), 0.2 s clip, 1 thread(s), 6 rounds, noise ")
         found = json.loads(files[0].read_text())
-        assert [row["variant"] for row in found["groups"][0]["rows"]] == ["ort"]
+        assert [row["configuration"] for row in found["groups"][0]["rows"]] == ["ort"]
         assert found["groups"][0]["rows"][0]["device"] == "CPUExecutionProvider, 1 thread"
         assert f"| `ort` | {found['groups'][0]['rows'][0]['median_s']:.3f} | " in files[1].read_text()
 
@@ -976,8 +976,11 @@ class TestBench:
         ("arguments", "message"),
         [
             (["nope"], "unknown model 'nope'"),
-            (["--variant", "nope"], "unknown backend 'nope': installed are "),
-            (["--variant", "ort", "--baseline", "torch"], "baseline 'torch' is not measured; choose one of: ort"),
+            (["--configuration", "nope"], "unknown backend 'nope': installed are "),
+            (
+                ["--configuration", "ort", "--baseline", "torch"],
+                "baseline 'torch' is not measured; choose one of: ort",
+            ),
             (["--rounds", "5"], "--rounds"),
             (["--no-quality", "--plot", "p.png"], "--plot has no effect with --no-quality"),
             (["--throughput", "--threads", "2"], "--threads has no effect with --throughput"),

@@ -50,7 +50,7 @@ SILENCED = DenoiserOptions(backend=FunctionBackend(np.zeros_like))
 
 class TestEvaluation:
     def test_a_gain_changes_no_score_but_the_level(self, pairs):
-        found = evaluate_clips(read_clips(pairs, RATE), HALVED, alone=True, processes=1)
+        found = evaluate_clips(read_clips(pairs, RATE), HALVED, components=True, processes=1)
         assert [score.name for score in found.scores] == ["a.wav", "b.wav"]
         assert found.precision == "fp32"
         for score, snr_db in zip(found.scores, (10, 20), strict=True):
@@ -73,7 +73,7 @@ class TestEvaluation:
         assert two.scores[0].denoised["PESQ-WB"] > two.scores[0].noisy["PESQ-WB"]
 
     def test_without_clean_speech_there_is_dnsmos(self, pairs):
-        found = evaluate_clips(read_clips(pairs / "noisy", RATE), HALVED, alone=True, processes=1)
+        found = evaluate_clips(read_clips(pairs / "noisy", RATE), HALVED, components=True, processes=1)
         assert all(list(score.noisy) == list(score.denoised) == METRICS[3:] for score in found.scores)
 
     def test_clean_speech_in_a_folder_of_its_own(self, pairs, tmp_path):
@@ -88,7 +88,7 @@ class TestEvaluation:
         found = evaluate_clips(
             read_clips(pairs, RATE)[:1],
             SILENCED,
-            alone=True,
+            components=True,
             processes=1,
         )
         (score,) = found.scores

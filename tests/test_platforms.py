@@ -32,7 +32,7 @@ from frcrn_accel.memory import available_memory_bytes, keep_freed_memory
 from frcrn_accel.models import DEFAULT_MODEL, cached_variant, find_cached, find_model
 from frcrn_accel.posix_signals import Stopped, stopping
 from frcrn_accel.processes import FileProcess, FileProcesses
-from frcrn_accel.processes.worker import peak_memory_bytes
+from frcrn_accel.processes.denoiser_worker import peak_memory_bytes
 from frcrn_accel.testing import FunctionBackend
 
 NOISE = (0.1 * np.random.default_rng(0).standard_normal(16_000)).astype(np.float32)
@@ -88,8 +88,8 @@ class TestProcessorsAndMemory:
     @pytest.mark.parametrize(("system", "expected"), [("darwin", 123_456), ("win32", None)])
     def test_peak_memory(self, monkeypatch, tmp_path, system, expected):
         usage = types.SimpleNamespace(ru_maxrss=123_456)
-        monkeypatch.setattr("frcrn_accel.processes.worker.Path", lambda path: tmp_path / "none")
-        monkeypatch.setattr("frcrn_accel.processes.worker.sys", without(sys, platform=system))
+        monkeypatch.setattr("frcrn_accel.processes.denoiser_worker.Path", lambda path: tmp_path / "none")
+        monkeypatch.setattr("frcrn_accel.processes.denoiser_worker.sys", without(sys, platform=system))
         monkeypatch.setattr(resource, "getrusage", lambda who: usage)
         assert peak_memory_bytes() == expected
 

@@ -37,7 +37,7 @@ def code_blocks(language: str, text: str = README) -> list[str]:
 
 # The same command, on less: what is added to a line of the README so that it takes seconds.
 SHORTER = {
-    "bench": ["--variant", "ort", "--length-s", "0.2", "--rounds", "6", "--no-quality"],
+    "bench": ["--configuration", "ort", "--length-s", "0.2", "--rounds", "6", "--no-quality"],
     "evaluate": ["--backend", "ort", "--processes", "1"],
     "train": ["--loaders", "0"],
 }
@@ -193,8 +193,8 @@ class TestAgreement:
     def report(median: float, half_width: float = 0.01, other_cpus: float | None = None) -> dict:
         ratio = {"median": median, "low": median - half_width, "high": median + half_width}
         rows = [
-            {"variant": "ort", "times_faster": {"ort": {"median": 1, "low": 1, "high": 1}}},
-            {"variant": "openvino", "times_faster": {"ort": ratio}},
+            {"configuration": "ort", "times_faster": {"ort": {"median": 1, "low": 1, "high": 1}}},
+            {"configuration": "openvino", "times_faster": {"ort": ratio}},
         ]
         group = {"model": "m", "length_s": 5.0, "threads": 2, "other_cpus": other_cpus, "rows": rows}
         return {"groups": [group]}
@@ -224,7 +224,7 @@ class TestRegression:
             self.times_s = [0.0, 0.0, *times_s]  # the first two warm it up
 
         def run(self, length_s: float, step_s: float | None):
-            from frcrn_accel.processes.process import Run
+            from frcrn_accel.processes.denoiser_process import Run
 
             return Run(self.times_s.pop(0), 0.0, 0.0)
 

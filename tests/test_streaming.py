@@ -138,7 +138,7 @@ class TestExactness:
     def test_the_parts_of_the_latency(self, denoiser: Denoiser) -> None:
         latency = denoiser.stream(16_000, step_s=0.04).latency
         assert latency.lookahead_s == pytest.approx(0.14 * denoiser.model.unets)
-        assert latency.window_s == pytest.approx(0.02)
+        assert latency.half_frame_s == pytest.approx(0.02)
         assert latency.step_s == pytest.approx(0.04 - 1 / 16_000)
         assert latency.resampling_s == pytest.approx(0, abs=1e-12)
 

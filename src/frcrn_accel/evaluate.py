@@ -43,7 +43,7 @@ class Score:
         name: Name of the recording.
         duration_s: Its duration.
         noisy: Scores before denoising, by metric; metrics that cannot score the recording are missing.
-        denoised: Scores after denoising; on request also those of its clean speech alone and its noise alone.
+        denoised: Scores after denoising; on request also those of its components, clean speech and noise.
         not_scored: Why metrics are missing, by metric: those that could not score it before or after denoising.
     """
 
@@ -153,7 +153,7 @@ def evaluate_clips(
     clips: Sequence[Clip],
     options: DenoiserOptions,
     *,
-    alone: bool = False,
+    components: bool = False,
     processes: int | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
@@ -164,7 +164,7 @@ def evaluate_clips(
     Args:
         clips: Recordings at 16 kHz.
         options: Options of the denoisers. By default each process computes with a single thread.
-        alone: Also denoise the clean speech alone and the noise alone, for clips with clean speech.
+        components: Also denoise the clean speech and the noise separately, for clips with clean speech.
         processes: Number of processes; by default as many as there are CPUs.
         progress: Called while a file is prepared, and after each clip.
 
@@ -184,12 +184,12 @@ def evaluate_clips(
         progress("evaluate", 0, len(clips))
         if workers == 1:
             for clip in clips:
-                scores.append(_score(clip, denoiser, alone))
+                scores.append(_score(clip, denoiser, components))
                 progress("evaluate", len(scores), len(clips))
         else:
             context = multiprocessing.get_context("spawn")  # threads of engines do not survive a fork
             try:
-                with ProcessPoolExecutor(workers, context, _start_worker, (options, alone)) as pool:
+                with ProcessPoolExecutor(workers, context, _start_worker, (options, components)) as pool:
                     for score in pool.map(_score_in_worker, clips):
                         scores.append(score)
                         progress("evaluate", len(scores), len(clips))
@@ -209,18 +209,18 @@ def _uses_threads(options: DenoiserOptions) -> bool:
 _worker: tuple[Denoiser, bool] | None = None
 
 
-def _start_worker(options: DenoiserOptions, alone: bool) -> None:
+def _start_worker(options: DenoiserOptions, components: bool) -> None:
     global _worker
-    _worker = options.open(), alone
+    _worker = options.open(), components
 
 
 def _score_in_worker(clip: Clip) -> Score:
     assert _worker is not None
-    denoiser, alone = _worker
-    return _score(clip, denoiser, alone)
+    denoiser, components = _worker
+    return _score(clip, denoiser, components)
 
 
-def _score(clip: Clip, denoiser: Denoiser, alone: bool) -> Score:
+def _score(clip: Clip, denoiser: Denoiser, components: bool) -> Score:
     def denoise(audio: NDArray[np.float32]) -> NDArray[np.float32]:
         denoised: NDArray[np.float32] = denoiser(audio, SAMPLE_RATE_HZ)
         return denoised
@@ -228,13 +228,13 @@ def _score(clip: Clip, denoiser: Denoiser, alone: bool) -> Score:
     output = denoise(clip.noisy)
     not_scored: dict[str, str] = {}
     before, after = _metrics(clip.clean, clip.noisy, not_scored), _metrics(clip.clean, output, not_scored)
-    if alone and clip.clean is not None:
+    if components and clip.clean is not None:
         clean = clip.clean
         noise = clip.noisy - clean
-        alone_scores: dict[str, Callable[[], float]] = {CLEAN_IN: lambda: pesq_wb(clean, denoise(clean))}
+        component_scores: dict[str, Callable[[], float]] = {CLEAN_IN: lambda: pesq_wb(clean, denoise(clean))}
         if noise.any():
-            alone_scores[NOISE_OUT] = lambda: max(_level_db(denoise(noise)) - _level_db(noise), _LOWEST_LEVEL_DB)
-        after |= _scored(alone_scores, not_scored)
+            component_scores[NOISE_OUT] = lambda: max(_level_db(denoise(noise)) - _level_db(noise), _LOWEST_LEVEL_DB)
+        after |= _scored(component_scores, not_scored)
     return Score(clip.name, clip.duration_s, before, after, not_scored)
 
 

@@ -53,7 +53,7 @@ def plot_speed_and_quality(report: Json, picture: Path) -> None:
     rows = [(group, row) for group in groups for row in group["rows"]]
     has_pesq = any(row["quality"]["pesq_wb"] is not None for _, row in rows)
     rows.sort(key=lambda pair: pair[1]["real_time_factor"])
-    names = list(dict.fromkeys(row["variant"] for _, row in rows))
+    names = list(dict.fromkeys(row["configuration"] for _, row in rows))
     models = list(dict.fromkeys(group["model"] for group in groups))
     height = max(4.5, 1.6 + 0.28 * len(rows))
     figure = Figure(figsize=(10, height), layout="constrained")
@@ -66,7 +66,7 @@ def plot_speed_and_quality(report: Json, picture: Path) -> None:
             continue
         lowest = min(lowest, value - below)
         model = f"{group['model']}, " if len(models) > 1 else ""
-        place = names.index(row["variant"])
+        place = names.index(row["configuration"])
         axes.errorbar(
             speeds[1],
             value,
@@ -78,7 +78,7 @@ def plot_speed_and_quality(report: Json, picture: Path) -> None:
             markersize=8,
             elinewidth=0.8,
             capsize=3,
-            label=f"{model}{row['variant']}: {speeds[1]:.3g} x",
+            label=f"{model}{row['configuration']}: {speeds[1]:.3g} x",
         )
     if has_pesq:
         axes.axhline(_PESQ_LIMIT_PERCENT, color="0.4", ls="--", lw=1)

@@ -41,7 +41,7 @@ __all__ = [
     "run_throughput",
 ]
 
-SCHEMA_VERSION = 1  # incremented when a field changes its meaning or is removed
+SCHEMA_VERSION = 2  # incremented when a field changes its meaning or is removed
 SCHEMA_PATH = Path(__file__).with_name("schema.json")
 _ENGINES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu12", "torch")
 
@@ -112,7 +112,7 @@ class BenchReport:
                 "groups": [self._group(group) for group in self.groups],
                 "throughput": [_throughput(found) for found in self.throughput],
                 "left_out": [
-                    {"model": model, "variant": each.configuration, "reason": each.reason}
+                    {"model": model, "configuration": each.configuration, "reason": each.reason}
                     for model, each in self.left_out
                 ],
             }
@@ -130,7 +130,7 @@ class BenchReport:
             "noise_percent": group.noise_percent,
             "other_cpus": group.other_cpus,
             "alike": [
-                {"variants": [fast, slow], "times_faster": dataclasses.asdict(ratio)}
+                {"configurations": [fast, slow], "times_faster": dataclasses.asdict(ratio)}
                 for fast, slow, ratio in group.alike()
             ],
             "rows": [self._row(row, group) for row in group.rows],
@@ -138,10 +138,8 @@ class BenchReport:
 
     def _row(self, row: Row, group: Group) -> dict[str, Any]:
         ratios: dict[str, Ratio | None] = {name: group.times_faster(row, name) for name in self.baselines}
-        measured = dataclasses.asdict(row)
         return {
-            "variant": measured.pop("configuration"),
-            **{name: value for name, value in measured.items() if name != "quality"},
+            **{name: value for name, value in dataclasses.asdict(row).items() if name != "quality"},
             "median_s": row.median_s,
             "p95_s": row.p95_s,
             "real_time_factor": row.median_s / group.length_s,
@@ -285,7 +283,7 @@ def _throughput(found: Throughput) -> dict[str, Any]:
     best = found.best
     return {
         "model": found.model,
-        "variant": found.configuration,
+        "configuration": found.configuration,
         "file_s": found.file_s,
         "best": dataclasses.asdict(best.setting),
         "rows": [

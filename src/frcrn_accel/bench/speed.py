@@ -16,7 +16,7 @@ from frcrn_accel.bench.ratios import Ratio, spread_percent, times_faster
 from frcrn_accel.bench.sound import Outputs, Quality, compare_quality
 from frcrn_accel.cpu import busy_cpu_s
 from frcrn_accel.errors import BenchError
-from frcrn_accel.processes import Loaded, Process, Run
+from frcrn_accel.processes import DenoiserProcess, Loaded, Run
 from frcrn_accel.progress import Progress, no_progress
 from frcrn_accel.quality.clips import Clip
 
@@ -142,7 +142,7 @@ def loadable(
         name = configuration.name
         progress(f"{configuration.file.metadata.name}: trying out", count + 1, len(configurations))
         try:
-            Process(name, configuration.options(threads)).close()
+            DenoiserProcess(name, configuration.options(threads)).close()
             able.append(configuration)
         except BenchError as error:
             left_out.append(LeftOut(name, str(error).removeprefix(f"{name}: ")))
@@ -182,10 +182,10 @@ def measure_group(
     metadata = configurations[0].file.metadata
     title = f"{metadata.name}, {length_s:g} s, {threads} thread(s)"
     with ExitStack() as stack:
-        running: dict[Configuration, Process] = {}
+        running: dict[Configuration, DenoiserProcess] = {}
         for configuration in configurations:
             progress(f"{title}: loading", len(running) + 1, len(configurations))
-            process = Process(configuration.name, configuration.options(threads))
+            process = DenoiserProcess(configuration.name, configuration.options(threads))
             running[configuration] = stack.enter_context(process)
         first = {configuration: _turn(process, length_s) for configuration, process in running.items()}
         turns: dict[Configuration, list[Run]] = {configuration: [] for configuration in running}
@@ -247,7 +247,7 @@ def reference_of(configurations: Sequence[Configuration]) -> str | None:
     return "ort" if "ort" in names else next(iter(names), None)
 
 
-def _turn(process: Process, length_s: float) -> Run:
+def _turn(process: DenoiserProcess, length_s: float) -> Run:
     time.sleep(_PAUSE_S)
     return process.run(length_s)
 
@@ -271,7 +271,7 @@ def _row(
 
 
 def _outputs(
-    running: Mapping[Configuration, Process], clips: Sequence[Clip], progress: Progress, title: str
+    running: Mapping[Configuration, DenoiserProcess], clips: Sequence[Clip], progress: Progress, title: str
 ) -> Mapping[str, Outputs]:
     """Denoise the clips with each configuration."""
     outputs: dict[str, Outputs] = {}

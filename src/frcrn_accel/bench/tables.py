@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ __all__ = [
     "machine_line",
     "machine_text",
     "markdown",
+    "markdown_table",
     "notes",
     "speed_table",
     "throughput_advice",
@@ -41,9 +42,25 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table in Markdown; the first column holds names."""
-        lines = [f"| {' | '.join(self.heads)} |", "|---" * len(self.heads) + "|"]
-        lines += [f"| `{name}` | {' | '.join(cells)} |" for name, *cells in self.rows]
-        return "\n".join(lines)
+        return markdown_table(self.heads, [(f"`{name}`", *cells) for name, *cells in self.rows])
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown.
+
+    >>> from frcrn_accel.bench.tables import markdown_table
+    >>> print(markdown_table(["", "p50, ms"], [["one stream", "1.2"], ["two streams", "2.4"]]))
+    |  | p50, ms |
+    |---|---|
+    | one stream | 1.2 |
+    | two streams | 2.4 |
+
+    Args:
+        heads: Heads of the columns.
+        rows: Cells of each row.
+    """
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows)])
 
 
 def _quality(field: str, shown: Callable[[Any], str]) -> Callable[[Json], str]:
@@ -100,7 +117,7 @@ def speed_table(group: Json, baselines: Sequence[str], columns: Sequence[str] = 
         columns: Names of the columns to show, of `COLUMNS`.
     """
     rows = sorted(group["rows"], key=lambda row: float(row["median_s"]))
-    cells: list[tuple[str, list[str]]] = [("configuration", [row["variant"] for row in rows])]
+    cells: list[tuple[str, list[str]]] = [("configuration", [row["configuration"] for row in rows])]
     for column in columns:
         if column == BASELINES:
             for baseline in baselines:
@@ -136,13 +153,13 @@ def group_title(group: Json, rounds: int) -> str:
 
 def throughput_title(found: Json, rounds: int) -> str:
     """Return the title of a throughput table: what its rows have in common."""
-    return f"{found['model']} on {found['variant']}, files of {found['file_s']:g} s, {rounds} rounds"
+    return f"{found['model']} on {found['configuration']}, files of {found['file_s']:g} s, {rounds} rounds"
 
 
 def throughput_advice(found: Json) -> str:
     """Return advice for many files."""
     best = found["best"]
-    backend, _, precision = found["variant"].partition(":")
+    backend, _, precision = found["configuration"].partition(":")
     options = {"backend": backend, "precision": precision, "threads": best["threads"], "batch_size": best["batch"]}
     arguments = ", ".join(f"{name}={value!r}" for name, value in options.items() if value)
     return f"best: {best['workers']} process(es) side by side, each with Denoiser({arguments})"
@@ -177,7 +194,7 @@ def is_disturbed(group: Json) -> bool:
 def notes(group: Json) -> list[str]:
     """Return notes on a group's table: which rows do not clearly differ, and which scores are missing."""
     lines = [
-        f"too noisy to tell apart: {pair['variants'][0]} and {pair['variants'][1]}, {_interval(pair['times_faster'])}"
+        f"too noisy to tell apart: {' and '.join(pair['configurations'])}, {_interval(pair['times_faster'])}"
         for pair in group["alike"]
     ]
     if is_disturbed(group):
@@ -189,7 +206,7 @@ def notes(group: Json) -> list[str]:
 
 def left_out_lines(report: Json) -> list[str]:
     """Return what was not measured, and why."""
-    return [f"left out: {each['variant']} ({each['model']}): {each['reason']}" for each in report["left_out"]]
+    return [f"left out: {each['configuration']} ({each['model']}): {each['reason']}" for each in report["left_out"]]
 
 
 def markdown(report: Json) -> str:
@@ -214,7 +231,7 @@ def _ratio(row: Json, baseline: str) -> str:
     ratio = row["times_faster"].get(baseline)
     if ratio is None:
         return ""
-    return "1" if row["variant"] == baseline else _interval(ratio)
+    return "1" if row["configuration"] == baseline else _interval(ratio)
 
 
 def _interval(ratio: Json) -> str:

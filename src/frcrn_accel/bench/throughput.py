@@ -11,7 +11,7 @@ from statistics import median
 from frcrn_accel.bench.configurations import Configuration
 from frcrn_accel.bench.ratios import Ratio, times_faster
 from frcrn_accel.errors import BenchError
-from frcrn_accel.processes import Process
+from frcrn_accel.processes import DenoiserProcess
 from frcrn_accel.progress import Progress, no_progress
 
 __all__ = ["BATCHES", "Setting", "SettingRow", "Throughput", "measure_throughput", "settings_for"]
@@ -143,14 +143,14 @@ def measure_throughput(
 def _turn(configuration: Configuration, setting: Setting, file_s: float) -> tuple[float, int | None]:
     options = configuration.options(setting.threads, setting.batch)
     with ExitStack() as stack:
-        workers = [stack.enter_context(Process(configuration.name, options)) for _ in range(setting.workers)]
+        workers = [stack.enter_context(DenoiserProcess(configuration.name, options)) for _ in range(setting.workers)]
         _all_at_once(workers, file_s)
         time_s = _all_at_once(workers, file_s)
         peaks = [worker.peak_memory_bytes() for worker in workers]
     return time_s, None if None in peaks else sum(peak for peak in peaks if peak is not None)
 
 
-def _all_at_once(workers: Sequence[Process], file_s: float) -> float:
+def _all_at_once(workers: Sequence[DenoiserProcess], file_s: float) -> float:
     began = time.perf_counter()
     for worker in workers:
         worker.start(file_s)

@@ -40,7 +40,7 @@ def bench(
             "--released-size", help="Also measure frcrn-16k, or random weights of its size if it is not imported."
         ),
     ] = False,
-    variant: Annotated[
+    configuration: Annotated[
         list[str] | None,
         typer.Option(
             metavar="BACKEND[:PRECISION]",
@@ -105,9 +105,9 @@ def bench(
         to_measure = [model_to_measure(name) for name in names]
         to_measure += [released_size_model(folder)] if released_size else []
         if throughput:
-            found = _measure_throughput(to_measure, variant, length_s, rounds)
+            found = _measure_throughput(to_measure, configuration, length_s, rounds)
         else:
-            found = _measure_speed(to_measure, variant, baseline, length_s, threads, rounds, clips)
+            found = _measure_speed(to_measure, configuration, baseline, length_s, threads, rounds, clips)
         write_json(json_path, found)
         if markdown_path is not None:
             markdown_path.write_text(to_markdown(found), encoding="utf-8")

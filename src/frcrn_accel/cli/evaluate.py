@@ -38,8 +38,11 @@ def evaluate(
     model: Model = DEFAULT_MODEL,
     backend: BackendName = "auto",
     precision: Precision = None,
-    alone: Annotated[
-        bool, typer.Option("--alone", help="Also denoise the clean speech alone, and the noise alone.")
+    components: Annotated[
+        bool,
+        typer.Option(
+            "--components", help="Also denoise and score the clean speech and the noise of each recording separately."
+        ),
     ] = False,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Processes, one thread each. [default: one for each CPU]")
@@ -65,7 +68,7 @@ def evaluate(
             found = evaluate_clips(
                 clips,
                 DenoiserOptions(model=model, backend=backend, precision=precision),
-                alone=alone,
+                components=components,
                 processes=processes,
                 progress=progress,
             )

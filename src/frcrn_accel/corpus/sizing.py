@@ -10,7 +10,7 @@ from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.errors import BenchError, CorpusError
 from frcrn_accel.memory import available_memory_bytes
 from frcrn_accel.models import find_model
-from frcrn_accel.processes import Process
+from frcrn_accel.processes import DenoiserProcess
 
 __all__ = ["Sharing", "choose_sharing", "fit_workers", "with_threads"]
 
@@ -78,7 +78,7 @@ def fit_workers(workers: int, worker_bytes: int | None, available_bytes: int | N
 def _peak_bytes(options: DenoiserOptions) -> int | None:
     """Measure the peak memory of a worker."""
     try:
-        with Process("a worker", options) as process:
+        with DenoiserProcess("a worker", options) as process:
             process.run(options.windowing.window_s)
             return process.peak_memory_bytes()
     except BenchError as error:

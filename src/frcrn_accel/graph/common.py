@@ -153,20 +153,20 @@ class Network(abc.ABC, Generic[X]):
         """
 
     @abc.abstractmethod
-    def excited(self, name: str, x: X) -> X:
+    def squeeze_excitation(self, name: str, x: X) -> X:
         """Write squeeze-and-excitation."""
 
-    def each_excited(self, layers: Mapping[str, X]) -> list[X]:
+    def squeeze_excitations(self, layers: Mapping[str, X]) -> list[X]:
         """Write squeeze-and-excitation of several layers that do not depend on each other.
 
         Args:
             layers: Input of each layer, by its name. The scope of their U-Net is open.
         """
-        excited = []
+        scaled = []
         for name, x in layers.items():
             with self.graph.scope(name.partition(".")[2]):
-                excited.append(self.excited(name, x))
-        return excited
+                scaled.append(self.squeeze_excitation(name, x))
+        return scaled
 
     # Parts that all forms share.
 
@@ -186,7 +186,7 @@ class Network(abc.ABC, Generic[X]):
             if i < STAGES - 1:
                 outputs[f"{name}.se_layers_enc.{i}"] = x
         # Only the skip connections take the scaled outputs; the next stage takes the unscaled one.
-        skips = self.each_excited(outputs)
+        skips = self.squeeze_excitations(outputs)
         for layer in (1, 2):
             with g.scope(f"fsmn.L{layer}"):
                 x = self.fsmn(f"{name}.fsmn", layer, x, along_time=True)
@@ -228,7 +228,7 @@ class Network(abc.ABC, Generic[X]):
         tap[0, 0, -1, 0] = 1
         return g.op("Add", self.pair(f"{name}.fsmn", "conv1.weight", f"_L{layer}")[is_im_net], g.constant(tap))
 
-    def squeeze_excitation(self, name: str, means: str) -> Pair:
+    def excitation_scales(self, name: str, means: str) -> Pair:
         """Compute the scales of both parts, `(batch, channels, 1, 1)`, from means `(batch, 2 * channels, 1, 1)`.
 
         The four pairs of dense layers (two nets on two parts) are two grouped 1x1 convolutions.
@@ -243,8 +243,8 @@ class Network(abc.ABC, Generic[X]):
             return g.op("Conv", x, g.op("Unsqueeze", weight, g.ints(2, 3)), bias, group=groups)
 
         hidden = g.op("Relu", layer(means, 0, 2))
-        excited = g.op("Sigmoid", layer(hidden, 2, 4))
-        r_of_re, i_of_re, r_of_im, i_of_im = g.ops("Split", 4, excited, axis=1)
+        excitations = g.op("Sigmoid", layer(hidden, 2, 4))
+        r_of_re, i_of_re, r_of_im, i_of_im = g.ops("Split", 4, excitations, axis=1)
         return g.op("Sub", r_of_re, i_of_im), g.op("Add", r_of_im, i_of_re)
 
     def pair(self, name: str, tensor: str, suffix: str = "") -> Pair:
@@ -284,7 +284,7 @@ class FrequencyLastNetwork(Network[X]):
                 x = self.fsmn(f"{name}.fsmn_dec.{i}", 1, x, along_time=False)
             if i < STAGES - 2:
                 with g.scope(f"se_layers_dec.{i}"):
-                    x = self.excited(f"{name}.se_layers_dec.{i}", x)
+                    x = self.squeeze_excitation(f"{name}.se_layers_dec.{i}", x)
         with g.scope(f"decoders.{STAGES - 1}"):
             y = self.last_decoder(f"{name}.decoders.{STAGES - 1}", x, skips.pop(), lag)
             self.time.decoded(STAGES - 1)

@@ -197,11 +197,11 @@ class DirectNetwork(FrequencyLastNetwork[str]):
 
     # Squeeze-and-excitation.
 
-    def excited(self, name: str, x: str) -> str:
-        """See `Network.excited`."""
+    def squeeze_excitation(self, name: str, x: str) -> str:
+        """See `Network.squeeze_excitation`."""
         g = self.graph
         means = self.time.averaged(self.time.mean(x), 2 * self.config.channels)
-        scale = self.squeeze_excitation(name, means)
+        scale = self.excitation_scales(name, means)
         return g.op("Mul", x, g.op("Concat", *scale, axis=1))
 
 

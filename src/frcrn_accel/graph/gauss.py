@@ -46,7 +46,7 @@ class GaussNetwork(Network[Pair]):
                 height = heights.pop()
                 with g.scope(f"se_layers_dec.{i}"):
                     means = self.means_of_rows(rows, row_counts)
-                    scale = self.squeeze_excitation(f"{name}.se_layers_dec.{i}", means)
+                    scale = self.excitation_scales(f"{name}.se_layers_dec.{i}", means)
                     x = self.scaled(self.interleaved(rows, row_counts), scale)
         with g.scope(f"decoders.{STAGES - 1}"):
             y = self.last_decoder(f"{name}.decoders.{STAGES - 1}", rows, row_counts, skips.pop(), heights.pop())
@@ -277,9 +277,9 @@ class GaussNetwork(Network[Pair]):
 
     # Squeeze-and-excitation.
 
-    def excited(self, name: str, x: Pair) -> Pair:
-        """See `Network.excited`."""
-        return self.scaled(x, self.squeeze_excitation(name, self.means(x)))
+    def squeeze_excitation(self, name: str, x: Pair) -> Pair:
+        """See `Network.squeeze_excitation`."""
+        return self.scaled(x, self.excitation_scales(name, self.means(x)))
 
     def means(self, x: Pair) -> str:
         """Write the means over frequency and time, `(batch, 2 * channels, 1, 1)`."""

@@ -135,13 +135,13 @@ class StepNetwork(PlainNetwork):
         _, unit, stage = name.split(".")
         return encoder_bins()[int(stage) - 1 if unit == "fsmn_enc" else STAGES - 2 - int(stage)]
 
-    def excited(self, name: str, x: str) -> str:
-        """See `Network.excited`."""
-        (excited,) = self.each_excited({name: x})
-        return excited
+    def squeeze_excitation(self, name: str, x: str) -> str:
+        """See `Network.squeeze_excitation`."""
+        (scaled,) = self.squeeze_excitations({name: x})
+        return scaled
 
-    def each_excited(self, layers: Mapping[str, str]) -> list[str]:
-        """Write squeeze-and-excitation of several layers, see `Network.each_excited`.
+    def squeeze_excitations(self, layers: Mapping[str, str]) -> list[str]:
+        """Write squeeze-and-excitation of several layers, see `Network.squeeze_excitations`.
 
         The dense layers of a layer's nets are products with two block matrices, channels last, and a product with a
         matrix of 0, 1 and -1 combines the nets: grouped convolutions of a few frames take twice as long. The layers

@@ -84,7 +84,7 @@ class _Peer:
 def _do(peer: _Peer, job: Any, intake: Any) -> dict[str, Any]:
     """Run a job; return the last message about it."""
     from frcrn_accel.processes.intake import admit
-    from frcrn_accel.processes.remote import RemoteSession
+    from frcrn_accel.processes.remote_session import RemoteSession
 
     engine = dataclasses.replace(job.engine, session=RemoteSession(peer.ask))
     try:

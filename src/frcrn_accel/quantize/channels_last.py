@@ -124,13 +124,13 @@ class ChannelsLastNetwork(FrequencyLastNetwork[Activation]):
         shift = g.op("Reshape", g.op("Concat", *shifts, axis=0), g.ints(1, 2, 1, 1))
         return g.op("LeakyRelu", g.op("Add", y, shift), alpha=LEAKY_SLOPE)
 
-    def excited(self, name: str, x: Activation) -> Activation:
+    def squeeze_excitation(self, name: str, x: Activation) -> Activation:
         """Add squeeze-and-excitation."""
         g = self.graph
         means = self._means_of_frames(x) if self.time.is_stepwise else self._means(x)
         re, im = (
             g.op("Mul", part, self.channels_last(scale))
-            for part, scale in zip(x.parts, self.squeeze_excitation(name, means), strict=True)
+            for part, scale in zip(x.parts, self.excitation_scales(name, means), strict=True)
         )
         return replace(x, parts=(re, im))
 

@@ -9,33 +9,42 @@ All ranges are symmetric. An input of activations has a single range; weights ha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from threading import Lock
-from typing import Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from frcrn_accel._version import __version__
 from frcrn_accel.backends.ort import cpu_session
 from frcrn_accel.errors import MissingExtraError, QuantizeError
 from frcrn_accel.graph.common import Pair
 from frcrn_accel.graph.direct import DirectNetwork
 from frcrn_accel.graph.writer import GraphWriter
+from frcrn_accel.models import ModelMetadata
+from frcrn_accel.network.checkpoint import Weights
+from frcrn_accel.network.topology import required_config
 from frcrn_accel.progress import Progress, no_progress
-from frcrn_accel.quantize.compact import MAX_INT8
+from frcrn_accel.quantize.compact import MAX_INT8, CompactWriter, round_convolution
 from frcrn_accel.quantize.parallel import map_parallel, plan_threads, workers
+
+if TYPE_CHECKING:
+    from frcrn_accel.quantize.layers import Build
 
 __all__ = [
     "Histogram",
     "Probe",
     "RoundedConvolutions",
+    "build_with",
     "measure_inputs",
     "qdq",
     "qdq_input",
 ]
 
+_SMALLEST_SCALE = 1e-20
 _PIECE_SAMPLES = 80_640  # 5 s: takes 2 GB at the released size
 
 # Bins are logarithmic: quantiles are accurate to 1 % whatever the level of a layer.
@@ -89,17 +98,19 @@ class Histogram:
         return quantiles
 
 
-class Probe(Protocol):
+class Probe(DirectNetwork):
     """A float network that records the inputs of the layers to quantize.
 
+    Args:
+        weights: As `models.read_weights` returns them.
+
     Attributes:
-        inputs: Input tensors by name of layer, once the network is built.
+        inputs: Input tensors by name of layer, filled as the network is built.
     """
 
-    inputs: dict[str, str]
-
-    def build(self, name: str, producer_version: str, properties: Mapping[str, str]) -> onnx.ModelProto:
-        """Build the graph, see `Network.build`."""
+    def __init__(self, weights: Weights) -> None:
+        super().__init__(GraphWriter(weights), required_config(weights))
+        self.inputs: dict[str, str] = {}
 
 
 def measure_inputs(
@@ -150,18 +161,33 @@ def measure_inputs(
 class RoundedConvolutions(DirectNetwork):
     """A form that stores the weights of some convolutions as integers with a scale for each output channel.
 
-    Attributes:
-        rounded_convolutions: Names of these convolutions. Set it before the network is built.
-        output_scales: Scales of the output channels with the batch norm, by layer, filled as the network is built.
+    Args:
+        stored: The weights, which `writer` writes. Those of these convolutions are replaced.
+        writer: See `Network`.
     """
 
-    rounded_convolutions: frozenset[str]
-    output_scales: dict[str, str]
+    def __init__(self, stored: dict[str, NDArray[Any]], writer: CompactWriter) -> None:
+        super().__init__(writer, required_config(stored))
+        self._stored = stored
+        self._rounded: set[str] = set()
+        self._output_scales: dict[str, str] = {}  # with the batch norm, by layer
+
+    def round_convolution(self, name: str, output_axis: int) -> None:
+        """Round the weights of a convolution, before the network is built; see `compact.round_convolution`."""
+        round_convolution(self._stored, name, output_axis)
+        self._rounded.add(name)
+
+    def output_scales(self, layer: str) -> str:
+        """Return the scales of a layer's output channels, with the batch norm."""
+        # A channel whose weights are all zero still needs a scale.
+        return self.graph.op(
+            "Max", self.graph.op("Abs", self._output_scales[layer]), self.graph.constant(_SMALLEST_SCALE)
+        )
 
     def pair(self, name: str, tensor: str, suffix: str = "") -> Pair:
         """Return two weights as float tensors, see `Network.pair`."""
         stored = super().pair(name, tensor, suffix)
-        if name not in self.rounded_convolutions or tensor != "weight":
+        if name not in self._rounded or tensor != "weight":
             return stored
         re, im = (self.graph.op("Cast", part, to=TensorProto.FLOAT) for part in stored)
         return re, im
@@ -169,12 +195,25 @@ class RoundedConvolutions(DirectNetwork):
     def batch_norms(self, name: str, convolution: str) -> Pair:
         """See `DirectNetwork.batch_norms`. The scale includes that of the integer weights."""
         scale, shift = super().batch_norms(name, convolution)
-        if f"{name}.{convolution}" in self.rounded_convolutions:
+        if f"{name}.{convolution}" in self._rounded:
             g = self.graph
             weight_scale = g.weight(f"{name}.{convolution}.scale")
             scale = g.op("Mul", scale, g.op("Concat", weight_scale, weight_scale, axis=0))
-            self.output_scales[name] = scale
+            self._output_scales[name] = scale
         return scale, shift
+
+
+def build_with(network: Callable[[Weights, frozenset[str]], DirectNetwork]) -> Build:
+    """Return the function that builds graphs with a network.
+
+    Args:
+        network: Returns the network for weights and the layer groups to keep in float.
+    """
+
+    def build(weights: Weights, metadata: ModelMetadata, keep_float: frozenset[str]) -> onnx.ModelProto:
+        return network(weights, keep_float).build(metadata.name, __version__, metadata.to_properties())
+
+    return build
 
 
 def qdq(graph: GraphWriter, x: str, scale: str, zero: str, **axis: int) -> str:

@@ -20,28 +20,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frcrn_accel._version import __version__
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.graph.common import Pair
-from frcrn_accel.graph.direct import DirectNetwork
-from frcrn_accel.graph.writer import GraphWriter
-from frcrn_accel.models import ModelMetadata
 from frcrn_accel.network.checkpoint import Weights
-from frcrn_accel.network.topology import required_config
 from frcrn_accel.progress import Progress, no_progress
-from frcrn_accel.quantize.compact import CompactWriter, round_convolution
-from frcrn_accel.quantize.explicit import RoundedConvolutions, measure_inputs, qdq, qdq_input
+from frcrn_accel.quantize.compact import CompactWriter
+from frcrn_accel.quantize.explicit import Probe, RoundedConvolutions, build_with, measure_inputs, qdq, qdq_input
 from frcrn_accel.quantize.layers import openvino_int8_layers
 
 if TYPE_CHECKING:
-    import onnx
-
     from frcrn_accel.quantize.layers import Build
 
 __all__ = ["QUANTILE", "calibrate", "prepare_openvino_int8"]
 
 QUANTILE = 0.9999  # of the magnitudes, see docs/backends.md
-_SMALLEST_SCALE = 1e-20
 _STORED = ("encoders.1", "decoders.1")  # used in float, but too large to store in float
 
 
@@ -69,8 +61,7 @@ def calibrate(
         QuantizeError: There are no clips, or all of them are silent.
         MissingExtraError: The `[quantize]` extra is not installed.
     """
-    probe = InputProbe(weights)
-    found = measure_inputs(probe, clips, threads, progress)
+    found = measure_inputs(InputProbe(weights), clips, threads, progress)
     return {layer: seen.quantile(quantile) for layer, seen in found.items()}
 
 
@@ -85,20 +76,11 @@ def prepare_openvino_int8(
         progress: See `explicit.measure_inputs`.
     """
     limits = calibrate(weights, audio, threads=available_cpus(), progress=progress)
-
-    def build(weights: Weights, metadata: ModelMetadata, keep_float: frozenset[str]) -> onnx.ModelProto:
-        network = _Int8Network(weights, limits, keep_float)
-        return network.build(metadata.name, __version__, metadata.to_properties())
-
-    return build
+    return build_with(lambda weights, keep_float: _Int8Network(weights, limits, keep_float))
 
 
-class InputProbe(DirectNetwork):
+class InputProbe(Probe):
     """The float network, which records the inputs of the layers to quantize."""
-
-    def __init__(self, weights: Weights) -> None:
-        super().__init__(GraphWriter(weights), required_config(weights))
-        self.inputs: dict[str, str] = {}
 
     def operands(self, name: str, x: str, weight: str, output_axis: int) -> Pair:
         """See `DirectNetwork.operands`."""
@@ -117,16 +99,12 @@ class _Int8Network(RoundedConvolutions):
 
     def __init__(self, weights: Weights, limits: Mapping[str, float], keep_float: frozenset[str]) -> None:
         stored: dict[str, NDArray[Any]] = dict(weights)
-        config = required_config(weights)
-        quantized = {layer: limit for layer, limit in limits.items() if layer not in keep_float}
-        super().__init__(CompactWriter(stored, keep_float), config)
-        self._limits = quantized
-        layers = [f"{unet}.{layer}" for unet in config.unet_names for layer in _STORED] + list(quantized)
-        convolutions = [f"{layer}.{'conv.conv' if '.encoders.' in layer else 'transconv.tconv'}" for layer in layers]
-        for convolution in convolutions:
-            round_convolution(stored, convolution, output_axis=int(".decoders." in convolution))
-        self.rounded_convolutions = frozenset(convolutions)
-        self.output_scales = {}
+        super().__init__(stored, CompactWriter(stored, keep_float))
+        self._limits = {layer: limit for layer, limit in limits.items() if layer not in keep_float}
+        for layer in [*(f"{unet}.{layer}" for unet in self.config.unet_names for layer in _STORED), *self._limits]:
+            is_encoder = ".encoders." in layer
+            convolution = f"{layer}.{'conv.conv' if is_encoder else 'transconv.tconv'}"
+            self.round_convolution(convolution, output_axis=0 if is_encoder else 1)
 
     def operands(self, name: str, x: str, weight: str, output_axis: int) -> Pair:
         """See `DirectNetwork.operands`."""
@@ -134,6 +112,5 @@ class _Int8Network(RoundedConvolutions):
             return x, weight
         g = self.graph
         x = qdq_input(g, x, self._limits[name])
-        # A channel whose weights are all zero still needs a scale.
-        scale = g.op("Max", g.op("Abs", self.output_scales[name]), g.constant(_SMALLEST_SCALE))
-        return x, qdq(g, weight, scale, g.constant(np.zeros(2 * self.config.channels), np.int8), axis=output_axis)
+        scales = self.output_scales(name)
+        return x, qdq(g, weight, scales, g.constant(np.zeros(2 * self.config.channels), np.int8), axis=output_axis)

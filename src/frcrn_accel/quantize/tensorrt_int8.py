@@ -21,22 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from frcrn_accel._version import __version__
 from frcrn_accel.cpu import available_cpus
 from frcrn_accel.graph.common import Pair
 from frcrn_accel.graph.half import HalfWriter
 from frcrn_accel.graph.plain import PlainNetwork
-from frcrn_accel.graph.writer import GraphWriter
-from frcrn_accel.models import ModelMetadata
 from frcrn_accel.network.checkpoint import Weights
 from frcrn_accel.network.topology import layer_group, required_config
 from frcrn_accel.progress import Progress, no_progress
-from frcrn_accel.quantize.compact import CompactWriter, round_convolution, scale_of
-from frcrn_accel.quantize.explicit import Histogram, RoundedConvolutions, measure_inputs, qdq_input
+from frcrn_accel.quantize.compact import CompactWriter, scale_of
+from frcrn_accel.quantize.explicit import Histogram, Probe, RoundedConvolutions, build_with, measure_inputs, qdq_input
 
 if TYPE_CHECKING:
-    import onnx
-
     from frcrn_accel.quantize.layers import Build
 
 __all__ = ["Ranges", "find_ranges", "prepare_tensorrt_int8"]
@@ -44,7 +39,6 @@ __all__ = ["Ranges", "find_ranges", "prepare_tensorrt_int8"]
 LIMIT_QUANTILE = 0.9999
 CHANNEL_QUANTILE = 0.999
 _LARGEST_FACTOR = 32.0  # limits the gain of a channel that is silent in calibration
-_SMALLEST_SCALE = 1e-20
 _SMALLEST_COMMON_SCALE = 1e-6  # float16 still has some digits there
 
 
@@ -74,12 +68,7 @@ def prepare_tensorrt_int8(
     """
     seen = measure_inputs(InputProbe(weights), audio, available_cpus(), progress)
     ranges = find_ranges(required_config(weights).channels, seen)
-
-    def build(weights: Weights, metadata: ModelMetadata, keep_float: frozenset[str]) -> onnx.ModelProto:
-        network = _Int8Network(weights, ranges, keep_float)
-        return network.build(metadata.name, __version__, metadata.to_properties())
-
-    return build
+    return build_with(lambda weights, keep_float: _Int8Network(weights, ranges, keep_float))
 
 
 def find_ranges(channels: int, seen: Mapping[str, Histogram]) -> Ranges:
@@ -121,12 +110,8 @@ def _weight_keys(name: str) -> tuple[list[str], int]:
     return [f"{group}.fsmn_{part}_{layer}.{which}.weight" for part in ("re", "im")], 1
 
 
-class InputProbe(PlainNetwork):
+class InputProbe(Probe, PlainNetwork):
     """The float network, which records the inputs of the layers to quantize."""
-
-    def __init__(self, weights: Weights) -> None:
-        super().__init__(GraphWriter(weights), required_config(weights))
-        self.inputs: dict[str, str] = {}
 
     def convolution(self, name: str, x: str, weight: str, shift: str, **attributes: Any) -> str:
         """Record the input, see `PlainNetwork.convolution`; all of these convolutions are quantized."""
@@ -145,27 +130,21 @@ class _Int8Network(RoundedConvolutions, PlainNetwork):
 
     def __init__(self, weights: Weights, ranges: Ranges, keep_float: frozenset[str]) -> None:
         stored: dict[str, NDArray[Any]] = dict(weights)
-        quantized = {name: limit for name, limit in ranges.limits.items() if layer_group(name) not in keep_float}
-        writer = _Writer(stored, keep_float, keep_float=keep_float)
-        super().__init__(writer, required_config(weights))
-        self._limits = quantized
+        super().__init__(stored, _Writer(stored, keep_float, keep_float=keep_float))
+        self._limits = {name: limit for name, limit in ranges.limits.items() if layer_group(name) not in keep_float}
         self._factors = ranges.factors
         self._rounded_inputs: dict[str, str] = {}
-        for name in quantized:
+        for name in self._limits:
             _equalise(stored, name, ranges.factors[name])
         self._matrix_scales: dict[str, NDArray[np.float32]] = {}
-        convolutions = []
-        for name in quantized:
+        for name in self._limits:
             keys, axis = _weight_keys(name)
             if name.endswith((".linear", ".project")):
                 # As the writer rounds them, both nets on both parts.
                 scales = [scale_of(stored[key], (1,)).reshape(-1) for key in keys]
                 self._matrix_scales[name] = np.concatenate([*scales, *scales])
             else:
-                convolutions.append(keys[0].removesuffix("_re.weight"))
-                round_convolution(stored, convolutions[-1], output_axis=1 - axis)
-        self.rounded_convolutions = frozenset(convolutions)
-        self.output_scales = {}
+                self.round_convolution(keys[0].removesuffix("_re.weight"), output_axis=1 - axis)
 
     def convolution(self, name: str, x: str, weight: str, shift: str, **attributes: Any) -> str:
         """Add a convolution, in INT8 unless kept in float, see `PlainNetwork.convolution`.
@@ -203,10 +182,8 @@ class _Int8Network(RoundedConvolutions, PlainNetwork):
     def _weight_scales(self, name: str) -> Pair:
         """Return the scale of each output channel, and a common one: the largest, rounded to float16."""
         g = self.graph
-        if name in self._matrix_scales:
-            scales = g.constant(self._matrix_scales[name])
-        else:  # a channel whose weights are all zero still needs a scale
-            scales = g.op("Max", g.op("Abs", self.output_scales[name]), g.constant(_SMALLEST_SCALE))
+        is_matrix = name in self._matrix_scales
+        scales = g.constant(self._matrix_scales[name]) if is_matrix else self.output_scales(name)
         common = g.op("Max", g.op("ReduceMax", scales, keepdims=0), g.constant(_SMALLEST_COMMON_SCALE))
         return scales, g.op("Cast", g.op("Cast", common, to=TensorProto.FLOAT16), to=TensorProto.FLOAT)
 

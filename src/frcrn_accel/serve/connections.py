@@ -1,7 +1,7 @@
-"""Connections, with the bounds that uvicorn lacks: on their number, on time, and on small pieces.
+"""Connections, with the limits that uvicorn lacks: on their number, their time, and small pieces.
 
 Python handles some 20,000 pieces a second: chunks of a body, or frames of a WebSocket. So bytes are parsed a little
-at a time, and a client that sends more pieces than it may is read more slowly. Connections and requests cost as much
+at a time, and a client that exceeds its rate is read more slowly. Connections and requests cost as much
 as several pieces, and count as such.
 """
 

@@ -90,8 +90,9 @@ def guess_rates(most: int = Limits.client_guesses) -> Rates:
 class Hosts:
     """Middleware that refuses requests that are addressed to unknown host names.
 
-    A web page can have its own name resolve to the address of this server (DNS rebinding). Its requests then have the
-    origin of the server, but still its name. IP addresses and names of loopback cannot be used for that.
+    A web page can have its own name resolve to the address of this server (DNS rebinding). Its requests then
+    pass the check of origins, but still name the page's host. IP addresses and names of loopback cannot be used for
+    that.
 
     Args:
         app: The application to protect.

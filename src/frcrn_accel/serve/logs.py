@@ -24,9 +24,9 @@ class SafeFormatter(logging.Formatter):
 
 
 class Sparing(logging.Filter):
-    """A filter that limits the rate of lines of each client, and of each logger's others, and logs how many it drops.
+    """A filter that limits the lines of each client, and the other lines of each logger, and logs how many it drops.
 
-    Lines of other packages, such as those of uvicorn about invalid requests, so do not crowd out those of the server.
+    So lines of other packages, such as those of uvicorn about invalid requests, do not crowd out those of the server.
 
     Args:
         per_s: Lines each second.

@@ -121,7 +121,7 @@ def read_control(text: str) -> Control:
     """Read a text message after the first.
 
     Raises:
-        StreamProblem: It is not a valid one.
+        StreamProblem: It is not a valid "set", "reset" or "flush".
     """
     kind, values = _read(text, _CONTROLS)
     return Control(kind, **values)
@@ -186,10 +186,10 @@ def _read(text: str, messages: Mapping[str, Mapping[str, type]]) -> tuple[str, d
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON, of whose equal names other readers may take the first.
+    """Return a JSON object; refuse one with a name twice, which other readers may take differently.
 
     Raises:
-        _FieldTwiceError: It has two equal names.
+        _FieldTwiceError: It has a name twice.
     """
     found: dict[str, Any] = {}
     for name, value in pairs:
@@ -200,4 +200,4 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _FieldTwiceError(ValueError):
-    """An object of JSON has two equal names."""
+    """A JSON object has a name twice."""

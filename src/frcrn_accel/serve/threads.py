@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 async def in_thread(function: Callable[[], T], ended: Callable[[], None] = lambda: None) -> T:
-    """Call a function in a thread of its own, which is left alone if the caller is cancelled.
+    """Call a function in a thread of its own, which runs on if the caller is cancelled.
 
     Args:
         function: The function.
@@ -56,7 +56,7 @@ async def in_thread(function: Callable[[], T], ended: Callable[[], None] = lambd
 
 
 def contained(error: BaseException) -> Exception:
-    """Return an error for a future: an event loop that finds `SystemExit` in one ends."""
+    """Return an error that a future may hold: `SystemExit` in a future would end the event loop."""
     if isinstance(error, Exception):
         return error
     contained_error = RuntimeError(f"the work ended with {error!r}")
@@ -65,10 +65,10 @@ def contained(error: BaseException) -> Exception:
 
 
 class Slots:
-    """Threads for work, a limited number. A thread that does not return keeps its slot.
+    """A limited number of threads for work. A thread that does not return keeps its slot.
 
-    Calls get free slots in their order, but those of the client that has the fewest first, so that one client cannot
-    take all slots.
+    Calls get free slots in order, but those of the client with the fewest slots first, so that one client cannot take
+    all of them.
 
     Args:
         count: Number of threads.

@@ -15,20 +15,20 @@ class Latency:
 
     Attributes:
         lookahead_s: Look-ahead of the model, over all U-Nets.
-        window_s: The half of an STFT frame that overlaps the next one.
+        half_frame_s: The half of an STFT frame that overlaps the next one.
         step_s: Waiting for a full step.
         resampling_s: Delay of the resampling filters.
     """
 
     lookahead_s: float
-    window_s: float
+    half_frame_s: float
     step_s: float
     resampling_s: float
 
     @property
     def total_s(self) -> float:
         """The sum of the parts."""
-        return self.lookahead_s + self.window_s + self.step_s + self.resampling_s
+        return self.lookahead_s + self.half_frame_s + self.step_s + self.resampling_s
 
 
 def delay_samples(sample_rate_hz: int, model_rate_hz: int, step: int, held_back: int) -> int:

@@ -110,7 +110,7 @@ class Stream:
         model_s = self._held_back + self._step_samples - 1
         self.latency = Latency(
             lookahead_s=engine.lag * hop_s,
-            window_s=(metadata.frame_samples - metadata.hop_samples) / metadata.sample_rate_hz,
+            half_frame_s=(metadata.frame_samples - metadata.hop_samples) / metadata.sample_rate_hz,
             step_s=(self._step_samples - 1) / metadata.sample_rate_hz,
             resampling_s=self._delay / rate_hz - model_s / metadata.sample_rate_hz,
         )

@@ -1,4 +1,4 @@
-"""Start a process with a denoiser, and control it from this one; `worker` is the other end."""
+"""Start a process with a denoiser, and control it from this one; `denoiser_worker` is the other end."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from typing_extensions import Self
 
 from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.errors import BenchError
-from frcrn_accel.processes.worker import SAMPLE_RATE_HZ
+from frcrn_accel.processes.denoiser_worker import SAMPLE_RATE_HZ
 
-__all__ = ["WORKER", "Loaded", "Process", "Run"]
+__all__ = ["DENOISER_WORKER", "DenoiserProcess", "Loaded", "Run"]
 
-WORKER = Path(__file__).with_name("worker.py")
+DENOISER_WORKER = Path(__file__).with_name("denoiser_worker.py")
 _SHUTDOWN_S = 10.0
 
 
@@ -61,7 +61,7 @@ class Run:
     idle_cpu_s: float
 
 
-class Process:
+class DenoiserProcess:
     """A denoiser in a process of its own.
 
     Args:
@@ -82,7 +82,7 @@ class Process:
         message = {"do": "load", "options": self._plain_values(options)}
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         self._process = subprocess.Popen(
-            [str(python), str(WORKER)],
+            [str(python), str(DENOISER_WORKER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
