@@ -68,7 +68,7 @@ def test_tables():
         },
     }
     scores = figures.comparison("scores")(report).splitlines()
-    assert scores[0] == "| | PESQ-WB | STOI | SI-SDR, dB | DNSMOS OVRL |"
+    assert scores[0] == "|  | PESQ-WB | STOI | SI-SDR, dB | DNSMOS OVRL |"
     assert len(scores) == 2 + 3 + 2
     assert scores[4].startswith("| other | 2.50 (1.50 to 3.50) | 2.500 (1.500 to 3.500) |")
     row = figures.comparison("difference")(report).splitlines()[2]
