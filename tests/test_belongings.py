@@ -374,7 +374,9 @@ class TestBareFiles:
         try:
             with open_input(str(tmp_path / "a")) as container:
                 assert belongings_of(container) == Belongings()
-                assert [stream.type for stream in container.streams if stream.type != "audio"] == []
+                # FFmpeg can take the bytes of a chunk for a picture, and so the file for one of another format.
+                if container.format.name in ("wav", "aiff", "caf"):
+                    assert {stream.type for stream in container.streams} <= {"audio"}
         except (av.FFmpegError, ValueError):  # it reads no such file
             pass
 
