@@ -114,7 +114,7 @@ class _OrtInt8Backend(OrtBackend):
 
     @classmethod
     def priority_for(cls, model: ModelFile) -> int:
-        """See `Backend.priority_for`. Quantizing takes long, so `"auto"` only chooses this if the file exists."""
+        """See `Backend.priority_for`. Quantizing is slow, so `"auto"` needs the quantized file to exist."""
         if model.metadata.method == cls.method:
             return cls.priority
         if ready_variant(model, cls.method) is None:

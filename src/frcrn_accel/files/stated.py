@@ -40,7 +40,6 @@ __all__ = [
 
 # Sizes that programs write before they know the length: SoX 0x7F000000 in AIFF and 0x7FFFF000 in WAV, arecord
 # 0x80000000, FFmpeg 0xFFFFFFFF, each give or take a header or a part of a sample.
-_LONGEST_NS = 10**9 * 86_400 * 365
 _PLACEHOLDERS = (range(0x7EFF_0000, 0x8001_0000), range(0xFFFF_0000, 0x1_0000_0000))
 _LARGEST_BYTES = 1 << 62  # programs also write the largest number of 63 or 64 bits, or that number of samples
 _HEADER_BYTES = 1 << 16
@@ -52,6 +51,7 @@ _INFO = bytes.fromhex("1549a966")
 _DURATION = re.compile(rb"\x44\x89(?:\x84(?P<single>.{4})|\x88(?P<double>.{8}))", re.S)
 _SCALE = re.compile(rb"\x2a\xd7\xb1[\x81-\x88]", re.S)
 _INFO_BYTES, _USUAL_SCALE_NS = 512, 1_000_000
+_LONGEST_NS = 10**9 * 86_400 * 365  # a year: a longer duration is damage
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _MXF = bytes.fromhex("060e2b34020501010d01020101")

@@ -198,7 +198,7 @@ class DirectNetwork(FrequencyLastNetwork[str]):
     # Squeeze-and-excitation.
 
     def squeeze_excitation(self, name: str, x: str) -> str:
-        """See `Network.squeeze_excitation`."""
+        """Write squeeze-and-excitation, averaging over time as `self.time` does."""
         g = self.graph
         means = self.time.averaged(self.time.mean(x), 2 * self.config.channels)
         scale = self.excitation_scales(name, means)

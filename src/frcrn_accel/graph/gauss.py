@@ -278,7 +278,7 @@ class GaussNetwork(Network[Pair]):
     # Squeeze-and-excitation.
 
     def squeeze_excitation(self, name: str, x: Pair) -> Pair:
-        """See `Network.squeeze_excitation`."""
+        """Write squeeze-and-excitation, which scales the real and the imaginary part by means of both."""
         return self.scaled(x, self.excitation_scales(name, self.means(x)))
 
     def means(self, x: Pair) -> str:

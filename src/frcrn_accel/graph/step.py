@@ -136,7 +136,7 @@ class StepNetwork(PlainNetwork):
         return encoder_bins()[int(stage) - 1 if unit == "fsmn_enc" else STAGES - 2 - int(stage)]
 
     def squeeze_excitation(self, name: str, x: str) -> str:
-        """See `Network.squeeze_excitation`."""
+        """Write squeeze-and-excitation of a single layer."""
         (scaled,) = self.squeeze_excitations({name: x})
         return scaled
 
