@@ -92,3 +92,8 @@ def test_units_can_be_in_a_circle_that_no_files_are_in(write):
 def test_the_units_of_this_package_are_free_of_circles():
     (units,) = (line for line in run(REPOSITORY / "src" / "frcrn_accel") if line.startswith("units"))
     assert units.endswith(": 0")
+
+
+def test_no_files_of_this_package_are_in_a_circle():
+    counts = [line.rpartition(": ")[2] for line in run(REPOSITORY / "src" / "frcrn_accel")]
+    assert counts == ["0", "0", "0"]

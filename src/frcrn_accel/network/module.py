@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from frcrn_accel.network.checkpoint import Weights
 from frcrn_accel.network.operators import Operators
+from frcrn_accel.network.state_dict import Weights
 from frcrn_accel.network.topology import (
     BN_EPSILON,
     DECODER_KERNELS,
