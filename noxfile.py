@@ -42,8 +42,9 @@ QUICK_TESTS = [
     f"tests/test_{name}.py"
     for name in ("audio", "windows", "pipeline", "package", "models", "backends", "plugins", "denoiser", "batching")
 ]
-# Most tests keep one CPU busy. A file stays in one process, so that what its tests share is made once.
-PARALLEL = ("--numprocesses=2", "--dist=loadfile")
+# Most tests keep one CPU busy. A file stays in one process, so that what its tests share is made once. If a process
+# dies, the run ends: pytest-xdist 3.8 may wait forever for one that it starts in its place.
+PARALLEL = ("--numprocesses=2", "--dist=loadfile", "--max-worker-restart=0")
 COVERED_PERCENT = 94  # of the lines, at least
 DIST = Path(".nox", "dist")
 

@@ -6,7 +6,10 @@ import http.server
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,21 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def denoise(inputs, out, denoiser=PLAIN, **more) -> CorpusReport:
     return denoise_corpus(CorpusJob(inputs, out, denoiser, **more))
+
+
+def start_ray() -> None:
+    import ray
+
+    os.environ[FIRST] = str(os.getpid())
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))  # its dozen processes starve on one CPU: see conftest.py
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+
+
+def stop_ray() -> None:
+    import ray
+
+    ray.shutdown()
 
 
 def test_what_is_missing_is_reported(tmp_path, noisy_path, monkeypatch):
@@ -78,12 +96,10 @@ def storage(s3) -> str:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster(s3, mark):
-    """A cluster on this machine. The environment of its actors must be set when Ray starts."""
-    ray = pytest.importorskip("ray", reason="[ray] is not installed")
+def environment(s3, mark) -> Iterator[None]:
+    """The environment of the actors, which must be set when Ray starts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MARK, str(mark))
-        patch.setenv(FIRST, str(os.getpid()))
         if Path("/tmp").is_dir():  # Ray waits forever for a socket whose path is too long, as in a deep TMPDIR
             patch.setenv("RAY_TMPDIR", "/tmp")
         folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
@@ -93,9 +109,17 @@ def cluster(s3, mark):
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         if s3 is not None:
             patch.setenv("AWS_ENDPOINT_URL_S3", s3)
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         yield
-        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def denoise_on_ray(environment) -> Iterator[Callable[..., CorpusReport]]:
+    """`denoise` on a cluster on this machine, in a process of its own: Ray ends a process that loses the cluster."""
+    pytest.importorskip("ray", reason="[ray] is not installed")
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        process.submit(start_ray).result()
+        yield lambda *arguments, **more: process.submit(denoise, *arguments, workers_on="ray", **more).result()
+        process.submit(stop_ray).result()
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +143,10 @@ def local(tree, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("files_per_tar", [None, 3])
-def test_the_outputs_are_those_of_one_machine(tree, tmp_path, files_per_tar):
+def test_the_outputs_are_those_of_one_machine(tree, tmp_path, denoise_on_ray, files_per_tar):
     reports = {
-        workers_on: denoise(
-            tree, tmp_path / workers_on, PLAIN, workers_on=workers_on, workers=2, files_per_tar=files_per_tar
-        )
-        for workers_on in ("local", "ray")
+        name: run(tree, tmp_path / name, PLAIN, workers=2, files_per_tar=files_per_tar)
+        for name, run in (("local", denoise), ("ray", denoise_on_ray))
     }
     assert digests(tmp_path / "ray") == digests(tmp_path / "local")
     assert len(digests(tmp_path / "ray")) == (7 if files_per_tar is None else 3)
@@ -139,17 +161,17 @@ def test_the_outputs_are_those_of_one_machine(tree, tmp_path, files_per_tar):
 
 
 @pytest.mark.thorough
-def test_the_packaged_model(tree, tmp_path):
+def test_the_packaged_model(tree, tmp_path, denoise_on_ray):
     pytest.importorskip("onnxruntime")
-    for workers_on in ("local", "ray"):
-        denoise(tree, tmp_path / workers_on, options("ort"), workers_on=workers_on, workers=2)
+    for name, run in (("local", denoise), ("ray", denoise_on_ray)):
+        run(tree, tmp_path / name, options("ort"), workers=2)
     assert digests(tmp_path / "ray") == digests(tmp_path / "local")
 
 
 @pytest.mark.parametrize("backend", [DyingOnceBackend, OrphanedOnceBackend])
-def test_a_worker_or_actor_that_dies_once_loses_nothing(backend, tree, local, tmp_path, mark):
+def test_a_worker_or_actor_that_dies_once_loses_nothing(backend, tree, local, tmp_path, mark, denoise_on_ray):
     mark.touch()
-    report = denoise(tree, tmp_path, options(backend), workers_on="ray", workers=2)
+    report = denoise_on_ray(tree, tmp_path, options(backend), workers=2)
     assert not mark.exists()
     assert report.done == 7
     assert digests(tmp_path) == digests(local)
@@ -164,25 +186,25 @@ def test_a_worker_or_actor_that_dies_once_loses_nothing(backend, tree, local, tm
         (OrphanedBackend, "its actor died 3 times (out of memory?)"),
     ],
 )
-def test_a_file_that_kills_says_how(backend, reason, tree, local, tmp_path):
-    report = denoise(tree, tmp_path, options(backend), workers_on="ray", workers=2)
+def test_a_file_that_kills_says_how(backend, reason, tree, local, tmp_path, denoise_on_ray):
+    report = denoise_on_ray(tree, tmp_path, options(backend), workers=2)
     assert report.done == 6
     assert report.failed["long.wav"] == reason
     assert digests(tmp_path) == {name: digest for name, digest in digests(local).items() if name != "long.wav"}
 
 
-def test_actors_that_die_while_they_load(tree, tmp_path):
+def test_actors_that_die_while_they_load(tree, tmp_path, denoise_on_ray):
     with pytest.raises(
         CorpusError, match=r"a worker process died 3 times while it loaded the model \(killed by SIGKILL"
     ):
-        denoise(tree, tmp_path, options(DyingWhenLoadedBackend), workers_on="ray", workers=1)
+        denoise_on_ray(tree, tmp_path, options(DyingWhenLoadedBackend), workers=1)
 
 
-def test_no_room(tree, tmp_path):
+def test_no_room(tree, tmp_path, denoise_on_ray):
     with pytest.raises(CorpusError, match=r"has room for 2 worker\(s\) with 1 CPU\(s\) and 0 GPU"):
-        denoise(tree, tmp_path, PLAIN, workers_on="ray", workers=3)
+        denoise_on_ray(tree, tmp_path, PLAIN, workers=3)
     with pytest.raises(CorpusError, match=r"has room for 0 worker\(s\) with 1 CPU\(s\) and 0\.5 GPU"):
-        denoise(tree, tmp_path, PLAIN, workers_on="ray", gpus=0.5)
+        denoise_on_ray(tree, tmp_path, PLAIN, gpus=0.5)
 
 
 class TestUrls:
@@ -207,13 +229,14 @@ class TestUrls:
             yield address
 
     @pytest.mark.parametrize("workers_on", ["local", "ray"])
-    def test_from_s3_to_s3(self, bucket, tmp_path, local, workers_on):
+    def test_from_s3_to_s3(self, bucket, tmp_path, local, workers_on, request):
         import s3fs
 
+        run = denoise if workers_on == "local" else request.getfixturevalue("denoise_on_ray")
         journal = tmp_path / "journal.jsonl"
         arguments = (f"s3://{bucket}/in", f"s3://{bucket}/out", PLAIN)
         for before, done in ((0, 7), (7, 0)):
-            report = denoise(*arguments, workers_on=workers_on, workers=1, journal=journal)
+            report = run(*arguments, workers=1, journal=journal)
             assert (report.before, report.done) == (before, done)
             assert list(report.failed) == ["a/broken.wav"]
         files = s3fs.S3FileSystem(skip_instance_cache=True)
@@ -221,22 +244,20 @@ class TestUrls:
         assert digests(tmp_path / "out") == digests(local)
         # An output without its line, as after a kill, is made again.
         journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:-1]))
-        report = denoise(*arguments, workers_on="local", workers=1, journal=journal)
+        report = denoise(*arguments, workers=1, journal=journal)
         assert report.before + report.done == 7
         # Without the journal they belong to someone else.
         journal.unlink()
-        report = denoise(*arguments, workers_on="local", workers=1, journal=journal)
+        report = denoise(*arguments, workers=1, journal=journal)
         assert report.done == 0
         assert "'1.wav' exists already: start over with --overwrite to replace it" in report.failed.values()
 
-    def test_from_the_web_to_tars(self, web, tmp_path, local):
+    def test_from_the_web_to_tars(self, web, tmp_path, local, denoise_on_ray):
         names = ["1.wav", "a/3.ogg", "none.wav"]
         (tmp_path / "files.jsonl").write_text(
             "".join(json.dumps({"input": f"{web}/{name}", "output": name}) + "\n" for name in names)
         )
-        report = denoise(
-            tmp_path / "files.jsonl", tmp_path / "out", PLAIN, workers_on="ray", workers=1, files_per_tar=10
-        )
+        report = denoise_on_ray(tmp_path / "files.jsonl", tmp_path / "out", PLAIN, workers=1, files_per_tar=10)
         assert report.done == 2
         assert list(report.failed) == ["none.wav"]
         assert "FileNotFoundError" in report.failed["none.wav"]
@@ -246,6 +267,6 @@ class TestUrls:
         assert samples[0]["wav"] == (local / "1.wav").read_bytes()
         assert json.loads(samples[1]["json"])["input"] == f"{web}/a/3.ogg"
 
-    def test_a_storage_that_refuses(self, tree, tmp_path, storage):
+    def test_a_storage_that_refuses(self, tree, tmp_path, storage, denoise_on_ray):
         with pytest.raises(CorpusError, match=r"the job stopped: 's3://no-such-bucket/out': "):
-            denoise(tree, "s3://no-such-bucket/out", PLAIN, workers_on="ray", workers=1, journal=tmp_path / "j.jsonl")
+            denoise_on_ray(tree, "s3://no-such-bucket/out", PLAIN, workers=1, journal=tmp_path / "j.jsonl")
