@@ -18,7 +18,7 @@ import soundfile
 
 from dying import MARK, EndingBackend, StallingBackend
 from frcrn_accel import CorpusError
-from frcrn_accel.corpus import CorpusJob, CorpusReport, denoise_corpus, local
+from frcrn_accel.corpus import CorpusJob, CorpusReport, denoise_corpus, slots
 from frcrn_accel.corpus.journal import Journal, part_name
 from frcrn_accel.corpus.local import WorkerProcess, run_local
 from frcrn_accel.corpus.plan import Recording, Task, read_inputs
@@ -61,7 +61,7 @@ class TestWorkersThatEnd:
     def test_a_crash_is_named(self, tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "parts").mkdir()
         work = Work(DenoiserOptions(backend=EndingBackend, threads=1), tmp_path / "parts")
-        monkeypatch.setattr(local, "MAX_TRIES", 1)
+        monkeypatch.setattr(slots, "MAX_TRIES", 1)
         tasks = [task(sound(tmp_path / name, n)) for name, n in (("crash.wav", 40_000), ("good.wav", 4_000))]
         results = [result for found in run_local(tasks, work, 1) for result in found]
         assert {result.output: result.entries[0].error for result in results} == {

@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -58,6 +59,10 @@ def stop_ray() -> None:
     import ray
 
     ray.shutdown()
+
+
+def names_of_threads() -> list[str]:
+    return sorted(thread.name for thread in threading.enumerate())
 
 
 def test_what_is_missing_is_reported(tmp_path, noisy_path, monkeypatch):
@@ -113,13 +118,18 @@ def environment(s3, mark) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def denoise_on_ray(environment) -> Iterator[Callable[..., CorpusReport]]:
-    """`denoise` on a cluster on this machine, in a process of its own: Ray ends a process that loses the cluster."""
+def driver(environment) -> Iterator[ProcessPoolExecutor]:
+    """A process with a cluster on this machine, not that of the tests: Ray ends a process that loses its cluster."""
     pytest.importorskip("ray", reason="[ray] is not installed")
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         process.submit(start_ray).result()
-        yield lambda *arguments, **more: process.submit(denoise, *arguments, workers_on="ray", **more).result()
+        yield process
         process.submit(stop_ray).result()
+
+
+@pytest.fixture
+def denoise_on_ray(driver) -> Callable[..., CorpusReport]:
+    return lambda *arguments, **more: driver.submit(denoise, *arguments, workers_on="ray", **more).result()
 
 
 @pytest.fixture(scope="module")
@@ -193,11 +203,14 @@ def test_a_file_that_kills_says_how(backend, reason, tree, local, tmp_path, deno
     assert digests(tmp_path) == {name: digest for name, digest in digests(local).items() if name != "long.wav"}
 
 
-def test_actors_that_die_while_they_load(tree, tmp_path, denoise_on_ray):
+def test_actors_that_die_while_they_load(tree, tmp_path, denoise_on_ray, driver):
+    before = driver.submit(names_of_threads).result()
     with pytest.raises(
-        CorpusError, match=r"a worker process died 3 times while it loaded the model \(killed by SIGKILL"
+        CorpusError, match=r"the worker process died 3 times while it loaded the model \(killed by SIGKILL"
     ):
         denoise_on_ray(tree, tmp_path, options(DyingWhenLoadedBackend), workers=1)
+    # A thread that used Ray after its end would end the process.
+    assert driver.submit(names_of_threads).result() == before
 
 
 def test_no_room(tree, tmp_path, denoise_on_ray):

@@ -13,15 +13,14 @@ import queue
 import signal
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, ClassVar
 
 from frcrn_accel.corpus.plan import Task
-from frcrn_accel.corpus.work import MAX_TRIES, Result, Work, Worker, failed, text_of
+from frcrn_accel.corpus.slots import Answer, Death, Loaded, Slot, run_in_slots
+from frcrn_accel.corpus.work import Result, Work, Worker, text_of
 from frcrn_accel.errors import CorpusError
 from frcrn_accel.posix_signals import signal_name
 from frcrn_accel.processes.deadline import ends_after
@@ -38,9 +37,7 @@ _CONTEXT = multiprocessing.get_context("spawn")  # engines' threads do not survi
 def run_local(
     tasks: Iterable[Task], work: Work, workers: int, silent_s: float = SILENT_S
 ) -> Generator[list[Result], None, None]:
-    """Run tasks in processes.
-
-    A task whose worker dies is tried again after all others, with another worker; it fails after `MAX_TRIES` deaths.
+    """Run tasks in processes, see `run_in_slots`.
 
     Args:
         tasks: The tasks.
@@ -57,7 +54,7 @@ def run_local(
     with _slots(work, workers, silent_s) as slots:
         for slot in slots:
             slot.load()
-        yield from _run(tasks, slots)
+        yield from run_in_slots(tasks, slots, _answers)
 
 
 class WorkerProcess:
@@ -75,7 +72,7 @@ class WorkerProcess:
         self._slot = _Slot(work, silent_s)
         try:
             self._slot.load()
-            list(_run((), [self._slot]))  # returns once the model is loaded
+            list(run_in_slots((), [self._slot], _answers))  # returns once the model is loaded
         except BaseException:
             self.close()
             raise
@@ -86,7 +83,7 @@ class WorkerProcess:
         Raises:
             CorpusError: A new process cannot load the model.
         """
-        (result,) = next(_run([task], [self._slot]))
+        (result,) = next(run_in_slots([task], [self._slot], _answers))
         return result
 
     def close(self) -> None:
@@ -94,22 +91,8 @@ class WorkerProcess:
         self._slot.close()
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """The first answer of a process: why the model cannot be loaded; None if it is."""
-
-    problem: str | None
-
-
-@dataclass(frozen=True)
-class _Death:
-    """How a worker died."""
-
-    reason: str
-
-
-class _Slot:
-    """A worker process, which can be replaced.
+class _Slot(Slot):
+    """A place for a worker process.
 
     Args:
         work: How to do the tasks.
@@ -117,43 +100,27 @@ class _Slot:
 
     Attributes:
         connection: The pipe to the process; None without one.
-        is_loading: Whether it loads the model.
-        task: The task that it does, or will do once it has loaded the model; None for none.
         waited_s: How long this process has waited for a message from it.
     """
 
+    kind: ClassVar[str] = "worker process"
+
     def __init__(self, work: Work, silent_s: float) -> None:
+        super().__init__()
         self._work = work
         self._silent_s = silent_s
         self._process: Any = None
         self._is_silent = False
         self.connection: Connection | None = None
-        self._loads = 0  # since the last success
-        self.is_loading = False
-        self.task: Task | None = None
         self.waited_s = 0.0
 
     @property
-    def is_busy(self) -> bool:
-        """Whether an answer is expected."""
-        return self.is_loading or self.task is not None
+    def is_open(self) -> bool:
+        """Whether there is a process."""
+        return self.connection is not None
 
-    def load(self, reason: str = "") -> None:
-        """Start a process that loads the model.
-
-        Args:
-            reason: How the one before died.
-
-        Raises:
-            CorpusError: `MAX_TRIES` processes in a row died while loading, or the system starts none.
-        """
-        if self._loads == MAX_TRIES:
-            raise CorpusError(
-                f"a worker process died {MAX_TRIES} times while it loaded the model ({reason}): run fewer workers "
-                "with --workers"
-            )
-        self._loads += 1
-        self.is_loading, self._is_silent, self.waited_s = True, False, 0.0
+    def _start_worker(self) -> None:
+        self._is_silent, self.waited_s = False, 0.0
         with ExitStack() as opened:
             try:
                 ours, theirs = map(opened.enter_context, _CONTEXT.Pipe())
@@ -169,37 +136,23 @@ class _Slot:
             opened.pop_all()
         self.connection, self._process = ours, process
 
-    def check(self, answer: _Loaded) -> None:
-        """Check the answer to `load`.
-
-        Raises:
-            CorpusError: The model cannot be loaded.
-        """
-        if answer.problem is not None:
-            raise CorpusError(answer.problem)
-        self.is_loading, self._loads = False, 0
-
-    def start(self, task: Task) -> None:
-        """Start a task, in a new process if the one before has died."""
-        if self.connection is None:
-            self.load()
+    def _send(self, task: Task) -> None:
         assert self.connection is not None
-        self.task = task
         with suppress(OSError), self._timely():  # it has died; `_answers` finds that out
             self.connection.send(task)
 
-    def receive(self) -> Result | _Loaded | _Death | None:
+    def receive(self) -> Answer | None:
         """Receive a message that has begun to arrive; None for a beat."""
         assert self.connection is not None
         self.waited_s = 0.0
         try:
             with self._timely():
-                message: Result | _Loaded | None = self.connection.recv()
+                message: Result | Loaded | None = self.connection.recv()
                 return message
         except (EOFError, OSError):
             return self._end()
 
-    def wait(self, passed_s: float) -> _Death | None:
+    def wait(self, passed_s: float) -> Death | None:
         """Note that it has sent nothing for some time; return its death if it does not respond."""
         self.waited_s += passed_s
         if self.waited_s < self._silent_s:
@@ -218,70 +171,28 @@ class _Slot:
         self._process.kill()
 
     @property
-    def _silence(self) -> _Death:
-        return _Death(f"it did not respond for {self._silent_s:g} s")
+    def _silence(self) -> Death:
+        return Death(f"it did not respond for {self._silent_s:g} s")
 
-    def _end(self) -> _Death:
+    def _end(self) -> Death:
         """Wait for a process that has closed its end of the pipe; return how it ended."""
         self._process.join(_END_S)
         self._process.kill()
         self._process.join()
-        return self._silence if self._is_silent else _Death(_reason(self._process.exitcode))
+        return self._silence if self._is_silent else Death(_reason(self._process.exitcode))
 
-    def close(self) -> None:
-        """End the process: at once if it is busy."""
-        if self.connection is None:
-            return
+    def _end_worker(self) -> None:
+        assert self.connection is not None
         self.connection.close()
         if not self.is_busy:
             self._process.join(_END_S)
         self._process.kill()
         self._process.join()
         self._process.close()
-        self.connection, self.is_loading, self.task = None, False, None
+        self.connection = None
 
 
-def _run(tasks: Iterable[Task], slots: Sequence[_Slot]) -> Iterator[list[Result]]:
-    """Run tasks in slots, see `run_local`; end when all are done and no slot is loading."""
-    new = iter(tasks)
-    again: deque[Task] = deque()
-    deaths: Counter[str] = Counter()
-
-    def start_tasks() -> None:
-        for slot in slots:
-            if slot.is_busy:
-                continue
-            task = next(new, None) or (again.popleft() if again else None)
-            if task is not None:
-                slot.start(task)
-
-    start_tasks()
-    while any(slot.is_busy for slot in slots):
-        results: list[Result] = []
-        for slot, answer in _answers(slots):
-            if isinstance(answer, Result):
-                slot.task = None
-                results.append(answer)
-            elif isinstance(answer, _Loaded):
-                slot.check(answer)
-            else:
-                task, was_loading = slot.task, slot.is_loading
-                slot.close()
-                if was_loading:
-                    slot.load(answer.reason)
-                if task is None:
-                    continue
-                deaths[task.output] += not was_loading
-                if deaths[task.output] < MAX_TRIES:
-                    again.append(task)
-                else:
-                    results.append(failed(task, f"its worker process died {MAX_TRIES} times ({answer.reason})"))
-        start_tasks()
-        if results:
-            yield results
-
-
-def _answers(slots: Sequence[_Slot]) -> Iterator[tuple[_Slot, Result | _Loaded | _Death]]:
+def _answers(slots: Sequence[_Slot]) -> Iterator[tuple[_Slot, Answer]]:
     """Wait for a second at most; yield what workers have answered, and those that are dead or do not respond."""
     began = time.monotonic()
     by_connection: dict[Any, _Slot] = {slot.connection: slot for slot in slots if slot.connection is not None}
@@ -342,7 +253,7 @@ def _run_worker(work: Work, connection: Connection) -> None:
         nonlocal progress_s
         progress_s = time.monotonic()
 
-    def send(message: Result | _Loaded | None) -> None:
+    def send(message: Result | Loaded | None) -> None:
         with sending, suppress(OSError):  # the other end has gone: `receive` ends this process
             connection.send(message)
 
@@ -368,7 +279,7 @@ def _run_worker(work: Work, connection: Connection) -> None:
     except Exception as error:  # as text: not every exception can be pickled
         problem = text_of(error)
     is_busy = False
-    send(_Loaded(problem))
+    send(Loaded(problem))
     while (task := tasks.get()) is not None:
         note_progress()
         is_busy = True

@@ -1,35 +1,31 @@
 """Run tasks on a Ray cluster, with a worker process in each actor.
 
 A file that kills a worker does not kill its actor, which knows how the process ended; Ray does not report that of
-actors. Ray Data starts actors where the cluster has room, gives them tasks, restarts those that die and repeats their
-tasks. A task returns its lines for the journal, which the process that runs the job writes. Unless the output folder
-is a URL, all machines of the cluster must share it.
+actors. The process that runs the job gives tasks to the actors and writes the lines for the journal that they return.
+Unless the output folder is a URL, all machines of the cluster must share it.
+
+(Ray Data has threads that go on when its results are no longer read. If Ray is shut down then, they end the process
+without a word.)
 """
 
 from __future__ import annotations
 
 import logging
-import pickle
-import platform
-from collections import Counter
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, ClassVar
 
 from frcrn_accel.corpus.local import WorkerProcess
 from frcrn_accel.corpus.plan import Task
 from frcrn_accel.corpus.sizing import with_threads
-from frcrn_accel.corpus.work import MAX_TRIES, Result, Work, failed, text_of
+from frcrn_accel.corpus.slots import Answer, Death, Loaded, Slot, run_in_slots
+from frcrn_accel.corpus.work import Result, Work, text_of
 from frcrn_accel.errors import CorpusError, MissingExtraError
 
 __all__ = ["run_ray"]
 
-_ROUND = 10_000  # tasks that Ray Data gets at a time, since it holds them in memory
-_Batch = dict[str, NDArray[np.object_]]
+_WAIT_S = 1.0
 
 
 def run_ray(
@@ -37,7 +33,7 @@ def run_ray(
 ) -> tuple[Generator[list[Result], None, None], str]:
     """Start tasks on the cluster that `RAY_ADDRESS` names or that this process is connected to, else on this machine.
 
-    A task whose worker or actor dies is tried again; it fails after `MAX_TRIES` deaths.
+    A task whose worker process or actor dies is tried again; it fails after `MAX_TRIES` deaths of either.
 
     Args:
         tasks: The tasks.
@@ -54,7 +50,6 @@ def run_ray(
     """
     try:
         import ray
-        import ray.data
     except ImportError as error:
         raise MissingExtraError("Running workers on Ray", "ray", error) from error
     cpus = work.denoiser.threads or 1
@@ -84,97 +79,93 @@ def _results(
     tasks: Sequence[Task], work: Work, workers: int, cpus: int, gpus: float, started_ray: bool
 ) -> Generator[list[Result], None, None]:
     import ray
-    import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    tries: Any = ray.remote(_Tries).options(num_cpus=0).remote()
-    rest = iter(tasks)
+    actor_class = ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus or None)
+    slots = [_Slot(actor_class, work) for _ in range(workers)]
     try:
         yield []
-        while some := [{"task": pickle.dumps(task)} for task in islice(rest, _ROUND)]:
-            # One task in each block: when an actor dies, Ray repeats whole blocks.
-            dataset = ray.data.from_items(some, override_num_blocks=len(some)).map_batches(
-                _Actor,
-                fn_constructor_kwargs={"work": work, "tries": tries},
-                batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=min(workers, len(some))),
-                num_cpus=cpus,
-                num_gpus=gpus or None,
-            )
-            for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="numpy"):
-                yield [pickle.loads(result) for result in batch["result"]]
+        for slot in slots:
+            slot.load()
+        yield from run_in_slots(tasks, slots, _answers)
     except ray.exceptions.RayError as error:
         *_, cause = str(error).strip().splitlines() or [type(error).__name__]  # the last line, after the stack trace
         raise CorpusError(f"Ray gave up: {cause}. Nothing is lost; run the same command to resume") from error
     finally:
-        ray.kill(tries)
+        for slot in slots:
+            slot.close()
         if started_ray:
             ray.shutdown()
 
 
 class _Actor:
-    """An actor with a worker process.
+    """An actor with a worker process."""
 
-    Args:
-        work: Work for the worker.
-        tries: The actor that counts tries.
-    """
-
-    def __init__(self, work: Work, tries: Any) -> None:
-        import ray
-
-        self._tries = tries
-        self._problem: str | None = None
-        loading = f"loading in actor {ray.get_runtime_context().get_actor_id()}"  # kept when Ray restarts it
-        if not self._may_try(loading):
-            self._problem = (
-                f"an actor on {platform.node()} died {MAX_TRIES} times while it loaded the model (out of memory?): "
-                "run fewer workers with --workers"
-            )
-            return
+    def load(self, work: Work) -> Loaded:
+        """Start the worker process."""
         try:
             self._worker = WorkerProcess(work)
-        except Exception as error:
-            self._problem = text_of(error)
-        self._end(loading)
+        except Exception as error:  # as text: not every exception can be pickled
+            return Loaded(text_of(error))
+        return Loaded(None)
 
-    def __call__(self, batch: _Batch) -> _Batch:
-        results = [pickle.dumps(self._do(pickle.loads(task))) for task in batch["task"]]
-        return {"result": np.array(results, dtype=np.object_)}
-
-    def _do(self, task: Task) -> Result:
-        if self._problem is not None:
-            return Result(task.output, (), stop=self._problem)
-        if not self._may_try(task.output):
-            return failed(task, f"its actor died {MAX_TRIES} times (out of memory?)")
+    def do(self, task: Task) -> Result:
+        """Do a task."""
         try:
-            result = self._worker.do(task)
+            return self._worker.do(task)
         except CorpusError as error:
-            result = Result(task.output, (), stop=str(error))
-        self._end(task.output)
-        return result
+            return Result(task.output, (), stop=str(error))
 
-    def _may_try(self, what: str) -> bool:
+
+class _Slot(Slot):
+    """A place for an actor. Ray starts it where the cluster has room.
+
+    Args:
+        actor_class: `_Actor` with its resources.
+        work: How to do the tasks.
+
+    Attributes:
+        answers: References to the answers that are expected, in their order.
+    """
+
+    kind: ClassVar[str] = "actor"
+
+    def __init__(self, actor_class: Any, work: Work) -> None:
+        super().__init__()
+        self._actor_class = actor_class
+        self._work = work
+        self._actor: Any = None
+        self.answers: deque[Any] = deque()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is an actor."""
+        return self._actor is not None
+
+    def _start_worker(self) -> None:
+        self._actor = self._actor_class.remote()
+        self.answers.append(self._actor.load.remote(self._work))
+
+    def _send(self, task: Task) -> None:
+        self.answers.append(self._actor.do.remote(task))
+
+    def _end_worker(self) -> None:
         import ray
 
-        count: int = ray.get(self._tries.begin.remote(what))
-        return count <= MAX_TRIES
-
-    def _end(self, what: str) -> None:
-        self._tries.end.remote(what)
+        ray.kill(self._actor)
+        self._actor = None
+        self.answers.clear()
 
 
-class _Tries:
-    """Counts tries that were begun and did not end: Ray itself either retries forever or gives up the whole job."""
+def _answers(slots: Sequence[_Slot]) -> Iterator[tuple[_Slot, Answer]]:
+    """Wait for a second at most; yield what actors have answered, and those that are dead."""
+    import ray
 
-    def __init__(self) -> None:
-        self._begun: Counter[str] = Counter()
-
-    def begin(self, what: str) -> int:
-        self._begun[what] += 1
-        return self._begun[what]
-
-    def end(self, what: str) -> None:
-        del self._begun[what]
+    by_answer = {slot.answers[0]: slot for slot in slots if slot.answers}
+    answered, _ = ray.wait(list(by_answer), num_returns=1, timeout=_WAIT_S)
+    for found in answered:
+        slot = by_answer[found]
+        slot.answers.popleft()
+        try:
+            yield slot, ray.get(found)
+        except ray.exceptions.RayActorError:
+            yield slot, Death("out of memory?")
