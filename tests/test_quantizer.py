@@ -352,6 +352,7 @@ def test_a_refused_candidate_is_rescued_group_by_group(tiny, short_audio, tmp_pa
     with pytest.raises(QualityError) as refusal:
         quantized("a.onnx", least_db, 0)
     costs = refusal.value.report.sensitivity
+    assert list(costs) == sorted(costs, key=lambda cost: cost.si_sdr_db)
     report = quantized("a.onnx", least_db, MAX_RESCUED)
     assert report.verdict == "passed"
     count = len(report.kept_float)

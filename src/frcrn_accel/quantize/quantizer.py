@@ -193,7 +193,7 @@ def quantize_model(
                 verdict=REFUSED if candidate.refused else metadata.gate,
                 thresholds=gate,
                 gate=candidate.gate,
-                sensitivity=costs,
+                sensitivity=tuple(sorted(costs, key=lambda cost: cost.si_sdr_db)),
                 rescue=rescue,
             )
             if candidate.refused:
@@ -215,7 +215,7 @@ def _choose(
     likely: Sequence[str],
     *,
     measure_all: bool,
-) -> tuple[Candidate, Rescue | None, tuple[GroupCost, ...]]:
+) -> tuple[Candidate, Rescue | None, list[GroupCost]]:
     """Write a candidate that passes the gate with few groups in float, all of them needed, or the last refused one.
 
     Args:
@@ -232,7 +232,7 @@ def _choose(
     candidate = first = factory.candidate(path, kept_float, is_last=not max_rescued)
     groups = factory.quantized_groups(first)
     if not (measure_all or candidate.refused):
-        return candidate, None, ()
+        return candidate, None, []
     costs: list[GroupCost] = []
     rescued: list[str] = []
     most = min(max_rescued, len(groups))
@@ -268,11 +268,11 @@ def _choose(
     if not candidate.refused:
         candidate, rescued = _with_fewer(factory, path, first, candidate, kept_float, rescued)
     if candidate.refused or not rescued:
-        return candidate, None, tuple(costs)
+        return candidate, None, costs
     gate = first.gate
     assert gate is not None
     refused_for = _failed(gate)
-    return candidate, Rescue(tuple(rescued), refused_for, first.bytes), tuple(costs)
+    return candidate, Rescue(tuple(rescued), refused_for, first.bytes), costs
 
 
 def _with_fewer(
