@@ -160,7 +160,7 @@ class _Run:
             raise typer.Exit(1)
 
     def _print(self, line: str) -> None:
-        print_line(self.console, printable(line))
+        print_line(self.console, line)
 
     def _check(self, job: Job) -> Ready | None:
         """Return a checked job; None if it failed."""

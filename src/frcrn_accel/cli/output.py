@@ -8,9 +8,11 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from frcrn_accel.atomic import replacing
 
-__all__ = ["printable", "report_file", "write_json"]
+__all__ = ["echo", "printable", "report_file", "write_json"]
 
 
 def report_file(path: Path | None, overwrite: bool) -> AbstractContextManager[Path | None]:
@@ -29,6 +31,16 @@ def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
     """Write a report to the file that `report_file` gave; with None, write nothing."""
     if path is not None:
         path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def echo(line: str, *, err: bool = False) -> None:
+    """Print a line, whose names may hold anything, to standard output.
+
+    Args:
+        line: The line; what is not printable in it is escaped.
+        err: Print to standard error instead.
+    """
+    typer.echo(printable(line), err=err)
 
 
 def printable(text: object) -> str:
