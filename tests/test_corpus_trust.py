@@ -85,6 +85,17 @@ class TestStorageKeys:
                 made.add(task.output)
         assert made == set(self.GOOD)
 
+    @pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
+    def test_a_list_of_them(self, tmp_path: Path, suffix: str) -> None:
+        hostile = [f"s3://bucket/in/{name}" for name in self.HOSTILE if ".." in name]
+        urls = [*hostile, *(f"s3://bucket/in/{name}" for name in self.GOOD)]
+        lines = urls if suffix == ".txt" else [json.dumps({"input": url}) for url in urls]
+        (tmp_path / f"list{suffix}").write_text("".join(f"{line}\n" for line in lines))
+        recordings = read_inputs(str(tmp_path / f"list{suffix}"), str(tmp_path / "out")).recordings
+        accepted = {recording.source: recording.output for recording in recordings if recording.refusal is None}
+        assert accepted == {f"s3://bucket/in/{name}": f"bucket/in/{name}" for name in self.GOOD}
+        assert len(recordings) == len(urls)
+
     @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
     @settings(max_examples=50, derandomize=True, database=None)
     def test_keys_are_taken_as_they_are(self, name: str) -> None:
