@@ -240,6 +240,15 @@ class TestOddNames:
         assert f"{tmp_path}/{self.SHOWN}" in out
         assert "\x1b" not in out
 
+    def test_in_a_warning_that_is_logged(self):
+        code = (
+            "import logging, sys; from frcrn_accel.cli import main; sys.argv = ['frcrn-accel', '--version']\n"
+            "try: main()\n"
+            f"finally: logging.getLogger('frcrn_accel.models').warning('not used: %s', {self.NAME!r})"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stderr == f"not used: {self.SHOWN}\n"
+
     @pytest.mark.parametrize("command", ["denoise", "evaluate", "corpus"])
     def test_of_recordings(self, run, tmp_path, command):
         folder = tmp_path / self.NAME
@@ -588,7 +597,7 @@ class TestWhatIsImported:
         assert sorted(found & {*self.TOOLS, *other}) == []
         ours = {name.removeprefix("frcrn_accel.") for name in found if name.startswith("frcrn_accel.")}
         assert {name for name in ours if name.startswith("cli.")} == {
-            f"cli.{name}" for name in ("denoise", "groups", "inputs", "options", "output", "progress", "usage")
+            f"cli.{name}" for name in ("denoise", "groups", "inputs", "options", "progress", "usage")
         }
         layers = (
             "adapters",

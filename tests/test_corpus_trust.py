@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frcrn_accel import AudioError, CorpusError
-from frcrn_accel.cli.output import printable
 from frcrn_accel.corpus import CorpusJob, CorpusReport, Shard, denoise_corpus
 from frcrn_accel.corpus.journal import Journal, part_name
 from frcrn_accel.corpus.plan import Recording, Task, in_tars, one_by_one, read_inputs
 from frcrn_accel.corpus.storage import key_of
 from frcrn_accel.corpus.work import Work, Worker
 from frcrn_accel.denoiser import DenoiserOptions
+from frcrn_accel.printable import printable
 from frcrn_accel.testing import FunctionBackend
 
 AUDIO = 0.1 * np.random.default_rng(0).standard_normal(800)

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from command_line import run_command
 from example_counts import few
 from frcrn_accel.atomic import remove_leftovers, replacing
-from frcrn_accel.cli.output import printable
 from frcrn_accel.errors import OutputExistsError
 from frcrn_accel.files import audio_suffixes, scan_folder
+from frcrn_accel.printable import printable
 
 pytest.importorskip("onnxruntime")
 

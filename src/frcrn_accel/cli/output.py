@@ -11,8 +11,9 @@ from typing import Any
 import typer
 
 from frcrn_accel.atomic import replacing
+from frcrn_accel.printable import printable
 
-__all__ = ["echo", "printable", "report_file", "write_json"]
+__all__ = ["echo", "report_file", "write_json"]
 
 
 def report_file(path: Path | None, overwrite: bool) -> AbstractContextManager[Path | None]:
@@ -41,14 +42,3 @@ def echo(line: str, *, err: bool = False) -> None:
         err: Print to standard error instead.
     """
     typer.echo(printable(line), err=err)
-
-
-def printable(text: object) -> str:
-    """Return a text for the terminal, with escapes for control characters and bytes that are not text.
-
-    A file name may hold any byte but a slash and a zero.
-    """
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for character in str(text)
-    )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from frcrn_accel.cli.output import printable
+from frcrn_accel.printable import printable
 from frcrn_accel.progress import Progress, no_progress
 
 if TYPE_CHECKING:
