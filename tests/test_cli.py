@@ -28,6 +28,7 @@ from checkpoints import save_checkpoint
 from command_line import Result, run_command
 from frcrn_accel import Denoiser, __version__, cli
 from frcrn_accel.backends import registry
+from frcrn_accel.cli.output import echo
 from frcrn_accel.cli.progress import preparation, print_line, progress_bar
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.doctor import (
@@ -41,6 +42,7 @@ from frcrn_accel.doctor import (
     Report,
 )
 from frcrn_accel.models import (
+    CACHE_DIR_VARIABLE,
     DEFAULT_MODEL,
     ModelFile,
     find_model,
@@ -200,6 +202,64 @@ def test_a_line_is_printed_as_it_is():
     shown = io.StringIO()
     print_line(Console(file=shown, force_terminal=True, width=20), "a:fire:[b].wav -> a:fire:[b].denoised.wav")
     assert shown.getvalue() == "a:fire:[b].wav -> a:fire:[b].denoised.wav\n"
+
+
+class TestOddNames:
+    """Names may hold control characters, which a terminal would obey."""
+
+    NAME = "x\x1b[31m\nred"
+    SHOWN = r"x\x1b[31m\nred"
+
+    def test_lines_and_bars(self, capsys):
+        shown = io.StringIO()
+        console = Console(file=shown, width=100, force_terminal=True, color_system=None)
+        print_line(console, f"{self.NAME} [/b]")
+        with progress_bar(console) as show:
+            show(f"{self.NAME} [/c]", 0, 3)
+        assert f"{self.SHOWN} [/b]\n" in shown.getvalue()
+        assert f"{self.SHOWN} [/c] " in shown.getvalue()
+        assert "\x1b[31m" not in shown.getvalue()
+        print_line(None, self.NAME)
+        echo(self.NAME)
+        echo(self.NAME, err=True)
+        out, err = capsys.readouterr()
+        assert (out, err) == (f"{self.SHOWN}\n", 2 * f"{self.SHOWN}\n")
+
+    def test_of_a_model_and_its_file(self, run, tmp_path):
+        pytest.importorskip("onnx")
+        checkpoint = save_checkpoint(random_weights(Config(8, 1)), tmp_path / f"{self.NAME}.pt")
+        result = run("export", checkpoint, tmp_path / f"{self.NAME}.onnx")
+        assert result.code == 0
+        assert result.out.startswith(f"{tmp_path}/{self.SHOWN}.onnx: {self.SHOWN}, 8 channels")
+
+    @pytest.mark.parametrize("command", ["models verify", "doctor"])
+    def test_of_the_cache(self, run, tmp_path, monkeypatch, command):
+        monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / self.NAME))
+        keep_a_copy("mine")
+        out = run(*command.split()).out
+        assert f"{tmp_path}/{self.SHOWN}" in out
+        assert "\x1b" not in out
+
+    def test_in_a_warning_that_is_logged(self):
+        code = (
+            "import logging, sys; from frcrn_accel.cli import main; sys.argv = ['frcrn-accel', '--version']\n"
+            "try: main()\n"
+            f"finally: logging.getLogger('frcrn_accel.models').warning('not used: %s', {self.NAME!r})"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stderr == f"not used: {self.SHOWN}\n"
+
+    @pytest.mark.parametrize("command", ["denoise", "evaluate", "corpus"])
+    def test_of_recordings(self, run, tmp_path, command):
+        folder = tmp_path / self.NAME
+        folder.mkdir()
+        (folder / f"{self.NAME}.wav").write_bytes(b"no audio")
+        result = run(
+            command, folder, *{"denoise": ["-o", tmp_path / "out"], "corpus": [tmp_path / "out"]}.get(command, [])
+        )
+        assert result.code != 0
+        assert f"{self.SHOWN}.wav" in result.err
+        assert "\x1b" not in result.err
 
 
 class TestPreparation:
@@ -537,7 +597,7 @@ class TestWhatIsImported:
         assert sorted(found & {*self.TOOLS, *other}) == []
         ours = {name.removeprefix("frcrn_accel.") for name in found if name.startswith("frcrn_accel.")}
         assert {name for name in ours if name.startswith("cli.")} == {
-            f"cli.{name}" for name in ("denoise", "groups", "inputs", "options", "output", "progress", "usage")
+            f"cli.{name}" for name in ("denoise", "groups", "inputs", "options", "progress", "usage")
         }
         layers = (
             "adapters",

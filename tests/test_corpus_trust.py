@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frcrn_accel import AudioError, CorpusError
-from frcrn_accel.cli.output import printable
 from frcrn_accel.corpus import CorpusJob, CorpusReport, Shard, denoise_corpus
 from frcrn_accel.corpus.journal import Journal, part_name
 from frcrn_accel.corpus.plan import Recording, Task, in_tars, one_by_one, read_inputs
 from frcrn_accel.corpus.storage import key_of
 from frcrn_accel.corpus.work import Work, Worker
 from frcrn_accel.denoiser import DenoiserOptions
+from frcrn_accel.printable import printable
 from frcrn_accel.testing import FunctionBackend
 
 AUDIO = 0.1 * np.random.default_rng(0).standard_normal(800)
@@ -84,6 +84,17 @@ class TestStorageKeys:
             else:
                 made.add(task.output)
         assert made == set(self.GOOD)
+
+    @pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
+    def test_a_list_of_them(self, tmp_path: Path, suffix: str) -> None:
+        hostile = [f"s3://bucket/in/{name}" for name in self.HOSTILE if ".." in name]
+        urls = [*hostile, *(f"s3://bucket/in/{name}" for name in self.GOOD)]
+        lines = urls if suffix == ".txt" else [json.dumps({"input": url}) for url in urls]
+        (tmp_path / f"list{suffix}").write_text("".join(f"{line}\n" for line in lines))
+        recordings = read_inputs(str(tmp_path / f"list{suffix}"), str(tmp_path / "out")).recordings
+        accepted = {recording.source: recording.output for recording in recordings if recording.refusal is None}
+        assert accepted == {f"s3://bucket/in/{name}": f"bucket/in/{name}" for name in self.GOOD}
+        assert len(recordings) == len(urls)
 
     @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
     @settings(max_examples=50, derandomize=True, database=None)

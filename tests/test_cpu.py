@@ -41,6 +41,38 @@ def test_quota_of_cgroup_1(affinity, tmp_path, quota, cpus):
     assert available_cpus(tmp_path) == cpus
 
 
+@pytest.mark.parametrize(
+    ("own_groups", "quotas", "cpus"),
+    [
+        ("0::/slurm/job_7/step_0\n", {"slurm/job_7": "300000 100000"}, 3),
+        ("0::/slurm/job_7/step_0\n", {"slurm/job_7/step_0": "max 100000", "slurm": "400000 100000"}, 4),
+        (
+            "0::/system.slice/a.service\n",
+            {"system.slice/a.service": "150000 100000", "system.slice": "max 100000"},
+            2,
+        ),
+        ("0::/system.slice/a.service\n", {"system.slice/b.service": "100000 100000"}, 8),
+        ("4:memory:/x\n3:cpu,cpuacct:/job_7\n", {"cpu,cpuacct/job_7": "v1 200000"}, 2),
+        ("4:memory:/x\n3:cpu,cpuacct:/job_7\n", {"cpu/job_7": "v1 200000", "memory/x": "100000 100000"}, 2),
+        ("4:memory:/x\n0::/job_7\n", {"unified/job_7": "500000 100000"}, 5),
+        ("0::/../../job_7\n", {"job_7": "600000 100000"}, 6),
+        ("no group\n\n::\n", {"job_7": "100000 100000"}, 8),
+    ],
+)
+def test_quota_of_the_own_group_and_those_above(affinity, tmp_path, own_groups, quotas, cpus):
+    """systemd, Slurm and container runtimes give processes groups of their own."""
+    for folder, limit in quotas.items():
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        first, second = limit.split()
+        if first == "v1":
+            (tmp_path / folder / "cpu.cfs_quota_us").write_text(f"{second}\n")
+            (tmp_path / folder / "cpu.cfs_period_us").write_text("100000\n")
+        else:
+            (tmp_path / folder / "cpu.max").write_text(f"{limit}\n")
+    (tmp_path / "own").write_text(own_groups)
+    assert available_cpus(tmp_path, tmp_path / "own") == cpus
+
+
 def test_a_platform_without_affinity(monkeypatch, tmp_path):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)

@@ -205,6 +205,67 @@ class TestWriting:
             identity.denoise_file(noisy_path, tmp_path / "out.wav", overwrite=True)
 
 
+class TestChangedWhileItIsDenoised:
+    WINDOWING = Windowing(window_s=1.0, past_s=0.2, future_s=0.04, fade_s=0.05, fixed=True)
+
+    @pytest.fixture
+    def source(self, tmp_path):
+        """20 s in eight channels: too long to be kept in memory from the first reading."""
+        path = tmp_path / "a.wav"
+        soundfile.write(path, 0.1 * RNG.standard_normal((320_000, 8)), 16_000)
+        return path
+
+    @pytest.mark.parametrize("kind", ["cut", "grown", "other bytes", "another file", "same size and time", "deleted"])
+    def test_it_is_an_error(self, source, tmp_path, kind):
+        content, times = source.read_bytes(), source.stat()
+
+        def change(audio):
+            if kind == "cut":
+                os.truncate(source, len(content) // 2)
+            elif kind == "grown":
+                source.write_bytes(content + bytes(1_000))
+            elif kind == "other bytes":
+                source.write_bytes(content[:1_000] + bytes(len(content) - 1_000))
+            elif kind == "deleted":
+                source.unlink(missing_ok=True)
+            else:
+                (tmp_path / "new").write_bytes(content[:1_000] + bytes(len(content) - 1_000))
+                if kind == "same size and time":
+                    os.utime(tmp_path / "new", ns=(times.st_atime_ns, times.st_mtime_ns))
+                (tmp_path / "new").replace(source)
+            return audio.copy()
+
+        with (
+            Denoiser(backend=FunctionBackend(change), windowing=self.WINDOWING) as denoiser,
+            pytest.raises(AudioError, match=r"a\.wav' (changed while it was read|cannot be read)"),
+        ):
+            denoiser.denoise_file(source, tmp_path / "out.wav")
+        assert not [path for path in tmp_path.iterdir() if path != source]
+
+    @pytest.mark.parametrize("limit_db", [None, 6.0])
+    def test_what_was_read_before_is_the_original(self, source, tmp_path, limit_db):
+        """A short file is read once, so what happens to it later does not matter, unless it is needed again."""
+        short = tmp_path / "short.wav"
+        short.write_bytes(source.read_bytes()[: 44 + 16 * 32_000])
+        soundfile.write(short, soundfile.read(short)[0], 16_000)
+        before = soundfile.read(short, dtype="int16")[0]
+        source.unlink()
+
+        def change(audio):
+            short.write_bytes(short.read_bytes()[:1_000] + bytes(1_000))
+            return audio.copy()
+
+        options = {} if limit_db is None else {"attenuation_limit_db": limit_db}
+        with Denoiser(backend=FunctionBackend(change), **options) as denoiser:
+            if limit_db is None:
+                denoiser.denoise_file(short, tmp_path / "out.wav")
+                np.testing.assert_allclose(soundfile.read(tmp_path / "out.wav", dtype="int16")[0], before, atol=1)
+            else:
+                with pytest.raises(AudioError, match="changed while it was read"):
+                    denoiser.denoise_file(short, tmp_path / "out.wav")
+                assert not (tmp_path / "out.wav").exists()
+
+
 class TestBadFiles:
     """Odd files give a correct result or a clear error."""
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checkpoints import state_of
+from checkpoints import save_checkpoint, state_of
 from frcrn_accel import (
     BackendUnavailable,
     Denoiser,
+    ExportError,
     MissingExtraError,
     ModelError,
     OutputExistsError,
@@ -176,6 +177,13 @@ class TestImport:
         assert files(empty_cache) == []
         with pytest.raises(ModelError, match=r"none\.pt' cannot be read: No such file"):
             import_model(tmp_path / "none.pt")
+
+    def test_a_network_that_outputs_no_audio(self, tmp_path, empty_cache):
+        weights = random_weights(Config(8, 1))
+        weights["unet.encoders.3.bn.bn_re.running_var"] -= 100
+        with pytest.raises(ExportError, match="output on noise is not finite, or all zeros"):
+            import_model(save_checkpoint(weights, tmp_path / "ruined.pt"))
+        assert files(empty_cache) == []
 
     @pytest.mark.parametrize("name", ["", "a/b", "../a", "v1.2", "-a", "a b", "ä", "a" * 65])
     def test_a_name_that_could_be_taken_for_a_file(self, checkpoint, empty_cache, name):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -174,18 +175,21 @@ class TestOthersCanWrite:
 
 
 class TestKilled:
-    def test_the_next_start_clears_what_a_killed_process_left(self, empty_cache: Path) -> None:
+    @pytest.mark.parametrize(
+        "call", ["cached_variant(find_model(DEFAULT_MODEL), {}, build)", "keep_imported('a', build)"]
+    )
+    def test_the_next_start_clears_what_a_killed_process_left(self, empty_cache: Path, call: str) -> None:
         if not Path("/proc/self/stat").exists():
             pytest.skip("only Linux tells when a process started")
         code = (
-            "import os, signal; from frcrn_accel.models import *; source = find_model(DEFAULT_MODEL);"
-            "cached_variant(source, {}, lambda path: (path.touch(), os.kill(os.getpid(), signal.SIGKILL)))"
+            "import os, signal; from frcrn_accel.models import *\n"
+            f"build = lambda path: (path.touch(), os.kill(os.getpid(), signal.SIGKILL)); {call}"
         )
         done = subprocess.run([sys.executable, "-c", code], check=False)
         assert done.returncode == -signal.SIGKILL
         (left,) = empty_cache.iterdir()
         assert left.name.startswith(".")
-        made = cached_variant(SOURCE, {"another": "file"}, copy)
+        made = keep_imported("mine", copy) if "variant" in call else cached_variant(SOURCE, {"another": "file"}, copy)
         assert list(empty_cache.iterdir()) == [made.path]
 
     def test_files_of_a_process_that_runs_stay(self, empty_cache: Path) -> None:
@@ -344,3 +348,30 @@ print(cache_folder().is_dir(), Denoiser()(numpy.full(800, 0.1), 16_000).shape)
     assert "failed" not in problem
     assert made == "True (800,)"
     assert "this user has no home folder: files are made again by every process" in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere, homes are found in other ways")
+def test_commands_of_a_user_without_a_home_and_a_name(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    soundfile.write(tmp_path / "a.wav", np.full(800, 0.1), 16_000)
+    code = """
+import pwd, sys
+def unknown(number):
+    raise KeyError(number)
+pwd.getpwuid = unknown
+from frcrn_accel.cli import main
+for command in ("denoise a.wav", "models list", "models verify", "backends", "doctor --json"):
+    sys.argv = ["frcrn-accel", *command.split()]
+    try:
+        main()
+    except SystemExit as end:
+        print("ended", end.code)
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")}
+    environment.pop(CACHE_DIR_VARIABLE, None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert [line for line in done.stdout.splitlines() if line.startswith("ended")] == 5 * ["ended 0"], done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "a.denoised.wav").exists()

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from command_line import run_command
 from example_counts import few
 from frcrn_accel.atomic import remove_leftovers, replacing
-from frcrn_accel.cli.output import printable
 from frcrn_accel.errors import OutputExistsError
 from frcrn_accel.files import audio_suffixes, scan_folder
+from frcrn_accel.printable import printable
 
 pytest.importorskip("onnxruntime")
 
@@ -169,9 +169,20 @@ class TestFolders:
     def test_an_unreadable_folder_is_named(self, tmp_path):
         (tmp_path / "locked").mkdir()
         (tmp_path / "locked").chmod(0)
-        if os.access(tmp_path / "locked", os.R_OK):
-            pytest.skip("this user may read everything")
-        assert [item.is_error for item in scan_folder(tmp_path).left_out] == [True]
+        (tmp_path / "a.wav").touch()
+        tmp_path.chmod(0o755)
+        code = (
+            "import os; from pathlib import Path\n"
+            "from frcrn_accel.corpus.plan import read_inputs; from frcrn_accel.files import scan_folder\n"
+            "os.geteuid() or os.seteuid(65_534)  # root may read everything\n"
+            "print([(str(item.path), item.is_error) for item in scan_folder(Path('.')).left_out])\n"
+            "print([(one.output, one.refusal) for one in read_inputs('.', '/out').recordings])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        (tmp_path / "locked").chmod(0o755)
+        scanned, read = done.stdout.splitlines()
+        assert scanned == "[('locked', True)]"
+        assert read == "[('a.wav', None), ('locked', \"'locked' cannot be read: Permission denied\")]"
 
     @few(50)
     @given(

@@ -35,10 +35,11 @@ from websockets.sync.client import ClientConnection, connect
 from frcrn_accel import AudioError, Denoiser, ServeError
 from frcrn_accel.atomic import remove_leftovers, temporary_folder
 from frcrn_accel.file_denoising import FileJob, FileReport
+from frcrn_accel.printable import SafeFormatter
 from frcrn_accel.processes import FileProcesses, Intake
 from frcrn_accel.serve import Limits, Service
 from frcrn_accel.serve.clients import Rates, Shares, client_of
-from frcrn_accel.serve.logs import SafeFormatter, Sparing
+from frcrn_accel.serve.logs import Sparing
 from frcrn_accel.serve.upload import PacedAnswers
 from serving import GatedBackend, Running, answer_to_drops, gated_denoiser, resident_bytes, running, wav
 from waiting import until

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import threading
@@ -27,9 +28,11 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
+from websockets.sync.client import connect
 
 from frcrn_accel import Denoiser, ServeError
 from frcrn_accel.files import open_audio
+from frcrn_accel.models import DEFAULT_MODEL, find_model
 from frcrn_accel.processes import FileProcesses
 from frcrn_accel.serve import Limits, Service, create_app, listen
 from frcrn_accel.serve.result_headers import result_headers
@@ -353,6 +356,20 @@ class TestNames:
             assert values[header].isprintable()
             assert unquote(values[header]) == name.encode("utf-8", "replace").decode()
         assert values["X-Audio-Seconds"] == "0.100000"
+
+    def test_a_model_of_another_script(self, tmp_path: Path) -> None:
+        name = "降噪降ab"  # as many bytes as the name in the file
+        path = tmp_path / "model.onnx"
+        path.write_bytes(find_model(DEFAULT_MODEL).path.read_bytes().replace(DEFAULT_MODEL.encode(), name.encode()))
+        denoiser = Denoiser(path, backend=GatedBackend(gain=0.5))
+        with denoiser, running(denoiser, tmp_path / "t") as run:
+            response = run.client.post("/v1/denoise", content=wav(NOISE))
+            assert (response.status_code, unquote(response.headers["x-model"])) == (200, name)
+            assert name in str(run.client.get("/v1/models").json())
+            assert run.client.get("/ready").status_code == 200
+            with connect(f"ws://127.0.0.1:{run.port}/v1/stream", open_timeout=60) as stream:
+                stream.send('{"type": "start", "sample_rate": 16000}')
+                assert json.loads(stream.recv(timeout=60))["type"] == "started"
 
 
 class TestReports:

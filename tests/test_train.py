@@ -27,6 +27,7 @@ from frcrn_accel.testing import random_weights  # noqa: E402
 from frcrn_accel.train.batches import loader_errors  # noqa: E402
 from frcrn_accel.train.config import Loss, Model, Optimisation, Source, read_config  # noqa: E402
 from frcrn_accel.train.intelligibility import IntelligibilityLoss  # noqa: E402
+from frcrn_accel.train.log import append_entry  # noqa: E402
 from frcrn_accel.train.loss import DenoisingLoss  # noqa: E402
 from frcrn_accel.train.optimiser import Muon, learning_rate_at  # noqa: E402
 from frcrn_accel.train.perceptual import PerceptualDisturbance  # noqa: E402
@@ -406,6 +407,28 @@ class TestTraining:
         assert found.returncode == 1
         assert found.stderr.startswith("a process that makes examples died (")
         assert found.stderr.endswith("run the same command to resume from the last save\n")
+
+    @pytest.mark.parametrize(
+        ("largest_bytes", "name"), [(20_000, r"audio/\w+\.npy"), (300_000, r"last\.pt"), (600_000, r"last\.pt")]
+    )
+    def test_a_full_disk(self, training_data, tmp_path, largest_bytes, name):
+        """A limit on the size of files stands in for a full disk; its error differs."""
+        resource = pytest.importorskip("resource")
+        config = read_config(training_data / "run.toml")
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_bytes, before[1]))
+        try:
+            with pytest.raises(TrainingError, match=rf"{name}' cannot be written: (File too large|.* requested and)"):
+                train(config, training_data, tmp_path, minutes=0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+        assert train(config, training_data, tmp_path) == 6
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+    def test_the_log_on_a_full_disk(self):
+        with pytest.raises(TrainingError, match="'/dev/full' cannot be written: No space left on device"):
+            append_entry(Path("/dev/full"), {"step": 1})
 
     def test_held_out_speech_that_is_silent(self, training_data, tmp_path):
         speech, rate = soundfile.read(training_data / "speech" / "a.wav")

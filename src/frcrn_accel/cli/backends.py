@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from frcrn_accel.backends import BackendStatus, backend_statuses
-from frcrn_accel.cli.output import printable
+from frcrn_accel.cli.output import echo
 from frcrn_accel.models import DEFAULT_MODEL, find_model
 
 __all__ = ["backends"]
@@ -17,9 +15,9 @@ def backends() -> None:
     chosen = next((status.name for status in statuses if status.usable and status.priority >= 0), None)
     for status in statuses:
         mark = " (auto)" if status.name == chosen else ""
-        typer.echo(printable(f"{status.name:<16}  {_state(status)}{mark}"))
+        echo(f"{status.name:<16}  {_state(status)}{mark}")
         if status.description:
-            typer.echo(printable(f"  {status.description}"))
+            echo(f"  {status.description}")
 
 
 def _state(status: BackendStatus) -> str:

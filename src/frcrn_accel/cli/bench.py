@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from frcrn_accel.cli.options import MODEL_HELP, GateAudio
-from frcrn_accel.cli.output import report_file, write_json
+from frcrn_accel.cli.output import echo, report_file, write_json
 from frcrn_accel.cli.progress import progress_bar
 from frcrn_accel.models import DEFAULT_MODEL
 
@@ -204,20 +204,20 @@ def _print_report(report: dict[str, Any]) -> None:
 
     out = Console(highlight=False)
     for line in tables.left_out_lines(report):
-        typer.echo(line, err=True)
-    typer.echo(tables.machine_line(report))
+        echo(line, err=True)
+    echo(tables.machine_line(report))
     for group in report["groups"]:
-        typer.echo(tables.group_title(group, report["rounds"]))
+        echo(tables.group_title(group, report["rounds"]))
         for columns in (tables.TIME_COLUMNS, tables.COMPARED_COLUMNS):
             table = tables.speed_table(group, report["baselines"], columns)
             if len(table.heads) > 1:
                 out.print(_rich(table))
         for line in tables.notes(group):
-            typer.echo(line)
+            echo(line)
     for found in report["throughput"]:
-        typer.echo(tables.throughput_title(found, report["rounds"]))
+        echo(tables.throughput_title(found, report["rounds"]))
         out.print(_rich(tables.throughput_table(found)))
-        typer.echo(tables.throughput_advice(found))
+        echo(tables.throughput_advice(found))
 
 
 def _rich(table: bench_tables.Table) -> Table:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from frcrn_accel.atomic import replacing
 from frcrn_accel.cli.options import MODEL_HELP
+from frcrn_accel.cli.output import echo
 from frcrn_accel.cli.progress import preparation
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.models import find_model
@@ -57,7 +58,7 @@ def build_engine(
     with replacing(out, overwrite=overwrite) as temporary:
         plan.write(temporary)
     target = plan.target
-    typer.echo(
+    echo(
         f"{out}: {source.metadata.name}, {target.precision}, compute capability "
         f"{', '.join(target.compute_capabilities)}, 1 to {target.max_batch} windows of up to {window_s:g} s, "
         f"{target.package} {target.package_version}, {out.stat().st_size / 1e6:.1f} MB"

@@ -22,7 +22,7 @@ from frcrn_accel.cli.options import (
     Model,
     Precision,
 )
-from frcrn_accel.cli.output import printable, report_file, write_json
+from frcrn_accel.cli.output import report_file, write_json
 from frcrn_accel.cli.progress import preparation_log, print_line
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.models import DEFAULT_MODEL
@@ -166,7 +166,7 @@ def corpus(
 def _print_lines(lines: Sequence[str], console: Console, shown: int | None = None) -> None:
     """Print lines, or the first of them and how many there are."""
     for line in lines[:shown]:
-        print_line(console, printable(line))
+        print_line(console, line)
     if shown is not None and len(lines) > shown:
         print_line(console, f"and {len(lines) - shown} more")
 
@@ -209,7 +209,7 @@ def job_progress(console: Console) -> Iterator[tuple[Callable[[CorpusReport], No
             if is_first:
                 is_first = False
                 described = [text for text in (report.denoiser, report.workers) if text]
-                print_line(console, printable(", ".join(described)))
+                print_line(console, ", ".join(described))
             factor = report.real_time_factor
             texts = [f"RTF {factor:.4f}"] if factor is not None else []
             texts += [f"{len(report.failed)} failed"] if report.failed else []

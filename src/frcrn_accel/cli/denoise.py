@@ -26,13 +26,13 @@ from frcrn_accel.cli.options import (
     Precision,
     Threads,
 )
-from frcrn_accel.cli.output import printable
 from frcrn_accel.cli.progress import preparation, print_line, terminal
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.denoiser import Denoiser, DenoiserOptions
 from frcrn_accel.errors import AudioError, AudioWarning, FrcrnAccelError
 from frcrn_accel.models import DEFAULT_MODEL
 from frcrn_accel.posix_signals import stopping
+from frcrn_accel.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -160,7 +160,7 @@ class _Run:
             raise typer.Exit(1)
 
     def _print(self, line: str) -> None:
-        print_line(self.console, printable(line))
+        print_line(self.console, line)
 
     def _check(self, job: Job) -> Ready | None:
         """Return a checked job; None if it failed."""

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from frcrn_accel.cli.output import echo
+
 __all__ = ["doctor"]
 
 
@@ -24,7 +26,11 @@ def doctor(
     console = Console(stderr=True, highlight=False)
     with console.status("") as status:
         report = examine(status.update).to_json()
-    typer.echo(json.dumps(report, indent=2, allow_nan=False) if as_json else "\n".join(_lines(report)))
+    if as_json:
+        typer.echo(json.dumps(report, indent=2, allow_nan=False))
+    else:
+        for line in _lines(report):
+            echo(line)
     if report["problems"]:
         raise typer.Exit(1)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from frcrn_accel.cli.options import BackendName, Model, Precision
-from frcrn_accel.cli.output import printable, report_file, write_json
+from frcrn_accel.cli.output import echo, report_file, write_json
 from frcrn_accel.cli.progress import preparation, print_line
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.models import DEFAULT_MODEL
@@ -62,7 +62,7 @@ def evaluate(
     with collected_notices() as notices:
         clips = read_clips(noisy, SAMPLE_RATE_HZ, clean)
     for notice in notices:
-        print_line(console, printable(f"warning: {notice}"))
+        print_line(console, f"warning: {notice}")
     with report_file(report, overwrite) as path:
         with usage_errors(), preparation(console) as progress:
             found = evaluate_clips(
@@ -73,7 +73,7 @@ def evaluate(
                 progress=progress,
             )
         write_json(path, found.to_json())
-    typer.echo(f"{found.model} on {found.backend}, {found.precision}, {len(clips)} recordings, mean (95 % interval)")
+    echo(f"{found.model} on {found.backend}, {found.precision}, {len(clips)} recordings, mean (95 % interval)")
     table = Table("metric", "clips", "noisy", "denoised", "change")
     for summary in found.summaries():
         digits = _DIGITS.get(summary.metric, 2)
@@ -81,7 +81,7 @@ def evaluate(
         table.add_row(summary.metric, str(summary.clips), *(_shown(value, digits) for value in values))
     Console(highlight=False).print(table)
     for line in _not_scored(found):
-        print_line(console, printable(f"not scored: {line}"))
+        print_line(console, f"not scored: {line}")
 
 
 def _not_scored(found: Evaluation) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from frcrn_accel.cli.output import echo
+
 __all__ = ["export"]
 
 
@@ -33,7 +35,7 @@ def export(
     with console.status("exporting, and comparing with PyTorch"):
         report = export_model(checkpoint, out, name=name, overwrite=overwrite)
     model = report.model.metadata
-    typer.echo(
+    echo(
         f"{out}: {model.name}, {model.channels} channels, {model.unets} U-Net(s), {report.bytes / 1e6:.1f} MB, "
         f"differs from PyTorch by {report.difference:.1e} of the peak"
     )

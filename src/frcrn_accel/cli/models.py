@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from frcrn_accel.cli.output import echo
 from frcrn_accel.cli.progress import print_line, progress_bar
 from frcrn_accel.models import cached_files, download_checkpoint, downloadable, find_model, packaged_files
 from frcrn_accel.prepare.inventory import ABSENT, IMPORTED, PACKAGED, ModelStatus, model_statuses
@@ -34,7 +35,7 @@ def _options(context: typer.Context) -> None:
 def list_() -> None:
     """List the models: origin, licence, digest and whether each is available here."""
     for status in model_statuses():
-        typer.echo(f"{status.name}: {_place(status)}")
+        echo(f"{status.name}: {_place(status)}")
         for label, text in (
             ("what", status.description),
             ("source", status.source),
@@ -44,7 +45,7 @@ def list_() -> None:
             ("problem", status.problem or ""),
         ):
             if text:
-                typer.echo(f"  {label:<10}  {text}")
+                echo(f"  {label:<10}  {text}")
 
 
 @models.command()
@@ -53,10 +54,10 @@ def verify() -> None:
     files = packaged_files() + cached_files()
     damaged = [file for file in files if file.problem is not None]
     for file in files:
-        typer.echo(f"{'ok' if file.problem is None else 'damaged'}  {file.bytes / 1e6:.1f} MB  {file.path}")
+        echo(f"{'ok' if file.problem is None else 'damaged'}  {file.bytes / 1e6:.1f} MB  {file.path}")
     for file in damaged:
-        typer.echo(f"{file.path}: {file.problem}", err=True)
-    typer.echo(f"{len(files) - len(damaged)} of {len(files)} files are intact")
+        echo(f"{file.path}: {file.problem}", err=True)
+    echo(f"{len(files) - len(damaged)} of {len(files)} files are intact")
     if damaged:
         raise typer.Exit(1)
 
@@ -92,17 +93,17 @@ def import_(
         report = import_model(checkpoint, name=name, overwrite=overwrite, progress=show)
     model = report.model.metadata
     difference = "" if report.difference is None else f", differs from PyTorch by {report.difference:.1e} of the peak"
-    typer.echo(
+    echo(
         f"{model.name}: {model.channels} channels, {model.unets} U-Net(s), "
         f"{report.model.path.stat().st_size / 1e6:.1f} MB{difference}"
     )
     for variant in report.variants:
         if variant.file is not None:
-            typer.echo(f"  {variant.method}: {variant.file.path.stat().st_size / 1e6:.1f} MB, gate passed")
+            echo(f"  {variant.method}: {variant.file.path.stat().st_size / 1e6:.1f} MB, gate passed")
         else:
-            typer.echo(f"  {variant.method}: {'refused' if variant.refusal else 'left out'}")
-            typer.echo(f"{variant.method}: {variant.refusal or variant.missing}", err=True)
-    typer.echo(f"Use it with: frcrn-accel denoise IN --model {model.name}")
+            echo(f"  {variant.method}: {'refused' if variant.refusal else 'left out'}")
+            echo(f"{variant.method}: {variant.refusal or variant.missing}", err=True)
+    echo(f"Use it with: frcrn-accel denoise IN --model {model.name}")
     if any(variant.refusal for variant in report.variants):
         raise typer.Exit(1)
 
@@ -135,8 +136,8 @@ def download(
         download_checkpoint(
             name, out, overwrite=overwrite, progress=lambda done, total: bars.update(bar, completed=done, total=total)
         )
-    typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, the known checkpoint of {name}")
-    typer.echo(f"Import it with: frcrn-accel models import {out}")
+    echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, the known checkpoint of {name}")
+    echo(f"Import it with: frcrn-accel models import {out}")
 
 
 def _place(status: ModelStatus) -> str:

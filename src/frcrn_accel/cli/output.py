@@ -8,9 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from frcrn_accel.atomic import replacing
+import typer
 
-__all__ = ["printable", "report_file", "write_json"]
+from frcrn_accel.atomic import replacing
+from frcrn_accel.printable import printable
+
+__all__ = ["echo", "report_file", "write_json"]
 
 
 def report_file(path: Path | None, overwrite: bool) -> AbstractContextManager[Path | None]:
@@ -31,12 +34,11 @@ def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
         path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def printable(text: object) -> str:
-    """Return a text for the terminal, with escapes for control characters and bytes that are not text.
+def echo(line: str, *, err: bool = False) -> None:
+    """Print a line, whose names may hold anything, to standard output.
 
-    A file name may hold any byte but a slash and a zero.
+    Args:
+        line: The line; what is not printable in it is escaped.
+        err: Print to standard error instead.
     """
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for character in str(text)
-    )
+    typer.echo(printable(line), err=err)

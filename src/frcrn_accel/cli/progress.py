@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from frcrn_accel.printable import printable
 from frcrn_accel.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -36,11 +37,14 @@ def terminal() -> Console | None:
 
 
 def print_line(console: Console | None, text: str) -> None:
-    """Print a line to standard error, above the bars of a console; None for no bars."""
+    """Print a line to standard error, above the bars of a console; None for no bars.
+
+    What is not printable in it is escaped: names may hold anything.
+    """
     if console is None:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
     else:
-        console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        console.print(printable(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -56,7 +60,7 @@ def progress_bar(console: Console | None) -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -71,7 +75,7 @@ def progress_bar(console: Console | None) -> Iterator[Progress]:
                     bars.update(task.id, visible=not task.finished)
                 if what in tasks:
                     bars.remove_task(tasks[what])
-                tasks[what] = bars.add_task(what, total=None if total == 1 else total)
+                tasks[what] = bars.add_task(printable(what), total=None if total == 1 else total)
             bars.update(tasks[what], completed=done, total=total if done else None)
 
         yield show

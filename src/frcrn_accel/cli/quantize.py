@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from frcrn_accel.cli.options import MODEL_HELP, GateAudio
-from frcrn_accel.cli.output import report_file, write_json
+from frcrn_accel.cli.output import echo, report_file, write_json
 from frcrn_accel.cli.progress import print_line, progress_bar
 from frcrn_accel.errors import QualityError
 
@@ -105,13 +105,13 @@ def _show(report: QuantizeReport) -> None:
     console = Console(highlight=False)
     kept = f", in float: {', '.join(report.kept_float)}" if report.kept_float else ""
     source_mb, output_mb = report.source_bytes / 1e6, report.output_bytes / 1e6
-    typer.echo(
+    echo(
         f"{report.model}, {report.method}{kept}: {source_mb:.2f} MB to {output_mb:.2f} MB ({report.size_ratio:.0%}), "
         f"gate {report.verdict}"
     )
     rescue = report.rescue
     if rescue is not None:
-        typer.echo(
+        echo(
             f"{', '.join(rescue.groups)} in float to pass the gate: {_price(report)}; without that refused: "
             f"{rescue.refused_for}"
         )
@@ -138,7 +138,7 @@ def _show(report: QuantizeReport) -> None:
         console.print(table)
         for measure in gate.measures:
             if measure.note:
-                typer.echo(f"{measure.metric}: {measure.note}")
+                echo(f"{measure.metric}: {measure.note}")
     if report.sensitivity:
         table = Table("layer group, quantized alone", "SI-SDR to the source's output, dB")
         for cost in report.sensitivity[:_SHOWN_GROUPS]:

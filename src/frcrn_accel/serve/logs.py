@@ -5,22 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 
+from frcrn_accel.printable import SafeFormatter
 from frcrn_accel.serve.clients import Rates
 
-__all__ = ["SafeFormatter", "Sparing", "configure_log"]
+__all__ = ["Sparing", "configure_log"]
 
 _LINES_PER_S = 20.0
 _AHEAD_S = 30.0
 _CLIENT = "client"
-
-
-class SafeFormatter(logging.Formatter):
-    """A formatter that escapes what is not printable in messages; tracebacks keep their lines."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """Return the line of a record, see `logging.Formatter`."""
-        text = super().formatMessage(record)
-        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 class Sparing(logging.Filter):

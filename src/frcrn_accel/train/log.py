@@ -5,20 +5,42 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from frcrn_accel.atomic import replacing
 from frcrn_accel.errors import TrainingError
 
-__all__ = ["LOG", "append_entry", "cut_log", "read_log"]
+__all__ = ["LOG", "append_entry", "cut_log", "read_log", "write_errors"]
 
 LOG = "log.jsonl"
 
 
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn the errors about a file of a run that cannot be written, as on a full disk, into a `TrainingError`.
+
+    Args:
+        path: The file.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # After a write that failed, PyTorch's writer closes its file and fails again, with a `RuntimeError`.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        raise TrainingError(f"{str(path)!r} cannot be written: {reason.strerror or reason}") from error
+
+
 def append_entry(path: Path, entry: dict[str, Any]) -> None:
-    """Append an entry to a log; numbers that are not finite become null."""
-    with path.open("a", encoding="utf-8") as log:
+    """Append an entry to a log; numbers that are not finite become null.
+
+    Raises:
+        TrainingError: It cannot be written.
+    """
+    with write_errors(path), path.open("a", encoding="utf-8") as log:
         log.write(json.dumps(_plain(entry), allow_nan=False) + "\n")
 
 
@@ -44,10 +66,10 @@ def cut_log(path: Path, step: int) -> None:
     """Remove the entries after a step, which will be logged again.
 
     Raises:
-        TrainingError: A line is damaged.
+        TrainingError: A line is damaged, or the log cannot be written.
     """
     kept = [line for line, entry in _entries(path) if entry.get("step", 0) <= step]
-    with replacing(path, overwrite=True) as temporary:
+    with write_errors(path), replacing(path, overwrite=True) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 

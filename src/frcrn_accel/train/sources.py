@@ -17,6 +17,7 @@ from frcrn_accel.files import audio_files, open_audio
 from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 from frcrn_accel.quality.clips import finite_blocks
 from frcrn_accel.train.config import Source
+from frcrn_accel.train.log import write_errors
 
 __all__ = ["Corpus", "draw_weight", "prepare_source"]
 
@@ -78,7 +79,7 @@ def prepare_source(source: Source, folder: Path, cache: Path) -> NDArray[np.int1
         cache: Folder for decoded audio.
 
     Raises:
-        TrainingError: The source, or a file in it, holds no audio.
+        TrainingError: The source, or a file in it, holds no audio, or its decoded audio cannot be written.
         AudioError: A file cannot be read, or holds NaN or infinity.
     """
     path = folder / source.path
@@ -95,7 +96,7 @@ def prepare_source(source: Source, folder: Path, cache: Path) -> NDArray[np.int1
     if not decoded.exists():
         cache.mkdir(parents=True, exist_ok=True)
         signals = [_decode(file) for file in files]
-        with replacing(decoded, overwrite=True) as temporary:
+        with write_errors(decoded), replacing(decoded, overwrite=True) as temporary:
             np.save(temporary, np.concatenate(signals))
     return _checked(decoded, path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,6 +11,7 @@ from frcrn_accel.atomic import replacing
 from frcrn_accel.errors import TrainingError
 from frcrn_accel.network.module import FRCRN
 from frcrn_accel.network.topology import parameter_shapes
+from frcrn_accel.train.log import write_errors
 from frcrn_accel.train.optimiser import Muon
 
 __all__ = ["CHECKPOINT", "STATE", "restore_state", "save_state", "save_weights"]
@@ -26,6 +28,9 @@ def save_state(path: Path, network: FRCRN, average: FRCRN, optimiser: Muon, step
         average: The network with the averaged weights.
         optimiser: The optimiser of `network`.
         step: Number of steps done.
+
+    Raises:
+        TrainingError: It cannot be written.
     """
     state = {
         "step": step,
@@ -33,8 +38,7 @@ def save_state(path: Path, network: FRCRN, average: FRCRN, optimiser: Muon, step
         "average": average.state_dict(),
         "optimiser": optimiser.state_dict(),
     }
-    with replacing(path, overwrite=True) as temporary:
-        torch.save(state, temporary)
+    _save(state, path)
 
 
 def restore_state(path: Path, network: FRCRN, average: FRCRN, optimiser: Muon) -> int:
@@ -64,7 +68,15 @@ def save_weights(path: Path, network: FRCRN) -> None:
     Args:
         path: File to write or replace.
         network: The network.
+
+    Raises:
+        TrainingError: It cannot be written.
     """
     state = network.state_dict()
-    with replacing(path, overwrite=True) as temporary:
-        torch.save({key: state[key].cpu() for key in parameter_shapes(network.config)}, temporary)
+    _save({key: state[key].cpu() for key in parameter_shapes(network.config)}, path)
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    # PyTorch tells why a write failed only of a file that Python opened.
+    with write_errors(path), replacing(path, overwrite=True) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
