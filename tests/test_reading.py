@@ -256,6 +256,60 @@ class TestOpusFromTheMiddle:
         np.testing.assert_allclose(audio, whole, atol=1e-3)
 
 
+class TestFlacInOggFromTheMiddle:
+    """Granule positions that do not start at 0: what FFmpeg decodes, without silence for what came before."""
+
+    @pytest.fixture
+    def pages(self, made):
+        return ogg_pages(made(".oga", "-page_duration", "200000", "-frame_size", "1000").read_bytes())
+
+    @staticmethod
+    def write(path: Path, pages: list[tuple[bytes, bytes, bytes]]) -> Path:
+        path.write_bytes(b"".join(map(ogg_page, pages)))
+        return path
+
+    @pytest.mark.parametrize("parts", [1, 2])
+    @pytest.mark.parametrize("first", [2, 3, 5])
+    def test_pages_from_the_middle(self, pages, tmp_path, first, parts):
+        path = self.write(tmp_path / "a.oga", parts * (pages[:2] + pages[first:]))
+        file, audio, notices = read(path)
+        np.testing.assert_array_equal(audio, coded.decode(path, 1))
+        assert audio.shape[1] == parts * (SAMPLES - 4_000 * (first - 2))
+        assert (file.samples, notices) == (audio.shape[1] // parts, [])
+
+    @pytest.mark.parametrize("frame_size", [192, 576, 1_024, 1_152, 4_096, 4_608, 4_097])
+    def test_a_stream_that_counts_from_elsewhere(self, made, tmp_path, frame_size):
+        whole = made(".oga", "-page_duration", "500000", "-frame_size", str(frame_size))
+        pages = ogg_pages(whole.read_bytes())
+        moved = [
+            (head[:6] + struct.pack("<q", int.from_bytes(head[6:14], "little") + 10**6) + head[14:], *rest)
+            for head, *rest in pages[2:]
+        ]
+        _, audio, notices = read(self.write(tmp_path / "a.oga", pages[:2] + moved))
+        np.testing.assert_array_equal(audio, read(whole)[1])
+        assert notices == []
+
+    @pytest.mark.parametrize("lost", [5, 7])
+    def test_what_is_lost_behind_the_start_is_silent(self, pages, tmp_path, lost):
+        path = self.write(tmp_path / "a.oga", pages[:2] + pages[4:lost] + pages[lost + 1 :])
+        _, audio, (notice,) = read(path)
+        whole = read(self.write(tmp_path / "b.oga", pages))[1][:, 8_000:]
+        assert audio.shape == whole.shape
+        around = slice(4_000 * (lost - 4), 4_000 * (lost - 2))  # FFmpeg gives the page behind a gap an earlier time
+        np.testing.assert_array_equal(np.delete(audio, around, axis=1), np.delete(whole, around, axis=1))
+        assert "0.25 s are silent instead" in notice
+
+    def test_a_frame_whose_start_is_on_a_page_that_is_missing(self, pages, tmp_path):
+        head, lengths, body = pages[4]
+        cut = sum(lengths[:2])
+        assert cut == 2 * 255
+        continued = (head[:5] + b"\1" + head[6:], lengths[2:], body[cut:])
+        path = self.write(tmp_path / "a.oga", [*pages[:2], continued, *pages[5:]])
+        _, audio, notices = read(path)
+        np.testing.assert_array_equal(audio, coded.decode(path, 1))
+        assert (audio.shape[1], notices) == (SAMPLES - 8_000 - 1_000, [])
+
+
 def test_sizes_that_no_file_has_print_nothing(made, tmp_path, capfd):
     path = tmp_path / "a.w64"
     content = made(".w64").read_bytes()

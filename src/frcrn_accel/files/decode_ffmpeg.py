@@ -19,7 +19,7 @@ from frcrn_accel.files.chunks import id3_end
 from frcrn_accel.files.ffmpeg import DSD, fix_layout, open_input
 from frcrn_accel.files.joined import find_parts, mp4_parts
 from frcrn_accel.files.lame import DELAYS_AT, ENCODER_AT
-from frcrn_accel.files.ogg_chain import Link
+from frcrn_accel.files.ogg_chain import Link, flac_at
 from frcrn_accel.files.reasons import IS_JOINED, reason_of
 from frcrn_accel.files.stated import (
     begins_again,
@@ -166,6 +166,8 @@ def _probe(path: Path, track: int, link: Link | None, opened: BinaryIO | None = 
             duration = Fraction(container.duration, 1_000_000)
         samples = round(duration * rate) if duration else 0
         name = container.format.name
+        if name == "ogg":
+            samples = max(0, samples - round((_first_s(file, stream) or 0) * rate))
         exact = samples if name.startswith(_EXACT_DURATION) and stream.duration else None
         if name == "flac" and stream.duration == _FLAC_UNKNOWN:
             exact = None
@@ -231,7 +233,8 @@ def decode(path: Path, track: int, form: Form, opened: BinaryIO | None = None) -
         with _opened(path, link, opened) as (container, file):
             stream = _stream(path, container, track)
             fix_layout(stream.codec_context)
-            yield from decoder.decode(container, stream, own, f"part {number} of " * (len(links) > 1))
+            first_s = _first_s(file, stream) if form.container == "ogg" else None
+            yield from decoder.decode(container, stream, own, f"part {number} of " * (len(links) > 1), first_s)
             if link is None and decoder.end and not is_joined(file):
                 is_simple = form.container.startswith(_SIMPLE)
                 if begins_again(file, decoder.end, is_simple=is_simple):
@@ -279,7 +282,7 @@ class _Decoder:
         self._errors = self._new_errors = self._marked = self._concealed = self._paused = self._packets = 0
 
     def decode(
-        self, container: InputContainer, stream: av.AudioStream, own: Form, part: str
+        self, container: InputContainer, stream: av.AudioStream, own: Form, part: str, first_s: float | None = None
     ) -> Iterator[NDArray[np.float32]]:
         """Decode a stream, and report what is missing at its end.
 
@@ -288,12 +291,13 @@ class _Decoder:
             stream: The stream.
             own: What `probe` found of it.
             part: Which part of the file it is, for messages; empty for the whole.
+            first_s: Position of its first sample on its time line, if that is not the time of its first frame.
 
         Raises:
             AudioError: The stream cannot be decoded to its end, or is cut off before its first sample.
         """
         start = self.samples
-        origin: float | None = None
+        origin = first_s
         expected = round((own.expected_samples or 0) * self._form.sample_rate_hz / own.sample_rate_hz)
         self._limit = start + expected if own.container.startswith(_MP4) and expected else None
         for packet in self._packets_of(container, stream):
@@ -583,6 +587,14 @@ def _first_frame(path: Path, container: InputContainer, stream: av.AudioStream) 
     if packets:
         raise AudioError(f"{str(path)!r} cannot be read as audio: no frame of {stream.codec_context.name} is whole")
     return None
+
+
+def _first_s(file: BinaryIO, stream: av.AudioStream) -> float | None:
+    """Return where FLAC in Ogg starts on its time line, which is not what FFmpeg says; None for other codecs."""
+    position = file.tell()  # FFmpeg reads on from there
+    first = flac_at(file, stream.index)
+    file.seek(position)
+    return first / stream.codec_context.sample_rate if first and stream.codec_context.sample_rate else None
 
 
 def _without_headers(packet: Any) -> Any:
