@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 import coded
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files import open_audio
+from frcrn_accel.files.boxes import fragments_s
 from frcrn_accel.files.decode_sndfile import find_repair, open_patched
-from frcrn_accel.files.stated import fragments_s, is_joined, missing_bytes, stated_end
+from frcrn_accel.files.stated import is_joined, missing_bytes, stated_end
 
 SECONDS = 1.5
 LONGEST_FRAME = 4_200  # of ALAC in CAF, and what a codec needs to end
@@ -299,6 +300,32 @@ MP4 = {
 }
 
 
+# QuickTime files of before 2005, by what they start with: what takes the place of the mark of later ones (nothing if
+# it is taken out), and arguments of FFmpeg.
+QUICKTIME = {
+    "data": ("", ("-c:a", "pcm_s16le")),
+    "index": ("", ("-c:a", "pcm_s16le", "-movflags", "+faststart")),
+    "wide": ("wide", ("-c:a", "pcm_s16le")),
+    "skip": ("skip", ("-c:a", "pcm_s16le", "-movflags", "+faststart")),
+    "free behind": ("behind", ("-c:a", "pcm_s16le")),
+    "aac": ("free", ("-c:a", "aac")),
+}
+
+
+def as_quicktime(content: bytes, kind: str) -> bytes:
+    """Return a MOV file without its mark: with another box in its place, or at its end."""
+    size = int.from_bytes(content[:4], "big")
+    assert content[4:8] == b"ftyp"
+    if kind not in ("", "behind"):
+        return content[:4] + kind.encode() + content[8:]
+    at = content.index(b"stco") + 8
+    (count,) = struct.unpack_from(">I", content, at)
+    moved = bytearray(content)
+    for place in range(at + 4, at + 4 + 4 * count, 4):
+        struct.pack_into(">I", moved, place, struct.unpack_from(">I", content, place)[0] - size)
+    return bytes(moved[size:]) + (struct.pack(">I4s", 24, b"free") + bytes(16)) * (kind == "behind")
+
+
 class TestJoinedOrTagged:
     """Files as `cat` and programs for MP3 leave them."""
 
@@ -434,6 +461,49 @@ class TestJoinedOrTagged:
         audio, (notice,) = read(path)
         np.testing.assert_array_equal(audio, whole)
         assert notice.startswith(f"part 2 of {str(path)!r} cannot be read as audio: ")
+
+    @pytest.mark.parametrize("between", [b"", TAG, bytes(20)])
+    @pytest.mark.parametrize("second", QUICKTIME)
+    @pytest.mark.parametrize("first", QUICKTIME)
+    def test_joined_quicktime_of_before_2005(self, make_file, tmp_path, first, second, between):
+        contents, parts = [], []
+        for number, (kind, arguments) in enumerate((QUICKTIME[first], QUICKTIME[second])):
+            path = make_file(f"{number}.mov", *arguments, "-af", f"volume={1 - number / 2}")
+            path.write_bytes(as_quicktime(path.read_bytes(), kind))
+            contents.append(path.read_bytes())
+            parts.append(coded.decode(path, 1))
+        path = tmp_path / "joined.mov"
+        path.write_bytes(between.join(contents))
+        audio, notices = read(path)
+        np.testing.assert_array_equal(audio, np.concatenate(parts, axis=1))
+        assert notices == []
+        assert open_audio(path).samples == audio.shape[1]
+
+    @pytest.mark.parametrize("kind", ["data", "free behind", "aac"])
+    def test_quicktime_with_an_index_that_is_no_longer_used(self, make_file, kind):
+        path = make_file("a.mov", *QUICKTIME[kind][1])
+        content = as_quicktime(path.read_bytes(), QUICKTIME[kind][0])
+        path.write_bytes(content)
+        whole, before = read(path)
+        at = content.index(b"moov") - 4
+        path.write_bytes(content + content[at : at + int.from_bytes(content[at : at + 4], "big")])
+        audio, notices = read(path)
+        np.testing.assert_array_equal(audio, whole)
+        assert before == notices == []
+
+    def test_quicktime_of_before_2005_that_is_cut_off(self, make_file, tmp_path):
+        path = make_file("a.mov", "-c:a", "pcm_s16le", "-movflags", "+faststart")
+        content = as_quicktime(path.read_bytes(), "")
+        whole, _ = read(path)
+        cut = content[: len(content) * 7 // 10]
+        for path, front in ((tmp_path / "cut.mov", b""), (tmp_path / "joined.mov", content)):
+            path.write_bytes(front + cut)
+            audio, notices = read(path)
+            present = len(cut) - cut.index(b"mdat") - 4
+            assert audio.shape[1] == whole.shape[1] * bool(front) + present // 2
+            (notice,) = (notice for notice in notices if "cut off" in notice)
+            missing_s = (40_000 - present) / 32_000
+            assert f"{missing_s:.1f} s at its end are missing" in notice
 
     def test_an_au_file_that_is_longer_than_it_states(self, make_file):
         path = make_file("a.au")

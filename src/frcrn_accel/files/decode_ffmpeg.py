@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.audio import MAX_SAMPLE_RATE_HZ
 from frcrn_accel.errors import AudioError
+from frcrn_accel.files.boxes import fragments_s
 from frcrn_accel.files.chunks import id3_end
 from frcrn_accel.files.ffmpeg import DSD, fix_layout, open_input
 from frcrn_accel.files.joined import find_parts, mp4_parts
@@ -24,7 +25,6 @@ from frcrn_accel.files.reasons import IS_JOINED, reason_of
 from frcrn_accel.files.stated import (
     begins_again,
     behind_tags,
-    fragments_s,
     is_joined,
     is_placeholder,
     matroska_s,

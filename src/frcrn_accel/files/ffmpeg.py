@@ -8,10 +8,11 @@ import os
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
+from frcrn_accel.files.boxes import is_start
 from frcrn_accel.files.chunks import id3_end
+from frcrn_accel.files.joined import mp4_starts
 from frcrn_accel.files.layouts import PLACES
 from frcrn_accel.files.parts import FilePart
-from frcrn_accel.files.stated import mp4_starts
 
 __all__ = ["DSD", "fix_layout", "id3_bytes", "only_id3", "open_input"]
 
@@ -87,7 +88,7 @@ def id3_bytes(file: BinaryIO) -> int:
     file.seek(size)
     found = file.read(8)
     file.seek(0)
-    return size if size and (found.startswith(_CONTAINERS) or found[4:] == b"ftyp") else 0
+    return size if size and (found.startswith(_CONTAINERS) or is_start(found)) else 0
 
 
 def only_id3(tag: bytes) -> Any:
