@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -231,6 +232,93 @@ def test_matroska_of_which_damage_hides_the_rest(tmp_path, codec, offset_s):
     (notice,) = (notice for notice in notices if "cut off" in notice)
     said_s = float(notice.split(" s at its end are missing")[0].split()[-1])
     assert said_s == pytest.approx(missing_s, abs=0.15)
+
+
+class TestFilmsOfMatroska:
+    """Films of which the end is zeros, as of a download that was broken off, so that no size is wrong."""
+
+    KINDS = (("mkv", "mpeg4", "aac"), ("mkv", "mpeg4", "flac"), ("webm", "libvpx", "libopus"))
+
+    @pytest.fixture(params=KINDS, ids="-".join)
+    def make_film(self, tmp_path, request):
+        """Make a film with 8 s of sound and some of picture."""
+        suffix, video, audio = request.param
+
+        def make(picture_s: float, *arguments: str, sound_at_s: float = 0) -> Path:
+            path = tmp_path / f"a.{suffix}"
+            soundfile.write(tmp_path / "a.wav", coded.noise(128_000, 1).T, 16_000)
+            picture = ("-f", "lavfi", "-i", f"testsrc=size=64x48:rate=25:duration={picture_s}")
+            shorter = ("-cluster_time_limit", "400", "-c:v", video, "-c:a", audio)
+            sound = ("-itsoffset", sound_at_s, "-i", tmp_path / "a.wav")
+            coded.ffmpeg(*picture, *sound, *shorter, *arguments, path)
+            return path
+
+        return make
+
+    @staticmethod
+    def tag(path: Path, change: Callable[[bytes], bytes]) -> None:
+        """Change the end of the track of the sound that the tags state."""
+        content = path.read_bytes()
+        at = content.rindex(b"DURATION") + 11
+        path.write_bytes(content[:at] + change(content[at : at + 18]) + content[at + 18 :])
+
+    @staticmethod
+    def check(path: Path, share: float) -> tuple[float, list[str]]:
+        """Replace the end of a film by zeros; return how much of its sound is lost, and what is said about it."""
+        whole, before = read(path)
+        content = path.read_bytes()
+        size = round(share * len(content))
+        path.write_bytes(content[:size] + bytes(len(content) - size))
+        audio, notices = read(path)
+        assert before == []
+        missing_s = (whole.shape[1] - audio.shape[1]) / open_audio(path).sample_rate_hz
+        return missing_s, [notice.partition(" is cut off: ")[2] for notice in notices if "is cut off" in notice]
+
+    @pytest.mark.parametrize("sound_at_s", [0, 0.7])
+    @pytest.mark.parametrize("picture_s", [5, 8, 12])
+    def test_what_is_missing_by_the_tags(self, make_film, picture_s, sound_at_s):
+        path = make_film(picture_s, sound_at_s=sound_at_s)
+        assert open_audio(path).samples == pytest.approx(8 * open_audio(path).sample_rate_hz, rel=0.02)
+        missing_s, (notice,) = self.check(path, 0.5)
+        assert missing_s > 0.5
+        said_s, rest = notice.split(" ", 1)
+        assert rest == "s at its end are missing"
+        assert float(said_s) == pytest.approx(missing_s, abs=0.2)
+
+    @pytest.mark.parametrize("picture_s", [5, 8, 12])
+    def test_what_is_missing_at_most_without_tags(self, make_film, picture_s):
+        path = make_film(picture_s)
+        path.write_bytes(path.read_bytes().replace(b"DURATION", b"OTHERTAG"))
+        missing_s, (notice,) = self.check(path, 0.5)
+        assert missing_s > 0.5
+        before, said_s, rest = notice.replace("up to ", "up to|").replace(" s at", "|s at").split("|")
+        assert (before, rest) == ("up to", "s at its end are missing")
+        assert float(said_s) == pytest.approx(missing_s + max(0, picture_s - 8), abs=0.2)
+
+    @pytest.mark.parametrize("has_tags", [False, True])
+    def test_sound_that_ends_before_what_is_lost(self, make_film, has_tags):
+        path = make_film(40)
+        if not has_tags:
+            path.write_bytes(path.read_bytes().replace(b"DURATION", b"OTHERTAG"))
+        assert self.check(path, 0.9) == (0, [])
+
+    @pytest.mark.parametrize("text", [b"00:00:50.000000000", b"00:00:03.000000000", b"99999999999999999.", bytes(18)])
+    @pytest.mark.parametrize("picture_s", [6, 12])
+    def test_tags_of_another_film(self, make_film, picture_s, text):
+        """They stay if a program that does not know them cuts the film."""
+        path = make_film(picture_s)
+        whole, _ = read(path)
+        self.tag(path, lambda _: text)
+        audio, notices = read(path)
+        np.testing.assert_array_equal(audio, whole)
+        assert notices == []
+
+    def test_mkvmerge_states_the_length(self, make_film):
+        path = make_film(8, sound_at_s=0.7)
+        self.tag(path, lambda stated: b"%012.9f".join([b"00:00:", b""]) % (float(stated[6:]) - 0.7))
+        assert read(path)[1] == []
+        missing_s, (notice,) = self.check(path, 0.5)
+        assert float(notice.split(" ")[0]) == pytest.approx(missing_s - 0.7, abs=0.2)
 
 
 @given(content=st.binary(max_size=400), start=st.sampled_from(STARTS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -46,6 +47,7 @@ _WITHOUT_PADDING = ("pcm_", "alac", "flac")
 _ROUNDED_S = 0.001  # the unit in which many programs write edit lists
 _MAX_GAP_S = 3_600
 _TOLERANCE_S = 0.2  # Matroska and ASF count milliseconds, and frames need not be whole
+_FILM_TOLERANCE_S = 1.0  # how far apart a film can have the sound and the picture of the same time
 # The sample formats of FFmpeg, and the value that stands for 1.0.
 _SAMPLES: Mapping[str, tuple[type[np.number[Any]], float]] = {
     "u8": (np.uint8, 2.0**7),
@@ -79,6 +81,7 @@ _COUNTED = tuple(name for name in _SIMPLE if name != "wav")  # whose length may 
 _FRAME_HEADER_BYTES, _XING_BYTES = 6, 256  # with a checksum; within which a Xing header starts
 _TAGS = (b"ID3", b"TAG", b"APETAGEX")
 _EXACT_DURATION = (_MP4, "flac", "gxf", *_SIMPLE)
+_TAGGED = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", re.ASCII)
 _FLAC_UNKNOWN = (1 << 36) - 1  # samples: the largest number that its header holds
 
 
@@ -102,6 +105,7 @@ class Form:
         start_s: Position of the first sample on the container's time line.
         tracks: Number of audio tracks.
         is_open_ended: Whether the file has fragments, and does not state how many.
+        film_s: Time at which the longest track of a film ends, if its header does not say when this one does.
     """
 
     container: str
@@ -119,6 +123,7 @@ class Form:
     start_s: Fraction
     tracks: int
     is_open_ended: bool
+    film_s: Fraction | None
 
 
 def probe(path: Path, track: int, opened: BinaryIO | None = None) -> Form:
@@ -179,9 +184,12 @@ def _probe(path: Path, track: int, link: Link | None, opened: BinaryIO | None = 
         start = Fraction(0)
         if frame is not None and frame.pts is not None:  # behind what a decoder drops, such as half a block of Vorbis
             start = Fraction(frame.pts * frame.time_base)
-        if name.startswith(_MATROSKA) and len(container.streams) == 1:
-            end_s = matroska_s(file)
-            exact = round((end_s - start) * rate) if end_s else None
+        film_s = matroska_s(file) if name.startswith(_MATROSKA) else None
+        if film_s:
+            end_s = film_s if len(container.streams) == 1 else _tagged_s(stream, film_s)
+            if end_s:
+                film_s, exact = None, round((end_s - start) * rate)
+                samples = max(0, exact)
         return Form(
             container=name,
             codec=context.name,
@@ -192,12 +200,13 @@ def _probe(path: Path, track: int, link: Link | None, opened: BinaryIO | None = 
             order=order,
             bits=_bits(context, format_name),
             bit_rate_bps=_bit_rate(container, context, stream),
-            expected_samples=exact or None,
+            expected_samples=max(0, exact or 0) or None,
             likely_samples=samples,
             missing_share=missing_bytes(file) / max(1, file.tell()),  # which is at its end
             start_s=start,
             tracks=len(container.streams.audio),
             is_open_ended=whole_s == 0,
+            film_s=film_s,
         )
 
 
@@ -268,6 +277,7 @@ class _Decoder:
 
     def __init__(self, path: Path, form: Form) -> None:
         self.samples = self.end = 0
+        self._film_s = Fraction(0)  # where the last packet of any track ends, if that is compared
         self._gaps_are_errors = form.container in _TIMES_ARE_SAMPLES
         self._gaps_are_filled = form.container not in _WITHOUT_TIMES
         self._fitting = self._timed_samples = 0
@@ -300,7 +310,7 @@ class _Decoder:
         origin = first_s
         expected = round((own.expected_samples or 0) * self._form.sample_rate_hz / own.sample_rate_hz)
         self._limit = start + expected if own.container.startswith(_MP4) and expected else None
-        for packet in self._packets_of(container, stream):
+        for packet in self._packets_of(container, stream, is_film=own.film_s is not None):
             for frame in self._frames_of(packet):
                 self._marked += frame.is_corrupt
                 if origin is None and frame.time is not None:
@@ -335,6 +345,10 @@ class _Decoder:
             notify(f"{name} is cut off: about {likely_s:.1f} s at its end are missing")
         elif own.missing_share:
             notify(f"{name} is cut off: its last part is not whole")
+        elif own.film_s is not None and own.film_s - self._film_s > _FILM_TOLERANCE_S:
+            end_s = float(own.start_s) + samples / rate
+            if end_s > self._film_s - _FILM_TOLERANCE_S:
+                notify(f"{name} is cut off: up to {float(own.film_s) - end_s:.1f} s at its end are missing")
         elif expected and missing_s < -_TOLERANCE_S and own.container.startswith(_COUNTED):
             notify(
                 f"{name}: its header says that it has only {expected / rate:.1f} s of {samples / rate:.1f} s: it is "
@@ -361,10 +375,10 @@ class _Decoder:
         if self._paused:
             notify(f"{str(self._path)!r} has gaps in its sound: {self._paused / rate:.2f} s are silent")
 
-    def _packets_of(self, container: InputContainer, stream: av.AudioStream) -> Iterator[Any]:
+    def _packets_of(self, container: InputContainer, stream: av.AudioStream, *, is_film: bool) -> Iterator[Any]:
         import av
 
-        packets = container.demux(stream)
+        packets: Iterator[Any] = container.demux() if is_film else container.demux(stream)
         while True:
             try:
                 packet = next(packets, None)
@@ -379,7 +393,11 @@ class _Decoder:
                 return
             if packet is None:
                 return
-            yield packet
+            if is_film and packet.pts is not None:
+                end_s = (packet.pts + (packet.duration or 0)) * packet.time_base
+                self._film_s = max(self._film_s, end_s)
+            if packet.stream.index == stream.index:
+                yield packet
 
     def _frames_of(self, packet: Any) -> Sequence[Any]:
         import av
@@ -595,6 +613,19 @@ def _first_s(file: BinaryIO, stream: av.AudioStream) -> float | None:
     first = flac_at(file, stream.index)
     file.seek(position)
     return first / stream.codec_context.sample_rate if first and stream.codec_context.sample_rate else None
+
+
+def _tagged_s(stream: av.AudioStream, film_s: Fraction) -> Fraction | None:
+    """Return the time at which a track of Matroska ends by its tags; None if they do not say, or are of another film.
+
+    mkvmerge states the length of the track instead, which is less if it starts late.
+    """
+    stated = _TAGGED.fullmatch(stream.metadata.get("DURATION", ""))
+    if stated is None:
+        return None
+    hours, minutes, seconds = map(Fraction, stated.groups())
+    end_s = 3_600 * hours + 60 * minutes + seconds
+    return end_s if 0 < end_s <= film_s + Fraction(_TOLERANCE_S) else None
 
 
 def _without_headers(packet: Any) -> Any:
