@@ -48,7 +48,9 @@ STARTS = (
     *(b"\x80\0", b"ALaw", b"MMMD", b"DSD ", b"FRM8", b".SoX", b"XoS.", b".snd", b""),
 )
 CODED = {
-    **dict.fromkeys(("adx", "apm", "argo_asf", "kvag", "mmf", "sox", "voc", "au", "aiff", "caf"), ("",)),
+    **dict.fromkeys(("adx", "apm", "argo_asf", "kvag", "mmf", "sox", "voc", "au", "caf"), ("",)),
+    "aiff": ("", "adpcm_ima_ws"),
+    "wsaud": ("adpcm_ima_ws",),
     "flac": ("",),
     "tta": ("",),
     "wv": ("",),
@@ -69,7 +71,7 @@ CODED_STATES_NOTHING = {
     "mp2": ("mp2",),
     "mpeg": ("mp2",),
     "mpegts": ("mp2", "ac3"),
-    "nut": ("libmp3lame", "pcm_s16le"),
+    "nut": ("libmp3lame", "pcm_s16le", "adpcm_ima_wav"),
     "truehd": ("truehd",),
 }
 # fmt: off

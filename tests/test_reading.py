@@ -116,6 +116,20 @@ def test_what_is_neither_damage_nor_a_pause(made, name, codec):
     assert notices == []
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [(".aiff", "adpcm_ima_ws"), (".aifc", "adpcm_ima_ws"), (".aud", "adpcm_ima_ws"), (".nut", "adpcm_ima_wav")],
+)
+def test_adpcm_whose_containers_do_not_describe_it(made, name, codec, channels):
+    muxer = {".aifc": "aiff", ".aud": "wsaud"}.get(name, name[1:])
+    path = made(name, "-c:a", codec, "-f", muxer, channels=channels)
+    file, audio, notices = read(path)
+    np.testing.assert_allclose(audio, coded.decode(path, channels), atol=1e-6)
+    assert (file.channels, file.channel_layout) == (channels, ("mono", "stereo")[channels - 1])
+    assert (audio.shape[1] >= SAMPLES, notices) == (True, [])
+
+
 def test_damage_where_times_are_counted_wrongly(made, tmp_path):
     source = made(".avi", "-c:a", "dca", "-strict", "-2")
     _, whole, _ = read(source)

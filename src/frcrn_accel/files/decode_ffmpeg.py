@@ -171,6 +171,8 @@ def _probe(path: Path, track: int, link: Link | None, opened: BinaryIO | None = 
             duration = Fraction(container.duration, 1_000_000)
         samples = round(duration * rate) if duration else 0
         name = container.format.name
+        if name == "aiff" and not context.name.startswith("pcm_"):  # its header may count packets
+            samples = 0
         if name == "ogg":
             samples = max(0, samples - round((_first_s(file, stream) or 0) * rate))
         exact = samples if name.startswith(_EXACT_DURATION) and stream.duration else None
@@ -306,7 +308,7 @@ class _Decoder:
         Raises:
             AudioError: The stream cannot be decoded to its end, or is cut off before its first sample.
         """
-        start = self.samples
+        start, self.end = self.samples, 0
         origin = first_s
         expected = round((own.expected_samples or 0) * self._form.sample_rate_hz / own.sample_rate_hz)
         self._limit = start + expected if own.container.startswith(_MP4) and expected else None
@@ -385,6 +387,8 @@ class _Decoder:
             except av.FFmpegError as error:
                 if not self.samples:
                     raise
+                if 0 < container.size <= self.end:  # some demuxers call the end of the file an error
+                    return
                 position_s = self.samples / self._form.sample_rate_hz
                 text = f"{str(self._path)!r} cannot be read past {position_s:.1f} s: {reason_of(error)}"
                 if not isinstance(error, av.error.InvalidDataError | EOFError):

@@ -62,6 +62,7 @@ _AVR_HEADER_BYTES, _MPC2K_HEADER_BYTES, _WVE_HEADER_BYTES = 128, 42, 32
 _XI_SAMPLES_AT, _XI_SAMPLE_HEADER_BYTES = 296, 40
 _MAT4_SAMPLE_BYTES = (8, 4, 4, 2, 2, 1)
 _ADX_BLOCK_SAMPLES = 32
+_AUD_HEADER_BYTES, _AUD_CHUNK, _AUD_MARK = 12, slice(16, 20), b"\xaf\xde\0\0"
 _TTA_HEADER_BYTES, _TTA_RATE_AT, _TTA_CHECKSUM_BYTES = 22, 10, 4
 _TOP_BOXES = frozenset(
     (
@@ -172,6 +173,8 @@ def _start_of(file: BinaryIO) -> bytes:
 def _end_of(start: bytes, file: BinaryIO) -> int:
     if is_start(start):
         return _boxes_end(file)
+    if start[_AUD_CHUNK] == _AUD_MARK:
+        return _AUD_HEADER_BYTES + int.from_bytes(start[2:6], "little")
     for magic, find_end in _ENDS:
         if start.startswith(magic):
             try:
