@@ -12,6 +12,7 @@ import warnings
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -161,6 +162,60 @@ def test_one_wrong_byte_in_ac3_is_reported(made, tmp_path, codec, suffix):
     assert [notice.partition(" is damaged: ")[2] for notice in notices] == [
         "1 of its frames are not whole, the decoder conceals them"
     ]
+
+
+class TestChecksumsOfMp3:
+    @pytest.fixture(params=[(44_100, 2), (44_100, 1), (24_000, 2), (16_000, 1), (8_000, 1)], ids=str)
+    def frames(self, made, request):
+        """Make frames with checksums (ISO/IEC 11172-3, section 2.4.3.1), in place of two bytes of padding."""
+        rate, channels = request.param
+        padded = ("-reservoir", "0", "-b:a", "320k" if rate > 32_000 else "160k" if rate > 8_000 else "64k")
+        plain = ("-af", "volume=0.01", "-write_xing", "0", "-id3v2_version", "0", "-write_id3v1", "0")
+        path = made(".mp3", *padded, *plain, rate=rate, channels=channels)
+        with av.open(str(path)) as container:
+            frames = [bytes(packet) for packet in container.demux() if packet.size]
+        assert b"".join(frames) == path.read_bytes()
+        side = slice(4, 4 + {(44_100, 2): 32, (24_000, 2): 17, (44_100, 1): 17}.get((rate, channels), 9))
+        protected = []
+        for frame in frames:
+            checksum = 0xFFFF
+            for byte in frame[2:4] + frame[side]:
+                for bit in range(7, -1, -1):
+                    checksum = (checksum << 1 ^ (0x8005 if (checksum >> 15 ^ byte >> bit) & 1 else 0)) & 0xFFFF
+            assert frame.endswith(bytes(2))
+            protected.append(
+                frame[:1] + bytes([frame[1] & 0xFE]) + frame[2:4] + checksum.to_bytes(2, "big") + frame[4:-2]
+            )
+        return protected
+
+    @staticmethod
+    def mismatches(path: Path) -> bool:
+        """Return whether a checksum is wrong by FFmpeg."""
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-err_detect", "crccheck", "-i", path]
+        said = subprocess.run([*command, "-f", "null", "-"], capture_output=True, check=True, text=True).stderr
+        return "CRC mismatch" in said
+
+    @pytest.mark.parametrize("suffix", [".mp3", ".mka", ".avi"])
+    @pytest.mark.parametrize("wrong", [0, 1, 3])
+    def test_wrong_ones_are_counted(self, frames, tmp_path, suffix, wrong):
+        path = tmp_path / "a.mp3"
+        for number in range(5, 5 + wrong):
+            frames[number] = frames[number][:9] + bytes([frames[number][9] ^ 0x10]) + frames[number][10:]
+        path.write_bytes(b"".join(frames))
+        assert self.mismatches(path) == bool(wrong)
+        if suffix != ".mp3":
+            coded.ffmpeg("-i", path, "-c", "copy", tmp_path / f"a{suffix}")
+            path = tmp_path / f"a{suffix}"
+        file, audio, notices = read(path)
+        np.testing.assert_allclose(audio, coded.decode(path, file.channels), atol=2e-3)
+        said = f"is damaged: {wrong} of its frames have wrong checksums, they are decoded as they are"
+        assert [notice.endswith(said) for notice in notices] == [True] * bool(wrong)
+
+    def test_an_encoder_that_counts_differently(self, frames, tmp_path):
+        path = tmp_path / "a.mp3"
+        path.write_bytes(b"".join(frame[:4] + bytes([frame[4] ^ 1]) + frame[5:] for frame in frames))
+        assert self.mismatches(path)
+        assert read(path)[2] == []
 
 
 @pytest.mark.parametrize("name", [".wav", ".flac", ".mp3", ".m4a", ".webm", ".wma"])

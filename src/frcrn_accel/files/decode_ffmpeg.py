@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from frcrn_accel.files.chunks import id3_end
 from frcrn_accel.files.ffmpeg import DSD, fix_layout, open_input
 from frcrn_accel.files.joined import find_parts, mp4_parts
 from frcrn_accel.files.lame import DELAYS_AT, ENCODER_AT
+from frcrn_accel.files.mp3_checksum import is_frame_right
 from frcrn_accel.files.ogg_chain import Link, flac_at
 from frcrn_accel.files.reasons import IS_JOINED, reason_of
 from frcrn_accel.files.stated import (
@@ -291,6 +293,7 @@ class _Decoder:
         self._limit: int | None = None  # samples at the end of this part, if it is MP4
         self._held: list[NDArray[np.float32]] = []  # what lies beyond the length that an MP4 file declares
         self._held_samples = 0
+        self._checksums: Counter[bool | None] = Counter()  # of MP3: whether they are right
         self._errors = self._new_errors = self._marked = self._concealed = self._paused = self._packets = 0
 
     def decode(
@@ -374,6 +377,10 @@ class _Decoder:
                 lost = f"{self._concealed / rate:.2f} s are silent instead"
             frames = self._errors + self._marked or "some"
             notify(f"{str(self._path)!r} is damaged: {frames} of its frames are not whole, {lost}")
+        wrong = self._checksums[False]
+        if 0 < wrong < self._checksums[True]:  # else the encoder counts differently
+            lost = "they are decoded as they are"
+            notify(f"{str(self._path)!r} is damaged: {wrong} of its frames have wrong checksums, {lost}")
         if self._paused:
             notify(f"{str(self._path)!r} has gaps in its sound: {self._paused / rate:.2f} s are silent")
 
@@ -413,6 +420,8 @@ class _Decoder:
             packet = _without_headers(packet)
         try:
             frames: list[Any] = packet.decode() if packet is not None else []
+            if frames and self._form.codec.startswith("mp3"):
+                self._checksums[is_frame_right(bytes(packet))] += 1
             return frames
         except EOFError:
             return []
