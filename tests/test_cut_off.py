@@ -21,6 +21,7 @@ from frcrn_accel.errors import AudioError
 from frcrn_accel.files import open_audio
 from frcrn_accel.files.boxes import fragments_s
 from frcrn_accel.files.decode_sndfile import find_repair, open_patched
+from frcrn_accel.files.joined import mp4_starts
 from frcrn_accel.files.stated import is_joined, missing_bytes, stated_end
 
 SECONDS = 1.5
@@ -580,6 +581,33 @@ class TestJoinedOrTagged:
         audio, notices = read(path)
         np.testing.assert_array_equal(audio, whole)
         assert before == notices == []
+
+    @pytest.mark.parametrize("table", [b"stco", b"co64"])
+    @pytest.mark.parametrize("size", [0, 8, 1 << 20, (1 << 32) - 1])
+    def test_an_index_with_sizes_that_no_file_has(self, tmp_path, table, size):
+        index = b""
+        for kind in (table, b"stbl", b"minf", b"mdia", b"trak", b"moov"):
+            index = struct.pack(">I4s", size if kind == table else 8 + len(index), kind) + index
+        path = tmp_path / "a.mov"
+        path.write_bytes(2 * (struct.pack(">I4s", 108, b"mdat") + bytes(range(100)) + index))
+        with path.open("rb") as file:
+            assert mp4_starts(file) == [0]
+        with pytest.raises(AudioError):
+            read(path)
+
+    def test_quicktime_whose_samples_do_not_start_its_data(self, make_file, tmp_path):
+        path = make_file("a.mov", "-c:a", "pcm_s16le")
+        content = as_quicktime(path.read_bytes(), "")
+        at = content.index(b"stco") + 12
+        (start,) = struct.unpack_from(">I", content, at)
+        content = content[:at] + struct.pack(">I", start + 400) + content[at + 4 :]
+        path.write_bytes(content)
+        whole = coded.decode(path, 1)
+        path = tmp_path / "joined.mov"
+        path.write_bytes(content + content)
+        audio, _ = read(path)
+        assert audio.shape[1] == 2 * whole.shape[1]
+        np.testing.assert_array_equal(audio, np.concatenate([whole, whole], axis=1))
 
     def test_quicktime_of_before_2005_that_is_cut_off(self, make_file, tmp_path):
         path = make_file("a.mov", "-c:a", "pcm_s16le", "-movflags", "+faststart")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from itertools import pairwise
 from typing import BinaryIO
 
 import numpy as np
@@ -19,11 +18,11 @@ Box = tuple[bytes, int, int]  # its kind, position and length
 
 _MAX_PARTS = 100_000
 _HEADER_BYTES, _LONG_HEADER_BYTES, _BOX_BYTES = 8, 16, 64
-_LONG_MARK, _LONG_MARK_BYTES = b"\0\0\0\1", 4  # in place of a size: it has 64 bits
+_LONG_MARK = b"\0\0\0\1"  # in place of a size, which has 64 bits
 # What a file can start with. QuickTime files of before 2005 have no mark, and start with their index or their data.
 _MARK = b"ftyp"
-_CONTENT = (b"moov", b"mdat")
-_STARTS = (_MARK, *_CONTENT, b"wide", b"free", b"skip", b"pnot")
+_CONTENT, _FILLING = (b"moov", b"mdat"), (b"free", b"skip")
+_STARTS = (_MARK, *_CONTENT, *_FILLING, b"wide", b"pnot")
 _TABLES = {b"stco": ">u4", b"co64": ">u8"}  # positions of the chunks of samples
 _TABLE_PATH = (b"trak", b"mdia", b"minf", b"stbl")
 _TABLE_AT = 16  # behind the header, the version and the number of entries
@@ -63,48 +62,57 @@ def file_starts(file: BinaryIO, boxes: Sequence[Box]) -> list[int]:
 
 def _unmarked_starts(file: BinaryIO, boxes: Sequence[Box]) -> list[int]:
     """Return where more files without a mark start: the index of each says at which positions it has samples."""
-    indexes = [box for box in boxes if box[0] == b"moov"]
+    indexes = [number for number, box in enumerate(boxes) if box[0] == b"moov"]
     if len(indexes) < 2 or any(box[0] == b"moof" for box in boxes):
         return []
-    data = [range(_content_at(file, at), at + length) for kind, at, length in boxes if kind == b"mdat"]
-    begin, starts = boxes[0][1], []
-    for before, index in pairwise(indexes):
-        last = begin + _chunks(file, before)[1]
-        end = max(before[1] + before[2], *(part.stop for part in data if last in part), 0)
-        possible = [(kind, at) for kind, at, _ in boxes if end <= at <= index[1] and kind in _STARTS]
-        first, last = _chunks(file, index)
+    begin, first_box, starts = boxes[0][1], 0, []
+    for before, index, after in zip(indexes, indexes[1:], [*indexes[2:], len(boxes)], strict=False):
+        last = begin + _chunks(file, boxes[before])[1]
+        ends = (part.stop for part in _data(file, boxes[first_box:index]) if last in part)
+        end = max(sum(boxes[before][1:]), *ends, 0)
+        possible = [(kind, at) for kind, at, _ in boxes[before + 1 : index + 1] if at >= end and kind in _STARTS]
+        data = _data(file, boxes[before + 1 : after])
+        heads = {part.start for part in data}
+        first, last = _chunks(file, boxes[index])
         # Its samples usually start with its data. If not, a box must start it that cannot end the file before.
-        found = [at for _, at in possible if any(at + first == part.start for part in data)]
-        if not found and possible and possible[0][0] in _CONTENT:
-            begin = possible[0][1]
-            found = [begin] * all(any(begin + chunk in part for part in data) for chunk in (first, last))
-        if not found:
+        found = [at for _, at in possible if at + first in heads]
+        if not found and possible and possible[0][0] not in _FILLING:
+            at = possible[0][1]
+            found = [at] * all(any(at + chunk in part for part in data) for chunk in (first, last))
+        if not found or not first:
             break
-        begin = found[0]
+        begin, first_box = found[0], before + 1
         starts.append(begin)
     return starts
 
 
-def _content_at(file: BinaryIO, position: int) -> int:
-    file.seek(position)
-    return position + (_LONG_HEADER_BYTES if file.read(_LONG_MARK_BYTES) == _LONG_MARK else _HEADER_BYTES)
+def _data(file: BinaryIO, boxes: Sequence[Box]) -> list[range]:
+    """Return where the content lies of those boxes that hold data."""
+    parts = []
+    for kind, position, length in boxes:
+        if kind == b"mdat":
+            file.seek(position)
+            is_long = file.read(len(_LONG_MARK)) == _LONG_MARK
+            parts.append(range(position + (_LONG_HEADER_BYTES if is_long else _HEADER_BYTES), position + length))
+    return parts
 
 
 def _chunks(file: BinaryIO, index: Box) -> tuple[int, int]:
     """Return the first and the last position at which an index has samples; 0 and 0 if it has none."""
-    boxes = [index]
+    size = file.seek(0, os.SEEK_END)
+    spans = [(b"", index[1], min(sum(index[1:]), size))]
     for kinds in (*((kind,) for kind in _TABLE_PATH), tuple(_TABLES)):
-        boxes = [
-            inner
-            for _, at, length in boxes
-            for inner in walk_boxes(file, at + _HEADER_BYTES, at + length)
-            if inner[0] in kinds
+        spans = [
+            (kind, at, min(at + length, end))  # no box is longer than the one that holds it
+            for _, start, end in spans
+            for kind, at, length in walk_boxes(file, start + _HEADER_BYTES, end)
+            if kind in kinds
         ]
     found: list[int] = []
-    for kind, at, length in boxes:
+    for kind, at, end in spans:
         file.seek(at + _TABLE_AT)
         entry = np.dtype(_TABLES[kind])
-        data = file.read(max(0, length - _TABLE_AT))
+        data = file.read(max(0, end - at - _TABLE_AT))
         entries = np.frombuffer(data, entry, len(data) // entry.itemsize)
         found += [int(entries.min()), int(entries.max())] if entries.size else []
     return min(found, default=0), max(found, default=0)
