@@ -22,6 +22,7 @@ _PATTERN = b"OggS"
 _CONTINUED, _FIRST_PAGE, _LAST_PAGE = 1, 2, 4
 _MAX_LINKS = 10_000
 _SERIAL = slice(14, 18)
+_PACKET_BYTES = 16  # of a packet, in which its number of samples is
 _FULL_SEGMENT = 255  # bytes; the packet continues in the next segment
 _VORBIS_HEADERS, _OPUS_HEADERS, _FLAC_HEADERS = 3, 2, 1
 # Samples at 48 kHz in a frame of Opus, by the mode and the last bits of its configuration.
@@ -170,7 +171,7 @@ def _audio_at(
         stream: Number of the logical stream.
         magic: How its first packet starts.
         headers: How many packets at its start are certainly headers.
-        samples_of: Returns how many samples a packet holds.
+        samples_of: Returns how many samples a packet holds, from its first bytes.
     """
     file.seek(0)
     streams = packets = samples = 0
@@ -191,7 +192,7 @@ def _audio_at(
             packet, is_known = b"", not header[5] & _CONTINUED  # the start of the first packet is missing, or its end
         at = 0
         for length in lengths:
-            packet += body[at : at + length]
+            packet = (packet + body[at : at + length])[:_PACKET_BYTES]
             at += length
             if length == _FULL_SEGMENT:
                 continue
