@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from hypothesis import strategies as st
 import coded
 from frcrn_accel.errors import AudioError
 from frcrn_accel.files import open_audio
+from frcrn_accel.files.boxes import fragments_s
 from frcrn_accel.files.decode_sndfile import find_repair, open_patched
-from frcrn_accel.files.stated import fragments_s, is_joined, missing_bytes, stated_end
+from frcrn_accel.files.joined import mp4_starts
+from frcrn_accel.files.stated import is_joined, missing_bytes, stated_end
 
 SECONDS = 1.5
 LONGEST_FRAME = 4_200  # of ALAC in CAF, and what a codec needs to end
@@ -46,7 +49,9 @@ STARTS = (
     *(b"\x80\0", b"ALaw", b"MMMD", b"DSD ", b"FRM8", b".SoX", b"XoS.", b".snd", b""),
 )
 CODED = {
-    **dict.fromkeys(("adx", "apm", "argo_asf", "kvag", "mmf", "sox", "voc", "au", "aiff", "caf"), ("",)),
+    **dict.fromkeys(("adx", "apm", "argo_asf", "kvag", "mmf", "sox", "voc", "au", "caf"), ("",)),
+    "aiff": ("", "adpcm_ima_ws"),
+    "wsaud": ("adpcm_ima_ws",),
     "flac": ("",),
     "tta": ("",),
     "wv": ("",),
@@ -67,7 +72,7 @@ CODED_STATES_NOTHING = {
     "mp2": ("mp2",),
     "mpeg": ("mp2",),
     "mpegts": ("mp2", "ac3"),
-    "nut": ("libmp3lame", "pcm_s16le"),
+    "nut": ("libmp3lame", "pcm_s16le", "adpcm_ima_wav"),
     "truehd": ("truehd",),
 }
 # fmt: off
@@ -232,6 +237,93 @@ def test_matroska_of_which_damage_hides_the_rest(tmp_path, codec, offset_s):
     assert said_s == pytest.approx(missing_s, abs=0.15)
 
 
+class TestFilmsOfMatroska:
+    """Films of which the end is zeros, as of a download that was broken off, so that no size is wrong."""
+
+    KINDS = (("mkv", "mpeg4", "aac"), ("mkv", "mpeg4", "flac"), ("webm", "libvpx", "libopus"))
+
+    @pytest.fixture(params=KINDS, ids="-".join)
+    def make_film(self, tmp_path, request):
+        """Make a film with 8 s of sound and some of picture."""
+        suffix, video, audio = request.param
+
+        def make(picture_s: float, *arguments: str, sound_at_s: float = 0) -> Path:
+            path = tmp_path / f"a.{suffix}"
+            soundfile.write(tmp_path / "a.wav", coded.noise(128_000, 1).T, 16_000)
+            picture = ("-f", "lavfi", "-i", f"testsrc=size=64x48:rate=25:duration={picture_s}")
+            shorter = ("-cluster_time_limit", "400", "-c:v", video, "-c:a", audio)
+            sound = ("-itsoffset", sound_at_s, "-i", tmp_path / "a.wav")
+            coded.ffmpeg(*picture, *sound, *shorter, *arguments, path)
+            return path
+
+        return make
+
+    @staticmethod
+    def tag(path: Path, change: Callable[[bytes], bytes]) -> None:
+        """Change the end of the track of the sound that the tags state."""
+        content = path.read_bytes()
+        at = content.rindex(b"DURATION") + 11
+        path.write_bytes(content[:at] + change(content[at : at + 18]) + content[at + 18 :])
+
+    @staticmethod
+    def check(path: Path, share: float) -> tuple[float, list[str]]:
+        """Replace the end of a film by zeros; return how much of its sound is lost, and what is said about it."""
+        whole, before = read(path)
+        content = path.read_bytes()
+        size = round(share * len(content))
+        path.write_bytes(content[:size] + bytes(len(content) - size))
+        audio, notices = read(path)
+        assert before == []
+        missing_s = (whole.shape[1] - audio.shape[1]) / open_audio(path).sample_rate_hz
+        return missing_s, [notice.partition(" is cut off: ")[2] for notice in notices if "is cut off" in notice]
+
+    @pytest.mark.parametrize("sound_at_s", [0, 0.7])
+    @pytest.mark.parametrize("picture_s", [5, 8, 12])
+    def test_what_is_missing_by_the_tags(self, make_film, picture_s, sound_at_s):
+        path = make_film(picture_s, sound_at_s=sound_at_s)
+        assert open_audio(path).samples == pytest.approx(8 * open_audio(path).sample_rate_hz, rel=0.02)
+        missing_s, (notice,) = self.check(path, 0.5)
+        assert missing_s > 0.5
+        said_s, rest = notice.split(" ", 1)
+        assert rest == "s at its end are missing"
+        assert float(said_s) == pytest.approx(missing_s, abs=0.2)
+
+    @pytest.mark.parametrize("picture_s", [5, 8, 12])
+    def test_what_is_missing_at_most_without_tags(self, make_film, picture_s):
+        path = make_film(picture_s)
+        path.write_bytes(path.read_bytes().replace(b"DURATION", b"OTHERTAG"))
+        missing_s, (notice,) = self.check(path, 0.5)
+        assert missing_s > 0.5
+        before, said_s, rest = notice.replace("up to ", "up to|").replace(" s at", "|s at").split("|")
+        assert (before, rest) == ("up to", "s at its end are missing")
+        assert float(said_s) == pytest.approx(missing_s + max(0, picture_s - 8), abs=0.2)
+
+    @pytest.mark.parametrize("has_tags", [False, True])
+    def test_sound_that_ends_before_what_is_lost(self, make_film, has_tags):
+        path = make_film(40)
+        if not has_tags:
+            path.write_bytes(path.read_bytes().replace(b"DURATION", b"OTHERTAG"))
+        assert self.check(path, 0.9) == (0, [])
+
+    @pytest.mark.parametrize("text", [b"00:00:50.000000000", b"00:00:03.000000000", b"99999999999999999.", bytes(18)])
+    @pytest.mark.parametrize("picture_s", [6, 12])
+    def test_tags_of_another_film(self, make_film, picture_s, text):
+        """They stay if a program that does not know them cuts the film."""
+        path = make_film(picture_s)
+        whole, _ = read(path)
+        self.tag(path, lambda _: text)
+        audio, notices = read(path)
+        np.testing.assert_array_equal(audio, whole)
+        assert notices == []
+
+    def test_mkvmerge_states_the_length(self, make_film):
+        path = make_film(8, sound_at_s=0.7)
+        self.tag(path, lambda stated: b"%012.9f".join([b"00:00:", b""]) % (float(stated[6:]) - 0.7))
+        assert read(path)[1] == []
+        missing_s, (notice,) = self.check(path, 0.5)
+        assert float(notice.split(" ")[0]) == pytest.approx(missing_s - 0.7, abs=0.2)
+
+
 @given(content=st.binary(max_size=400), start=st.sampled_from(STARTS))
 def test_any_header_states_an_end_or_none(tmp_path_factory, content, start):
     path = tmp_path_factory.getbasetemp() / "any"
@@ -297,6 +389,32 @@ MP4 = {
     "f.mp4": ("-movflags", "frag_keyframe+empty_moov", "-frag_duration", "200000"),
     "pcm.mov": ("-c:a", "pcm_s16le"),
 }
+
+
+# QuickTime files of before 2005, by what they start with: what takes the place of the mark of later ones (nothing if
+# it is taken out), and arguments of FFmpeg.
+QUICKTIME = {
+    "data": ("", ("-c:a", "pcm_s16le")),
+    "index": ("", ("-c:a", "pcm_s16le", "-movflags", "+faststart")),
+    "wide": ("wide", ("-c:a", "pcm_s16le")),
+    "skip": ("skip", ("-c:a", "pcm_s16le", "-movflags", "+faststart")),
+    "free behind": ("behind", ("-c:a", "pcm_s16le")),
+    "aac": ("free", ("-c:a", "aac")),
+}
+
+
+def as_quicktime(content: bytes, kind: str) -> bytes:
+    """Return a MOV file without its mark: with another box in its place, or at its end."""
+    size = int.from_bytes(content[:4], "big")
+    assert content[4:8] == b"ftyp"
+    if kind not in ("", "behind"):
+        return content[:4] + kind.encode() + content[8:]
+    at = content.index(b"stco") + 8
+    (count,) = struct.unpack_from(">I", content, at)
+    moved = bytearray(content)
+    for place in range(at + 4, at + 4 + 4 * count, 4):
+        struct.pack_into(">I", moved, place, struct.unpack_from(">I", content, place)[0] - size)
+    return bytes(moved[size:]) + (struct.pack(">I4s", 24, b"free") + bytes(16)) * (kind == "behind")
 
 
 class TestJoinedOrTagged:
@@ -434,6 +552,76 @@ class TestJoinedOrTagged:
         audio, (notice,) = read(path)
         np.testing.assert_array_equal(audio, whole)
         assert notice.startswith(f"part 2 of {str(path)!r} cannot be read as audio: ")
+
+    @pytest.mark.parametrize("between", [b"", TAG, bytes(20)])
+    @pytest.mark.parametrize("second", QUICKTIME)
+    @pytest.mark.parametrize("first", QUICKTIME)
+    def test_joined_quicktime_of_before_2005(self, make_file, tmp_path, first, second, between):
+        contents, parts = [], []
+        for number, (kind, arguments) in enumerate((QUICKTIME[first], QUICKTIME[second])):
+            path = make_file(f"{number}.mov", *arguments, "-af", f"volume={1 - number / 2}")
+            path.write_bytes(as_quicktime(path.read_bytes(), kind))
+            contents.append(path.read_bytes())
+            parts.append(coded.decode(path, 1))
+        path = tmp_path / "joined.mov"
+        path.write_bytes(between.join(contents))
+        audio, notices = read(path)
+        np.testing.assert_array_equal(audio, np.concatenate(parts, axis=1))
+        assert notices == []
+        assert open_audio(path).samples == audio.shape[1]
+
+    @pytest.mark.parametrize("kind", ["data", "free behind", "aac"])
+    def test_quicktime_with_an_index_that_is_no_longer_used(self, make_file, kind):
+        path = make_file("a.mov", *QUICKTIME[kind][1])
+        content = as_quicktime(path.read_bytes(), QUICKTIME[kind][0])
+        path.write_bytes(content)
+        whole, before = read(path)
+        at = content.index(b"moov") - 4
+        path.write_bytes(content + content[at : at + int.from_bytes(content[at : at + 4], "big")])
+        audio, notices = read(path)
+        np.testing.assert_array_equal(audio, whole)
+        assert before == notices == []
+
+    @pytest.mark.parametrize("table", [b"stco", b"co64"])
+    @pytest.mark.parametrize("size", [0, 8, 1 << 20, (1 << 32) - 1])
+    def test_an_index_with_sizes_that_no_file_has(self, tmp_path, table, size):
+        index = b""
+        for kind in (table, b"stbl", b"minf", b"mdia", b"trak", b"moov"):
+            index = struct.pack(">I4s", size if kind == table else 8 + len(index), kind) + index
+        path = tmp_path / "a.mov"
+        path.write_bytes(2 * (struct.pack(">I4s", 108, b"mdat") + bytes(range(100)) + index))
+        with path.open("rb") as file:
+            assert mp4_starts(file) == [0]
+        with pytest.raises(AudioError):
+            read(path)
+
+    def test_quicktime_whose_samples_do_not_start_its_data(self, make_file, tmp_path):
+        path = make_file("a.mov", "-c:a", "pcm_s16le")
+        content = as_quicktime(path.read_bytes(), "")
+        at = content.index(b"stco") + 12
+        (start,) = struct.unpack_from(">I", content, at)
+        content = content[:at] + struct.pack(">I", start + 400) + content[at + 4 :]
+        path.write_bytes(content)
+        whole = coded.decode(path, 1)
+        path = tmp_path / "joined.mov"
+        path.write_bytes(content + content)
+        audio, _ = read(path)
+        assert audio.shape[1] == 2 * whole.shape[1]
+        np.testing.assert_array_equal(audio, np.concatenate([whole, whole], axis=1))
+
+    def test_quicktime_of_before_2005_that_is_cut_off(self, make_file, tmp_path):
+        path = make_file("a.mov", "-c:a", "pcm_s16le", "-movflags", "+faststart")
+        content = as_quicktime(path.read_bytes(), "")
+        whole, _ = read(path)
+        cut = content[: len(content) * 7 // 10]
+        for path, front in ((tmp_path / "cut.mov", b""), (tmp_path / "joined.mov", content)):
+            path.write_bytes(front + cut)
+            audio, notices = read(path)
+            present = len(cut) - cut.index(b"mdat") - 4
+            assert audio.shape[1] == whole.shape[1] * bool(front) + present // 2
+            (notice,) = (notice for notice in notices if "cut off" in notice)
+            missing_s = (40_000 - present) / 32_000
+            assert f"{missing_s:.1f} s at its end are missing" in notice
 
     def test_an_au_file_that_is_longer_than_it_states(self, make_file):
         path = make_file("a.au")

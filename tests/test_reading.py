@@ -12,6 +12,7 @@ import warnings
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -116,6 +117,20 @@ def test_what_is_neither_damage_nor_a_pause(made, name, codec):
     assert notices == []
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [(".aiff", "adpcm_ima_ws"), (".aifc", "adpcm_ima_ws"), (".aud", "adpcm_ima_ws"), (".nut", "adpcm_ima_wav")],
+)
+def test_adpcm_whose_containers_do_not_describe_it(made, name, codec, channels):
+    muxer = {".aifc": "aiff", ".aud": "wsaud"}.get(name, name[1:])
+    path = made(name, "-c:a", codec, "-f", muxer, channels=channels)
+    file, audio, notices = read(path)
+    np.testing.assert_allclose(audio, coded.decode(path, channels), atol=1e-6)
+    assert (file.channels, file.channel_layout) == (channels, ("mono", "stereo")[channels - 1])
+    assert (audio.shape[1] >= SAMPLES, notices) == (True, [])
+
+
 def test_damage_where_times_are_counted_wrongly(made, tmp_path):
     source = made(".avi", "-c:a", "dca", "-strict", "-2")
     _, whole, _ = read(source)
@@ -147,6 +162,60 @@ def test_one_wrong_byte_in_ac3_is_reported(made, tmp_path, codec, suffix):
     assert [notice.partition(" is damaged: ")[2] for notice in notices] == [
         "1 of its frames are not whole, the decoder conceals them"
     ]
+
+
+class TestChecksumsOfMp3:
+    @pytest.fixture(params=[(44_100, 2), (44_100, 1), (24_000, 2), (16_000, 1), (8_000, 1)], ids=str)
+    def frames(self, made, request):
+        """Make frames with checksums (ISO/IEC 11172-3, section 2.4.3.1), in place of two bytes of padding."""
+        rate, channels = request.param
+        padded = ("-reservoir", "0", "-b:a", "320k" if rate > 32_000 else "160k" if rate > 8_000 else "64k")
+        plain = ("-af", "volume=0.01", "-write_xing", "0", "-id3v2_version", "0", "-write_id3v1", "0")
+        path = made(".mp3", *padded, *plain, rate=rate, channels=channels)
+        with av.open(str(path)) as container:
+            frames = [bytes(packet) for packet in container.demux() if packet.size]
+        assert b"".join(frames) == path.read_bytes()
+        side = slice(4, 4 + {(44_100, 2): 32, (24_000, 2): 17, (44_100, 1): 17}.get((rate, channels), 9))
+        protected = []
+        for frame in frames:
+            checksum = 0xFFFF
+            for byte in frame[2:4] + frame[side]:
+                for bit in range(7, -1, -1):
+                    checksum = (checksum << 1 ^ (0x8005 if (checksum >> 15 ^ byte >> bit) & 1 else 0)) & 0xFFFF
+            assert frame.endswith(bytes(2))
+            protected.append(
+                frame[:1] + bytes([frame[1] & 0xFE]) + frame[2:4] + checksum.to_bytes(2, "big") + frame[4:-2]
+            )
+        return protected
+
+    @staticmethod
+    def mismatches(path: Path) -> bool:
+        """Return whether a checksum is wrong by FFmpeg."""
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-err_detect", "crccheck", "-i", path]
+        said = subprocess.run([*command, "-f", "null", "-"], capture_output=True, check=True, text=True).stderr
+        return "CRC mismatch" in said
+
+    @pytest.mark.parametrize("suffix", [".mp3", ".mka", ".avi"])
+    @pytest.mark.parametrize("wrong", [0, 1, 3])
+    def test_wrong_ones_are_counted(self, frames, tmp_path, suffix, wrong):
+        path = tmp_path / "a.mp3"
+        for number in range(5, 5 + wrong):
+            frames[number] = frames[number][:9] + bytes([frames[number][9] ^ 0x10]) + frames[number][10:]
+        path.write_bytes(b"".join(frames))
+        assert self.mismatches(path) == bool(wrong)
+        if suffix != ".mp3":
+            coded.ffmpeg("-i", path, "-c", "copy", tmp_path / f"a{suffix}")
+            path = tmp_path / f"a{suffix}"
+        file, audio, notices = read(path)
+        np.testing.assert_allclose(audio, coded.decode(path, file.channels), atol=2e-3)
+        said = f"is damaged: {wrong} of its frames have wrong checksums, they are decoded as they are"
+        assert [notice.endswith(said) for notice in notices] == [True] * bool(wrong)
+
+    def test_an_encoder_that_counts_differently(self, frames, tmp_path):
+        path = tmp_path / "a.mp3"
+        path.write_bytes(b"".join(frame[:4] + bytes([frame[4] ^ 1]) + frame[5:] for frame in frames))
+        assert self.mismatches(path)
+        assert read(path)[2] == []
 
 
 @pytest.mark.parametrize("name", [".wav", ".flac", ".mp3", ".m4a", ".webm", ".wma"])
@@ -254,6 +323,60 @@ class TestOpusFromTheMiddle:
         _, audio, notices = read(path)
         assert (audio.shape, notices) == (whole.shape, [])
         np.testing.assert_allclose(audio, whole, atol=1e-3)
+
+
+class TestFlacInOggFromTheMiddle:
+    """Granule positions that do not start at 0: what FFmpeg decodes, without silence for what came before."""
+
+    @pytest.fixture
+    def pages(self, made):
+        return ogg_pages(made(".oga", "-page_duration", "200000", "-frame_size", "1000").read_bytes())
+
+    @staticmethod
+    def write(path: Path, pages: list[tuple[bytes, bytes, bytes]]) -> Path:
+        path.write_bytes(b"".join(map(ogg_page, pages)))
+        return path
+
+    @pytest.mark.parametrize("parts", [1, 2])
+    @pytest.mark.parametrize("first", [2, 3, 5])
+    def test_pages_from_the_middle(self, pages, tmp_path, first, parts):
+        path = self.write(tmp_path / "a.oga", parts * (pages[:2] + pages[first:]))
+        file, audio, notices = read(path)
+        np.testing.assert_array_equal(audio, coded.decode(path, 1))
+        assert audio.shape[1] == parts * (SAMPLES - 4_000 * (first - 2))
+        assert (file.samples, notices) == (audio.shape[1] // parts, [])
+
+    @pytest.mark.parametrize("frame_size", [192, 576, 1_024, 1_152, 4_096, 4_608, 4_097])
+    def test_a_stream_that_counts_from_elsewhere(self, made, tmp_path, frame_size):
+        whole = made(".oga", "-page_duration", "500000", "-frame_size", str(frame_size))
+        pages = ogg_pages(whole.read_bytes())
+        moved = [
+            (head[:6] + struct.pack("<q", int.from_bytes(head[6:14], "little") + 10**6) + head[14:], *rest)
+            for head, *rest in pages[2:]
+        ]
+        _, audio, notices = read(self.write(tmp_path / "a.oga", pages[:2] + moved))
+        np.testing.assert_array_equal(audio, read(whole)[1])
+        assert notices == []
+
+    @pytest.mark.parametrize("lost", [5, 7])
+    def test_what_is_lost_behind_the_start_is_silent(self, pages, tmp_path, lost):
+        path = self.write(tmp_path / "a.oga", pages[:2] + pages[4:lost] + pages[lost + 1 :])
+        _, audio, (notice,) = read(path)
+        whole = read(self.write(tmp_path / "b.oga", pages))[1][:, 8_000:]
+        assert audio.shape == whole.shape
+        around = slice(4_000 * (lost - 4), 4_000 * (lost - 2))  # FFmpeg gives the page behind a gap an earlier time
+        np.testing.assert_array_equal(np.delete(audio, around, axis=1), np.delete(whole, around, axis=1))
+        assert "0.25 s are silent instead" in notice
+
+    def test_a_frame_whose_start_is_on_a_page_that_is_missing(self, pages, tmp_path):
+        head, lengths, body = pages[4]
+        cut = sum(lengths[:2])
+        assert cut == 2 * 255
+        continued = (head[:5] + b"\1" + head[6:], lengths[2:], body[cut:])
+        path = self.write(tmp_path / "a.oga", [*pages[:2], continued, *pages[5:]])
+        _, audio, notices = read(path)
+        np.testing.assert_array_equal(audio, coded.decode(path, 1))
+        assert (audio.shape[1], notices) == (SAMPLES - 8_000 - 1_000, [])
 
 
 def test_sizes_that_no_file_has_print_nothing(made, tmp_path, capfd):

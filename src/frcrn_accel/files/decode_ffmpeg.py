@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -15,16 +17,17 @@ from numpy.typing import NDArray
 
 from frcrn_accel.audio import MAX_SAMPLE_RATE_HZ
 from frcrn_accel.errors import AudioError
+from frcrn_accel.files.boxes import fragments_s
 from frcrn_accel.files.chunks import id3_end
 from frcrn_accel.files.ffmpeg import DSD, fix_layout, open_input
 from frcrn_accel.files.joined import find_parts, mp4_parts
 from frcrn_accel.files.lame import DELAYS_AT, ENCODER_AT
-from frcrn_accel.files.ogg_chain import Link
+from frcrn_accel.files.mp3_checksum import is_frame_right
+from frcrn_accel.files.ogg_chain import Link, flac_at
 from frcrn_accel.files.reasons import IS_JOINED, reason_of
 from frcrn_accel.files.stated import (
     begins_again,
     behind_tags,
-    fragments_s,
     is_joined,
     is_placeholder,
     matroska_s,
@@ -46,6 +49,7 @@ _WITHOUT_PADDING = ("pcm_", "alac", "flac")
 _ROUNDED_S = 0.001  # the unit in which many programs write edit lists
 _MAX_GAP_S = 3_600
 _TOLERANCE_S = 0.2  # Matroska and ASF count milliseconds, and frames need not be whole
+_FILM_TOLERANCE_S = 1.0  # how far apart a film can have the sound and the picture of the same time
 # The sample formats of FFmpeg, and the value that stands for 1.0.
 _SAMPLES: Mapping[str, tuple[type[np.number[Any]], float]] = {
     "u8": (np.uint8, 2.0**7),
@@ -79,6 +83,7 @@ _COUNTED = tuple(name for name in _SIMPLE if name != "wav")  # whose length may 
 _FRAME_HEADER_BYTES, _XING_BYTES = 6, 256  # with a checksum; within which a Xing header starts
 _TAGS = (b"ID3", b"TAG", b"APETAGEX")
 _EXACT_DURATION = (_MP4, "flac", "gxf", *_SIMPLE)
+_TAGGED = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", re.ASCII)
 _FLAC_UNKNOWN = (1 << 36) - 1  # samples: the largest number that its header holds
 
 
@@ -102,6 +107,7 @@ class Form:
         start_s: Position of the first sample on the container's time line.
         tracks: Number of audio tracks.
         is_open_ended: Whether the file has fragments, and does not state how many.
+        film_s: Time at which the longest track of a film ends, if its header does not say when this one does.
     """
 
     container: str
@@ -119,6 +125,7 @@ class Form:
     start_s: Fraction
     tracks: int
     is_open_ended: bool
+    film_s: Fraction | None
 
 
 def probe(path: Path, track: int, opened: BinaryIO | None = None) -> Form:
@@ -166,6 +173,10 @@ def _probe(path: Path, track: int, link: Link | None, opened: BinaryIO | None = 
             duration = Fraction(container.duration, 1_000_000)
         samples = round(duration * rate) if duration else 0
         name = container.format.name
+        if name == "aiff" and not context.name.startswith("pcm_"):  # its header may count packets
+            samples = 0
+        if name == "ogg":
+            samples = max(0, samples - round((_first_s(file, stream) or 0) * rate))
         exact = samples if name.startswith(_EXACT_DURATION) and stream.duration else None
         if name == "flac" and stream.duration == _FLAC_UNKNOWN:
             exact = None
@@ -177,9 +188,12 @@ def _probe(path: Path, track: int, link: Link | None, opened: BinaryIO | None = 
         start = Fraction(0)
         if frame is not None and frame.pts is not None:  # behind what a decoder drops, such as half a block of Vorbis
             start = Fraction(frame.pts * frame.time_base)
-        if name.startswith(_MATROSKA) and len(container.streams) == 1:
-            end_s = matroska_s(file)
-            exact = round((end_s - start) * rate) if end_s else None
+        film_s = matroska_s(file) if name.startswith(_MATROSKA) else None
+        if film_s:
+            end_s = film_s if len(container.streams) == 1 else _tagged_s(stream, film_s)
+            if end_s:
+                film_s, exact = None, round((end_s - start) * rate)
+                samples = max(0, exact)
         return Form(
             container=name,
             codec=context.name,
@@ -190,12 +204,13 @@ def _probe(path: Path, track: int, link: Link | None, opened: BinaryIO | None = 
             order=order,
             bits=_bits(context, format_name),
             bit_rate_bps=_bit_rate(container, context, stream),
-            expected_samples=exact or None,
+            expected_samples=max(0, exact or 0) or None,
             likely_samples=samples,
             missing_share=missing_bytes(file) / max(1, file.tell()),  # which is at its end
             start_s=start,
             tracks=len(container.streams.audio),
             is_open_ended=whole_s == 0,
+            film_s=film_s,
         )
 
 
@@ -231,7 +246,8 @@ def decode(path: Path, track: int, form: Form, opened: BinaryIO | None = None) -
         with _opened(path, link, opened) as (container, file):
             stream = _stream(path, container, track)
             fix_layout(stream.codec_context)
-            yield from decoder.decode(container, stream, own, f"part {number} of " * (len(links) > 1))
+            first_s = _first_s(file, stream) if form.container == "ogg" else None
+            yield from decoder.decode(container, stream, own, f"part {number} of " * (len(links) > 1), first_s)
             if link is None and decoder.end and not is_joined(file):
                 is_simple = form.container.startswith(_SIMPLE)
                 if begins_again(file, decoder.end, is_simple=is_simple):
@@ -265,6 +281,7 @@ class _Decoder:
 
     def __init__(self, path: Path, form: Form) -> None:
         self.samples = self.end = 0
+        self._film_s = Fraction(0)  # where the last packet of any track ends, if that is compared
         self._gaps_are_errors = form.container in _TIMES_ARE_SAMPLES
         self._gaps_are_filled = form.container not in _WITHOUT_TIMES
         self._fitting = self._timed_samples = 0
@@ -276,10 +293,11 @@ class _Decoder:
         self._limit: int | None = None  # samples at the end of this part, if it is MP4
         self._held: list[NDArray[np.float32]] = []  # what lies beyond the length that an MP4 file declares
         self._held_samples = 0
+        self._checksums: Counter[bool | None] = Counter()  # of MP3: whether they are right
         self._errors = self._new_errors = self._marked = self._concealed = self._paused = self._packets = 0
 
     def decode(
-        self, container: InputContainer, stream: av.AudioStream, own: Form, part: str
+        self, container: InputContainer, stream: av.AudioStream, own: Form, part: str, first_s: float | None = None
     ) -> Iterator[NDArray[np.float32]]:
         """Decode a stream, and report what is missing at its end.
 
@@ -288,15 +306,16 @@ class _Decoder:
             stream: The stream.
             own: What `probe` found of it.
             part: Which part of the file it is, for messages; empty for the whole.
+            first_s: Position of its first sample on its time line, if that is not the time of its first frame.
 
         Raises:
             AudioError: The stream cannot be decoded to its end, or is cut off before its first sample.
         """
-        start = self.samples
-        origin: float | None = None
+        start, self.end = self.samples, 0
+        origin = first_s
         expected = round((own.expected_samples or 0) * self._form.sample_rate_hz / own.sample_rate_hz)
         self._limit = start + expected if own.container.startswith(_MP4) and expected else None
-        for packet in self._packets_of(container, stream):
+        for packet in self._packets_of(container, stream, is_film=own.film_s is not None):
             for frame in self._frames_of(packet):
                 self._marked += frame.is_corrupt
                 if origin is None and frame.time is not None:
@@ -331,6 +350,10 @@ class _Decoder:
             notify(f"{name} is cut off: about {likely_s:.1f} s at its end are missing")
         elif own.missing_share:
             notify(f"{name} is cut off: its last part is not whole")
+        elif own.film_s is not None and own.film_s - self._film_s > _FILM_TOLERANCE_S:
+            end_s = float(own.start_s) + samples / rate
+            if end_s > self._film_s - _FILM_TOLERANCE_S:
+                notify(f"{name} is cut off: up to {float(own.film_s) - end_s:.1f} s at its end are missing")
         elif expected and missing_s < -_TOLERANCE_S and own.container.startswith(_COUNTED):
             notify(
                 f"{name}: its header says that it has only {expected / rate:.1f} s of {samples / rate:.1f} s: it is "
@@ -354,19 +377,25 @@ class _Decoder:
                 lost = f"{self._concealed / rate:.2f} s are silent instead"
             frames = self._errors + self._marked or "some"
             notify(f"{str(self._path)!r} is damaged: {frames} of its frames are not whole, {lost}")
+        wrong = self._checksums[False]
+        if 0 < wrong < self._checksums[True]:  # else the encoder counts differently
+            lost = "they are decoded as they are"
+            notify(f"{str(self._path)!r} is damaged: {wrong} of its frames have wrong checksums, {lost}")
         if self._paused:
             notify(f"{str(self._path)!r} has gaps in its sound: {self._paused / rate:.2f} s are silent")
 
-    def _packets_of(self, container: InputContainer, stream: av.AudioStream) -> Iterator[Any]:
+    def _packets_of(self, container: InputContainer, stream: av.AudioStream, *, is_film: bool) -> Iterator[Any]:
         import av
 
-        packets = container.demux(stream)
+        packets: Iterator[Any] = container.demux() if is_film else container.demux(stream)
         while True:
             try:
                 packet = next(packets, None)
             except av.FFmpegError as error:
                 if not self.samples:
                     raise
+                if 0 < container.size <= self.end:  # some demuxers call the end of the file an error
+                    return
                 position_s = self.samples / self._form.sample_rate_hz
                 text = f"{str(self._path)!r} cannot be read past {position_s:.1f} s: {reason_of(error)}"
                 if not isinstance(error, av.error.InvalidDataError | EOFError):
@@ -375,7 +404,11 @@ class _Decoder:
                 return
             if packet is None:
                 return
-            yield packet
+            if is_film and packet.pts is not None:
+                end_s = (packet.pts + (packet.duration or 0)) * packet.time_base
+                self._film_s = max(self._film_s, end_s)
+            if packet.stream.index == stream.index:
+                yield packet
 
     def _frames_of(self, packet: Any) -> Sequence[Any]:
         import av
@@ -387,6 +420,8 @@ class _Decoder:
             packet = _without_headers(packet)
         try:
             frames: list[Any] = packet.decode() if packet is not None else []
+            if frames and self._form.codec.startswith("mp3"):
+                self._checksums[is_frame_right(bytes(packet))] += 1
             return frames
         except EOFError:
             return []
@@ -583,6 +618,27 @@ def _first_frame(path: Path, container: InputContainer, stream: av.AudioStream) 
     if packets:
         raise AudioError(f"{str(path)!r} cannot be read as audio: no frame of {stream.codec_context.name} is whole")
     return None
+
+
+def _first_s(file: BinaryIO, stream: av.AudioStream) -> float | None:
+    """Return where FLAC in Ogg starts on its time line, which is not what FFmpeg says; None for other codecs."""
+    position = file.tell()  # FFmpeg reads on from there
+    first = flac_at(file, stream.index)
+    file.seek(position)
+    return first / stream.codec_context.sample_rate if first and stream.codec_context.sample_rate else None
+
+
+def _tagged_s(stream: av.AudioStream, film_s: Fraction) -> Fraction | None:
+    """Return the time at which a track of Matroska ends by its tags; None if they do not say, or are of another film.
+
+    mkvmerge states the length of the track instead, which is less if it starts late.
+    """
+    stated = _TAGGED.fullmatch(stream.metadata.get("DURATION", ""))
+    if stated is None:
+        return None
+    hours, minutes, seconds = map(Fraction, stated.groups())
+    end_s = 3_600 * hours + 60 * minutes + seconds
+    return end_s if 0 < end_s <= film_s + Fraction(_TOLERANCE_S) else None
 
 
 def _without_headers(packet: Any) -> Any:

@@ -8,10 +8,11 @@ import os
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
+from frcrn_accel.files.boxes import is_start
 from frcrn_accel.files.chunks import id3_end
+from frcrn_accel.files.joined import mp4_starts
 from frcrn_accel.files.layouts import PLACES
 from frcrn_accel.files.parts import FilePart
-from frcrn_accel.files.stated import mp4_starts
 
 __all__ = ["DSD", "fix_layout", "id3_bytes", "only_id3", "open_input"]
 
@@ -32,8 +33,8 @@ _CONTAINERS = (
 )
 _SILENT_FRAME = b"\xff\xfb\x90\xc4" + bytes(413)  # MPEG-1 layer III, 128 kbit/s, 44.1 kHz
 
-# From this version on, PyAV decodes text as UTF-8 with `surrogateescape`, and has no option for it.
-_WITHOUT_METADATA_OPTION = 19
+# From this version on, PyAV has FFmpeg 9, decodes text as UTF-8 with `surrogateescape`, and has no option for it.
+_WITH_FFMPEG_9 = 19
 
 
 def open_input(source: Any, **options: Any) -> Any:
@@ -49,7 +50,8 @@ def open_input(source: Any, **options: Any) -> Any:
     """
     import av
 
-    if int(av.__version__.partition(".")[0]) < _WITHOUT_METADATA_OPTION:
+    is_before_9 = int(av.__version__.partition(".")[0]) < _WITH_FFMPEG_9
+    if is_before_9:
         options["metadata_errors"] = "surrogateescape"
     if not isinstance(source, str):
         if _is_fatal(source):
@@ -62,7 +64,20 @@ def open_input(source: Any, **options: Any) -> Any:
         source = _Input(FilePart(source, front, end) if is_part else source)
     given: Mapping[str, str] = options.pop("container_options", {})
     protocols = "file" if isinstance(source, str) else "none"
-    return av.open(source, "r", container_options={"protocol_whitelist": protocols, **given}, **options)
+    options["container_options"] = {"protocol_whitelist": protocols, **given}
+    container = av.open(source, "r", **options)
+    if is_before_9 and any(_has_lost_channels(stream.codec_context) for stream in container.streams.audio):
+        options["stream_options"] = [{"bits_per_coded_sample": "4"} for _ in container.streams]
+        container.close()
+        if not isinstance(source, str):
+            source.seek(0)
+        container = av.open(source, "r", **options)
+    return container
+
+
+def _has_lost_channels(context: Any) -> bool:
+    """Return whether the channels of a codec are unknown: FFmpeg 8 opens it in NUT without the bits that it needs."""
+    return context is not None and context.name == "adpcm_ima_wav" and not context.layout.nb_channels
 
 
 def _is_fatal(file: BinaryIO) -> bool:
@@ -87,7 +102,7 @@ def id3_bytes(file: BinaryIO) -> int:
     file.seek(size)
     found = file.read(8)
     file.seek(0)
-    return size if size and (found.startswith(_CONTAINERS) or found[4:] == b"ftyp") else 0
+    return size if size and (found.startswith(_CONTAINERS) or is_start(found)) else 0
 
 
 def only_id3(tag: bytes) -> Any:

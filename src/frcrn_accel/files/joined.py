@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 from typing import BinaryIO
 
+from frcrn_accel.files.boxes import file_starts, is_start, walk_boxes
 from frcrn_accel.files.ogg_chain import Link, find_links
-from frcrn_accel.files.stated import mp4_starts
+from frcrn_accel.files.stated import behind_id3, behind_tags
 
-__all__ = ["find_parts", "mp4_parts"]
+__all__ = ["find_parts", "mp4_parts", "mp4_starts"]
 
 _FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 # Containers of whose second file FFmpeg plays the header as sound, or takes it for damage.
@@ -22,6 +23,7 @@ _STARTS = {
 _LONGEST_START_BYTES = 27
 _FLAC_FORM_AT, _FLAC_FORM_BYTES = 18, 4  # rate, channels and bits, and the first bits of the length
 _SEARCHED_BYTES = 1 << 20
+_BOX_HEADER_BYTES, _ZEROS_OF_SIZE = 8, 3
 
 
 def find_parts(file: BinaryIO, container: str) -> Sequence[Link]:
@@ -50,6 +52,27 @@ def mp4_parts(file: BinaryIO) -> Sequence[Link]:
         OSError: The file cannot be read.
     """
     return _joined_at(file, mp4_starts(file))
+
+
+def mp4_starts(file: BinaryIO) -> list[int]:
+    """Return where joined MP4 and QuickTime files start, also behind tags and padding; nothing for any other file."""
+    front, file = behind_id3(file)
+    starts: list[int] = []
+    begin, end = -1, 0
+    while end > begin and _is_mp4_at(file, end):
+        begin = end
+        boxes = list(walk_boxes(file, begin))
+        starts += [front + position for position in file_starts(file, boxes)]
+        end = sum(boxes[-1][1:]) if boxes else begin
+        behind = behind_tags(file, end)  # which takes the zeros of a size for padding
+        possible = range(behind, max(end, behind - _ZEROS_OF_SIZE) - 1, -1)
+        end = next((at for at in possible if _is_mp4_at(file, at)), end)
+    return starts
+
+
+def _is_mp4_at(file: BinaryIO, position: int) -> bool:
+    file.seek(position)
+    return is_start(file.read(_BOX_HEADER_BYTES))
 
 
 def _flac_parts(file: BinaryIO) -> Sequence[Link]:

@@ -1,31 +1,37 @@
 """Find the links of chained Ogg files: recordings of radio, in which one logical stream follows another.
 
 Sources: RFC 3533, "The Ogg Encapsulation Format", sections 4 and 6; RFC 6716 (Opus), section 3.1; RFC 7845 (Opus in
-Ogg), sections 4.2 and 4.4.
+Ogg), sections 4.2 and 4.4; RFC 9639 (FLAC), sections 9.1 and 10.1.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from frcrn_accel.files.parts import FilePart
 from frcrn_accel.ogg import is_page_right
 
-__all__ = ["Link", "find_links", "is_header_apart", "is_opus_late"]
+__all__ = ["Link", "find_links", "flac_at", "is_header_apart", "is_opus_late"]
 
 _HEADER = struct.Struct("<4sBBqIIIB")  # pattern, version, type, position, serial number, page, checksum, segments
 _PATTERN = b"OggS"
-_FIRST_PAGE, _LAST_PAGE = 2, 4
+_CONTINUED, _FIRST_PAGE, _LAST_PAGE = 1, 2, 4
 _MAX_LINKS = 10_000
 _SERIAL = slice(14, 18)
+_PACKET_BYTES = 16  # of a packet, in which its number of samples is
 _FULL_SEGMENT = 255  # bytes; the packet continues in the next segment
-_VORBIS_HEADERS, _OPUS_HEADERS = 3, 2
+_VORBIS_HEADERS, _OPUS_HEADERS, _FLAC_HEADERS = 3, 2, 1
 # Samples at 48 kHz in a frame of Opus, by the mode and the last bits of its configuration.
 _SILK_SAMPLES, _CELT_SAMPLES = (480, 960, 1_920, 2_880), (120, 240, 480, 960)
 _FIRST_HYBRID, _FIRST_CELT = 12, 16
+# The header of a frame of FLAC: its first two bytes, where the number of the frame lies, samples by the code for
+# them, and bytes of the number of samples behind the number of the frame for the other codes.
+_FLAC_SYNC, _FLAC_NUMBER_AT = b"\xff\xf8", 4
+_FLAC_SAMPLES, _FLAC_STATED = (0, 192, 576, 1_152, 2_304, 4_608), {6: 1, 7: 2}
 
 
 @dataclass(frozen=True)
@@ -137,24 +143,68 @@ def is_opus_late(file: BinaryIO) -> bool:
     Raises:
         OSError: The file cannot be read.
     """
+    return (_audio_at(file, 0, b"OpusHead", _OPUS_HEADERS, _opus_samples) or 0) > 0
+
+
+def flac_at(file: BinaryIO, stream: int) -> int | None:
+    """Return the position of the first sample of FLAC in Ogg; None if it is unknown, and for other codecs.
+
+    FFmpeg counts the first page from 0, and the others from where the stream began.
+
+    Args:
+        file: The file, or one link of a chain.
+        stream: Number of the logical stream.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    return _audio_at(file, stream, b"\x7fFLAC", _FLAC_HEADERS, _flac_samples)
+
+
+def _audio_at(
+    file: BinaryIO, stream: int, magic: bytes, headers: int, samples_of: Callable[[bytes], int]
+) -> int | None:
+    """Return the position of the first sample by the first page on which audio ends; None if no page states it.
+
+    Args:
+        file: The file.
+        stream: Number of the logical stream.
+        magic: How its first packet starts.
+        headers: How many packets at its start are certainly headers.
+        samples_of: Returns how many samples a packet holds, from its first bytes.
+    """
     file.seek(0)
-    packets = samples = 0
-    packet = b""
+    streams = packets = samples = 0
+    serial, packet, is_known = b"", b"", True
     while len(header := file.read(_HEADER.size)) == _HEADER.size and header[:4] == _PATTERN:
         lengths = file.read(header[-1])
+        body = file.read(sum(lengths))
+        if header[5] & _FIRST_PAGE:
+            if streams == stream:
+                serial = header[_SERIAL]
+            streams += 1
+        if header[_SERIAL] != serial:
+            continue
+        if not is_page_right(header + lengths + body):
+            packet = b""
+            continue
+        if bool(header[5] & _CONTINUED) != bool(packet):
+            packet, is_known = b"", not header[5] & _CONTINUED  # the start of the first packet is missing, or its end
+        at = 0
         for length in lengths:
-            packet += file.read(length)
+            packet = (packet + body[at : at + length])[:_PACKET_BYTES]
+            at += length
             if length == _FULL_SEGMENT:
                 continue
-            if not packets and not packet.startswith(b"OpusHead"):
-                return False
+            if not packets and not packet.startswith(magic):
+                return None
             packets += 1
-            samples += _opus_samples(packet) if packets > _OPUS_HEADERS else 0
-            packet = b""
-        position = _HEADER.unpack(header)[3]
+            samples += samples_of(packet) if is_known and packets > headers else 0
+            packet, is_known = b"", True
+        position: int = _HEADER.unpack(header)[3]
         if samples and position >= 0:
-            return bool(position > samples)
-    return False
+            return max(0, position - samples)
+    return None
 
 
 def _opus_samples(packet: bytes) -> int:
@@ -167,6 +217,18 @@ def _opus_samples(packet: bytes) -> int:
     else:
         frame = _CELT_SAMPLES[configuration & 3] if configuration >= _FIRST_CELT else _SILK_SAMPLES[configuration & 1]
     return frame * (1 if not code else 2 if code < 3 else packet[1] & 63 if len(packet) > 1 else 0)
+
+
+def _flac_samples(packet: bytes) -> int:
+    """Return how many samples a packet of FLAC holds: 0 for a header."""
+    if len(packet) < _FLAC_NUMBER_AT + 1 or packet[0] != _FLAC_SYNC[0] or packet[1] & 0xFE != _FLAC_SYNC[1]:
+        return 0
+    code = packet[2] >> 4
+    if code in _FLAC_STATED:
+        lead = packet[_FLAC_NUMBER_AT]  # of a number that is coded like a character of UTF-8
+        at = _FLAC_NUMBER_AT + max(1, 8 - (lead ^ 0xFF).bit_length())
+        return int.from_bytes(packet[at : at + _FLAC_STATED[code]], "big") + 1
+    return 256 << code - 8 if code >= 8 else _FLAC_SAMPLES[code]
 
 
 def _next_page(file: BinaryIO, start: int) -> int:

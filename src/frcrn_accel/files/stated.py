@@ -3,7 +3,7 @@
 libsndfile and FFmpeg read most formats to the end that they find, without an error.
 
 Sources: RFC 8794 (EBML), sections 5 and 6; Microsoft's "Advanced Systems Format (ASF) Specification", section 3.2;
-ISO/IEC 14496-12 (boxes of MP4), sections 8.2.2 and 8.8.2; Adobe's FLV specification; "EA IFF 85" and "8SVX";
+ISO/IEC 14496-12 (boxes of MP4), section 4.2; Adobe's FLV specification; "EA IFF 85" and "8SVX";
 Creative's VOC, NIST SPHERE, MIDI Sample Dump Standard; SMPTE 377-1 (MXF), section 7; Sony's "DSF File Format
 Specification" and Philips' DSDIFF; The MathWorks' "MAT-File Format"; "TTA Lossless Audio Codec", format 1; the
 readers of libsndfile, SoX and FFmpeg for the others.
@@ -14,10 +14,11 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from typing import BinaryIO, Literal, cast
 
+from frcrn_accel.files.boxes import is_start, walk_boxes
 from frcrn_accel.files.chunks import family_of, id3_end, walk
 from frcrn_accel.files.parts import FilePart
 from frcrn_accel.numerals import to_whole
@@ -26,14 +27,13 @@ __all__ = [
     "SDS_HEADER_BYTES",
     "SDS_PACKET_BYTES",
     "begins_again",
+    "behind_id3",
     "behind_tags",
-    "fragments_s",
     "is_joined",
     "is_placeholder",
     "joined_at",
     "matroska_s",
     "missing_bytes",
-    "mp4_starts",
     "sds_packet_samples",
     "stated_end",
 ]
@@ -62,6 +62,7 @@ _AVR_HEADER_BYTES, _MPC2K_HEADER_BYTES, _WVE_HEADER_BYTES = 128, 42, 32
 _XI_SAMPLES_AT, _XI_SAMPLE_HEADER_BYTES = 296, 40
 _MAT4_SAMPLE_BYTES = (8, 4, 4, 2, 2, 1)
 _ADX_BLOCK_SAMPLES = 32
+_AUD_HEADER_BYTES, _AUD_CHUNK, _AUD_MARK = 12, slice(16, 20), b"\xaf\xde\0\0"
 _TTA_HEADER_BYTES, _TTA_RATE_AT, _TTA_CHECKSUM_BYTES = 22, 10, 4
 _TOP_BOXES = frozenset(
     (
@@ -69,7 +70,6 @@ _TOP_BOXES = frozenset(
         *(b"meta", b"udta", b"emsg", b"prft", b"pdin", b"pnot"),
     )
 )
-_BOX_HEADER_BYTES, _BOX_BYTES, _ZEROS_OF_SIZE = 8, 64, 3
 _MAX_TAGS, _ID3V1_BYTES, _APE_HEADER_BYTES = 16, 128, 32
 _READ_WHOLE = (_EBML, b".RMF")  # FFmpeg reads on behind the end, or each part is opened
 _KIND_BYTES, _START_BYTES, _REST_BYTES = 20, 24, 1 << 20
@@ -90,7 +90,7 @@ def missing_bytes(file: BinaryIO) -> int:
 
 def stated_end(file: BinaryIO) -> int:
     """Return the position behind the last byte of audio, or of the whole file, by its header; 0 if it states none."""
-    front, file = _behind_id3(file)
+    front, file = behind_id3(file)
     end = _end_of(_start_of(file), file)
     return front + end if 0 < end < _LARGEST_BYTES else 0
 
@@ -109,39 +109,15 @@ def joined_at(file: BinaryIO) -> int:
 
     Tags and padding may lie between them.
     """
-    front, file = _behind_id3(file)
+    front, file = behind_id3(file)
     start = _start_of(file)
-    if start.startswith(_READ_WHOLE) or start[4:8] == b"ftyp" or (start[:4] == b"RIFF" and start[8:12] == b"AVI "):
+    if start.startswith(_READ_WHOLE) or is_start(start) or (start[:4] == b"RIFF" and start[8:12] == b"AVI "):
         return 0
     end = _end_of_file(start, file)
     if not 0 < end < file.seek(0, os.SEEK_END):
         return 0
     second = _second_at(file, start, end)
     return front + second if second else 0
-
-
-def mp4_starts(file: BinaryIO) -> list[int]:
-    """Return where joined MP4 files start, also behind tags and padding; one position for a single file.
-
-    Nothing for any other file, and for QuickTime of before 2005, which has no mark at its start.
-    """
-    front, file = _behind_id3(file)
-    starts: list[int] = []
-    begin, end = -1, 0
-    while end > begin and _is_mp4_at(file, end):
-        begin = end
-        for kind, position, length in _walk_boxes(file, begin):
-            starts += [front + position] * (kind == b"ftyp")
-            end = position + length
-        behind = behind_tags(file, end)  # which takes the zeros of a size for padding
-        possible = range(behind, max(end, behind - _ZEROS_OF_SIZE) - 1, -1)
-        end = next((at for at in possible if _is_mp4_at(file, at)), end)
-    return starts
-
-
-def _is_mp4_at(file: BinaryIO, position: int) -> bool:
-    file.seek(position)
-    return file.read(_BOX_HEADER_BYTES)[4:] == b"ftyp"
 
 
 def begins_again(file: BinaryIO, position: int, *, is_simple: bool) -> bool:
@@ -152,7 +128,7 @@ def begins_again(file: BinaryIO, position: int, *, is_simple: bool) -> bool:
         position: Where its audio ends, not counting ID3v2 tags in front.
         is_simple: Whether nothing but tags follows the audio, so that a few equal bytes are enough.
     """
-    _, file = _behind_id3(file)
+    _, file = behind_id3(file)
     file.seek(0)
     start = file.read(_START_BYTES)
     if is_simple and _second_at(file, start, position):
@@ -181,7 +157,7 @@ def behind_tags(file: BinaryIO, position: int) -> int:
     return position
 
 
-def _behind_id3(file: BinaryIO) -> tuple[int, BinaryIO]:
+def behind_id3(file: BinaryIO) -> tuple[int, BinaryIO]:
     """Return the size of the ID3v2 tags in front of a file, and the file without them."""
     front = id3_end(file)
     if not front:
@@ -195,8 +171,10 @@ def _start_of(file: BinaryIO) -> bytes:
 
 
 def _end_of(start: bytes, file: BinaryIO) -> int:
-    if start[4:8] == b"ftyp":
+    if is_start(start):
         return _boxes_end(file)
+    if start[_AUD_CHUNK] == _AUD_MARK:
+        return _AUD_HEADER_BYTES + int.from_bytes(start[2:6], "little")
     for magic, find_end in _ENDS:
         if start.startswith(magic):
             try:
@@ -284,7 +262,7 @@ def matroska_s(file: BinaryIO) -> Fraction | None:
 
     Its clusters have sizes of their own: nothing else says that the last ones cannot be found behind damage.
     """
-    _, file = _behind_id3(file)
+    _, file = behind_id3(file)
     start = _start_of(file)
     at = start.find(_INFO)
     if not start.startswith(_EBML) or at < 0:
@@ -313,61 +291,9 @@ def _asf_end(start: bytes, file: BinaryIO) -> int:
 
 def _boxes_end(file: BinaryIO) -> int:
     """Return the end of the last box of an MP4 file that starts within it; 0 for a box up to the end of the file."""
-    boxes = [box for box in _walk_boxes(file) if box[0] in _TOP_BOXES]  # not what looks like one behind them
+    boxes = [box for box in walk_boxes(file) if box[0] in _TOP_BOXES]  # not what looks like one behind them
     end = max((position + length for _, position, length in boxes), default=0)
     return end if end >= file.seek(0, os.SEEK_END) else 0
-
-
-def _walk_boxes(file: BinaryIO, position: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, position and length of the boxes of an MP4 file, or of those within one of them."""
-    size = file.seek(0, os.SEEK_END)
-    end = size if end is None else min(end, size)
-    for _ in range(_MAX_PARTS):
-        if position >= end:
-            return
-        file.seek(position)
-        head = file.read(16)
-        length = int.from_bytes(head[:4], "big")
-        if length == 1:
-            length = int.from_bytes(head[8:], "big")
-        if len(head) < 8 or not head[4:8].isalnum() or length < 8:
-            return
-        yield head[4:8], position, length
-        position += length
-
-
-def fragments_s(file: BinaryIO) -> Fraction | None:
-    """Return the length of all fragments of an MP4 file by its header.
-
-    Each fragment has its own sizes, so nothing else says that the last ones are missing.
-
-    Returns:
-        The length; 0 if the header does not state it; None for a file without fragments.
-    """
-    if all(kind != b"moof" for kind, *_ in _walk_boxes(file)):
-        return None
-    header, extends = _content_of(file, b"moov", b"mvhd"), _content_of(file, b"moov", b"mvex", b"mehd")
-    at = 20 if header[:1] == b"\1" else 12  # behind two dates of 64 or 32 bits
-    units_per_s = int.from_bytes(header[at : at + 4], "big")
-    units = int.from_bytes(extends[4:12] if extends[:1] == b"\1" else extends[4:8], "big")
-    return Fraction(units, units_per_s) if units_per_s else Fraction(0)
-
-
-def _content_of(file: BinaryIO, *path: bytes) -> bytes:
-    """Return the start of the content of a box of an MP4 file; nothing if it does not exist.
-
-    Args:
-        file: The file.
-        path: Its kind, behind those of the boxes that hold it.
-    """
-    start, end = 0, None
-    for kind in path:
-        found = next((box for box in _walk_boxes(file, start, end) if box[0] == kind), None)
-        if found is None:
-            return b""
-        start, end = found[1] + _BOX_HEADER_BYTES, found[1] + found[2]
-    file.seek(start)
-    return file.read(_BOX_BYTES)
 
 
 def _flv_end(start: bytes, file: BinaryIO) -> int:
