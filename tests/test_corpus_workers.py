@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -11,13 +12,15 @@ import subprocess
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import soundfile
 
 from dying import MARK, EndingBackend, StallingBackend
-from frcrn_accel import CorpusError
+from frcrn_accel import CorpusError, ModelFile
+from frcrn_accel.backends import Session
 from frcrn_accel.corpus import CorpusJob, CorpusReport, denoise_corpus, slots
 from frcrn_accel.corpus.journal import Journal, part_name
 from frcrn_accel.corpus.local import WorkerProcess, run_local
@@ -28,6 +31,16 @@ from frcrn_accel.testing import FunctionBackend
 from waiting import until
 
 PLAIN = DenoiserOptions(backend=FunctionBackend, threads=1)
+
+
+class WarningBackend(FunctionBackend):
+    """Logs a warning with a name that a terminal would obey."""
+
+    name: ClassVar[str] = "warning"
+
+    def load(self, model: ModelFile, threads: int) -> Session:
+        logging.getLogger("frcrn_accel").warning("not used: x\x1b[31m\nred")
+        return super().load(model, threads)
 
 
 def sound(path: Path, samples: int = 4_000) -> Path:
@@ -49,6 +62,12 @@ def lines(out: Path) -> dict[str, dict]:
 def worker(tmp_path: Path) -> Worker:
     (tmp_path / "parts").mkdir()
     return Worker(Work(PLAIN, tmp_path / "parts"))
+
+
+def test_what_a_worker_logs_is_escaped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    work = Work(DenoiserOptions(backend=WarningBackend, threads=1), tmp_path)
+    assert list(run_local([], work, 1)) == []
+    assert capfd.readouterr().err == "not used: x\\x1b[31m\\nred\n"
 
 
 class TestWorkersThatEnd:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-__all__ = ["SafeFormatter", "printable"]
+__all__ = ["SafeFormatter", "escape_warnings", "printable"]
 
 
 def printable(text: object) -> str:
@@ -24,3 +24,9 @@ class SafeFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Return the line of a record, see `logging.Formatter`."""
         return printable(super().formatMessage(record))
+
+
+def escape_warnings() -> None:
+    """Escape what is not printable in warnings that are logged and that no handler takes, in this process."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(SafeFormatter())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import gc
 import io
-import logging
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -16,7 +15,7 @@ from frcrn_accel._version import __version__
 from frcrn_accel.cli.groups import GroupedCommands
 from frcrn_accel.errors import FrcrnAccelError
 from frcrn_accel.posix_signals import Stopped
-from frcrn_accel.printable import SafeFormatter, printable
+from frcrn_accel.printable import escape_warnings, printable
 
 __all__ = ["app", "main"]
 
@@ -67,8 +66,7 @@ def main() -> NoReturn:
     _fill_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: any name can be shown
-    if logging.lastResort is not None:  # which prints the warnings that no command handles
-        logging.lastResort.setFormatter(SafeFormatter())
+    escape_warnings()
     # Without this, Python searches all modules for reference cycles at its exit: 60 ms, or 90 with OpenVINO.
     atexit.register(gc.freeze)
     command = typer.main.get_command(app)

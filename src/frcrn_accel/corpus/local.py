@@ -23,6 +23,7 @@ from frcrn_accel.corpus.slots import Answer, Death, Loaded, Slot, run_in_slots
 from frcrn_accel.corpus.work import Result, Work, Worker, text_of
 from frcrn_accel.errors import CorpusError
 from frcrn_accel.posix_signals import signal_name
+from frcrn_accel.printable import escape_warnings
 from frcrn_accel.processes.deadline import ends_after
 
 __all__ = ["SILENT_S", "WorkerProcess", "run_local"]
@@ -243,6 +244,7 @@ def _interrupts_held() -> Iterator[None]:
 
 def _run_worker(work: Work, connection: Connection) -> None:
     """Load the model, then do the tasks that come, until the other end of the pipe is closed."""
+    escape_warnings()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
     sending = threading.Lock()
