@@ -194,7 +194,7 @@ def show_ray(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     more = ("--workers-on", "ray", "--workers", "2", "--threads", "1")
     job = subprocess.Popen(command(source, out, options.backend, *more), stderr=subprocess.PIPE, text=True)
     wait_for(lambda: lines_in(out) > options.files // 4, job)
-    actors = [pid for pid in workers_of(job.pid) if b"MapWorker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    actors = [pid for pid in workers_of(job.pid) if b"ray::_Actor" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(actors[0], signal.SIGKILL)
     at = lines_in(out)
     _, err = job.communicate()
