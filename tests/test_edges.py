@@ -5,6 +5,7 @@ import ctypes
 import multiprocessing
 import pickle
 import threading
+import warnings
 from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 from delaying import DelayingBackend
 from frcrn_accel import AudioError, Denoiser
+from frcrn_accel.adapters.background import BackgroundStream
 from frcrn_accel.backends import StepSession
 from frcrn_accel.models import DEFAULT_MODEL, ModelFile, find_model
 from frcrn_accel.pcm import from_pcm
@@ -265,6 +267,42 @@ class TestForms:
         loud = delay(np.full(900, np.finfo(np.float16).max), 44_100)
         assert np.isfinite(loud).all()
 
+    @pytest.mark.parametrize("audio", [[0.1, 0.2], (0, 1), 0.5, np.float32(0.5), None, "x", range(3), Fraction(1)])
+    def test_other_objects_are_an_error(self, delay: Denoiser, audio: Any) -> None:
+        for call in (lambda: delay(audio, 16_000), lambda: delay.stream(16_000).process(audio)):
+            with pytest.raises(
+                AudioError, match=r"^audio must be a numpy array or a torch tensor, got \w+: convert it"
+            ):
+                call()
+
+    @pytest.mark.parametrize("kind", ["meta", "sparse", "nested"])
+    def test_tensors_without_an_array_are_an_error(self, delay: Denoiser, kind: str) -> None:
+        torch = pytest.importorskip("torch")
+        with warnings.catch_warnings(action="ignore"):  # of a prototype
+            tensor = {
+                "meta": lambda: torch.zeros(9, device="meta"),
+                "sparse": lambda: torch.zeros(9).to_sparse(),
+                "nested": lambda: torch.nested.nested_tensor([torch.zeros(3), torch.zeros(4)]),
+            }[kind]()
+        for call in (lambda: delay(tensor, 16_000), lambda: delay.stream(16_000).process(tensor)):
+            with pytest.raises(AudioError, match=r"audio must be a dense tensor with values") as caught:
+                call()
+            assert "\n" not in str(caught.value)
+
+    def test_tensors_of_every_storage(self, delay: Denoiser) -> None:
+        """With gradients, with steps, expanded, and with the bit that negates when it is read."""
+        torch = pytest.importorskip("torch")
+        audio = torch.from_numpy(signal((800,), "f4"))
+        negated = torch.complex(torch.zeros(800), -audio).conj().imag
+        assert negated.is_neg()
+        kinds = (audio.clone().requires_grad_(), torch.nn.Parameter(audio) * 1, negated)
+        for kind in kinds:
+            found = delay.stream(16_000, gain_db=0).process(kind)
+            assert torch.equal(found, delay.stream(16_000, gain_db=0).process(audio))
+        every_third = audio[::3]
+        assert torch.equal(delay(every_third, 16_000), delay(every_third.contiguous(), 16_000))
+        assert delay(torch.ones(1).expand(9), 16_000).shape == (9,)
+
     @pytest.mark.parametrize("channels", [1, 2])
     @pytest.mark.parametrize("dtype", ["<i2", ">i2", "<f4", ">f4"])
     def test_buffers_by_the_format_of_their_items(self, delay: Denoiser, dtype: str, channels: int) -> None:
@@ -357,7 +395,75 @@ class TestOptions:
             assert np.isfinite(stream.process(np.ones(16_000, np.float32))).all()
             assert np.isfinite(delay(np.ones(400, np.float32), 16_000, attenuation_limit_db=limit_db)).all()
 
+    @pytest.mark.parametrize("value", ["1", b"1", None, [1], 1j, np.zeros(2)])
+    def test_what_is_no_number(self, delay: Denoiser, value: Any) -> None:
+        """The error names the argument, whatever was passed."""
+        calls: dict[str, Callable[..., Any]] = {
+            "step_s": lambda step_s: delay.stream(16_000, step_s=step_s),
+            "lookahead_s": lambda lookahead_s: delay.stream(16_000, lookahead_s=lookahead_s),
+            "gain_db": lambda gain_db: delay.stream(16_000, gain_db=gain_db),
+            "attenuation_limit_db": lambda limit_db: delay.stream(16_000, attenuation_limit_db=limit_db),
+            "horizon_s": lambda horizon_s: Averaging(horizon_s=horizon_s),
+            "start_s": lambda start_s: Averaging(start_s=start_s),
+            "duration_s of statistics": lambda duration_s: Statistics(np.zeros((1, 1), np.float32), duration_s),
+            "headroom_s": lambda headroom_s: BackgroundStream(delay.stream, headroom_s=headroom_s),
+        }
+        optional = {"lookahead_s", "gain_db", "attenuation_limit_db", "horizon_s", "start_s"}
+        for name, call in calls.items():
+            if value is not None or name not in optional:
+                with pytest.raises(ValueError, match=rf"^{name} must be a number, got .{{1,40}}$"):
+                    call(value)
+
+    @pytest.mark.parametrize("value", [1.0, "1", np.nan, [1]])
+    def test_what_is_no_whole_number(self, value: Any) -> None:
+        for name in ("threads", "batch_size"):
+            with pytest.raises(ValueError, match=rf"^{name} must be a whole number, got "):
+                Denoiser(backend=DelayingBackend(), **{name: value})
+
+    def test_more_threads_than_an_engine_starts(self) -> None:
+        for threads in (1025, 2**31, 10**5000):
+            with pytest.raises(ValueError, match=r"^threads must be at most 1024, got .{1,40}$"):
+                Denoiser(backend=DelayingBackend(), threads=threads)
+
+    def test_numbers_of_other_types(self, delay: Denoiser) -> None:
+        for step_s in (np.float32(0.1), np.float64(0.1), Fraction(1, 10)):
+            assert delay.stream(16_000, step_s=step_s).latency == delay.stream(16_000, step_s=0.1).latency
+        averaging = Averaging(horizon_s=10**400, start_s=10**400)
+        assert (averaging.horizon_s, averaging.start_s) == (np.inf, np.inf)
+        assert delay.stream(16_000, averaging=averaging).process(np.zeros(400)).shape == (400,)
+
+    @pytest.mark.parametrize(
+        "number", [10**300, -(10**300), 10**5000, 1e300], ids=["long", "negative", "longer", "float"]
+    )
+    def test_numbers_too_large_for_a_message(self, delay: Denoiser, number: float) -> None:
+        calls = [
+            lambda: delay.stream(number),
+            lambda: delay.stream(16_000, channels=number),
+            lambda: delay(np.zeros(9, np.float32), number),
+            lambda: delay.stream(16_000, gain_db=number),
+            lambda: Statistics(np.zeros((1, 1), np.float32), -abs(number)),
+            lambda: delay.stream(16_000, attenuation_limit_db=-abs(number)),
+        ]
+        for call in calls:
+            with pytest.raises(ValueError, match="must") as caught:
+                call()
+            assert len(str(caught.value)) < 120
+
+    def test_the_limit_of_a_denoiser_is_checked_wherever_it_was_set(self) -> None:
+        with Denoiser(backend=DelayingBackend()) as denoiser:
+            denoiser.attenuation_limit_db = -5.0
+            for call in (lambda: denoiser(np.zeros(9, np.float32), 16_000), lambda: denoiser.stream(16_000)):
+                with pytest.raises(ValueError, match="attenuation_limit_db must be 0 or more, got -5"):
+                    call()
+
     def test_wrong_types(self, delay: Denoiser) -> None:
+        with pytest.raises(TypeError, match="windowing must be a Windowing, got int"):
+            Denoiser(backend=DelayingBackend(), windowing=5)
+        for model in (None, 5, b"frcrn-small", []):
+            with pytest.raises(TypeError, match="model must be a name or a path, got"):
+                Denoiser(model)
+        with pytest.raises(TypeError, match="hold must be True or False, got 'no'"):
+            Averaging(hold="no")
         with pytest.raises(TypeError, match="averaging must be an Averaging or None, got dict"):
             delay.stream(16_000, averaging={})
         with pytest.raises(TypeError, match="start must be Statistics or None, got float"):

@@ -328,6 +328,30 @@ class TestLife:
             stream.reset()
             assert np.isfinite(stream.process(noise(0.2))).all()
 
+    @pytest.mark.parametrize("rate", [16_000, 44_100])
+    def test_after_a_failure_the_delay_is_what_it_was(self, rate: int) -> None:
+        """Of a call that failed there is no output. What comes after it is in its place in time, to the end."""
+        backend = DelayingBackend()
+        with Denoiser(backend=backend) as denoiser:
+            audio = noise(1.0, rate, channels=2)
+            expected = sent(denoiser.stream(rate, channels=2, gain_db=0), audio, [rate // 50])
+            stream, other = denoiser.stream(rate, channels=2, gain_db=0), denoiser.stream(16_000)
+            for number, first in enumerate(range(0, audio.shape[1], rate // 50)):
+                chunk = audio[:, first : first + rate // 50]
+                backend.broken = number in {7, 20, 21}
+                if backend.broken:
+                    with pytest.raises(EngineError, match="NaN"):
+                        process_streams([other, stream], [noise(0.02), chunk])
+                else:
+                    found = stream.process(chunk)
+                    np.testing.assert_array_equal(found, expected[:, first : first + chunk.shape[1]])
+            backend.broken = True
+            with pytest.raises(EngineError, match="NaN"):
+                stream.process(noise(0.05, rate, channels=2))
+            backend.broken = False
+            stream.process(np.zeros((2, 0), np.float32))
+            assert stream.flush().shape == (2, stream.latency_samples)
+
     def test_a_backend_without_streams_is_an_error(self) -> None:
         denoiser = Denoiser(backend=FunctionBackend())
         with pytest.raises(BackendUnavailable, match="does not run streams"):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from frcrn_accel.arguments import real_number, shown
 from frcrn_accel.errors import AudioError
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "burst_ceiling_of",
     "ceiling_of",
     "check_attenuation_limit",
+    "check_channels",
     "check_finite",
     "check_format",
     "dry_share_of",
@@ -136,9 +138,18 @@ def unpack(audio: Any) -> tuple[NDArray[np.float32], Layout]:
             raise AudioError(
                 f"audio must be float16, float32, float64, int16 or int32, got a tensor of {audio.dtype}"
             )
-        audio = audio.detach().cpu().numpy()
+        try:
+            audio = audio.detach().cpu().resolve_neg().numpy()
+        except (RuntimeError, TypeError) as error:
+            raise AudioError(
+                f"audio must be a dense tensor with values, and this one ({audio.layout}, on {audio.device}) cannot be "
+                f"converted to an array: {str(error).partition(chr(10))[0]}"
+            ) from error
     if not isinstance(audio, np.ndarray):
-        raise AudioError(f"audio must be a numpy array or a torch tensor, got {type(audio).__name__}")
+        raise AudioError(
+            f"audio must be a numpy array or a torch tensor, got {type(audio).__name__}: convert it with numpy.asarray, "
+            "or numpy.frombuffer if it is raw samples"
+        )
     if isinstance(audio, np.ma.MaskedArray):
         raise AudioError("audio is a masked array: fill the masked samples first, for example with audio.filled(0)")
     audio = np.asarray(audio)  # a matrix would stay 2-D when a row is taken
@@ -169,15 +180,25 @@ def check_format(sample_rate_hz: int, channels: int) -> None:
     Raises:
         AudioError: One of them is out of range, or `channels` is not an integer.
     """
-    if not isinstance(channels, Integral):
-        raise AudioError(f"channels must be a whole number, got {channels!r}")
     if not MIN_SAMPLE_RATE_HZ <= sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
-        raise AudioError(f"sample rate must be {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ} Hz, got {sample_rate_hz}")
+        got = shown(sample_rate_hz)
+        raise AudioError(f"sample rate must be {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ} Hz, got {got}")
+    check_channels(channels)
+
+
+def check_channels(channels: int) -> None:
+    """Check that a channel count is supported.
+
+    Raises:
+        AudioError: It is out of range, or not an integer.
+    """
+    if not isinstance(channels, Integral):
+        raise AudioError(f"channels must be a whole number, got {shown(channels)}")
     if not 1 <= channels <= MAX_CHANNELS:
-        raise AudioError(f"audio must have 1 to {MAX_CHANNELS} channels, got {channels}")
+        raise AudioError(f"audio must have 1 to {MAX_CHANNELS} channels, got {shown(channels)}")
 
 
-def whole_hz(sample_rate: float) -> int:
+def whole_hz(sample_rate: Any) -> int:
     """Return a sample rate as an integer.
 
     Raises:
@@ -188,7 +209,7 @@ def whole_hz(sample_rate: float) -> int:
     except (TypeError, ValueError, OverflowError):
         hz = math.nan
     if not hz.is_integer():
-        raise AudioError(f"sample rate must be a whole number of Hz, got {sample_rate!s:.40}")
+        raise AudioError(f"sample rate must be a whole number of Hz, got {shown(sample_rate)}")
     return int(hz)
 
 
@@ -196,10 +217,10 @@ def check_attenuation_limit(limit_db: float | None) -> None:
     """Check that an attenuation limit is valid.
 
     Raises:
-        ValueError: The limit is negative or NaN.
+        ValueError: The limit is negative, NaN or no number.
     """
-    if limit_db is not None and not limit_db >= 0:
-        raise ValueError(f"attenuation_limit_db must be 0 or more, got {limit_db}")
+    if limit_db is not None and not real_number("attenuation_limit_db", limit_db) >= 0:
+        raise ValueError(f"attenuation_limit_db must be 0 or more, got {shown(limit_db)}")
 
 
 def dry_share_of(limit_db: float | None) -> float:

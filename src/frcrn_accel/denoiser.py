@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 from typing_extensions import Self
 
+from frcrn_accel.arguments import real_number, shown, whole_number
 from frcrn_accel.audio import check_attenuation_limit, check_format, dry_share_of, unpack, whole_hz
 from frcrn_accel.backends import Backend, Session, StepSession, resolve_backend
 from frcrn_accel.cpu import available_cpus
@@ -34,6 +35,7 @@ from frcrn_accel.windows import Windowing
 __all__ = ["KEEPS", "MAX_DURATION_S", "Denoiser", "DenoiserOptions", "FileReport", "Keep", "StreamOptions"]
 
 MAX_DURATION_S = 24 * 3600.0
+_MAX_THREADS = 1024  # engines start them all, and fail in ways of their own if they cannot
 _ARRAY_BLOCK_SAMPLES = 1 << 20
 _CLOSED = "this Denoiser is closed: open a new one"
 
@@ -69,10 +71,14 @@ class DenoiserOptions:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.threads is not None and self.threads < 1:
+        if self.threads is not None and whole_number("threads", self.threads) < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
-        if self.batch_size is not None and self.batch_size < 1:
+        if self.threads is not None and self.threads > _MAX_THREADS:
+            raise ValueError(f"threads must be at most {_MAX_THREADS}, got {shown(self.threads)}")
+        if self.batch_size is not None and whole_number("batch_size", self.batch_size) < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not isinstance(self.windowing, Windowing):
+            raise TypeError(f"windowing must be a Windowing, got {type(self.windowing).__name__}")
         check_attenuation_limit(self.attenuation_limit_db)
         check_high_band(self.high_band)
 
@@ -106,7 +112,9 @@ class StreamOptions:
         step_s, lookahead_s, averaging, gain_db, attenuation_limit_db, high_band: See `Denoiser.stream`.
 
     Raises:
-        ValueError: A value is out of range. The bounds of `lookahead_s` depend on the model: `open` checks them.
+        ValueError: A value is out of range. The bounds of `lookahead_s` depend on the model: `check` and `open` check
+            them.
+        TypeError: `averaging` is something else.
     """
 
     step_s: float = 0.02
@@ -118,10 +126,21 @@ class StreamOptions:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        check_stream_options(self.step_s, self.gain_db)
+        check_stream_options(self.step_s, self.gain_db, self.averaging)
         check_attenuation_limit(self.attenuation_limit_db)
         if self.high_band is not None:
             check_high_band(self.high_band)
+
+    def check(self, denoiser: Denoiser) -> None:
+        """Check the look-ahead, whose bounds depend on the model.
+
+        Args:
+            denoiser: The denoiser that will open the streams.
+
+        Raises:
+            ValueError: It is out of range, or the denoiser is closed.
+        """
+        denoiser._lookahead_frames(self.lookahead_s)
 
     def open(self, denoiser: Denoiser, sample_rate: int, *, channels: int = 1) -> Stream:
         """Open a stream of a denoiser with these options.
@@ -201,7 +220,7 @@ class Denoiser:
         wrap_session: Callable[[Session], Session] | None = None,
         progress: Progress = no_progress,
     ) -> None:
-        windowing = windowing or Windowing()
+        windowing = Windowing() if windowing is None else windowing
         self.options = DenoiserOptions(
             model, backend, precision, calibration, threads, attenuation_limit_db, windowing, batch_size, high_band
         )
@@ -462,8 +481,9 @@ class Denoiser:
 
     def _limit_db(self, limit_db: float | None) -> float | None:
         """Return the attenuation limit for one signal."""
+        limit_db = self.attenuation_limit_db if limit_db is None else limit_db
         check_attenuation_limit(limit_db)
-        return self.attenuation_limit_db if limit_db is None else limit_db
+        return limit_db
 
     def _treatment(self, limit_db: float | None, high_band: HighBandMode | None) -> Treatment:
         """Return the treatment of one signal."""
@@ -477,8 +497,9 @@ class Denoiser:
             return usual_lookahead(self._model)
         metadata = self.model
         frame_s = metadata.unets * metadata.hop_samples / metadata.sample_rate_hz
+        lookahead_s = real_number("lookahead_s", lookahead_s)
         frames = round(lookahead_s / frame_s) if abs(lookahead_s) < 1_000 else -1  # NaN, too
-        if not (0 <= frames <= LOOKAHEAD_FRAMES and abs(frames * frame_s - lookahead_s) < 1e-9):
+        if not (0 <= frames <= LOOKAHEAD_FRAMES and abs(frames * frame_s - lookahead_s) < 1e-6):
             raise ValueError(
                 f"lookahead_s must be a multiple of {frame_s:g} s, up to {LOOKAHEAD_FRAMES * frame_s:g} s, "
                 f"got {lookahead_s:g} s"

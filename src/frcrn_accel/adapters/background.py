@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from frcrn_accel.adapters.fading import Fader, fade_in, ramp_samples
 from frcrn_accel.adapters.playout import DelayLine, Playout
 from frcrn_accel.adapters.recovery import Recovery
+from frcrn_accel.arguments import real_number
+from frcrn_accel.audio import MAX_SAMPLE_RATE_HZ, whole_hz
+from frcrn_accel.errors import AudioError
 from frcrn_accel.streaming import Stream
 
 __all__ = ["HEADROOM_S", "BackgroundStream"]
@@ -75,7 +78,7 @@ class BackgroundStream:
     """
 
     def __init__(self, open_stream: Callable[[int, int], Stream], *, headroom_s: float = HEADROOM_S) -> None:
-        if not 0 <= headroom_s < math.inf:
+        if not 0 <= real_number("headroom_s", headroom_s) < math.inf:
             raise ValueError(f"headroom_s must be 0 or more and finite, got {headroom_s}")
         self._open_stream = open_stream
         self._headroom_s = headroom_s
@@ -134,6 +137,7 @@ class BackgroundStream:
             sample_rate_hz: Rate of the samples.
 
         Raises:
+            AudioError: The rate is not a whole number of 1 to 192,000 Hz. Nothing is changed.
             RuntimeError: It is closed.
         """
         if self._is_closed:
@@ -209,12 +213,16 @@ class BackgroundStream:
 
     def _change_format(self, sample_rate_hz: int, channels: int) -> None:
         """Continue at another rate or with other channels, unprocessed; what was delayed comes out first."""
+        if not 1 <= whole_hz(sample_rate_hz) <= MAX_SAMPLE_RATE_HZ:
+            raise AudioError(f"sample rate must be 1 to {MAX_SAMPLE_RATE_HZ} Hz, got {sample_rate_hz}")
         before, (rate_hz, _) = self._bridge if self._run is None else self._run.dry, self._format
         fader = self._fader
         self._end_run()
         self._start_format(sample_rate_hz, channels)
         self._fader.continue_from(fader)
-        self._bridge = before.converted(rate_hz, sample_rate_hz, channels, ramp=ramp_samples(sample_rate_hz))
+        ramp = ramp_samples(sample_rate_hz)
+        # There is no rate before the first samples, and nothing is inside.
+        self._bridge = before.converted(rate_hz or sample_rate_hz, sample_rate_hz, channels, ramp=ramp)
         self._bridge.lengthen(math.ceil(self._delay_s * sample_rate_hz))
 
     def _ramped_up(self, samples: NDArray[np.int16]) -> NDArray[np.int16]:

@@ -8,6 +8,7 @@ from frcrn_accel.adapters.background import HEADROOM_S, BackgroundStream
 from frcrn_accel.audio import check_attenuation_limit
 from frcrn_accel.denoiser import Denoiser, StreamOptions
 from frcrn_accel.errors import MissingExtraError
+from frcrn_accel.high_band import HighBandMode
 from frcrn_accel.pcm import from_pcm, to_pcm
 from frcrn_accel.streaming import Averaging, Stream
 
@@ -51,7 +52,7 @@ class FrcrnProcessor(FrameProcessor[AudioFrame]):
         sample_rate: Rate of the stream, as given to `AudioStream`.
         num_channels: Channels of the stream, as given to `AudioStream`.
         headroom_s: Time for the thread to compute, and to absorb frames that arrive in bursts.
-        step_s, lookahead_s, averaging, gain_db: See `Denoiser.stream`.
+        step_s, lookahead_s, averaging, gain_db, high_band: See `Denoiser.stream`.
 
     Raises:
         AudioError: The rate or the number of channels is out of range.
@@ -70,8 +71,11 @@ class FrcrnProcessor(FrameProcessor[AudioFrame]):
         lookahead_s: float | None = None,
         averaging: Averaging | None = None,
         gain_db: float | None = None,
+        high_band: HighBandMode | None = None,
     ) -> None:
-        options = StreamOptions(step_s=step_s, lookahead_s=lookahead_s, averaging=averaging, gain_db=gain_db)
+        options = StreamOptions(
+            step_s=step_s, lookahead_s=lookahead_s, averaging=averaging, gain_db=gain_db, high_band=high_band
+        )
 
         def open_stream(sample_rate_hz: int, channels: int) -> Stream:
             return options.open(denoiser, sample_rate_hz, channels=channels)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from frcrn_accel.adapters.fading import ramp_samples
 from frcrn_accel.adapters.playout import DelayLine
 from frcrn_accel.adapters.recovery import Recovery
 from frcrn_accel.adapters.switched import SwitchedStream
-from frcrn_accel.audio import check_attenuation_limit
+from frcrn_accel.arguments import real_number, shown, whole_number
+from frcrn_accel.audio import check_attenuation_limit, check_channels, check_format, whole_hz
 from frcrn_accel.denoiser import Denoiser, StreamOptions
-from frcrn_accel.errors import MissingExtraError
+from frcrn_accel.errors import AudioError, MissingExtraError
+from frcrn_accel.high_band import HighBandMode
+from frcrn_accel.network.topology import SAMPLE_RATE_HZ
 from frcrn_accel.pcm import from_pcm, to_pcm
 from frcrn_accel.streaming import Averaging, Stream
 
@@ -61,10 +64,10 @@ class FrcrnFilter(BaseAudioFilter):
         channels: Channels of the transport, which Pipecat does not report to filters.
         pause_s: Time without audio after which a new signal starts; infinity for never, where audio arrives in
             bursts of which nothing may be lost.
-        step_s, lookahead_s, averaging, gain_db: See `Denoiser.stream`.
+        step_s, lookahead_s, averaging, gain_db, high_band: See `Denoiser.stream`.
 
     Raises:
-        ValueError: `channels`, `pause_s`, `step_s` or `gain_db` is out of range.
+        ValueError: An argument is out of range.
     """
 
     def __init__(
@@ -77,14 +80,19 @@ class FrcrnFilter(BaseAudioFilter):
         lookahead_s: float | None = None,
         averaging: Averaging | None = None,
         gain_db: float | None = None,
+        high_band: HighBandMode | None = None,
     ) -> None:
         self._denoiser = denoiser
         self._channels = channels
-        self._options = StreamOptions(step_s=step_s, lookahead_s=lookahead_s, averaging=averaging, gain_db=gain_db)
+        self._options = StreamOptions(
+            step_s=step_s, lookahead_s=lookahead_s, averaging=averaging, gain_db=gain_db, high_band=high_band
+        )
+        self._options.check(denoiser)
         self._attenuation_limit_db = denoiser.attenuation_limit_db
-        if channels < 1:
+        if whole_number("channels", channels) < 1:
             raise ValueError(f"channels must be at least 1, got {channels}")
-        if not pause_s > 0:
+        check_channels(channels)
+        if not real_number("pause_s", pause_s) > 0:
             raise ValueError(f"pause_s must be above 0, got {pause_s}")
         self._pause_s = pause_s
         self._quiet_since_s = math.inf
@@ -149,16 +157,18 @@ class FrcrnFilter(BaseAudioFilter):
         """Handle a `FilterEnableFrame` or `FilterUpdateSettingsFrame`, also before the start; ignore other frames.
 
         Raises:
-            ValueError: A setting is not `attenuation_limit_db`, or its value is negative or NaN.
+            ValueError: A setting is not `attenuation_limit_db`, or its value is negative, NaN or no number.
         """
         if isinstance(frame, FilterEnableFrame):
-            self._enabled = frame.enable
+            self._enabled = bool(frame.enable)
             if self._signal is not None:
-                self._signal.enabled = frame.enable
+                self._signal.enabled = self._enabled
         elif isinstance(frame, FilterUpdateSettingsFrame):
-            unknown = sorted(set(frame.settings) - {_SETTING})
+            if not isinstance(frame.settings, Mapping):
+                raise ValueError(f"filter settings must be a mapping, got {shown(frame.settings)}")
+            unknown = [name for name in frame.settings if name != _SETTING]
             if unknown:
-                raise ValueError(f"unknown filter setting {unknown[0]!r}; the only setting is {_SETTING!r}")
+                raise ValueError(f"unknown filter setting {shown(unknown[0])}; the only setting is {_SETTING!r}")
             if _SETTING in frame.settings:
                 self._limit_attenuation(frame.settings[_SETTING])
 
@@ -213,7 +223,7 @@ class _Signal:
     """
 
     def __init__(self, channels: int, sample_rate_hz: int, open_stream: Callable[[], Stream]) -> None:
-        self.sample_rate_hz = max(1, sample_rate_hz)  # as the transport gives it; opening the stream checks it
+        self.sample_rate_hz = _rate_or_usual(sample_rate_hz)
         self.switched: SwitchedStream | None = None
         self.enabled = True
         self._channels = channels
@@ -279,3 +289,13 @@ class _Signal:
                 self._recovery.fail("no stream for this audio", error)
         if self.switched is None and self._opening is None and self._recovery.is_due:
             self._opening = self._opener.submit(self._open_stream)
+
+
+def _rate_or_usual(sample_rate: object) -> int:
+    """Return a rate to count time with: that of the transport, or the model's if opening a stream will refuse it."""
+    try:
+        rate_hz = whole_hz(sample_rate)
+        check_format(rate_hz, 1)
+    except AudioError:
+        return SAMPLE_RATE_HZ
+    return rate_hz

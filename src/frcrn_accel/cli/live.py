@@ -21,7 +21,7 @@ from frcrn_accel.adapters.background import HEADROOM_S
 from frcrn_accel.adapters.feed import Feed, LiveStatus, Sink, aligned, denoise_live, first_samples
 from frcrn_accel.adapters.playout import Playout
 from frcrn_accel.adapters.sound_card import Device, find_device, list_devices, sound_card
-from frcrn_accel.audio import check_format
+from frcrn_accel.audio import check_channels, check_format
 from frcrn_accel.cli.options import AttenuationLimit, BackendName, HighBandOption, Model, Precision, Threads
 from frcrn_accel.cli.progress import preparation, print_line
 from frcrn_accel.cli.usage import usage_errors
@@ -89,6 +89,7 @@ def live(
             high_band=high_band,
         )
         stream_options = StreamOptions(lookahead_s=lookahead_s)
+    check_channels(channels)
     if sample_rate is not None:
         check_format(sample_rate, channels)
     source = find_device(input_device, "input")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from frcrn_accel.arguments import shown
 from frcrn_accel.digest import sha256_of
 from frcrn_accel.errors import ModelError
 from frcrn_accel.models.cache import MODEL_NAME, find_cached, find_imported, imported_names
@@ -92,7 +94,10 @@ def find_model(model: str | Path) -> ModelFile:
     Raises:
         ModelError: The name is unknown, the model has not been imported yet, or the file is missing, damaged, or a
             checkpoint instead of a model file.
+        TypeError: `model` is neither.
     """
+    if not isinstance(model, str | os.PathLike):
+        raise TypeError(f"model must be a name or a path, got {shown(model)}")
     if isinstance(model, str) and (named := _find_named(model)) is not None:
         return named
     try:

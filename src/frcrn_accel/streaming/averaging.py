@@ -15,6 +15,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from frcrn_accel.arguments import real_number, shown
+
 __all__ = ["Averaging", "Statistics", "shares"]
 
 
@@ -38,8 +40,8 @@ class Statistics:
 
     def __post_init__(self) -> None:
         """Check the duration."""
-        if not 0 <= self.duration_s < math.inf:
-            raise ValueError(f"duration_s of statistics must be finite and 0 s or more, got {self.duration_s}")
+        if not 0 <= real_number("duration_s of statistics", self.duration_s) < math.inf:
+            raise ValueError(f"duration_s of statistics must be finite and 0 s or more, got {shown(self.duration_s)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +49,7 @@ class Averaging:
     """How a stream averages for the squeeze-and-excitation layers.
 
     >>> Averaging(horizon_s=60)
-    Averaging(horizon_s=60, start=None, start_s=None, hold=False)
+    Averaging(horizon_s=60.0, start=None, start_s=None, hold=False)
 
     Attributes:
         horizon_s: Horizon of the running means, s: older audio fades out. None to weight all audio equally.
@@ -57,6 +59,7 @@ class Averaging:
 
     Raises:
         ValueError: `horizon_s` is shorter than a hop (0.02 s), or `start_s` is negative.
+        TypeError: `start` or `hold` is of another type.
     """
 
     horizon_s: float | None = 20.0
@@ -68,10 +71,16 @@ class Averaging:
         """Check the values."""
         if self.start is not None and not isinstance(self.start, Statistics):
             raise TypeError(f"start must be Statistics or None, got {type(self.start).__name__}")
+        for name in ("horizon_s", "start_s"):
+            value = getattr(self, name)
+            if value is not None:  # as a float: an integer may be too large to compute with
+                object.__setattr__(self, name, real_number(name, value))
         if self.horizon_s is not None and not self.horizon_s >= 0.02:
             raise ValueError(f"horizon_s must be at least 0.02 s, got {self.horizon_s}")
         if self.start_s is not None and not self.start_s >= 0:
             raise ValueError(f"start_s must be 0 s or more, got {self.start_s}")
+        if not isinstance(self.hold, bool | np.bool_):
+            raise TypeError(f"hold must be True or False, got {shown(self.hold)}")
 
 
 def shares(

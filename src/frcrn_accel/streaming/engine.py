@@ -95,7 +95,8 @@ class StreamEngine:
         if means.shape not in {(1, self._mean_values), (channels, self._mean_values)}:
             raise ValueError(
                 f"averaging.start belongs to another model or has other channels: its means are {means.shape}, "
-                f"expected {(channels, self._mean_values)} or {(1, self._mean_values)}"
+                f"expected {(1, self._mean_values)}"
+                + (f" or {(channels, self._mean_values)}" if channels > 1 else "")
             )
         if not np.isfinite(means).all():
             raise ValueError("averaging.start has NaN or infinity in its means")

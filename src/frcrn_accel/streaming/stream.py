@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from frcrn_accel.arguments import real_number
 from frcrn_accel.audio import (
     Layout,
     check_attenuation_limit,
@@ -94,14 +96,12 @@ class Stream:
         channels = int(channels)  # a bool, say
         metadata = engine.metadata
         hop_s = metadata.hop_samples / metadata.sample_rate_hz
-        hops = check_stream_options(step_s, gain_db)
+        hops = check_stream_options(step_s, gain_db, averaging)
         self.attenuation_limit_db = attenuation_limit_db
         self.sample_rate_hz = rate_hz
         self.channels = channels
         self._engine = engine
         self._averaging = Averaging() if averaging is None else averaging
-        if not isinstance(self._averaging, Averaging):
-            raise TypeError(f"averaging must be an Averaging or None, got {type(averaging).__name__}")
         self._gain = None if gain_db is None else np.full(channels, 10 ** (gain_db / 20), np.float32)
         self._step_samples = hops * metadata.hop_samples
         # The lag of the model, and the half of an STFT frame that precedes the first hop.
@@ -154,7 +154,13 @@ class Stream:
         """The running means so far, to start another stream with: `Averaging(start=stream.statistics)`."""
         return self._engine.statistics(self._state, self._averaging)
 
-    def process(self, chunk: ChunkT) -> ChunkT:
+    @overload
+    def process(self, chunk: bytes | bytearray | memoryview | array[Any]) -> bytes: ...
+
+    @overload
+    def process(self, chunk: ChunkT) -> ChunkT: ...
+
+    def process(self, chunk: Any) -> Any:
         """Process the next samples and return as many.
 
         Args:
@@ -169,7 +175,8 @@ class Stream:
         Raises:
             AudioError: The type, dtype or number of channels is wrong, or the audio has NaN, infinity or values
                 beyond 1e12. The stream is unchanged.
-            EngineError: The engine failed. Part of the chunk is lost: call `reset`.
+            EngineError: The engine failed, and there is no output for this chunk. Call `reset` for a new signal, or go
+                on: the chunk is computed with the next one, whose output is in its place in time again.
             ValueError: The stream was flushed: call `reset` first. Or its `Denoiser` is closed.
             RuntimeError: Another thread is using this stream.
         """
@@ -226,6 +233,7 @@ class Stream:
             )
             self._waiting = empty  # a step at the model's rate, not computed yet
             self._out = [np.zeros((self.channels, self._delay), np.float32)]
+            self._due = 0  # samples of the output that were not returned yet, though their input is here
             # The input of the hops that the model has not output yet, and their gains.
             self._dry = np.zeros((self.channels, self._held_back), np.float32)
             self._gains = np.ones((self.channels, self._held_back // metadata.hop_samples), np.float32)
@@ -238,6 +246,7 @@ class Stream:
 
     def _push(self, samples: NDArray[np.float32]) -> None:
         self._to_model.write(samples)
+        self._due += samples.shape[1]
         if self._high is not None:
             self._high.write(samples)
 
@@ -288,10 +297,14 @@ class Stream:
             self._out.append(ready if self._high is None else ready + self._high.read(ready.shape[1]))
 
     def _pop(self, samples: int) -> NDArray[np.float32]:
-        """Return the next samples; `delay_samples` has the proof that they are there."""
+        """Return the last samples that are due; `delay_samples` has the proof that they are there.
+
+        More are due only after calls that failed. They are dropped, so that the delay stays what it is.
+        """
         out = self._out[0] if len(self._out) == 1 else np.concatenate(self._out, axis=1)
-        self._out = [out[:, samples:]]
-        return out[:, :samples]
+        due, self._due = self._due, 0
+        self._out = [out[:, due:]]
+        return out[:, due - samples : due]
 
     def _unpacked(self, chunk: object) -> tuple[NDArray[np.float32], Pack]:
         """Return a chunk as `float32 (channels, samples)`, and the function that brings a result to its form."""
@@ -394,24 +407,30 @@ class _StreamHighBand:
         return out[:, :samples]
 
 
-def check_stream_options(step_s: float, gain_db: float | None) -> int:
+def check_stream_options(step_s: float, gain_db: float | None, averaging: Averaging | None) -> int:
     """Check the options of a stream that do not depend on the model, and return the step in hops.
 
     Args:
         step_s: See `Denoiser.stream`.
         gain_db: See `Denoiser.stream`.
+        averaging: See `Denoiser.stream`.
 
     Raises:
         ValueError: A value is out of range.
+        TypeError: `averaging` is something else.
     """
+    step_s = real_number("step_s", step_s)
     hop_s = HOP_SAMPLES / SAMPLE_RATE_HZ
     hops = round(step_s / hop_s) if 0 < step_s < 2 * _MAX_STEP_HOPS * hop_s else 0
-    if not (1 <= hops <= _MAX_STEP_HOPS and abs(hops * hop_s - step_s) < 1e-9):
+    if not (1 <= hops <= _MAX_STEP_HOPS and abs(hops * hop_s - step_s) < 1e-6):
         raise ValueError(
             f"step_s must be a multiple of {hop_s:g} s, up to {_MAX_STEP_HOPS * hop_s:g} s, got {step_s:g} s"
         )
-    if gain_db is not None and not -_MAX_GAIN_DB <= gain_db <= _MAX_GAIN_DB:  # NaN, too
-        raise ValueError(f"gain_db must be {-_MAX_GAIN_DB} to {_MAX_GAIN_DB} dB, got {gain_db:g} dB")
+    gain = 0.0 if gain_db is None else real_number("gain_db", gain_db)
+    if not -_MAX_GAIN_DB <= gain <= _MAX_GAIN_DB:  # NaN, too
+        raise ValueError(f"gain_db must be {-_MAX_GAIN_DB} to {_MAX_GAIN_DB} dB, got {gain:g} dB")
+    if averaging is not None and not isinstance(averaging, Averaging):
+        raise TypeError(f"averaging must be an Averaging or None, got {type(averaging).__name__}")
     return hops
 
 
