@@ -307,6 +307,34 @@ class TestBackground:
         assert caplog.text.count("no stream for this audio") == 1
         assert background.process(noise(160), RATE).shape == (1, 160)
 
+    def test_it_needs_no_opening(self, background: BackgroundStream) -> None:
+        """The worker opens a stream for the first samples, as it does for another rate."""
+        audio = noise(3 * RATE)
+        found = self.send(background, audio)
+        late = round(background.latency_s * RATE)
+        assert_half(found[:, RATE:], delayed(audio, late)[:, RATE:])
+
+    @pytest.mark.parametrize("rate", [0, -5, 10**9, RATE + 0.5, math.nan, None])
+    def test_a_rate_that_is_none_changes_nothing(self, background: BackgroundStream, rate: float | None) -> None:
+        background.open(RATE, 1)
+        audio = noise(2 * RATE)
+        before = self.send(background, audio[:, :RATE])
+        with pytest.raises(AudioError, match="sample rate must be"):
+            background.process(audio[:, :FRAME], rate)
+        found = np.concatenate([before, self.send(background, audio[:, RATE:])], axis=1)
+        assert_half(found, delayed(audio, round(background.latency_s * RATE)))
+
+    def test_formats_that_change_with_every_chunk(self, background: BackgroundStream) -> None:
+        """Rate and channels change faster than a stream can be opened, in chunks of any length: nothing is lost."""
+        rng, rates = np.random.default_rng(0), (8_000, 8_001, 12_000, 16_000, 44_056, 48_000, 96_000, 192_000)
+        for _ in range(300):
+            rate, channels, samples = int(rng.choice(rates)), int(rng.integers(1, 4)), int(rng.integers(0, 2_000))
+            chunk = rng.integers(-20_000, 20_000, (channels, samples)).astype(np.int16)
+            assert background.process(chunk, rate).shape == chunk.shape
+        audio = noise(3 * RATE)
+        found = self.send(background, audio)
+        assert_half(found[:, 2 * RATE :], delayed(audio, round(background.latency_s * RATE))[:, 2 * RATE :])
+
     def test_a_new_signal_has_nothing_of_the_one_before(self, background: BackgroundStream) -> None:
         background.open(RATE, 1)
         late = round(background.latency_s * RATE)
@@ -487,6 +515,13 @@ class TestPipecat:
                 await filter_.process_frame(FilterUpdateSettingsFrame(settings={"volume": 11}))
             with pytest.raises(ValueError, match="0 or more, got -1"):
                 await filter_.process_frame(FilterUpdateSettingsFrame(settings={"attenuation_limit_db": -1}))
+            with pytest.raises(ValueError, match="attenuation_limit_db must be a number, got '12'"):
+                await filter_.process_frame(FilterUpdateSettingsFrame(settings={"attenuation_limit_db": "12"}))
+            with pytest.raises(ValueError, match="unknown filter setting 3"):
+                await filter_.process_frame(FilterUpdateSettingsFrame(settings={3: 1, "volume": 11}))
+            with pytest.raises(ValueError, match="filter settings must be a mapping, got None"):
+                await filter_.process_frame(FilterUpdateSettingsFrame(settings=None))
+            assert filter_.attenuation_limit_db is None
             await filter_.stop()
 
         asyncio.run(run())
@@ -520,9 +555,10 @@ class TestPipecat:
         left = set(threading.enumerate()) - others
         assert not any(thread.name.startswith("frcrn-accel") for thread in left)
 
-    @pytest.mark.parametrize("rate", [1_000, -1, 16_000.5])
+    @pytest.mark.parametrize("rate", [1_000, -1, 16_000.5, 0, None, "x", [], math.inf, math.nan, 1e300, 192_001])
     def test_an_impossible_rate_leaves_the_audio_as_it_is(self, make, half, caplog, rate) -> None:
-        pcm = to_pcm(noise(16_000))
+        caplog.set_level("DEBUG")  # each retry is one line; they come after 1, 2 and 4 s
+        pcm = to_pcm(noise(10 * RATE))
 
         async def run() -> bytes:
             filter_ = make(half)
@@ -534,7 +570,8 @@ class TestPipecat:
             return found
 
         assert asyncio.run(run()) == pcm
-        assert caplog.text.count("no stream for this audio") == 1
+        tries = [record.levelname for record in caplog.records if "no stream for this audio" in record.message]
+        assert tries in [["ERROR", *["DEBUG"] * retries] for retries in (1, 2, 3)]
 
     def test_a_denoiser_that_opens_late(self, make, half, backend, monkeypatch) -> None:
         """The model fails to load at the start, and loads later: a gap of the latency, and nothing is lost."""
@@ -616,9 +653,45 @@ class TestPipecat:
             assert not found[:, :late].any()
         assert_half(found[:, late + RAMP :], delayed(second, late)[:, late + RAMP :])
 
-    def test_a_signal_has_channels(self, make, half) -> None:
-        with pytest.raises(ValueError, match="channels must be at least 1, got 0"):
-            make(half, channels=0)
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"channels": 0}, "channels must be at least 1, got 0"),
+            ({"channels": 65}, "audio must have 1 to 64 channels, got 65"),
+            ({"channels": 1.5}, r"channels must be a whole number, got 1\.5"),
+            ({"channels": None}, "channels must be a whole number, got None"),
+            ({"pause_s": 0}, "pause_s must be above 0, got 0"),
+            ({"pause_s": math.nan}, "pause_s must be above 0, got nan"),
+            ({"pause_s": "1"}, "pause_s must be a number, got '1'"),
+            ({"lookahead_s": 0.05}, r"lookahead_s must be a multiple of 0\.04 s, up to 0\.28 s, got 0\.05 s"),
+            ({"high_band": "up"}, "high_band must be one of follow, drop, got 'up'"),
+        ],
+    )
+    def test_bad_arguments_are_refused_at_once(self, make, half, options, message) -> None:
+        with pytest.raises(ValueError, match=message):
+            make(half, **options)
+        with pytest.raises(TypeError, match="averaging must be an Averaging or None, got int"):
+            make(half, averaging=3)
+
+    def test_the_high_band(self, make, half) -> None:
+        """It is the denoiser's own, or as asked for."""
+        audio = noise(48_000)
+        streams = {mode: half.stream(48_000, high_band=mode) for mode in ("follow", "drop")}
+        expected = {mode: stream.process(to_pcm(audio)) for mode, stream in streams.items()}
+        assert expected["follow"] != expected["drop"]
+
+        async def run(denoiser: Denoiser, **options) -> bytes:
+            filter_ = make(denoiser, **options)
+            await filter_.start(48_000)
+            out = await filter_.filter(to_pcm(audio))
+            await filter_.stop()
+            return out
+
+        assert asyncio.run(run(half)) == expected["follow"]
+        assert asyncio.run(run(half, high_band="drop")) == expected["drop"]
+        with Denoiser(backend=DelayingBackend(0.5), high_band="drop") as dropping:
+            assert asyncio.run(run(dropping)) == expected["drop"]
+            assert asyncio.run(run(dropping, high_band="follow")) == expected["follow"]
 
     def test_odd_arguments_and_other_loops(self, make, half, caplog) -> None:
         """None, nothing, a cancelled call and an event loop that is closed leave the filter working."""
@@ -836,6 +909,34 @@ class TestLiveKit:
             make(half, sample_rate=1_000)
         with pytest.raises(ValueError, match=r"multiple of 0\.02 s"):
             make(half, step_s=0.03)
+        with pytest.raises(ValueError, match="high_band must be one of follow, drop, got 'up'"):
+            make(half, high_band="up")
+
+    def test_a_frame_with_an_impossible_rate(self, rtc, make, half, caplog) -> None:
+        """It comes back itself, and the frames after it are denoised as before."""
+        processor, audio = make(half, sample_rate=RATE), noise(2 * RATE)
+        late = round(processor.latency_s * RATE)
+        found = []
+        for number, frame in enumerate(frames(audio)):
+            if number in {50, 120}:
+                for rate in (0, -RATE, 10**9):
+                    bad = self.frame(rtc, frame, rate)
+                    assert processor._process(bad) is bad
+            found.append(np.asarray(processor._process(self.frame(rtc, frame)).data))
+            processor.wait()
+        assert_half(np.concatenate(found)[None], delayed(audio, late))
+        assert caplog.text.count("frames are returned unprocessed") == 1
+
+    def test_the_high_band(self, rtc, make, half) -> None:
+        stream, audio = half.stream(48_000, high_band="drop"), noise(48_000)
+        processor = make(half, high_band="drop")
+        found = []
+        for frame in frames(audio, 480):
+            found.append(np.asarray(processor._process(self.frame(rtc, frame, 48_000)).data))
+            processor.wait()
+        headroom = round(0.04 * 48_000)
+        expected = stream.process(audio)[:, : 48_000 - headroom]
+        np.testing.assert_array_equal(np.concatenate(found)[None, headroom:], expected)
 
     def test_without_the_package(self, monkeypatch) -> None:
         missing("livekit", "livekit.rtc", monkeypatch)
@@ -1083,6 +1184,12 @@ class TestCommand:
         assert code == 2
         assert "exists" in text
         assert out.read_bytes() == b"precious"
+
+    @pytest.mark.parametrize("options", [(), ("--sample-rate", RATE)])
+    def test_more_channels_than_a_stream_has(self, run, options) -> None:
+        """Whether the rate is given or the sound card's."""
+        code, text = run("--channels", 65, *options)
+        assert (code, text) == (2, "frcrn-accel: error: audio must have 1 to 64 channels, got 65\n")
 
     def test_an_option_that_the_model_refuses_is_one_line(self, card, run) -> None:
         card(lambda feed: pytest.fail("the microphone was on"))
