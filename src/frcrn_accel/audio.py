@@ -142,13 +142,13 @@ def unpack(audio: Any) -> tuple[NDArray[np.float32], Layout]:
             audio = audio.detach().cpu().resolve_neg().numpy()
         except (RuntimeError, TypeError) as error:
             raise AudioError(
-                f"audio must be a dense tensor with values, and this one ({audio.layout}, on {audio.device}) cannot be "
-                f"converted to an array: {str(error).partition(chr(10))[0]}"
+                f"audio must be a dense tensor with values, got one of {audio.layout} on {audio.device}, which cannot "
+                f"be converted to an array: {str(error).partition(chr(10))[0]}"
             ) from error
     if not isinstance(audio, np.ndarray):
         raise AudioError(
-            f"audio must be a numpy array or a torch tensor, got {type(audio).__name__}: convert it with numpy.asarray, "
-            "or numpy.frombuffer if it is raw samples"
+            f"audio must be a numpy array or a torch tensor, got {type(audio).__name__}: convert it with "
+            "numpy.asarray, or numpy.frombuffer if it is raw samples"
         )
     if isinstance(audio, np.ma.MaskedArray):
         raise AudioError("audio is a masked array: fill the masked samples first, for example with audio.filled(0)")

@@ -175,8 +175,8 @@ class Stream:
         Raises:
             AudioError: The type, dtype or number of channels is wrong, or the audio has NaN, infinity or values
                 beyond 1e12. The stream is unchanged.
-            EngineError: The engine failed, and there is no output for this chunk. Call `reset` for a new signal, or go
-                on: the chunk is computed with the next one, whose output is in its place in time again.
+            EngineError: The engine failed, and there is no output for this chunk. Call `reset` for a new signal, or
+                go on: the chunk is computed with the next one, whose output is in its place in time again.
             ValueError: The stream was flushed: call `reset` first. Or its `Denoiser` is closed.
             RuntimeError: Another thread is using this stream.
         """
