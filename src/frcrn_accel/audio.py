@@ -142,8 +142,8 @@ def unpack(audio: Any) -> tuple[NDArray[np.float32], Layout]:
             audio = audio.detach().cpu().resolve_neg().numpy()
         except (RuntimeError, TypeError) as error:
             raise AudioError(
-                f"audio must be a dense tensor with values, got one of {audio.layout} on {audio.device}, which cannot "
-                f"be converted to an array: {str(error).partition(chr(10))[0]}"
+                f"audio must be a dense tensor with values, got one of {audio.layout} on {audio.device}, which "
+                f"cannot be converted to an array: {str(error).partition(chr(10))[0]}"
             ) from error
     if not isinstance(audio, np.ndarray):
         raise AudioError(
