@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from frcrn_accel import backend_statuses
+from frcrn_accel import Denoiser, backend_statuses
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -63,6 +63,26 @@ def test_pictures_are_made_from_what_is_there(name):
 def test_the_logo_is_that_of_the_page():
     page = REPOSITORY / "src" / "frcrn_accel" / "serve" / "page" / "icon.svg"
     assert (REPOSITORY / "docs" / "icon.svg").read_bytes() == page.read_bytes()
+
+
+def test_the_latencies_are_those_of_streams():
+    """A row with two rates is about all from one to the other."""
+    pytest.importorskip("onnxruntime")
+    page = (REPOSITORY / "docs" / "streaming.md").read_text(encoding="utf-8")
+    [table] = re.findall(r"\| rate, Hz \| latency of `frcrn-small-stream`, ms \|\n\|---\|---\|\n((?:\|.*\n)+)", page)
+    rows = [[cell.split(" to ") for cell in row.strip("|").split("|")] for row in table.splitlines()]
+    assert len(rows) == 5
+    with (
+        Denoiser("frcrn-small-stream", backend="ort", threads=1) as denoiser,
+        Denoiser("frcrn-small", backend="ort", threads=1) as larger,
+    ):
+        for rates, latencies in rows:
+            first, last = (int(rates[end].replace(",", "")) for end in (0, -1))
+            least, most = (float(latencies[end]) for end in (0, -1))
+            for rate in np.linspace(first, last, 1 if first == last else 15, dtype=int):
+                latency_ms = 1000 * denoiser.stream(int(rate)).latency_s
+                assert least <= round(latency_ms, 1) <= most
+                assert 1000 * larger.stream(int(rate)).latency_s == pytest.approx(latency_ms + 200, abs=0.1)
 
 
 class TestSimulation:

@@ -97,6 +97,29 @@ class FunctionBackendByClass(FunctionBackend):
         super().__init__(precision=precision)
 
 
+class CalibratingBackend(FunctionBackendByClass):
+    """A backend that takes a folder of recordings."""
+
+    calibrates = True
+
+    def __init__(self, precision: str | None = None, calibration: str | Path | None = None) -> None:
+        super().__init__(precision)
+        self.calibration = calibration
+
+
+class Recordings:
+    """A dataset of PyTorch that denoises what it holds."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser = denoiser
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        return self.denoiser((number + 1) * signal((4_000,), "f4"), 16_000)
+
+
 class Slow(DelayingBackend):
     """A backend that makes the step with look-ahead 0 while its gate is open."""
 
@@ -199,9 +222,37 @@ class TestPickling:
         denoiser = Denoiser(model, backend=FunctionBackendByClass, batch_size=3)
         denoiser.attenuation_limit_db = 12.0
         monkeypatch.chdir(tmp_path)
-        copy = pickle.loads(pickle.dumps(denoiser))
-        assert copy.model == denoiser.model
-        assert (copy.options.batch_size, copy.attenuation_limit_db, copy.backend) == (3, 12.0, "function")
+        other = pickle.loads(pickle.dumps(denoiser))
+        assert other.model == denoiser.model
+        assert (other.options.batch_size, other.attenuation_limit_db, other.backend) == (3, 12.0, "function")
+
+    def test_a_folder_of_recordings_means_the_same_in_another_folder(self, monkeypatch, tmp_path: Path) -> None:
+        (tmp_path / "calls").mkdir()
+        monkeypatch.chdir(tmp_path)
+        denoiser = Denoiser(backend=CalibratingBackend, calibration="calls")
+        monkeypatch.chdir("/")
+        assert pickle.loads(pickle.dumps(denoiser)).options.calibration == tmp_path / "calls"
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_a_data_loader(self, workers: int) -> None:
+        """Of PyTorch, whose workers are new processes: each opens the model for itself."""
+        pytest.importorskip("onnxruntime")
+        data = pytest.importorskip("torch.utils.data")
+        with Denoiser(backend="ort", threads=1, attenuation_limit_db=6) as denoiser:
+            recordings = Recordings(denoiser)
+            expected = [recordings[number] for number in range(4)]
+            context = "spawn" if workers else None
+            loader = data.DataLoader(recordings, batch_size=2, num_workers=workers, multiprocessing_context=context)
+            found = np.concatenate([batch.numpy() for batch in loader])
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+    @pytest.mark.parametrize("copier", [copy.copy, copy.deepcopy])
+    def test_a_copy_is_open_when_the_original_is_closed(self, copier: Callable) -> None:
+        denoiser = Denoiser(backend=FunctionBackendByClass, high_band="drop")
+        other = copier(denoiser)
+        denoiser.close()
+        assert other(np.ones(9, np.float32), 16_000).shape == (9,)
+        assert other.high_band == "drop"
 
     def test_what_cannot_be_pickled(self) -> None:
         with pytest.raises(TypeError, match="an instance of a backend cannot be pickled: open one in each process"):

@@ -225,7 +225,11 @@ class Denoiser:
             model, backend, precision, calibration, threads, attenuation_limit_db, windowing, batch_size, high_band
         )
         self._model = find_model(model)
-        self._model_anywhere = _name_or_absolute(model, self._model.path)
+        self._options_anywhere = dataclasses.replace(
+            self.options,
+            model=_name_or_absolute(model, self._model.path),
+            calibration=None if calibration is None else Path(calibration).absolute(),
+        )
         self._backend = resolve_backend(backend, precision, calibration, self._model)
         _check_effect(self.options, self._backend)
         self.backend = self._backend.name
@@ -445,8 +449,7 @@ class Denoiser:
             given = "wrap_session" if self._is_wrapped else "an instance of a backend"
             raise TypeError(f"a Denoiser with {given} cannot be pickled: open one in each process")
         options = dataclasses.replace(
-            self.options,
-            model=self._model_anywhere,
+            self._options_anywhere,
             attenuation_limit_db=self.attenuation_limit_db,
             high_band=self.high_band,
         )
