@@ -260,6 +260,19 @@ class TestBackground:
         found = self.send(background, audio[:, 2 * RATE :])
         assert_half(found[:, RATE:], expected[:, 3 * RATE :])
 
+    def test_an_engine_that_is_always_too_slow_is_reported_once(self, background, backend, caplog) -> None:
+        background.open(RATE, 1)
+        second = noise(RATE)
+        for _ in range(2):
+            backend.gate.clear()
+            for _ in range(5):
+                self.send(background, second, wait=False)
+            backend.gate.set()
+            background.wait()
+            for _ in range(11):  # after 10 s without a drop, the next one is news
+                self.send(background, second)
+        assert caplog.text.count("dropping the backlog") == 2
+
     def test_another_rate_is_another_signal(self, half) -> None:
         gate = threading.Event()
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from frcrn_accel.adapters.fading import Fader, fade_in, ramp_samples
 from frcrn_accel.adapters.playout import DelayLine, Playout
-from frcrn_accel.adapters.recovery import Recovery
+from frcrn_accel.adapters.recovery import TRUSTED_AFTER_S, Recovery
 from frcrn_accel.arguments import real_number
 from frcrn_accel.audio import MAX_SAMPLE_RATE_HZ, whole_hz
 from frcrn_accel.errors import AudioError
@@ -89,6 +89,7 @@ class BackgroundStream:
         self._run: _Run | None = None
         self._pending: deque[tuple[Future[None], int]] = deque()  # with the number of samples
         self._late_s = 0.0
+        self._kept_up_samples: float = math.inf  # since the backlog was dropped last
         self._delay_s = headroom_s
         self._bridge = DelayLine(1, 0)  # the signal while its stream is being opened
         self._fader = Fader(1, 0)
@@ -144,6 +145,7 @@ class BackgroundStream:
             raise RuntimeError("this processor is closed: create a new one")
         if (sample_rate_hz, len(samples)) != self._format:
             self._change_format(sample_rate_hz, len(samples))
+        self._kept_up_samples += samples.shape[1]
         samples = self._ramped_up(samples)
         self._receive_stream()
         denoising = self._run is not None and self._keeps_up(self._run)
@@ -262,7 +264,10 @@ class BackgroundStream:
                 return False
             self._reset(run.dry)
         elif backlog > _MAX_BACKLOG_S * run.stream.sample_rate_hz:
-            _log.warning("denoising is more than %g s behind: dropping the backlog", _MAX_BACKLOG_S)
+            # An engine that is always too slow is reported once, not every second.
+            level = logging.DEBUG if self._kept_up_samples < TRUSTED_AFTER_S * self._format[0] else logging.WARNING
+            _log.log(level, "denoising is more than %g s behind: dropping the backlog", _MAX_BACKLOG_S)
+            self._kept_up_samples = 0
             self._reset(run.dry)
         return True
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 
-__all__ = ["Recovery", "is_interrupt"]
+__all__ = ["TRUSTED_AFTER_S", "Recovery", "is_interrupt"]
 
 _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 30.0
-_TRUSTED_AFTER_S = 10.0
+TRUSTED_AFTER_S = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Recovery:
             self._waiting_samples -= samples
         elif self._is_failing:
             self._denoised_samples += samples
-            if self._denoised_samples >= _TRUSTED_AFTER_S * self._rate_hz:
+            if self._denoised_samples >= TRUSTED_AFTER_S * self._rate_hz:
                 self._is_failing = False
                 self._wait_s = _FIRST_WAIT_S
                 _log.warning("the audio is denoised again")
