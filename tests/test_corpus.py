@@ -310,6 +310,19 @@ class TestJob:
         other = dataclasses.replace(denoiser, threads=2, batch_size=1)  # the outputs do not depend on these
         denoise(tree, tmp_path, other, shard=Shard(1, 2), files_per_tar=9, workers=2)
 
+    def test_the_high_band(self, tmp_path):
+        """Each output is what a `Denoiser` of that choice makes of the recording."""
+        (tmp_path / "in").mkdir()
+        hiss = (0.1 * np.random.default_rng(0).standard_normal(24_000)).astype(np.float32)
+        soundfile.write(tmp_path / "in" / "a.wav", hiss, 48_000, "FLOAT")
+        found = {}
+        for mode in ("follow", "drop"):
+            denoise(tmp_path / "in", tmp_path / mode, dataclasses.replace(PLAIN, high_band=mode), **ONE)
+            found[mode], _ = soundfile.read(tmp_path / mode / "a.wav", dtype="float32")
+            expected = Denoiser(backend=FunctionBackend(), high_band=mode)(hiss, 48_000)
+            np.testing.assert_array_equal(found[mode], expected)
+        assert found["drop"].std() < 0.7 * found["follow"].std()
+
     def test_another_high_band_is_an_error(self, tree, tmp_path):
         denoise(tree, tmp_path, dataclasses.replace(PLAIN, high_band="drop"), **ONE)
         with pytest.raises(CorpusError, match=r"other settings: high_band was 'drop', now 'follow'"):

@@ -63,6 +63,7 @@ TOKEN = "a-token-of-twenty-some-characters"
 COMMAND = [sys.executable, "-c", "from frcrn_accel.cli import main; main()", "serve"]
 ORT = DenoiserOptions(backend="ort")
 Serve = Callable[..., contextlib.AbstractContextManager[Running]]
+HIGH_BAND_QUERIES = ("?high_band=follow", "?high_band=drop")
 
 
 @pytest.fixture
@@ -110,6 +111,12 @@ def problem(response: httpx.Response, status: int) -> str:
     assert document.keys() == {"type", "title", "status", "detail"}
     assert document["status"] == status
     return document["detail"]
+
+
+def share_above_8_khz(audio: np.ndarray, rate_hz: int = 48_000) -> float:
+    """Return which share of the power is above 8 kHz."""
+    power = np.abs(np.fft.rfft(audio * np.hanning(len(audio)))) ** 2
+    return float(power[len(audio) * 8_200 // rate_hz :].sum() / power.sum())
 
 
 def post(run: Running, body: bytes | Iterator[bytes], query: str = "", **options) -> httpx.Response:
@@ -253,6 +260,12 @@ class TestFiles:
         speech, _ = read(post(server, wav(NOISE), "?attenuation_limit_db=20"))
         taken, _ = read(post(server, wav(NOISE), "?keep=noise&attenuation_limit_db=20"))
         np.testing.assert_allclose(speech.astype(int) + taken, NOISE, atol=1)
+
+    def test_the_high_band(self, server: Running) -> None:
+        """Noise that the engine lets pass at half its level: kept above 8 kHz, or left out."""
+        found = {query: read(post(server, wav(NOISE, 48_000), query))[0] for query in ("", *HIGH_BAND_QUERIES)}
+        np.testing.assert_array_equal(found[""], found["?high_band=follow"])
+        assert share_above_8_khz(found["?high_band=drop"]) < 0.01 < 0.3 < share_above_8_khz(found[""])
 
     @pytest.mark.parametrize(
         ("query", "detail"),
@@ -735,6 +748,17 @@ class TestStreams:
         assert not outputs[0][:latency].any()
         np.testing.assert_array_equal(outputs[1], outputs[0])
 
+    def test_the_high_band(self, server: Running) -> None:
+        found = {}
+        for mode in (None, "follow", "drop"):
+            with stream(server) as socket_:
+                chosen = {} if mode is None else {"high_band": mode}
+                said(socket_, {"type": "start", "sample_rate": 48_000} | chosen)
+                socket_.send(np.tile(NOISE, 3).astype("<i2").tobytes())
+                found[mode] = np.frombuffer(socket_.recv(timeout=60), "<i2")
+        np.testing.assert_array_equal(found[None], found["follow"])
+        assert share_above_8_khz(found["drop"]) < 0.01 < 0.3 < share_above_8_khz(found["follow"])
+
     def test_streams_share_calls_of_the_engine(self, server: Running, backend: GatedBackend) -> None:
         """Three that wait while a fourth is computed share a call."""
         with contextlib.ExitStack() as stack:
@@ -771,6 +795,8 @@ class TestStreams:
             ('{"type": "start", "sample_rate": 1e999}', "sample_rate must be a whole number"),
             ('{"type": "start", "sample_rate": 16000, "channels": 9}', "channels must be 1 to 8, got 9"),
             ('{"type": "start", "sample_rate": 16000, "gain": 1}', "no field 'gain'"),
+            ('{"type": "start", "sample_rate": 16000, "high_band": "up"}', "one of follow, drop, got 'up'"),
+            ('{"type": "start", "sample_rate": 16000, "high_band": true}', "high_band must be"),
             ('{"type": "start", "sample_rate": 16000, "lookahead_s": 0.01}', "a multiple of 0.04 s"),
             ('{"type": "start", "sample_rate": 16000, "attenuation_limit_db": -1}', "0 or more, got -1"),
             ('{"type": "start", "sample_rate": 16000, "attenuation_limit_db": NaN}', "must be a number"),
