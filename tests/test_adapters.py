@@ -37,6 +37,7 @@ from frcrn_accel.adapters.feed import (
 from frcrn_accel.adapters.playout import DelayLine, Playout
 from frcrn_accel.adapters.recovery import Recovery
 from frcrn_accel.adapters.switched import SwitchedStream
+from frcrn_accel.denoiser import DenoiserOptions
 from frcrn_accel.models import LIVE_MODEL
 from frcrn_accel.pcm import from_pcm, to_pcm
 from frcrn_accel.streaming import Stream
@@ -1025,6 +1026,42 @@ class TestLive:
         assert status.mean_real_time_factor == pytest.approx(0.101 / (RATE + 77) * RATE)
         assert status.real_time_factor == pytest.approx(0.1, rel=0.02)
 
+    @pytest.mark.parametrize("error", [RuntimeError("no memory\nat all"), SystemExit(3)])
+    def test_an_engine_that_fails_ends_no_recording(self, half, backend, caplog, error) -> None:
+        """The sound comes through in its place, and is denoised again a second later; nothing is lost."""
+        stream, status = half.stream(RATE), LiveStatus(RATE)
+        audio = (noise(4 * RATE) / np.float32(32_768)).astype(np.float32)
+        kept: list[np.ndarray] = []
+
+        def recorded() -> Iterator[np.ndarray]:
+            for number, frame in enumerate(frames(audio)):
+                backend.error = error if 100 <= number < 110 else None
+                yield frame
+
+        denoise_live(recorded(), stream, [aligned(kept.append, stream.latency_samples)], status)
+        found, late = np.concatenate(kept, axis=1), stream.latency_samples
+        assert found.shape == audio.shape
+        assert status.unprocessed_s == pytest.approx(1.0, abs=0.1)
+        end = RATE - late
+        np.testing.assert_allclose(found[:, :end], audio[:, :end] / 2, atol=1e-6)
+        np.testing.assert_array_equal(
+            found[:, end + 2 * RAMP : 2 * RATE - late], audio[:, end + 2 * RAMP : 2 * RATE - late]
+        )
+        np.testing.assert_allclose(found[:, 3 * RATE :], audio[:, 3 * RATE :] / 2, atol=1e-6)
+        assert caplog.text.count("the audio is returned unprocessed until a retry succeeds") == 1
+
+    def test_samples_that_are_not_finite_are_silence(self, half) -> None:
+        stream = half.stream(RATE, gain_db=0)
+        audio = (noise(RATE) / np.float32(32_768)).astype(np.float32)
+        broken, silent = audio.copy(), audio.copy()
+        broken[:, 5_000:5_003], silent[:, 5_000:5_003] = [np.nan, np.inf, -np.inf], 0
+        kept: list[np.ndarray] = []
+        denoise_live(frames(broken), stream, [kept.append], LiveStatus(RATE))
+        expected = half.stream(RATE, gain_db=0)
+        np.testing.assert_array_equal(
+            np.concatenate(kept, axis=1), np.concatenate([expected.process(silent), expected.flush()], axis=1)
+        )
+
     def test_the_meter(self) -> None:
         meter = LevelMeter(RATE)
         assert meter.level_db == FLOOR_DB
@@ -1188,6 +1225,20 @@ class TestCommand:
         assert text.splitlines()[-1].endswith(
             ", 1.00 s lost (computing too slow), 3 sound card overruns, 5.96 s silent (computed too late)"
         )
+
+    def test_an_engine_that_fails_leaves_a_whole_file(self, card, run, monkeypatch, tmp_path) -> None:
+        """One line says why, when it happens, and another how much, at the end."""
+        failing = DelayingBackend()
+        failing.error = RuntimeError("no memory\nat all")
+        module = importlib.import_module("frcrn_accel.cli.live")
+        monkeypatch.setattr(module, "DenoiserOptions", lambda model, **options: DenoiserOptions(backend=failing))
+        card(lambda feed: signal.raise_signal(signal.SIGINT))
+        code, text = run("-o", tmp_path / "out.wav")
+        assert code == 2
+        *_, summary, last = text.splitlines()
+        assert summary.endswith(", 1.48 s unprocessed (the engine failed)")  # less what did not fill a step
+        assert last == "frcrn-accel: error: the engine failed: 1.5 of 1.5 s are unprocessed"
+        assert soundfile.info(tmp_path / "out.wav").frames == 24_000
 
     def test_a_file_that_is_there(self, card, run, tmp_path) -> None:
         out = tmp_path / "out.wav"

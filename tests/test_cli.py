@@ -249,6 +249,18 @@ class TestOddNames:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stderr == f"not used: {self.SHOWN}\n"
 
+    def test_in_an_error_that_is_logged(self):
+        """It is one line, without the traceback."""
+        code = (
+            "import logging, sys; from frcrn_accel.cli import main; sys.argv = ['frcrn-accel', '--version']\n"
+            "try: main()\n"
+            "finally:\n"
+            f"    error = RuntimeError({self.NAME!r})\n"
+            "    logging.getLogger('frcrn_accel.adapters').error('%d failed', 3, exc_info=error)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stderr == f"3 failed: {self.SHOWN}\n"
+
     @pytest.mark.parametrize("command", ["denoise", "evaluate", "corpus"])
     def test_of_recordings(self, run, tmp_path, command):
         folder = tmp_path / self.NAME

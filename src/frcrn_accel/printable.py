@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from copy import copy
 
 __all__ = ["SafeFormatter", "escape_warnings", "printable"]
 
@@ -27,6 +28,18 @@ class SafeFormatter(logging.Formatter):
 
 
 def escape_warnings() -> None:
-    """Escape what is not printable in warnings that are logged and that no handler takes, in this process."""
+    """Show warnings that are logged and that no handler takes on one line each, escaped, in this process."""
     if logging.lastResort is not None:
-        logging.lastResort.setFormatter(SafeFormatter())
+        logging.lastResort.setFormatter(_LineFormatter())
+
+
+class _LineFormatter(SafeFormatter):
+    """A formatter for commands: of an error only its message is shown, not the traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record, see `logging.Formatter`."""
+        if record.exc_info:
+            error, record = record.exc_info[1], copy(record)
+            record.msg, record.args = f"{record.getMessage()}: {error}", None
+            record.exc_info = record.exc_text = None
+        return super().format(record)

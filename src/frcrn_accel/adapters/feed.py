@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
+from frcrn_accel.adapters.switched import SwitchedStream
 from frcrn_accel.streaming import Stream
 
 __all__ = [
@@ -114,6 +115,7 @@ class LiveStatus:
         output_level: Level of the output.
         audio_s: Duration of the audio denoised so far.
         processing_s: Time that denoising took so far.
+        unprocessed_s: Duration of the audio that came out as it came in, because the engine failed.
         real_time_factor: Processing time over audio time in about the last second; 0 before the first chunk.
     """
 
@@ -123,6 +125,7 @@ class LiveStatus:
         self.output_level = LevelMeter(sample_rate_hz)
         self.audio_s = 0.0
         self.processing_s = 0.0
+        self.unprocessed_s = 0.0
         self.real_time_factor = 0.0
 
     @property
@@ -151,7 +154,10 @@ def denoise_live(
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
-    """Denoise chunks until they end, then flush the stream.
+    """Denoise chunks until they end, and return the rest of the output, too.
+
+    If the engine fails, whatever it raises, the signal comes out as it came in, with the same delay, and the stream
+    is tried again, see `SwitchedStream`: a recording is not lost. Samples that are not finite count as silence.
 
     >>> status = LiveStatus(stream.sample_rate_hz)
     >>> denoise_live(chunks, stream, [aligned(write, stream.latency_samples)], status)
@@ -164,16 +170,19 @@ def denoise_live(
         clock: Returns the time, s.
 
     Raises:
-        AudioError: A chunk is not finite, or its number of channels is not that of the stream.
-        EngineError: The engine failed.
+        AudioError: The number of channels of a chunk is not that of the stream.
     """
+    switched = SwitchedStream(stream, dtype=np.float32)
     for chunk in chunks:
+        finite = np.where(np.isfinite(chunk), chunk, np.float32(0))
         began = clock()
-        denoised = stream.process(chunk)
-        status.update(chunk, denoised, clock() - began)
+        denoised = switched.process(finite)
+        status.update(finite, denoised, clock() - began)
+        if not switched.is_denoising:
+            status.unprocessed_s += chunk.shape[1] / status.sample_rate_hz
         for sink in sinks:
             sink(denoised)
-    rest = stream.flush()
+    rest = switched.process(np.zeros((stream.channels, stream.latency_samples), np.float32))
     for sink in sinks:
         sink(rest)
 

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 from frcrn_accel.adapters.fading import Fader, mirrored_fade, restored, with_channels
 from frcrn_accel.audio import load_soxr
 
-__all__ = ["DelayLine", "Playout"]
+__all__ = ["DelayLine", "Playout", "Samples"]
 
 Samples = NDArray[Any]  # (channels, samples); of any dtype, since samples are mostly moved here
 

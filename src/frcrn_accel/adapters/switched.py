@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike
 
 from frcrn_accel.adapters.fading import Fader, ramp_samples
-from frcrn_accel.adapters.playout import DelayLine, Playout
+from frcrn_accel.adapters.playout import DelayLine, Playout, Samples
 from frcrn_accel.adapters.recovery import Recovery, is_interrupt
 from frcrn_accel.errors import AudioError
 from frcrn_accel.streaming import Stream
@@ -25,13 +25,14 @@ class SwitchedStream:
     Args:
         stream: A new stream. Nothing else may use it.
         dry: Delay line with the unprocessed signal so far, of as many channels; None to start with silence.
+        dtype: Dtype of the signal.
 
     Attributes:
         stream: The stream.
         enabled: Whether to denoise. Any thread may change it; it takes effect with the next chunk.
     """
 
-    def __init__(self, stream: Stream, dry: DelayLine | None = None) -> None:
+    def __init__(self, stream: Stream, dry: DelayLine | None = None, dtype: DTypeLike = np.int16) -> None:
         ramp = ramp_samples(stream.sample_rate_hz)
         self.stream = stream
         self.enabled = True
@@ -39,18 +40,19 @@ class SwitchedStream:
         self._is_on = True
         self._fader = Fader(stream.channels, ramp)
         self._recovery = Recovery(stream.sample_rate_hz)
-        self._dry = DelayLine(stream.channels, 0, ramp=ramp) if dry is None else dry
+        self._dtype = dtype
+        self._dry = DelayLine(stream.channels, 0, dtype, ramp=ramp) if dry is None else dry
         self._dry.lengthen(stream.latency_samples)
         late = 0 if dry is None else stream.latency_samples
-        self._denoised = Playout(stream.channels, hold=late, drop=late, fader=self._fader)
+        self._denoised = Playout(stream.channels, late, late, dtype, fader=self._fader)
 
     @property
     def is_denoising(self) -> bool:
         """Whether it is on and the engine works."""
         return self._is_on
 
-    def process(self, chunk: NDArray[np.int16]) -> NDArray[np.int16]:
-        """Take in the next samples, `int16 (channels, samples)`, and return as many.
+    def process(self, chunk: Samples) -> Samples:
+        """Take in the next samples, `(channels, samples)`, and return as many.
 
         Raises:
             AudioError: The number of channels is not that of the stream. The stream is unchanged.
@@ -69,7 +71,7 @@ class SwitchedStream:
     def restart(self) -> None:
         """Start a new signal with silence; nothing of the previous one is returned."""
         ramp = ramp_samples(self.stream.sample_rate_hz)
-        self._dry = DelayLine(self.stream.channels, self.stream.latency_samples, ramp=ramp)
+        self._dry = DelayLine(self.stream.channels, self.stream.latency_samples, self._dtype, ramp=ramp)
         self._fader = Fader(self.stream.channels, ramp)
         self._is_on = self._is_on and self._reset()
 
@@ -81,10 +83,10 @@ class SwitchedStream:
             self._note(error)
             return False
         delay = self.stream.latency_samples
-        self._denoised = Playout(self.stream.channels, hold=delay, drop=delay, fader=self._fader)
+        self._denoised = Playout(self.stream.channels, delay, delay, self._dtype, fader=self._fader)
         return True
 
-    def _compute(self, chunk: NDArray[np.int16]) -> bool:
+    def _compute(self, chunk: Samples) -> bool:
         """Denoise samples; return whether that worked."""
         try:
             self._denoised.put(self.stream.process(chunk))

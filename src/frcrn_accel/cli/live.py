@@ -26,7 +26,7 @@ from frcrn_accel.cli.options import AttenuationLimit, BackendName, HighBandOptio
 from frcrn_accel.cli.progress import preparation, print_line
 from frcrn_accel.cli.usage import usage_errors
 from frcrn_accel.denoiser import DenoiserOptions, StreamOptions
-from frcrn_accel.errors import SoundCardError
+from frcrn_accel.errors import EngineError, SoundCardError
 from frcrn_accel.files import AudioFile, AudioWriter, create_audio
 from frcrn_accel.models import LIVE_MODEL
 from frcrn_accel.posix_signals import handled, stopping
@@ -129,6 +129,8 @@ def live(
     print_line(console, _summary(status, feed, playout, output))
     if card_stopped:
         raise SoundCardError(f"the sound card stopped unexpectedly after {status.audio_s:.1f} s: {source.name}")
+    if status.unprocessed_s:
+        raise EngineError(f"the engine failed: {status.unprocessed_s:.1f} of {status.audio_s:.1f} s are unprocessed")
 
 
 @contextmanager
@@ -195,6 +197,8 @@ def _losses(status: LiveStatus, feed: Feed, playout: Playout | None) -> str:
         text += f", {feed.overflows} sound card overruns"
     if playout is not None and playout.late_samples:
         text += f", {playout.late_samples / status.sample_rate_hz:.2f} s silent (computed too late)"
+    if status.unprocessed_s:
+        text += f", {status.unprocessed_s:.2f} s unprocessed (the engine failed)"
     return text
 
 
