@@ -507,6 +507,20 @@ class TestOptions:
                 with pytest.raises(ValueError, match="attenuation_limit_db must be 0 or more, got -5"):
                     call()
 
+    def test_files(self, delay: Denoiser) -> None:
+        for value in (None, 5, b"a.wav", ["a.wav"]):
+            for name, paths in (("source", (value, "b.wav")), ("target", ("a.wav", value))):
+                with pytest.raises(TypeError, match=rf"^{name} must be a path, got "):
+                    delay.denoise_file(*paths)
+        with pytest.raises(TypeError, match=r"^noise_target must be a path, got 5"):
+            delay.denoise_file("a.wav", "b.wav", noise_target=5)
+        for limit_s in ("x", None, [1]):
+            with pytest.raises(ValueError, match=r"^max_duration_s must be a number, got "):
+                delay.denoise_file("a.wav", "b.wav", max_duration_s=limit_s)
+        for limit_s in (np.nan, -1):
+            with pytest.raises(ValueError, match=r"^max_duration_s must be 0 or more, got "):
+                delay.denoise_file("a.wav", "b.wav", max_duration_s=limit_s)
+
     def test_wrong_types(self, delay: Denoiser) -> None:
         with pytest.raises(TypeError, match="windowing must be a Windowing, got int"):
             Denoiser(backend=DelayingBackend(), windowing=5)

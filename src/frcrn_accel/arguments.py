@@ -1,11 +1,13 @@
-"""Check numbers that a caller passes, so that the error names the argument and not a line of this library."""
+"""Check numbers and paths that a caller passes, so that the error names the argument, not a line of this library."""
 
 from __future__ import annotations
 
 import math
+import os
 from numbers import Integral, Real
+from pathlib import Path
 
-__all__ = ["real_number", "shown", "whole_number"]
+__all__ = ["file_path", "real_number", "shown", "whole_number"]
 
 _SHOWN_CHARACTERS = 40
 
@@ -36,6 +38,17 @@ def whole_number(name: str, value: object) -> int:
     if not isinstance(value, Integral):
         raise ValueError(f"{name} must be a whole number, got {shown(value)}")
     return int(value)
+
+
+def file_path(name: str, value: object) -> Path:
+    """Return an argument as a path.
+
+    Raises:
+        TypeError: It is no path, or one of bytes.
+    """
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise TypeError(f"{name} must be a path, got {shown(value)}")
+    return Path(value)
 
 
 def shown(value: object) -> str:

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from typing_extensions import Self
 
-from frcrn_accel.arguments import real_number, shown, whole_number
+from frcrn_accel.arguments import file_path, real_number, shown, whole_number
 from frcrn_accel.audio import check_attenuation_limit, check_format, dry_share_of, unpack, whole_hz
 from frcrn_accel.backends import Backend, Session, StepSession, resolve_backend
 from frcrn_accel.cpu import available_cpus
@@ -357,20 +357,26 @@ class Denoiser:
             AudioError: `source` cannot be read or denoised, or `target` cannot be written.
             OutputExistsError: `target` or `noise_target` exists and `overwrite` is false.
             EngineError: The engine failed.
-            ValueError: The attenuation limit is out of range, `high_band` or `keep` is unknown, `noise_target` is
-                given with `keep="noise"` or is the same file as `target`, or the denoiser is closed.
+            ValueError: The attenuation limit or `max_duration_s` is out of range, `high_band` or `keep` is unknown,
+                `noise_target` is given with `keep="noise"` or is `target` itself, or the denoiser is closed.
+            TypeError: A path is none.
         """
+        source, target = file_path("source", source), file_path("target", target)
+        noise_target = None if noise_target is None else file_path("noise_target", noise_target)
         check_keep(keep, target, noise_target)
+        max_duration_s = real_number("max_duration_s", max_duration_s)
+        if not max_duration_s >= 0:
+            raise ValueError(f"max_duration_s must be 0 or more, got {max_duration_s}")
         job = FileJob(
             engine=self._loaded_engine(),
             treatment=self._treatment(attenuation_limit_db, high_band),
-            source=Path(source),
-            target=Path(target),
+            source=source,
+            target=target,
             overwrite=overwrite,
             progress=progress,
             max_duration_s=max_duration_s,
             keep=keep,
-            noise_target=None if noise_target is None else Path(noise_target),
+            noise_target=noise_target,
             track=track,
         )
         with self._in_use:
