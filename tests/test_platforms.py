@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from delaying import DelayingBackend
 from frcrn_accel import AudioError, Denoiser, cli
+from frcrn_accel.adapters.background import BackgroundStream
 from frcrn_accel.atomic import replacing
 from frcrn_accel.backends import gpu
 from frcrn_accel.bench.report import describe_machine
@@ -307,6 +309,27 @@ class TestWithoutSoxr:
         assert "soxr is missing" in error
         assert "Traceback" not in error
         assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
+
+
+def test_calls_that_change_their_rate_need_no_soxr(monkeypatch):
+    """What is still inside comes out at the new rate, and then the signal, denoised."""
+    monkeypatch.setitem(sys.modules, "soxr", None)
+    with Denoiser(backend=DelayingBackend(0.5)) as denoiser:
+        background = BackgroundStream(lambda rate, channels: denoiser.stream(rate, channels=channels))
+        background.open(16_000, 1)
+        found = {}
+        for rate, channels in ((16_000, 1), (48_000, 2)):
+            tone = np.rint(9_000 * np.sin(2 * np.pi * 200 * np.arange(2 * rate) / rate)).astype(np.int16)
+            chunks = np.split(np.tile(tone, (channels, 1)), 200, axis=1)
+            parts = []
+            for chunk in chunks:
+                parts.append(background.process(chunk, rate))
+                background.wait()
+            found[rate] = np.concatenate(parts, axis=1)
+        background.close()
+    peaks = [np.abs(part).max() for part in np.split(found[48_000], 20, axis=1)]  # of 0.1 s
+    assert min(peaks) > 4_000
+    assert peaks[-1] == pytest.approx(4_500, abs=50)
 
 
 def test_streams_need_no_soxr(monkeypatch):

@@ -25,6 +25,7 @@ __all__ = ["HEADROOM_S", "BackgroundStream"]
 HEADROOM_S = 0.04  # two steps of the model: one is computed while the next fills
 _MAX_BACKLOG_S = 1.0
 _SHORT_CHUNK_S = 0.01  # the headroom is meant for these
+_MIN_RATE_HZ = 1_000  # of audio that comes out unprocessed; streams begin at 8 kHz
 
 _log = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ class BackgroundStream:
             sample_rate_hz: Rate of the samples.
 
         Raises:
-            AudioError: The rate is not a whole number of 1 to 192,000 Hz. Nothing is changed.
+            AudioError: The rate is not a whole number of 1,000 to 192,000 Hz. Nothing is changed.
             RuntimeError: It is closed.
         """
         if self._is_closed:
@@ -215,8 +216,8 @@ class BackgroundStream:
 
     def _change_format(self, sample_rate_hz: int, channels: int) -> None:
         """Continue at another rate or with other channels, unprocessed; what was delayed comes out first."""
-        if not 1 <= whole_hz(sample_rate_hz) <= MAX_SAMPLE_RATE_HZ:
-            raise AudioError(f"sample rate must be 1 to {MAX_SAMPLE_RATE_HZ} Hz, got {sample_rate_hz}")
+        if not _MIN_RATE_HZ <= whole_hz(sample_rate_hz) <= MAX_SAMPLE_RATE_HZ:
+            raise AudioError(f"sample rate must be {_MIN_RATE_HZ} to {MAX_SAMPLE_RATE_HZ} Hz, got {sample_rate_hz}")
         before, (rate_hz, _) = self._bridge if self._run is None else self._run.dry, self._format
         fader = self._fader
         self._end_run()

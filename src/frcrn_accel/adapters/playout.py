@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from frcrn_accel.adapters.fading import Fader, mirrored_fade, restored, with_channels
-from frcrn_accel.audio import load_soxr
+from frcrn_accel.streaming.resampling import StreamResampler, reach_samples
 
 __all__ = ["DelayLine", "Playout", "Samples"]
 
@@ -64,7 +64,9 @@ class DelayLine:
         if joined.shape[1] > 1:
             margin = min(joined.shape[1] - 1, from_hz // 100)
             joined = np.pad(joined, ((0, 0), (margin, margin)), mode="reflect", reflect_type="odd")
-            resampled = load_soxr().resample(joined.T, from_hz, to_hz).T[:, round(margin * to_hz / from_hz) :]
+            resampler = StreamResampler(from_hz, to_hz, len(joined))
+            resampler.write(np.pad(joined, ((0, 0), (0, reach_samples(from_hz, to_hz)))))
+            resampled = resampler.read(resampler.ready)[:, round(margin * to_hz / from_hz) :]
             resampled = with_channels(resampled[:, : returned + inside], channels)
             whole = restored(resampled, self._inside.dtype)
             line._returned, line._inside = whole[:, :returned], whole[:, returned:]
