@@ -734,6 +734,35 @@ class TestPipecat:
         assert_half(found, delayed(audio, half.stream(RATE).latency_samples))
         assert caplog.text.count("got NoneType, not bytes") == 1
 
+    def test_cancelled_calls_with_parts_of_samples(self, make, half, backend) -> None:
+        """What a cancelled call would have returned is lost; what follows is in its place, to the byte."""
+        audio = noise(2 * RATE)
+        pcm, cancelled = to_pcm(audio), slice(RATE, RATE + 641)
+
+        async def run() -> tuple[bytes, bytes]:
+            filter_ = make(half)
+            await filter_.start(RATE)
+            before = await filter_.filter(pcm[: cancelled.start])
+            backend.gate.clear()
+            backend.entered.clear()
+            blocked = asyncio.create_task(filter_.filter(pcm[cancelled.start : cancelled.start + 640]))
+            assert await asyncio.to_thread(backend.entered.wait, 60)
+            waiting = asyncio.create_task(filter_.filter(pcm[cancelled.start + 640 : cancelled.stop]))
+            await asyncio.sleep(0)
+            for task in (blocked, waiting):
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            backend.gate.set()
+            after = await filter_.filter(pcm[cancelled.stop :])
+            await filter_.stop()
+            return before, after
+
+        before, after = asyncio.run(run())
+        expected = delayed(audio, half.stream(RATE).latency_samples)
+        assert_half(from_pcm(before, 1), expected[:, : RATE // 2])
+        assert_half(from_pcm(after, 1), expected[:, RATE // 2 + 320 :])
+
     def test_chunks_that_split_samples_lose_nothing(self, make, half) -> None:
         audio = noise(RATE, 2)
         pcm = to_pcm(audio)

@@ -195,7 +195,8 @@ class FrcrnFilter(BaseAudioFilter):
         pcm = bytes(audio)
         paused = now_s - self._quiet_since_s > self._pause_s
         try:
-            return await asyncio.wrap_future(signal.submit(pcm, paused=paused))
+            # A call that is cancelled is computed all the same: it may end within a sample, whose rest comes next.
+            return await asyncio.shield(asyncio.wrap_future(signal.submit(pcm, paused=paused)))
         finally:
             duration_s = len(pcm) / (2 * self._channels * signal.sample_rate_hz)
             self._quiet_since_s = asyncio.get_running_loop().time() + duration_s
