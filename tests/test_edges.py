@@ -329,7 +329,8 @@ class TestForms:
     @pytest.mark.parametrize("kind", ["meta", "sparse", "nested"])
     def test_tensors_without_an_array_are_an_error(self, delay: Denoiser, kind: str) -> None:
         torch = pytest.importorskip("torch")
-        with warnings.catch_warnings(action="ignore"):  # of a prototype
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # nested tensors are a prototype
             tensor = {
                 "meta": lambda: torch.zeros(9, device="meta"),
                 "sparse": lambda: torch.zeros(9).to_sparse(),
