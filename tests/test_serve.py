@@ -16,6 +16,7 @@ import subprocess
 import sys
 import urllib.parse
 import weakref
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -261,6 +262,37 @@ class TestFiles:
         taken, _ = read(post(server, wav(NOISE), "?keep=noise&attenuation_limit_db=20"))
         np.testing.assert_allclose(speech.astype(int) + taken, NOISE, atol=1)
 
+    @pytest.mark.parametrize(("query", "suffix"), [("", ".wav"), ("&format=flac", ".flac")])
+    def test_speech_and_noise_in_one_answer(self, server: Running, query: str, suffix: str) -> None:
+        """They add up to the input, and are what two requests return."""
+        response = post(server, wav(NOISE), f"?keep=both&attenuation_limit_db=20{query}")
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "application/zip"
+        assert response.headers["content-disposition"] == 'attachment; filename="denoised.zip"'
+        with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
+            assert archive.namelist() == [f"denoised{suffix}", f"noise{suffix}"]
+            parts = {
+                name: soundfile.read(io.BytesIO(archive.read(name)), dtype="int16")[0] for name in archive.namelist()
+            }
+        found = {Path(name).stem: part for name, part in parts.items()}
+        for keep, name in (("speech", "denoised"), ("noise", "noise")):
+            alone, _ = read(post(server, wav(NOISE), f"?keep={keep}&attenuation_limit_db=20{query}"))
+            np.testing.assert_array_equal(found[name], alone)
+        np.testing.assert_array_equal(found["denoised"].astype(int) + found["noise"], NOISE)
+        until(server.leftovers, lambda left: not left)
+
+    def test_both_of_a_film(self, server: Running, tmp_path: Path) -> None:
+        film = tmp_path / "film.mkv"
+        tone = ("-f", "lavfi", "-i", "sine=d=0.5", "-f", "lavfi", "-i", "testsrc=d=0.5:s=64x64")
+        subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), *tone, "-loglevel", "error", film], check=True)
+        detail = problem(post(server, film.read_bytes(), "?keep=both"), 422)
+        assert detail == "the result is a film: write its noise to another film, with keep='noise'"
+        response = post(server, film.read_bytes(), "?keep=both", headers={"Accept": "audio/*"})
+        with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
+            names = archive.namelist()
+        assert [Path(name).stem for name in names] == ["denoised", "noise"]
+        until(server.leftovers, lambda left: not left)
+
     def test_the_high_band(self, server: Running) -> None:
         """Noise that the engine lets pass at half its level: kept above 8 kHz, or left out."""
         found = {query: read(post(server, wav(NOISE, 48_000), query))[0] for query in ("", *HIGH_BAND_QUERIES)}
@@ -283,7 +315,7 @@ class TestFiles:
             ("?attenuation_limit_db=", "a number, 0 or more, got ''"),
             ("?limit=3", "unknown option 'limit': the options are format, high_band, keep and attenuation_limit_db"),
             ("?high_band=up", "high_band must be one of follow, drop, got 'up'"),
-            ("?keep=both", "keep must be one of speech, noise, got 'both'"),
+            ("?keep=all", "keep must be one of speech, noise, both, got 'all'"),
             ("?format=wav&format=wav", "twice"),
         ],
     )

@@ -20,7 +20,7 @@ class Intake:
     Attributes:
         max_channels: Maximum number of channels; None for no limit.
         max_decoded_bytes: Maximum size of the audio, as 32-bit samples of all channels; None for no limit.
-        choose_suffix: Give the target the suffix of the source's format, or of one close to it that can be written.
+        choose_suffix: Give the targets the suffix of the source's format, or of one close to it that can be written.
         takes_films: Whether a film becomes a film if the suffix of the target is that of one. Otherwise only its
             sound is written.
     """
@@ -45,12 +45,14 @@ def admit(job: FileJob, intake: Intake) -> FileJob:
 
     file = open_audio(job.source, job.track)
     film = is_film(job.source)
-    target = job.target
+    target, noise_target = job.target, job.noise_target
     if intake.choose_suffix:
         suffix = film_suffix(job.source) if film and intake.takes_films else writable_suffix(file)
         target = target.with_name(target.name + suffix)
+        noise_target = noise_target and noise_target.with_name(noise_target.name + suffix)
     if film and not intake.takes_films and target.suffix == ".webm":
         target = target.with_suffix(".weba")  # which is never a film
+        noise_target = noise_target and noise_target.with_suffix(".weba")
     files = [file]
     if film and job.track is None and target.suffix in FILM_SUFFIXES:  # all tracks are denoised, side by side
         files = [open_audio(job.source, track) for track in range(file.tracks)]
@@ -61,4 +63,4 @@ def admit(job: FileJob, intake: Intake) -> FileJob:
         second_bytes = sum(one.sample_rate_hz * one.channels * _SAMPLE_BYTES for one in files)
         longest_s = intake.max_decoded_bytes / second_bytes
         job = dataclasses.replace(job, max_duration_s=min(job.max_duration_s, longest_s))
-    return dataclasses.replace(job, target=target)
+    return dataclasses.replace(job, target=target, noise_target=noise_target)

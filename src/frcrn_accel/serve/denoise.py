@@ -16,11 +16,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from frcrn_accel.atomic import temporary_folder
-from frcrn_accel.denoiser import KEEPS, FileReport
+from frcrn_accel.denoiser import FileReport
 from frcrn_accel.high_band import HIGH_BANDS
 from frcrn_accel.numerals import to_number
 from frcrn_accel.serve.clients import Shares, client_of
-from frcrn_accel.serve.job import FORMATS, Job, JobOptions, Workshop, storage_problems
+from frcrn_accel.serve.job import FORMATS, KEEP_CHOICES, Job, JobOptions, Workshop, storage_problems
 from frcrn_accel.serve.metrics import Metrics, note
 from frcrn_accel.serve.problems import Problem
 from frcrn_accel.serve.result_headers import result_headers
@@ -29,7 +29,7 @@ from frcrn_accel.serve.upload import receive_file, send_file
 
 __all__ = ["Files"]
 
-_CHOICES = {"format": FORMATS, "high_band": HIGH_BANDS, "keep": KEEPS}  # options with a few values
+_CHOICES = {"format": FORMATS, "high_band": HIGH_BANDS, "keep": KEEP_CHOICES}  # options with a few values
 _UNREAD_S = 2.0  # longest time to read the body of a request that is refused
 _STOP_S = 1.0  # for work that was stopped; an engine that hangs is not waited for
 FOLDER_NAME = "frcrn-accel-serve"

@@ -6,16 +6,19 @@ import dataclasses
 import errno
 import logging
 import math
+import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
-from frcrn_accel.denoiser import Denoiser, FileReport, Keep
+from frcrn_accel.denoiser import KEEPS, Denoiser, FileReport
 from frcrn_accel.errors import AudioError, AudioTooLongError, EngineError, one_line
 from frcrn_accel.file_denoising import FileJob
 from frcrn_accel.files import audio_suffixes
@@ -26,7 +29,17 @@ from frcrn_accel.serve.limits import Limits
 from frcrn_accel.serve.problems import Problem
 from frcrn_accel.serve.watch import EngineWatch, WatchedSession
 
-__all__ = ["FILM_MEDIA_TYPES", "FORMATS", "MEDIA_TYPES", "Job", "JobOptions", "Workshop", "storage_problems"]
+__all__ = [
+    "ARCHIVE_MEDIA_TYPE",
+    "FILM_MEDIA_TYPES",
+    "FORMATS",
+    "KEEP_CHOICES",
+    "MEDIA_TYPES",
+    "Job",
+    "JobOptions",
+    "Workshop",
+    "storage_problems",
+]
 
 MEDIA_TYPES = {
     "aiff": "audio/aiff",
@@ -56,9 +69,12 @@ FILM_MEDIA_TYPES = {
     "wmv": "video/x-ms-wmv",
 }
 """Media types of films, likewise."""
+KEEP_CHOICES = (*KEEPS, "both")
+ARCHIVE_MEDIA_TYPE = "application/zip"
+"""Media type of a result that is two files."""
 
-_RESULT = "denoised"
-_RESULT_NAME = re.compile(rf"{_RESULT}(\.[a-z0-9]{{1,8}})?", re.ASCII)
+_RESULT, _NOISE = "denoised", "noise"
+_SUFFIX = re.compile(r"(\.[a-z0-9]{1,8})?", re.ASCII)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space or inodes, a quota, the limit of a file's size
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
@@ -73,14 +89,14 @@ class JobOptions:
         format: One of `FORMATS`; None for that of the input.
         attenuation_limit_db: None for the denoiser's own.
         high_band: None for the denoiser's own.
-        keep: See `Denoiser.denoise_file`.
+        keep: See `Denoiser.denoise_file`; `"both"` for an archive of both files.
         takes_films: Whether the result for a film may be a film. With a format, it is the sound.
     """
 
     format: str | None = None
     attenuation_limit_db: float | None = None
     high_band: HighBandMode | None = None
-    keep: Keep = "speech"
+    keep: Literal["speech", "noise", "both"] = "speech"
     takes_films: bool = True
 
 
@@ -170,6 +186,8 @@ class Job:
     @property
     def media_type(self) -> str:
         """Media type of the result."""
+        if self._options.keep == "both":
+            return ARCHIVE_MEDIA_TYPE
         types = FILM_MEDIA_TYPES if self.result().is_film else MEDIA_TYPES
         return types.get(self.suffix, "application/octet-stream")
 
@@ -186,16 +204,17 @@ class Job:
 
     def _denoise(self) -> FileReport:
         options, limits = self._options, self._workshop.limits
-        target = self._source.with_name(_RESULT)
+        suffix = f".{options.format}" if options.format else ""
         with collected_notices():  # they are in the report
             report = self._workshop.denoiser.denoise_file(
                 self._source,
-                target.with_suffix(f".{options.format}") if options.format else target,
+                self._source.with_name(_RESULT + suffix),
                 progress=self._check,
                 max_duration_s=limits.max_duration_s,
                 attenuation_limit_db=options.attenuation_limit_db,
                 high_band=options.high_band,
-                keep=options.keep,
+                keep="noise" if options.keep == "noise" else "speech",
+                noise_target=self._source.with_name(_NOISE + suffix) if options.keep == "both" else None,
                 run=partial(
                     self._run,
                     intake=Intake(
@@ -209,13 +228,26 @@ class Job:
         # It comes from a process that the file may have taken over: it must not name another file, nor spoil headers
         # and metrics.
         numbers = (report.duration_s, report.processing_s, report.clipped_samples)
-        if not self._is_result(report.target) or not all(0 <= number < math.inf for number in numbers):
+        names = [_RESULT, _NOISE] if options.keep == "both" else [_RESULT]
+        results = [self._source.with_name(name + report.target.suffix) for name in names]
+        is_result = report.target == results[0] and _SUFFIX.fullmatch(report.target.suffix) is not None
+        if (
+            not is_result
+            or not all(map(Path.is_file, results))
+            or not all(0 <= number < math.inf for number in numbers)
+        ):
             raise AudioError(f"{str(self._source)!r} cannot be denoised: its process sent an invalid report")
-        return dataclasses.replace(report, warnings=tuple(map(self._without_paths, report.warnings)))
+        target = report.target if len(results) == 1 else self._packed(results)
+        return dataclasses.replace(report, target=target, warnings=tuple(map(self._without_paths, report.warnings)))
 
-    def _is_result(self, path: Path) -> bool:
-        """Return whether a path is that of the result: a regular file beside the source, with a plain suffix."""
-        return path.parent == self._source.parent and _RESULT_NAME.fullmatch(path.name) is not None and path.is_file()
+    def _packed(self, results: Sequence[Path]) -> Path:
+        """Move results into an archive, without compression."""
+        archive = self._source.with_name(f"{_RESULT}.zip")
+        with zipfile.ZipFile(archive, "w") as files:
+            for result in results:
+                files.write(result, result.name)
+                result.unlink()
+        return archive
 
     def _without_paths(self, text: str) -> str:
         """Return an error or a warning without paths of this machine, which clients must not see."""
@@ -227,8 +259,9 @@ class Job:
         return self._workshop.processes.run(job, intake)
 
     def _target_pattern(self) -> re.Pattern[str]:
-        """Return what the path of the result looks like in an error or a warning."""
-        return re.compile(re.escape(repr(str(self._source.with_name(_RESULT)))[:-1]) + r"[.\w]*'")
+        """Return what the paths of the results look like in an error or a warning."""
+        folder = repr(f"{self._source.parent}{os.sep}")[:-1]
+        return re.compile(rf"{re.escape(folder)}({_RESULT}|{_NOISE})[.\w]*'")
 
     def _check(self, done_s: float, total_s: float) -> None:
         if self._stop.is_set() or time.monotonic() > self._deadline:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from frcrn_accel._version import __version__
-from frcrn_accel.denoiser import KEEPS
 from frcrn_accel.high_band import HIGH_BANDS
-from frcrn_accel.serve.job import FILM_MEDIA_TYPES, FORMATS, MEDIA_TYPES
+from frcrn_accel.serve.job import ARCHIVE_MEDIA_TYPE, FILM_MEDIA_TYPES, FORMATS, KEEP_CHOICES, MEDIA_TYPES
 from frcrn_accel.serve.problems import PROBLEM_TYPE
 from frcrn_accel.serve.result_headers import RESULT_HEADERS
 
@@ -146,8 +145,9 @@ def _denoise(denied: tuple[int, ...]) -> dict[str, Any]:
             {
                 "name": "keep",
                 "in": "query",
-                "description": "Return the speech, or the noise: the input minus the speech.",
-                "schema": {"type": "string", "enum": list(KEEPS), "default": "speech"},
+                "description": "Return the speech, the noise, which is the input minus the speech, or an archive of "
+                "both files; that of films holds their sound only if a format is given, or Accept prefers audio.",
+                "schema": {"type": "string", "enum": list(KEEP_CHOICES), "default": "speech"},
             },
         ],
         "requestBody": {
@@ -184,6 +184,7 @@ def _denoise(denied: tuple[int, ...]) -> dict[str, Any]:
                     for media_type in [
                         *sorted({*MEDIA_TYPES.values(), *FILM_MEDIA_TYPES.values()}),
                         "application/octet-stream",
+                        ARCHIVE_MEDIA_TYPE,
                     ]
                 },
             },
