@@ -1280,6 +1280,14 @@ class TestCommand:
         assert "exists" in text
         assert out.read_bytes() == b"precious"
 
+    def test_a_card_that_prefers_an_impossible_rate(self, card, run, monkeypatch) -> None:
+        card(lambda feed: pytest.fail("the microphone was on"))
+        device = sound_card.Device(0, "a card", 2, 2, 384_000)
+        monkeypatch.setattr(importlib.import_module("frcrn_accel.cli.live"), "find_device", lambda *wanted: device)
+        code, text = run()
+        expected = "a card prefers 384000 Hz, and streams take 8000 to 192000 Hz: choose with --sample-rate"
+        assert (code, text) == (2, f"frcrn-accel: error: {expected}\n")
+
     @pytest.mark.parametrize("options", [(), ("--sample-rate", RATE)])
     def test_more_channels_than_a_stream_has(self, run, options) -> None:
         """Whether the rate is given or the sound card's."""

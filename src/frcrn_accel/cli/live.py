@@ -21,7 +21,7 @@ from frcrn_accel.adapters.background import HEADROOM_S
 from frcrn_accel.adapters.feed import Feed, LiveStatus, Sink, aligned, denoise_live, first_samples
 from frcrn_accel.adapters.playout import Playout
 from frcrn_accel.adapters.sound_card import Device, find_device, list_devices, sound_card
-from frcrn_accel.audio import check_channels, check_format
+from frcrn_accel.audio import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ, check_channels, check_format
 from frcrn_accel.cli.options import AttenuationLimit, BackendName, HighBandOption, Model, Precision, Threads
 from frcrn_accel.cli.progress import preparation, print_line
 from frcrn_accel.cli.usage import usage_errors
@@ -95,6 +95,11 @@ def live(
     source = find_device(input_device, "input")
     speaker = find_device(output_device, "output") if output is None or output_device is not None else None
     rate_hz = source.sample_rate_hz if sample_rate is None else sample_rate
+    if not MIN_SAMPLE_RATE_HZ <= rate_hz <= MAX_SAMPLE_RATE_HZ:
+        bounds = f"{MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ} Hz"
+        raise SoundCardError(
+            f"{source.name} prefers {rate_hz} Hz, and streams take {bounds}: choose with --sample-rate"
+        )
     console = Console(stderr=True, highlight=False)
     status, feed = LiveStatus(rate_hz), Feed(_MAX_WAITING_BLOCKS)
     playout = None if speaker is None else Playout(channels, hold=round(HEADROOM_S * rate_hz), dtype=np.float32)
