@@ -513,8 +513,17 @@ class TestPipecat:
         np.testing.assert_array_equal(found[:, RATE + RAMP :], expected[:, RATE + RAMP :])
         assert filter_.latency_s is None  # Pipecat has stopped it
 
-    def test_settings(self, make, half) -> None:
+    def test_settings(self, make, half, caplog) -> None:
         from pipecat.frames.frames import FilterEnableFrame, FilterUpdateSettingsFrame
+
+        limit, only = "attenuation_limit_db", "the only setting is 'attenuation_limit_db'"
+        bad = [
+            ({"volume": 11}, f"unknown filter setting 'volume'; {only}"),
+            ({3: 1, "volume": 11, limit: 3}, f"unknown filter setting 3; {only}"),
+            ({limit: -1}, "attenuation_limit_db must be 0 or more, got -1"),
+            ({limit: "12"}, "attenuation_limit_db must be a number, got '12'"),
+            (None, "they must be a mapping, got None"),
+        ]
 
         async def run() -> None:
             filter_ = make(half)
@@ -525,22 +534,49 @@ class TestPipecat:
             assert filter_.attenuation_limit_db == 6
             await filter_.process_frame(FilterUpdateSettingsFrame(settings={"attenuation_limit_db": None}))
             assert filter_.attenuation_limit_db is None
-            with pytest.raises(
-                ValueError, match="unknown filter setting 'volume'; the only setting is 'attenuation_limit_db'"
-            ):
-                await filter_.process_frame(FilterUpdateSettingsFrame(settings={"volume": 11}))
-            with pytest.raises(ValueError, match="0 or more, got -1"):
-                await filter_.process_frame(FilterUpdateSettingsFrame(settings={"attenuation_limit_db": -1}))
-            with pytest.raises(ValueError, match="attenuation_limit_db must be a number, got '12'"):
-                await filter_.process_frame(FilterUpdateSettingsFrame(settings={"attenuation_limit_db": "12"}))
-            with pytest.raises(ValueError, match="unknown filter setting 3"):
-                await filter_.process_frame(FilterUpdateSettingsFrame(settings={3: 1, "volume": 11}))
-            with pytest.raises(ValueError, match="filter settings must be a mapping, got None"):
-                await filter_.process_frame(FilterUpdateSettingsFrame(settings=None))
+            for settings, reason in bad:
+                caplog.clear()
+                await filter_.process_frame(FilterUpdateSettingsFrame(settings=settings))
+                assert caplog.messages == [f"filter settings are not changed: {reason}"]
             assert filter_.attenuation_limit_db is None
             await filter_.stop()
 
         asyncio.run(run())
+
+    def test_bad_settings_do_not_silence_an_output_transport(self, make, half) -> None:
+        """Pipecat handles them in the task that plays, which an error would end."""
+        from pipecat.frames import frames as kinds
+        from pipecat.tests.utils import run_test
+        from pipecat.transports.base_output import BaseOutputTransport
+        from pipecat.transports.base_transport import TransportParams
+
+        audio, played = noise(2 * RATE), []
+
+        class Speaker(BaseOutputTransport):
+            async def start(self, frame) -> None:
+                await super().start(frame)
+                await self.set_transport_ready(frame)
+
+            async def write_audio_frame(self, frame) -> bool:
+                played.append(frame.audio)
+                return True
+
+        def spoken(part: np.ndarray) -> list:
+            return [kinds.OutputAudioRawFrame(to_pcm(frame), RATE, 1) for frame in frames(part, 640)]
+
+        async def run() -> None:
+            params = TransportParams(
+                audio_out_enabled=True,
+                audio_out_filter=make(half, pause_s=math.inf),
+                audio_out_sample_rate=RATE,
+                audio_out_end_silence_secs=0,
+            )
+            settings = kinds.FilterUpdateSettingsFrame(settings={"volume": 11})
+            sent = [*spoken(audio[:, :RATE]), settings, *spoken(audio[:, RATE:])]
+            await run_test(Speaker(params), frames_to_send=sent, start_timeout=60)
+
+        asyncio.run(asyncio.wait_for(run(), 60))
+        assert_half(from_pcm(b"".join(played), 1), delayed(audio, half.stream(RATE).latency_samples))
 
     def test_its_life(self, make, half, backend) -> None:
         others = set(threading.enumerate())

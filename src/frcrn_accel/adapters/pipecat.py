@@ -156,21 +156,18 @@ class FrcrnFilter(BaseAudioFilter):
     async def process_frame(self, frame: FilterControlFrame) -> None:
         """Handle a `FilterEnableFrame` or `FilterUpdateSettingsFrame`, also before the start; ignore other frames.
 
-        Raises:
-            ValueError: A setting is not `attenuation_limit_db`, or its value is negative, NaN or no number.
+        Settings other than `attenuation_limit_db`, and values that are negative, NaN or no numbers, are logged and
+        change nothing. An error would end the task of an output transport, and with it the sound.
         """
         if isinstance(frame, FilterEnableFrame):
             self._enabled = bool(frame.enable)
             if self._signal is not None:
                 self._signal.enabled = self._enabled
         elif isinstance(frame, FilterUpdateSettingsFrame):
-            if not isinstance(frame.settings, Mapping):
-                raise ValueError(f"filter settings must be a mapping, got {shown(frame.settings)}")
-            unknown = [name for name in frame.settings if name != _SETTING]
-            if unknown:
-                raise ValueError(f"unknown filter setting {shown(unknown[0])}; the only setting is {_SETTING!r}")
-            if _SETTING in frame.settings:
-                self._limit_attenuation(frame.settings[_SETTING])
+            try:
+                self._update_settings(frame.settings)
+            except ValueError as error:
+                _log.error("filter settings are not changed: %s", error)
 
     async def filter(self, audio: bytes) -> bytes:
         """Denoise the next samples.
@@ -207,11 +204,18 @@ class FrcrnFilter(BaseAudioFilter):
         stream.attenuation_limit_db = self._attenuation_limit_db
         return stream
 
-    def _limit_attenuation(self, limit_db: float | None) -> None:
-        check_attenuation_limit(limit_db)
-        self._attenuation_limit_db = limit_db
-        if self._signal is not None:
-            self._signal.limit_attenuation(limit_db)
+    def _update_settings(self, settings: object) -> None:
+        if not isinstance(settings, Mapping):
+            raise ValueError(f"they must be a mapping, got {shown(settings)}")
+        unknown = [name for name in settings if name != _SETTING]
+        if unknown:
+            raise ValueError(f"unknown filter setting {shown(unknown[0])}; the only setting is {_SETTING!r}")
+        if _SETTING in settings:
+            limit_db = settings[_SETTING]
+            check_attenuation_limit(limit_db)
+            self._attenuation_limit_db = limit_db
+            if self._signal is not None:
+                self._signal.limit_attenuation(limit_db)
 
 
 class _Signal:
