@@ -11,7 +11,7 @@ import sys
 import threading
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,8 +37,9 @@ from frcrn_accel.adapters.feed import (
 from frcrn_accel.adapters.playout import DelayLine, Playout
 from frcrn_accel.adapters.recovery import Recovery
 from frcrn_accel.adapters.switched import SwitchedStream
+from frcrn_accel.backends import StepSession
 from frcrn_accel.denoiser import DenoiserOptions
-from frcrn_accel.models import LIVE_MODEL
+from frcrn_accel.models import LIVE_MODEL, ModelFile
 from frcrn_accel.pcm import from_pcm, to_pcm
 from frcrn_accel.streaming import Stream
 
@@ -82,6 +83,24 @@ def delayed(audio: np.ndarray, samples: int) -> np.ndarray:
 
 def assert_half(found: np.ndarray, expected: np.ndarray) -> None:
     assert np.abs(found - expected / 2).max() <= 1
+
+
+class Ticking(DelayingBackend):
+    """A backend with a clock of its own, which each step moves on."""
+
+    time_s = 0.0
+    step_s = 0.0
+
+    def load_step(self, model: ModelFile, threads: int, lookahead: int = 7) -> StepSession:
+        step = super().load_step(model, threads, lookahead)
+        compute = step.run
+
+        def run(feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+            self.time_s += self.step_s
+            return compute(feeds)
+
+        step.run = run
+        return step
 
 
 class TestPlayout:
@@ -542,6 +561,34 @@ class TestPipecat:
             await filter_.stop()
 
         asyncio.run(run())
+
+    def test_an_engine_that_is_too_slow(self, make, monkeypatch, caplog) -> None:
+        """It takes three times as long as the audio: the call is never much more than a second late."""
+        backend = Ticking(0.5)
+        module = importlib.import_module("frcrn_accel.adapters.pipecat")
+        monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: backend.time_s))
+        audio, late_s = noise(20 * RATE), [0.0]
+
+        async def run(half: Denoiser) -> np.ndarray:
+            filter_, found = make(half, pause_s=math.inf), []
+            await filter_.start(RATE)
+            for number, frame in enumerate(frames(audio, 320)):
+                backend.step_s = 0.06 if number < 300 else 0.002
+                before_s = backend.time_s
+                found.append(await filter_.filter(to_pcm(frame)))
+                late_s.append(max(0.0, late_s[-1] + backend.time_s - before_s - 0.02))
+            await filter_.stop()
+            return from_pcm(b"".join(found), 1)
+
+        with Denoiser(backend=backend) as half:
+            found = asyncio.run(run(half))
+            expected = delayed(audio, half.stream(RATE).latency_samples)
+        assert 1 < max(late_s) < 1.1
+        assert late_s[-1] == 0
+        second = slice(RATE, round(1.4 * RATE))  # it gave up after half a second, for one
+        np.testing.assert_array_equal(found[:, second], expected[:, second])
+        assert_half(found[:, 15 * RATE :], expected[:, 15 * RATE :])
+        assert caplog.text.count("it is more than 1 s behind") == 1
 
     def test_bad_settings_do_not_silence_an_output_transport(self, make, half) -> None:
         """Pipecat handles them in the task that plays, which an error would end."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -30,6 +31,7 @@ except ImportError as error:
 __all__ = ["FrcrnFilter"]
 
 _SETTING = "attenuation_limit_db"
+_MAX_LATE_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +48,9 @@ class FrcrnFilter(BaseAudioFilter):
     has the same delay, so that nothing jumps. A `FilterUpdateSettingsFrame` changes `{"attenuation_limit_db": 12.0}`;
     None removes the limit. Every change is a ramp of 20 ms.
 
-    No failure ends a call. If the engine fails, or no stream can be opened at the start, the error is logged, and the
-    audio is returned unprocessed. A retry follows after 1 s of audio, then after 2, 4 and so on, up to 30 s.
+    No failure ends a call. If the engine fails, or falls a second behind, or no stream can be opened at the start,
+    the error is logged, and the audio is returned unprocessed. A retry follows after 1 s of audio, then after 2, 4 and
+    so on, up to 30 s.
 
     Pipecat does not report pauses to filters, and the last `latency_s` of an utterance are still inside the filter
     when its last chunk has arrived. A chunk that arrives more than `pause_s` after the end of the previous one
@@ -238,6 +241,7 @@ class _Signal:
         self._opening: Future[Stream] | None = None
         self._recovery = Recovery(self.sample_rate_hz)
         self._before = DelayLine(channels, 0, ramp=ramp_samples(self.sample_rate_hz))  # while there is no stream
+        self._late_s = 0.0  # by which computing is behind the audio
         self._rest = b""  # of a sample whose other bytes have not arrived yet
         self._is_closed = False
 
@@ -280,7 +284,14 @@ class _Signal:
         if paused:
             self.switched.restart()
         self.switched.enabled = self.enabled
-        return to_pcm(self.switched.process(samples))
+        began_s = time.monotonic()
+        out = self.switched.process(samples)
+        took_s = time.monotonic() - began_s
+        # The transport waits for each chunk: an engine that is too slow would delay the call more and more.
+        self._late_s = max(0.0, self._late_s + took_s - samples.shape[1] / self.sample_rate_hz)
+        if self._late_s > _MAX_LATE_S and self.switched.is_denoising:
+            self.switched.give_up(f"it is more than {_MAX_LATE_S:g} s behind")
+        return to_pcm(out)
 
     def _receive_stream(self, *, wait: bool) -> None:
         if self.switched is not None:

@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike
 from frcrn_accel.adapters.fading import Fader, ramp_samples
 from frcrn_accel.adapters.playout import DelayLine, Playout, Samples
 from frcrn_accel.adapters.recovery import Recovery, is_interrupt
-from frcrn_accel.errors import AudioError
+from frcrn_accel.errors import AudioError, EngineError
 from frcrn_accel.streaming import Stream
 
 __all__ = ["SwitchedStream"]
@@ -67,6 +67,15 @@ class SwitchedStream:
         self._is_on = self._is_on and self._compute(chunk)
         self._recovery.advance(chunk.shape[1], denoising=self._is_on)
         return self._denoised.take(dry) if self._is_on else self._fader.join(dry, dry[:, :0], 0)
+
+    def give_up(self, reason: str) -> None:
+        """Return the signal unprocessed for now, as after a failure of the engine.
+
+        Args:
+            reason: For the log.
+        """
+        self._note(EngineError(reason))
+        self._is_on = False
 
     def restart(self) -> None:
         """Start a new signal with silence; nothing of the previous one is returned."""
