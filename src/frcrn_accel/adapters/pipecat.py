@@ -49,8 +49,8 @@ class FrcrnFilter(BaseAudioFilter):
     None removes the limit. Every change is a ramp of 20 ms.
 
     No failure ends a call. If the engine fails, or falls a second behind, or no stream can be opened at the start,
-    the error is logged, and the audio is returned unprocessed. A retry follows after 1 s of audio, then after 2, 4 and
-    so on, up to 30 s.
+    the error is logged, and the audio is returned unprocessed. A retry follows after 1 s of audio, then after 2, 4
+    and so on, up to 30 s.
 
     Pipecat does not report pauses to filters, and the last `latency_s` of an utterance are still inside the filter
     when its last chunk has arrived. A chunk that arrives more than `pause_s` after the end of the previous one
