@@ -6,13 +6,15 @@ model below and the input above; streamed, followed in a stream of the model for
 without a stream. Distances and SI-SDR are those of 8 to 20 kHz; means with 95 % intervals from a bootstrap over the
 pairs. Fricatives are the frames in which most of the power of clean speech is above 4 kHz. With `--chunks`, the
 streams of all pairs have to be equal bit for bit in chunks of 1 sample to the whole; with `--time`, the processor
-time of the band is measured, as a share of all other. With `--visqol` and `visqol-python` installed, ViSQOL's
+time of the band is measured, as a share of all other, and with `--released-size` also beside a network of that size
+with random weights (needs `[quantize]`). With `--visqol` and `visqol-python` installed, ViSQOL's
 audio mode, which covers 48 kHz, rates whole signals; it takes many seconds for each.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from streaming import through
 
 from frcrn_accel import Denoiser
 from frcrn_accel.audio import resample
+from frcrn_accel.bench.configurations import released_size_model
 from frcrn_accel.high_band import HighBandMode
 
 RATE_HZ = 48_000
@@ -224,6 +227,7 @@ def main() -> None:
     parser.add_argument("--spectrograms", type=Path, help="Folder to draw spectrograms to.")
     parser.add_argument("--chunks", action="store_true", help="Only compare streams in chunks of many sizes.")
     parser.add_argument("--time", action="store_true", help="Only measure the processor time.")
+    parser.add_argument("--released-size", action="store_true", help="With --time, measure this size, too.")
     parser.add_argument("--visqol", action="store_true", help="Rate with ViSQOL, too.")
     arguments = parser.parse_args()
     names = sorted(path.name for path in (arguments.wide / "noisy").iterdir())
@@ -238,6 +242,11 @@ def main() -> None:
                 check_chunks(streaming, noisy)
             else:
                 measure_time({"frcrn-small": denoiser, "frcrn-small-stream": streaming}, noisy)
+        if arguments.released_size:
+            with tempfile.TemporaryDirectory() as folder:
+                model = released_size_model(Path(folder)).file
+                with Denoiser(model.path, backend="ort", threads=1) as denoiser:
+                    measure_time({"released size": denoiser}, noisy)
         return
     rate = visqol() if arguments.visqol else None
     with Denoiser(backend="ort") as denoiser, Denoiser("frcrn-small-stream", backend="ort") as streaming:
