@@ -220,3 +220,12 @@ def test_a_click_in_digital_silence_is_removed():
     band[0, 30_000:30_096], dry[0, 10_000:10_032] = white(96, seed=4), white(32, seed=5)
     wet = dry * np.float32(1e-2) + white(1, MODEL_RATE_HZ, seed=6) * np.float32(1e-5)
     assert power_db(scaled(band, dry, wet), band) < -30
+
+
+@pytest.mark.parametrize("scale", [1e6, 1e9, 1e12])
+def test_noise_far_beyond_full_scale_is_attenuated_down_to_digital_silence(scale):
+    """The floor of such noise is more than float32 can divide by the power of silence; nothing warns of that."""
+    is_sound = np.arange(2 * RATE_HZ) < RATE_HZ
+    band, dry = white(1, 2 * RATE_HZ, seed=7) * is_sound, white(1, 2 * MODEL_RATE_HZ, seed=8) * is_sound[::3]
+    out = scaled(np.float32(scale) * band, np.float32(scale) * dry, np.zeros_like(dry))
+    assert not out.any()

@@ -260,10 +260,10 @@ class _Channel:
             used[block + 1] = self._used
         self._begun, self._begun_gains = power[whole:], known_gains[whole:]
         shares = np.empty_like(power)
-        np.divide(used[:-1], of_blocks, out=shares[:whole].reshape(of_blocks.shape))
-        np.divide(used[-1], power[whole:], out=shares[whole:])
+        np.minimum(used[:-1], of_blocks, out=shares[:whole].reshape(of_blocks.shape))
+        np.minimum(used[-1], power[whole:], out=shares[whole:])
+        np.divide(shares, power, out=shares)
         np.subtract(1, shares, out=shares)
-        np.maximum(shares, 0, out=shares)
         np.sqrt(shares, out=shares)
         np.multiply(shares[begun:], self._gates(model_gains)[:, None], out=out)
 
