@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.graph.common import Pair, encoder_bins
-from frcrn_accel.graph.direct import DirectNetwork, joined
-from frcrn_accel.graph.plain import PlainNetwork
+from frcrn_accel.graph.direct import joined
+from frcrn_accel.graph.plain import PlainNetwork, decoder_taps
 from frcrn_accel.graph.timeline import TIME, Stepwise
 from frcrn_accel.network.topology import (
     FRAME_SAMPLES,
@@ -28,9 +28,8 @@ from frcrn_accel.network.topology import (
 
 __all__ = ["StepNetwork"]
 
-# Sizes of FSMN layers whose parts are added up inside convolutions. Measured with 32 channels, where that saves time
-# from 37 bins on.
-_FEW_CHANNELS, _MANY_BINS = 32, 64
+# Up to this number of channels, sums inside convolutions are faster than a few more operators.
+_FEW_CHANNELS = 32
 
 # Order of bins in the transforms here: even bins of the real part, of the imaginary part, then odd bins of both.
 _EVEN, _ODD = np.arange(0, STFT_BINS, 2), np.arange(1, STFT_BINS, 2)
@@ -93,20 +92,61 @@ class StepNetwork(PlainNetwork):
         """Return the two halves of the STFT's window function."""
         return np.split(stft_window(), 2)
 
+    def decoder(self, name: str, inputs: list[str]) -> str:
+        """Write even and odd rows as two convolutions, see `DirectNetwork.decoder`.
+
+        With channels last, rows that are channels of a bin are adjacent, so interleaving them takes no operator. ONNX
+        Runtime transposes on the way out of the blocked layout of convolutions and on the way back, if a single
+        operator takes the result. That is the pooling, which changes nothing.
+        """
+        g = self.graph
+        rows = joined(g, list(self.decoder_rows(name, inputs)), axis=1)
+        bins = encoder_bins()[STAGES - 1 - int(name.rpartition(".")[2])] + (decoder_taps(name) - 1) // 2
+        y = g.op("Transpose", rows, perm=[0, 2, 3, 1])
+        y = g.op("Reshape", y, g.ints(0, 0, 2 * bins, 2 * self.config.channels))
+        if decoder_taps(name) % 2 == 1:
+            y = g.op("Slice", y, g.ints(0), g.ints(-1), g.ints(2))
+        return g.op("MaxPool", g.op("Transpose", y, perm=[0, 3, 1, 2]), kernel_shape=[1, 1])
+
     def fsmn(self, name: str, layer: int, x: str, *, along_time: bool) -> str:
-        """Write an FSMN layer, see `Network.fsmn`.
+        """Write an FSMN layer, see `Network.fsmn`."""
+        if along_time or self.config.channels > _FEW_CHANNELS:
+            return self.fsmn_of_quarters(name, layer, x, along_time=along_time)
+        return self.fsmn_of_nets(name, layer, x)
+
+    def fsmn_of_nets(self, name: str, layer: int, x: str) -> str:
+        """Write an FSMN layer along frequency as convolutions alone: all sums are part of them.
+
+        The output is that of `re` plus the imaginary unit times that of `im`. Many channels would make the matrix for
+        that unit large.
+        """
+        g = self.graph
+        c = self.config.channels
+        nets = []
+        for is_im_net in (False, True):
+            linear, bias, project = (
+                self.pair(f"{name}.fsmn", tensor, f"_L{layer}")[is_im_net]
+                for tensor in ("linear.weight", "linear.bias", "project.weight")
+            )
+            hidden = g.op("Relu", g.op("Conv", x, self.pointwise(linear, linear), joined(g, [bias, bias]), group=2))
+            memory = g.op("Conv", hidden, self.pointwise(project, project), group=2)
+            kernel = g.op("Transpose", self.fsmn_filter(name, layer, is_im_net=is_im_net), perm=[0, 1, 3, 2])
+            kernel = joined(g, [kernel, kernel])
+            filtered = g.op("Conv", memory, kernel, group=2 * c, pads=[0, FSMN_ORDER - 1, 0, 0])
+            nets.append(g.op("Add", filtered, x))
+        one, none = np.eye(c), np.zeros((c, c))
+        imaginary_unit = np.block([[none, -one], [one, none]])[..., None, None]
+        return g.op("Add", g.op("Conv", nets[1], g.constant(imaginary_unit)), nets[0])
+
+    def fsmn_of_quarters(self, name: str, layer: int, x: str, *, along_time: bool) -> str:
+        """Write an FSMN layer for both nets at once.
 
         The channels of hidden and memory are, in quarters: `re` of the real part, `im` of the real part, `im` of the
         imaginary part, `re` of the imaginary part. They add to the real, the imaginary, the real (negated in the
         projection) and the imaginary part of the output, so the output is the sum of the two halves.
-
-        Over many bins reading and writing take longer than a few more operators. The direct form, which adds up
-        inside the convolutions, is then faster, unless many channels make its matrices large.
         """
         g = self.graph
         c = self.config.channels
-        if c <= _FEW_CHANNELS and not along_time and self.fsmn_bins(name) >= _MANY_BINS:
-            return DirectNetwork.fsmn(self, name, layer, x, along_time=along_time)
         past = FSMN_ORDER - 1
         (re, im), (re_bias, im_bias), (re_project, im_project) = (
             self.pair(f"{name}.fsmn", tensor, f"_L{layer}")
@@ -128,12 +168,6 @@ class StepNetwork(PlainNetwork):
         swapped = g.op("Gather", x, g.ints(*range(c, 2 * c), *range(c)), axis=1)
         signs = np.repeat([-1, 1], c)[:, None, None]
         return g.op("Sum", *halves, x, g.op("Mul", swapped, g.constant(signs)))
-
-    @staticmethod
-    def fsmn_bins(name: str) -> int:
-        """Return the number of bins that an FSMN layer along frequency runs over."""
-        _, unit, stage = name.split(".")
-        return encoder_bins()[int(stage) - 1 if unit == "fsmn_enc" else STAGES - 2 - int(stage)]
 
     def squeeze_excitation(self, name: str, x: str) -> str:
         """Write squeeze-and-excitation of a single layer."""
