@@ -45,15 +45,16 @@ class StepNetwork(PlainNetwork):
 
     def waveform_to_waveform(self, audio: str) -> None:
         """See `Network.waveform_to_waveform`."""
-        self._averaging = self.graph.op("Transpose", AVERAGING_INPUT, perm=[0, 1, 3, 2])
+        lags = self.config.unets * self.time.lookahead + 1
+        self._averaging = self.graph.ops("Split", lags, AVERAGING_INPUT, axis=1) if lags > 1 else [AVERAGING_INPUT]
         super().waveform_to_waveform(audio)
 
     def unet(self, name: str, spectrum: str) -> str:
         """Write a U-Net, see `FrequencyLastNetwork.unet`. The running means of all its layers are one state."""
         g = self.graph
-        sizes = [count * 2 * self.config.channels for count in (STAGES - 1, *[1] * (STAGES - 2))]
-        state = self.time.state(1, ("batch", sum(sizes), TIME), f"{name}.{SE_LAYERS}")
-        self._means_before = g.ops("Split", len(sizes), state, g.ints(*sizes), axis=1)
+        layers = (STAGES - 1, *[1] * (STAGES - 2))
+        state = self.time.state(1, ("batch", sum(layers), TIME, 2 * self.config.channels), f"{name}.{SE_LAYERS}")
+        self._means_before = g.ops("Split", len(layers), state, g.ints(*layers), axis=1)
         self._means: list[str] = []
         mask = super().unet(name, spectrum)
         self.time.keep(state, joined(g, self._means, axis=1), 1, axis=2)
@@ -195,35 +196,37 @@ class StepNetwork(PlainNetwork):
     def squeeze_excitations(self, layers: Mapping[str, str]) -> list[str]:
         """Write squeeze-and-excitation of several layers, see `Network.squeeze_excitations`.
 
-        The dense layers of a layer's nets are two convolutions over frames with block matrices, and one with a matrix
-        of 0, 1 and -1 combines the nets. The layers share them as groups. They have three axes, not four, because the
-        blocked layout of convolutions has no advantage for a single bin.
+        The dense layers of a layer's nets are products with two block matrices, channels last, and a product with a
+        matrix of 0, 1 and -1 combines the nets: with many channels, convolutions of a few frames take longer. The
+        layers share these products.
         """
         g = self.graph
         c = self.config.channels
         count = len(layers)
-        means = joined(g, [g.op("ReduceMean", x, axes=[3], keepdims=0) for x in layers.values()], axis=1)
+        means = joined(g, [self.time.mean(x) for x in layers.values()], axis=3)
+        means = g.op("Transpose", means, perm=[0, 3, 2, 1])
         means = g.op("Concat", self._means_before[len(self._means)], means, axis=2)
-        shares = g.op("Gather", self._averaging, g.constant(self.time.lag, np.int64), axis=1)
-        averaged = g.op("MatMul", means, shares)
+        averaged = g.op("MatMul", self._averaging[self.time.lag], means)
         self._means.append(averaged)
 
-        def dense(x: str, number: int, blocks: list[list[str]]) -> str:
+        def dense(rows: str, number: int, blocks: list[list[str]]) -> str:
             weights, biases = [], []
             for name in layers:
                 none = g.op("Mul", g.weight(f"{name}.fc_r.{number}.weight"), g.constant(0))
                 of_nets = {net: g.weight(f"{name}.fc_{net}.{number}.weight") for net in "ri"} | {"": none}
-                weights += [joined(g, [of_nets[net] for net in row], axis=1) for row in blocks]
-                biases += [g.weight(f"{name}.fc_{net}.{number}.bias") for net in "riri"]
-            return g.op("Conv", x, g.op("Unsqueeze", joined(g, weights), g.ints(2)), joined(g, biases), group=count)
+                block = joined(g, [joined(g, [of_nets[net] for net in row], axis=1) for row in blocks])
+                weights.append(g.op("Unsqueeze", g.op("Transpose", block, perm=[1, 0]), g.ints(0)))
+                bias = joined(g, [g.weight(f"{name}.fc_{net}.{number}.bias") for net in "riri"])
+                biases.append(g.op("Unsqueeze", bias, g.ints(0, 1)))
+            return g.op("Add", g.op("MatMul", rows, joined(g, weights)), joined(g, biases))
 
         hidden = g.op("Relu", dense(averaged, 0, [["r", ""], ["i", ""], ["", "r"], ["", "i"]]))
         excitations = g.op(
             "Sigmoid", dense(hidden, 2, [[net if i == j else "" for j in range(4)] for i, net in enumerate("riri")])
         )
-        one, none = np.eye(c), np.zeros((c, c))
-        together = g.constant(np.block([[one, none, none, -one], [none, one, one, none]])[..., None])
-        scale = g.op("Conv", excitations, joined(g, [together] * count), group=count)
-        scale = g.op("Unsqueeze", scale, g.ints(3))
-        scales = g.ops("Split", count, scale, axis=1) if count > 1 else [scale]
+        one = np.eye(c)
+        none = np.zeros_like(one)
+        together = np.block([[one, none], [none, one], [none, one], [-one, none]])
+        scale = g.op("Transpose", g.op("MatMul", excitations, g.constant(together)), perm=[0, 3, 2, 1])
+        scales = g.ops("Split", count, scale, axis=3) if count > 1 else [scale]
         return [g.op("Mul", x, scale) for x, scale in zip(layers.values(), scales, strict=True)]
