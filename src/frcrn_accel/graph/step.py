@@ -2,7 +2,8 @@
 
 With a whole signal the time goes into arithmetic. With five frames, much of it goes into calling operators and
 fetching weights from memory. Operators are therefore merged wherever that adds little arithmetic, and the Fourier
-transforms use the symmetry between the halves of a frame.
+transforms use the symmetry between the halves of a frame. Between convolutions, tensors stay in ONNX Runtime's blocked
+layout as far as possible.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ class StepNetwork(PlainNetwork):
 
         With channels last, rows that are channels of a bin are adjacent, so interleaving them takes no operator. ONNX
         Runtime transposes on the way out of the blocked layout of convolutions and on the way back, if a single
-        operator takes the result. That is the pooling, which changes nothing.
+        operator takes the result. That is the pooling, which changes nothing. Its output is in the blocked layout, so
+        that sums of convolutions that follow become part of them.
         """
         g = self.graph
         rows = joined(g, list(self.decoder_rows(name, inputs)), axis=1)
