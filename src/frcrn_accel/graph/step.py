@@ -2,8 +2,8 @@
 
 With a whole signal the time goes into arithmetic. With five frames, much of it goes into calling operators and
 fetching weights from memory. Operators are therefore merged wherever that adds little arithmetic, and the Fourier
-transforms use the symmetry between the halves of a frame. Between convolutions, tensors stay in ONNX Runtime's blocked
-layout as far as possible.
+transforms use the symmetry between the halves of a frame. Between convolutions, tensors stay in the blocked layout of
+ONNX Runtime as far as possible.
 """
 
 from __future__ import annotations
