@@ -78,8 +78,8 @@ def run_in_steps(
     for tensor in session.get_inputs():
         if tensor.name.startswith("state"):
             shape = [rows if isinstance(size, str) else size for size in tensor.shape]
-            # The means of a layer, or of all layers with a number after that name.
-            of_state = [name for name in means if f"{name}.".startswith(f"{tensor.name.split('/')[1]}.")]
+            # The means of a layer, or of all layers whose names begin like that.
+            of_state = [name for name in means if name.startswith(tensor.name.split("/")[1])]
             found = [left.pop(name).reshape(rows, 1, -1) for name in of_state]
             states[tensor.name] = np.hstack(found).reshape(shape) if found else np.zeros(shape, np.float32)
     assert not left

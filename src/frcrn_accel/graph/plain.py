@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from frcrn_accel.graph.common import encoder_bins
@@ -15,7 +16,7 @@ from frcrn_accel.graph.direct import DirectNetwork, joined
 from frcrn_accel.graph.timeline import TIME
 from frcrn_accel.network.topology import DECODER_KERNELS, FSMN_ORDER
 
-__all__ = ["PlainNetwork"]
+__all__ = ["PlainNetwork", "decoder_taps"]
 
 
 class PlainNetwork(DirectNetwork):
@@ -50,7 +51,14 @@ class PlainNetwork(DirectNetwork):
         return kernel
 
     def decoder(self, name: str, inputs: list[str]) -> str:
-        """Write even and odd rows as two convolutions, see `DirectNetwork.decoder`.
+        """Write even and odd rows as two convolutions, see `DirectNetwork.decoder`."""
+        g = self.graph
+        rows = [g.op("Unsqueeze", y, g.ints(4)) for y in self.decoder_rows(name, inputs)]
+        y = g.op("Reshape", g.op("Concat", *rows, axis=4), g.ints(0, 0, 0, -1))
+        return y if decoder_taps(name) % 2 == 0 else g.op("Slice", y, g.ints(0), g.ints(-1), g.ints(3))
+
+    def decoder_rows(self, name: str, inputs: list[str]) -> Iterator[str]:
+        """Write the even rows of a decoder stage, then as many odd rows.
 
         Output row `2 n + o` is the sum of the taps `k = o, o + 2, ...` on input `n - (k - o) / 2`. Along time the
         transposed convolution of 2 taps that drops a frame at each end is an ordinary one without padding.
@@ -60,18 +68,14 @@ class PlainNetwork(DirectNetwork):
         # (inputs, outputs, frequency, time) to (outputs, inputs, time, frequency), time reversed.
         weight = g.op("Transpose", joined(g, weights), perm=[1, 0, 3, 2])
         weight = g.op("Gather", weight, g.ints(*reversed(range(self.decoder_frames(name)))), axis=2)
-        taps = DECODER_KERNELS[int(name.rpartition(".")[2])][0]
+        taps = decoder_taps(name)
         reach = (taps - 1) // 2  # of the even rows; the odd ones reach as far or one less
         x = self.of_two_frames(name, joined(g, inputs, axis=1))
-        rows = []
         for odd in (0, 1):
             chosen = g.op("Gather", weight, g.ints(*reversed(range(odd, taps, 2))), axis=3)
-            # The last odd row of an odd number of rows does not exist: it is computed and dropped.
+            # The last odd row of an odd number of rows does not exist: it is computed, to be dropped.
             before = (taps - odd - 1) // 2
-            y = self.convolution(name, x, chosen, shift, pads=[0, before, 0, reach])
-            rows.append(g.op("Unsqueeze", self.activated(y), g.ints(4)))
-        y = g.op("Reshape", g.op("Concat", *rows, axis=4), g.ints(0, 0, 0, -1))
-        return y if taps % 2 == 0 else g.op("Slice", y, g.ints(0), g.ints(-1), g.ints(3))
+            yield self.activated(self.convolution(name, x, chosen, shift, pads=[0, before, 0, reach]))
 
     def fsmn(self, name: str, layer: int, x: str, *, along_time: bool) -> str:
         """Write an FSMN layer, see `Network.fsmn`.
@@ -105,3 +109,8 @@ class PlainNetwork(DirectNetwork):
         re_sum = g.op("Add", g.op("Add", re_re, re_im), g.op("Sub", re, im))
         im_sum = g.op("Add", g.op("Add", im_im, im_re), g.op("Add", re, im))
         return g.op("Concat", re_sum, im_sum, axis=1)
+
+
+def decoder_taps(name: str) -> int:
+    """Return the length of a decoder stage's kernel along frequency."""
+    return DECODER_KERNELS[int(name.rpartition(".")[2])][0]

@@ -2,7 +2,8 @@
 
 With a whole signal the time goes into arithmetic. With five frames, much of it goes into calling operators and
 fetching weights from memory. Operators are therefore merged wherever that adds little arithmetic, and the Fourier
-transforms use the symmetry between the halves of a frame.
+transforms use the symmetry between the halves of a frame. Between convolutions, tensors stay in the blocked layout of
+ONNX Runtime as far as possible.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frcrn_accel.graph.common import Pair, encoder_bins
-from frcrn_accel.graph.direct import DirectNetwork, joined
-from frcrn_accel.graph.plain import PlainNetwork
+from frcrn_accel.graph.direct import joined
+from frcrn_accel.graph.plain import PlainNetwork, decoder_taps
 from frcrn_accel.graph.timeline import TIME, Stepwise
 from frcrn_accel.network.topology import (
+    AVERAGING_INPUT,
     FRAME_SAMPLES,
     FSMN_ORDER,
     HOP_SAMPLES,
+    SE_LAYERS,
     STAGES,
     STFT_BINS,
     stft_synthesis_scale,
@@ -28,9 +31,8 @@ from frcrn_accel.network.topology import (
 
 __all__ = ["StepNetwork"]
 
-# Sizes of FSMN layers whose parts are added up inside convolutions. Measured with 32 channels, where that saves time
-# from 37 bins on.
-_FEW_CHANNELS, _MANY_BINS = 32, 64
+# Up to this number of channels, sums inside convolutions are faster than a few more operators.
+_FEW_CHANNELS = 32
 
 # Order of bins in the transforms here: even bins of the real part, of the imaginary part, then odd bins of both.
 _EVEN, _ODD = np.arange(0, STFT_BINS, 2), np.arange(1, STFT_BINS, 2)
@@ -41,6 +43,23 @@ class StepNetwork(PlainNetwork):
     """Writes the step form, see the module."""
 
     time: Stepwise
+
+    def waveform_to_waveform(self, audio: str) -> None:
+        """See `Network.waveform_to_waveform`."""
+        lags = self.config.unets * self.time.lookahead + 1
+        self._averaging = self.graph.ops("Split", lags, AVERAGING_INPUT, axis=1) if lags > 1 else [AVERAGING_INPUT]
+        super().waveform_to_waveform(audio)
+
+    def unet(self, name: str, spectrum: str) -> str:
+        """Write a U-Net, see `FrequencyLastNetwork.unet`. The running means of all its layers are one state."""
+        g = self.graph
+        layers = (STAGES - 1, *[1] * (STAGES - 2))
+        state = self.time.state(1, ("batch", sum(layers), TIME, 2 * self.config.channels), f"{name}.{SE_LAYERS}")
+        self._means_before = g.ops("Split", len(layers), state, g.ints(*layers), axis=1)
+        self._means: list[str] = []
+        mask = super().unet(name, spectrum)
+        self.time.keep(state, joined(g, self._means, axis=1), 1, axis=2)
+        return mask
 
     def analysis(self, audio: str, kernel: str) -> str:
         """Write the STFT, see `Network.analysis`.
@@ -93,20 +112,62 @@ class StepNetwork(PlainNetwork):
         """Return the two halves of the STFT's window function."""
         return np.split(stft_window(), 2)
 
+    def decoder(self, name: str, inputs: list[str]) -> str:
+        """Write even and odd rows as two convolutions, see `DirectNetwork.decoder`.
+
+        With channels last, rows that are channels of a bin are adjacent, so interleaving them takes no operator. ONNX
+        Runtime transposes on the way out of the blocked layout of convolutions and on the way back, if a single
+        operator takes the result. That is the pooling, which changes nothing. Its output is in the blocked layout, so
+        that sums of convolutions that follow become part of them.
+        """
+        g = self.graph
+        rows = joined(g, list(self.decoder_rows(name, inputs)), axis=1)
+        bins = encoder_bins()[STAGES - 1 - int(name.rpartition(".")[2])] + (decoder_taps(name) - 1) // 2
+        y = g.op("Transpose", rows, perm=[0, 2, 3, 1])
+        y = g.op("Reshape", y, g.ints(0, 0, 2 * bins, 2 * self.config.channels))
+        if decoder_taps(name) % 2 == 1:
+            y = g.op("Slice", y, g.ints(0), g.ints(-1), g.ints(2))
+        return g.op("MaxPool", g.op("Transpose", y, perm=[0, 3, 1, 2]), kernel_shape=[1, 1])
+
     def fsmn(self, name: str, layer: int, x: str, *, along_time: bool) -> str:
-        """Write an FSMN layer, see `Network.fsmn`.
+        """Write an FSMN layer, see `Network.fsmn`."""
+        if along_time or self.config.channels > _FEW_CHANNELS:
+            return self.fsmn_of_quarters(name, layer, x, along_time=along_time)
+        return self.fsmn_of_nets(name, layer, x)
+
+    def fsmn_of_nets(self, name: str, layer: int, x: str) -> str:
+        """Write an FSMN layer along frequency as convolutions alone: all sums are part of them.
+
+        The output is that of `re` plus the imaginary unit times that of `im`. Many channels would make the matrix for
+        that unit large.
+        """
+        g = self.graph
+        c = self.config.channels
+        nets = []
+        for is_im_net in (False, True):
+            linear, bias, project = (
+                self.pair(f"{name}.fsmn", tensor, f"_L{layer}")[is_im_net]
+                for tensor in ("linear.weight", "linear.bias", "project.weight")
+            )
+            hidden = g.op("Relu", g.op("Conv", x, self.pointwise(linear, linear), joined(g, [bias, bias]), group=2))
+            memory = g.op("Conv", hidden, self.pointwise(project, project), group=2)
+            kernel = g.op("Transpose", self.fsmn_filter(name, layer, is_im_net=is_im_net), perm=[0, 1, 3, 2])
+            kernel = joined(g, [kernel, kernel])
+            filtered = g.op("Conv", memory, kernel, group=2 * c, pads=[0, FSMN_ORDER - 1, 0, 0])
+            nets.append(g.op("Add", filtered, x))
+        one, none = np.eye(c), np.zeros((c, c))
+        imaginary_unit = np.block([[none, -one], [one, none]])[..., None, None]
+        return g.op("Add", g.op("Conv", nets[1], g.constant(imaginary_unit)), nets[0])
+
+    def fsmn_of_quarters(self, name: str, layer: int, x: str, *, along_time: bool) -> str:
+        """Write an FSMN layer for both nets at once.
 
         The channels of hidden and memory are, in quarters: `re` of the real part, `im` of the real part, `im` of the
         imaginary part, `re` of the imaginary part. They add to the real, the imaginary, the real (negated in the
         projection) and the imaginary part of the output, so the output is the sum of the two halves.
-
-        Over many bins reading and writing take longer than a few more operators. The direct form, which adds up
-        inside the convolutions, is then faster, unless many channels make its matrices large.
         """
         g = self.graph
         c = self.config.channels
-        if c <= _FEW_CHANNELS and not along_time and self.fsmn_bins(name) >= _MANY_BINS:
-            return DirectNetwork.fsmn(self, name, layer, x, along_time=along_time)
         past = FSMN_ORDER - 1
         (re, im), (re_bias, im_bias), (re_project, im_project) = (
             self.pair(f"{name}.fsmn", tensor, f"_L{layer}")
@@ -129,12 +190,6 @@ class StepNetwork(PlainNetwork):
         signs = np.repeat([-1, 1], c)[:, None, None]
         return g.op("Sum", *halves, x, g.op("Mul", swapped, g.constant(signs)))
 
-    @staticmethod
-    def fsmn_bins(name: str) -> int:
-        """Return the number of bins that an FSMN layer along frequency runs over."""
-        _, unit, stage = name.split(".")
-        return encoder_bins()[int(stage) - 1 if unit == "fsmn_enc" else STAGES - 2 - int(stage)]
-
     def squeeze_excitation(self, name: str, x: str) -> str:
         """Write squeeze-and-excitation of a single layer."""
         (scaled,) = self.squeeze_excitations({name: x})
@@ -144,16 +199,17 @@ class StepNetwork(PlainNetwork):
         """Write squeeze-and-excitation of several layers, see `Network.squeeze_excitations`.
 
         The dense layers of a layer's nets are products with two block matrices, channels last, and a product with a
-        matrix of 0, 1 and -1 combines the nets: grouped convolutions of a few frames take twice as long. The layers
-        share these products, and their means share a state.
+        matrix of 0, 1 and -1 combines the nets: with many channels, convolutions of a few frames take longer. The
+        layers share these products.
         """
         g = self.graph
         c = self.config.channels
         count = len(layers)
         means = joined(g, [self.time.mean(x) for x in layers.values()], axis=3)
-        first, *others = layers
-        name = first.rpartition(".")[0] if others else first
-        rows = self.time.averaged_rows(g.op("Transpose", means, perm=[0, 3, 2, 1]), count, 2 * c, name)
+        means = g.op("Transpose", means, perm=[0, 3, 2, 1])
+        means = g.op("Concat", self._means_before[len(self._means)], means, axis=2)
+        averaged = g.op("MatMul", self._averaging[self.time.lag], means)
+        self._means.append(averaged)
 
         def dense(rows: str, number: int, blocks: list[list[str]]) -> str:
             weights, biases = [], []
@@ -166,7 +222,7 @@ class StepNetwork(PlainNetwork):
                 biases.append(g.op("Unsqueeze", bias, g.ints(0, 1)))
             return g.op("Add", g.op("MatMul", rows, joined(g, weights)), joined(g, biases))
 
-        hidden = g.op("Relu", dense(rows, 0, [["r", ""], ["i", ""], ["", "r"], ["", "i"]]))
+        hidden = g.op("Relu", dense(averaged, 0, [["r", ""], ["i", ""], ["", "r"], ["", "i"]]))
         excitations = g.op(
             "Sigmoid", dense(hidden, 2, [[net if i == j else "" for j in range(4)] for i, net in enumerate("riri")])
         )

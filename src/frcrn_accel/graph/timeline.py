@@ -177,7 +177,7 @@ class Stepwise(Timeline):
         super().__init__(graph)
         self.lookahead = lookahead
         self._states: dict[str, Shape] = {}
-        self._next: dict[str, Shape] = {}
+        self._next: dict[str, str] = {}
         self._by_lag: dict[str, str] = {}
         self._count = ""
 
@@ -189,7 +189,7 @@ class Stepwise(Timeline):
     @property
     def outputs(self) -> Mapping[str, Shape]:
         """The states for the next step."""
-        return self._next
+        return {self._next[state]: shape for state, shape in self._states.items()}
 
     def padding(self, frames: int) -> int:
         """Pad none: a state holds the earlier frames."""
@@ -197,10 +197,10 @@ class Stepwise(Timeline):
 
     def with_last(self, x: str, frames: int, shape: Shape) -> str:
         """Prepend a state, see `Timeline.with_last`; the last frames of the result are the next state."""
-        state, state_shape = self._state(frames, shape)
+        state = self.state(frames, shape)
         axis = shape.index(TIME)
         joined = self.graph.op("Concat", state, x, axis=axis)
-        self._next[self._last(joined, frames, axis)] = state_shape
+        self.keep(state, joined, frames, axis)
         return joined
 
     def delayed(self, x: str, since: int, shape: Shape) -> str:
@@ -209,11 +209,12 @@ class Stepwise(Timeline):
         frames = self.lag - since
         if not frames:
             return x
-        state, state_shape = self._state(frames, shape)
+        state = self.state(frames, shape)
         axis = shape.index(TIME)
         joined = g.op("Concat", state, x, axis=axis)
-        out, after = g.ops("Split", 2, joined, g.op("Concat", self._frames(), g.ints(frames), axis=0), axis=axis)
-        self._next[after] = state_shape
+        out, self._next[state] = g.ops(
+            "Split", 2, joined, g.op("Concat", self._frames(), g.ints(frames), axis=0), axis=axis
+        )
         return out
 
     def looks_ahead(self, stage: int) -> bool:
@@ -231,26 +232,14 @@ class Stepwise(Timeline):
     def averaged(self, means: str, channels: int) -> str:
         """See `Timeline.averaged`."""
         g = self.graph
-        rows = self.averaged_rows(g.op("Transpose", means, perm=[0, 3, 2, 1]), 1, channels, g.current_scope)
-        return g.op("Transpose", rows, perm=[0, 3, 2, 1])
-
-    def averaged_rows(self, means: str, layers: int, channels: int, name: str) -> str:
-        """Write the means over time of several layers with equal lag: `(batch, layers, frames, channels)` both.
-
-        Args:
-            means: Means of the new frames.
-            layers: Number of layers.
-            channels: Channels of each layer.
-            name: Name of the layers, for their state.
-        """
-        g = self.graph
-        before, shape = self._state(1, ("batch", layers, TIME, channels), name)
+        means = g.op("Transpose", means, perm=[0, 3, 2, 1])
+        before = self.state(1, ("batch", 1, TIME, channels))
         key = f"{AVERAGING_INPUT}/{self.lag}"
         if key not in self._by_lag:
             self._by_lag[key] = g.op("Slice", AVERAGING_INPUT, g.ints(self.lag), g.ints(self.lag + 1), g.ints(1))
         averaged = g.op("MatMul", self._by_lag[key], g.op("Concat", before, means, axis=2))
-        self._next[self._last(averaged, 1, axis=2)] = shape
-        return averaged
+        self.keep(before, averaged, 1, axis=2)
+        return g.op("Transpose", averaged, perm=[0, 3, 2, 1])
 
     def synthesis(self, frames: str, kernel: str) -> str:
         """Write the inverse transform: the second half of each frame is added to the first half of the next."""
@@ -266,16 +255,16 @@ class Stepwise(Timeline):
         before = g.op("Slice", joined, g.ints(0), g.ints(-1), g.ints(1))
         return g.op("Reshape", g.op("Add", first, before), g.ints(0, -1))
 
-    def _state(self, frames: int, shape: Shape, layer: str = "") -> tuple[str, Shape]:
-        """Add a state of this many frames for a layer, by default the one in scope; return its name and shape."""
+    def state(self, frames: int, shape: Shape, layer: str = "") -> str:
+        """Add a state of this many frames for a layer, by default the one in scope; `keep` sets its next value."""
         name = f"state_{len(self._states)}/{layer or self.graph.current_scope}"
         self._states[name] = tuple(frames if size == TIME else size for size in shape)
-        return name, self._states[name]
+        return name
 
-    def _last(self, x: str, frames: int, axis: int) -> str:
-        """Slice the last frames, for a state of the next step. Call it in the order of the states."""
+    def keep(self, state: str, x: str, frames: int, axis: int) -> None:
+        """Keep the last frames of a tensor as the next value of a state."""
         g = self.graph
-        return g.op("Slice", x, g.ints(-frames), g.ints(np.iinfo(np.int64).max), g.ints(axis))
+        self._next[state] = g.op("Slice", x, g.ints(-frames), g.ints(np.iinfo(np.int64).max), g.ints(axis))
 
     def _frames(self) -> str:
         """Return the number of new frames, `(1,)`."""
