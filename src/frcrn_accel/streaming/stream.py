@@ -180,8 +180,11 @@ class Stream:
             ValueError: The stream was flushed: call `reset` first. Or its `Denoiser` is closed.
             RuntimeError: Another thread is using this stream.
         """
-        (result,) = process_streams([self], [chunk])
-        return result
+        with self._alone():
+            samples, self._pack = self._unpacked(chunk)
+            self._push(samples)
+            _compute([self])
+            return self._pack(self._pop(samples.shape[1]))
 
     def flush(self) -> Any:
         """End the signal and return the rest of the output.
@@ -472,7 +475,7 @@ def process_streams(streams: Sequence[Stream], chunks: Sequence[ChunkT]) -> list
             try:
                 unpacked.append(stream._unpacked(chunk))
             except AudioError as error:
-                raise error if len(streams) == 1 else AudioError(f"chunks[{number}]: {error}") from error
+                raise AudioError(f"chunks[{number}]: {error}") from error
         for stream, (samples, pack) in zip(streams, unpacked, strict=True):
             stream._pack = pack
             stream._push(samples)
