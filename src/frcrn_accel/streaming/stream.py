@@ -181,10 +181,11 @@ class Stream:
             RuntimeError: Another thread is using this stream.
         """
         with self._alone():
-            samples, self._pack = self._unpacked(chunk)
+            samples, pack = self._unpacked(chunk)
+            self._pack = pack
             self._push(samples)
             _compute([self])
-            return self._pack(self._pop(samples.shape[1]))
+            return pack(self._pop(samples.shape[1]))
 
     def flush(self) -> Any:
         """End the signal and return the rest of the output.
