@@ -6,6 +6,11 @@ rule is the RMS of the samples above the mean power, as upstream's pipelines hav
 What an event in a stream covers cannot be heard, whatever the rule. So its effect on a stream is also measured
 against the stream from which the audio under the event is cut out.
 
+With `--sweep CASES`, random bursts of 10 to 500 ms at full scale are added at random places to random recordings, at
+-20 to -60 dBFS. Each case that changes the level of a file or a stream by more than 1 dB is printed; `--case NUMBER`
+repeats one. Where the recording has hardly any speech but what the burst covers, no rule can tell the burst from the
+speech: these cases are counted apart.
+
 With `--model`, the table is of the model's output instead: how an event changes the power of the speech elsewhere, as
 a whole and in the quarter of a second that changes most, and what is left of the event.
 """
@@ -14,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -242,12 +248,162 @@ def table(speech: list[np.ndarray]) -> None:
             print(f"| {name} | {level_db} | " + " | ".join(f"{value:.1f}" for value in worst) + " |", flush=True)
 
 
+BOUND_DB = 1.0
+KINDS = (
+    "noise",
+    "clipped noise",
+    "constant",
+    "tone",
+    "thump",
+    "square",
+    "sweep",
+    "click train",
+    "decaying",
+    "rising",
+    "recorded",
+)
+
+
+def burst(kind: str, samples: int, rng: np.random.Generator, recorded: np.ndarray) -> np.ndarray:
+    """Return a burst with its peak at full scale; `recorded` is the audio of the last kind."""
+    n = np.arange(samples)
+    hz = np.exp(rng.uniform(np.log(200), np.log(4000)))
+    noise = rng.uniform(-1, 1, samples)
+    decay = 10 ** (-rng.uniform(1, 3) * n / samples)
+    sound = {
+        "noise": noise,
+        "clipped noise": np.sign(noise),
+        "constant": np.full(samples, rng.choice([-1.0, 1.0])),
+        "tone": np.sin(2 * np.pi * hz * n / RATE_HZ),
+        "thump": np.sin(2 * np.pi * rng.uniform(30, 90) * n / RATE_HZ + rng.uniform(0, 2 * np.pi)),
+        "square": np.sign(np.sin(2 * np.pi * hz * n / RATE_HZ) + 1e-9),
+        "sweep": np.sin(2 * np.pi * (100 + 3000 * n / samples) * n / RATE_HZ),
+        "click train": (n % int(rng.integers(32, 480)) < int(rng.integers(1, 17))).astype(np.float64),
+        "decaying": noise * decay,
+        "rising": noise * decay[::-1],
+        "recorded": np.resize(recorded, samples) + 1e-9,
+    }[kind]
+    peaked: np.ndarray = sound / np.abs(sound).max()
+    return peaked
+
+
+@dataclass(frozen=True)
+class Case:
+    """A random burst in a random recording.
+
+    Attributes:
+        name: What it is, in words.
+        quiet: The recording without the burst.
+        loud: The same with it.
+        start: First sample of the burst.
+        stop: First sample after it.
+    """
+
+    name: str
+    quiet: np.ndarray
+    loud: np.ndarray
+    start: int
+    stop: int
+
+    @classmethod
+    def number(cls, number: int, seed: int, clips: list[tuple[str, np.ndarray]]) -> Case:
+        rng = np.random.default_rng([seed, number])
+        kind, ms, level_db = KINDS[number % len(KINDS)], int(rng.integers(10, 501)), rng.uniform(-60, -20)
+        clip = int(rng.integers(len(clips)))
+        clip_name, x = clips[clip]
+        samples = min(16 * ms, len(x))
+        where = rng.random()
+        start = int(rng.uniform(0, max(len(x) - samples, 1)))
+        if where < 0.3:
+            start = int(rng.uniform(0, min(0.6 * RATE_HZ, len(x) - samples)))
+        elif where < 0.4:
+            start = 0 if where < 0.35 else len(x) - samples
+        _, other = clips[rng.integers(len(clips))]
+        sound = burst(kind, samples, rng, other[np.abs(other).argmax() :])
+        quiet = (x * 10 ** ((level_db - plain_file(x)) / 20)).astype(np.float32)
+        loud = quiet.copy()
+        loud[start : start + samples] += sound.astype(np.float32)
+        name = (
+            f"{number}: {kind}, {ms} ms at {start / RATE_HZ:.3f} s of {len(x) / RATE_HZ:.1f} s, {level_db:.0f} dBFS"
+        )
+        return cls(f"{name}, recording {clip} ({clip_name})", quiet, loud, start, start + samples)
+
+    def without_what_is_covered(self) -> np.ndarray:
+        return np.concatenate([self.quiet[: self.start], self.quiet[self.stop :]])
+
+    def speech_frames(self, first_s: float = np.inf) -> int:
+        """Return how many frames of the first seconds are within 12 dB of the loudest, without what is covered."""
+        powers = np.mean(self.quiet[: len(self.quiet) // HOP * HOP].reshape(-1, HOP).astype(np.float64) ** 2, axis=1)
+        is_speech = powers > powers.max() / 16
+        is_speech[self.start // HOP : -(-self.stop // HOP)] = False
+        return int(np.count_nonzero(is_speech[: int(min(first_s * RATE_HZ / HOP, len(powers)))]))
+
+    def class_of_file(self) -> str:
+        """Return why the level may be unknown, "" if it is not, from the recording and the place of the burst."""
+        if abs(plain_file(self.without_what_is_covered()) - plain_file(self.quiet)) > BOUND_DB:
+            return "covers the speech that sets the level"
+        return "less than 1 s of speech elsewhere" if self.speech_frames() < 50 else ""
+
+    def class_of_stream(self) -> str:
+        """Do the same for streams."""
+        heard = self.speech_frames(self.stop / RATE_HZ + 1)
+        return "less than 0.3 s of speech until 1 s after it" if heard < 15 else ""
+
+    def change_of_file_db(self) -> float:
+        return file(self.loud) - file(self.quiet)
+
+    def changes_of_stream_db(self) -> tuple[float, float]:
+        """Return the largest change where speech is, to the stream without the burst and to the one cut out."""
+        hops = self.quiet[: len(self.quiet) // HOP * HOP].reshape(-1, HOP)
+        spoken = db(np.mean(hops**2, axis=1)) > plain_file(self.quiet) - 12
+        first, last = self.start // HOP, -(-self.stop // HOP)  # of the hops that the burst touches
+        spoken[: last + RATE_HZ // HOP] = False
+        if not spoken.any():
+            return 0.0, 0.0
+        found = stream(self.loud)
+        kept = np.r_[:first, last : len(hops)]
+        cut = np.zeros(len(hops))
+        cut[kept] = stream(hops[kept].ravel())
+        changes = [(found - other)[spoken] for other in (stream(self.quiet), cut)]
+        to_whole, to_cut = (float(change[np.abs(change).argmax()]) for change in changes)
+        return to_whole, to_cut
+
+
+def sweep(clips: list[tuple[str, np.ndarray]], numbers: range, seed: int) -> None:
+    """Print the cases that change the level by more than 1 dB, and how many they are."""
+    changes: dict[tuple[str, str], list[float]] = {}
+    for number in numbers:
+        case = Case.number(number, seed, clips)
+        in_file, (to_whole, to_cut) = case.change_of_file_db(), case.changes_of_stream_db()
+        in_stream = min(to_whole, to_cut, key=abs)
+        for kind, change, name, detail in (
+            ("file", in_file, case.class_of_file(), f"{in_file:+.2f} dB"),
+            ("stream", in_stream, case.class_of_stream(), f"{to_whole:+.2f} dB, to the cut one {to_cut:+.2f} dB"),
+        ):
+            changes.setdefault((kind, name), []).append(abs(change))
+            if abs(change) > BOUND_DB:
+                print(f"{kind} {detail}: {case.name}{name and f' [{name}]'}", flush=True)
+    for (kind, name), sizes in sorted(changes.items()):
+        over = sum(size > BOUND_DB for size in sizes)
+        print(
+            f"{kind}, {name or 'all else'}: {over} of {len(sizes)} over {BOUND_DB:g} dB, worst {max(sizes):.2f} dB, "
+            f"95 % within {np.quantile(sizes, 0.95):.2f} dB"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", help="Measure the output of this model.")
+    parser.add_argument("--sweep", type=int, metavar="CASES", help="Try random bursts.")
+    parser.add_argument("--case", type=int, metavar="NUMBER", help="Try this random burst.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the random bursts.")
     arguments = parser.parse_args()
     found = list(pieces(arguments.folder))
+    if arguments.sweep or arguments.case is not None:
+        numbers = range(arguments.sweep) if arguments.sweep else range(arguments.case, arguments.case + 1)
+        sweep(found, numbers, arguments.seed)
+        return
     speech = [x[: 10 * RATE_HZ] for kind, x in found if kind == "train" and len(x) >= 10 * RATE_HZ][:4]
     if arguments.model:
         of_output(speech, Denoiser(arguments.model, backend="ort"))

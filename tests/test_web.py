@@ -75,6 +75,7 @@ def test_levels(module: Callable[..., Any], noisy: np.ndarray) -> None:
         noisy[: 2 * RATE],
         with_bang(0.01 * noisy[: 4 * RATE], RATE, 3000, 1.0),
         with_bang(0.1 * noisy[: 4 * RATE], RATE, 9600, 0.05),
+        0.05 * noisy[: 4 * RATE] + np.r_[np.zeros(RATE), np.geomspace(1, 0.05, 7000), np.zeros(3 * RATE - 7000)],
         0.2 + noisy[: 2 * RATE],
         0.02 * noisy[: 2 * RATE] + np.repeat([0.1, 1.1, 0.1], [RATE, 8_000, 8_000]),  # a jump beside an offset
         1e-9 * rng.standard_normal(999),
@@ -103,6 +104,7 @@ def test_running_levels(module: Callable[..., Any], noisy: np.ndarray) -> None:
     signals = [
         np.concatenate([speech, 0.001 * speech, np.zeros(3200), noisy[:RATE]]),
         with_bang(with_bang(0.02 * noisy[: 5 * RATE], 3200, 3000, 1.0), 4 * RATE, 9600, 0.1),
+        with_bang(noisy[: 4 * RATE] * np.repeat([0.05, 0.01, 0.05], [RATE, RATE, 2 * RATE]), 8000, 6400, 0.4),
         np.sign(np.sin(np.arange(RATE) / 9)),
         np.zeros(RATE),
     ]
@@ -121,7 +123,9 @@ def test_running_offsets(module: Callable[..., Any], noisy: np.ndarray) -> None:
     speech = noisy[:RATE]
     tone = 0.3 * np.sin(2 * np.pi * 3 * np.arange(RATE) / RATE)
     jump = np.repeat([0.0, 1.0, 0.0], [3_200, 8_000, 4_800])
-    audio = np.concatenate([speech, speech + 0.1, speech + 0.02, speech, tone, speech, speech + jump, speech])
+    audio = np.concatenate(
+        [speech + jump, speech, speech + 0.1, speech + 0.02, speech, tone, speech, speech + jump, speech]
+    )
     hops = audio.astype(np.float32).reshape(-1, 320)
     found = module(
         "offset.js",

@@ -21,6 +21,7 @@ from frcrn_accel.errors import AudioError
 
 __all__ = [
     "CEILING_FRAMES",
+    "HIGHEST_CEILING",
     "LEVEL_FRAME_SAMPLES",
     "MAX_CHANNELS",
     "MAX_SAMPLE_RATE_HZ",
@@ -31,6 +32,7 @@ __all__ = [
     "Resampler",
     "beside",
     "burst_ceiling_of",
+    "burst_of",
     "ceiling_of",
     "check_attenuation_limit",
     "check_channels",
@@ -46,6 +48,7 @@ __all__ = [
     "mix_dry",
     "offset_matters",
     "resample",
+    "take_out",
     "unpack",
     "whole_hz",
 ]
@@ -73,8 +76,19 @@ _HEADROOM = 20.0  # 13 dB: loud syllables are within it
 _GAP = 4.0  # 6 dB between a burst and the loudest speech around it
 _EDGE_FRAMES = 2  # at the edges of a burst, which fills them only in part
 _BROKEN_FRAMES = 3  # quieter frames that a burst may contain
-_NO_BURST = 2.0  # the ceiling is 3 dB above the loudest frame where there is no burst
+HIGHEST_CEILING = 2.0  # it is 3 dB above the loudest frame where there is no burst
 _EVENT_ONLY = 10.0  # 10 dB: only events louder than this over the rest can be the signal itself
+_BURSTS = 2  # a file may contain several; those of similar loudness have a ceiling
+_PEAK_GAP = 5.0  # 7 dB between the peak of a click and the highest around it
+_CREST = 16.0  # 12 dB between the peak of a click and the power of its frame; in speech, it is rarely more
+_AUDIBLE = 0.25  # what dies away below this share of the loudest speech no longer changes its level
+_CORE_RANGE = 30.0  # 15 dB: what is below its peak by less belongs to an event, even after a gap
+_FALL, _RISE = 4.0, 1.5  # from frame to frame, what swells or dies away changes by less
+_SYLLABLES = 16.0  # 12 dB: the range of the syllables of a word
+_SYLLABLE_FRAMES = 8
+_WORD_FRAMES = 15  # a word of 0.3 s
+_WORD_RANGE = 40.0  # 16 dB between the parts of a word
+_FAINT_FRAMES = 5e-8  # as _FAINT_POWER, of whole frames instead of active samples
 _FAINT_POWER = 10 ** (-66 / 10)  # speech below this level cannot be distinguished from the noise of a quiet room
 
 # The supported dtypes, and the value that stands for 1.0.
@@ -365,10 +379,10 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> Levels:
     power. A channel without such samples (a square wave, silence) uses its plain RMS. A channel below -140 dBFS is
     silence and gets gain 1.
 
-    Three things differ from upstream, and change little for ordinary speech. A constant offset does not count. Frames
-    above a ceiling (`ceiling_of`) have less weight, and hardly any from 5 dB above it on, so that a bang changes
-    neither the level of the speech nor the offset. If the rest is too quiet to be speech (`is_event_only`), the loud
-    part is the signal, and all frames count.
+    Four things differ from upstream, and change little for ordinary speech. A constant offset does not count, and
+    neither do one or two bursts (`burst_of`). Frames above a ceiling (`ceiling_of`) have less weight, and hardly any
+    from 5 dB above it on, so that a bang changes neither the level of the speech nor the offset. If the rest is too
+    quiet to be speech (`is_event_only`), the loud part is the signal, and all frames count.
 
     Args:
         open_blocks: Returns the signal from its start, at the model's rate, each time it is called; it is read twice.
@@ -378,16 +392,17 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> Levels:
         Length, gains and offsets.
     """
     samples, last = 0, LEVEL_FRAME_SAMPLES
-    parts = [np.zeros((2, channels, 0), np.float32)]  # 8 bytes per frame: 1.4 MB per hour
+    parts = [np.zeros((4, channels, 0), np.float32)]  # 16 bytes per frame: 2.9 MB per hour
     for frames in _frames(open_blocks(), channels):
         last = frames.shape[2]
         samples += frames.shape[1] * last
         means = np.add.reduce(frames, axis=2, dtype=np.float64) / last
         own = np.einsum("cfn,cfn->cf", frames, frames, dtype=np.float64) - means**2 * last
-        parts.append(np.clip([means, own], -_HUGE, _HUGE).astype(np.float32))
+        ranges = [frames.max(axis=2), frames.min(axis=2)]
+        parts.append(np.clip([means, own, *ranges], -_HUGE, _HUGE).astype(np.float32))
     if not samples:
         return Levels(0, np.ones(channels), np.zeros(channels))
-    means, own = np.concatenate(parts, axis=2)
+    means, own, highest, lowest = np.concatenate(parts, axis=2)
     del parts
     counts = np.full(own.shape[1], LEVEL_FRAME_SAMPLES, np.float32)
     counts[-1] = last
@@ -398,11 +413,17 @@ def measure_levels(open_blocks: Callable[[], Blocks], channels: int) -> Levels:
         return energy
 
     # The mean would move with a bang that has an offset of its own; the median does not, and the bang stands out.
-    robust_weights = _robust_weights(energy_around(np.median(means, axis=1).astype(np.float64)) / counts)
+    middle = np.median(means, axis=1).astype(np.float64)
+    powers = energy_around(middle) / counts
+    peaks = np.maximum(highest - middle[:, None], middle[:, None] - lowest) ** 2
+    kept = np.ones_like(powers)
+    for values in zip(powers, peaks, kept, strict=True):
+        _take_bursts_out(*values)
+    robust_weights = kept * _robust_weights(powers)
     offset = np.sum(robust_weights * counts * means, axis=1, dtype=np.float64)
     offset /= np.maximum(np.sum(robust_weights * counts, axis=1, dtype=np.float64), _TINY)
     energy = energy_around(offset)
-    weights = np.stack([np.ones_like(robust_weights), robust_weights])
+    weights = np.stack([kept, robust_weights])
     mean_power = np.sum(weights * energy, axis=2, dtype=np.float64)
     mean_power /= np.maximum(np.sum(weights * counts, axis=2, dtype=np.float64), _TINY)
     active_energy = np.zeros(mean_power.shape)
@@ -469,7 +490,7 @@ def burst_ceiling_of(power: NDArray[Any]) -> NDArray[Any]:
 def _below_burst(power: NDArray[Any], ranked: NDArray[Any]) -> NDArray[Any]:
     """Return `burst_ceiling_of` powers that are also given from the loudest to the quietest."""
     longest = min(_EVENT_FRAMES, power.shape[-1] // 2)
-    none: NDArray[Any] = _NO_BURST * ranked[..., 0]
+    none: NDArray[Any] = HIGHEST_CEILING * ranked[..., 0]
     if not longest:
         return none
     lengths = np.arange(1, longest + 1)
@@ -487,6 +508,85 @@ def _below_burst(power: NDArray[Any], ranked: NDArray[Any]) -> NDArray[Any]:
     return lowest
 
 
+def burst_of(power: NDArray[np.float64], peak: NDArray[np.float64]) -> slice | None:
+    """Return where a loud event is that is not part of speech, with how it swells and dies away; None without one.
+
+    It fits into 28 frames, or half of all if there are fewer, and its loudest frame is 6 dB above all other frames.
+    A click is short for a frame, so its peak counts instead, from 7 dB on. If all else is too quiet to be speech, it
+    is not an event, as in `is_event_only`. Neither is what is at most 16 dB above the rest if that is loud only in
+    the half second beside it: then both are parts of one word.
+
+    Args:
+        power: Powers of consecutive frames of 20 ms, `(frames,)`.
+        peak: The largest squares in them, `(frames,)`.
+    """
+    found = _outstanding(power, _GAP)
+    if found is None:
+        found = _outstanding(peak, _PEAK_GAP)
+        if found is None or peak[found].max() < _CREST * power[found.start + int(peak[found].argmax())]:
+            return None
+    rest = np.delete(power, found)
+    loudest = rest.max()
+    apart = np.append(power[: max(found.start - _EVENT_FRAMES, 0)], power[found.stop + _EVENT_FRAMES :])
+    if np.count_nonzero(apart > loudest / _SYLLABLES) < _WORD_FRAMES and power.max() < _WORD_RANGE * loudest:
+        return None
+    # Edges of the event may be left: they are shorter than a syllable.
+    left = float(np.sort(rest)[-min(_SYLLABLE_FRAMES, len(rest))])
+    return None if left < _FAINT_FRAMES and power.max() > _EVENT_ONLY * left else found
+
+
+def take_out(values: NDArray[np.float64], burst: slice) -> None:
+    """Replace the powers of a burst by what they may have been without it: between those around it, in dB."""
+    around = [at for at in (burst.start - 1, burst.stop) if 0 <= at < len(values)]
+    logs = np.log(np.maximum(values[around], _TINY))
+    values[burst] = np.exp(np.interp(np.arange(burst.start, burst.stop), around, logs))
+
+
+def _outstanding(values: NDArray[np.float64], gap: float) -> slice | None:
+    """Return where the largest values stand out from all others, with what falls towards the others beside them."""
+    frames = len(values)
+    longest = min(_EVENT_FRAMES, frames // 2)
+    if not longest:
+        return None
+    loudest = int(values.argmax())
+    first, last = max(loudest - longest + 1, 0), min(loudest, frames - longest)
+    before = np.maximum.accumulate(np.append(values[:first].max(initial=0), values[first:last]))
+    after = np.maximum.accumulate(
+        np.append(values[last + longest :].max(initial=0), values[first + longest : last + longest][::-1])
+    )
+    others = np.maximum(before, after[::-1])
+    other = float(others.min())
+    if values[loudest] <= gap * other:
+        return None
+    start = first + int(others.argmin())
+    core = max(gap * other, values[loudest] / _CORE_RANGE)
+    over = start + np.flatnonzero(values[start : start + longest] > core)
+    start, stop = int(over[0]), int(over[-1]) + 1
+    audible = _AUDIBLE * other
+    while stop - start < longest:
+        left = _beside(values, start, start - 1, audible)
+        right = _beside(values, stop - 1, stop, audible)
+        if not left and not right:
+            break
+        if left > right:
+            start -= 1
+        else:
+            stop += 1
+    # The first and the last frame are often filled only in part.
+    if stop - start < longest and start and values[start - 1] > audible:
+        start -= 1
+    if stop - start < longest and stop < frames and values[stop] > audible:
+        stop += 1
+    return slice(start, stop)
+
+
+def _beside(values: NDArray[np.float64], edge: int, outside: int, audible: float) -> float:
+    """Return the value beside an edge if it is part of the same sound, else 0."""
+    if not 0 <= outside < len(values) or values[outside] <= audible:
+        return 0.0
+    return float(values[outside]) if 1 / _FALL <= values[outside] / values[edge] < _RISE else 0.0
+
+
 def is_event_only(plain: Any, robust: Any) -> Any:
     """Return whether a signal without its loud events is too quiet to be speech, so that the events are the signal.
 
@@ -495,6 +595,18 @@ def is_event_only(plain: Any, robust: Any) -> Any:
         robust: The same with less weight for loud events.
     """
     return (robust < _FAINT_POWER) & (plain > _EVENT_ONLY * robust)
+
+
+def _take_bursts_out(power: NDArray[np.float64], peak: NDArray[np.float64], kept: NDArray[np.float64]) -> None:
+    """Set `kept` to 0 where bursts are, and replace their powers and peaks."""
+    for _ in range(_BURSTS):
+        burst = burst_of(power, peak)
+        # Side by side, two make up a longer sound, which is no burst.
+        if burst is None or not kept[max(burst.start - _EVENT_FRAMES, 0) : burst.stop + _EVENT_FRAMES].all():
+            return
+        kept[burst] = 0
+        for values in (power, peak):
+            take_out(values, burst)
 
 
 def _robust_weights(power: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ import { offsetMatters } from "./level.js";
 
 const HORIZON_HOPS = 50; // a second
 const RECENT_HOPS = 60;
+const BANG_HOPS = 30;
 const STAY = 4;
 
 /** The constant offset of a live channel so far, hop by hop. */
@@ -31,10 +32,15 @@ export class RunningOffset {
     const hops = Math.min(this.#recent.length, HORIZON_HOPS);
     this.#mean += (sum / hop.length - this.#mean) / hops;
     this.#power += (energy / hop.length - this.#power) / hops;
-    // A bang can have a large mean of its own, but not a large median.
-    const median = Float64Array.from(this.#recent).sort()[this.#recent.length >> 1];
-    const [smaller] = [this.#mean, median].sort((first, second) => Math.abs(first) - Math.abs(second));
-    const found = this.#mean * median > 0 ? smaller : 0;
+    // A bang can have a large mean of its own, and be more than half of the first second.
+    const ranked = Float64Array.from(this.#recent).sort();
+    const median = ranked[ranked.length >> 1];
+    const inMost =
+      median > 0
+        ? Math.max(ranked[Math.max(ranked.length - BANG_HOPS, 0)], 0)
+        : Math.min(ranked[Math.min(BANG_HOPS, ranked.length - 1)], 0);
+    const bound = 2 * Math.abs(inMost) < Math.abs(median) ? inMost : median;
+    const found = Math.min(Math.max(this.#mean, Math.min(bound, 0)), Math.max(bound, 0));
     const evidence = (hops / HORIZON_HOPS) ** 2 * (this.#offset === 0 ? 1 : STAY);
     this.#offset = offsetMatters(found, this.#power - this.#mean ** 2, evidence) ? found : 0;
   }

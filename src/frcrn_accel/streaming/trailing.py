@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["trailing"]
+__all__ = ["trailing", "trailing_max"]
 
 
 def trailing(history: NDArray[np.float64], count: int, longest: int) -> Iterator[tuple[slice, NDArray[np.float64]]]:
@@ -21,6 +21,9 @@ def trailing(history: NDArray[np.float64], count: int, longest: int) -> Iterator
     Yields:
         Which new values, and `(channels, new values, values up to each)`, not to be written to.
     """
+    if count == 1:
+        yield slice(0, 1), history[:, None, -longest:]
+        return
     old = history.shape[1] - count
     short = min(max(longest - 1 - old, 0), count)
     for new in range(short):
@@ -30,3 +33,11 @@ def trailing(history: NDArray[np.float64], count: int, longest: int) -> Iterator
         first = (old + short + 1 - longest) * value
         shape = (len(history), count - short, longest)
         yield slice(short, count), np.ndarray(shape, history.dtype, history, first, (row, value, value))
+
+
+def trailing_max(history: NDArray[np.float64], count: int, longest: int) -> NDArray[np.float64]:
+    """Return the largest of the most recent values at each new one, `(channels, count)`; see `trailing`."""
+    largest = np.empty((len(history), count))
+    for new, values in trailing(history, count, longest):
+        values.max(axis=2, out=largest[:, new])
+    return largest
