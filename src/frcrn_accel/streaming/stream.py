@@ -243,7 +243,7 @@ class Stream:
             self._gains = np.ones((self.channels, self._held_back // metadata.hop_samples), np.float32)
             self._skip = self._held_back
             self._share: float | None = None  # of the input in the last step
-            self._pack: Pack = Layout(np.dtype(np.float32), mono=False).pack  # to the form of the last chunk
+            self._pack = Layout(np.dtype(np.float32), mono=False).pack  # to the form of the last chunk
             self._is_flushed = False
 
     # Samples pass through `_push`, then `_next_step` and `_finish` for each full step, then `_pop`.
