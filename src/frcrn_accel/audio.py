@@ -48,7 +48,6 @@ __all__ = [
     "mix_dry",
     "offset_matters",
     "resample",
-    "take_out",
     "unpack",
     "whole_hz",
 ]
@@ -535,7 +534,7 @@ def burst_of(power: NDArray[np.float64], peak: NDArray[np.float64]) -> slice | N
     return None if left < _FAINT_FRAMES and power.max() > _EVENT_ONLY * left else found
 
 
-def take_out(values: NDArray[np.float64], burst: slice) -> None:
+def _take_out(values: NDArray[np.float64], burst: slice) -> None:
     """Replace the powers of a burst by what they may have been without it: between those around it, in dB."""
     around = [at for at in (burst.start - 1, burst.stop) if 0 <= at < len(values)]
     logs = np.log(np.maximum(values[around], _TINY))
@@ -606,7 +605,7 @@ def _take_bursts_out(power: NDArray[np.float64], peak: NDArray[np.float64], kept
             return
         kept[burst] = 0
         for values in (power, peak):
-            take_out(values, burst)
+            _take_out(values, burst)
 
 
 def _robust_weights(power: NDArray[np.float64]) -> NDArray[np.float64]:
