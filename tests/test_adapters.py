@@ -818,7 +818,7 @@ class TestPipecat:
         assert caplog.text.count("got NoneType, not bytes") == 1
 
     def test_cancelled_calls_with_parts_of_samples(self, make, half, backend) -> None:
-        """What a cancelled call would have returned is lost; what follows is in its place, to the byte."""
+        """A cancelled call loses its own output; all later output keeps its position, to the byte."""
         audio = noise(2 * RATE)
         pcm, cancelled = to_pcm(audio), slice(RATE, RATE + 641)
 

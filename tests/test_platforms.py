@@ -312,7 +312,7 @@ class TestWithoutSoxr:
 
 
 def test_calls_that_change_their_rate_need_no_soxr(monkeypatch):
-    """What is still inside comes out at the new rate, and then the signal, denoised."""
+    """After a change of rate, the delayed samples come out at the new rate, followed by the denoised signal."""
     monkeypatch.setitem(sys.modules, "soxr", None)
     with Denoiser(backend=DelayingBackend(0.5)) as denoiser:
         background = BackgroundStream(lambda rate, channels: denoiser.stream(rate, channels=channels))

@@ -45,7 +45,7 @@ class StepNetwork(PlainNetwork):
     time: Stepwise
 
     def waveform_to_waveform(self, audio: str) -> None:
-        """See `Network.waveform_to_waveform`."""
+        """Write STFT, masks and inverse STFT, after splitting the averaging weights by lag."""
         lags = self.config.unets * self.time.lookahead + 1
         self._averaging = self.graph.ops("Split", lags, AVERAGING_INPUT, axis=1) if lags > 1 else [AVERAGING_INPUT]
         super().waveform_to_waveform(audio)

@@ -136,7 +136,7 @@ class _Hops(NamedTuple):
 
 
 class _State(NamedTuple):
-    """What is known of a channel before a hop.
+    """The sums and recent powers of a channel before a hop.
 
     Attributes:
         recent: `_Hops.loudness` of the last hops, at most two seconds, `(2, hops)`.
@@ -190,7 +190,7 @@ class _Burst(NamedTuple):
 
 
 class _Channel(NamedTuple):
-    """What is known of a channel.
+    """The level of one channel, with enough of the past to take a burst back.
 
     Attributes:
         state: Its present state.
